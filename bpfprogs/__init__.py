@@ -1,0 +1,19 @@
+"""The BPF programs: C only. This module just finds the sources.
+
+Source and header tree are package data, so they are where the package is, installed or
+run from a checkout.
+"""
+
+from pathlib import Path
+
+DIRECTORY = Path(__file__).resolve().parent
+KHEADERS = DIRECTORY / "kheaders"
+
+
+def source() -> str:
+    """One translation unit: BCC rewrites map accesses in the main file only, so the parts
+    are joined rather than included."""
+    parts = ("dirty.bpf.c", "tlb.bpf.c")
+    return "\n".join(
+        f'#line 1 "{name}"\n' + (DIRECTORY / name).read_text(encoding="utf-8") for name in parts
+    )

@@ -1,0 +1,513 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The write-fault log: one recording core, three kinds of entry (fentry, kprobe,
+ * tracepoint), of which one is compiled, and the life of targets (fork, exec, exit).
+ *
+ * -D flags: RD_ENTRY_FENTRY, RD_ENTRY_KPROBE or RD_ENTRY_TRACEPOINT; OFF_* (compat.h), RD_REGIONS, RD_SLOTS, RD_TARGETS; RD_EVENTS with RD_RING_PAGES
+ * for the ring of single events; RD_STACKS for stacks of those who write.
+ */
+#include <uapi/linux/ptrace.h>
+#include "events.h"
+#include "compat.h"
+
+#define MMAPABLE (1 << 10)  /* BPF_F_MMAPABLE: the collector reads and writes these in place */
+
+BPF_F_TABLE("array", u32, struct rd_config, config, 1, MMAPABLE);
+BPF_F_TABLE("array", u32, struct rd_stats, stats, RD_SLOTS * 2, MMAPABLE);
+BPF_F_TABLE("array", u32, struct rd_bits, empty_bits, 1, 0);
+BPF_F_TABLE("hash", u32, struct rd_target, targets, RD_TARGETS, 0);
+/* Preallocated: a fault is no place to allocate memory in. */
+BPF_F_TABLE("hash", u64, struct rd_bits, bits0, RD_REGIONS, 0);
+BPF_F_TABLE("hash", u64, struct rd_bits, bits1, RD_REGIONS, 0);
+
+/* Never looked up: the kernel waits for running programs when user space changes a map of maps. */
+BPF_F_TABLE("array", u32, u64, grace_inner, 1, 0);
+BPF_ARRAY_OF_MAPS(grace, "grace_inner", 1);
+
+#ifdef RD_EVENTS
+BPF_RINGBUF_OUTPUT(events, RD_RING_PAGES);
+#endif
+#ifdef RD_STACKS
+BPF_STACK_TRACE(stacks, RD_STACK_ENTRIES);
+BPF_F_TABLE("hash", struct rd_stack_key, u64, stack_pages, RD_STACK_ENTRIES, 0);
+#endif
+
+/* ---- targets ---- */
+
+static __always_inline struct rd_target *target_of_tgid(struct rd_config *cfg, u32 tgid)
+{
+	/* Most faults of a machine are not the target's: one byte says no without a hash. */
+	if (!cfg->near[tgid % RD_NEAR])
+		return NULL;
+	return targets.lookup(&tgid);
+}
+
+static __always_inline struct rd_target *target_of_current(struct rd_config *cfg)
+{
+	return target_of_tgid(cfg, bpf_get_current_pid_tgid() >> 32);
+}
+
+/* Memory is keyed by its address space, and the one who writes may be a guest in it. */
+static __always_inline struct rd_target *target_of_mm(struct rd_config *cfg, u64 mm)
+{
+	u64 task = bpf_get_current_task();
+
+	if (rd_read_u64((void *)task, OFF_TASK_MM) == mm &&
+	    !(rd_read_u32((void *)task, OFF_TASK_FLAGS) & PF_KTHREAD))
+		return target_of_current(cfg);
+#ifdef OFF_MM_OWNER
+	u64 owner = rd_read_u64((void *)mm, OFF_MM_OWNER);
+
+	if (owner)
+		return target_of_tgid(cfg, rd_read_u32((void *)owner, OFF_TASK_TGID));
+#endif
+	return NULL;
+}
+
+/* ---- the recording core ---- */
+
+static __always_inline struct rd_stats *stats_of(struct rd_target *t, u64 epoch)
+{
+	u32 i = t->slot * 2 + epoch;
+
+	return stats.lookup(&i);
+}
+
+static __always_inline u32 hist_slot(u64 ns)
+{
+	u64 v = ns;
+	u32 octave = 0;
+
+	if (v >> 32) { v >>= 32; octave += 32; }
+	if (v >> 16) { v >>= 16; octave += 16; }
+	if (v >> 8) { v >>= 8; octave += 8; }
+	if (v >> 4) { v >>= 4; octave += 4; }
+	if (v >> 2) { v >>= 2; octave += 2; }
+	if (v >> 1) octave += 1;
+	if (octave < RD_HIST_FIRST_OCTAVE)
+		return 0;
+	u32 slot = 1 + (octave - RD_HIST_FIRST_OCTAVE) * RD_HIST_PER_OCTAVE +
+		   ((ns >> (octave - 4)) & (RD_HIST_PER_OCTAVE - 1));
+	return slot < RD_HIST ? slot : RD_HIST - 1;
+}
+
+static __always_inline struct rd_bits *bits_of(u64 key, u64 epoch)
+{
+	struct rd_bits *b = epoch ? bits1.lookup(&key) : bits0.lookup(&key);
+
+	if (b)
+		return b;
+	u32 zero = 0;
+	struct rd_bits *empty = empty_bits.lookup(&zero);
+
+	if (!empty)
+		return NULL;
+	/* insert leaves what another CPU put there first */
+	if (epoch) {
+		bits1.insert(&key, empty);
+		return bits1.lookup(&key);
+	}
+	bits0.insert(&key, empty);
+	return bits0.lookup(&key);
+}
+
+/* Marks the page of an address, or with huge its whole region; returns the pages newly marked. */
+static __always_inline u64 mark(struct rd_stats *s, u32 space, u64 address, u64 epoch, bool huge)
+{
+	u64 key = ((u64)space << RD_REGION_BITS) |
+		  ((address >> RD_REGION_SHIFT) & ((1ULL << RD_REGION_BITS) - 1));
+	struct rd_bits *b = bits_of(key, epoch);
+	u64 fresh = 0;
+
+	if (!b) {
+		__sync_fetch_and_add(&s->lost, 1);
+		return 0;
+	}
+#ifdef RD_NO_ATOMIC_OR
+	if (huge) {
+		#pragma unroll
+		for (int i = 0; i < 64; i++)
+			*(u64 *)&b->pages[i * 8] = 0x0101010101010101ULL;
+		return 512;
+	}
+	u8 *page = &b->pages[(address >> PAGE_SHIFT) & 511];
+
+	if (!*page) {
+		*page = 1;
+		fresh = 1;
+	}
+#else
+	if (huge) {
+		#pragma unroll
+		for (int i = 0; i < 8; i++) {
+			u64 set = rd_set_bits(&b->words[i], ~0ULL);
+
+			if (set == ~0ULL) {
+				fresh += 64;
+				continue;
+			}
+			set -= (set >> 1) & 0x5555555555555555ULL;
+			set = (set & 0x3333333333333333ULL) + ((set >> 2) & 0x3333333333333333ULL);
+			set = (set + (set >> 4)) & 0x0f0f0f0f0f0f0f0fULL;
+			fresh += (set * 0x0101010101010101ULL) >> 56;
+		}
+		return fresh;
+	}
+	u64 bit = 1ULL << ((address >> PAGE_SHIFT) & 63);
+	u64 *word = &b->words[(address >> 18) & 7];
+
+	/* Look first: the second fault on a page should not take the cache line for itself. */
+	if (!(*word & bit) && rd_set_bits(word, bit))
+		fresh = 1;
+#endif
+	return fresh;
+}
+
+static __always_inline void count(struct rd_stats *s, u32 kind)
+{
+	__sync_fetch_and_add(&s->kinds[kind & (RD_KINDS - 1)], 1);
+}
+
+static __always_inline void record(void *ctx, struct rd_config *cfg, struct rd_target *t, u64 address,
+				   u64 ip, u32 kind, bool huge)
+{
+	u64 epoch = cfg->epoch & 1;
+	struct rd_stats *s = stats_of(t, epoch);
+
+	if (!s)
+		return;
+	u64 fresh = mark(s, t->space, address, epoch, huge);
+	s32 stack = -1;
+	u64 now = 0;
+
+	if (kind != RD_HUGE) {
+		count(s, RD_WRITE_FAULTS);
+		if (kind != RD_WRITE_FAULTS)
+			count(s, kind);
+	}
+	if (fresh) {
+		now = bpf_ktime_get_ns();
+		u64 ref = s->ref_ns;
+		u32 slot = hist_slot(now > ref ? now - ref : 0);
+
+		__sync_fetch_and_add(&s->pages, fresh);
+		__sync_fetch_and_add(&s->hist[slot & (RD_HIST - 1)], fresh);
+	}
+#ifdef RD_STACKS
+	stack = stacks.get_stackid(ctx, BPF_F_USER_STACK);
+	if (fresh) {
+		struct rd_stack_key key = { .space = t->space, .stack = stack };
+		u64 zero = 0;
+		u64 *n = stack_pages.lookup_or_try_init(&key, &zero);
+
+		if (n)
+			__sync_fetch_and_add(n, fresh);
+		else
+			__sync_fetch_and_add(&s->lost_events, 1);
+	}
+#endif
+#ifdef RD_EVENTS
+	if (kind == RD_HUGE)
+		return; /* the fault itself is in the ring already */
+	struct rd_event *e = events.ringbuf_reserve(sizeof(struct rd_event));
+
+	if (!e) {
+		__sync_fetch_and_add(&s->lost_events, 1);
+		return;
+	}
+	e->ns = now ? now : bpf_ktime_get_ns();
+	e->address = address;
+	e->ip = ip;
+	e->space = t->space;
+	e->tid = bpf_get_current_pid_tgid();
+	e->stack = stack;
+	e->kind = kind;
+	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP); /* the collector comes by itself, many times a second */
+#endif
+}
+
+static __always_inline void count_for_mm(u64 mm, u32 kind)
+{
+	u32 zero = 0;
+	struct rd_config *cfg = config.lookup(&zero);
+
+	if (!cfg)
+		return;
+	struct rd_target *t = target_of_mm(cfg, mm);
+
+	if (!t)
+		return;
+	struct rd_stats *s = stats_of(t, cfg->epoch & 1);
+
+	if (s)
+		count(s, kind);
+}
+
+static __always_inline u64 mm_of_vmf(u64 vmf)
+{
+	return rd_read_u64((void *)rd_read_u64((void *)vmf, OFF_VMF_VMA), OFF_VMA_MM);
+}
+
+#ifdef RD_ENTRY_TRACEPOINT
+/* ---- entry: tracepoints exceptions:page_fault_user and page_fault_kernel ---- */
+
+static __always_inline u32 kind_of_error(u64 error)
+{
+	return error & X86_PF_PROT ? RD_WRITE_PROTECT : RD_FIRST_TOUCH;
+}
+
+int tp_fault_user(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 error = ctx->args[2];
+	u32 zero = 0;
+
+	if (!(error & X86_PF_WRITE))
+		return 0;
+	struct rd_config *cfg = config.lookup(&zero);
+
+	if (!cfg)
+		return 0;
+	struct rd_target *t = target_of_current(cfg);
+
+	if (!t)
+		return 0;
+	u64 ip = 0;
+#if defined(RD_EVENTS)
+	ip = rd_read_u64((void *)ctx->args[1], __builtin_offsetof(struct pt_regs, ip));
+#endif
+	record(ctx, cfg, t, ctx->args[0], ip, kind_of_error(error), false);
+	return 0;
+}
+
+/* The kernel writes for somebody (read(2) into a buffer): maybe a kernel thread in a borrowed space. */
+int tp_fault_kernel(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 address = ctx->args[0], error = ctx->args[2];
+	u32 zero = 0;
+
+	if (!(error & X86_PF_WRITE) || address >> 63)
+		return 0;
+	struct rd_config *cfg = config.lookup(&zero);
+
+	if (!cfg)
+		return 0;
+	u64 mm = rd_read_u64((void *)bpf_get_current_task(), OFF_TASK_MM);
+
+	if (!mm)
+		return 0;
+	struct rd_target *t = target_of_mm(cfg, mm);
+
+	if (t)
+		record(ctx, cfg, t, address, 0, kind_of_error(error), false);
+	return 0;
+}
+#endif
+
+#ifndef RD_ENTRY_TRACEPOINT
+/* ---- entry: kprobe and fentry, one body each ---- */
+
+#define FAULT_FLAG_USER 0x40
+
+static __always_inline int on_mm_fault(void *ctx, u64 vma, u64 address, u32 flags, u64 regs)
+{
+	u32 zero = 0;
+
+	if (!(flags & FAULT_FLAG_WRITE))
+		return 0;
+	struct rd_config *cfg = config.lookup(&zero);
+
+	if (!cfg)
+		return 0;
+	struct rd_target *t;
+
+	if (flags & FAULT_FLAG_USER) /* a thread in its own memory: no need to read the mapping */
+		t = target_of_current(cfg);
+	else
+		t = target_of_mm(cfg, rd_read_u64((void *)vma, OFF_VMA_MM));
+	if (!t)
+		return 0;
+	u64 ip = 0;
+#if defined(RD_EVENTS)
+	if (regs && (flags & FAULT_FLAG_USER))
+		ip = rd_read_u64((void *)regs, __builtin_offsetof(struct pt_regs, ip));
+#endif
+	record(ctx, cfg, t, address, ip, RD_WRITE_FAULTS, false);
+	return 0;
+}
+
+/* A huge page was written, or made and written: the hardware tells no more than that. */
+static __always_inline int on_huge(void *ctx, u64 vmf)
+{
+	u32 zero = 0;
+	struct rd_config *cfg = config.lookup(&zero);
+
+	if (!cfg)
+		return 0;
+	if (!(rd_read_u32((void *)vmf, OFF_VMF_FLAGS) & FAULT_FLAG_WRITE))
+		return 0;
+	struct rd_target *t = target_of_mm(cfg, mm_of_vmf(vmf));
+
+	if (!t)
+		return 0;
+	struct rd_stats *s = stats_of(t, cfg->epoch & 1);
+
+	if (s)
+		count(s, RD_HUGE);
+	record(ctx, cfg, t, rd_read_u64((void *)vmf, OFF_VMF_ADDRESS), 0, RD_HUGE, true);
+	return 0;
+}
+#endif
+
+#ifdef RD_ENTRY_FENTRY
+KFUNC_PROBE(handle_mm_fault, void *vma, unsigned long address, unsigned int flags, void *regs)
+{
+	return on_mm_fault(ctx, (u64)vma, address, flags, (u64)regs);
+}
+KFUNC_PROBE(do_wp_page, void *vmf)
+{
+	count_for_mm(mm_of_vmf((u64)vmf), RD_WRITE_PROTECT);
+	return 0;
+}
+KFUNC_PROBE(wp_page_copy, void *vmf)
+{
+	count_for_mm(mm_of_vmf((u64)vmf), RD_COW);
+	return 0;
+}
+KFUNC_PROBE(do_page_mkwrite, void *vmf)
+{
+	count_for_mm(mm_of_vmf((u64)vmf), RD_MKWRITE);
+	return 0;
+}
+/* At the return: most calls fall back to small pages, and only the result says so. */
+KRETFUNC_PROBE(do_huge_pmd_anonymous_page, void *vmf, unsigned int ret)
+{
+	return ret & VM_FAULT_FALLBACK ? 0 : on_huge(ctx, (u64)vmf);
+}
+KRETFUNC_PROBE(do_huge_pmd_wp_page, void *vmf, unsigned int ret)
+{
+	return ret & VM_FAULT_FALLBACK ? 0 : on_huge(ctx, (u64)vmf);
+}
+#endif
+
+#ifdef RD_ENTRY_KPROBE
+int kp_handle_mm_fault(struct pt_regs *ctx)
+{
+	return on_mm_fault(ctx, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx),
+			   PT_REGS_PARM4(ctx));
+}
+
+int kp_do_wp_page(struct pt_regs *ctx)
+{
+	count_for_mm(mm_of_vmf(PT_REGS_PARM1(ctx)), RD_WRITE_PROTECT);
+	return 0;
+}
+
+int kp_wp_page_copy(struct pt_regs *ctx)
+{
+	count_for_mm(mm_of_vmf(PT_REGS_PARM1(ctx)), RD_COW);
+	return 0;
+}
+
+int kp_do_page_mkwrite(struct pt_regs *ctx)
+{
+	count_for_mm(mm_of_vmf(PT_REGS_PARM1(ctx)), RD_MKWRITE);
+	return 0;
+}
+
+/* A kretprobe has no arguments: the entry keeps them for it. */
+BPF_TABLE("lru_hash", u64, u64, huge_calls, 1024);
+
+int kp_huge_entry(struct pt_regs *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid(), vmf = PT_REGS_PARM1(ctx);
+
+	huge_calls.update(&id, &vmf);
+	return 0;
+}
+
+int kp_huge_return(struct pt_regs *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u64 *vmf = huge_calls.lookup(&id);
+
+	if (!vmf)
+		return 0;
+	u64 v = *vmf;
+
+	huge_calls.delete(&id);
+	return PT_REGS_RC(ctx) & VM_FAULT_FALLBACK ? 0 : on_huge(ctx, v);
+}
+#endif
+
+/* ---- the life of targets: raw tracepoints of the scheduler, on every kernel ---- */
+
+static __always_inline void follow(struct rd_config *cfg, u32 tgid, u32 space, u32 slot)
+{
+	struct rd_target t = { .space = space, .slot = slot };
+
+	cfg->near[tgid % RD_NEAR] = 1; /* before the entry, or a fault in between would be passed by */
+	targets.update(&tgid, &t);
+}
+
+int tp_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	void *parent = (void *)ctx->args[0], *child = (void *)ctx->args[1];
+	u32 zero = 0;
+	struct rd_config *cfg = config.lookup(&zero);
+
+	if (!cfg)
+		return 0;
+	u32 parent_tgid = rd_read_u32(parent, OFF_TASK_TGID), tgid = rd_read_u32(child, OFF_TASK_TGID);
+
+	if (tgid == parent_tgid)
+		return 0; /* a thread */
+	struct rd_target *t = target_of_tgid(cfg, parent_tgid);
+
+	if (!t)
+		return 0;
+	/* vfork and clone(CLONE_VM): another process in the same memory, the same space */
+	if (rd_read_u64(parent, OFF_TASK_MM) == rd_read_u64(child, OFF_TASK_MM))
+		follow(cfg, tgid, t->space, t->slot);
+	else if (cfg->follow_fork)
+		follow(cfg, tgid, tgid, 0);
+	return 0;
+}
+
+int tp_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 tgid = rd_read_u32((void *)ctx->args[0], OFF_TASK_TGID), zero = 0;
+	struct rd_config *cfg = config.lookup(&zero);
+
+	if (!cfg)
+		return 0;
+	struct rd_target *t = target_of_tgid(cfg, tgid);
+
+	if (!t)
+		return 0;
+	u32 space = t->space;
+
+	if ((space & ((1 << RD_SPACE_TGID_BITS) - 1)) == tgid)
+		space += 1 << RD_SPACE_TGID_BITS; /* new memory under an old number */
+	else if (cfg->follow_fork)
+		space = tgid; /* a vfork child leaves its parent's memory */
+	else {
+		targets.delete(&tgid);
+		return 0;
+	}
+	follow(cfg, tgid, space & ((1 << (64 - RD_REGION_BITS)) - 1), 0);
+	return 0;
+}
+
+/* A number is free for another process from here on, which must never be traced in its place. */
+int tp_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	void *task = (void *)ctx->args[0];
+	u32 tgid = rd_read_u32(task, OFF_TASK_TGID), zero = 0;
+	struct rd_config *cfg = config.lookup(&zero);
+
+	if (!cfg || !target_of_tgid(cfg, tgid))
+		return 0;
+	if (rd_read_u32((void *)rd_read_u64(task, OFF_TASK_SIGNAL), OFF_SIGNAL_LIVE) == 0)
+		targets.delete(&tgid);
+	return 0;
+}

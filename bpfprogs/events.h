@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The ABI between bpfprogs/ and collector/attach/abi.py: maps' keys and values and
+ * the ring's records. tests/unit compares both sides, field by field.
+ *
+ * space: an address space. The low 22 bits are the thread group's id (the kernel's
+ *        largest pid is 2^22 - 1), the 6 above count its execs, so that memory of
+ *        before an exec is never taken for memory of after it.
+ */
+#ifndef REDIRTY_EVENTS_H
+#define REDIRTY_EVENTS_H
+
+#define RD_SPACE_TGID_BITS 22
+#define RD_REGION_BITS 36 /* of a bitmap's key; a region is 2 MiB, so addresses of 57 bits fit */
+#define RD_REGION_SHIFT 21
+#define RD_NEAR 4096
+#define RD_HIST 512
+#define RD_HIST_FIRST_OCTAVE 10 /* slot 0: less than 2^10 ns after the arm */
+#define RD_HIST_PER_OCTAVE 16
+#define RD_TLB_REASONS 8
+
+enum rd_kind {
+	RD_WRITE_FAULTS = 0,  /* every write fault; what follows is a share of it */
+	RD_FIRST_TOUCH = 1,   /* no page was there */
+	RD_WRITE_PROTECT = 2, /* a page was there, not writable: armed, COW, or shared and clean */
+	RD_COW = 3,           /* a copy was made */
+	RD_MKWRITE = 4,       /* the file system was asked (page_mkwrite) */
+	RD_HUGE = 5,          /* a huge page was written or made */
+	RD_KINDS = 8,
+};
+
+enum rd_tlb_reason {
+	/* 0..5: the kernel's enum tlb_flush_reason, as the tracepoint gives it */
+	RD_TLB_MM_RANGE = 6, /* flush_tlb_mm_range, timed */
+	RD_TLB_BATCH = 7,    /* arch_tlbbatch_flush, timed */
+};
+
+struct rd_config {
+	__u64 epoch;        /* its lowest bit says which of the two sets of maps is written now */
+	__u64 follow_fork;  /* 1: children of a target are targets */
+	__u64 arm_pid;      /* the collector's thread group: flushes it causes are its own, not the target's */
+	__u8 near[RD_NEAR]; /* 1 where tgid % RD_NEAR may be a target: a quick no for all the rest */
+};
+
+struct rd_target {
+	__u32 space;
+	__u32 slot; /* into stats; 0 is shared by those that have none yet */
+};
+
+struct rd_bits {
+#ifdef RD_NO_ATOMIC_OR
+	__u8 pages[512]; /* a byte a page: see compat.h */
+#else
+	__u64 words[8]; /* one bit a page of a region */
+#endif
+};
+
+struct rd_tlb {
+	__u64 flushes;
+	__u64 pages;        /* of the flushes that named a range */
+	__u64 full_flushes; /* of everything */
+	__u64 ns;
+};
+
+struct rd_stats { /* index: slot * 2 + epoch */
+	__u64 ref_ns;         /* CLOCK_MONOTONIC: when the target was armed */
+	__u64 kinds[RD_KINDS];
+	__u64 pages;          /* bits set */
+	__u64 lost;           /* faults that found no room in a map */
+	__u64 lost_events;    /* records that found no room in the ring */
+	__u64 hist[RD_HIST];  /* bits set, by logarithm of the time since ref_ns */
+	struct rd_tlb tlb[RD_TLB_REASONS];
+};
+
+struct rd_event {
+	__u64 ns;
+	__u64 address;
+	__u64 ip;
+	__u32 space;
+	__u32 tid;
+	__s32 stack; /* < 0: none */
+	__u32 kind;
+};
+
+struct rd_stack_key {
+	__u32 space;
+	__s32 stack;
+};
+
+#endif

@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* For BCC's ring buffer macro. */
+#define PAGE_SIZE 4096

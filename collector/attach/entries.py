@@ -1,0 +1,111 @@
+"""Which BPF function goes where, for each kind of entry.
+
+Functions of the kernel that are static may be inlined or renamed, so only the first entry of
+each kind is a must; the others add detail, and a column they feed stays empty without them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+# feature -> what it gives; the columns that depend on it are empty when it is not attached
+MUST = "write_faults"
+
+_FENTRY = (
+    # feature, functions to try in turn, entry, exit
+    (MUST, ("handle_mm_fault",), True, False),
+    ("write_protect", ("do_wp_page",), True, False),
+    ("cow", ("wp_page_copy",), True, False),
+    ("mkwrite", ("do_page_mkwrite",), True, False),
+    ("huge", ("do_huge_pmd_anonymous_page",), False, True),
+    ("huge_wp", ("do_huge_pmd_wp_page",), False, True),
+    ("tlb_time", ("flush_tlb_mm_range",), True, True),
+    ("tlb_batch_time", ("arch_tlbbatch_flush",), True, True),
+)
+_KPROBE = (
+    # feature, kernel function, entry program, return program
+    (MUST, "handle_mm_fault", "kp_handle_mm_fault", None),
+    ("write_protect", "do_wp_page", "kp_do_wp_page", None),
+    ("cow", "wp_page_copy", "kp_wp_page_copy", None),
+    ("mkwrite", "do_page_mkwrite", "kp_do_page_mkwrite", None),
+    ("huge", "do_huge_pmd_anonymous_page", "kp_huge_entry", "kp_huge_return"),
+    ("huge_wp", "do_huge_pmd_wp_page", "kp_huge_entry", "kp_huge_return"),
+    ("tlb_time", "flush_tlb_mm_range", "kp_flush_range", "kp_flush_range_return"),
+    ("tlb_batch_time", "arch_tlbbatch_flush", "kp_batch", "kp_batch_return"),
+)
+_LIFE = (("sched_process_fork", "tp_fork"), ("sched_process_exec", "tp_exec"), ("sched_process_exit", "tp_exit"))
+
+
+def _symbol(name: str, symbols: frozenset[str]) -> str:
+    """The compiler's name of a function: static ones may carry .isra.0 or .constprop.0."""
+    if name in symbols:
+        return name
+    variants = sorted(s for s in symbols if s.startswith((f"{name}.isra.", f"{name}.constprop.")))
+    return variants[0] if variants else name
+
+
+def kernel_functions() -> frozenset[str]:
+    """Names of the kernel's functions (kallsyms); empty when it may not be read."""
+    try:
+        text = Path("/proc/kallsyms").read_text()
+    except OSError:
+        return frozenset()
+    return frozenset(line.split()[2] for line in text.splitlines() if line[17:18] in "tT")
+
+
+def attach(bpf: Any, probe: str) -> frozenset[str]:
+    """Attaches the entries of one kind; the features that took.
+
+    Errors: whatever BCC raises when a must is refused.
+    """
+    features: set[str] = set()
+    for tracepoint, program in _LIFE:
+        bpf.attach_raw_tracepoint(tp=tracepoint, fn_name=program)
+    if probe == "tracepoint":
+        bpf.attach_raw_tracepoint(tp="page_fault_user", fn_name="tp_fault_user")
+        bpf.attach_raw_tracepoint(tp="page_fault_kernel", fn_name="tp_fault_kernel")
+        features |= {MUST, "first_touch", "write_protect"}
+    elif probe == "fentry":
+        for feature, functions, entry, leave in _FENTRY:
+            if _attach_fentry(bpf, feature, functions, entry, leave):
+                features.add(feature)
+    else:
+        symbols = kernel_functions()
+        for feature, function, program, on_return in _KPROBE:
+            if _attach_kprobe(bpf, feature, _symbol(function, symbols), program, on_return):
+                features.add(feature)
+    try:
+        bpf.attach_raw_tracepoint(tp="tlb_flush", fn_name="tp_tlb_flush")
+        features.add("tlb")
+    except Exception:
+        pass  # x86 only: the tlb columns stay empty
+    return frozenset(features)
+
+
+def _attach_fentry(bpf: Any, feature: str, functions: tuple[str, ...], entry: bool, leave: bool) -> bool:
+    for function in functions:
+        try:
+            # The exit first: an entry without its exit would leave calls that never end.
+            if leave:
+                bpf.attach_kretfunc(fn_name=function.encode())
+            if entry:
+                bpf.attach_kfunc(fn_name=function.encode())
+        except Exception:
+            if feature == MUST:
+                raise
+        else:
+            return True
+    return False
+
+
+def _attach_kprobe(bpf: Any, feature: str, function: str, program: str, on_return: str | None) -> bool:
+    try:
+        if on_return:
+            bpf.attach_kretprobe(event=function.encode(), fn_name=on_return.encode())
+        bpf.attach_kprobe(event=function.encode(), fn_name=program.encode())
+    except Exception:
+        if feature == MUST:
+            raise
+        return False
+    return True

@@ -1,0 +1,160 @@
+"""The bpf(2) and perf_event_open(2) calls that trying a kernel out and draining maps need.
+
+Structures: include/uapi/linux/bpf.h and perf_event.h. BCC has no calls for these that work
+on whole arrays, or that stay silent when the kernel refuses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_NR = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
+
+PROG_LOAD, RAW_TRACEPOINT_OPEN = 5, 17
+MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 1, 2, 3
+MAP_LOOKUP_BATCH, MAP_LOOKUP_AND_DELETE_BATCH = 24, 25
+TYPE_KPROBE, TYPE_RAW_TRACEPOINT, TYPE_TRACING = 2, 17, 26
+TRACE_FENTRY = 24
+
+
+def bpf(command: int, attributes: bytes) -> int:
+    """bpf(2). Errors: OSError."""
+    buffer = ctypes.create_string_buffer(attributes, max(len(attributes), 144))
+    return _bpf(command, buffer)
+
+
+def _bpf(command: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
+    number = _NR[platform.machine()][0]
+    result: int = _libc.syscall(number, command, buffer, len(buffer))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def load_nothing(program_type: int, attach_type: int = 0, btf_id: int = 0) -> int:
+    """Loads the program "return 0" of a type: its descriptor, or what the kernel has against it.
+
+    Errors: OSError.
+    """
+    code = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
+    instructions = ctypes.create_string_buffer(code, len(code))
+    licence = ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack(
+        "<IIQQIIQII16sIIIIQIIQIII",
+        *(program_type, 2, ctypes.addressof(instructions), ctypes.addressof(licence)),
+        *(0, 0, 0, 0, 0, b"redirty_try", 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id, 0),
+    )
+    return bpf(PROG_LOAD, attributes)
+
+
+def open_raw_tracepoint(program: int, name: str | None) -> int:
+    """Attaches a program to a raw tracepoint, or (no name) to the function it was loaded for.
+
+    Errors: OSError.
+    """
+    text = ctypes.create_string_buffer(name.encode()) if name else None
+    address = ctypes.addressof(text) if text else 0
+    return bpf(RAW_TRACEPOINT_OPEN, struct.pack("<QI", address, program))
+
+
+def open_kprobe(pmu_type: int, function: str) -> int:
+    """A kprobe on a function as a perf event. Errors: OSError."""
+    name = ctypes.create_string_buffer(function.encode())
+    attributes = struct.pack("<IIQQQQQIIQQ", pmu_type, 120, 0, 0, 0, 0, 0, 0, 0, ctypes.addressof(name), 0)
+    buffer = ctypes.create_string_buffer(attributes, 120)
+    number = _NR[platform.machine()][1]
+    result: int = _libc.syscall(number, buffer, -1, 0, -1, 8)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def _element(fd: int, key: int, value: int, flags: int) -> bytes:
+    return struct.pack("<IIQQQ", fd, 0, key, value, flags)
+
+
+def map_update(fd: int, key: npt.NDArray[np.generic], value: npt.NDArray[np.generic]) -> None:
+    """Writes one element. Errors: OSError (E2BIG: the map is full)."""
+    bpf(MAP_UPDATE, _element(fd, key.ctypes.data, value.ctypes.data, 0))
+
+
+def map_lookup(fd: int, key: npt.NDArray[np.generic], value: npt.NDArray[np.generic]) -> bool:
+    """Reads one element into value; False when there is none. Errors: OSError."""
+    try:
+        bpf(MAP_LOOKUP, _element(fd, key.ctypes.data, value.ctypes.data, 0))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def map_delete(fd: int, key: npt.NDArray[np.generic]) -> None:
+    """Removes one element if it is there. Errors: OSError."""
+    try:
+        bpf(MAP_DELETE, _element(fd, key.ctypes.data, 0, 0))
+    except FileNotFoundError:
+        pass
+
+
+@dataclass
+class HashReader:
+    """Reads, or reads and empties, a whole BPF hash map in bulk.
+
+    keys, values: scratch arrays, reused by each call, one row an element; what a call returns
+    are copies of as much as was filled.
+    """
+
+    fd: int
+    keys: npt.NDArray[np.generic]
+    values: npt.NDArray[np.generic]
+
+    def drain(self) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
+        """All elements, removed from the map: (keys, values), in no order."""
+        return self._read(MAP_LOOKUP_AND_DELETE_BATCH)
+
+    def read(self) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
+        """All elements, left in the map: (keys, values), in no order."""
+        return self._read(MAP_LOOKUP_BATCH)
+
+    def _read(self, command: int) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
+        keys, values = [], []
+        cursor = np.zeros(2, np.uint32)  # where the last call stopped, where this one will
+        first = True
+        while True:
+            attributes = struct.pack(
+                "<QQQQIIQQ",
+                *(0 if first else cursor.ctypes.data, cursor.ctypes.data + 4),
+                *(self.keys.ctypes.data, self.values.ctypes.data, len(self.keys), self.fd, 0, 0),
+            )
+            buffer = ctypes.create_string_buffer(attributes, 144)
+            done = False
+            try:
+                _bpf(command, buffer)
+            except OSError as e:
+                if e.errno == errno.ENOENT:
+                    done = True
+                elif e.errno == errno.EINTR:
+                    continue
+                else:
+                    raise
+            (count,) = struct.unpack_from("<I", buffer, 32)
+            if count:
+                keys.append(self.keys[:count].copy())
+                values.append(self.values[:count].copy())
+            if done:
+                break
+            cursor[0] = cursor[1]
+            first = False
+        if not keys:
+            return self.keys[:0].copy(), self.values[:0].copy()
+        return np.concatenate(keys), np.concatenate(values)

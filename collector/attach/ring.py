@@ -1,0 +1,61 @@
+"""The BPF ring buffer read as numpy arrays: no callback, no copy but the one of the records.
+
+Layout (kernel/bpf/ringbuf.c): a page with the consumer's position, one with the producer's, then
+the data, mapped twice in a row so that no record is broken at the end. A record is an 8-byte
+header, whose first word has the length and in bit 31 "still being written", and the payload. All
+records of redirty have one size, so the data is an array.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+import numpy.typing as npt
+
+from redirty.collector.attach import abi
+
+_BUSY = np.uint32(1 << 31)
+_DISCARDED = np.uint32(1 << 30)
+RECORD = np.dtype([("length", "<u4"), ("page", "<u4"), *((n, abi.EVENT[n]) for n in abi.EVENT.names or ())])
+
+
+class Ring:
+    """Takes records out of a ring buffer map.
+
+    size: bytes of data, a power of two and a multiple of the page size.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        page = mmap.PAGESIZE
+        self._size = size
+        self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
+        self._rest = mmap.mmap(fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._consumed = np.frombuffer(self._consumer, np.uint64, 1)
+        self._produced = np.frombuffer(self._rest, np.uint64, 1)
+        self._data = np.frombuffer(self._rest, np.uint8, 2 * size, offset=page)
+
+    def take(self, limit: int = 1 << 20) -> npt.NDArray[np.void]:
+        """Up to limit records as a (n,) array of abi.EVENT-like records (RECORD), oldest first."""
+        # x86 keeps loads in order, so a record seen as produced has its header. The payload is
+        # whole once the header's busy bit is gone, which is looked at before the copy.
+        begin, end = int(self._consumed[0]), int(self._produced[0])
+        stride = RECORD.itemsize
+        count = min((end - begin) // stride, limit, self._size // stride)
+        if count <= 0:
+            return np.empty(0, RECORD)
+        at = begin & (self._size - 1)
+        view = self._data[at : at + count * stride].view(RECORD)
+        busy = np.flatnonzero(view["length"] & _BUSY)
+        if len(busy):
+            view = view[: int(busy[0])]
+        records = view.copy()
+        self._consumed[0] = begin + len(records) * stride
+        discarded = records["length"] & _DISCARDED
+        return records[discarded == 0] if discarded.any() else records
+
+    def close(self) -> None:
+        """Lets go of the memory."""
+        del self._consumed, self._produced, self._data
+        self._consumer.close()
+        self._rest.close()

@@ -1,0 +1,278 @@
+"""The BPF side as one object: load, attach, targets, epochs, drained bitmaps, counters, detach.
+
+The only module, with symbols.py, that imports bcc. Everything attached hangs on descriptors
+of this process: when it dies, however it dies, the kernel takes all of it away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import mmap
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import redirty.bpfprogs as programs
+from redirty.collector.attach import abi, btf, entries, kernel, trial
+from redirty.collector.attach.ring import Ring
+from redirty.collector.bitmap import PageSet
+from redirty.collector.errors import RedirtyError, why
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to load.
+
+    probe: auto or one of trial.PROBES. regions: room for 2 MiB regions in each epoch's map.
+    slots: targets with counters of their own. ring_bytes, stack_entries: powers of two.
+    """
+
+    probe: str = "auto"
+    regions: int = 65536
+    slots: int = 64
+    targets: int = 16384
+    events: bool = False
+    stacks: bool = False
+    ring_bytes: int = 64 << 20
+    stack_entries: int = 16384
+    follow_fork: bool = False
+    force_byte_maps: bool = False
+
+
+class Tracer:
+    """A loaded and attached write-fault log."""
+
+    def __init__(self, options: Options) -> None:
+        types = btf.load()
+        self.options = options
+        self.refused: dict[str, str] = {}
+        wanted = trial.PROBES if options.probe == "auto" else (options.probe,)
+        tries = {"fentry": lambda: trial.fentry(types), "kprobe": trial.kprobe, "tracepoint": trial.tracepoint}
+        flags = btf.offset_flags(types)
+        for probe in wanted:
+            reason = tries[probe]()
+            if reason is None:
+                reason = self._load(probe, flags)
+            if reason is None:
+                self.probe = probe
+                break
+            self.refused[probe] = reason
+            log.info("probe %s: %s", probe, reason)
+        else:
+            reasons = "; ".join(f"{p}: {r}" for p, r in self.refused.items())
+            raise RedirtyError(f"cannot trace on this kernel: {reasons} (see: redirty check)")
+        self._open_maps()
+
+    def _load(self, probe: str, offset_flags: list[str]) -> str | None:
+        """Compiles and attaches one kind of entry; None, or why it went wrong."""
+        o = self.options
+        flags = [
+            *(f"-I{programs.DIRECTORY}", "-Wno-unused-function", f"-DRD_ENTRY_{probe.upper()}"),
+            *(f"-DRD_REGIONS={o.regions}", f"-DRD_SLOTS={o.slots}", f"-DRD_TARGETS={o.targets}"),
+            *offset_flags,
+        ]
+        if o.events:
+            flags += ["-DRD_EVENTS", f"-DRD_RING_PAGES={o.ring_bytes // mmap.PAGESIZE}"]
+        if o.stacks:
+            flags += ["-DRD_STACKS", f"-DRD_STACK_ENTRIES={o.stack_entries}"]
+        os.environ["BCC_KERNEL_SOURCE"] = str(programs.KHEADERS)
+        try:
+            from bcc import BPF
+        except ImportError:
+            raise RedirtyError(
+                "BCC is missing: install Debian's package python3-bpfcc, and run redirty with the "
+                "system's python3 (the venv of 'make setup' does)"
+            ) from None
+        # BCC attaches what its naming rules match as soon as it compiles; entries.py decides here.
+        BPF._trace_autoload = lambda self: None
+        first: str | None = None
+        for extra in ([["-DRD_NO_ATOMIC_OR"]] if o.force_byte_maps else [[], ["-DRD_NO_ATOMIC_OR"]]):
+            with _captured_stderr() as said:
+                try:
+                    self._bpf: Any = BPF(text=programs.source(), cflags=[*flags, *extra])
+                    self.attached = entries.attach(self._bpf, probe)
+                except Exception as e:
+                    reason = str(e).strip()
+                else:
+                    self._byte_maps = bool(extra)
+                    return None
+            log.debug("BCC said: %s", said.text)
+            first = first or f"{reason} ({_last_line(said.text)})"
+            with contextlib.suppress(AttributeError):
+                self._bpf.cleanup()
+        return first
+
+    def _open_maps(self) -> None:
+        o = self.options
+        size = abi.CONFIG.itemsize
+        self._config_map = mmap.mmap(self._fd("config"), _whole_pages(size))
+        self._config = np.frombuffer(self._config_map, abi.CONFIG, 1)
+        self._stats_map = mmap.mmap(self._fd("stats"), _whole_pages(abi.STATS.itemsize * o.slots * 2))
+        self._stats = np.frombuffer(self._stats_map, abi.STATS, o.slots * 2).reshape(o.slots, 2)
+        cell: tuple[type, tuple[int, ...]] = (np.uint8, (512,)) if self._byte_maps else (np.uint64, (8,))
+        self._readers = tuple(
+            kernel.HashReader(self._fd(name), np.empty(16384, np.uint64), np.empty((16384, *cell[1]), cell[0]))
+            for name in ("bits0", "bits1")
+        )
+        self._targets_fd = self._fd("targets")
+        self._targets_reader = kernel.HashReader(
+            self._targets_fd, np.empty(o.targets, np.uint32), np.empty(o.targets, abi.TARGET)
+        )
+        self._grace_fd = self._fd("grace")
+        self._grace_inner = np.array([self._fd("grace_inner")], np.uint32)
+        self.ring = Ring(self._fd("events"), o.ring_bytes) if o.events else None
+        self._config["arm_pid"] = os.getpid()
+        self._config["follow_fork"] = int(o.follow_fork)
+        self._stats["ref_ns"] = time.monotonic_ns()
+
+    def _fd(self, table: str) -> int:
+        fd: int = self._bpf[table.encode()].map_fd
+        return fd
+
+    # ---- targets ----
+
+    def set_target(self, tgid: int, space: int, slot: int) -> None:
+        """Traces a process from now on, or gives it another slot.
+
+        Errors: RedirtyError when there is no room for one more.
+        """
+        self._config["near"][0, tgid % abi.NEAR] = 1
+        value = np.array([(space, slot)], abi.TARGET)
+        try:
+            kernel.map_update(self._targets_fd, np.array([tgid], np.uint32), value)
+        except OSError as e:
+            raise RedirtyError(f"cannot trace more than {self.options.targets} processes: {why(e)}") from None
+
+    def drop_target(self, tgid: int) -> None:
+        """Stops tracing a process."""
+        kernel.map_delete(self._targets_fd, np.array([tgid], np.uint32))
+
+    def target_space(self, tgid: int) -> int | None:
+        """The address space the kernel side knows a process by; None when it is no target."""
+        value = np.zeros(1, abi.TARGET)
+        found = kernel.map_lookup(self._targets_fd, np.array([tgid], np.uint32), value)
+        return int(value["space"][0]) if found else None
+
+    def targets(self) -> dict[int, tuple[int, int]]:
+        """All processes traced now, those that forked included: tgid -> (space, slot)."""
+        tgids, values = self._targets_reader.read()
+        rows = zip(tgids.tolist(), values.tolist(), strict=True)
+        return {tgid: (space, slot) for tgid, (space, slot) in rows}
+
+    # ---- epochs ----
+
+    @property
+    def epoch(self) -> int:
+        """0 or 1: the set of maps that faults go to now."""
+        return int(self._config["epoch"][0]) & 1
+
+    def flip(self) -> int:
+        """Faults go to the other set of maps from now on. Returns CLOCK_MONOTONIC in ns."""
+        new = 1 - self.epoch
+        now = time.monotonic_ns()
+        self._stats["ref_ns"][:, new] = now
+        self._config["epoch"] = new
+        return now
+
+    def armed(self, slot: int) -> None:
+        """The target of a slot was armed just now: its write curve begins here."""
+        self._stats["ref_ns"][slot, self.epoch] = time.monotonic_ns()
+
+    def wait_grace(self) -> None:
+        """Returns when no BPF program is running that began before this call.
+
+        Changing a map of maps waits for that in the kernel (synchronize_rcu in
+        kernel/bpf/syscall.c, since 4.20, made for this use). Sleeps, costs no CPU.
+        """
+        kernel.map_update(self._grace_fd, np.zeros(1, np.uint32), self._grace_inner)
+
+    def drain(self) -> dict[int, PageSet]:
+        """Empties the maps of the epoch before: address space -> pages. Call after wait_grace."""
+        keys, values = self._readers[1 - self.epoch].drain()
+        keys = keys.astype(np.uint64, copy=False)
+        if self._byte_maps:
+            values = np.packbits(values.astype(np.bool_), axis=1, bitorder="little").view(np.uint64)
+        order = np.argsort(keys)
+        keys, words = keys[order], values[order].astype(np.uint64, copy=False)
+        spaces = keys >> np.uint64(abi.REGION_BITS)
+        regions = keys & np.uint64((1 << abi.REGION_BITS) - 1)
+        cuts = np.flatnonzero(spaces[1:] != spaces[:-1]) + 1
+        bounds = [0, *cuts.tolist(), len(keys)]
+        return {
+            int(spaces[a]): PageSet(regions[a:b], words[a:b])
+            for a, b in zip(bounds, bounds[1:], strict=False)
+            if b > a
+        }
+
+    def take_stats(self) -> npt.NDArray[np.void]:
+        """(slots,) counters of the epoch before, set to 0 for its next turn. Call after wait_grace."""
+        old = self._stats[:, 1 - self.epoch]
+        taken = old.copy()
+        old[...] = np.zeros((), abi.STATS)
+        return taken
+
+    # ---- stacks ----
+
+    def take_stacks(self) -> tuple[npt.NDArray[np.void], npt.NDArray[np.uint64]]:
+        """Empties the count of pages by stack: ((n,) abi.STACK_KEY, (n,) pages)."""
+        fd = self._fd("stack_pages")
+        reader = kernel.HashReader(fd, np.empty(8192, abi.STACK_KEY), np.empty(8192, np.uint64))
+        keys, values = reader.drain()
+        return keys, values.astype(np.uint64)
+
+    def stack(self, stack_id: int) -> list[int]:
+        """Addresses of a stack, the writing instruction first."""
+        addresses = np.zeros(127, np.uint64)
+        if not kernel.map_lookup(self._fd("stacks"), np.array([stack_id], np.uint32), addresses):
+            return []
+        return [int(a) for a in addresses[addresses != 0]]
+
+    def close(self) -> None:
+        """Detaches everything and frees the maps."""
+        if self.ring is not None:
+            self.ring.close()
+            self.ring = None
+        del self._config, self._stats
+        self._config_map.close()
+        self._stats_map.close()
+        self._bpf.cleanup()
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+class _Said:
+    text = ""
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[_Said]:
+    """BCC and LLVM write to descriptor 2 when they fail: keep that for -v, spare the user."""
+    said = _Said()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield said
+        finally:
+            ctypes.CDLL(None).fflush(None)
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            said.text = file.read().decode(errors="replace")
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "BCC gave no reason"

@@ -1,0 +1,104 @@
+"""Which ways of tracing this kernel takes: tried with a program that does nothing, never by version.
+
+Each function returns None when the way works, else the reason in words a sysadmin knows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from redirty.collector.attach import btf as btf_module
+from redirty.collector.attach import kernel
+from redirty.collector.errors import why
+
+KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
+LOCKDOWN = Path("/sys/kernel/security/lockdown")
+
+# preference: the cheapest and most exact first
+PROBES = ("fentry", "kprobe", "tracepoint")
+
+
+def lockdown_mode() -> str:
+    """The kernel lockdown mode in force: none, integrity, confidentiality, or unknown."""
+    try:
+        text = LOCKDOWN.read_text()
+    except OSError:
+        return "unknown"
+    return text[text.find("[") + 1 : text.find("]")] if "[" in text else "unknown"
+
+
+def _not_permitted(what: str) -> str:
+    if os.geteuid() != 0:
+        return f"{what} needs root (or CAP_BPF with CAP_PERFMON): run with sudo"
+    mode = lockdown_mode()
+    if mode in ("integrity", "confidentiality"):
+        return f"the kernel refuses {what}: it is locked down ({mode} mode)"
+    return f"the kernel refuses {what} (lockdown or a hardened kernel)"
+
+
+def _reason(what: str, error: OSError) -> str:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return _not_permitted(what)
+    if error.errno == errno.EINVAL:
+        return f"the kernel does not know {what} as it is asked for (EINVAL)"
+    return f"{what}: {why(error)}"
+
+
+def tracepoint(name: str = "page_fault_user") -> str | None:
+    """BPF on the page-fault tracepoints."""
+    try:
+        program = kernel.load_nothing(kernel.TYPE_RAW_TRACEPOINT)
+    except OSError as e:
+        return _reason("BPF programs on tracepoints", e)
+    try:
+        os.close(kernel.open_raw_tracepoint(program, name))
+    except FileNotFoundError:
+        return f"the kernel has no tracepoint {name} (it exists on x86 only)"
+    except OSError as e:
+        return _reason(f"BPF on the tracepoint {name}", e)
+    finally:
+        os.close(program)
+    return None
+
+
+def kprobe(function: str = "handle_mm_fault") -> str | None:
+    """BPF on kprobes."""
+    try:
+        pmu = int(KPROBE_PMU.read_text())
+    except OSError:
+        return "the kernel was built without kprobes (CONFIG_KPROBES or CONFIG_KPROBE_EVENTS)"
+    try:
+        os.close(kernel.load_nothing(kernel.TYPE_KPROBE))
+        os.close(kernel.open_kprobe(pmu, function))
+    except OSError as e:
+        return _reason("BPF on kprobes", e)
+    return None
+
+
+def fentry(btf: btf_module.Btf | None, function: str = "handle_mm_fault") -> str | None:
+    """BPF on function entry and exit (fentry, fexit)."""
+    if btf is None:
+        return "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)"
+    btf_id = btf.function_id(function)
+    if btf_id is None:
+        return f"the kernel's type information does not list {function}"
+    try:
+        program = kernel.load_nothing(kernel.TYPE_TRACING, kernel.TRACE_FENTRY, btf_id)
+    except OSError as e:
+        return _reason("BPF on function entry (fentry)", e)
+    try:
+        os.close(kernel.open_raw_tracepoint(program, None))
+    except OSError as e:
+        if e.errno in (errno.EBUSY, 524):  # ENOTSUPP: no ftrace on this function
+            return "the kernel was built without the function tracer that fentry needs"
+        return _reason("BPF on function entry (fentry)", e)
+    finally:
+        os.close(program)
+    return None
+
+
+def try_all(btf: btf_module.Btf | None) -> dict[str, str | None]:
+    """Every way of tracing, in order of preference, with its reason when not."""
+    return {"fentry": fentry(btf), "kprobe": kprobe(), "tracepoint": tracepoint()}

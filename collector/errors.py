@@ -1,0 +1,29 @@
+"""The one family of errors that users see: a line on stderr (what, why, what to do) and an exit code."""
+
+
+class RedirtyError(Exception):
+    """It could not be done. The message is one line for a person."""
+
+    exit_code = 1
+
+
+class UsageError(RedirtyError):
+    """The command line makes no sense."""
+
+    exit_code = 2
+
+
+class TargetEndedError(RedirtyError):
+    """The target ended before the recording was to end; what was recorded is kept and valid."""
+
+    exit_code = 3
+
+
+def why(error: OSError) -> str:
+    """The kernel's reason, as a phrase: 'Operation not permitted (EPERM)'."""
+    import errno
+
+    if error.errno is None:
+        return str(error)
+    name = errno.errorcode.get(error.errno, str(error.errno))
+    return f"{error.strerror or error} ({name})"
