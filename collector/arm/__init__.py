@@ -1,0 +1,1 @@
+"""Ways of write-protecting all pages of a target, and choosing one."""

@@ -5,11 +5,12 @@ one reason: between changing a thread's registers and putting them back nobody m
 collector can be killed at any moment; this one has its own session, blocks what can be blocked,
 ends by itself when the collector is gone, and never before the target is as it was.
 
-Protocol, over a SOCK_SEQPACKET socket (descriptor 3): a JSON request, a JSON answer, with the
+Protocol, over a SOCK_SEQPACKET socket (argv[1] is its descriptor): a JSON request, a JSON answer, with the
 userfaultfd attached to it.
   {"op": "inject", "pid": P}      -> {"ok": true, "stopped_s": T} + descriptor
   {"op": "exec", "pid": P}        -> {"ok": true}, held until its next exec ...
-  {"op": "wait_exec"}             -> {"ok": true} + descriptor, the target stopped at its first instruction
+  {"op": "wait_exec", "userfaultfd": true}
+                                  -> {"ok": true} + descriptor, the target stopped at its first instruction
   {"op": "go"}                    -> {"ok": true}, the target runs
 Errors: {"ok": false, "errno": N, "why": text}; the target runs on.
 """
@@ -35,6 +36,7 @@ _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 SEIZE, INTERRUPT, DETACH, CONT, SINGLESTEP = 0x4206, 0x4207, 17, 7, 9
 GETREGSET, SETREGSET, GETSIGMASK, SETSIGMASK = 0x4204, 0x4205, 0x420A, 0x420B
 O_TRACEEXEC, O_SUSPEND_SECCOMP = 0x10, 1 << 21
+GET_RSEQ = 0x420F
 NT_PRSTATUS = 1
 EVENT_EXEC, EVENT_STOP = 4, 128
 WALL = 0x40000000
@@ -104,11 +106,12 @@ class Thread:
         ptrace(SETREGSET, self.tid, NT_PRSTATUS, ctypes.addressof(buffer))
 
     def block_signals(self) -> "ctypes.Array[ctypes.c_char]":
-        """Blocks all signals of the thread; the mask it had. A handler must not run on registers
-        that are not the program's."""
+        """Blocks the thread's signals; the mask it had. A handler must not run on registers that
+        are not the program's. SIGTRAP stays open: it tells of a step, and the kernel would
+        reset its handler if it had to force it through."""
         old = ctypes.create_string_buffer(8)
         ptrace(GETSIGMASK, self.tid, 8, ctypes.addressof(old))
-        self.set_mask(ctypes.create_string_buffer(b"\xff" * 8, 8))
+        self.set_mask(ctypes.create_string_buffer(b"\xef" + b"\xff" * 7, 8))
         return old
 
     def set_mask(self, mask: "ctypes.Array[ctypes.c_char]") -> None:
@@ -200,16 +203,43 @@ def seize(pid: int, options: int) -> Thread:
         raise
 
 
+def leave_critical_section(thread: Thread, words: "ctypes.Array[ctypes.c_uint64]") -> None:
+    """Restartable sequences: a thread stopped inside one must go on at its abort handler. The
+    kernel would see to that on the way back, but not with a program counter that was borrowed."""
+    buffer = ctypes.create_string_buffer(24)
+    try:
+        ptrace(GET_RSEQ, thread.tid, 24, ctypes.addressof(buffer))
+    except OSError:
+        return  # a kernel before 5.13, or built without
+    (area,) = struct.unpack_from("<Q", buffer)
+    if not area:
+        return
+    with open(f"/proc/{thread.tid}/mem", "r+b", buffering=0) as memory:
+        try:
+            (section,) = struct.unpack("<Q", os.pread(memory.fileno(), 8, area + 8))
+        except OSError:
+            return  # at an exec: the old program's, no more there
+        if not section:
+            return
+        start, length, abort = struct.unpack("<QQQ", os.pread(memory.fileno(), 24, section + 8))
+        if 0 <= words[thread.arch.counter] - start < length:
+            words[thread.arch.counter] = abort
+            os.pwrite(memory.fileno(), bytes(8), area + 8)
+
+
 def get_userfaultfd(thread: Thread, pid: int) -> int:
     """The thread is stopped: makes the descriptor in it, takes a copy, closes the target's."""
     arch = thread.arch
     saved = thread.registers()
     if saved[arch.mode] != arch.mode_value:
         raise Refused(errno.ENOSYS, "it is a 32-bit program")
+    if int(status_field(pid, "SigIgn") or "0", 16) & 1 << (signal.SIGTRAP - 1):
+        raise Refused(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
     at = system_call_address(pid, arch)
     pidfd = _libc.syscall(PIDFD_OPEN, pid, 0)
     if pidfd < 0:
         raise Refused(errno.ESRCH, "the process ended")
+    leave_critical_section(thread, saved)
     mask = thread.block_signals()
     try:
         number = thread.call(saved, at, arch.userfaultfd, UFFD_FLAGS)
@@ -283,22 +313,23 @@ class Server:
             self.pid = pid
             self.reply({"ok": True})
         elif operation == "wait_exec" and self.held is not None:
-            self.wait_exec(self.held)
-        elif operation == "go" and self.held is not None:
-            self.held.release()
+            self.wait_exec(self.held, bool(request["userfaultfd"]))
+        elif operation == "go":
+            if self.held is not None:
+                self.held.release()
             self.held = None
             self.reply({"ok": True})
         else:
             raise Refused(errno.EINVAL, f"no such request: {operation}")
 
-    def wait_exec(self, thread: Thread) -> None:
+    def wait_exec(self, thread: Thread, userfaultfd: bool) -> None:
         try:
             while True:
                 status = thread.wait(30.0)
                 if status >> 16 == EVENT_EXEC:
                     break
                 ptrace(CONT, thread.tid, 0, 0 if status >> 16 else os.WSTOPSIG(status))
-            self.reply({"ok": True}, get_userfaultfd(thread, self.pid))
+            self.reply({"ok": True}, get_userfaultfd(thread, self.pid) if userfaultfd else None)
         except (Refused, OSError):
             thread.release()
             self.held = None
@@ -317,7 +348,7 @@ def main() -> None:
             f.write("-1000")
     except OSError:
         pass
-    Server(socket.socket(fileno=3)).run()
+    Server(socket.socket(fileno=int(sys.argv[1]))).run()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ import numpy.typing as npt
 import redirty.bpfprogs as programs
 from redirty.collector.attach import abi, btf, entries, kernel, trial
 from redirty.collector.attach.ring import Ring
-from redirty.collector.bitmap import PageSet
+from redirty.collector.attach.symbols import Symbols
+from redirty.collector.bitmap import PageSet, empty
 from redirty.collector.errors import RedirtyError, why
 
 log = logging.getLogger(__name__)
@@ -200,10 +201,8 @@ class Tracer:
         """Empties the maps of the epoch before: address space -> pages. Call after wait_grace."""
         keys, values = self._readers[1 - self.epoch].drain()
         keys = keys.astype(np.uint64, copy=False)
-        if self._byte_maps:
-            values = np.packbits(values.astype(np.bool_), axis=1, bitorder="little").view(np.uint64)
         order = np.argsort(keys)
-        keys, words = keys[order], values[order].astype(np.uint64, copy=False)
+        keys, words = keys[order], self._words(values)[order]
         spaces = keys >> np.uint64(abi.REGION_BITS)
         regions = keys & np.uint64((1 << abi.REGION_BITS) - 1)
         cuts = np.flatnonzero(spaces[1:] != spaces[:-1]) + 1
@@ -214,6 +213,26 @@ class Tracer:
             if b > a
         }
 
+    def peek(self, space: int, regions: npt.NDArray[np.uint64]) -> PageSet:
+        """Pages of some regions of an address space logged so far in the epoch that runs."""
+        reader = self._readers[self.epoch]
+        value = np.empty_like(reader.values[:1])
+        keys, words = [], []
+        for region in regions.tolist():
+            key = np.array([(space << abi.REGION_BITS) | region], np.uint64)
+            if kernel.map_lookup(reader.fd, key, value):
+                keys.append(region)
+                words.append(self._words(value)[0].copy())
+        if not keys:
+            return empty()
+        return PageSet(np.array(keys, np.uint64), np.array(words, np.uint64))
+
+    def _words(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:
+        """(n, 8) words of map values, which hold a byte a page where BPF has no atomic OR."""
+        if self._byte_maps:
+            values = np.packbits(values.astype(np.bool_), axis=1, bitorder="little").view(np.uint64)
+        return values.astype(np.uint64, copy=False)
+
     def take_stats(self) -> npt.NDArray[np.void]:
         """(slots,) counters of the epoch before, set to 0 for its next turn. Call after wait_grace."""
         old = self._stats[:, 1 - self.epoch]
@@ -223,12 +242,16 @@ class Tracer:
 
     # ---- stacks ----
 
-    def take_stacks(self) -> tuple[npt.NDArray[np.void], npt.NDArray[np.uint64]]:
-        """Empties the count of pages by stack: ((n,) abi.STACK_KEY, (n,) pages)."""
+    def take_stacks(self) -> list[tuple[int, int, int]]:
+        """Empties the count of pages by stack: (address space, stack, pages) each."""
         fd = self._fd("stack_pages")
         reader = kernel.HashReader(fd, np.empty(8192, abi.STACK_KEY), np.empty(8192, np.uint64))
         keys, values = reader.drain()
-        return keys, values.astype(np.uint64)
+        return [(space, stack, n) for (space, stack), n in zip(keys.tolist(), values.tolist(), strict=True)]
+
+    def symbols(self) -> Symbols:
+        """Names for addresses in targets."""
+        return Symbols(self._bpf)
 
     def stack(self, stack_id: int) -> list[int]:
         """Addresses of a stack, the writing instruction first."""

@@ -1,0 +1,54 @@
+"""What a way of arming gives to the round protocol."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from redirty.collector.bitmap import PageSet
+from redirty.collector.errors import RedirtyError
+from redirty.collector.host.mappings import Mappings
+
+
+class ArmError(RedirtyError):
+    """A target cannot be armed this way. code: errno, or 0."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class GoneError(Exception):
+    """The memory of the target is gone: it ended, or runs another program now."""
+
+
+class Armed(Protocol):
+    """One address space that is write-protected again and again.
+
+    stopped_s: for how long the target stood still, once, so that it could be armed.
+    unarmed: how many of its mappings cannot be write-protected (device memory and such).
+    """
+
+    stopped_s: float
+    unarmed: int
+
+    def arm(self, mappings: Mappings) -> PageSet:
+        """Write-protects every mapped page. Returns candidates: every page that the page tables
+        say was written since the arm before, and maybe some that were only mapped or read.
+
+        Errors: GoneError.
+        """
+
+    def settle(self, candidates: PageSet, mappings: Mappings) -> tuple[PageSet, PageSet]:
+        """Of the candidates: (those written, those that are present or swapped out).
+
+        Errors: GoneError.
+        """
+
+    def present(self, mappings: Mappings, first: int, last: int) -> PageSet:
+        """Pages present or swapped out, of page numbers first to last exclusive.
+
+        Errors: GoneError.
+        """
+
+    def close(self) -> None:
+        """Lifts the write protection and lets go of the target."""

@@ -1,0 +1,120 @@
+"""Which way of arming this machine has: each tried by a round trip on a page of a child process.
+
+clear_refs can accept the command and do nothing (a kernel without CONFIG_MEM_SOFT_DIRTY), so
+nothing short of writing and looking tells.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+
+from redirty.collector.arm import pagemap as pm
+from redirty.collector.arm.base import Armed, ArmError, GoneError
+from redirty.collector.arm.injection import Injector
+from redirty.collector.arm.soft_dirty import SoftDirtyArmed
+from redirty.collector.arm.uffd import UffdArmed
+from redirty.collector.bitmap import PAGE_SHIFT, U64, from_pages
+from redirty.collector.errors import RedirtyError, why
+from redirty.collector.host.mappings import MapsFile
+
+WAYS = ("uffd", "soft-dirty")  # preference: reading and clearing in one step comes first
+
+# Four pages, all written; then one more write to a page for each line of input.
+_CHILD = """
+import ctypes, mmap, sys
+m = mmap.mmap(-1, 16384, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for i in range(4): m[i * 4096] = 1
+print(ctypes.addressof(ctypes.c_char.from_buffer(m)), flush=True)
+for line in sys.stdin:
+    m[int(line) * 4096] = 2
+    print("written", flush=True)
+"""
+
+
+def open_armed(way: str, pid: int, injector: Injector) -> Armed:
+    """Makes a process ready for arming in one way (of WAYS).
+
+    Errors: ArmError, GoneError.
+    """
+    if way == "soft-dirty":
+        return SoftDirtyArmed(pid)
+    descriptor, stopped_s = injector.userfaultfd(pid)
+    return UffdArmed(pid, descriptor, stopped_s)
+
+
+def round_trip(way: str, injector: Injector) -> str | None:
+    """Tries a way for real: arm, write page 2 of 4, look. None when it works, else the reason."""
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdin and child.stdout
+    maps = armed = None
+    try:
+        first = int(child.stdout.readline()) >> PAGE_SHIFT
+        maps = MapsFile(child.pid)
+        mappings = maps.read()
+        if mappings is None:
+            return "the process it was tried on ended"
+        if way == "uffd" and not pm.scan_supported():
+            return "the kernel has no PAGEMAP_SCAN (Linux 6.7 has)"
+        armed = open_armed(way, child.pid, injector)
+        armed.arm(mappings)
+        child.stdin.write("2\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        candidates = armed.arm(mappings)
+        written, _ = armed.settle(candidates, mappings)
+        four = from_pages(_page_range(first, 4))
+        if written & four == from_pages(_page_range(first + 2, 1)):
+            return None
+        if way == "soft-dirty":
+            return (
+                "the kernel accepts clear_refs but marks no page: it was built without "
+                "CONFIG_MEM_SOFT_DIRTY"
+            )
+        return "a page written after arming was not found again"
+    except ArmError as e:
+        return str(e)
+    except GoneError:
+        return "the process it was tried on ended"
+    except OSError as e:
+        return why(e)
+    finally:
+        if armed is not None:
+            armed.close()
+        if maps is not None:
+            maps.close()
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdin.close()
+        child.stdout.close()
+
+
+def _page_range(first: int, count: int) -> U64:
+    return np.arange(first, first + count, dtype=np.uint64)
+
+
+def require_root() -> None:
+    """Errors: RedirtyError when we are not."""
+    if os.geteuid() != 0:
+        raise RedirtyError("tracing needs root (BPF, and other processes' memory): run with sudo")
+
+
+def choose(wanted: str, injector: Injector) -> str:
+    """The way of arming to use: the wanted one, or with auto the first that works.
+
+    Errors: RedirtyError with every reason.
+    """
+    reasons = {}
+    for way in WAYS if wanted == "auto" else (wanted,):
+        reason = round_trip(way, injector)
+        if reason is None:
+            return way
+        reasons[way] = reason
+    text = "; ".join(f"{way}: {reason}" for way, reason in reasons.items())
+    raise RedirtyError(f"cannot arm memory on this kernel: {text} (see: redirty check)")

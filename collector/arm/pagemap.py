@@ -1,0 +1,123 @@
+"""The kernel's page-table state of a process: PAGEMAP_SCAN (Linux 6.7) and /proc/PID/pagemap.
+
+Sources: Documentation/admin-guide/mm/pagemap.rst, fs/proc/task_mmu.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+import numpy as np
+import numpy.typing as npt
+
+from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, from_pages, from_ranges
+
+WPALLOWED, WRITTEN, FILE, PRESENT, SWAPPED, PFNZERO, HUGE, SOFT_DIRTY = (1 << i for i in range(8))
+WP_MATCHING, CHECK_WPASYNC = 1, 2
+_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), 96 bytes
+
+REGION = np.dtype([("start", "<u8"), ("end", "<u8"), ("categories", "<u8")])
+Regions = npt.NDArray[np.void]
+_ARGUMENT = np.dtype(
+    [
+        (name, "<u8")
+        for name in (
+            *("size", "flags", "start", "end", "walk_end", "vec", "vec_len", "max_pages"),
+            *("category_inverted", "category_mask", "category_anyof_mask", "return_mask"),
+        )
+    ]
+)
+
+
+class Pagemap:
+    """An open /proc/PID/pagemap: bound to the memory the process had when it was opened."""
+
+    def __init__(self, pid: int, regions: int = 65536) -> None:
+        self.fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self._regions = np.empty(regions, REGION)
+        self._argument = np.zeros(1, _ARGUMENT)
+        self._argument["size"] = _ARGUMENT.itemsize
+        self._argument["vec"] = self._regions.ctypes.data
+        self._argument["vec_len"] = regions
+
+    def scan(
+        self,
+        start: int,
+        end: int,
+        *,
+        mask: int = 0,
+        anyof: int = 0,
+        returned: int = 0,
+        flags: int = 0,
+        inverted: int = 0,
+    ) -> Regions:
+        """PAGEMAP_SCAN over [start, end): the (n,) REGIONs whose pages have all categories of mask
+        and one of anyof (those of inverted taken as their opposite), with flags WP_MATCHING
+        write-protecting them in the same step.
+
+        Errors: OSError (ENOTTY: the kernel is older than 6.7; EFAULT: end is above all that
+        this processor can map).
+        """
+        argument = self._argument
+        argument["flags"], argument["category_mask"] = flags, mask
+        argument["category_anyof_mask"], argument["return_mask"] = anyof, returned
+        argument["category_inverted"], argument["end"] = inverted, end
+        found = []
+        at = start
+        while True:
+            argument["start"] = at
+            try:
+                # fcntl.ioctl with an address would copy; the array is changed in place instead
+                count = fcntl.ioctl(self.fd, _SCAN, argument.view(np.uint8).data, True)
+            except InterruptedError:
+                continue
+            if count:
+                found.append(self._regions[:count].copy())
+            at = int(argument["walk_end"][0])
+            if at >= end or count < len(self._regions):
+                break
+        return np.concatenate(found) if found else self._regions[:0].copy()
+
+    def entries(self, first_page: int, count: int) -> U64:
+        """(count,) raw entries of /proc/PID/pagemap from a page number on (shorter at the end)."""
+        data = os.pread(self.fd, count * 8, first_page * 8)
+        return np.frombuffer(data, np.uint64)
+
+    def close(self) -> None:
+        """Lets go of the process's memory."""
+        os.close(self.fd)
+
+
+def scan_supported() -> bool:
+    """Whether this kernel has PAGEMAP_SCAN, tried on an empty range of our own."""
+    pagemap = Pagemap(os.getpid(), regions=1)
+    try:
+        pagemap.scan(0, 1 << PAGE_SHIFT, mask=PRESENT, returned=PRESENT)
+    except OSError as e:
+        if e.errno in (errno.ENOTTY, errno.EINVAL):
+            return False
+        raise
+    finally:
+        pagemap.close()
+    return True
+
+
+def to_pages(regions: Regions) -> PageSet:
+    """The pages of regions, which ascend and do not overlap."""
+    shift = np.uint64(PAGE_SHIFT)
+    return from_ranges(regions["start"] >> shift, regions["end"] >> shift)
+
+
+# bits of a raw entry
+ENTRY_PRESENT = np.uint64(1 << 63)
+ENTRY_SWAPPED = np.uint64(1 << 62)
+ENTRY_FILE = np.uint64(1 << 61)
+ENTRY_SOFT_DIRTY = np.uint64(1 << 55)
+ENTRY_FRAME = np.uint64((1 << 55) - 1)
+
+
+def pages_where(first_page: int, chosen: npt.NDArray[np.bool_]) -> PageSet:
+    """Pages first_page + i where chosen[i]."""
+    return from_pages(np.flatnonzero(chosen).astype(np.uint64) + np.uint64(first_page))

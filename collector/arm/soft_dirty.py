@@ -1,0 +1,143 @@
+"""Arming with the soft-dirty bit: writing 4 to /proc/PID/clear_refs write-protects every page, and
+the kernel sets bit 55 of a page's pagemap entry when it is written again.
+
+Reading and clearing are two steps. A write between them loses its bit, but not its fault: the page
+was protected, so the write-fault log has it, or was seen dirty by the reading already.
+Source: Documentation/admin-guide/mm/soft-dirty.rst.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+
+import numpy as np
+
+from redirty.collector.arm import pagemap as pm
+from redirty.collector.arm.base import ArmError, GoneError
+from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, drop_empty, empty
+from redirty.collector.errors import why
+from redirty.collector.host.mappings import Mappings
+
+_CHUNK_PAGES = 1 << 20
+
+
+@functools.cache
+def zero_page_frame() -> int:
+    """Frame number of the page of zeros that reads of untouched memory get; 0 when hidden."""
+    with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
+        array = np.frombuffer(page, np.uint8)
+        int(array[0])  # a read, so that it is mapped
+        pagemap = pm.Pagemap(os.getpid(), regions=1)
+        entry = pagemap.entries(array.ctypes.data >> PAGE_SHIFT, 1)
+        pagemap.close()
+        del array
+    return int(entry[0] & pm.ENTRY_FRAME)
+
+
+class SoftDirtyArmed:
+    """An address space armed through its soft-dirty bits. The target is not stopped for it."""
+
+    stopped_s = 0.0
+    unarmed = 0
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        try:
+            self._pagemap = pm.Pagemap(pid, regions=1)
+            self._clear_refs = os.open(f"/proc/{pid}/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise GoneError from None
+        except OSError as e:
+            raise ArmError(f"cannot arm process {pid} with soft-dirty bits: {why(e)}", e.errno or 0) from None
+        self._last_entries: tuple[PageSet, PageSet] = (empty(), empty())
+
+    def arm(self, mappings: Mappings) -> PageSet:
+        """See Armed."""
+        dirty, written, present = self._read(mappings)
+        self._last_entries = (written, present)
+        self.protect()
+        return dirty
+
+    def protect(self) -> None:
+        """Clears all soft-dirty bits, and with them the right to write unseen."""
+        try:
+            os.pwrite(self._clear_refs, b"4\n", 0)
+        except ProcessLookupError:
+            raise GoneError from None
+        except OSError as e:
+            raise ArmError(f"cannot clear the soft-dirty bits of process {self.pid}: {why(e)}") from None
+
+    def _read(self, mappings: Mappings) -> tuple[PageSet, PageSet, PageSet]:
+        """(soft-dirty and mapped, those of them that can have been written, present or swapped)."""
+        dirty, written, present = [], [], []
+        zero = np.uint64(zero_page_frame())
+        for mapping in mappings.items:
+            shared = mapping.perms[3] == "s"
+            page, last = mapping.start >> PAGE_SHIFT, mapping.end >> PAGE_SHIFT
+            while page < last:
+                entries = self._entries(page, min(_CHUNK_PAGES, last - page))
+                if len(entries) == 0:
+                    break
+                here = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_SWAPPED)) != 0
+                soft = here & ((entries & pm.ENTRY_SOFT_DIRTY) != 0)
+                # A mapping is soft-dirty as a whole until the first clearing after it was made,
+                # so pages only read since then carry the bit as well.
+                real = soft
+                if zero:
+                    is_zero = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_FRAME)) == (pm.ENTRY_PRESENT | zero)
+                    real = real & ~is_zero
+                if not shared:
+                    real = real & ((entries & pm.ENTRY_FILE) == 0)
+                elif mapping.perms[1] != "w":
+                    real = np.zeros_like(real)
+                for found, into in ((soft, dirty), (real, written), (here, present)):
+                    if found.any():
+                        into.append(pm.pages_where(page, found))
+                page += len(entries)
+        return _joined(dirty), _joined(written), _joined(present)
+
+    def _entries(self, page: int, count: int) -> U64:
+        try:
+            return self._pagemap.entries(page, count)
+        except OSError as e:
+            if isinstance(e, ProcessLookupError):
+                raise GoneError from None
+            raise ArmError(f"cannot read the pagemap of process {self.pid}: {why(e)}") from None
+
+    def settle(self, candidates: PageSet, mappings: Mappings) -> tuple[PageSet, PageSet]:
+        """See Armed. Told by the same reading of the page tables that found the candidates."""
+        written, present = self._last_entries
+        return candidates & written, candidates & present
+
+    def present(self, mappings: Mappings, first: int, last: int) -> PageSet:
+        """See Armed."""
+        found = []
+        for mapping in mappings.items:
+            page = max(mapping.start >> PAGE_SHIFT, first)
+            end = min(mapping.end >> PAGE_SHIFT, last)
+            while page < end:
+                entries = self._entries(page, min(_CHUNK_PAGES, end - page))
+                if len(entries) == 0:
+                    break
+                here = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_SWAPPED)) != 0
+                if here.any():
+                    found.append(pm.pages_where(page, here))
+                page += len(entries)
+        return _joined(found)
+
+    def close(self) -> None:
+        """See Armed. Pages still protected cost their next writer one fault each, then no more."""
+        os.close(self._clear_refs)
+        self._pagemap.close()
+
+
+def _joined(parts: list[PageSet]) -> PageSet:
+    """The union of sets in ascending order: neighbours share at most one region."""
+    if not parts:
+        return empty()
+    keys = np.concatenate([p.keys for p in parts])
+    words = np.concatenate([p.words for p in parts])
+    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+    return drop_empty(PageSet(keys[starts], np.bitwise_or.reduceat(words, starts, axis=0)))

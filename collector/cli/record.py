@@ -1,0 +1,126 @@
+"""redirty record: traces a target into a recording."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redirty.collector.cli.target import add_target, target_of
+from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
+from redirty.collector.units import parse_time, show_pages
+
+if TYPE_CHECKING:
+    from redirty.collector.rounds import Round
+
+_EPILOG = """\
+A round is the time between two arms. At its start every page of the target is write-protected;
+the first write to a page then faults and is logged, and costs about a microsecond once.
+
+The recording is a directory of CSV files (rounds, mappings, pages, curve, tlb) with meta.json,
+0700 and 0600: addresses tell about the target.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares them."""
+    parser.usage = "redirty record TARGET [interval [count]] [-d TIME] -o DIR"
+    parser.epilog = _EPILOG
+    add_target(parser)
+    parser.add_argument("interval", nargs="?", default="1s", help="length of a round: 1, 100ms (default: 1s)")
+    parser.add_argument("count", nargs="?", type=int, default=0, help="stop after so many rounds")
+    parser.add_argument("-d", "--duration", metavar="TIME", help="stop after so long: 10, 500ms, 2m")
+    parser.add_argument("-o", "--output", metavar="DIR", required=True, help="the recording, a new directory")
+    parser.add_argument("--events", action="store_true", help="also write every write fault (events.parquet)")
+    parser.add_argument("--stacks", action="store_true", help="also write who dirties (stacks.folded)")
+    parser.add_argument("--json", action="store_true", help="a summary for programs on stdout at the end")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Records."""
+    interval_s = parse_time(options.interval)
+    if interval_s < 0.001:
+        raise UsageError(f"an interval of {options.interval} is too short: 1ms is the least, 100ms is usual")
+    if options.count < 0:
+        raise UsageError(f"a count of rounds is 1 or more: {options.count}")
+    duration_s = parse_time(options.duration) if options.duration else 0.0
+    if options.duration and duration_s <= 0:
+        raise UsageError(f"a duration is more than 0: {options.duration}")
+    directory = Path(options.output)
+    if directory.exists():
+        raise RedirtyError(f"{directory} exists already: give another -o DIR, or remove it")
+    from redirty.collector.arm.choose import require_root
+
+    require_root()
+    target = target_of(options)
+    from redirty.collector.session import Plan, Session
+
+    plan = Plan(
+        target=target,
+        directory=directory,
+        interval_s=interval_s,
+        count=options.count,
+        duration_s=duration_s,
+        arm=options.arm,
+        probe=options.probe,
+        events=options.events,
+        stacks=options.stacks,
+    )
+    progress = Progress(quiet=options.quiet)
+    session = Session(plan, progress.show)
+    try:
+        session.run()
+    except TargetEndedError:
+        progress.end()
+        if options.json and session.rounds:
+            _print_json(directory)
+        raise
+    finally:
+        progress.end()
+    if options.json:
+        _print_json(directory)
+    elif not options.quiet:
+        rounds = "1 round" if session.rounds == 1 else f"{session.rounds} rounds"
+        print(f"redirty: {rounds} in {directory} (see: redirty report {directory})", file=sys.stderr)
+    return 130 if session.interrupted else 0
+
+
+def _print_json(directory: Path) -> None:
+    from redirty.collector.analyze.summary import print_json
+
+    print_json(directory)
+
+
+class Progress:
+    """One line on a terminal, rewritten each round; nothing in a pipe."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._on = not quiet and sys.stderr.isatty()
+        self._shown = False
+        self._lost = 0
+
+    def show(self, result: Round) -> None:
+        """Says what the round was like."""
+        if not self._on:
+            return
+        from redirty.collector.rates import rates
+
+        dirty = sum(len(s.dirty) for s in result.spaces)
+        redirtied = sum(len(s.redirtied) for s in result.spaces)
+        missed = sum(len(s.missed) for s in result.spaces)
+        self._lost += int(result.stats["lost"].sum() + result.stats["lost_events"].sum())
+        r = rates(dirty, redirtied, 0, result.duration_s)
+        line = (
+            f"round {result.number}  dirty {show_pages(r.dirty_pages)}/s  "
+            f"re-dirtied {show_pages(r.redirtied_pages)}/s  missed {missed}  lost {self._lost}"
+        )
+        print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
+        self._shown = True
+
+    def end(self) -> None:
+        """Leaves the line as it is."""
+        if self._shown:
+            print(file=sys.stderr)
+            self._shown = False

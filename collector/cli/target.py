@@ -1,0 +1,60 @@
+"""The arguments that name a target, the same for every verb that takes one."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from redirty.collector.errors import UsageError
+
+_HELP = "one of -p, --tree, --cgroup, or -- COMMAND at the end"
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """-p PID (repeatable), --tree PID, --cgroup PATH; -- COMMAND is split off before."""
+    group = parser.add_argument_group("target", _HELP)
+    group.add_argument("-p", "--pid", type=int, action="append", metavar="PID", help="a process (repeatable)")
+    group.add_argument("--tree", type=int, metavar="PID", help="a process and its descendants, also those to come")
+    group.add_argument("--cgroup", metavar="PATH", help="a cgroup: its directory, or its path below the mount")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--arm",
+        choices=("auto", "soft-dirty", "uffd"),
+        default="auto",
+        help="how pages are write-protected (see: redirty check)",
+    )
+    how.add_argument(
+        "--probe",
+        choices=("auto", "fentry", "kprobe", "tracepoint"),
+        default="auto",
+        help="where in the kernel faults are seen (see: redirty check)",
+    )
+
+
+def target_of(options: argparse.Namespace) -> Any:
+    """A host.targets.TargetSet.
+
+    Errors: UsageError when there is not exactly one; RedirtyError when it is not there.
+    """
+    named = [
+        bool(options.pid),
+        options.tree is not None,
+        options.cgroup is not None,
+        bool(options.command),
+    ]
+    if sum(named) != 1:
+        raise UsageError(f"give one target: {_HELP}")
+    for pid in [*(options.pid or []), *([] if options.tree is None else [options.tree])]:
+        if pid <= 0:
+            raise UsageError(f"a process number is above 0: {pid}")
+    from redirty.collector.host import targets
+
+    if options.pid:
+        return targets.Pids(options.pid)
+    if options.tree is not None:
+        return targets.Tree(options.tree)
+    if options.cgroup is not None:
+        return targets.Cgroup(options.cgroup)
+    from redirty.collector.host.command import Command
+
+    return Command(options.command)

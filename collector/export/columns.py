@@ -1,0 +1,21 @@
+"""The columns of a recording's files: the promise to users. Only ever added to, at the end."""
+
+ROUNDS = (
+    *("round", "start_s", "duration_s", "arm_s", "present_pages", "dirty_pages", "redirtied_pages"),
+    *("new_pages", "log_pages", "scan_pages", "missed_pages", "write_faults", "lost_events"),
+    *("tlb_flushes", "tlb_flush_s"),
+    *("first_touch_faults", "write_protect_faults", "cow_faults", "mkwrite_faults", "huge_faults"),
+)
+MAPPINGS = (
+    *("round", "pid", "start", "end", "perms", "mapping_class", "path"),
+    *("present_pages", "dirty_pages", "redirtied_pages", "write_faults"),
+)
+PAGES = (
+    *("pid", "address", "mapping_class", "rounds_dirty", "rounds_redirtied", "write_faults"),
+    *("first_round", "last_round"),
+)
+CURVE = ("pid", "elapsed_s", "unique_dirty_pages")
+TLB = ("round", "pid", "reason", "flushes", "pages", "time_s", "full_flushes")
+EVENTS = ("time_s", "pid", "tid", "address", "ip", "kind", "stack_id")
+
+SCHEMA = 1

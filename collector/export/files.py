@@ -1,0 +1,98 @@
+"""Files of a recording: 0600, appended to in whole rows, replaced as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from redirty.collector.errors import RedirtyError, why
+
+
+def trouble(path: Path, error: OSError) -> RedirtyError:
+    """What a user is told when a file cannot be written."""
+    return RedirtyError(f"cannot write {path}: {why(error)}; what was recorded before is kept")
+
+
+class CsvFile:
+    """A CSV file (RFC 4180) that grows by whole blocks of rows."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as e:
+            raise trouble(path, e) from None
+        self.append([columns])
+
+    def append(self, rows: Iterable[Sequence[object]]) -> None:
+        """Adds rows. When the disk is full the file is left as it was.
+
+        Errors: RedirtyError.
+        """
+        data = memoryview(csv_bytes(rows))
+        size = os.lseek(self._fd, 0, os.SEEK_END)
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError as e:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, size)
+            raise trouble(self.path, e) from None
+
+    def close(self) -> None:
+        """Done."""
+        os.close(self._fd)
+
+
+def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
+    """Rows as CSV; None becomes an empty field. Bytes of a path that are no UTF-8 are replaced."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    return text.getvalue().encode("utf-8", errors="replace")
+
+
+def replace(path: Path, blocks: Iterable[bytes]) -> None:
+    """Writes a file beside the old one and puts it in its place.
+
+    Errors: RedirtyError; the old file is then still there.
+    """
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            for block in blocks:
+                left = memoryview(block)
+                while left:
+                    left = left[os.write(fd, left) :]
+        finally:
+            os.close(fd)
+        beside.replace(path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise trouble(path, e) from None
+
+
+def write_json(path: Path, content: object) -> None:
+    """Replaces a JSON file. Errors: RedirtyError."""
+    replace(path, [(json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")])
+
+
+def new_directory(path: Path) -> None:
+    """Makes the directory of a recording, which must not be there yet.
+
+    Errors: RedirtyError.
+    """
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        raise RedirtyError(f"{path} exists already: give another -o DIR, or remove it") from None
+    except FileNotFoundError:
+        raise RedirtyError(f"cannot make {path}: {path.parent} does not exist") from None
+    except OSError as e:
+        raise RedirtyError(f"cannot make {path}: {why(e)}") from None

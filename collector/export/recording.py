@@ -1,0 +1,246 @@
+"""Writes a recording: rows as rounds end, sums at the end and now and then in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from redirty.collector import VERSION
+from redirty.collector.attach import abi
+from redirty.collector.bitmap import PAGE_SHIFT, count_in, page_numbers
+from redirty.collector.export import columns, files
+from redirty.collector.host.mappings import Mappings
+from redirty.collector.rates import CurveSum, PageCounts
+from redirty.collector.rounds import Round, SpaceRound
+
+_SUMS_EVERY_S = 10.0
+_SUMS_SHARE = 50  # and at most a fiftieth of the time goes into them
+_ROWS_A_BLOCK = 100_000
+
+
+@dataclass
+class Meta:
+    """What meta.json says. features: what the probes that took hold can tell (attach.entries)."""
+
+    target: dict[str, Any]
+    probe: str
+    arm: str
+    interval_s: float
+    kernel: str
+    features: frozenset[str]
+    extra: dict[str, Any] = field(default_factory=dict)
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def content(self, complete: bool, rounds: int) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "schema": columns.SCHEMA,
+            "redirty": VERSION,
+            "kernel": self.kernel,
+            "page_size": 1 << PAGE_SHIFT,
+            "target": self.target,
+            "probe": self.probe,
+            "arm": self.arm,
+            "started": self.started.isoformat(),
+            "interval_s": self.interval_s,
+            "complete": complete,
+            "rounds": rounds,
+            "features": sorted(self.features),
+            **self.extra,
+        }
+
+
+class Recording:
+    """A recording being written into a new directory.
+
+    rounds.csv is written last in each round: a round that has no row there is not complete.
+    """
+
+    def __init__(self, directory: Path, meta: Meta) -> None:
+        self.directory = directory
+        self.meta = meta
+        self.rounds = 0
+        files.new_directory(directory)
+        self._save_meta(complete=False)
+        self._rounds = files.CsvFile(directory / "rounds.csv", columns.ROUNDS)
+        self._mappings = files.CsvFile(directory / "mappings.csv", columns.MAPPINGS)
+        self._tlb = files.CsvFile(directory / "tlb.csv", columns.TLB)
+        self._pages: dict[int, PageCounts] = {}
+        self._curves: dict[int, CurveSum] = {}
+        self._last_mappings: dict[int, Mappings] = {}
+        self._shown: dict[int, Mappings] = {}
+        self._sums_due = time.monotonic() + _SUMS_EVERY_S
+
+    def _save_meta(self, complete: bool) -> None:
+        files.write_json(self.directory / "meta.json", self.meta.content(complete, self.rounds))
+
+    def add(self, result: Round) -> None:
+        """Writes one round down.
+
+        Errors: RedirtyError (disk full); rounds before stay as they are.
+        """
+        mapping_rows: list[tuple[object, ...]] = []
+        tlb_rows: list[tuple[object, ...]] = []
+        for space in result.spaces:
+            mapping_rows += self._mapping_rows(result.number, space)
+            tlb_rows += self._tlb_rows(result.number, space)
+        self._mappings.append(mapping_rows)
+        self._tlb.append(tlb_rows)
+        self._rounds.append([round_row(result, self.meta.features)])
+        self.rounds += 1
+        for space in result.spaces:
+            counts = self._pages.setdefault(space.pid, PageCounts())
+            counts.add(result.number, space.dirty, space.redirtied, space.log)
+            if space.mappings.items:
+                self._last_mappings[space.pid] = space.mappings
+            if len(space.stats):
+                curve = self._curves.setdefault(space.pid, CurveSum())
+                curve.add(space.stats["hist"][0], result.duration_s, len(space.dirty))
+        if time.monotonic() > self._sums_due:
+            self._write_sums()
+
+    def _mapping_rows(self, number: int, space: SpaceRound) -> Iterator[tuple[object, ...]]:
+        """Mappings that were written, and all when they are first seen or when the list changed."""
+        m = space.mappings
+        if not m.items:
+            return
+        dirty = count_in(space.dirty, m.starts, m.ends)
+        old = self._shown.get(space.pid)
+        known = set() if old is None else set(old.items)
+        self._shown[space.pid] = m
+        if old is m:
+            chosen = np.flatnonzero(dirty).tolist()
+        else:
+            chosen = [i for i, item in enumerate(m.items) if dirty[i] or item not in known]
+        starts, ends = m.starts[chosen], m.ends[chosen]
+        present = count_in(space.present, starts, ends)
+        redirtied = count_in(space.redirtied, starts, ends)
+        faults = count_in(space.log, starts, ends)
+        for k, i in enumerate(chosen):
+            item = m.items[i]
+            yield (
+                *(number, space.pid, f"{item.start:#x}", f"{item.end:#x}", item.perms, item.mapping_class),
+                *(item.path, int(present[k]), int(dirty[i]), int(redirtied[k]), int(faults[k])),
+            )
+
+    def _tlb_rows(self, number: int, space: SpaceRound) -> Iterator[tuple[object, ...]]:
+        if not len(space.stats):
+            return
+        for reason, tlb in zip(abi.TLB_REASON_NAMES, space.stats["tlb"][0], strict=True):
+            if tlb["flushes"]:
+                timed = reason in ("flush_tlb_mm_range", "arch_tlbbatch_flush")
+                seconds = f"{int(tlb['ns']) / 1e9:.9f}" if timed else None
+                yield (
+                    *(number, space.pid, reason, int(tlb["flushes"]), int(tlb["pages"]), seconds),
+                    int(tlb["full_flushes"]),
+                )
+
+    # ---- sums ----
+
+    def _write_sums(self) -> None:
+        begun = time.monotonic()
+        files.replace(self.directory / "pages.csv", self._page_blocks())
+        rows: list[tuple[object, ...]] = [columns.CURVE]
+        for pid, total in sorted(self._curves.items()):
+            curve = total.curve()
+            pairs = zip(curve.elapsed_s.tolist(), curve.unique_dirty_pages.tolist(), strict=True)
+            rows += [(pid, f"{t:.9f}", f"{w:.3f}") for t, w in pairs]
+        files.replace(self.directory / "curve.csv", [files.csv_bytes(rows)])
+        took = time.monotonic() - begun
+        self._sums_due = time.monotonic() + max(_SUMS_EVERY_S, took * _SUMS_SHARE)
+
+    def _page_blocks(self) -> Iterator[bytes]:
+        yield files.csv_bytes([columns.PAGES])
+        for pid, counts in sorted(self._pages.items()):
+            table = counts.table()
+            pages = table["page"]
+            classes = page_classes(pages, self._last_mappings.get(pid))
+            for at in range(0, len(pages), _ROWS_A_BLOCK):
+                part = slice(at, at + _ROWS_A_BLOCK)
+                lists = [table[n][part].tolist() for n in ("dirty", "redirtied", "faults", "first", "last")]
+                lines = (
+                    f"{pid},{page << PAGE_SHIFT:#x},{kind},{d},{r},{f},{first},{last}\r\n"
+                    for page, kind, d, r, f, first, last in zip(
+                        pages[part].tolist(), classes[part], *lists, strict=True
+                    )
+                )
+                yield "".join(lines).encode()
+
+    def close(self, *, complete: bool, extra: dict[str, Any] | None = None) -> None:
+        """Writes the sums and says in meta.json whether the recording ran as long as it was to.
+
+        Errors: RedirtyError (disk full).
+        """
+        self.meta.extra |= extra or {}
+        self._write_sums()
+        self._save_meta(complete)
+        for file in (self._rounds, self._mappings, self._tlb):
+            file.close()
+
+
+def page_classes(pages: npt.NDArray[np.generic], mappings: Mappings | None) -> list[str]:
+    """The mapping class of each page number; empty for pages in no mapping any more."""
+    if mappings is None or not mappings.items:
+        return [""] * len(pages)
+    at = np.searchsorted(mappings.starts, pages, side="right") - 1
+    inside = (at >= 0) & (pages < mappings.ends[np.maximum(at, 0)])
+    names = np.array([*(m.mapping_class for m in mappings.items), ""])
+    found: list[str] = names[np.where(inside, at, len(names) - 1)].tolist()
+    return found
+
+
+def _sum_if(present: bool, value: object) -> int | None:
+    """A count, or None where this kernel cannot know it."""
+    return int(value) if present else None  # type: ignore[call-overload,no-any-return]
+
+
+def tlb_totals(tlb: npt.NDArray[np.void], features: frozenset[str]) -> tuple[int | None, float | None]:
+    """(flushes begun, seconds waited for them) of (n, 8) abi.TLB; None where not known."""
+    counts = tlb["flushes"].sum(axis=0)
+    if "tlb_time" in features:
+        timed = [abi.TLB_MM_RANGE, abi.TLB_BATCH]
+        return int(counts[timed].sum()), float(tlb["ns"][:, timed].sum()) / 1e9
+    if "tlb" in features:
+        # begun here: local ones and those another CPU was asked for; not what a switch of tasks
+        # or another CPU's request caused
+        return int(counts[[2, 3, 4]].sum()), None
+    return None, None
+
+
+def round_row(result: Round, features: frozenset[str]) -> tuple[object, ...]:
+    """The row of rounds.csv."""
+    spaces = result.spaces
+    kinds = result.stats["kinds"].sum(axis=0)
+    dirty = sum(len(s.dirty) for s in spaces)
+    redirtied = sum(len(s.redirtied) for s in spaces)
+    scans = [s.scanned_pages for s in spaces if s.scanned_pages is not None]
+    flushes, flush_s = tlb_totals(result.stats["tlb"], features)
+    faults = int(kinds[abi.WRITE_FAULTS])
+    if "first_touch" in features:
+        first_touch: int | None = int(kinds[abi.FIRST_TOUCH])
+    elif "write_protect" in features:
+        first_touch = max(0, faults - int(kinds[abi.WRITE_PROTECT]))
+    else:
+        first_touch = None
+    return (
+        *(result.number, f"{result.start_s:.6f}", f"{result.duration_s:.6f}", f"{result.arm_s:.6f}"),
+        *(sum(len(s.present) for s in spaces), dirty, redirtied, dirty - redirtied),
+        sum(len(s.log) for s in spaces),
+        sum(scans) if scans else None,
+        sum(len(s.missed) for s in spaces) if scans else None,
+        faults,
+        int(result.stats["lost"].sum() + result.stats["lost_events"].sum()),
+        *(flushes, None if flush_s is None else f"{flush_s:.9f}"),
+        first_touch,
+        _sum_if("write_protect" in features, kinds[abi.WRITE_PROTECT]),
+        _sum_if("cow" in features, kinds[abi.COW]),
+        _sum_if("mkwrite" in features, kinds[abi.MKWRITE]),
+        _sum_if("huge" in features, kinds[abi.HUGE]),
+    )

@@ -1,0 +1,61 @@
+"""stacks.folded: who dirties the pages, as folded stacks weighted by pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Protocol
+
+from redirty.collector.attach import abi
+from redirty.collector.export import files
+
+
+class StackSource(Protocol):
+    """Of the tracer: counts by stack since the last call, and a stack's addresses."""
+
+    def take_stacks(self) -> list[tuple[int, int, int]]:
+        """(address space, stack, pages) each."""
+
+    def stack(self, stack_id: int) -> list[int]:
+        """Addresses, the writing instruction first."""
+
+
+class Namer(Protocol):
+    """Names of functions."""
+
+    def name(self, pid: int, address: int) -> str:
+        """The function at an address of a process."""
+
+
+class StackFile:
+    """Adds up pages by stack; names are looked up while the process lives."""
+
+    def __init__(self, directory: Path, source: StackSource, namer: Namer, names: dict[int, str]) -> None:
+        self._path = directory / "stacks.folded"
+        self._source = source
+        self._namer = namer
+        self._comms = names
+        self._folded: dict[tuple[int, int], str] = {}
+        self._pages: Counter[str] = Counter()
+
+    def poll(self) -> None:
+        """Takes what the kernel counted since the last call."""
+        for space, stack, pages in self._source.take_stacks():
+            key = (space, stack)
+            if key not in self._folded:
+                self._folded[key] = self._fold(abi.tgid_of(space), stack)
+            self._pages[self._folded[key]] += pages
+
+    def _fold(self, pid: int, stack: int) -> str:
+        root = self._comms.get(pid) or f"pid {pid}"
+        if stack < 0:
+            return f"{root};[stack unknown]"
+        addresses = self._source.stack(stack)
+        names = [self._namer.name(pid, a) for a in reversed(addresses)] or ["[stack unknown]"]
+        return ";".join([root.replace(";", ":"), *names])
+
+    def close(self) -> None:
+        """Writes the file. Errors: RedirtyError."""
+        self.poll()
+        lines = [f"{folded} {pages}\n" for folded, pages in self._pages.most_common()]
+        files.replace(self._path, ["".join(lines).encode()])

@@ -1,0 +1,142 @@
+"""What this machine allows, tried rather than looked up: the answers of redirty check."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+from redirty.collector.arm import choose
+from redirty.collector.arm.injection import Injector
+from redirty.collector.attach import btf, trial
+from redirty.collector.errors import RedirtyError
+
+
+@dataclass(frozen=True)
+class Features:
+    """probes, arming, other: name -> None when it works, else the reason in words."""
+
+    kernel: str
+    lockdown: str
+    root: bool
+    probes: dict[str, str | None]
+    arming: dict[str, str | None]
+    other: dict[str, str | None]
+
+    @property
+    def probe(self) -> str | None:
+        """What --probe auto takes."""
+        return next((p for p, reason in self.probes.items() if reason is None), None)
+
+    @property
+    def arm(self) -> str | None:
+        """What --arm auto takes."""
+        return next((a for a, reason in self.arming.items() if reason is None), None)
+
+    @property
+    def ok(self) -> bool:
+        """Whether tracing is possible."""
+        needed = ("bcc", "btf")
+        return bool(self.probe and self.arm) and all(self.other[n] is None for n in needed)
+
+
+def _bcc() -> str | None:
+    try:
+        import bcc
+    except ImportError:
+        return "BCC is missing: install Debian's package python3-bpfcc; the PyPI package bcc is another one"
+    if not hasattr(bcc, "BPF"):
+        return "the module bcc found is not the BPF Compiler Collection: remove the PyPI package bcc"
+    return None
+
+
+def _process_events() -> str | None:
+    from redirty.collector.net.procevents import ProcessEvents
+
+    try:
+        ProcessEvents().close()
+    except RedirtyError as e:
+        return str(e)
+    return None
+
+
+
+
+def look() -> Features:
+    """Tries everything. Takes about a second."""
+    root = os.geteuid() == 0
+    try:
+        types: btf.Btf | None = btf.load()
+        btf_reason = None
+    except RedirtyError as e:
+        types, btf_reason = None, str(e)
+    injector = Injector()
+    try:
+        if root:
+            arming = {way: choose.round_trip(way, injector) for way in choose.WAYS}
+        else:
+            arming = dict.fromkeys(choose.WAYS, "needs root: run with sudo")
+    finally:
+        injector.close()
+    other = {"bcc": _bcc(), "btf": btf_reason}
+    other["process events"] = _process_events() if root else "needs root: run with sudo"
+    return Features(
+        kernel=platform.release(),
+        lockdown=trial.lockdown_mode(),
+        root=root,
+        probes=trial.try_all(types),
+        arming=arming,
+        other=other,
+    )
+
+
+def as_json(found: Features) -> dict[str, Any]:
+    """For programs."""
+
+    def section(answers: dict[str, str | None]) -> dict[str, dict[str, Any]]:
+        return {name: {"ok": reason is None, "reason": reason} for name, reason in answers.items()}
+
+    return {
+        "ok": found.ok,
+        "kernel": found.kernel,
+        "lockdown": found.lockdown,
+        "root": found.root,
+        "probes": section(found.probes),
+        "arming": section(found.arming),
+        "other": section(found.other),
+        "auto": {"probe": found.probe, "arm": found.arm},
+    }
+
+
+_MEANING = {
+    "fentry": "function entry and exit: the cheapest, sees every write fault",
+    "kprobe": "kernel probes: sees every write fault",
+    "tracepoint": "page-fault tracepoints: sees faults of the processor, not the kernel's own accesses",
+    "uffd": "userfaultfd, asynchronous write protection: read and cleared in one step",
+    "soft-dirty": "soft-dirty bits (clear_refs)",
+    "bcc": "BPF Compiler Collection",
+    "btf": "the kernel's type information",
+    "process events": "proc connector: names of children that live shortly",
+}
+
+
+def as_text(found: Features) -> str:
+    """For people."""
+    lines = [f"kernel {found.kernel}, lockdown: {found.lockdown}, {'root' if found.root else 'not root'}", ""]
+    for title, answers, auto in (
+        ("tracing (--probe)", found.probes, found.probe),
+        ("arming (--arm)", found.arming, found.arm),
+        ("other", found.other, None),
+    ):
+        lines.append(title)
+        for name, reason in answers.items():
+            mark = "yes" if reason is None else "no "
+            chosen = "   <- auto" if name == auto else ""
+            lines.append(f"  {mark}  {name:<15} {reason or _MEANING.get(name, '')}{chosen}")
+        lines.append("")
+    if found.ok:
+        lines.append(f"tracing is possible: auto takes --probe {found.probe} --arm {found.arm}")
+    else:
+        lines.append("tracing is not possible here; the lines with 'no' say why")
+    return "\n".join(lines) + "\n"

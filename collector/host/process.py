@@ -1,0 +1,124 @@
+"""One process: who it is, whether it still is the same one, whether it can be traced."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from pathlib import Path
+
+from redirty.collector.errors import RedirtyError, TargetEndedError
+
+_PF_KTHREAD = 0x00200000  # include/linux/sched.h, shown in /proc/PID/stat
+
+
+class Process:
+    """A process held by a pidfd, so that another one under its number is never taken for it.
+
+    Errors of the constructor: RedirtyError (no such process, a kernel thread, another user's),
+    TargetEndedError (it is ending right now).
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            raise RedirtyError(f"no process {pid}: see 'ps -e' for those that run") from None
+        except OSError:
+            if Path(f"/proc/{pid}").exists():  # a thread's number is no process's (EINVAL)
+                leader = _status(pid).get("Tgid", "?")
+                raise RedirtyError(
+                    f"{pid} is a thread of process {leader}: give the process, -p {leader}"
+                ) from None
+            raise RedirtyError(f"no process {pid}: see 'ps -e' for those that run") from None
+        try:
+            self._look()
+        except BaseException:
+            os.close(self._pidfd)
+            raise
+
+    def _look(self) -> None:
+        status = _status(self.pid)
+        if not status or status.get("State", "Z")[0] in "ZX":
+            raise TargetEndedError(f"process {self.pid} has ended already: there is no memory to trace")
+        fields = _stat_fields(self.pid)
+        if fields and int(fields[6]) & _PF_KTHREAD:
+            raise RedirtyError(
+                f"process {self.pid} ({status.get('Name', '?')}) is a kernel thread: it has no memory of its own"
+            )
+        try:
+            with open(f"/proc/{self.pid}/pagemap", "rb"):  # noqa: PTH123
+                pass
+        except PermissionError:
+            raise RedirtyError(
+                f"no right to trace process {self.pid} ({status.get('Name', '?')}): run as root"
+            ) from None
+        except OSError:
+            raise TargetEndedError(f"process {self.pid} ended as it was looked at") from None
+        self.comm = status.get("Name", "?")
+        with contextlib.suppress(OSError):
+            self.cmdline = [
+                part.decode(errors="replace")
+                for part in Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
+                if part
+            ]
+
+    cmdline: list[str] = []  # noqa: RUF012 - replaced, never changed, by each instance
+
+    def alive(self) -> bool:
+        """Whether it has not ended (a zombie has)."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    def fileno(self) -> int:
+        """The pidfd: readable once the process has ended."""
+        return self._pidfd
+
+    def close(self) -> None:
+        """Lets go of it."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def _status(pid: int) -> dict[str, str]:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {key: value.strip() for key, _, value in pairs}
+
+
+def _stat_fields(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the third (state) on; the name before may hold anything."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
+
+
+def descendants(root: int) -> list[int]:
+    """All processes below one, from parents' numbers in /proc; not the root itself."""
+    children: dict[int, list[int]] = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            fields = _stat_fields(int(entry.name))
+            if fields:
+                children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found: list[int] = []
+    queue = [root]
+    while queue:
+        for child in children.get(queue.pop(), []):
+            found.append(child)
+            queue.append(child)
+    return found
+
+
+def has_memory(pid: int) -> bool:
+    """Whether it lives and has an address space (no zombie, no kernel thread)."""
+    fields = _stat_fields(pid)
+    return bool(fields) and fields[0] not in ("Z", "X") and not int(fields[6]) & _PF_KTHREAD

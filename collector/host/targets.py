@@ -1,0 +1,114 @@
+"""What is traced: processes, a tree, a cgroup, or a command that is started for it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from redirty.collector.errors import RedirtyError, TargetEndedError
+from redirty.collector.host.process import Process, descendants, has_memory
+
+
+class TargetSet(Protocol):
+    """Which processes belong to the target."""
+
+    follow_fork: bool  # children belong to it from their first instruction on
+    description: str
+
+    def members(self) -> list[int]:
+        """Processes known by looking at the system; with follow_fork the kernel knows of more.
+
+        Errors: RedirtyError when there is no such target.
+        """
+
+
+@dataclass
+class Pids:
+    """One process or several, without their children."""
+
+    pids: list[int]
+    follow_fork: bool = field(default=False, init=False)
+    description: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        self.pids = list(dict.fromkeys(self.pids))
+        for pid in self.pids:
+            if pid == os.getpid():
+                raise RedirtyError("redirty cannot trace itself: its own work would be all it sees")
+            Process(pid).close()
+        self.description = "process " + ", ".join(str(p) for p in self.pids)
+
+    def members(self) -> list[int]:
+        """See TargetSet."""
+        return self.pids
+
+
+@dataclass
+class Tree:
+    """A process and all that descend from it, now and later."""
+
+    root: int
+    follow_fork: bool = field(default=True, init=False)
+    description: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        Process(self.root).close()
+        self.description = f"process tree of {self.root}"
+
+    def members(self) -> list[int]:
+        """See TargetSet."""
+        below = [pid for pid in descendants(self.root) if has_memory(pid)]
+        return [pid for pid in (self.root, *below) if pid != os.getpid()]
+
+
+@dataclass
+class Cgroup:
+    """All processes of a cgroup and of those below it, also those that join later."""
+
+    path: str
+    follow_fork: bool = field(default=True, init=False)
+    description: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        self.directory = find_cgroup(self.path)
+        self.description = f"cgroup {self.directory}"
+        if not self.members():
+            raise TargetEndedError(f"cgroup {self.directory} has no process in it: nothing to trace")
+
+    def members(self) -> list[int]:
+        """See TargetSet."""
+        found: list[int] = []
+        for directory, _, files in os.walk(self.directory):
+            if "cgroup.procs" in files:
+                try:
+                    text = Path(directory, "cgroup.procs").read_text()
+                except OSError:
+                    continue  # removed meanwhile, or a threaded one
+                found += [int(line) for line in text.split()]
+        return [pid for pid in dict.fromkeys(found) if pid != os.getpid() and has_memory(pid)]
+
+
+def cgroup_mounts() -> list[Path]:
+    """Where cgroup hierarchies are mounted, version 2 first: hosts mount it in various places."""
+    mounts: list[tuple[bool, Path]] = []
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, where, kind, *_ = line.split()
+        if kind in ("cgroup", "cgroup2"):
+            mounts.append((kind != "cgroup2", Path(where.replace("\\040", " "))))
+    return [path for _, path in sorted(mounts)]
+
+
+def find_cgroup(path: str) -> Path:
+    """A cgroup's directory, from a full path or one below a hierarchy's mount point.
+
+    Errors: RedirtyError.
+    """
+    given = Path(path)
+    places = [given, *(mount / path.lstrip("/") for mount in cgroup_mounts())]
+    for place in places:
+        if (place / "cgroup.procs").is_file():
+            return place
+    looked = ", ".join(str(m) for m in cgroup_mounts()) or "none is mounted"
+    raise RedirtyError(f"no cgroup {path}: give its directory, or its path below a cgroup mount ({looked})")

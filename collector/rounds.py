@@ -1,0 +1,310 @@
+"""The round protocol: nothing is lost, nobody is frozen.
+
+At each boundary, in this order (docs in CONTRIBUTING.md; tests/host proves it):
+1. flip: BPF records into the other set of maps from now on;
+2. arm: write-protect every mapped page, which also tells what was written (the scan);
+3. grace: no BPF program that began before the flip is still running;
+4. drain: what was recorded before the flip, and the scan, are the round's dirty set.
+Only after that may a page be copied. A write between 1 and 2 to a page not yet protected is in
+the ending round's set; one to a page just protected faults again and is in the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from redirty.collector.arm.base import Armed, ArmError, GoneError
+from redirty.collector.arm.choose import open_armed
+from redirty.collector.arm.injection import Injector
+from redirty.collector.arm.uffd import UffdArmed
+from redirty.collector.attach import abi
+from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bitmap import PageSet, empty
+from redirty.collector.errors import RedirtyError, TargetEndedError
+from redirty.collector.host.mappings import Mappings
+from redirty.collector.host.process import Process
+from redirty.collector.host.targets import TargetSet
+from redirty.collector.space import Space
+
+log = logging.getLogger(__name__)
+
+_PEEK_REGIONS = 4096  # of a system call each
+
+
+@dataclass(frozen=True, eq=False)
+class SpaceRound:
+    """What one address space did in one round. present_pages: when the round began.
+
+    dirty = log | missed; redirtied: those of them present when the round began.
+    stats: (1,) abi.STATS of its slot, (0,) when it has none of its own.
+    """
+
+    pid: int
+    space: int
+    mappings: Mappings
+    present: PageSet
+    log: PageSet
+    missed: PageSet
+    dirty: PageSet
+    redirtied: PageSet
+    scanned_pages: int | None
+    stats: npt.NDArray[np.void]
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """One complete round. start_s: since the recording's start; arm_s: how long arming took.
+
+    stats: (slots,) abi.STATS, all targets' and, in slot 0, those that had no slot yet.
+    """
+
+    number: int
+    start_s: float
+    duration_s: float
+    arm_s: float
+    spaces: tuple[SpaceRound, ...]
+    stats: npt.NDArray[np.void]
+
+
+class Recorder:
+    """Runs rounds over a target. Use: begin(), then end_round() again and again, then close()."""
+
+    def __init__(self, tracer: Tracer, targets: TargetSet, way: str, injector: Injector) -> None:
+        self.tracer = tracer
+        self.targets = targets
+        self.way = way
+        self.injector = injector
+        self.spaces: dict[int, Space] = {}
+        self.seen: dict[int, Process] = {}  # every process that was ever part of the target
+        self.stopped_s = 0.0  # for how long the target stood still, in all
+        self.by_log_only = 0  # processes that could not be armed
+        self._free_slots = list(range(tracer.options.slots - 1, 0, -1))
+        self._slots_to_free: list[int] = []
+        self._round = 0
+        self._arm_s = 0.0
+
+    # ---- members ----
+
+    def adopt(self, pid: int, descriptor: int | None = None) -> Space:
+        """Traces a process from now on. descriptor: a userfaultfd of it, if there is one already.
+
+        Errors: RedirtyError, GoneError.
+        """
+        process = Process(pid)
+        try:
+            number = self.tracer.target_space(pid)
+            known_dead = {s.number for s in self.spaces.values() if s.gone}
+            if number is None:
+                number = pid
+            elif number in known_dead:
+                # the exec hook's change was overwritten: count the exec here
+                number = (number + (1 << abi.TGID_BITS)) & ((1 << 28) - 1)
+            slot = self._free_slots.pop() if self._free_slots else 0
+            self.tracer.set_target(pid, number, slot)
+            if not process.alive():
+                self.tracer.drop_target(pid)  # it may have ended before it was a target
+                raise GoneError
+            armed = self._open_armed(pid, descriptor)
+            self.stopped_s += armed.stopped_s
+            space = Space(number, slot, process, armed)
+        except OSError:
+            process.close()
+            raise GoneError from None
+        except BaseException:
+            process.close()
+            raise
+        self.spaces[number] = space
+        self.seen.setdefault(pid, process)
+        return space
+
+    def _open_armed(self, pid: int, descriptor: int | None) -> Armed:
+        if descriptor is not None:
+            return UffdArmed(pid, descriptor, 0.0)
+        return open_armed(self.way, pid, self.injector)
+
+    def _adopt_newcomers(self) -> None:
+        """Processes that forked, ran another program or joined since the last boundary."""
+        traced = self.tracer.targets()
+        have = {space.pid for space in self.spaces.values() if not space.gone}
+        wanted = dict.fromkeys(self.targets.members()) if self.targets.follow_fork else {}
+        for tgid, (number, _) in traced.items():
+            if abi.tgid_of(number) == tgid:  # else a vfork child in its parent's memory
+                wanted[tgid] = None
+        for pid in wanted:
+            if pid in have or pid == os.getpid():
+                continue
+            try:
+                self.adopt(pid)
+            except (GoneError, TargetEndedError):
+                continue
+            except ArmError as e:
+                log.warning("process %d is traced by its faults alone: %s", pid, e)
+                self._adopt_by_log(pid)
+
+    def _adopt_by_log(self, pid: int) -> None:
+        self.by_log_only += 1
+        try:
+            number = self.tracer.target_space(pid)
+            if number is not None and number not in self.spaces:
+                self.spaces[number] = Space(number, 0, Process(pid), None)
+        except (OSError, RedirtyError):
+            pass
+
+    # ---- rounds ----
+
+    def begin(self) -> None:
+        """Adopts the target and arms it for the first time: round 0 begins.
+
+        Errors: RedirtyError; TargetEndedError when nothing of the target is left.
+        """
+        for pid in self.targets.members():
+            if pid not in {s.pid for s in self.spaces.values()}:
+                try:
+                    self.adopt(pid)
+                except GoneError:
+                    continue
+        if not self.spaces:
+            raise TargetEndedError(f"{self.targets.description} ended before it could be traced")
+        for space in self.spaces.values():
+            space.look()
+        self.started_ns = self._round_ns = self.tracer.flip()
+        candidates = self._arm()
+        self.tracer.wait_grace()
+        drained = self.tracer.drain()
+        self.tracer.take_stats()
+        for space in self.spaces.values():
+            space.settle(drained.get(space.number, empty()), candidates[space.number])
+
+    def _arm(self) -> dict[int, PageSet]:
+        begun = time.monotonic()
+        candidates = {}
+        for number, space in self.spaces.items():
+            candidates[number] = empty() if space.gone else space.arm()
+            self.tracer.armed(space.slot)
+        self._arm_s = time.monotonic() - begun
+        return candidates
+
+    def end_round(self) -> Round:
+        """Ends the round at this moment and begins the next one.
+
+        Errors: TargetEndedError when nothing of the target is left; the round it ended in is
+        not complete and gives no result.
+        """
+        for space in self.spaces.values():
+            if not space.gone:
+                space.look()
+        self._adopt_newcomers()
+        for space in self.spaces.values():
+            if not space.gone and not space.mappings.items:
+                space.look()
+        if all(space.gone for space in self.spaces.values()):
+            raise TargetEndedError(f"{self.targets.description} ended")
+        arm_s = self._arm_s
+        flipped = self.tracer.flip()
+        candidates = self._arm()
+        self.tracer.wait_grace()
+        drained = self.tracer.drain()
+        stats = self.tracer.take_stats()
+        result = Round(
+            number=self._round,
+            start_s=(self._round_ns - self.started_ns) / 1e9,
+            duration_s=(flipped - self._round_ns) / 1e9,
+            arm_s=arm_s,
+            spaces=self._results(drained, candidates, stats),
+            stats=stats,
+        )
+        self._round += 1
+        self._round_ns = flipped
+        self._bury()
+        return result
+
+    def _results(
+        self, drained: dict[int, PageSet], candidates: dict[int, PageSet], stats: npt.NDArray[np.void]
+    ) -> tuple[SpaceRound, ...]:
+        found = []
+        for number, space in self.spaces.items():
+            logged = drained.pop(number, empty())
+            scanned = candidates[number]
+            present = space.present
+            missed = space.settle(logged, scanned)
+            if 0 < len(missed.keys) <= _PEEK_REGIONS:
+                # A first write between flip and arm is in the scan of the round that ends and in
+                # the log of the one that begins: logged, not missed.
+                raced = missed & self.tracer.peek(number, missed.keys)
+                logged, missed = logged | raced, missed - raced
+            dirty = logged | missed
+            by_scan = None if space.armed is None else len(scanned & logged) + len(missed)
+            found.append(
+                SpaceRound(
+                    pid=space.pid,
+                    space=number,
+                    mappings=space.mappings,
+                    present=present,
+                    log=logged,
+                    missed=missed,
+                    dirty=dirty,
+                    redirtied=dirty & present,
+                    scanned_pages=by_scan,
+                    stats=stats[space.slot : space.slot + 1 if space.slot else 0].copy(),
+                )
+            )
+        for number, logged in drained.items():
+            # Born and gone within the round: its writes were logged, its mappings never seen.
+            found.append(
+                SpaceRound(
+                    *(abi.tgid_of(number), number, Mappings.of(()), empty(), logged, empty(), logged, empty()),
+                    scanned_pages=None,
+                    stats=stats[:0].copy(),
+                )
+            )
+        return tuple(found)
+
+    def _bury(self) -> None:
+        """Lets go of memory that is gone. Its slot is free one round later, when its last counts
+        were taken."""
+        self._free_slots += self._slots_to_free
+        self._slots_to_free = []
+        for number in [n for n, s in self.spaces.items() if s.gone]:
+            space = self.spaces.pop(number)
+            if space.slot:
+                self._slots_to_free.append(space.slot)
+            space.close()
+
+    def wait(self, until: float, tick: Callable[[], None], tick_s: float) -> bool:
+        """Sleeps until CLOCK_MONOTONIC reaches until (seconds), calling tick() every tick_s.
+
+        Returns False when all known processes of the target have ended before.
+        """
+        poll = select.poll()
+        waiting = {}
+        for space in self.spaces.values():
+            if not space.gone:
+                poll.register(space.process.fileno(), select.POLLIN)
+                waiting[space.process.fileno()] = space
+        while True:
+            left = until - time.monotonic()
+            if left <= 0:
+                return True
+            for fd, _ in poll.poll(max(0.0, min(left, tick_s)) * 1000):
+                poll.unregister(fd)
+                waiting.pop(fd, None)
+            tick()
+            if not waiting and not self._others_alive():
+                return False
+
+    def _others_alive(self) -> bool:
+        return any(abi.tgid_of(number) == tgid for tgid, (number, _) in self.tracer.targets().items())
+
+    def close(self) -> None:
+        """Unprotects all memory and lets go of all processes; the tracer is the caller's."""
+        for space in self.spaces.values():
+            space.close()
+        self.spaces = {}

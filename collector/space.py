@@ -1,0 +1,116 @@
+"""One address space of the target, from its first arm to its end."""
+
+from __future__ import annotations
+
+import logging
+
+from redirty.collector.arm.base import Armed, GoneError
+from redirty.collector.bitmap import PageSet, empty
+from redirty.collector.host.mappings import Mappings, MapsFile
+from redirty.collector.host.process import Process
+
+log = logging.getLogger(__name__)
+
+# A walk over all present pages costs about 15 ns each. Up to these many are looked at in every
+# round; of more, this many a round in turn. In between, pages that were unmapped count as present.
+PRESENCE_PAGES_A_ROUND = 131072
+
+
+class Space:
+    """number: the kernel side's name for it. armed: None when it is traced by its faults alone."""
+
+    def __init__(self, number: int, slot: int, process: Process, armed: Armed | None) -> None:
+        self.number = number
+        self.slot = slot
+        self.process = process
+        self.armed = armed
+        self.maps = MapsFile(process.pid)
+        self.mappings = Mappings.of(())
+        self.present = empty()  # when the round began
+        self._next_present = empty()
+        self._cursor = 0
+        self._armed_before = False
+        self.gone = False
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self.process.pid
+
+    def look(self) -> bool:
+        """Reads mappings and presence, just before an arm. False when this memory is gone."""
+        mappings = self.maps.read()
+        if mappings is None or not mappings.items:
+            self.gone = True
+            return False
+        self.mappings = mappings
+        try:
+            self._look_at_presence()
+        except GoneError:
+            self.gone = True
+            return False
+        return True
+
+    def _look_at_presence(self) -> None:
+        """Presence for the round to come: the pages there now, and what settle() adds."""
+        if self.armed is None:
+            return
+        if len(self.present) <= 2 * PRESENCE_PAGES_A_ROUND:
+            self._next_present = self.armed.present(self.mappings, 0, 1 << 52)
+            return
+        first, last = self._slice()
+        fresh = self.armed.present(self.mappings, first, last)
+        keys = self.present.keys
+        keep = (keys < first >> 9) | (keys >= last >> 9)
+        kept = PageSet(keys[keep], self.present.words[keep])
+        self._next_present = kept | fresh
+
+    def _slice(self) -> tuple[int, int]:
+        """Page numbers [first, last) of the next slice, in whole regions of 2 MiB."""
+        keys = self.present.keys
+        regions = PRESENCE_PAGES_A_ROUND // 512
+        at = int(keys.searchsorted(self._cursor))
+        if at >= len(keys):
+            at = 0
+        first = 0 if at == 0 else int(keys[at])
+        end = at + regions
+        last = int(keys[end]) if end < len(keys) else 1 << 43
+        self._cursor = last
+        return first << 9, last << 9
+
+    def arm(self) -> PageSet:
+        """Write-protects; the candidates for pages written in the round that ends."""
+        if self.armed is None:
+            return empty()
+        try:
+            return self.armed.arm(self.mappings)
+        except GoneError:
+            self.gone = True
+            return empty()
+
+    def settle(self, log_pages: PageSet, candidates: PageSet) -> PageSet:
+        """After the drain: pages that were written but not logged. Also brings the presence for
+        the next round up to the arm."""
+        if self.armed is None or self.gone:
+            return empty()
+        unlogged = candidates - log_pages
+        appeared = log_pages - self._next_present
+        try:
+            written, present = self.armed.settle(unlogged | appeared, self.mappings)
+        except GoneError:
+            self.gone = True
+            return empty()
+        self.present, self._next_present = self._next_present | present, empty()
+        if not self._armed_before:
+            # Nothing was protected before, so the page tables tell nothing of writes yet: all
+            # that is there (what a child inherited, say) is present, and was not "missed".
+            self._armed_before = True
+            return empty()
+        return written & unlogged
+
+    def close(self) -> None:
+        """Lets go of the process; its memory is unprotected from then on."""
+        if self.armed is not None:
+            self.armed.close()
+        self.maps.close()
+        self.process.close()

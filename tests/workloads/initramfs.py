@@ -1,0 +1,47 @@
+"""A file system for a test guest with one program in it: the statically built writer, as /init."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from .process import WorkloadError, build
+
+
+def _entry(number: int, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
+    """One file in the cpio format `newc` (the kernel's Documentation/driver-api/early-userspace/buffer-format)."""
+    path = name.encode() + b"\0"
+    links = 2 if stat.S_ISDIR(mode) else 1
+    # ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check
+    fields = (number, mode, 0, 0, links, 0, len(data), 0, 0, *device, len(path), 0)
+    header = b"070701" + b"".join(b"%08X" % value for value in fields)
+    return _pad(header + path) + _pad(data)
+
+
+def _pad(data: bytes) -> bytes:
+    return data + b"\0" * (-len(data) % 4)
+
+
+def make_initramfs(path: Path | str, init: Path | None = None) -> Path:
+    """Writes an uncompressed initramfs whose /init is the writer (or another static program)."""
+    program = init or build() / "init"
+    if not program.exists():
+        raise WorkloadError(f"{program} is not built: sanitizers cannot be linked statically")
+    archive = b"".join(
+        (
+            _entry(1, "dev", stat.S_IFDIR | 0o755),
+            # The kernel opens it for process 1 before anything could make it.
+            _entry(2, "dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
+            _entry(3, "proc", stat.S_IFDIR | 0o755),
+            _entry(4, "init", stat.S_IFREG | 0o755, program.read_bytes()),
+            _entry(0, "TRAILER!!!", 0),
+        )
+    )
+    target = Path(path)
+    target.write_bytes(archive)
+    return target
+
+
+def guest_parameters(rate: int, mib: int, seconds: int = 0, pattern: str = "cyclic") -> str:
+    """The guest writer's part of the kernel command line; rate in pages/s, 0 seconds means for ever."""
+    return f"redirty.rate={rate} redirty.mib={mib} redirty.secs={seconds} redirty.pattern={pattern}"

@@ -1,0 +1,147 @@
+"""Builds the workload programs and talks to one of them, a line and an answer at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+HERE = Path(__file__).resolve().parent
+
+Answer = dict[str, Any]
+"""One line of JSON. What is in it depends on the command; driver.py gives the common ones types."""
+
+
+class WorkloadError(RuntimeError):
+    """A workload answered with an error, ended early or kept silent."""
+
+
+@functools.cache
+def build() -> Path:
+    """Runs make, once a process, and returns the directory of the programs.
+
+    With REDIRTY_WORKLOADS_SAN=thread,undefined they are built with these sanitizers, apart from the others.
+    """
+    sanitizers = os.environ.get("REDIRTY_WORKLOADS_SAN", "")
+    directory = HERE / "build" / sanitizers.replace(",", "-")
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        # Several test processes may want the programs at the same time.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = subprocess.run(
+            ["make", "-s", "-C", str(HERE), f"BUILD={directory}", f"SAN={sanitizers}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    if result.returncode:
+        raise WorkloadError(f"building the workloads failed:\n{result.stdout}")
+    return directory
+
+
+class Program:
+    """A running workload program; leaving its `with` block ends and reaps it.
+
+    pid is the process that was started. With a wrapper that forks (say, into a pid namespace) that is the
+    wrapper; greeting["pid"] is always what the program calls itself.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[object] = (), *, wrapper: Sequence[str] = ()) -> None:
+        command = [*wrapper, str(build() / name), *map(str, arguments)]
+        self.name = name
+        self._buffer = bytearray()
+        # A file, not a pipe: nobody reads while the program runs, and a full pipe would stop it.
+        self._stderr = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
+        )
+        self.pid = self._process.pid
+        try:
+            self.greeting = self.receive()
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, *words: object) -> None:
+        """Sends one command and does not wait for its answer."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write((" ".join(map(str, words)) + "\n").encode())
+        except BrokenPipeError:
+            raise WorkloadError(self._obituary()) from None
+
+    def receive(self, timeout_s: float = 60) -> Answer:
+        """Waits for one answer; raises WorkloadError on an error answer, at the program's end, in silence."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + timeout_s
+        descriptor = self._process.stdout.fileno()
+        while b"\n" not in self._buffer:
+            if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise WorkloadError(f"{self.name} gave no answer within {timeout_s} s")
+            data = os.read(descriptor, 1 << 20)
+            if not data:
+                raise WorkloadError(self._obituary())
+            self._buffer += data
+        line, _, rest = bytes(self._buffer).partition(b"\n")
+        self._buffer = bytearray(rest)
+        answer: Answer = json.loads(line)
+        if "error" in answer:
+            raise WorkloadError(f"{self.name}: {answer['error']}")
+        return answer
+
+    def command(self, *words: object, timeout_s: float = 60) -> Answer:
+        """Sends one command and returns its answer."""
+        self.send(*words)
+        return self.receive(timeout_s)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the program, unless it has been reaped already."""
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = 60) -> int:
+        """Waits for the program's end; returns its exit status, or minus the signal that killed it."""
+        return self._process.wait(timeout_s)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the program still runs."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """Ends the program, kindly at first, and reaps it. A second call does nothing."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        # Every program ends at the end of its input.
+        self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._stderr.close()
+
+    def _obituary(self) -> str:
+        status = self._process.wait(10)
+        self._stderr.seek(0)
+        said = self._stderr.read().decode(errors="replace").strip()
+        return f"{self.name} ended with status {status}" + (f": {said}" if said else "")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,122 @@
+/*
+ * Scans and write-protects a process's whole address space with as little around the system call as there
+ * can be: what a tracer's own scan is compared with. Usage: scanfloor PID [ROUNDS]
+ */
+#define _GNU_SOURCE
+#include "common.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+/* Linux 6.7's <linux/fs.h>, under names of our own, because older headers lack them. */
+struct scan_region {
+	uint64_t start, end, categories;
+};
+
+struct scan_arg {
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+
+#define SCAN _IOWR('f', 16, struct scan_arg)
+#define SCAN_WP_MATCHING (1u << 0)
+#define IS_WPALLOWED (1u << 0)
+#define IS_WRITTEN (1u << 1)
+#define IS_FILE (1u << 2)
+#define IS_PRESENT (1u << 3)
+#define IS_SWAPPED (1u << 4)
+#define IS_PFNZERO (1u << 5)
+#define IS_HUGE (1u << 6)
+
+#define REGIONS (1u << 16)
+#define MOST_ROUNDS 100000
+#define ADDRESS_END 0x7ffffffff000u           /* of user space with 4-level tables */
+
+struct totals {
+	uint64_t ns, regions, pages, calls;
+};
+
+static bool scan(int fd, struct scan_region *region, struct totals *totals)
+{
+	struct scan_arg arg = {
+		.size = sizeof(arg),
+		.flags = SCAN_WP_MATCHING,
+		.end = ADDRESS_END,
+		.vec = (uintptr_t)region,
+		.vec_len = REGIONS,
+		.category_mask = IS_WPALLOWED | IS_WRITTEN,
+		.return_mask = IS_WRITTEN | IS_PRESENT | IS_SWAPPED | IS_PFNZERO | IS_FILE | IS_HUGE,
+	};
+	uint64_t start = now_ns();
+
+	memset(totals, 0, sizeof(*totals));
+	while (arg.start < arg.end) {
+		int filled = ioctl(fd, SCAN, &arg);
+
+		if (filled < 0)
+			return false;
+		for (int i = 0; i < filled; i++)
+			totals->pages += (region[i].end - region[i].start) / PAGE_BYTES;
+		totals->regions += (uint64_t)filled;
+		totals->calls++;
+		arg.start = arg.walk_end;
+	}
+	totals->ns = now_ns() - start;
+	return true;
+}
+
+static void do_scan(int fd, uint64_t rounds, struct scan_region *region)
+{
+	struct totals totals, sum = {0};
+	uint64_t *ns = must_alloc(rounds * sizeof(*ns));
+
+	for (uint64_t i = 0; i < rounds; i++) {
+		if (!scan(fd, region, &totals)) {
+			answer_errno("PAGEMAP_SCAN");
+			free(ns);
+			return;
+		}
+		ns[i] = totals.ns;
+		sum.regions += totals.regions;
+		sum.pages += totals.pages;
+		sum.calls += totals.calls;
+	}
+	qsort(ns, rounds, sizeof(*ns), compare_u64);
+	printf("{\"ok\":true,\"ns\":%lu,\"regions\":%lu,\"pages\":%lu,\"calls\":%lu,\"rounds\":%lu,\"ns_min\":%lu,\"ns_max\":%lu}",
+	       ns[rounds / 2], sum.regions, sum.pages, sum.calls, rounds, ns[0], ns[rounds - 1]);
+	answer_end();
+	free(ns);
+}
+
+int main(int argc, char **argv)
+{
+	struct scan_region *region = must_alloc(REGIONS * sizeof(*region));
+	struct line line = {0};
+	uint64_t pid, rounds = 1;
+	char path[64];
+	int fd;
+
+	if (argc < 2 || argc > 3 || !parse_u64(argv[1], &pid) || (argc > 2 && !parse_u64(argv[2], &rounds)) ||
+	    rounds < 1 || rounds > MOST_ROUNDS)
+		die("usage: scanfloor PID [ROUNDS]");
+	protocol_start();
+	/* Present before the first scan is timed. */
+	memset(region, 1, REGIONS * sizeof(*region));
+	snprintf(path, sizeof(path), "/proc/%lu/pagemap", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		die("%s: %s", path, strerror(errno));
+	printf("{\"ok\":true,\"pid\":%d,\"target\":%lu,\"rounds\":%lu}", (int)getpid(), pid, rounds);
+	answer_end();
+	while (line_read(&line) && strcmp(line.argv[0], "quit")) {
+		if (!strcmp(line.argv[0], "scan"))
+			do_scan(fd, rounds, region);
+		else
+			answer_error("no such command: %s", line.argv[0]);
+	}
+	return 0;
+}
