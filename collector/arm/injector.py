@@ -329,6 +329,11 @@ class Server:
                 if status >> 16 == EVENT_EXEC:
                     break
                 ptrace(CONT, thread.tid, 0, 0 if status >> 16 else os.WSTOPSIG(status))
+            # Still inside execve, whose result would overwrite a register: on to the first
+            # instruction of the new program, where the interruption stops it.
+            ptrace(INTERRUPT, thread.tid)
+            ptrace(CONT, thread.tid)
+            thread.wait(STOP_TIMEOUT_S)
             self.reply({"ok": True}, get_userfaultfd(thread, self.pid) if userfaultfd else None)
         except (Refused, OSError):
             thread.release()
