@@ -13,6 +13,10 @@ class UsageError(RedirtyError):
     exit_code = 2
 
 
+class NoProcessError(RedirtyError):
+    """There is no such process."""
+
+
 class TargetEndedError(RedirtyError):
     """The target ended before the recording was to end; what was recorded is kept and valid."""
 

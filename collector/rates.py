@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
 from redirty.collector.attach import abi
 from redirty.collector.bitmap import PAGES_PER_REGION, U64, PageSet, matrix
 
@@ -52,7 +51,9 @@ class PageCounts:
         bits = matrix(dirty)
         a = self._arrays
         before = a["dirty"][rows]
-        a["first"][rows] = np.where((before == 0) & (bits != 0), np.uint32(number), a["first"][rows])
+        a["first"][rows] = np.where(
+            (before == 0) & (bits != 0), np.uint32(number), a["first"][rows]
+        )
         a["last"][rows] = np.where(bits != 0, np.uint32(number), a["last"][rows])
         a["dirty"][rows] = before + bits
         for name, pages in (("redirtied", redirtied), ("faults", logged)):

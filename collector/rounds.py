@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
 from redirty.collector.arm.base import Armed, ArmError, GoneError
 from redirty.collector.arm.choose import open_armed
 from redirty.collector.arm.injection import Injector
@@ -28,7 +27,7 @@ from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.attach import abi
 from redirty.collector.attach.tracer import Tracer
 from redirty.collector.bitmap import PageSet, empty
-from redirty.collector.errors import RedirtyError, TargetEndedError
+from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
 from redirty.collector.host.mappings import Mappings
 from redirty.collector.host.process import Process
 from redirty.collector.host.targets import TargetSet
@@ -143,7 +142,7 @@ class Recorder:
                 continue
             try:
                 self.adopt(pid)
-            except (GoneError, TargetEndedError):
+            except (GoneError, NoProcessError, TargetEndedError):
                 continue
             except ArmError as e:
                 log.warning("process %d is traced by its faults alone: %s", pid, e)
@@ -169,7 +168,7 @@ class Recorder:
             if pid not in {s.pid for s in self.spaces.values()}:
                 try:
                     self.adopt(pid)
-                except GoneError:
+                except (GoneError, NoProcessError):
                     continue
         if not self.spaces:
             raise TargetEndedError(f"{self.targets.description} ended before it could be traced")
@@ -227,7 +226,10 @@ class Recorder:
         return result
 
     def _results(
-        self, drained: dict[int, PageSet], candidates: dict[int, PageSet], stats: npt.NDArray[np.void]
+        self,
+        drained: dict[int, PageSet],
+        candidates: dict[int, PageSet],
+        stats: npt.NDArray[np.void],
     ) -> tuple[SpaceRound, ...]:
         found = []
         for number, space in self.spaces.items():
@@ -260,7 +262,16 @@ class Recorder:
             # Born and gone within the round: its writes were logged, its mappings never seen.
             found.append(
                 SpaceRound(
-                    *(abi.tgid_of(number), number, Mappings.of(()), empty(), logged, empty(), logged, empty()),
+                    *(
+                        abi.tgid_of(number),
+                        number,
+                        Mappings.of(()),
+                        empty(),
+                        logged,
+                        empty(),
+                        logged,
+                        empty(),
+                    ),
                     scanned_pages=None,
                     stats=stats[:0].copy(),
                 )
@@ -301,7 +312,9 @@ class Recorder:
                 return False
 
     def _others_alive(self) -> bool:
-        return any(abi.tgid_of(number) == tgid for tgid, (number, _) in self.tracer.targets().items())
+        return any(
+            abi.tgid_of(number) == tgid for tgid, (number, _) in self.tracer.targets().items()
+        )
 
     def close(self) -> None:
         """Unprotects all memory and lets go of all processes; the tracer is the caller's."""

@@ -80,8 +80,12 @@ class Session:
         far is valid in every case.
         """
         if self.plan.directory.exists():
-            raise RedirtyError(f"{self.plan.directory} exists already: give another -o DIR, or remove it")
-        old = {n: signal.signal(n, self.stop) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+            raise RedirtyError(
+                f"{self.plan.directory} exists already: give another -o DIR, or remove it"
+            )
+        old = {
+            n: signal.signal(n, self.stop) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
         injector = Injector()
         tracer = None
         recorder = None
@@ -113,7 +117,9 @@ class Session:
             probe=self.plan.probe,
             events=self.plan.events,
             stacks=self.plan.stacks,
-            slots=_SLOTS_OF_MANY if many else max(_SLOTS_OF_FEW, 2 * len(self.plan.target.members())),
+            slots=_SLOTS_OF_MANY
+            if many
+            else max(_SLOTS_OF_FEW, 2 * len(self.plan.target.members())),
             follow_fork=many,
         )
 
@@ -139,7 +145,9 @@ class Session:
             self._events = EventFile(plan.directory, recorder.started_ns)
         if plan.stacks:
             names = {pid: str(p["comm"]) for pid, p in self.family.processes.items()}
-            self._stacks = StackFile(plan.directory, recorder.tracer, recorder.tracer.symbols(), names)
+            self._stacks = StackFile(
+                plan.directory, recorder.tracer, recorder.tracer.symbols(), names
+            )
 
     def _target(self, recorder: Recorder) -> dict[str, Any]:
         processes = sorted(self.family.processes.values(), key=lambda p: int(p["pid"]))
@@ -191,11 +199,20 @@ class Session:
                     break
         finally:
             recorder.close()
-            command_done = ended is not None and isinstance(plan.target, Command) and not plan.bounded
-            self._finish(recorder, complete=complete or command_done or (self.interrupted and not plan.bounded))
+            command_done = (
+                ended is not None and isinstance(plan.target, Command) and not plan.bounded
+            )
+            self._finish(
+                recorder,
+                complete=complete or command_done or (self.interrupted and not plan.bounded),
+            )
         if ended is not None and not command_done:
-            rounds = "1 complete round is" if self.rounds == 1 else f"{self.rounds} complete rounds are"
-            raise TargetEndedError(f"{ended} before the recording was to end; {rounds} kept in {plan.directory}")
+            rounds = (
+                "1 complete round is" if self.rounds == 1 else f"{self.rounds} complete rounds are"
+            )
+            raise TargetEndedError(
+                f"{ended} before the recording was to end; {rounds} kept in {plan.directory}"
+            )
 
     def _wait(self, recorder: Recorder, due: float) -> bool:
         """Sleeps until a boundary, or an interruption. False: the target ended."""
@@ -261,7 +278,9 @@ def start_command(recorder: Recorder, command: Command) -> None:
     recorder.tracer.set_target(command.pid, command.pid, 0)
     command.release()
     try:
-        descriptor = recorder.injector.wait_for_exec(command.pid, userfaultfd=recorder.way == "uffd")
+        descriptor = recorder.injector.wait_for_exec(
+            command.pid, userfaultfd=recorder.way == "uffd"
+        )
         command.check_started()
         recorder.adopt(command.pid, descriptor)
         recorder.begin()

@@ -23,8 +23,12 @@ def parse_rate(text: str) -> float:
     match = _RATE.fullmatch(text.strip())
     if not match:
         if re.fullmatch(r"[\d.]+\s*[kKMGT]?i?", text.strip()):
-            raise UsageError(f"rate {text!r} has no unit: write 10Gbit, 1.25GB or 200MiB (per second)")
-        raise UsageError(f"rate {text!r} is not understood: write 10Gbit, 1.25GB or 200MiB (per second)")
+            raise UsageError(
+                f"rate {text!r} has no unit: write 10Gbit, 1.25GB or 200MiB (per second)"
+            )
+        raise UsageError(
+            f"rate {text!r} is not understood: write 10Gbit, 1.25GB or 200MiB (per second)"
+        )
     number, prefix, unit = match.groups()
     rate = float(number) * _PREFIX[prefix or ""] / (1 if unit == "B" else 8)
     if rate <= 0:

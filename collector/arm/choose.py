@@ -12,7 +12,6 @@ import subprocess
 import sys
 
 import numpy as np
-
 from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import Armed, ArmError, GoneError
 from redirty.collector.arm.injection import Injector
@@ -50,7 +49,10 @@ def open_armed(way: str, pid: int, injector: Injector) -> Armed:
 def round_trip(way: str, injector: Injector) -> str | None:
     """Tries a way for real: arm, write page 2 of 4, look. None when it works, else the reason."""
     child = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-I", "-S", "-c", _CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert child.stdin and child.stdout
     maps = armed = None

@@ -51,7 +51,9 @@ class Injector:
             return answer, descriptors[0] if descriptors else None
         if answer["errno"] == errno.ESRCH:
             raise GoneError
-        raise ArmError(f"cannot arm process {pid} with userfaultfd: {answer['why']}", int(str(answer["errno"])))
+        raise ArmError(
+            f"cannot arm process {pid} with userfaultfd: {answer['why']}", int(str(answer["errno"]))
+        )
 
     def userfaultfd(self, pid: int) -> tuple[int, float]:
         """A userfaultfd of the process's memory, not yet initialised, and for how many seconds
@@ -89,4 +91,3 @@ class Injector:
         if self._process is not None:
             self._process.wait()
             self._process = None
-

@@ -27,7 +27,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import architectures  # type: ignore[import-not-found]  # noqa: E402 - run as a script beside it
+import architectures  # type: ignore[import-not-found]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long
@@ -40,7 +40,9 @@ GET_RSEQ = 0x420F
 NT_PRSTATUS = 1
 EVENT_EXEC, EVENT_STOP = 4, 128
 WALL = 0x40000000
-UFFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | 1  # UFFD_USER_MODE_ONLY: allowed to every user's process
+UFFD_FLAGS = (
+    os.O_CLOEXEC | os.O_NONBLOCK | 1
+)  # UFFD_USER_MODE_ONLY: allowed to every user's process
 STOP_TIMEOUT_S = 2.0
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
 
@@ -85,7 +87,9 @@ class Thread:
             if got == self.tid:
                 break
             if time.monotonic() > deadline:
-                raise Refused(errno.ETIMEDOUT, "the thread does not come to a stop (waiting in the kernel)")
+                raise Refused(
+                    errno.ETIMEDOUT, "the thread does not come to a stop (waiting in the kernel)"
+                )
             time.sleep(pause)
             pause = min(pause * 1.5, 0.002)
         if os.WIFEXITED(status) or os.WIFSIGNALED(status):
@@ -117,7 +121,9 @@ class Thread:
     def set_mask(self, mask: "ctypes.Array[ctypes.c_char]") -> None:
         ptrace(SETSIGMASK, self.tid, 8, ctypes.addressof(mask))
 
-    def call(self, saved: "ctypes.Array[ctypes.c_uint64]", at: int, number: int, *arguments: int) -> int:
+    def call(
+        self, saved: "ctypes.Array[ctypes.c_uint64]", at: int, number: int, *arguments: int
+    ) -> int:
         """Runs one system call in the thread: its result, or minus errno."""
         arch = self.arch
         words = type(saved).from_buffer_copy(saved)
@@ -157,7 +163,9 @@ def system_call_address(pid: int, arch: "architectures.Architecture") -> int:
             start, end = (int(x, 16) for x in line[0].split("-"))
             for at in range(start, end, 1 << 20):
                 try:
-                    found = os.pread(memory.fileno(), min(1 << 20, end - at), at).find(arch.instruction)
+                    found = os.pread(memory.fileno(), min(1 << 20, end - at), at).find(
+                        arch.instruction
+                    )
                 except OSError:
                     break
                 if found >= 0:

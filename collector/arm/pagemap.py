@@ -11,7 +11,6 @@ import os
 
 import numpy as np
 import numpy.typing as npt
-
 from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, from_pages, from_ranges
 
 WPALLOWED, WRITTEN, FILE, PRESENT, SWAPPED, PFNZERO, HUGE, SOFT_DIRTY = (1 << i for i in range(8))

@@ -13,7 +13,6 @@ import mmap
 import os
 
 import numpy as np
-
 from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import ArmError, GoneError
 from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, drop_empty, empty
@@ -50,7 +49,9 @@ class SoftDirtyArmed:
         except FileNotFoundError:
             raise GoneError from None
         except OSError as e:
-            raise ArmError(f"cannot arm process {pid} with soft-dirty bits: {why(e)}", e.errno or 0) from None
+            raise ArmError(
+                f"cannot arm process {pid} with soft-dirty bits: {why(e)}", e.errno or 0
+            ) from None
         self._last_entries: tuple[PageSet, PageSet] = (empty(), empty())
 
     def arm(self, mappings: Mappings) -> PageSet:
@@ -67,7 +68,9 @@ class SoftDirtyArmed:
         except ProcessLookupError:
             raise GoneError from None
         except OSError as e:
-            raise ArmError(f"cannot clear the soft-dirty bits of process {self.pid}: {why(e)}") from None
+            raise ArmError(
+                f"cannot clear the soft-dirty bits of process {self.pid}: {why(e)}"
+            ) from None
 
     def _read(self, mappings: Mappings) -> tuple[PageSet, PageSet, PageSet]:
         """(soft-dirty and mapped, those of them that can have been written, present or swapped)."""
@@ -86,7 +89,9 @@ class SoftDirtyArmed:
                 # so pages only read since then carry the bit as well.
                 real = soft
                 if zero:
-                    is_zero = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_FRAME)) == (pm.ENTRY_PRESENT | zero)
+                    is_zero = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_FRAME)) == (
+                        pm.ENTRY_PRESENT | zero
+                    )
                     real = real & ~is_zero
                 if not shared:
                     real = real & ((entries & pm.ENTRY_FILE) == 0)

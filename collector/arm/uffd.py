@@ -15,7 +15,6 @@ import os
 import struct
 
 import numpy as np
-
 from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import ArmError, GoneError
 from redirty.collector.bitmap import PAGE_SHIFT, PageSet, count_in, empty, from_ranges
@@ -46,7 +45,8 @@ def initialise(descriptor: int) -> None:
     except OSError as e:
         if e.errno == errno.EINVAL:
             raise ArmError(
-                "this kernel's userfaultfd has no asynchronous write protection (Linux 6.7 has)", e.errno
+                "this kernel's userfaultfd has no asynchronous write protection (Linux 6.7 has)",
+                e.errno,
             ) from None
         raise ArmError(f"userfaultfd: {why(e)}", e.errno or 0) from None
 
@@ -113,7 +113,9 @@ class UffdArmed:
     def _register_one(self, mapping: Mapping) -> None:
         length = mapping.end - mapping.start
         try:
-            fcntl.ioctl(self._fd, _REGISTER, struct.pack("QQQQ", mapping.start, length, _MODE_WP, 0))
+            fcntl.ioctl(
+                self._fd, _REGISTER, struct.pack("QQQQ", mapping.start, length, _MODE_WP, 0)
+            )
         except OSError as e:
             if e.errno == errno.EBUSY:
                 raise ArmError(
@@ -128,7 +130,11 @@ class UffdArmed:
             # shared files): the next list tells which.
             self._refused.add(mapping)
             return
-        if mapping.perms[3] == "s" and length <= _PREPARE_EACH and self._prepared + length <= _PREPARE_ALL:
+        if (
+            mapping.perms[3] == "s"
+            and length <= _PREPARE_EACH
+            and self._prepared + length <= _PREPARE_ALL
+        ):
             self._prepared += length
             try:
                 fcntl.ioctl(self._fd, _WRITEPROTECT, struct.pack("QQQ", mapping.start, length, 1))
@@ -138,11 +144,25 @@ class UffdArmed:
     # ---- the round ----
 
     def _scan(
-        self, start: int, end: int, *, mask: int, returned: int, anyof: int = 0, flags: int = 0, inverted: int = 0
+        self,
+        start: int,
+        end: int,
+        *,
+        mask: int,
+        returned: int,
+        anyof: int = 0,
+        flags: int = 0,
+        inverted: int = 0,
     ) -> pm.Regions:
         try:
             return self._pagemap.scan(
-                start, end, mask=mask, anyof=anyof, returned=returned, flags=flags, inverted=inverted
+                start,
+                end,
+                mask=mask,
+                anyof=anyof,
+                returned=returned,
+                flags=flags,
+                inverted=inverted,
             )
         except OSError as e:
             if e.errno in (errno.ESRCH, errno.EIO):
@@ -173,7 +193,9 @@ class UffdArmed:
             return empty(), empty()
         returned = pm.PRESENT | pm.SWAPPED | pm.PFNZERO | pm.FILE
         found = [
-            self._scan(first << 21, last << 21, mask=0, anyof=pm.PRESENT | pm.SWAPPED, returned=returned)
+            self._scan(
+                first << 21, last << 21, mask=0, anyof=pm.PRESENT | pm.SWAPPED, returned=returned
+            )
             for first, last in _spans(candidates)
         ]
         regions = np.concatenate(found)

@@ -76,8 +76,8 @@ def hist_edges_ns() -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     slot = np.arange(HIST, dtype=np.float64)
     octave = np.floor((slot - 1) / HIST_PER_OCTAVE)
     step = (slot - 1) - octave * HIST_PER_OCTAVE + 1
-    edges: np.ndarray[tuple[int], np.dtype[np.float64]] = 2.0 ** (
-        HIST_FIRST_OCTAVE + octave
-    ) * (1 + step / HIST_PER_OCTAVE)
+    edges: np.ndarray[tuple[int], np.dtype[np.float64]] = 2.0 ** (HIST_FIRST_OCTAVE + octave) * (
+        1 + step / HIST_PER_OCTAVE
+    )
     edges[0] = 2.0**HIST_FIRST_OCTAVE
     return edges

@@ -15,7 +15,17 @@ from redirty.collector.errors import RedirtyError
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
 _MAGIC = 0xEB9F
-_PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC, _FUNC_PROTO, _VAR, _DATASEC = 2, 3, 4, 5, 6, 12, 13, 14, 15
+_PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC, _FUNC_PROTO, _VAR, _DATASEC = (
+    2,
+    3,
+    4,
+    5,
+    6,
+    12,
+    13,
+    14,
+    15,
+)
 _DECL_TAG, _ENUM64, _INT = 17, 19, 1
 _MODIFIERS = (8, 9, 10, 11, 18)  # typedef, volatile, const, restrict, type tag
 # 32-bit words that follow a type's three, a fixed number or so many for each of its members
@@ -142,5 +152,7 @@ def offset_flags(btf: Btf) -> list[str]:
         if offset is not None:
             flags.append(f"-D{flag}={offset}")
         elif needed:
-            raise BtfError(f"this kernel's {structure} has no member {member}: redirty cannot trace it")
+            raise BtfError(
+                f"this kernel's {structure} has no member {member}: redirty cannot trace it"
+            )
     return flags

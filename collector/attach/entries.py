@@ -34,7 +34,11 @@ _KPROBE = (
     ("tlb_time", "flush_tlb_mm_range", "kp_flush_range", "kp_flush_range_return"),
     ("tlb_batch_time", "arch_tlbbatch_flush", "kp_batch", "kp_batch_return"),
 )
-_LIFE = (("sched_process_fork", "tp_fork"), ("sched_process_exec", "tp_exec"), ("sched_process_exit", "tp_exit"))
+_LIFE = (
+    ("sched_process_fork", "tp_fork"),
+    ("sched_process_exec", "tp_exec"),
+    ("sched_process_exit", "tp_exit"),
+)
 
 
 def _symbol(name: str, symbols: frozenset[str]) -> str:
@@ -83,7 +87,9 @@ def attach(bpf: Any, probe: str) -> frozenset[str]:
     return frozenset(features)
 
 
-def _attach_fentry(bpf: Any, feature: str, functions: tuple[str, ...], entry: bool, leave: bool) -> bool:
+def _attach_fentry(
+    bpf: Any, feature: str, functions: tuple[str, ...], entry: bool, leave: bool
+) -> bool:
     for function in functions:
         try:
             # The exit first: an entry without its exit would leave calls that never end.
@@ -99,7 +105,9 @@ def _attach_fentry(bpf: Any, feature: str, functions: tuple[str, ...], entry: bo
     return False
 
 
-def _attach_kprobe(bpf: Any, feature: str, function: str, program: str, on_return: str | None) -> bool:
+def _attach_kprobe(
+    bpf: Any, feature: str, function: str, program: str, on_return: str | None
+) -> bool:
     try:
         if on_return:
             bpf.attach_kretprobe(event=function.encode(), fn_name=on_return.encode())

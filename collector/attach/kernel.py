@@ -70,7 +70,9 @@ def open_raw_tracepoint(program: int, name: str | None) -> int:
 def open_kprobe(pmu_type: int, function: str) -> int:
     """A kprobe on a function as a perf event. Errors: OSError."""
     name = ctypes.create_string_buffer(function.encode())
-    attributes = struct.pack("<IIQQQQQIIQQ", pmu_type, 120, 0, 0, 0, 0, 0, 0, 0, ctypes.addressof(name), 0)
+    attributes = struct.pack(
+        "<IIQQQQQIIQQ", pmu_type, 120, 0, 0, 0, 0, 0, 0, 0, ctypes.addressof(name), 0
+    )
     buffer = ctypes.create_string_buffer(attributes, 120)
     number = _NR[platform.machine()][1]
     result: int = _libc.syscall(number, buffer, -1, 0, -1, 8)

@@ -12,12 +12,13 @@ import mmap
 
 import numpy as np
 import numpy.typing as npt
-
 from redirty.collector.attach import abi
 
 _BUSY = np.uint32(1 << 31)
 _DISCARDED = np.uint32(1 << 30)
-RECORD = np.dtype([("length", "<u4"), ("page", "<u4"), *((n, abi.EVENT[n]) for n in abi.EVENT.names or ())])
+RECORD = np.dtype(
+    [("length", "<u4"), ("page", "<u4"), *((n, abi.EVENT[n]) for n in abi.EVENT.names or ())]
+)
 
 
 class Ring:
@@ -29,7 +30,9 @@ class Ring:
     def __init__(self, fd: int, size: int) -> None:
         page = mmap.PAGESIZE
         self._size = size
-        self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
+        self._consumer = mmap.mmap(
+            fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0
+        )
         self._rest = mmap.mmap(fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._consumed = np.frombuffer(self._consumer, np.uint64, 1)
         self._produced = np.frombuffer(self._rest, np.uint64, 1)

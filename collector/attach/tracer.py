@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 import redirty.bpfprogs as programs
 from redirty.collector.attach import abi, btf, entries, kernel, trial
 from redirty.collector.attach.ring import Ring
@@ -58,7 +57,11 @@ class Tracer:
         self.options = options
         self.refused: dict[str, str] = {}
         wanted = trial.PROBES if options.probe == "auto" else (options.probe,)
-        tries = {"fentry": lambda: trial.fentry(types), "kprobe": trial.kprobe, "tracepoint": trial.tracepoint}
+        tries = {
+            "fentry": lambda: trial.fentry(types),
+            "kprobe": trial.kprobe,
+            "tracepoint": trial.tracepoint,
+        }
         flags = btf.offset_flags(types)
         for probe in wanted:
             reason = tries[probe]()
@@ -97,7 +100,7 @@ class Tracer:
         # BCC attaches what its naming rules match as soon as it compiles; entries.py decides here.
         BPF._trace_autoload = lambda self: None
         first: str | None = None
-        for extra in ([["-DRD_NO_ATOMIC_OR"]] if o.force_byte_maps else [[], ["-DRD_NO_ATOMIC_OR"]]):
+        for extra in [["-DRD_NO_ATOMIC_OR"]] if o.force_byte_maps else [[], ["-DRD_NO_ATOMIC_OR"]]:
             with _captured_stderr() as said:
                 try:
                     self._bpf: Any = BPF(text=programs.source(), cflags=[*flags, *extra])
@@ -118,11 +121,17 @@ class Tracer:
         size = abi.CONFIG.itemsize
         self._config_map = mmap.mmap(self._fd("config"), _whole_pages(size))
         self._config = np.frombuffer(self._config_map, abi.CONFIG, 1)
-        self._stats_map = mmap.mmap(self._fd("stats"), _whole_pages(abi.STATS.itemsize * o.slots * 2))
+        self._stats_map = mmap.mmap(
+            self._fd("stats"), _whole_pages(abi.STATS.itemsize * o.slots * 2)
+        )
         self._stats = np.frombuffer(self._stats_map, abi.STATS, o.slots * 2).reshape(o.slots, 2)
-        cell: tuple[type, tuple[int, ...]] = (np.uint8, (512,)) if self._byte_maps else (np.uint64, (8,))
+        cell: tuple[type, tuple[int, ...]] = (
+            (np.uint8, (512,)) if self._byte_maps else (np.uint64, (8,))
+        )
         self._readers = tuple(
-            kernel.HashReader(self._fd(name), np.empty(16384, np.uint64), np.empty((16384, *cell[1]), cell[0]))
+            kernel.HashReader(
+                self._fd(name), np.empty(16384, np.uint64), np.empty((16384, *cell[1]), cell[0])
+            )
             for name in ("bits0", "bits1")
         )
         self._targets_fd = self._fd("targets")
@@ -152,7 +161,9 @@ class Tracer:
         try:
             kernel.map_update(self._targets_fd, np.array([tgid], np.uint32), value)
         except OSError as e:
-            raise RedirtyError(f"cannot trace more than {self.options.targets} processes: {why(e)}") from None
+            raise RedirtyError(
+                f"cannot trace more than {self.options.targets} processes: {why(e)}"
+            ) from None
 
     def drop_target(self, tgid: int) -> None:
         """Stops tracing a process."""
@@ -247,7 +258,10 @@ class Tracer:
         fd = self._fd("stack_pages")
         reader = kernel.HashReader(fd, np.empty(8192, abi.STACK_KEY), np.empty(8192, np.uint64))
         keys, values = reader.drain()
-        return [(space, stack, n) for (space, stack), n in zip(keys.tolist(), values.tolist(), strict=True)]
+        return [
+            (space, stack, n)
+            for (space, stack), n in zip(keys.tolist(), values.tolist(), strict=True)
+        ]
 
     def symbols(self) -> Symbols:
         """Names for addresses in targets."""

@@ -28,13 +28,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "redirty record TARGET [interval [count]] [-d TIME] -o DIR"
     parser.epilog = _EPILOG
     add_target(parser)
-    parser.add_argument("interval", nargs="?", default="1s", help="length of a round: 1, 100ms (default: 1s)")
+    parser.add_argument(
+        "interval", nargs="?", default="1s", help="length of a round: 1, 100ms (default: 1s)"
+    )
     parser.add_argument("count", nargs="?", type=int, default=0, help="stop after so many rounds")
-    parser.add_argument("-d", "--duration", metavar="TIME", help="stop after so long: 10, 500ms, 2m")
-    parser.add_argument("-o", "--output", metavar="DIR", required=True, help="the recording, a new directory")
-    parser.add_argument("--events", action="store_true", help="also write every write fault (events.parquet)")
-    parser.add_argument("--stacks", action="store_true", help="also write who dirties (stacks.folded)")
-    parser.add_argument("--json", action="store_true", help="a summary for programs on stdout at the end")
+    parser.add_argument(
+        "-d", "--duration", metavar="TIME", help="stop after so long: 10, 500ms, 2m"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", required=True, help="the recording, a new directory"
+    )
+    parser.add_argument(
+        "--events", action="store_true", help="also write every write fault (events.parquet)"
+    )
+    parser.add_argument(
+        "--stacks", action="store_true", help="also write who dirties (stacks.folded)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="a summary for programs on stdout at the end"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
@@ -42,7 +54,9 @@ def run(options: argparse.Namespace) -> int:
     """Records."""
     interval_s = parse_time(options.interval)
     if interval_s < 0.001:
-        raise UsageError(f"an interval of {options.interval} is too short: 1ms is the least, 100ms is usual")
+        raise UsageError(
+            f"an interval of {options.interval} is too short: 1ms is the least, 100ms is usual"
+        )
     if options.count < 0:
         raise UsageError(f"a count of rounds is 1 or more: {options.count}")
     duration_s = parse_time(options.duration) if options.duration else 0.0
@@ -83,7 +97,9 @@ def run(options: argparse.Namespace) -> int:
         _print_json(directory)
     elif not options.quiet:
         rounds = "1 round" if session.rounds == 1 else f"{session.rounds} rounds"
-        print(f"redirty: {rounds} in {directory} (see: redirty report {directory})", file=sys.stderr)
+        print(
+            f"redirty: {rounds} in {directory} (see: redirty report {directory})", file=sys.stderr
+        )
     return 130 if session.interrupted else 0
 
 

@@ -13,9 +13,15 @@ _HELP = "one of -p, --tree, --cgroup, or -- COMMAND at the end"
 def add_target(parser: argparse.ArgumentParser) -> None:
     """-p PID (repeatable), --tree PID, --cgroup PATH; -- COMMAND is split off before."""
     group = parser.add_argument_group("target", _HELP)
-    group.add_argument("-p", "--pid", type=int, action="append", metavar="PID", help="a process (repeatable)")
-    group.add_argument("--tree", type=int, metavar="PID", help="a process and its descendants, also those to come")
-    group.add_argument("--cgroup", metavar="PATH", help="a cgroup: its directory, or its path below the mount")
+    group.add_argument(
+        "-p", "--pid", type=int, action="append", metavar="PID", help="a process (repeatable)"
+    )
+    group.add_argument(
+        "--tree", type=int, metavar="PID", help="a process and its descendants, also those to come"
+    )
+    group.add_argument(
+        "--cgroup", metavar="PATH", help="a cgroup: its directory, or its path below the mount"
+    )
     how = parser.add_argument_group("how")
     how.add_argument(
         "--arm",

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from redirty.collector.attach import abi
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export.files import trouble
@@ -25,7 +24,9 @@ class EventFile:
             import pyarrow
             import pyarrow.parquet
         except ImportError:
-            raise RedirtyError("--events needs the package pyarrow: run 'make setup' again") from None
+            raise RedirtyError(
+                "--events needs the package pyarrow: run 'make setup' again"
+            ) from None
         self._arrow: Any = pyarrow
         self._parquet: Any = pyarrow.parquet
         self._directory = directory
@@ -79,7 +80,9 @@ class EventFile:
         try:
             beside.touch(mode=0o600)
             for table in tables:
-                writer = writer or self._parquet.ParquetWriter(beside, table.schema, compression="zstd")
+                writer = writer or self._parquet.ParquetWriter(
+                    beside, table.schema, compression="zstd"
+                )
                 writer.write_table(table)
         except OSError as e:
             beside.unlink(missing_ok=True)
@@ -96,7 +99,10 @@ class EventFile:
         if self._parts:
             self._write(path, (self._parquet.read_table(part) for part in self._parts))
         else:
-            self._write(path, [self._table(np.empty(0, [*[(n, abi.EVENT[n]) for n in abi.EVENT.names or ()]]))])
+            self._write(
+                path,
+                [self._table(np.empty(0, [*[(n, abi.EVENT[n]) for n in abi.EVENT.names or ()]]))],
+            )
         for part in self._parts:
             part.unlink()
         (self._directory / PARTS).rmdir()

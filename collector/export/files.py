@@ -80,7 +80,10 @@ def replace(path: Path, blocks: Iterable[bytes]) -> None:
 
 def write_json(path: Path, content: object) -> None:
     """Replaces a JSON file. Errors: RedirtyError."""
-    replace(path, [(json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")])
+    replace(
+        path,
+        [(json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")],
+    )
 
 
 def new_directory(path: Path) -> None:

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from redirty.collector import VERSION
 from redirty.collector.attach import abi
-from redirty.collector.bitmap import PAGE_SHIFT, count_in, page_numbers
+from redirty.collector.bitmap import PAGE_SHIFT, count_in
 from redirty.collector.export import columns, files
 from redirty.collector.host.mappings import Mappings
 from redirty.collector.rates import CurveSum, PageCounts
@@ -126,7 +125,14 @@ class Recording:
         for k, i in enumerate(chosen):
             item = m.items[i]
             yield (
-                *(number, space.pid, f"{item.start:#x}", f"{item.end:#x}", item.perms, item.mapping_class),
+                *(
+                    number,
+                    space.pid,
+                    f"{item.start:#x}",
+                    f"{item.end:#x}",
+                    item.perms,
+                    item.mapping_class,
+                ),
                 *(item.path, int(present[k]), int(dirty[i]), int(redirtied[k]), int(faults[k])),
             )
 
@@ -164,7 +170,10 @@ class Recording:
             classes = page_classes(pages, self._last_mappings.get(pid))
             for at in range(0, len(pages), _ROWS_A_BLOCK):
                 part = slice(at, at + _ROWS_A_BLOCK)
-                lists = [table[n][part].tolist() for n in ("dirty", "redirtied", "faults", "first", "last")]
+                lists = [
+                    table[n][part].tolist()
+                    for n in ("dirty", "redirtied", "faults", "first", "last")
+                ]
                 lines = (
                     f"{pid},{page << PAGE_SHIFT:#x},{kind},{d},{r},{f},{first},{last}\r\n"
                     for page, kind, d, r, f, first, last in zip(
@@ -201,7 +210,9 @@ def _sum_if(present: bool, value: object) -> int | None:
     return int(value) if present else None  # type: ignore[call-overload,no-any-return]
 
 
-def tlb_totals(tlb: npt.NDArray[np.void], features: frozenset[str]) -> tuple[int | None, float | None]:
+def tlb_totals(
+    tlb: npt.NDArray[np.void], features: frozenset[str]
+) -> tuple[int | None, float | None]:
     """(flushes begun, seconds waited for them) of (n, 8) abi.TLB; None where not known."""
     counts = tlb["flushes"].sum(axis=0)
     if "tlb_time" in features:
@@ -230,7 +241,12 @@ def round_row(result: Round, features: frozenset[str]) -> tuple[object, ...]:
     else:
         first_touch = None
     return (
-        *(result.number, f"{result.start_s:.6f}", f"{result.duration_s:.6f}", f"{result.arm_s:.6f}"),
+        *(
+            result.number,
+            f"{result.start_s:.6f}",
+            f"{result.duration_s:.6f}",
+            f"{result.arm_s:.6f}",
+        ),
         *(sum(len(s.present) for s in spaces), dirty, redirtied, dirty - redirtied),
         sum(len(s.log) for s in spaces),
         sum(scans) if scans else None,

@@ -30,7 +30,9 @@ class Namer(Protocol):
 class StackFile:
     """Adds up pages by stack; names are looked up while the process lives."""
 
-    def __init__(self, directory: Path, source: StackSource, namer: Namer, names: dict[int, str]) -> None:
+    def __init__(
+        self, directory: Path, source: StackSource, namer: Namer, names: dict[int, str]
+    ) -> None:
         self._path = directory / "stacks.folded"
         self._source = source
         self._namer = namer

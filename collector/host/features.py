@@ -47,7 +47,9 @@ def _bcc() -> str | None:
     except ImportError:
         return "BCC is missing: install Debian's package python3-bpfcc; the PyPI package bcc is another one"
     if not hasattr(bcc, "BPF"):
-        return "the module bcc found is not the BPF Compiler Collection: remove the PyPI package bcc"
+        return (
+            "the module bcc found is not the BPF Compiler Collection: remove the PyPI package bcc"
+        )
     return None
 
 
@@ -59,8 +61,6 @@ def _process_events() -> str | None:
     except RedirtyError as e:
         return str(e)
     return None
-
-
 
 
 def look() -> Features:
@@ -123,7 +123,10 @@ _MEANING = {
 
 def as_text(found: Features) -> str:
     """For people."""
-    lines = [f"kernel {found.kernel}, lockdown: {found.lockdown}, {'root' if found.root else 'not root'}", ""]
+    lines = [
+        f"kernel {found.kernel}, lockdown: {found.lockdown}, {'root' if found.root else 'not root'}",
+        "",
+    ]
     for title, answers, auto in (
         ("tracing (--probe)", found.probes, found.probe),
         ("arming (--arm)", found.arming, found.arm),

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
-
 from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, empty, from_ranges
 
 ANON_PRIVATE, ANON_SHARED = "anon_private", "anon_shared"
@@ -114,7 +113,9 @@ class MapsFile:
         if not text:
             return None
         if text != self._text:
-            self._parsed = Mappings.of(_without_overlaps(parse(text.decode(errors="surrogateescape"))))
+            self._parsed = Mappings.of(
+                _without_overlaps(parse(text.decode(errors="surrogateescape")))
+            )
             self._text = text
         return self._parsed
 

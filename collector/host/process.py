@@ -7,7 +7,7 @@ import os
 import select
 from pathlib import Path
 
-from redirty.collector.errors import RedirtyError, TargetEndedError
+from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h, shown in /proc/PID/stat
 
@@ -24,14 +24,14 @@ class Process:
         try:
             self._pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
-            raise RedirtyError(f"no process {pid}: see 'ps -e' for those that run") from None
+            raise NoProcessError(f"no process {pid}: see 'ps -e' for those that run") from None
         except OSError:
             if Path(f"/proc/{pid}").exists():  # a thread's number is no process's (EINVAL)
                 leader = _status(pid).get("Tgid", "?")
                 raise RedirtyError(
                     f"{pid} is a thread of process {leader}: give the process, -p {leader}"
                 ) from None
-            raise RedirtyError(f"no process {pid}: see 'ps -e' for those that run") from None
+            raise NoProcessError(f"no process {pid}: see 'ps -e' for those that run") from None
         try:
             self._look()
         except BaseException:
@@ -41,7 +41,9 @@ class Process:
     def _look(self) -> None:
         status = _status(self.pid)
         if not status or status.get("State", "Z")[0] in "ZX":
-            raise TargetEndedError(f"process {self.pid} has ended already: there is no memory to trace")
+            raise TargetEndedError(
+                f"process {self.pid} has ended already: there is no memory to trace"
+            )
         fields = _stat_fields(self.pid)
         if fields and int(fields[6]) & _PF_KTHREAD:
             raise RedirtyError(

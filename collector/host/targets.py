@@ -75,7 +75,9 @@ class Cgroup:
         self.directory = find_cgroup(self.path)
         self.description = f"cgroup {self.directory}"
         if not self.members():
-            raise TargetEndedError(f"cgroup {self.directory} has no process in it: nothing to trace")
+            raise TargetEndedError(
+                f"cgroup {self.directory} has no process in it: nothing to trace"
+            )
 
     def members(self) -> list[int]:
         """See TargetSet."""
@@ -111,4 +113,6 @@ def find_cgroup(path: str) -> Path:
         if (place / "cgroup.procs").is_file():
             return place
     looked = ", ".join(str(m) for m in cgroup_mounts()) or "none is mounted"
-    raise RedirtyError(f"no cgroup {path}: give its directory, or its path below a cgroup mount ({looked})")
+    raise RedirtyError(
+        f"no cgroup {path}: give its directory, or its path below a cgroup mount ({looked})"
+    )

@@ -35,7 +35,9 @@ class ProcessEvents:
             self._socket.bind()
             self._socket.control(listen=True)
         except OSError as e:
-            raise RedirtyError(f"no process events from the kernel (CONFIG_PROC_EVENTS): {why(e)}") from None
+            raise RedirtyError(
+                f"no process events from the kernel (CONFIG_PROC_EVENTS): {why(e)}"
+            ) from None
 
     def take(self) -> list[ProcessEvent]:
         """What happened since the last call; does not wait."""
@@ -48,7 +50,9 @@ class ProcessEvents:
             for message in messages:
                 what = message.get("what")
                 if what == _FORK and message["child_pid"] == message["child_tgid"]:
-                    found.append(ProcessEvent("fork", message["child_tgid"], message["parent_tgid"]))
+                    found.append(
+                        ProcessEvent("fork", message["child_tgid"], message["parent_tgid"])
+                    )
                 elif what == _EXEC:
                     found.append(ProcessEvent("exec", message["process_tgid"]))
                 elif what == _EXIT and message["process_pid"] == message["process_tgid"]:
