@@ -1,0 +1,33 @@
+# On a fresh Debian 12 or newer, or Ubuntu 24.04:  sudo make demo   or   sudo make test
+.PHONY: setup demo test test-quick lint bench clean
+
+PYTHON := .venv/bin/python
+
+setup:
+	@.ci/setup run
+
+demo: setup
+	@.venv/bin/redirty demo
+
+test: test-setup
+	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+# without the VM and the long host tests
+test-quick: test-setup
+	@$(PYTHON) -m pytest tests/unit $(PYTEST_ARGS)
+
+lint: test-setup
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check -q .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache
+
+bench: test-setup
+	@$(PYTHON) -m tests.bench $(BENCH_ARGS)
+
+.PHONY: test-setup
+test-setup:
+	@.ci/setup test
+
+clean:
+	rm -rf .venv tests/workloads/build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -1,4 +1,4 @@
-"""The one family of errors that users see: a line on stderr (what, why, what to do) and an exit code."""
+"""The one family of errors that users see: one line (what, why, what to do), an exit code."""
 
 
 class RedirtyError(Exception):

@@ -56,9 +56,15 @@ class Plan:
 class Session:
     """One recording from start to end. stop() may be called from a signal handler."""
 
-    def __init__(self, plan: Plan, on_round: Callable[[Round], None] = lambda r: None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        on_round: Callable[[Round], None] = lambda r: None,
+        on_armed: Callable[[], None] = lambda: None,
+    ) -> None:
         self.plan = plan
         self.on_round = on_round
+        self.on_armed = on_armed
         self.interrupted = False
         self.rounds = 0
         self.lost_events = 0
@@ -98,6 +104,7 @@ class Session:
             else:
                 recorder.begin()
             self._open(recorder)
+            self.on_armed()
             self._loop(recorder)
         finally:
             if recorder is not None:

@@ -5,12 +5,12 @@ one reason: between changing a thread's registers and putting them back nobody m
 collector can be killed at any moment; this one has its own session, blocks what can be blocked,
 ends by itself when the collector is gone, and never before the target is as it was.
 
-Protocol, over a SOCK_SEQPACKET socket (argv[1] is its descriptor): a JSON request, a JSON answer, with the
-userfaultfd attached to it.
+Protocol, over a SOCK_SEQPACKET socket (argv[1] is its descriptor): a JSON request, a JSON
+answer, with the userfaultfd attached to it.
   {"op": "inject", "pid": P}      -> {"ok": true, "stopped_s": T} + descriptor
   {"op": "exec", "pid": P}        -> {"ok": true}, held until its next exec ...
   {"op": "wait_exec", "userfaultfd": true}
-                                  -> {"ok": true} + descriptor, the target stopped at its first instruction
+      -> {"ok": true} + descriptor, the target stopped at its first instruction
   {"op": "go"}                    -> {"ok": true}, the target runs
 Errors: {"ok": false, "errno": N, "why": text}; the target runs on.
 """
@@ -47,7 +47,7 @@ STOP_TIMEOUT_S = 2.0
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The target cannot be used this way; it runs on."""
 
     def __init__(self, code: int, why: str) -> None:
@@ -57,7 +57,7 @@ class Refused(Exception):
 
 def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
     ctypes.set_errno(0)
-    result = _libc.ptrace(request, tid, address, data)
+    result: int = _libc.ptrace(request, tid, address, data)
     if result == -1 and ctypes.get_errno():
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
@@ -87,18 +87,18 @@ class Thread:
             if got == self.tid:
                 break
             if time.monotonic() > deadline:
-                raise Refused(
+                raise RefusedError(
                     errno.ETIMEDOUT, "the thread does not come to a stop (waiting in the kernel)"
                 )
             time.sleep(pause)
             pause = min(pause * 1.5, 0.002)
         if os.WIFEXITED(status) or os.WIFSIGNALED(status):
-            raise Refused(errno.ESRCH, "the process ended")
+            raise RefusedError(errno.ESRCH, "the process ended")
         self.stopped = True
         return status
 
     def registers(self) -> "ctypes.Array[ctypes.c_uint64]":
-        words = (ctypes.c_uint64 * self.arch.registers)()
+        words: ctypes.Array[ctypes.c_uint64] = (ctypes.c_uint64 * self.arch.registers)()
         vector = struct.pack("PN", ctypes.addressof(words), ctypes.sizeof(words))
         buffer = ctypes.create_string_buffer(vector, len(vector))
         ptrace(GETREGSET, self.tid, NT_PRSTATUS, ctypes.addressof(buffer))
@@ -142,7 +142,7 @@ class Thread:
                 return ctypes.c_int64(now[arch.result]).value
             if status >> 16 == 0 and os.WSTOPSIG(status) not in (signal.SIGTRAP,):
                 self.deliver = os.WSTOPSIG(status)
-        raise Refused(errno.EIO, "the system call did not run as expected")
+        raise RefusedError(errno.EIO, "the system call did not run as expected")
 
     def release(self) -> None:
         """Lets it run on, with a signal that came meanwhile."""
@@ -170,7 +170,7 @@ def system_call_address(pid: int, arch: "architectures.Architecture") -> int:
                     break
                 if found >= 0:
                     return at + found
-    raise Refused(errno.ENOENT, "no system call instruction is mapped in it")
+    raise RefusedError(errno.ENOENT, "no system call instruction is mapped in it")
 
 
 def status_field(pid: int, name: str) -> str:
@@ -187,27 +187,29 @@ def running_thread(pid: int) -> int:
         with open(f"/proc/{pid}/task/{tid}/stat", encoding="utf-8", errors="replace") as stat:
             if stat.read().rpartition(")")[2].split()[0] not in ("Z", "X"):
                 return tid
-    raise Refused(errno.ESRCH, "the process ended")
+    raise RefusedError(errno.ESRCH, "the process ended")
 
 
 def architecture() -> "architectures.Architecture":
     try:
         return architectures.TABLE[platform.machine()]
     except KeyError:
-        raise Refused(errno.ENOSYS, f"not built for {platform.machine()} yet") from None
+        raise RefusedError(errno.ENOSYS, f"not built for {platform.machine()} yet") from None
 
 
 def seize(pid: int, options: int) -> Thread:
     tracer = status_field(pid, "TracerPid")
     if tracer not in ("", "0"):
-        raise Refused(errno.EBUSY, f"it is being debugged by process {tracer}")
+        raise RefusedError(errno.EBUSY, f"it is being debugged by process {tracer}")
     if status_field(pid, "Seccomp") not in ("", "0"):
         options |= O_SUSPEND_SECCOMP  # its filter may forbid userfaultfd, or kill for it
     try:
         return Thread(running_thread(pid), architecture(), options)
     except OSError as e:
         if e.errno == errno.EPERM:
-            raise Refused(errno.EPERM, "the kernel does not let it be traced (ptrace)") from None
+            raise RefusedError(
+                errno.EPERM, "the kernel does not let it be traced (ptrace)"
+            ) from None
         raise
 
 
@@ -240,24 +242,24 @@ def get_userfaultfd(thread: Thread, pid: int) -> int:
     arch = thread.arch
     saved = thread.registers()
     if saved[arch.mode] != arch.mode_value:
-        raise Refused(errno.ENOSYS, "it is a 32-bit program")
+        raise RefusedError(errno.ENOSYS, "it is a 32-bit program")
     if int(status_field(pid, "SigIgn") or "0", 16) & 1 << (signal.SIGTRAP - 1):
-        raise Refused(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
+        raise RefusedError(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
     at = system_call_address(pid, arch)
     pidfd = _libc.syscall(PIDFD_OPEN, pid, 0)
     if pidfd < 0:
-        raise Refused(errno.ESRCH, "the process ended")
+        raise RefusedError(errno.ESRCH, "the process ended")
     leave_critical_section(thread, saved)
     mask = thread.block_signals()
     try:
         number = thread.call(saved, at, arch.userfaultfd, UFFD_FLAGS)
         if number < 0:
-            raise Refused(-number, f"userfaultfd in it: {os.strerror(-number)}")
+            raise RefusedError(-number, f"userfaultfd in it: {os.strerror(-number)}")
         copy = _libc.syscall(PIDFD_GETFD, pidfd, number, 0)
         code = ctypes.get_errno()
         thread.call(saved, at, arch.close, number)
         if copy < 0:
-            raise Refused(code, f"pidfd_getfd: {os.strerror(code)}")
+            raise RefusedError(code, f"pidfd_getfd: {os.strerror(code)}")
         return int(copy)
     finally:
         try:
@@ -282,7 +284,7 @@ class Server:
                 break
             try:
                 self.answer(json.loads(request))
-            except Refused as e:
+            except RefusedError as e:
                 self.reply({"ok": False, "errno": e.code, "why": str(e)})
             except (OSError, ValueError) as e:
                 code = getattr(e, "errno", None) or errno.EIO
@@ -328,7 +330,7 @@ class Server:
             self.held = None
             self.reply({"ok": True})
         else:
-            raise Refused(errno.EINVAL, f"no such request: {operation}")
+            raise RefusedError(errno.EINVAL, f"no such request: {operation}")
 
     def wait_exec(self, thread: Thread, userfaultfd: bool) -> None:
         try:
@@ -343,7 +345,7 @@ class Server:
             ptrace(CONT, thread.tid)
             thread.wait(STOP_TIMEOUT_S)
             self.reply({"ok": True}, get_userfaultfd(thread, self.pid) if userfaultfd else None)
-        except (Refused, OSError):
+        except (RefusedError, OSError):
             thread.release()
             self.held = None
             raise

@@ -74,7 +74,9 @@ class SoftDirtyArmed:
 
     def _read(self, mappings: Mappings) -> tuple[PageSet, PageSet, PageSet]:
         """(soft-dirty and mapped, those of them that can have been written, present or swapped)."""
-        dirty, written, present = [], [], []
+        dirty: list[PageSet] = []
+        written: list[PageSet] = []
+        present: list[PageSet] = []
         zero = np.uint64(zero_page_frame())
         for mapping in mappings.items:
             shared = mapping.perms[3] == "s"

@@ -119,9 +119,9 @@ class UffdArmed:
         except OSError as e:
             if e.errno == errno.EBUSY:
                 raise ArmError(
-                    f"cannot arm process {self.pid} with userfaultfd: its mapping at {mapping.start:#x} "
-                    "is under another userfaultfd (its own, or another tracer's); end that, or use "
-                    "--arm soft-dirty on a kernel that has it",
+                    f"cannot arm process {self.pid} with userfaultfd: its mapping at "
+                    f"{mapping.start:#x} is under another userfaultfd (its own, or another "
+                    "tracer's); end that, or use --arm soft-dirty on a kernel that has it",
                     errno.EBUSY,
                 ) from None
             if e.errno == errno.ESRCH:

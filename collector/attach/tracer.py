@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -210,8 +211,8 @@ class Tracer:
 
     def drain(self) -> dict[int, PageSet]:
         """Empties the maps of the epoch before: address space -> pages. Call after wait_grace."""
-        keys, values = self._readers[1 - self.epoch].drain()
-        keys = keys.astype(np.uint64, copy=False)
+        raw_keys, values = self._readers[1 - self.epoch].drain()
+        keys: npt.NDArray[np.uint64] = raw_keys.astype(np.uint64, copy=False)
         order = np.argsort(keys)
         keys, words = keys[order], self._words(values)[order]
         spaces = keys >> np.uint64(abi.REGION_BITS)
@@ -219,9 +220,7 @@ class Tracer:
         cuts = np.flatnonzero(spaces[1:] != spaces[:-1]) + 1
         bounds = [0, *cuts.tolist(), len(keys)]
         return {
-            int(spaces[a]): PageSet(regions[a:b], words[a:b])
-            for a, b in zip(bounds, bounds[1:], strict=False)
-            if b > a
+            int(spaces[a]): PageSet(regions[a:b], words[a:b]) for a, b in pairwise(bounds) if b > a
         }
 
     def peek(self, space: int, regions: npt.NDArray[np.uint64]) -> PageSet:
@@ -245,7 +244,7 @@ class Tracer:
         return values.astype(np.uint64, copy=False)
 
     def take_stats(self) -> npt.NDArray[np.void]:
-        """(slots,) counters of the epoch before, set to 0 for its next turn. Call after wait_grace."""
+        """(slots,) counters of the epoch before, then set to 0. Call after wait_grace."""
         old = self._stats[:, 1 - self.epoch]
         taken = old.copy()
         old[...] = np.zeros((), abi.STATS)

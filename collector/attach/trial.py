@@ -1,4 +1,4 @@
-"""Which ways of tracing this kernel takes: tried with a program that does nothing, never by version.
+"""Which ways of tracing this kernel takes: tried with a program that does nothing, not by version.
 
 Each function returns None when the way works, else the reason in words a sysadmin knows.
 """
@@ -102,3 +102,16 @@ def fentry(btf: btf_module.Btf | None, function: str = "handle_mm_fault") -> str
 def try_all(btf: btf_module.Btf | None) -> dict[str, str | None]:
     """Every way of tracing, in order of preference, with its reason when not."""
     return {"fentry": fentry(btf), "kprobe": kprobe(), "tracepoint": tracepoint()}
+
+
+def bcc() -> str | None:
+    """BCC itself."""
+    try:
+        import bcc as module
+    except ImportError:
+        return "BCC is missing: install Debian's package python3-bpfcc (not bcc of PyPI)"
+    if not hasattr(module, "BPF"):
+        return (
+            "the module bcc found is not the BPF Compiler Collection: remove the PyPI package bcc"
+        )
+    return None

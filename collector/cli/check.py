@@ -10,14 +10,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares them."""
     parser.add_argument("--json", action="store_true", help="for programs, on stdout")
     parser.epilog = (
-        "Each way of tracing is tried with a BPF program that does nothing, each way of arming by a "
-        "round trip on a page of a child process: write, arm, write, look. Exit code 0: tracing is possible."
+        "Each way of tracing is tried with a BPF program that does nothing, each way of arming by "
+        "a round trip on a page of a child process: write, arm, write, look. Exit code 0: tracing "
+        "is possible."
     )
 
 
 def run(options: argparse.Namespace) -> int:
     """Checks."""
-    from redirty.collector.host import features
+    from redirty.collector import features
 
     found = features.look()
     if options.json:

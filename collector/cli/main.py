@@ -94,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debugging:
             raise
         print(
-            f"redirty: internal error: {type(e).__name__}: {e} (a bug: please report it with the output "
-            "of the same command under REDIRTY_DEBUG=1)",
+            f"redirty: internal error: {type(e).__name__}: {e} (a bug: please report it with the "
+            "output of the same command under REDIRTY_DEBUG=1)",
             file=sys.stderr,
         )
         return 1

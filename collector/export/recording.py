@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from redirty.collector import VERSION
 from redirty.collector.attach import abi
-from redirty.collector.bitmap import PAGE_SHIFT, count_in
+from redirty.collector.bitmap import PAGE_SHIFT, U64, count_in
 from redirty.collector.export import columns, files
 from redirty.collector.host.mappings import Mappings
 from redirty.collector.rates import CurveSum, PageCounts
@@ -166,7 +166,7 @@ class Recording:
         yield files.csv_bytes([columns.PAGES])
         for pid, counts in sorted(self._pages.items()):
             table = counts.table()
-            pages = table["page"]
+            pages = table["page"].astype(np.uint64, copy=False)
             classes = page_classes(pages, self._last_mappings.get(pid))
             for at in range(0, len(pages), _ROWS_A_BLOCK):
                 part = slice(at, at + _ROWS_A_BLOCK)
@@ -194,7 +194,7 @@ class Recording:
             file.close()
 
 
-def page_classes(pages: npt.NDArray[np.generic], mappings: Mappings | None) -> list[str]:
+def page_classes(pages: U64, mappings: Mappings | None) -> list[str]:
     """The mapping class of each page number; empty for pages in no mapping any more."""
     if mappings is None or not mappings.items:
         return [""] * len(pages)
@@ -207,7 +207,7 @@ def page_classes(pages: npt.NDArray[np.generic], mappings: Mappings | None) -> l
 
 def _sum_if(present: bool, value: object) -> int | None:
     """A count, or None where this kernel cannot know it."""
-    return int(value) if present else None  # type: ignore[call-overload,no-any-return]
+    return int(value) if present else None  # type: ignore[call-overload]
 
 
 def tlb_totals(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -125,8 +126,8 @@ class MapsFile:
 
 
 def _without_overlaps(items: tuple[Mapping, ...]) -> tuple[Mapping, ...]:
-    """A mapping that grew or merged between two reads may start before the end of the one read last."""
-    if all(a.end <= b.start for a, b in zip(items, items[1:], strict=False)):
+    """A mapping that grew or merged between two reads may start before the end of the last."""
+    if all(a.end <= b.start for a, b in pairwise(items)):
         return items
     kept: list[Mapping] = []
     for m in sorted(items, key=lambda m: m.start):

@@ -47,7 +47,8 @@ class Process:
         fields = _stat_fields(self.pid)
         if fields and int(fields[6]) & _PF_KTHREAD:
             raise RedirtyError(
-                f"process {self.pid} ({status.get('Name', '?')}) is a kernel thread: it has no memory of its own"
+                f"process {self.pid} ({status.get('Name', '?')}) is a kernel thread: "
+                "it has no memory of its own"
             )
         try:
             with open(f"/proc/{self.pid}/pagemap", "rb"):  # noqa: PTH123

@@ -41,18 +41,6 @@ class Features:
         return bool(self.probe and self.arm) and all(self.other[n] is None for n in needed)
 
 
-def _bcc() -> str | None:
-    try:
-        import bcc
-    except ImportError:
-        return "BCC is missing: install Debian's package python3-bpfcc; the PyPI package bcc is another one"
-    if not hasattr(bcc, "BPF"):
-        return (
-            "the module bcc found is not the BPF Compiler Collection: remove the PyPI package bcc"
-        )
-    return None
-
-
 def _process_events() -> str | None:
     from redirty.collector.net.procevents import ProcessEvents
 
@@ -79,7 +67,7 @@ def look() -> Features:
             arming = dict.fromkeys(choose.WAYS, "needs root: run with sudo")
     finally:
         injector.close()
-    other = {"bcc": _bcc(), "btf": btf_reason}
+    other = {"bcc": trial.bcc(), "btf": btf_reason}
     other["process events"] = _process_events() if root else "needs root: run with sudo"
     return Features(
         kernel=platform.release(),
@@ -112,7 +100,7 @@ def as_json(found: Features) -> dict[str, Any]:
 _MEANING = {
     "fentry": "function entry and exit: the cheapest, sees every write fault",
     "kprobe": "kernel probes: sees every write fault",
-    "tracepoint": "page-fault tracepoints: sees faults of the processor, not the kernel's own accesses",
+    "tracepoint": "page-fault tracepoints: sees the processor's faults only",
     "uffd": "userfaultfd, asynchronous write protection: read and cleared in one step",
     "soft-dirty": "soft-dirty bits (clear_refs)",
     "bcc": "BPF Compiler Collection",
@@ -124,7 +112,8 @@ _MEANING = {
 def as_text(found: Features) -> str:
     """For people."""
     lines = [
-        f"kernel {found.kernel}, lockdown: {found.lockdown}, {'root' if found.root else 'not root'}",
+        f"kernel {found.kernel}, lockdown: {found.lockdown}, "
+        f"{'root' if found.root else 'not root'}",
         "",
     ]
     for title, answers, auto in (

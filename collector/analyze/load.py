@@ -1,0 +1,137 @@
+"""Loads a recording into pandas: one function for each file, with the types it should have.
+
+Every file also loads with plain pandas.read_csv and no options; these functions add what only
+redirty knows: which rounds are complete, and addresses as numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redirty.collector.errors import RedirtyError, why
+from redirty.collector.export.columns import CURVE, MAPPINGS, PAGES, ROUNDS, SCHEMA, TLB
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COUNTS = ("pages", "faults", "flushes", "events", "round")
+
+
+def load_meta(directory: Path) -> dict[str, Any]:
+    """meta.json.
+
+    Errors: RedirtyError when the directory is no recording, or one of a newer redirty.
+    """
+    path = directory / "meta.json"
+    try:
+        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RedirtyError(f"{directory} is no recording: it has no meta.json") from None
+    except OSError as e:
+        raise RedirtyError(f"cannot read {path}: {why(e)}") from None
+    except ValueError:
+        raise RedirtyError(f"{path} is damaged: it is not JSON") from None
+    if not isinstance(meta, dict) or "schema" not in meta:
+        raise RedirtyError(f"{directory} is no recording: meta.json is of something else")
+    if meta["schema"] > SCHEMA:
+        raise RedirtyError(
+            f"{directory} was written by a newer redirty (schema {meta['schema']}, this one knows "
+            f"{SCHEMA}): update redirty"
+        )
+    return meta
+
+
+def _read(directory: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    import io
+
+    import pandas as pd
+
+    path = directory / name
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return pd.DataFrame({column: [] for column in columns})
+    except OSError as e:
+        raise RedirtyError(f"cannot read {path}: {why(e)}") from None
+    # A recorder that was killed may have left half a row.
+    data = data[: data.rfind(b"\n") + 1]
+    if not data:
+        return pd.DataFrame({column: [] for column in columns})
+    try:
+        frame = pd.read_csv(
+            io.BytesIO(data), keep_default_na=False, na_values={c: [""] for c in columns}
+        )
+    except (ValueError, pd.errors.ParserError) as e:
+        raise RedirtyError(f"{path} is damaged: {e}") from None
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise RedirtyError(f"{path} is damaged: it has no column {missing[0]}")
+    return frame
+
+
+def load_rounds(directory: Path) -> pd.DataFrame:
+    """rounds.csv: a row a complete round. Errors: RedirtyError."""
+    return _read(directory, "rounds.csv", ROUNDS)
+
+
+def _complete_only(frame: pd.DataFrame, directory: Path) -> pd.DataFrame:
+    """Rows of rounds that have their row in rounds.csv, which is written last."""
+    done = load_rounds(directory)["round"]
+    return frame[frame["round"].isin(done)].reset_index(drop=True)
+
+
+def load_mappings(directory: Path) -> pd.DataFrame:
+    """mappings.csv, with start and end as numbers; a mapping has a row for each round in which it
+    was written and for the one in which it first appeared. Errors: RedirtyError."""
+    frame = _complete_only(_read(directory, "mappings.csv", MAPPINGS), directory)
+    frame["path"] = frame["path"].fillna("")
+    for column in ("start", "end"):
+        frame[column] = _addresses(frame[column])
+    return frame
+
+
+def load_pages(directory: Path) -> pd.DataFrame:
+    """pages.csv, with address as a number. Errors: RedirtyError."""
+    frame = _read(directory, "pages.csv", PAGES)
+    frame["address"] = _addresses(frame["address"])
+    frame["mapping_class"] = frame["mapping_class"].fillna("")
+    return frame
+
+
+def load_curve(directory: Path) -> pd.DataFrame:
+    """curve.csv: W(t) by process. Errors: RedirtyError."""
+    return _read(directory, "curve.csv", CURVE)
+
+
+def load_tlb(directory: Path) -> pd.DataFrame:
+    """tlb.csv. Errors: RedirtyError."""
+    return _complete_only(_read(directory, "tlb.csv", TLB), directory)
+
+
+def load_events(directory: Path) -> pd.DataFrame:
+    """events.parquet, or the parts of it that a recording which was cut off left behind.
+
+    Errors: RedirtyError when it was recorded without --events.
+    """
+    import pandas as pd
+
+    path = directory / "events.parquet"
+    if path.exists():
+        return pd.read_parquet(path)
+    parts = sorted((directory / ".events").glob("part-*.parquet"))
+    if not parts:
+        raise RedirtyError(f"{directory} has no events: record with --events")
+    return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+
+
+def _addresses(column: pd.Series[Any]) -> pd.Series[Any]:
+    import numpy as np
+    import pandas as pd
+
+    return pd.Series(
+        np.array([int(text, 16) for text in column], np.uint64),
+        index=column.index,
+        name=column.name,
+    )

@@ -1,0 +1,241 @@
+"""Sums a recording up: numbers for programs, and lines for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redirty.collector.analyze import load
+from redirty.collector.units import show_bytes, show_pages, show_time
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TOP = 8
+
+
+def summarise(directory: Path) -> dict[str, Any]:
+    """Totals and rates of a recording: pages are of page_size bytes, rates per second.
+
+    Errors: RedirtyError.
+    """
+    meta = load.load_meta(directory)
+    rounds = load.load_rounds(directory)
+    duration_s = float(rounds["duration_s"].sum())
+    found: dict[str, Any] = {
+        "directory": str(directory),
+        "complete": bool(meta.get("complete")),
+        "target": meta["target"],
+        "probe": meta["probe"],
+        "arm": meta["arm"],
+        "page_size": meta["page_size"],
+        "interval_s": meta["interval_s"],
+        "rounds": len(rounds),
+        "duration_s": round(duration_s, 6),
+        "refused_probes": meta.get("refused_probes", {}),
+    }
+    for column in ("dirty_pages", "redirtied_pages", "new_pages", "write_faults"):
+        total = int(rounds[column].sum())
+        found[column] = total
+        found[f"{column}_per_s"] = round(total / duration_s, 3) if duration_s else 0.0
+    for column in ("missed_pages", "lost_events", "tlb_flushes", "tlb_flush_s", *_KINDS):
+        found[column] = _total(rounds[column])
+    found["present_pages_mean"] = (
+        round(float(rounds["present_pages"].mean()), 1) if len(rounds) else 0
+    )
+    found["arm_s_mean"] = round(float(rounds["arm_s"].mean()), 6) if len(rounds) else 0.0
+    found["redirtied_share"] = (
+        round(found["redirtied_pages"] / found["dirty_pages"], 4) if found["dirty_pages"] else 0.0
+    )
+    found["mappings"] = _by_mapping(load.load_mappings(directory), duration_s)
+    found["mapping_classes"] = _by_class(found["mappings"])
+    found["pages"] = _by_page(load.load_pages(directory), len(rounds))
+    found["curve"] = _curve(load.load_curve(directory))
+    return found
+
+
+_KINDS = (
+    "first_touch_faults",
+    "write_protect_faults",
+    "cow_faults",
+    "mkwrite_faults",
+    "huge_faults",
+)
+
+
+def _total(column: pd.Series[Any]) -> float | int | None:
+    """The sum; None when this kernel could not fill the column."""
+    known = column.dropna()
+    if known.empty:
+        return None
+    total = float(known.sum())
+    return int(total) if total.is_integer() else round(total, 9)
+
+
+def _by_mapping(frame: pd.DataFrame, duration_s: float) -> list[dict[str, Any]]:
+    """Mappings written, most re-dirtied first. One that grew is one mapping: it is known by its
+    process, start, class and path."""
+    if frame.empty:
+        return []
+    keys = ["pid", "start", "mapping_class", "path"]
+    summed = frame.groupby(keys, as_index=False).agg(
+        end=("end", "max"),
+        perms=("perms", "last"),
+        dirty_pages=("dirty_pages", "sum"),
+        redirtied_pages=("redirtied_pages", "sum"),
+        write_faults=("write_faults", "sum"),
+    )
+    summed = summed[summed["dirty_pages"] > 0].sort_values(
+        ["redirtied_pages", "dirty_pages"], ascending=False
+    )
+    rows = []
+    for row in summed.to_dict("records"):
+        rows.append(
+            {
+                **{str(k): v for k, v in row.items()},
+                "start": f"{int(row['start']):#x}",
+                "end": f"{int(row['end']):#x}",
+                "redirtied_pages_per_s": (
+                    round(row["redirtied_pages"] / duration_s, 3) if duration_s else 0.0
+                ),
+            }
+        )
+    return rows
+
+
+def _by_class(mappings: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for row in mappings:
+        entry = found.setdefault(row["mapping_class"], {"dirty_pages": 0, "redirtied_pages": 0})
+        entry["dirty_pages"] += int(row["dirty_pages"])
+        entry["redirtied_pages"] += int(row["redirtied_pages"])
+    return found
+
+
+def _by_page(frame: pd.DataFrame, rounds: int) -> dict[str, int]:
+    """How many distinct pages were ever dirty, in more than one round, and in every round."""
+    if frame.empty:
+        return {"ever_dirty": 0, "dirty_again": 0, "dirty_in_every_round": 0}
+    counts = frame["rounds_dirty"]
+    return {
+        "ever_dirty": len(frame),
+        "dirty_again": int((counts > 1).sum()),
+        "dirty_in_every_round": int((counts >= rounds).sum()) if rounds else 0,
+    }
+
+
+def _curve(frame: pd.DataFrame) -> list[dict[str, float]]:
+    """W(t) of all processes together, at a few times."""
+    import numpy as np
+
+    if frame.empty:
+        return []
+    longest = float(frame["elapsed_s"].max())
+    times = [t for t in (0.001, 0.01, 0.1, 1.0, 10.0, 100.0) if t < longest] + [longest]
+    found = []
+    for t in times:
+        total = 0.0
+        for _, part in frame.groupby("pid"):
+            x, y = part["elapsed_s"].to_numpy(), part["unique_dirty_pages"].to_numpy()
+            total += float(np.interp(t, x, y, left=0.0))
+        found.append({"elapsed_s": round(t, 6), "unique_dirty_pages": round(total, 1)})
+    return found
+
+
+def print_json(directory: Path) -> None:
+    """The summary on stdout. Errors: RedirtyError."""
+    print(json.dumps(summarise(directory), indent=2))
+
+
+def as_text(s: dict[str, Any], bandwidth: float | None = None) -> str:
+    """Lines for people. bandwidth: bytes per second of a link to compare with."""
+    target = s["target"]
+    lines = [
+        f"{target['description']}: {target['comm']}",
+        f"{s['rounds']} rounds of {s['interval_s']:g} s, {s['duration_s']:.1f} s in all, "
+        f"traced by {s['probe']}, armed by {s['arm']}"
+        + ("" if s["complete"] else "  (ended early: complete rounds only)"),
+        "",
+    ]
+    if s["rounds"] == 0:
+        return "\n".join([*lines, "no round was completed: nothing to sum up"]) + "\n"
+    lines += [
+        _rate("dirty", s["dirty_pages_per_s"], s["dirty_pages"]),
+        _rate("re-dirtied", s["redirtied_pages_per_s"], s["redirtied_pages"])
+        + f"  {s['redirtied_share']:.0%} of dirty",
+        _rate("new", s["new_pages_per_s"], s["new_pages"]),
+        f"  {'present':<11} {show_pages(s['present_pages_mean']):>11}",
+        "",
+        *_fault_lines(s),
+        "",
+        f"distinct pages: {s['pages']['ever_dirty']} ever dirty, {s['pages']['dirty_again']} in "
+        f"more than one round, {s['pages']['dirty_in_every_round']} in every round",
+        "W(t), distinct pages written within t of an arm: "
+        + (
+            ", ".join(
+                f"{show_time(p['elapsed_s'])}: {show_pages(p['unique_dirty_pages'])}"
+                for p in s["curve"]
+            )
+            or "nothing"
+        ),
+        "",
+        *_mapping_lines(s),
+    ]
+    if bandwidth:
+        share = s["redirtied_pages_per_s"] * s["page_size"] / bandwidth
+        lines += [
+            "",
+            f"against a link of {show_bytes(bandwidth)}/s: re-dirtied at {share:.0%} of it",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _rate(name: str, pages_per_s: float, pages: int) -> str:
+    return f"  {name:<11} {show_pages(pages_per_s):>11}/s  {pages:>10} pages"
+
+
+def _fault_lines(s: dict[str, Any]) -> list[str]:
+    shares = [
+        f"{name.removesuffix('_faults').replace('_', ' ')} {s[name]}"
+        for name in _KINDS
+        if s[name] is not None
+    ]
+    lines = [f"write faults: {s['write_faults']}" + (f" ({', '.join(shares)})" if shares else "")]
+    if s["missed_pages"] is None:
+        lines.append("missed: not known (no scan)")
+    elif s["missed_pages"]:
+        lines.append(
+            f"missed: {s['missed_pages']} pages that only the scan saw (written by the kernel, "
+            "by another process, or huge): they are in the dirty counts"
+        )
+    else:
+        lines.append("missed: 0 pages, the log saw all that the page tables tell")
+    lost = s["lost_events"]
+    lines.append(
+        f"lost: {lost} events"
+        + ("" if not lost else "; the dirty counts are right through the scan")
+    )
+    if s["tlb_flushes"] is not None:
+        waited = "" if s["tlb_flush_s"] is None else f", {show_time(s['tlb_flush_s'])} waited for"
+        lines.append(
+            f"TLB flushes: {s['tlb_flushes']}{waited}; an arm took {show_time(s['arm_s_mean'])}"
+        )
+    return lines
+
+
+def _mapping_lines(s: dict[str, Any]) -> list[str]:
+    rows = s["mappings"]
+    if not rows:
+        return ["no mapping was written"]
+    lines = [f"  {'re-dirtied':>13} {'dirty':>11}  {'class':<13} {'pid':>7}  mapping"]
+    for row in rows[:_TOP]:
+        dirty = show_pages(row["dirty_pages"] / max(s["duration_s"], 1e-9))
+        again = show_pages(row["redirtied_pages_per_s"])
+        lines.append(
+            f"  {again:>11}/s {dirty:>9}/s  {row['mapping_class']:<13} {row['pid']:>7}  "
+            f"{row['start']} {row['path'] or '(anonymous)'}"
+        )
+    if len(rows) > _TOP:
+        lines.append(f"  and {len(rows) - _TOP} more mappings (mappings.csv)")
+    return lines
