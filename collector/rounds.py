@@ -11,8 +11,6 @@ the ending round's set; one to a page just protected faults again and is in the 
 
 from __future__ import annotations
 
-import logging
-import os
 import select
 import time
 from collections.abc import Callable
@@ -20,20 +18,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.arm.base import Armed, ArmError, GoneError
-from redirty.collector.arm.choose import open_armed
 from redirty.collector.arm.injection import Injector
-from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.attach import abi
 from redirty.collector.attach.tracer import Tracer
 from redirty.collector.bitmap import PageSet, empty
-from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
+from redirty.collector.errors import TargetEndedError
 from redirty.collector.host.mappings import Mappings
-from redirty.collector.host.process import Process
 from redirty.collector.host.targets import TargetSet
+from redirty.collector.members import Members
 from redirty.collector.space import Space
-
-log = logging.getLogger(__name__)
 
 _PEEK_REGIONS = 4096  # of a system call each
 
@@ -79,83 +72,14 @@ class Recorder:
     def __init__(self, tracer: Tracer, targets: TargetSet, way: str, injector: Injector) -> None:
         self.tracer = tracer
         self.targets = targets
-        self.way = way
-        self.injector = injector
-        self.spaces: dict[int, Space] = {}
-        self.seen: dict[int, Process] = {}  # every process that was ever part of the target
-        self.stopped_s = 0.0  # for how long the target stood still, in all
-        self.by_log_only = 0  # processes that could not be armed
-        self._free_slots = list(range(tracer.options.slots - 1, 0, -1))
-        self._slots_to_free: list[int] = []
+        self.members = Members(tracer, targets, way, injector)
         self._round = 0
         self._arm_s = 0.0
 
-    # ---- members ----
-
-    def adopt(self, pid: int, descriptor: int | None = None) -> Space:
-        """Traces a process from now on. descriptor: a userfaultfd of it, if there is one already.
-
-        Errors: RedirtyError, GoneError.
-        """
-        process = Process(pid)
-        try:
-            number = self.tracer.target_space(pid)
-            known_dead = {s.number for s in self.spaces.values() if s.gone}
-            if number is None:
-                number = pid
-            elif number in known_dead:
-                # the exec hook's change was overwritten: count the exec here
-                number = (number + (1 << abi.TGID_BITS)) & ((1 << 28) - 1)
-            slot = self._free_slots.pop() if self._free_slots else 0
-            self.tracer.set_target(pid, number, slot)
-            if not process.alive():
-                self.tracer.drop_target(pid)  # it may have ended before it was a target
-                raise GoneError
-            armed = self._open_armed(pid, descriptor)
-            self.stopped_s += armed.stopped_s
-            space = Space(number, slot, process, armed)
-        except OSError:
-            process.close()
-            raise GoneError from None
-        except BaseException:
-            process.close()
-            raise
-        self.spaces[number] = space
-        self.seen.setdefault(pid, process)
-        return space
-
-    def _open_armed(self, pid: int, descriptor: int | None) -> Armed:
-        if descriptor is not None:
-            return UffdArmed(pid, descriptor, 0.0)
-        return open_armed(self.way, pid, self.injector)
-
-    def _adopt_newcomers(self) -> None:
-        """Processes that forked, ran another program or joined since the last boundary."""
-        traced = self.tracer.targets()
-        have = {space.pid for space in self.spaces.values() if not space.gone}
-        wanted = dict.fromkeys(self.targets.members()) if self.targets.follow_fork else {}
-        for tgid, (number, _) in traced.items():
-            if abi.tgid_of(number) == tgid:  # else a vfork child in its parent's memory
-                wanted[tgid] = None
-        for pid in wanted:
-            if pid in have or pid == os.getpid():
-                continue
-            try:
-                self.adopt(pid)
-            except (GoneError, NoProcessError, TargetEndedError):
-                continue
-            except ArmError as e:
-                log.warning("process %d is traced by its faults alone: %s", pid, e)
-                self._adopt_by_log(pid)
-
-    def _adopt_by_log(self, pid: int) -> None:
-        self.by_log_only += 1
-        try:
-            number = self.tracer.target_space(pid)
-            if number is not None and number not in self.spaces:
-                self.spaces[number] = Space(number, 0, Process(pid), None)
-        except (OSError, RedirtyError):
-            pass
+    @property
+    def spaces(self) -> dict[int, Space]:
+        """The target's address spaces now."""
+        return self.members.spaces
 
     # ---- rounds ----
 
@@ -164,14 +88,7 @@ class Recorder:
 
         Errors: RedirtyError; TargetEndedError when nothing of the target is left.
         """
-        for pid in self.targets.members():
-            if pid not in {s.pid for s in self.spaces.values()}:
-                try:
-                    self.adopt(pid)
-                except (GoneError, NoProcessError):
-                    continue
-        if not self.spaces:
-            raise TargetEndedError(f"{self.targets.description} ended before it could be traced")
+        self.members.adopt_all()
         for space in self.spaces.values():
             space.look()
         self.started_ns = self._round_ns = self.tracer.flip()
@@ -200,7 +117,7 @@ class Recorder:
         for space in self.spaces.values():
             if not space.gone:
                 space.look()
-        self._adopt_newcomers()
+        self.members.adopt_newcomers()
         for space in self.spaces.values():
             if not space.gone and not space.mappings.items:
                 space.look()
@@ -222,7 +139,7 @@ class Recorder:
         )
         self._round += 1
         self._round_ns = flipped
-        self._bury()
+        self.members.bury()
         return result
 
     def _results(
@@ -278,17 +195,6 @@ class Recorder:
             )
         return tuple(found)
 
-    def _bury(self) -> None:
-        """Lets go of memory that is gone. Its slot is free one round later, when its last counts
-        were taken."""
-        self._free_slots += self._slots_to_free
-        self._slots_to_free = []
-        for number in [n for n, s in self.spaces.items() if s.gone]:
-            space = self.spaces.pop(number)
-            if space.slot:
-                self._slots_to_free.append(space.slot)
-            space.close()
-
     def wait(self, until: float, tick: Callable[[], None], tick_s: float) -> bool:
         """Sleeps until CLOCK_MONOTONIC reaches until (seconds), calling tick() every tick_s.
 
@@ -308,16 +214,9 @@ class Recorder:
                 poll.unregister(fd)
                 waiting.pop(fd, None)
             tick()
-            if not waiting and not self._others_alive():
+            if not waiting and not self.members.others_alive():
                 return False
-
-    def _others_alive(self) -> bool:
-        return any(
-            abi.tgid_of(number) == tgid for tgid, (number, _) in self.tracer.targets().items()
-        )
 
     def close(self) -> None:
         """Unprotects all memory and lets go of all processes; the tracer is the caller's."""
-        for space in self.spaces.values():
-            space.close()
-        self.spaces = {}
+        self.members.close()

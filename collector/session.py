@@ -23,6 +23,7 @@ from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.export.stacks import StackFile
 from redirty.collector.family import Family
 from redirty.collector.host.command import Command
+from redirty.collector.host.process import regions_for
 from redirty.collector.host.targets import Cgroup, Pids, TargetSet, Tree
 from redirty.collector.rounds import Recorder, Round
 
@@ -122,6 +123,7 @@ class Session:
         many = self.plan.target.follow_fork
         return Options(
             probe=self.plan.probe,
+            regions=regions_for(self.plan.target.members()),
             events=self.plan.events,
             stacks=self.plan.stacks,
             slots=_SLOTS_OF_MANY
@@ -140,7 +142,7 @@ class Session:
         meta = Meta(
             target=self._target(recorder),
             probe=recorder.tracer.probe,
-            arm=recorder.way,
+            arm=recorder.members.way,
             interval_s=plan.interval_s,
             kernel=platform.release(),
             features=recorder.tracer.attached,
@@ -265,15 +267,20 @@ class Session:
             complete=complete,
             extra={
                 "stopped_s": _stopped(recorder),
-                "by_log_only": recorder.by_log_only,
+                "by_log_only": recorder.members.by_log_only,
                 "lost_events": self.lost_events,
+                **self._exit_status(),
             },
         )
+
+    def _exit_status(self) -> dict[str, int | None]:
+        target = self.plan.target
+        return {"exit_status": target.reap()} if isinstance(target, Command) else {}
 
 
 def _stopped(recorder: Recorder) -> float:
     """For how long, in all, processes of the target stood still to be armed: seconds."""
-    return round(recorder.stopped_s, 6)
+    return round(recorder.members.stopped_s, 6)
 
 
 def start_command(recorder: Recorder, command: Command) -> None:
@@ -281,18 +288,18 @@ def start_command(recorder: Recorder, command: Command) -> None:
 
     Errors: RedirtyError when it cannot be run.
     """
-    recorder.injector.hold_at_exec(command.pid)
+    recorder.members.injector.hold_at_exec(command.pid)
     recorder.tracer.set_target(command.pid, command.pid, 0)
     command.release()
     try:
-        descriptor = recorder.injector.wait_for_exec(
-            command.pid, userfaultfd=recorder.way == "uffd"
+        descriptor = recorder.members.injector.wait_for_exec(
+            command.pid, userfaultfd=recorder.members.way == "uffd"
         )
         command.check_started()
-        recorder.adopt(command.pid, descriptor)
+        recorder.members.adopt(command.pid, descriptor)
         recorder.begin()
     except GoneError:
         command.check_started()
         raise TargetEndedError(f"{command.argv[0]} ended at once") from None
     finally:
-        recorder.injector.go()
+        recorder.members.injector.go()

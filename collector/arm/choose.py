@@ -20,6 +20,7 @@ from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.bitmap import PAGE_SHIFT, U64, from_pages
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.host.mappings import MapsFile
+from redirty.collector.host.process import in_first_pid_namespace
 
 WAYS = ("uffd", "soft-dirty")  # preference: reading and clearing in one step comes first
 
@@ -102,9 +103,14 @@ def _page_range(first: int, count: int) -> U64:
 
 
 def require_root() -> None:
-    """Errors: RedirtyError when we are not."""
+    """Errors: RedirtyError when we are not root, or root of a container only."""
     if os.geteuid() != 0:
         raise RedirtyError("tracing needs root (BPF, and other processes' memory): run with sudo")
+    if not in_first_pid_namespace():
+        raise RedirtyError(
+            "redirty runs in a container's pid namespace, where BPF sees other process numbers: "
+            "run it on the host (docker: --pid=host)"
+        )
 
 
 def choose(wanted: str, injector: Injector) -> str:

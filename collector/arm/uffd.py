@@ -117,7 +117,7 @@ class UffdArmed:
                 self._fd, _REGISTER, struct.pack("QQQQ", mapping.start, length, _MODE_WP, 0)
             )
         except OSError as e:
-            if e.errno == errno.EBUSY:
+            if e.errno == errno.EBUSY and self._known is None:
                 raise ArmError(
                     f"cannot arm process {self.pid} with userfaultfd: its mapping at "
                     f"{mapping.start:#x} is under another userfaultfd (its own, or another "

@@ -100,6 +100,8 @@ def run(options: argparse.Namespace) -> int:
         print(
             f"redirty: {rounds} in {directory} (see: redirty report {directory})", file=sys.stderr
         )
+    if options.command and not options.quiet and target.reap() is None:
+        print(f"redirty: the command goes on as process {target.pid}", file=sys.stderr)
     return 130 if session.interrupted else 0
 
 

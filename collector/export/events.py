@@ -38,7 +38,12 @@ class EventFile:
         (directory / PARTS).mkdir(mode=0o700)
 
     def add(self, records: npt.NDArray[np.void]) -> None:
-        """Takes records over (attach.ring.RECORD). Errors: RedirtyError."""
+        """Takes records over (attach.ring.RECORD); those of before the start do not count.
+
+        Errors: RedirtyError.
+        """
+        if len(records) and records["ns"][0] < self._started_ns:
+            records = records[records["ns"] >= self._started_ns]
         if len(records):
             self._waiting.append(records)
             self._rows += len(records)

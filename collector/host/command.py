@@ -15,6 +15,8 @@ class Command:
 
     argv: list[str]
     follow_fork: bool = field(default=True, init=False)
+    may_join: bool = field(default=False, init=False)
+    required: bool = field(default=True, init=False)
     pid: int = field(default=0, init=False)
     status: int | None = field(default=None, init=False)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
 
+_LEAST_REGIONS, _MOST_REGIONS = 1 << 16, 1 << 20
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h, shown in /proc/PID/stat
 
 
@@ -125,3 +127,22 @@ def has_memory(pid: int) -> bool:
     """Whether it lives and has an address space (no zombie, no kernel thread)."""
     fields = _stat_fields(pid)
     return bool(fields) and fields[0] not in ("Z", "X") and not int(fields[6]) & _PF_KTHREAD
+
+
+def regions_for(pids: list[int]) -> int:
+    """How many 2 MiB regions the kernel side needs room for, so that processes can dirty all
+    they have in one round, wherever it lies: a power of two, 128 bytes of kernel memory each."""
+    regions = 0
+    for pid in pids:
+        status = _status(pid)
+        resident, mapped = (
+            int(status.get(name, "0").split()[0] or 0) for name in ("VmRSS", "VmSize")
+        )
+        regions += min(resident // 4, mapped // 2048 + 1)
+    wanted = max(_LEAST_REGIONS, min(regions + regions // 2, _MOST_REGIONS))
+    return 1 << (wanted - 1).bit_length()
+
+
+def in_first_pid_namespace() -> bool:
+    """Whether our process numbers are those that the kernel's own programs see."""
+    return Path("/proc/self/ns/pid").stat().st_ino == _FIRST_PID_NAMESPACE

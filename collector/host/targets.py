@@ -15,6 +15,8 @@ class TargetSet(Protocol):
     """Which processes belong to the target."""
 
     follow_fork: bool  # children belong to it from their first instruction on
+    may_join: bool  # processes can come to belong to it in another way: look again each round
+    required: bool  # each of members() must be armed, or it is an error
     description: str
 
     def members(self) -> list[int]:
@@ -30,6 +32,8 @@ class Pids:
 
     pids: list[int]
     follow_fork: bool = field(default=False, init=False)
+    may_join: bool = field(default=False, init=False)
+    required: bool = field(default=True, init=False)
     description: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
@@ -51,6 +55,8 @@ class Tree:
 
     root: int
     follow_fork: bool = field(default=True, init=False)
+    may_join: bool = field(default=False, init=False)
+    required: bool = field(default=False, init=False)
     description: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
@@ -69,6 +75,8 @@ class Cgroup:
 
     path: str
     follow_fork: bool = field(default=True, init=False)
+    may_join: bool = field(default=True, init=False)
+    required: bool = field(default=False, init=False)
     description: str = field(default="", init=False)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,144 @@
+"""The target's processes as they come and go: each gets a slot, is armed, and is let go of."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from redirty.collector.arm.base import Armed, ArmError, GoneError
+from redirty.collector.arm.choose import open_armed
+from redirty.collector.arm.injection import Injector
+from redirty.collector.arm.uffd import UffdArmed
+from redirty.collector.attach import abi
+from redirty.collector.attach.tracer import Tracer
+from redirty.collector.errors import NoProcessError, TargetEndedError
+from redirty.collector.host.process import Process
+from redirty.collector.host.targets import TargetSet
+from redirty.collector.space import Space
+
+log = logging.getLogger(__name__)
+
+_LOOKS = 10  # for a tree that grows while it is looked at
+
+
+class Members:
+    """spaces: by the kernel side's number. stopped_s: for how long processes stood still to be
+    armed, in all. by_log_only: how many could not be armed."""
+
+    def __init__(self, tracer: Tracer, targets: TargetSet, way: str, injector: Injector) -> None:
+        self.tracer = tracer
+        self.targets = targets
+        self.way = way
+        self.injector = injector
+        self.spaces: dict[int, Space] = {}
+        self.stopped_s = 0.0
+        self.by_log_only = 0
+        self._free_slots = list(range(tracer.options.slots - 1, 0, -1))
+        self._slots_to_free: list[int] = []
+
+    def adopt(self, pid: int, descriptor: int | None = None, *, required: bool = True) -> Space:
+        """Traces a process from now on. descriptor: a userfaultfd of it, if there is one already.
+
+        Errors: GoneError and NoProcessError when it is no more; ArmError when it cannot be armed
+        and that is required, else it is traced by its faults alone.
+        """
+        process = Process(pid)
+        slot = self._free_slots.pop() if self._free_slots else 0
+        armed: Armed | None = None
+        try:
+            number = self._number(pid)
+            self.tracer.set_target(pid, number, slot)
+            if not process.alive():
+                self.tracer.drop_target(pid)  # it may have ended before it was a target
+                raise GoneError
+            armed = self._open_armed(pid, descriptor, required=required)
+            space = Space(number, slot, process, armed)
+        except BaseException as e:
+            if armed is not None:
+                armed.close()
+            process.close()
+            if slot:
+                self._slots_to_free.append(slot)
+            if isinstance(e, OSError):  # its files in /proc went away
+                raise GoneError from None
+            raise
+        self.spaces[number] = space
+        return space
+
+    def _number(self, pid: int) -> int:
+        number = self.tracer.target_space(pid)
+        if number is None:
+            return pid
+        if number in {s.number for s in self.spaces.values() if s.gone}:
+            # Our giving it a slot overwrote what the exec hook counted: count the exec here.
+            return (number + (1 << abi.TGID_BITS)) & ((1 << (64 - abi.REGION_BITS)) - 1)
+        return number
+
+    def _open_armed(self, pid: int, descriptor: int | None, *, required: bool) -> Armed | None:
+        try:
+            if descriptor is not None:
+                armed: Armed = UffdArmed(pid, descriptor, 0.0)
+            else:
+                armed = open_armed(self.way, pid, self.injector)
+        except ArmError as e:
+            if required:
+                raise
+            log.warning("process %d is traced by its faults alone: %s", pid, e)
+            self.by_log_only += 1
+            return None
+        self.stopped_s += armed.stopped_s
+        return armed
+
+    def adopt_all(self) -> None:
+        """The target as it is now. A tree may grow meanwhile: looked at until nothing is new.
+
+        Errors: ArmError; TargetEndedError when nothing is there.
+        """
+        for _ in range(_LOOKS):
+            have = {space.pid for space in self.spaces.values()}
+            new = [pid for pid in self.targets.members() if pid not in have]
+            for pid in new:
+                self._try_adopt(pid, required=self.targets.required)
+            if not new or not self.targets.follow_fork:
+                break
+        if not self.spaces:
+            raise TargetEndedError(f"{self.targets.description} ended before it could be traced")
+
+    def adopt_newcomers(self) -> None:
+        """Processes that forked, ran another program or joined since the last look."""
+        have = {space.pid for space in self.spaces.values() if not space.gone}
+        wanted = dict.fromkeys(self.targets.members()) if self.targets.may_join else {}
+        for tgid, (number, _) in self.tracer.targets().items():
+            if abi.tgid_of(number) == tgid:  # else a vfork child in its parent's memory
+                wanted[tgid] = None
+        for pid in wanted:
+            if pid not in have and pid != os.getpid():
+                self._try_adopt(pid, required=False)
+
+    def _try_adopt(self, pid: int, *, required: bool) -> None:
+        try:
+            self.adopt(pid, required=required)
+        except (GoneError, NoProcessError, TargetEndedError):
+            pass
+
+    def others_alive(self) -> bool:
+        """Whether the kernel side knows of a process of the target."""
+        targets = self.tracer.targets().items()
+        return any(abi.tgid_of(number) == tgid for tgid, (number, _) in targets)
+
+    def bury(self) -> None:
+        """Lets go of memory that is gone. Its slot is free one round later, when its last counts
+        were taken."""
+        self._free_slots += self._slots_to_free
+        self._slots_to_free = []
+        for number in [n for n, s in self.spaces.items() if s.gone]:
+            space = self.spaces.pop(number)
+            if space.slot:
+                self._slots_to_free.append(space.slot)
+            space.close()
+
+    def close(self) -> None:
+        """Unprotects all memory and lets go of all processes."""
+        for space in self.spaces.values():
+            space.close()
+        self.spaces = {}
