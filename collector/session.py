@@ -67,6 +67,7 @@ class Session:
         self.on_round = on_round
         self.on_armed = on_armed
         self.interrupted = False
+        self._finished = False
         self.rounds = 0
         self.lost_events = 0
         self.family = Family()
@@ -77,6 +78,10 @@ class Session:
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """Ends it at the next occasion; what is done is kept."""
         self.interrupted = True
+
+    def finish(self) -> None:
+        """Ends it at the next occasion, as planned; may be called from another thread."""
+        self._finished = True
 
     # ---- start ----
 
@@ -203,7 +208,7 @@ class Session:
                 done = (plan.count and self.rounds >= plan.count) or (
                     plan.duration_s and elapsed >= plan.duration_s
                 )
-                complete = bool(done)
+                complete = bool(done) or self._finished
                 if self.interrupted:
                     break
         finally:
@@ -226,7 +231,7 @@ class Session:
     def _wait(self, recorder: Recorder, due: float) -> bool:
         """Sleeps until a boundary, or an interruption. False: the target ended."""
         tick_s = _EVENT_TICK_S if self._events else _TICK_S
-        while not self.interrupted:
+        while not (self.interrupted or self._finished):
             step = min(due, time.monotonic() + _TICK_S)
             if not recorder.wait(step, lambda: self._tick(recorder), tick_s):
                 return False

@@ -21,7 +21,7 @@ from redirty.collector.bitmap import PAGE_SHIFT, PageSet, count_in, empty, from_
 from redirty.collector.errors import why
 from redirty.collector.host.mappings import Mapping, Mappings
 
-_API, _REGISTER, _WRITEPROTECT = 0xC018AA3F, 0xC020AA00, 0xC018AA06
+_API, _REGISTER = 0xC018AA3F, 0xC020AA00
 _API_VERSION = 0xAA
 _FEATURE_WP_UNPOPULATED, _FEATURE_WP_ASYNC = 1 << 13, 1 << 15
 _MODE_WP = 2
@@ -63,6 +63,7 @@ class UffdArmed:
         self._registered: frozenset[Mapping] = frozenset()
         self._refused: set[Mapping] = set()
         self._prepared = 0
+        self._found = empty()  # written before the mapping was under the descriptor
         try:
             initialise(descriptor)
             self._pagemap = pm.Pagemap(pid)
@@ -136,10 +137,9 @@ class UffdArmed:
             and self._prepared + length <= _PREPARE_ALL
         ):
             self._prepared += length
-            try:
-                fcntl.ioctl(self._fd, _WRITEPROTECT, struct.pack("QQQ", mapping.start, length, 1))
-            except OSError:
-                pass  # only precision is lost: such pages count as new
+            # By a scan, which tells in the same step what was written until now: the mapping may
+            # have been made, moved or changed, and written, in the round that ends here.
+            self._found = self._found | self._protect(mapping.start, mapping.end)
 
     # ---- the round ----
 
@@ -172,18 +172,19 @@ class UffdArmed:
     def arm(self, mappings: Mappings) -> PageSet:
         """See Armed."""
         self._register(mappings)
-        return self.scan_and_protect(mappings)
+        found, self._found = self._found, empty()
+        return found | self.scan_and_protect(mappings)
 
     def scan_and_protect(self, mappings: Mappings) -> PageSet:
         """The one step that matters: pages not protected, now protected."""
         # Asking for this category alone takes the kernel's quick way (2 ns a page instead of
         # 40), which also reports, and marks, places of a page table where no page is: settle()
         # sorts them out.
+        return self._protect(0, mappings.items[-1].end)
+
+    def _protect(self, start: int, end: int) -> PageSet:
         regions = self._scan(
-            *(0, mappings.items[-1].end),
-            mask=pm.WRITTEN,
-            returned=pm.WRITTEN,
-            flags=pm.WP_MATCHING,
+            start, end, mask=pm.WRITTEN, returned=pm.WRITTEN, flags=pm.WP_MATCHING
         )
         return pm.to_pages(regions)
 

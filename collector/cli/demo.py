@@ -17,7 +17,6 @@ from redirty.collector.errors import RedirtyError, UsageError
 from redirty.collector.units import parse_rate, parse_time, show_bytes
 
 _WORKLOAD = Path(__file__).resolve().parent.parent / "demo_workload.py"
-_SETTLE_S = 0.5  # of recording after the last write
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,11 +83,16 @@ def _record(directory: Path, rate: float, seconds: float, *, kept: bool) -> int:
             file=sys.stderr,
         )
         progress = Progress(quiet=False)
-        plan = Plan(Pids([child.pid]), directory, interval_s=0.5, duration_s=seconds + _SETTLE_S)
+        plan = Plan(Pids([child.pid]), directory, interval_s=0.5)
         session = Session(plan, progress.show, on_armed=lambda: _say(child.stdin, "go"))
         truth: dict[str, Any] = {}
         # The answer is longer than a pipe holds: read while recording, or the workload would wait.
-        reader = threading.Thread(target=lambda: truth.update(_answer(child.stdout)), daemon=True)
+        # It also ends the recording: not before the last write, however slow the machine is.
+        def await_answer() -> None:
+            truth.update(_answer(child.stdout))
+            session.finish()
+
+        reader = threading.Thread(target=await_answer, daemon=True)
         reader.start()
         try:
             session.run()
