@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 
@@ -18,6 +19,7 @@ from redirty.collector.space import Space
 
 log = logging.getLogger(__name__)
 
+_STOP_TIMEOUT_S, _NEWCOMER_STOP_TIMEOUT_S = 2.0, 0.05
 _LOOKS = 10  # for a tree that grows while it is looked at
 
 
@@ -79,11 +81,16 @@ class Members:
             if descriptor is not None:
                 armed: Armed = UffdArmed(pid, descriptor, 0.0)
             else:
-                armed = open_armed(self.way, pid, self.injector)
+                timeout_s = _STOP_TIMEOUT_S if required else _NEWCOMER_STOP_TIMEOUT_S
+                armed = open_armed(self.way, pid, self.injector, timeout_s)
         except ArmError as e:
             if required:
                 raise
-            log.warning("process %d is traced by its faults alone: %s", pid, e)
+            if e.code == errno.ETIMEDOUT:
+                # Waiting in the kernel, for its vfork child, say: its faults are logged meanwhile,
+                # and it is tried again at the next boundary.
+                raise GoneError from None
+            log.info("process %d is traced by its faults alone: %s", pid, e)
             self.by_log_only += 1
             return None
         self.stopped_s += armed.stopped_s

@@ -70,6 +70,7 @@ class Session:
         self._finished = False
         self.rounds = 0
         self.lost_events = 0
+        self.by_log_only = 0
         self.family = Family()
         self._events: EventFile | None = None
         self._stacks: StackFile | None = None
@@ -267,6 +268,7 @@ class Session:
             self._events.close()
         if self._stacks is not None:
             self._stacks.close()
+        self.by_log_only = recorder.members.by_log_only
         self._recording.meta.target = self._target(recorder)
         self._recording.close(
             complete=complete,

@@ -36,14 +36,14 @@ for line in sys.stdin:
 """
 
 
-def open_armed(way: str, pid: int, injector: Injector) -> Armed:
+def open_armed(way: str, pid: int, injector: Injector, stop_timeout_s: float = 2.0) -> Armed:
     """Makes a process ready for arming in one way (of WAYS).
 
-    Errors: ArmError, GoneError.
+    Errors: ArmError (code ETIMEDOUT: it did not come to a stop in time), GoneError.
     """
     if way == "soft-dirty":
         return SoftDirtyArmed(pid)
-    descriptor, stopped_s = injector.userfaultfd(pid)
+    descriptor, stopped_s = injector.userfaultfd(pid, stop_timeout_s)
     return UffdArmed(pid, descriptor, stopped_s)
 
 

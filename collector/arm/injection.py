@@ -55,13 +55,14 @@ class Injector:
             f"cannot arm process {pid} with userfaultfd: {answer['why']}", int(str(answer["errno"]))
         )
 
-    def userfaultfd(self, pid: int) -> tuple[int, float]:
+    def userfaultfd(self, pid: int, timeout_s: float) -> tuple[int, float]:
         """A userfaultfd of the process's memory, not yet initialised, and for how many seconds
-        the process stood still.
+        the process stood still. timeout_s: how long to wait for it to come to a stop.
 
-        Errors: GoneError, ArmError with the reason.
+        Errors: GoneError, ArmError with the reason (code ETIMEDOUT: it did not stop).
         """
-        answer, descriptor = self._ask({"op": "inject", "pid": pid}, pid)
+        request: dict[str, object] = {"op": "inject", "pid": pid, "timeout_s": timeout_s}
+        answer, descriptor = self._ask(request, pid)
         if descriptor is None:
             raise ArmError("no descriptor came back")
         return descriptor, float(str(answer["stopped_s"]))

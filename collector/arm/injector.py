@@ -7,7 +7,8 @@ ends by itself when the collector is gone, and never before the target is as it 
 
 Protocol, over a SOCK_SEQPACKET socket (argv[1] is its descriptor): a JSON request, a JSON
 answer, with the userfaultfd attached to it.
-  {"op": "inject", "pid": P}      -> {"ok": true, "stopped_s": T} + descriptor
+  {"op": "inject", "pid": P, "timeout_s": T}
+                                  -> {"ok": true, "stopped_s": T} + descriptor
   {"op": "exec", "pid": P}        -> {"ok": true}, held until its next exec ...
   {"op": "wait_exec", "userfaultfd": true}
       -> {"ok": true} + descriptor, the target stopped at its first instruction
@@ -73,10 +74,10 @@ class Thread:
         self.stopped = False
         self.deliver = 0
 
-    def interrupt(self) -> None:
-        """Stops it, waiting up to STOP_TIMEOUT_S: a thread deep in the kernel may not come."""
+    def interrupt(self, timeout_s: float) -> None:
+        """Stops it, waiting up to timeout_s: a thread deep in the kernel may not come."""
         ptrace(INTERRUPT, self.tid)
-        self.wait(STOP_TIMEOUT_S)
+        self.wait(timeout_s)
 
     def wait(self, timeout_s: float) -> int:
         """The wait status of its next stop."""
@@ -278,10 +279,22 @@ class Server:
         self.held: Thread | None = None
 
     def run(self) -> None:
-        while True:
-            request = self.link.recv(4096)
-            if not request:
-                break
+        """Each target is dealt with by a child: a thread that does not come to its stop in time
+        stays seized, and would stop for good later on; the child's end frees it in every case."""
+        while request := self.link.recv(4096):
+            child = os.fork()
+            if child == 0:
+                try:
+                    self.serve(request)
+                finally:
+                    os._exit(0)
+            _, status = os.waitpid(child, 0)
+            if status != 0:
+                self.reply({"ok": False, "errno": errno.EIO, "why": "the injector was killed"})
+
+    def serve(self, request: bytes) -> None:
+        """Answers one request, and while a target is held at its exec those that follow."""
+        while request:
             try:
                 self.answer(json.loads(request))
             except RefusedError as e:
@@ -290,6 +303,9 @@ class Server:
                 code = getattr(e, "errno", None) or errno.EIO
                 gone = code in (errno.ESRCH, errno.ENOENT)
                 self.reply({"ok": False, "errno": errno.ESRCH if gone else code, "why": str(e)})
+            if self.held is None:
+                return
+            request = self.link.recv(4096)
         if self.held is not None:
             self.held.release()
 
@@ -313,7 +329,7 @@ class Server:
             begun = time.monotonic()
             thread = seize(pid, 0)
             try:
-                thread.interrupt()
+                thread.interrupt(float(str(request.get("timeout_s", STOP_TIMEOUT_S))))
                 descriptor = get_userfaultfd(thread, pid)
             finally:
                 thread.release()

@@ -183,9 +183,7 @@ class UffdArmed:
         return self._protect(0, mappings.items[-1].end)
 
     def _protect(self, start: int, end: int) -> PageSet:
-        regions = self._scan(
-            start, end, mask=pm.WRITTEN, returned=pm.WRITTEN, flags=pm.WP_MATCHING
-        )
+        regions = self._scan(start, end, mask=pm.WRITTEN, returned=pm.WRITTEN, flags=pm.WP_MATCHING)
         return pm.to_pages(regions)
 
     def settle(self, candidates: PageSet, mappings: Mappings) -> tuple[PageSet, PageSet]:

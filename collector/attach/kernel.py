@@ -46,12 +46,38 @@ def load_nothing(program_type: int, attach_type: int = 0, btf_id: int = 0) -> in
 
     Errors: OSError.
     """
-    code = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
+    return _load(_RETURN, program_type, attach_type, btf_id)
+
+
+def load_reader() -> int:
+    """Loads a program that calls bpf_probe_read_kernel, as all of redirty's do: its descriptor.
+
+    Errors: OSError (EINVAL: the kernel does not give this function to BPF).
+    """
+    return _load(_READ + _RETURN, TYPE_RAW_TRACEPOINT)
+
+
+def _instruction(code: int, to: int = 0, source: int = 0, value: int = 0) -> bytes:
+    return struct.pack("<BBhi", code, source << 4 | to, 0, value)
+
+
+_RETURN = _instruction(0xB7) + _instruction(0x95)  # r0 = 0; exit
+_READ = (
+    _instruction(0xBF, 1, 10)  # r1 = r10, the end of the stack
+    + _instruction(0x07, 1, value=-8)
+    + _instruction(0xB7, 2, value=8)  # 8 bytes
+    + _instruction(0xB7, 3)  # from nowhere: it is never run
+    + _instruction(0x85, value=113)  # bpf_probe_read_kernel
+)
+
+
+def _load(code: bytes, program_type: int, attach_type: int = 0, btf_id: int = 0) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack(
         "<IIQQIIQII16sIIIIQIIQIII",
-        *(program_type, 2, ctypes.addressof(instructions), ctypes.addressof(licence)),
+        *(program_type, len(code) // 8, ctypes.addressof(instructions)),
+        ctypes.addressof(licence),
         *(0, 0, 0, 0, 0, b"redirty_try", 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id, 0),
     )
     return bpf(PROG_LOAD, attributes)

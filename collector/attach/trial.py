@@ -46,6 +46,22 @@ def _reason(what: str, error: OSError) -> str:
     return f"{what}: {why(error)}"
 
 
+def _reading() -> str | None:
+    """BPF that reads kernel memory, which every program of redirty does. A locked down kernel
+    loads and attaches programs that do nothing, and refuses only this."""
+    try:
+        os.close(kernel.load_reader())
+    except OSError as e:
+        mode = lockdown_mode()
+        if mode == "confidentiality":
+            return (
+                "the kernel does not let BPF read its memory: it is locked down "
+                "(confidentiality mode)"
+            )
+        return _reason("BPF that reads kernel memory", e)
+    return None
+
+
 def tracepoint(name: str = "page_fault_user") -> str | None:
     """BPF on the page-fault tracepoints."""
     try:
@@ -60,7 +76,7 @@ def tracepoint(name: str = "page_fault_user") -> str | None:
         return _reason(f"BPF on the tracepoint {name}", e)
     finally:
         os.close(program)
-    return None
+    return _reading()
 
 
 def kprobe(function: str = "handle_mm_fault") -> str | None:
@@ -74,7 +90,7 @@ def kprobe(function: str = "handle_mm_fault") -> str | None:
         os.close(kernel.open_kprobe(pmu, function))
     except OSError as e:
         return _reason("BPF on kprobes", e)
-    return None
+    return _reading()
 
 
 def fentry(btf: btf_module.Btf | None, function: str = "handle_mm_fault") -> str | None:
@@ -96,7 +112,7 @@ def fentry(btf: btf_module.Btf | None, function: str = "handle_mm_fault") -> str
         return _reason("BPF on function entry (fentry)", e)
     finally:
         os.close(program)
-    return None
+    return _reading()
 
 
 def try_all(btf: btf_module.Btf | None) -> dict[str, str | None]:

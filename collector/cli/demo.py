@@ -86,6 +86,7 @@ def _record(directory: Path, rate: float, seconds: float, *, kept: bool) -> int:
         plan = Plan(Pids([child.pid]), directory, interval_s=0.5)
         session = Session(plan, progress.show, on_armed=lambda: _say(child.stdin, "go"))
         truth: dict[str, Any] = {}
+
         # The answer is longer than a pipe holds: read while recording, or the workload would wait.
         # It also ends the recording: not before the last write, however slow the machine is.
         def await_answer() -> None:

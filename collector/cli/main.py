@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         level = logging.DEBUG if debugging else logging.INFO
         logging.basicConfig(level=level, format="redirty: %(message)s", stream=sys.stderr)
+        logging.getLogger("pyroute2").setLevel(logging.WARNING)
     try:
         run = importlib.import_module(f"redirty.collector.cli.{VERBS[options.verb][0]}").run
         code: int = run(options)

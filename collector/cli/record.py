@@ -96,6 +96,12 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(directory)
     elif not options.quiet:
+        if session.by_log_only:
+            print(
+                f"redirty: {session.by_log_only} processes could not be armed and were traced by "
+                "their faults alone (-v tells why)",
+                file=sys.stderr,
+            )
         rounds = "1 round" if session.rounds == 1 else f"{session.rounds} rounds"
         print(
             f"redirty: {rounds} in {directory} (see: redirty report {directory})", file=sys.stderr

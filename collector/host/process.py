@@ -56,8 +56,9 @@ class Process:
             with open(f"/proc/{self.pid}/pagemap", "rb"):  # noqa: PTH123
                 pass
         except PermissionError:
+            what = "the kernel protects it" if os.geteuid() == 0 else "run as root"
             raise RedirtyError(
-                f"no right to trace process {self.pid} ({status.get('Name', '?')}): run as root"
+                f"no right to trace process {self.pid} ({status.get('Name', '?')}): {what}"
             ) from None
         except OSError:
             raise TargetEndedError(f"process {self.pid} ended as it was looked at") from None
