@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -47,25 +48,36 @@ class Members:
         process = Process(pid)
         slot = self._free_slots.pop() if self._free_slots else 0
         armed: Armed | None = None
+        number = self._number(pid)
         try:
-            number = self._number(pid)
-            self.tracer.set_target(pid, number, slot)
-            if not process.alive():
-                self.tracer.drop_target(pid)  # it may have ended before it was a target
-                raise GoneError
+            self._trace(process, number, slot)
             armed = self._open_armed(pid, descriptor, required=required)
             space = Space(number, slot, process, armed)
         except BaseException as e:
             if armed is not None:
                 armed.close()
+            self._give_slot_back(process, number, slot)
             process.close()
-            if slot:
-                self._slots_to_free.append(slot)
             if isinstance(e, OSError):  # its files in /proc went away
                 raise GoneError from None
             raise
         self.spaces[number] = space
         return space
+
+    def _trace(self, process: Process, number: int, slot: int) -> None:
+        """Errors: GoneError when it has ended: its number must not stay a target."""
+        self.tracer.set_target(process.pid, number, slot)
+        if not process.alive():
+            self.tracer.drop_target(process.pid)
+            raise GoneError
+
+    def _give_slot_back(self, process: Process, number: int, slot: int) -> None:
+        if not slot:
+            return
+        self._slots_to_free.append(slot)
+        if self.tracer.target_space(process.pid) == number:
+            with contextlib.suppress(GoneError):
+                self._trace(process, number, 0)
 
     def _number(self, pid: int) -> int:
         number = self.tracer.target_space(pid)
