@@ -123,6 +123,15 @@ class Recorder:
                 space.look()
         if all(space.gone for space in self.spaces.values()):
             raise TargetEndedError(f"{self.targets.description} ended")
+        return self._turn()
+
+    def last_round(self) -> Round:
+        """The round in which the target ended: what was logged until then, without a scan."""
+        for space in self.spaces.values():
+            space.gone = True
+        return self._turn()
+
+    def _turn(self) -> Round:
         arm_s = self._arm_s
         flipped = self.tracer.flip()
         candidates = self._arm()
@@ -160,7 +169,9 @@ class Recorder:
                 raced = missed & self.tracer.peek(number, missed.keys)
                 logged, missed = logged | raced, missed - raced
             dirty = logged | missed
-            by_scan = None if space.armed is None else len(scanned & logged) + len(missed)
+            by_scan = (
+                None if space.armed is None or space.gone else len(scanned & logged) + len(missed)
+            )
             found.append(
                 SpaceRound(
                     pid=space.pid,

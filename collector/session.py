@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import signal
@@ -180,54 +181,59 @@ class Session:
     # ---- rounds ----
 
     def _loop(self, recorder: Recorder) -> None:
-        assert self._recording is not None
         plan = self.plan
         if plan.target.follow_fork:
             self.family.listen()
+        try:
+            outcome = self._rounds(recorder)
+            # A command that was to be recorded to its end is complete with it.
+            to_its_end = (
+                outcome == "ended" and isinstance(plan.target, Command) and not plan.bounded
+            )
+            if to_its_end:
+                self._add(recorder.last_round(), recorder)
+        except BaseException:
+            recorder.close()
+            with contextlib.suppress(RedirtyError):  # the first error is the one to tell
+                self._finish(recorder, complete=False)
+            raise
+        recorder.close()
+        stopped_by_hand = outcome == "interrupted" and not plan.bounded
+        self._finish(recorder, complete=outcome == "planned" or to_its_end or stopped_by_hand)
+        if outcome == "ended" and not to_its_end:
+            n = self.rounds
+            rounds = "1 complete round is" if n == 1 else f"{n} complete rounds are"
+            raise TargetEndedError(
+                f"{plan.target.description} ended before the recording was to end; "
+                f"{rounds} kept in {plan.directory}"
+            )
+
+    def _rounds(self, recorder: Recorder) -> str:
+        """Round after round: planned (all done), ended (the target did), or interrupted."""
+        plan = self.plan
         start = recorder.started_ns / 1e9
         boundary = 1
-        ended: TargetEndedError | None = None
-        complete = False
-        try:
-            while not complete and ended is None:
-                due = start + boundary * plan.interval_s
-                if plan.duration_s:
-                    due = min(due, start + plan.duration_s)
-                alive = self._wait(recorder, due)
-                if not alive and not self.interrupted:
-                    ended = TargetEndedError(f"{plan.target.description} ended")
-                    break
-                try:
-                    result = recorder.end_round()
-                except (TargetEndedError, GoneError):
-                    ended = TargetEndedError(f"{plan.target.description} ended")
-                    break
-                self._add(result, recorder)
-                # Missed boundaries are skipped, not made up for: the schedule never drifts.
-                elapsed = time.monotonic() - start
-                boundary = max(boundary + 1, int(elapsed / plan.interval_s) + 1)
-                done = (plan.count and self.rounds >= plan.count) or (
-                    plan.duration_s and elapsed >= plan.duration_s
-                )
-                complete = bool(done) or self._finished
-                if self.interrupted:
-                    break
-        finally:
-            recorder.close()
-            command_done = (
-                ended is not None and isinstance(plan.target, Command) and not plan.bounded
-            )
-            self._finish(
-                recorder,
-                complete=complete or command_done or (self.interrupted and not plan.bounded),
-            )
-        if ended is not None and not command_done:
-            rounds = (
-                "1 complete round is" if self.rounds == 1 else f"{self.rounds} complete rounds are"
-            )
-            raise TargetEndedError(
-                f"{ended} before the recording was to end; {rounds} kept in {plan.directory}"
-            )
+        while True:
+            due = start + boundary * plan.interval_s
+            if plan.duration_s:
+                due = min(due, start + plan.duration_s)
+            alive = self._wait(recorder, due)
+            if not alive and not self.interrupted:
+                return "ended"
+            try:
+                result = recorder.end_round()
+            except (TargetEndedError, GoneError):
+                return "ended"
+            self._add(result, recorder)
+            # Missed boundaries are skipped, not made up for: the schedule never drifts.
+            elapsed = time.monotonic() - start
+            boundary = max(boundary + 1, int(elapsed / plan.interval_s) + 1)
+            if self._finished or (plan.count and self.rounds >= plan.count):
+                return "planned"
+            if plan.duration_s and elapsed >= plan.duration_s:
+                return "planned"
+            if self.interrupted:
+                return "interrupted"
 
     def _wait(self, recorder: Recorder, due: float) -> bool:
         """Sleeps until a boundary, or an interruption. False: the target ended."""

@@ -23,139 +23,28 @@ import os
 import platform
 import signal
 import socket
-import struct
 import sys
 import time
 
+# A script: what it needs lies beside it.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
 import architectures  # type: ignore[import-not-found]
+import stopped  # type: ignore[import-not-found]
+from stopped import RefusedError, Thread
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.ptrace.restype = ctypes.c_long
-_libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 
-SEIZE, INTERRUPT, DETACH, CONT, SINGLESTEP = 0x4206, 0x4207, 17, 7, 9
-GETREGSET, SETREGSET, GETSIGMASK, SETSIGMASK = 0x4204, 0x4205, 0x420A, 0x420B
-O_TRACEEXEC, O_SUSPEND_SECCOMP = 0x10, 1 << 21
-GET_RSEQ = 0x420F
-NT_PRSTATUS = 1
-EVENT_EXEC, EVENT_STOP = 4, 128
-WALL = 0x40000000
-UFFD_FLAGS = (
-    os.O_CLOEXEC | os.O_NONBLOCK | 1
-)  # UFFD_USER_MODE_ONLY: allowed to every user's process
-STOP_TIMEOUT_S = 2.0
+UFFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | 1  # USER_MODE_ONLY: allowed to every user's process
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
-
-
-class RefusedError(Exception):
-    """The target cannot be used this way; it runs on."""
-
-    def __init__(self, code: int, why: str) -> None:
-        super().__init__(why)
-        self.code = code
-
-
-def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
-    ctypes.set_errno(0)
-    result: int = _libc.ptrace(request, tid, address, data)
-    if result == -1 and ctypes.get_errno():
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return result
-
-
-class Thread:
-    """One seized thread."""
-
-    def __init__(self, tid: int, arch: "architectures.Architecture", options: int) -> None:
-        self.tid = tid
-        self.arch = arch
-        ptrace(SEIZE, tid, 0, options)
-        self.stopped = False
-        self.deliver = 0
-
-    def interrupt(self, timeout_s: float) -> None:
-        """Stops it, waiting up to timeout_s: a thread deep in the kernel may not come."""
-        ptrace(INTERRUPT, self.tid)
-        self.wait(timeout_s)
-
-    def wait(self, timeout_s: float) -> int:
-        """The wait status of its next stop."""
-        deadline = time.monotonic() + timeout_s
-        pause = 0.00002
-        while True:
-            got, status = os.waitpid(self.tid, os.WNOHANG | WALL)
-            if got == self.tid:
-                break
-            if time.monotonic() > deadline:
-                raise RefusedError(
-                    errno.ETIMEDOUT, "the thread does not come to a stop (waiting in the kernel)"
-                )
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.002)
-        if os.WIFEXITED(status) or os.WIFSIGNALED(status):
-            raise RefusedError(errno.ESRCH, "the process ended")
-        self.stopped = True
-        return status
-
-    def registers(self) -> "ctypes.Array[ctypes.c_uint64]":
-        words: ctypes.Array[ctypes.c_uint64] = (ctypes.c_uint64 * self.arch.registers)()
-        vector = struct.pack("PN", ctypes.addressof(words), ctypes.sizeof(words))
-        buffer = ctypes.create_string_buffer(vector, len(vector))
-        ptrace(GETREGSET, self.tid, NT_PRSTATUS, ctypes.addressof(buffer))
-        return words
-
-    def set_registers(self, words: "ctypes.Array[ctypes.c_uint64]") -> None:
-        vector = struct.pack("PN", ctypes.addressof(words), ctypes.sizeof(words))
-        buffer = ctypes.create_string_buffer(vector, len(vector))
-        ptrace(SETREGSET, self.tid, NT_PRSTATUS, ctypes.addressof(buffer))
-
-    def block_signals(self) -> "ctypes.Array[ctypes.c_char]":
-        """Blocks the thread's signals; the mask it had. A handler must not run on registers that
-        are not the program's. SIGTRAP stays open: it tells of a step, and the kernel would
-        reset its handler if it had to force it through."""
-        old = ctypes.create_string_buffer(8)
-        ptrace(GETSIGMASK, self.tid, 8, ctypes.addressof(old))
-        self.set_mask(ctypes.create_string_buffer(b"\xef" + b"\xff" * 7, 8))
-        return old
-
-    def set_mask(self, mask: "ctypes.Array[ctypes.c_char]") -> None:
-        ptrace(SETSIGMASK, self.tid, 8, ctypes.addressof(mask))
-
-    def call(
-        self, saved: "ctypes.Array[ctypes.c_uint64]", at: int, number: int, *arguments: int
-    ) -> int:
-        """Runs one system call in the thread: its result, or minus errno."""
-        arch = self.arch
-        words = type(saved).from_buffer_copy(saved)
-        words[arch.interrupted] = 0xFFFF_FFFF_FFFF_FFFF
-        words[arch.number] = number
-        words[arch.counter] = at
-        for place, value in zip(arch.arguments, arguments, strict=False):
-            words[place] = value
-        self.set_registers(words)
-        for _ in range(16):
-            ptrace(SINGLESTEP, self.tid, 0, 0)
-            self.stopped = False
-            status = self.wait(STOP_TIMEOUT_S)
-            now = self.registers()
-            if now[arch.counter] == at + len(arch.instruction):
-                return ctypes.c_int64(now[arch.result]).value
-            if status >> 16 == 0 and os.WSTOPSIG(status) not in (signal.SIGTRAP,):
-                self.deliver = os.WSTOPSIG(status)
-        raise RefusedError(errno.EIO, "the system call did not run as expected")
-
-    def release(self) -> None:
-        """Lets it run on, with a signal that came meanwhile."""
-        try:
-            ptrace(DETACH, self.tid, 0, self.deliver)
-        except OSError:
-            pass  # gone, or not stopped: then this process's end releases it
 
 
 def system_call_address(pid: int, arch: "architectures.Architecture") -> int:
     """Where the process has a system call instruction mapped: the vdso, or any code of its own."""
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
+    # newline: names of files and programs may hold a carriage return, which ends no line here
+    with open(
+        f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape", newline="\n"
+    ) as maps:
         lines = [line.split(None, 5) for line in maps]
     code = [line for line in lines if "x" in line[1] and "[vsyscall]" not in line[-1]]
     code.sort(key=lambda line: "[vdso]" not in line[-1])
@@ -175,7 +64,7 @@ def system_call_address(pid: int, arch: "architectures.Architecture") -> int:
 
 
 def status_field(pid: int, name: str) -> str:
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace", newline="\n") as status:
         for line in status:
             if line.startswith(name + ":"):
                 return line.split(":", 1)[1].strip()
@@ -203,7 +92,7 @@ def seize(pid: int, options: int) -> Thread:
     if tracer not in ("", "0"):
         raise RefusedError(errno.EBUSY, f"it is being debugged by process {tracer}")
     if status_field(pid, "Seccomp") not in ("", "0"):
-        options |= O_SUSPEND_SECCOMP  # its filter may forbid userfaultfd, or kill for it
+        options |= stopped.O_SUSPEND_SECCOMP  # its filter may forbid userfaultfd, or kill for it
     try:
         return Thread(running_thread(pid), architecture(), options)
     except OSError as e:
@@ -212,30 +101,6 @@ def seize(pid: int, options: int) -> Thread:
                 errno.EPERM, "the kernel does not let it be traced (ptrace)"
             ) from None
         raise
-
-
-def leave_critical_section(thread: Thread, words: "ctypes.Array[ctypes.c_uint64]") -> None:
-    """Restartable sequences: a thread stopped inside one must go on at its abort handler. The
-    kernel would see to that on the way back, but not with a program counter that was borrowed."""
-    buffer = ctypes.create_string_buffer(24)
-    try:
-        ptrace(GET_RSEQ, thread.tid, 24, ctypes.addressof(buffer))
-    except OSError:
-        return  # a kernel before 5.13, or built without
-    (area,) = struct.unpack_from("<Q", buffer)
-    if not area:
-        return
-    with open(f"/proc/{thread.tid}/mem", "r+b", buffering=0) as memory:
-        try:
-            (section,) = struct.unpack("<Q", os.pread(memory.fileno(), 8, area + 8))
-        except OSError:
-            return  # at an exec: the old program's, no more there
-        if not section:
-            return
-        start, length, abort = struct.unpack("<QQQ", os.pread(memory.fileno(), 24, section + 8))
-        if 0 <= words[thread.arch.counter] - start < length:
-            words[thread.arch.counter] = abort
-            os.pwrite(memory.fileno(), bytes(8), area + 8)
 
 
 def get_userfaultfd(thread: Thread, pid: int) -> int:
@@ -250,7 +115,7 @@ def get_userfaultfd(thread: Thread, pid: int) -> int:
     pidfd = _libc.syscall(PIDFD_OPEN, pid, 0)
     if pidfd < 0:
         raise RefusedError(errno.ESRCH, "the process ended")
-    leave_critical_section(thread, saved)
+    stopped.leave_critical_section(thread, saved)
     mask = thread.block_signals()
     try:
         number = thread.call(saved, at, arch.userfaultfd, UFFD_FLAGS)
@@ -329,13 +194,13 @@ class Server:
             begun = time.monotonic()
             thread = seize(pid, 0)
             try:
-                thread.interrupt(float(str(request.get("timeout_s", STOP_TIMEOUT_S))))
+                thread.interrupt(float(str(request.get("timeout_s", stopped.STOP_TIMEOUT_S))))
                 descriptor = get_userfaultfd(thread, pid)
             finally:
                 thread.release()
             self.reply({"ok": True, "stopped_s": time.monotonic() - begun}, descriptor)
         elif operation == "exec":
-            self.held = seize(pid, O_TRACEEXEC)
+            self.held = seize(pid, stopped.O_TRACEEXEC)
             self.pid = pid
             self.reply({"ok": True})
         elif operation == "wait_exec" and self.held is not None:
@@ -352,14 +217,16 @@ class Server:
         try:
             while True:
                 status = thread.wait(30.0)
-                if status >> 16 == EVENT_EXEC:
+                if status >> 16 == stopped.EVENT_EXEC:
                     break
-                ptrace(CONT, thread.tid, 0, 0 if status >> 16 else os.WSTOPSIG(status))
+                stopped.ptrace(
+                    stopped.CONT, thread.tid, 0, 0 if status >> 16 else os.WSTOPSIG(status)
+                )
             # Still inside execve, whose result would overwrite a register: on to the first
             # instruction of the new program, where the interruption stops it.
-            ptrace(INTERRUPT, thread.tid)
-            ptrace(CONT, thread.tid)
-            thread.wait(STOP_TIMEOUT_S)
+            stopped.ptrace(stopped.INTERRUPT, thread.tid)
+            stopped.ptrace(stopped.CONT, thread.tid)
+            thread.wait_for_stop(stopped.STOP_TIMEOUT_S)
             self.reply({"ok": True}, get_userfaultfd(thread, self.pid) if userfaultfd else None)
         except (RefusedError, OSError):
             thread.release()

@@ -81,7 +81,10 @@ class Mappings:
 def parse(text: str) -> tuple[Mapping, ...]:
     """The lines of a maps file, without the kernel's own special mappings."""
     found = []
-    for line in text.splitlines():
+    # The kernel escapes newlines in names and nothing else, so splitlines() would cut at others.
+    for line in text.split("\n"):
+        if not line:
+            continue
         bounds, perms, _offset, _device, _inode, *rest = line.split(None, 5)
         path = rest[0] if rest else ""
         if path in _SPECIAL:

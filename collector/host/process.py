@@ -91,10 +91,11 @@ class Process:
 
 def _status(pid: int) -> dict[str, str]:
     try:
-        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        text = Path(f"/proc/{pid}/status").read_bytes().decode(errors="replace")
     except OSError:
         return {}
-    pairs = (line.partition(":") for line in text.splitlines())
+    # A name may hold any separator of lines but the newline, which the kernel escapes.
+    pairs = (line.partition(":") for line in text.split("\n"))
     return {key: value.strip() for key, _, value in pairs}
 
 

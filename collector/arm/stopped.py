@@ -1,0 +1,165 @@
+"""One thread of a target, stopped by ptrace(2): its registers and signal mask, a system call in it.
+
+Used by the injector only, which runs with Python's bare library, as this module does.
+Sources: ptrace(2), rseq(2); kernel/ptrace.c, kernel/rseq.c.
+"""
+
+import ctypes
+import errno
+import os
+import signal
+import struct
+import time
+
+import architectures  # type: ignore[import-not-found]  # beside it: the injector is a script
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.restype = ctypes.c_long
+_libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+
+SEIZE, INTERRUPT, DETACH, CONT, SINGLESTEP = 0x4206, 0x4207, 17, 7, 9
+GETREGSET, SETREGSET, GETSIGMASK, SETSIGMASK = 0x4204, 0x4205, 0x420A, 0x420B
+O_TRACEEXEC, O_SUSPEND_SECCOMP = 0x10, 1 << 21
+GET_RSEQ = 0x420F
+NT_PRSTATUS = 1
+EVENT_EXEC, EVENT_STOP = 4, 128
+WALL = 0x40000000
+STOP_TIMEOUT_S = 2.0
+
+
+class RefusedError(Exception):
+    """The target cannot be used this way; it runs on."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
+    ctypes.set_errno(0)
+    result: int = _libc.ptrace(request, tid, address, data)
+    if result == -1 and ctypes.get_errno():
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+class Thread:
+    """One seized thread."""
+
+    def __init__(self, tid: int, arch: "architectures.Architecture", options: int) -> None:
+        self.tid = tid
+        self.arch = arch
+        ptrace(SEIZE, tid, 0, options)
+        self.stopped = False
+        self.deliver = 0
+
+    def interrupt(self, timeout_s: float) -> None:
+        """Stops it, waiting up to timeout_s: a thread deep in the kernel may not come."""
+        ptrace(INTERRUPT, self.tid)
+        self.wait_for_stop(timeout_s)
+
+    def wait_for_stop(self, timeout_s: float) -> None:
+        """Waits for the stop that was asked for."""
+        while True:
+            status = self.wait(timeout_s)
+            if status >> 16 == EVENT_STOP:
+                return
+            # A signal came first: it takes its way, the interruption comes after it.
+            ptrace(CONT, self.tid, 0, 0 if status >> 16 else os.WSTOPSIG(status))
+
+    def wait(self, timeout_s: float) -> int:
+        """The wait status of its next stop."""
+        deadline = time.monotonic() + timeout_s
+        pause = 0.00002
+        while True:
+            got, status = os.waitpid(self.tid, os.WNOHANG | WALL)
+            if got == self.tid:
+                break
+            if time.monotonic() > deadline:
+                raise RefusedError(
+                    errno.ETIMEDOUT, "the thread does not come to a stop (waiting in the kernel)"
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.002)
+        if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+            raise RefusedError(errno.ESRCH, "the process ended")
+        self.stopped = True
+        return status
+
+    def registers(self) -> "ctypes.Array[ctypes.c_uint64]":
+        words: ctypes.Array[ctypes.c_uint64] = (ctypes.c_uint64 * self.arch.registers)()
+        vector = struct.pack("PN", ctypes.addressof(words), ctypes.sizeof(words))
+        buffer = ctypes.create_string_buffer(vector, len(vector))
+        ptrace(GETREGSET, self.tid, NT_PRSTATUS, ctypes.addressof(buffer))
+        return words
+
+    def set_registers(self, words: "ctypes.Array[ctypes.c_uint64]") -> None:
+        vector = struct.pack("PN", ctypes.addressof(words), ctypes.sizeof(words))
+        buffer = ctypes.create_string_buffer(vector, len(vector))
+        ptrace(SETREGSET, self.tid, NT_PRSTATUS, ctypes.addressof(buffer))
+
+    def block_signals(self) -> "ctypes.Array[ctypes.c_char]":
+        """Blocks the thread's signals; the mask it had. A handler must not run on registers that
+        are not the program's. SIGTRAP stays open: it tells of a step, and the kernel would
+        reset its handler if it had to force it through."""
+        old = ctypes.create_string_buffer(8)
+        ptrace(GETSIGMASK, self.tid, 8, ctypes.addressof(old))
+        self.set_mask(ctypes.create_string_buffer(b"\xef" + b"\xff" * 7, 8))
+        return old
+
+    def set_mask(self, mask: "ctypes.Array[ctypes.c_char]") -> None:
+        ptrace(SETSIGMASK, self.tid, 8, ctypes.addressof(mask))
+
+    def call(
+        self, saved: "ctypes.Array[ctypes.c_uint64]", at: int, number: int, *arguments: int
+    ) -> int:
+        """Runs one system call in the thread: its result, or minus errno."""
+        arch = self.arch
+        words = type(saved).from_buffer_copy(saved)
+        words[arch.interrupted] = 0xFFFF_FFFF_FFFF_FFFF
+        words[arch.number] = number
+        words[arch.counter] = at
+        for place, value in zip(arch.arguments, arguments, strict=False):
+            words[place] = value
+        self.set_registers(words)
+        for _ in range(16):
+            ptrace(SINGLESTEP, self.tid, 0, 0)
+            self.stopped = False
+            status = self.wait(STOP_TIMEOUT_S)
+            now = self.registers()
+            if now[arch.counter] == at + len(arch.instruction):
+                return ctypes.c_int64(now[arch.result]).value
+            if status >> 16 == 0 and os.WSTOPSIG(status) not in (signal.SIGTRAP,):
+                self.deliver = os.WSTOPSIG(status)
+        raise RefusedError(errno.EIO, "the system call did not run as expected")
+
+    def release(self) -> None:
+        """Lets it run on, with a signal that came meanwhile."""
+        try:
+            ptrace(DETACH, self.tid, 0, self.deliver)
+        except OSError:
+            pass  # gone, or not stopped: then this process's end releases it
+
+
+def leave_critical_section(thread: Thread, words: "ctypes.Array[ctypes.c_uint64]") -> None:
+    """Restartable sequences: a thread stopped inside one must go on at its abort handler. The
+    kernel would see to that on the way back, but not with a program counter that was borrowed."""
+    buffer = ctypes.create_string_buffer(24)
+    try:
+        ptrace(GET_RSEQ, thread.tid, 24, ctypes.addressof(buffer))
+    except OSError:
+        return  # a kernel before 5.13, or built without
+    (area,) = struct.unpack_from("<Q", buffer)
+    if not area:
+        return
+    with open(f"/proc/{thread.tid}/mem", "r+b", buffering=0) as memory:
+        try:
+            (section,) = struct.unpack("<Q", os.pread(memory.fileno(), 8, area + 8))
+        except OSError:
+            return  # at an exec: the old program's, no more there
+        if not section:
+            return
+        start, length, abort = struct.unpack("<QQQ", os.pread(memory.fileno(), 24, section + 8))
+        if 0 <= words[thread.arch.counter] - start < length:
+            words[thread.arch.counter] = abort
+            os.pwrite(memory.fileno(), bytes(8), area + 8)
