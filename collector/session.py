@@ -105,6 +105,8 @@ class Session:
         recorder = None
         try:
             way = choose(self.plan.arm, injector)
+            if self.plan.target.follow_fork:
+                self.family.listen()  # pyroute2 takes a while to import: before anything is armed
             tracer = Tracer(self._options())
             recorder = Recorder(tracer, self.plan.target, way, injector)
             if isinstance(self.plan.target, Command):
@@ -182,8 +184,6 @@ class Session:
 
     def _loop(self, recorder: Recorder) -> None:
         plan = self.plan
-        if plan.target.follow_fork:
-            self.family.listen()
         try:
             outcome = self._rounds(recorder)
             # A command that was to be recorded to its end is complete with it.
