@@ -67,7 +67,11 @@ def look() -> Features:
             arming = dict.fromkeys(choose.WAYS, "needs root: run with sudo")
     finally:
         injector.close()
-    other = {"bcc": trial.bcc(), "btf": btf_reason}
+    other = {
+        "bcc": trial.bcc(),
+        "btf": btf_reason,
+        "pid namespace": choose.pid_namespace(),
+    }
     other["process events"] = _process_events() if root else "needs root: run with sudo"
     return Features(
         kernel=platform.release(),
@@ -105,6 +109,7 @@ _MEANING = {
     "soft-dirty": "soft-dirty bits (clear_refs)",
     "bcc": "BPF Compiler Collection",
     "btf": "the kernel's type information",
+    "pid namespace": "process numbers are the kernel's own",
     "process events": "proc connector: names of children that live shortly",
 }
 

@@ -102,15 +102,23 @@ def _page_range(first: int, count: int) -> U64:
     return np.arange(first, first + count, dtype=np.uint64)
 
 
+def pid_namespace() -> str | None:
+    """None when process numbers here are those that BPF sees, else the reason."""
+    if in_first_pid_namespace():
+        return None
+    return (
+        "this is a container's pid namespace, where BPF sees other process numbers: run redirty on "
+        "the host (docker: --pid=host)"
+    )
+
+
 def require_root() -> None:
     """Errors: RedirtyError when we are not root, or root of a container only."""
     if os.geteuid() != 0:
         raise RedirtyError("tracing needs root (BPF, and other processes' memory): run with sudo")
-    if not in_first_pid_namespace():
-        raise RedirtyError(
-            "redirty runs in a container's pid namespace, where BPF sees other process numbers: "
-            "run it on the host (docker: --pid=host)"
-        )
+    reason = pid_namespace()
+    if reason:
+        raise RedirtyError(reason)
 
 
 def choose(wanted: str, injector: Injector) -> str:

@@ -49,12 +49,13 @@ class StackFile:
             self._pages[self._folded[key]] += pages
 
     def _fold(self, pid: int, stack: int) -> str:
-        root = self._comms.get(pid) or f"pid {pid}"
+        # A name may hold the format's own separators.
+        root = (self._comms.get(pid) or f"pid {pid}").replace(";", ":").replace("\n", " ")
         if stack < 0:
             return f"{root};[stack unknown]"
         addresses = self._source.stack(stack)
         names = [self._namer.name(pid, a) for a in reversed(addresses)] or ["[stack unknown]"]
-        return ";".join([root.replace(";", ":"), *names])
+        return ";".join([root, *names])
 
     def close(self) -> None:
         """Writes the file. Errors: RedirtyError."""
