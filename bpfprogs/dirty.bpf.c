@@ -188,8 +188,13 @@ static __always_inline void record(void *ctx, struct rd_config *cfg, struct rd_t
 	if (fresh) {
 		now = bpf_ktime_get_ns();
 		u64 ref = s->ref_ns;
-		u32 slot = hist_slot(now > ref ? now - ref : 0);
+		u64 slot = hist_slot(now > ref ? now - ref : 0);
 
+		/*
+		 * clang knows that the mask below changes nothing and would leave it out; the verifier
+		 * of kernels before 6.7 or so has not followed why, and refuses the access.
+		 */
+		asm volatile("" : "+r"(slot));
 		__sync_fetch_and_add(&s->pages, fresh);
 		__sync_fetch_and_add(&s->hist[slot & (RD_HIST - 1)], fresh);
 	}

@@ -37,7 +37,7 @@ class Features:
     @property
     def ok(self) -> bool:
         """Whether tracing is possible."""
-        needed = ("bcc", "btf")
+        needed = ("bcc", "btf", "pid namespace")
         return bool(self.probe and self.arm) and all(self.other[n] is None for n in needed)
 
 

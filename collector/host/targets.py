@@ -17,7 +17,10 @@ class TargetSet(Protocol):
     follow_fork: bool  # children belong to it from their first instruction on
     may_join: bool  # processes can come to belong to it in another way: look again each round
     required: bool  # each of members() must be armed, or it is an error
-    description: str
+
+    @property
+    def description(self) -> str:
+        """What people call it."""
 
     def members(self) -> list[int]:
         """Processes known by looking at the system; with follow_fork the kernel knows of more.

@@ -11,7 +11,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from kernels import Kernel
+from tests.vm.kernels import Kernel
 
 # What the guest needs to reach the machine's files. Built-in ones are skipped.
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")

@@ -9,9 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import initramfs
-import kernels
-from machine import Vm, VmError, VmTimeoutError
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it is run by its path
+from tests.vm import initramfs, kernels
+from tests.vm.machine import Vm, VmError, VmTimeoutError
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -292,8 +292,9 @@ class Scan:
 class ScanFloor(Program):
     """Scans and write-protects a process as quickly as C can: the floor for benchmarks."""
 
-    def __init__(self, pid: int, rounds: int = 1) -> None:
-        super().__init__("scanfloor", [pid, rounds])
+    def __init__(self, pid: int, rounds: int = 1, mode: str = "all") -> None:
+        """mode: all (categories), or written, which takes the kernel's quick way."""
+        super().__init__("scanfloor", [pid, rounds, mode])
 
     def scan(self) -> Scan:
         """Scans `rounds` times."""

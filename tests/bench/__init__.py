@@ -1,0 +1,1 @@
+"""What tracing costs: figures beside their floors, all from one run. See README.md."""

@@ -1,0 +1,61 @@
+"""make bench: prints one table of ratios and figures, each beside its floor. See README.md."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+import traceback
+from pathlib import Path
+
+from tests.bench.table import Row, as_json, not_run, render
+
+# name -> what it measures; a module each, with rows(quick)
+GROUPS = {
+    "writes": "a first write after an arm, and the same with other tools",
+    "faults": "page faults of processes that are not the target",
+    "scans": "arming and scanning",
+    "rounds": "the collector's work in a round",
+    "ring": "the ring of events",
+    "startup": "waiting for redirty",
+    "servers": "redis under load",
+}
+
+
+def main() -> int:
+    """Runs the groups; 1 when one of them could not be run to its end, whatever the figures."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few repetitions: does it run?")
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", choices=GROUPS,
+        help="one group (repeatable): " + ", ".join(GROUPS),
+    )  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the rows as JSON")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        print("the benchmark traces processes, which needs root: sudo make bench", file=sys.stderr)
+        return 1
+    found: list[Row] = []
+    failed = False
+    for name in options.only or GROUPS:
+        print(f"{name}: {GROUPS[name]} ...", file=sys.stderr, flush=True)
+        module = importlib.import_module(f"tests.bench.{name}")
+        try:
+            found.extend(module.rows(options.quick))
+        except Exception as e:
+            # the rows of the other groups are worth having
+            traceback.print_exc()
+            found.append(not_run(name, f"{type(e).__name__}: {e}"))
+            failed = True
+    print(f"Linux {platform.release()}, {platform.machine()}, {os.cpu_count()} processors")
+    print(render(found), end="")
+    if options.json:
+        options.json.write_text(json.dumps(as_json(found), indent=2) + "\n", encoding="utf-8")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

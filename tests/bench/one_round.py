@@ -1,0 +1,123 @@
+"""Rounds of a recorder in a process of its own: one_round MIB KIND DIRTY_PAGES ROUNDS.
+
+Prints, as JSON, the processor time of each round (its end, and writing it down), where it goes,
+and how far the resident memory rose above what it was when the target was about to be armed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from redirty.collector.arm.injection import Injector
+from redirty.collector.attach.tracer import Options, Tracer
+from redirty.collector.export.recording import Meta, Recording
+from redirty.collector.host.targets import Pids
+from redirty.collector.rounds import Recorder
+from redirty.collector.space import Space
+
+from tests.bench.figures import median
+from tests.bench.target import cpus, pinned
+from tests.workloads.driver import Sweep
+
+T = TypeVar("T")
+
+
+class Parts:
+    """Processor time by part of a round, without the parts inside them."""
+
+    def __init__(self) -> None:
+        self.rounds: list[dict[str, int]] = []
+
+    def begin(self) -> None:
+        """The next round."""
+        self.rounds.append({})
+
+    def timed(self, name: str, call: Callable[..., T]) -> Callable[..., T]:
+        """The call, counted under a name."""
+
+        def timed(*arguments: Any, **more: Any) -> T:
+            begun = time.process_time_ns()
+            try:
+                return call(*arguments, **more)
+            finally:
+                spent = time.process_time_ns() - begun
+                if self.rounds:
+                    self.rounds[-1][name] = self.rounds[-1].get(name, 0) + spent
+
+        return timed
+
+    def medians(self) -> dict[str, float]:
+        """ns of each part in the middle round."""
+        names = dict.fromkeys(name for spent in self.rounds for name in spent)
+        return {n: median([spent.get(n, 0) for spent in self.rounds]) for n in names}
+
+
+def memory_kib(name: str) -> int:
+    """VmRSS or VmHWM of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1])
+    raise KeyError(name)
+
+
+def main() -> None:
+    """Records."""
+    mib, kind, dirty, rounds = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    target_cpu, own_cpu = cpus()
+    parts = Parts()
+    # Spread out, so that the pages are no single run, when few are dirty.
+    stride = max(1, mib * 256 // dirty) if dirty < 100_000 else 1
+    injector = Injector()
+    with Sweep(mib, kind, wrapper=pinned(target_cpu)) as sweep, tempfile.TemporaryDirectory() as d:
+        os.sched_setaffinity(0, {own_cpu})
+        tracer = Tracer(Options())
+        for name in ("drain", "take_stats"):
+            setattr(tracer, name, parts.timed(name, getattr(tracer, name)))
+        for name in ("look", "arm", "settle"):
+            setattr(Space, name, parts.timed(name, getattr(Space, name)))
+        recorder = Recorder(tracer, Pids([sweep.pid]), "uffd", injector)
+        before_kib = memory_kib("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
+        recorder.begin()
+        meta = Meta({}, tracer.probe, "uffd", 1.0, "", tracer.attached)
+        recording = Recording(Path(d) / "recording", meta)
+        recording._sums_due = float("inf")  # apart, at the end
+        add = parts.timed("record", recording.add)
+        cpu_ns, found = [], 0
+        for number in range(rounds + 1):
+            sweep.sweep(stride=stride, count=dirty)
+            if number:
+                parts.begin()
+            begun = time.process_time_ns()
+            result = recorder.end_round()
+            add(result)
+            spent = time.process_time_ns() - begun
+            if number:  # the first one also looks at what was there before
+                cpu_ns.append(spent)
+            found = sum(len(space.dirty) for space in result.spaces)
+        added_kib = memory_kib("VmHWM") - before_kib
+        begun = time.process_time_ns()
+        recording.close(complete=True)
+        sums_ns = time.process_time_ns() - begun
+        recorder.close()
+        tracer.close()
+    injector.close()
+    answer = {
+        "cpu_ns": cpu_ns,
+        "parts_ns": parts.medians(),
+        "dirty": found,
+        "added_kib": added_kib,
+        "sums_ns": sums_ns,
+    }
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

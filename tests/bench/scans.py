@@ -1,0 +1,60 @@
+"""Arming with the scan, against a C loop that does the same and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from tests.bench.figures import pairs
+from tests.bench.table import Row, not_run, number, of_pairs
+from tests.bench.target import armed_sweep, available_mib, cpus
+from tests.workloads.driver import ScanFloor
+
+_GOAL = 1.1
+_SIZES_MIB = (64, 256, 1024, 4096, 8192)
+_SPARE_MIB = 2048
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """All pages of a size dirty, then scanned and protected again, by turns here and in C."""
+    for mib in _SIZES_MIB[:3] if quick else _SIZES_MIB:
+        name = f"arm and scan {mib} MiB"
+        if available_mib() < mib + _SPARE_MIB:
+            yield not_run(name, f"needs {mib + _SPARE_MIB} MiB of free memory")
+            continue
+        count = max(5, min(101, 8192 // mib)) if not quick else 5
+        yield from _size(name, mib, count)
+
+
+def _size(name: str, mib: int, count: int) -> Iterator[Row]:
+    cpu, _ = cpus()
+    with armed_sweep(mib, cpu) as target:
+        with (
+            ScanFloor(target.sweep.pid, mode="written") as same,
+            ScanFloor(target.sweep.pid) as full,
+        ):
+            pages = mib * 256
+
+            def dirtied(stride: int) -> None:
+                target.sweep.sweep(stride=stride)
+
+            def ours(stride: int = 1) -> float:
+                dirtied(stride)
+                begun = time.perf_counter_ns()
+                target.armed.scan_and_protect(target.mappings)
+                return time.perf_counter_ns() - begun
+
+            def floor(program: ScanFloor, stride: int = 1) -> float:
+                dirtied(stride)
+                return program.scan().ns
+
+            found = pairs(ours, lambda: floor(same), count)
+            note = f"{number(found.measured.median / pages)} ns a page, floor {number(found.floor.median / pages)}"
+            yield of_pairs(f"{name} / C, the same call", found.times(1e-6), "ms", _GOAL, note)
+            if mib == 1024:
+                found = pairs(ours, lambda: floor(full), count)
+                note = "C that asks for all categories leaves the kernel's quick way"
+                yield of_pairs(f"{name} / C, all categories", found.times(1e-6), "ms", note=note)
+                found = pairs(lambda: ours(2), lambda: floor(same, 2), count)
+                note = "as fragmented as can be: the price of sets made from single pages"
+                yield of_pairs(f"{name}, every other page / C", found.times(1e-6), "ms", note=note)

@@ -1,0 +1,109 @@
+"""How long a user waits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from redirty.collector.arm.choose import choose
+from redirty.collector.arm.injection import Injector
+from redirty.collector.attach import btf
+from redirty.collector.attach.tracer import Options, Tracer
+from redirty.collector.host.targets import Pids
+from redirty.collector.rounds import Recorder
+
+from tests.bench.figures import interval, median, pairs
+from tests.bench.table import Row, not_run, number
+from tests.workloads.driver import Sweep
+
+_PROGRAM = Path(sys.executable).with_name("redirty")
+_HELP_GOAL_S, _RECORD_GOAL_S = 0.15, 1.5
+_TIMEOUT_S = 30.0
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """redirty --help, and redirty record until the first round is armed."""
+    if not _PROGRAM.exists():
+        yield not_run("redirty --help", f"{_PROGRAM} is missing: make setup")
+        return
+    count = 5 if quick else 21
+    found = pairs(
+        lambda: _seconds([str(_PROGRAM), "--help"]),
+        lambda: _seconds([sys.executable, "-c", "pass"]),
+        count,
+    )
+    python = f"{number(found.floor.median)} s"
+    yield Row(
+        "redirty --help", floor=python, figure=found.measured, unit="s", goal=_HELP_GOAL_S,
+        note="floor: python -c pass",
+    )  # fmt: skip
+    with Sweep(64) as sweep:
+        waits = [_first_arm(sweep.pid) for _ in range(3 if quick else 9)]
+        steps = [_steps(sweep.pid) for _ in range(3)]
+    parts = ", ".join(f"{name} {number(median([s[name] for s in steps]))}" for name in steps[0])
+    yield Row(
+        "redirty record, to the first armed round", figure=interval(waits), unit="s",
+        goal=_RECORD_GOAL_S, note=f"s: {parts}",
+    )  # fmt: skip
+
+
+def _seconds(words: list[str]) -> float:
+    begun = time.monotonic()
+    subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
+    return time.monotonic() - begun
+
+
+def _first_arm(pid: int) -> float:
+    """The recording's directory appears when the first round has begun."""
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory) / "recording"
+        begun = time.monotonic()
+        process = subprocess.Popen(
+            [str(_PROGRAM), "record", "-q", "-p", str(pid), "60", "-o", str(out)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            while not out.exists():
+                if process.poll() is not None or time.monotonic() > begun + _TIMEOUT_S:
+                    raise RuntimeError(f"redirty record ended with {process.poll()} or hangs")
+                time.sleep(0.001)
+            return time.monotonic() - begun
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _steps(pid: int) -> dict[str, float]:
+    """The same steps one by one, in this process; only the imports in one of their own."""
+    spent = {"imports": _seconds([sys.executable, "-c", _IMPORTS])}
+    injector = Injector()
+    begun = time.monotonic()
+
+    def step(name: str) -> None:
+        nonlocal begun
+        now = time.monotonic()
+        spent[name] = now - begun
+        begun = now
+
+    way = choose("auto", injector)
+    step("try arming")
+    btf.load()
+    step("BTF (part of load)")
+    tracer = Tracer(Options())
+    step("load and attach")
+    recorder = Recorder(tracer, Pids([pid]), way, injector)
+    recorder.begin()
+    step("arm")
+    recorder.close()
+    tracer.close()
+    injector.close()
+    return spent
+
+
+_IMPORTS = f"import os; os.environ['HOME'] = {os.environ.get('HOME', '/')!r}; import redirty.collector.session, bcc"

@@ -1,0 +1,142 @@
+"""A process that is armed and traced from here, and the time it spends on a processor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from redirty.collector.arm.choose import open_armed
+from redirty.collector.arm.injection import Injector
+from redirty.collector.arm.uffd import UffdArmed
+from redirty.collector.attach import entries
+from redirty.collector.attach.tracer import Options, Tracer
+from redirty.collector.host.mappings import Mappings, MapsFile
+
+from tests.workloads.driver import Sweep
+
+SLOT = 1
+
+
+def cpus() -> tuple[int, int]:
+    """The processors of the target and of who traces it: two different ones, if there are two."""
+    mine = sorted(os.sched_getaffinity(0))
+    return mine[0], mine[-1]
+
+
+def pinned(cpu: int) -> tuple[str, ...]:
+    """What starts a program on one processor."""
+    return ("taskset", "-c", str(cpu))
+
+
+def cpu_ns(pid: int) -> int:
+    """Time that a process's threads have spent on a processor, in ns.
+
+    Unlike a clock on the wall it leaves out what other programs took meanwhile. The clock's
+    number is what clock_getcpuclockid(3) makes of a pid, which Python has no name for.
+    """
+    return time.clock_gettime_ns((~pid << 3) | 2)
+
+
+def available_mib() -> int:
+    """Memory that can be had without pushing anything out."""
+    with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123
+        lines = dict(line.split(":") for line in file)
+    return int(lines["MemAvailable"].split()[0]) >> 10
+
+
+class Probe:
+    """A loaded tracer whose programs can be taken off the kernel and put back in milliseconds."""
+
+    def __init__(self, options: Options) -> None:
+        self.tracer = Tracer(options)
+        # The tracer has no use for being loaded and not attached; only this benchmark has.
+        self._bpf: Any = self.tracer._bpf
+        self._on = True
+
+    def attach(self) -> None:
+        """Puts the programs on."""
+        if not self._on:
+            entries.attach(self._bpf, self.tracer.probe)
+            self._on = True
+
+    def detach(self) -> None:
+        """Takes them off: the kernel runs no program of ours any more."""
+        bpf = self._bpf
+        for name in list(bpf.raw_tracepoint_fds):
+            bpf.detach_raw_tracepoint(name)
+        for name in list(bpf.kprobe_fds):
+            bpf.detach_kprobe_event(name)
+        for name in list(bpf.kfunc_entry_fds):
+            bpf.detach_kfunc(name)
+        for name in list(bpf.kfunc_exit_fds):
+            bpf.detach_kretfunc(name)
+        self._on = False
+
+    def empty(self) -> int:
+        """Throws away what was recorded; how many events were lost, if there is a ring."""
+        t = self.tracer
+        lost = 0
+        for _ in range(2):
+            t.flip()
+            t.wait_grace()
+            t.drain()
+            stats = t.take_stats()
+            lost += int(stats["lost_events"].sum())
+        if t.ring is not None:
+            while len(t.ring.take()):
+                pass
+        return lost
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.tracer.close()
+
+
+class Target:
+    """A sweeping process that is armed through its userfaultfd."""
+
+    def __init__(self, sweep: Sweep, injector: Injector) -> None:
+        self.sweep = sweep
+        armed = open_armed("uffd", sweep.pid, injector)
+        assert isinstance(armed, UffdArmed)
+        self.armed = armed
+        maps = MapsFile(sweep.pid)
+        mappings = maps.read()
+        maps.close()
+        assert mappings is not None, "the target has just answered"
+        self.mappings: Mappings = mappings
+        self.armed.arm(mappings)
+
+    def first_writes(self) -> float:
+        """Arms, then has every page written: ns a page, of processor time."""
+        self.armed.scan_and_protect(self.mappings)
+        return self.writes()
+
+    def writes(self) -> float:
+        """Has every page written as things are: ns a page, of processor time."""
+        before = cpu_ns(self.sweep.pid)
+        pages = self.sweep.sweep().pages
+        return (cpu_ns(self.sweep.pid) - before) / pages
+
+
+@contextlib.contextmanager
+def armed_sweep(mib: int, cpu: int, kind: str = "anon", threads: int = 1) -> Iterator[Target]:
+    """A target, on one processor; it ends with the block."""
+    injector = Injector()
+    try:
+        with Sweep(mib, kind, threads, wrapper=pinned(cpu)) as sweep:
+            target = Target(sweep, injector)
+            try:
+                yield target
+            finally:
+                target.armed.close()
+    finally:
+        injector.close()

@@ -1,0 +1,54 @@
+"""What a first write after an arm costs, traced and only armed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from redirty.collector.attach.tracer import Options
+
+from tests.bench import rivals
+from tests.bench.figures import pairs
+from tests.bench.table import Row, of_pairs
+from tests.bench.target import SLOT, Probe, Target, armed_sweep, cpus
+
+_MIB = 16
+_BITMAP_GOAL, _EVENTS_GOAL = 1.05, 1.45
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """The in-kernel bitmap, the ring of events, and what one would type instead."""
+    count = 15 if quick else 101
+    target_cpu, tracer_cpu = cpus()
+    with armed_sweep(_MIB, target_cpu) as target:
+        unarmed = min(target.writes() for _ in range(5))
+        yield _traced(target, "first write: bitmap / armed only", Options(), count, _BITMAP_GOAL)
+        yield _traced(
+            *(target, "first write: --events / armed only"),
+            *(Options(events=True), count, _EVENTS_GOAL),
+        )
+        found = pairs(target.first_writes, target.writes, 7 if quick else 21)
+        note = f"for scale: an armed page's first write against one of many; {unarmed:.0f} ns at best"
+        yield of_pairs("first write: armed only / untouched", found, "ns", note=note)
+        yield from rivals.rows(target, tracer_cpu, quick)
+
+
+def _traced(target: Target, name: str, options: Options, count: int, goal: float) -> Row:
+    lost = 0
+    with Probe(options) as probe:
+        probe.tracer.set_target(target.sweep.pid, target.sweep.pid, SLOT)
+
+        def traced() -> float:
+            nonlocal lost
+            probe.attach()
+            probe.tracer.flip()
+            ns = target.first_writes()
+            lost += probe.empty()
+            return ns
+
+        def armed_only() -> float:
+            probe.detach()
+            return target.first_writes()
+
+        found = pairs(traced, armed_only, count)
+        note = f"probe: {probe.tracer.probe}" + (f"; {lost} events lost" if options.events else "")
+        return of_pairs(name, found, "ns", goal, note)

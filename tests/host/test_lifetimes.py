@@ -1,0 +1,182 @@
+"""Targets that end, run another program, or lend their memory, in the middle of a round."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from redirty.collector.errors import TargetEndedError
+from redirty.collector.host.targets import Pids, Tree
+
+from tests.host.recording import (
+    LiveRounds,
+    assert_same,
+    command_line,
+    space_of,
+    spaces_of,
+    wait_idle,
+    wait_until,
+    within,
+)
+from tests.tiers import require
+from tests.workloads.driver import Hold, Phases, Program
+
+pytestmark = pytest.mark.usefixtures("tracing")
+
+ONE_AREA = {"a": ("anon_private", 2)}
+
+
+def test_another_program_in_the_same_process() -> None:
+    """exec in the middle of a round: what was before is gone, what comes is traced at once."""
+    with Hold() as hold, LiveRounds(hold.pid) as live:
+        live.begin()
+        before = hold.write(0, 40)
+        wait_idle(hold.pid)
+        old = live.round_of(hold.pid)
+        assert_same(within(old.dirty, before.area), before.pages, "before")
+        for count in (8, 12):  # twice: the second must not be taken for the first
+            hold.write(5, 5)
+            hold.exec()
+            fresh = hold.write(20, count)
+            wait_idle(hold.pid)
+            spaces = [s for s in spaces_of(live.end_round(), hold.pid) if s.space != old.space]
+            assert len(spaces) == 1
+            assert_same(within(spaces[0].dirty, fresh.area), fresh.pages, "new, dirty")
+            assert_same(within(spaces[0].log, fresh.area), fresh.pages, "new, log")
+            again = hold.write(22, count)
+            wait_idle(hold.pid)
+            space = live.round_of(hold.pid)
+            assert space.space == spaces[0].space
+            assert_same(within(space.dirty, again.area), again.pages, "later, dirty")
+            known = np.intersect1d(again.pages, fresh.pages)
+            assert_same(within(space.redirtied, again.area), known, "later, re-dirtied")
+            old = space
+
+
+def test_end_between_rounds() -> None:
+    """A process that has ended gives no round; another one beside it goes on."""
+    with (
+        Phases(ONE_AREA) as stays,
+        Phases(ONE_AREA) as ends,
+        LiveRounds(stays.pid, ends.pid) as live,
+    ):
+        live.begin()
+        live.end_round()
+        ends.write("a")
+        ends.signal(signal.SIGKILL)
+        ends.wait()
+        truth = stays.write("a", "stride:3").pages
+        wait_idle(stays.pid)
+        space = space_of(live.end_round(), stays.pid)
+        assert_same(within(space.dirty, stays.areas["a"]), truth, "dirty")
+        live.end_round()
+        stays.signal(signal.SIGKILL)
+        stays.wait()
+        with pytest.raises(TargetEndedError):
+            live.end_round()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_end_under_the_program(tmp_path: Path, how: signal.Signals) -> None:
+    """The target ends in the middle of a round: exit code 3, one line, the rounds before kept."""
+    directory = tmp_path / "rec"
+    with Phases(ONE_AREA) as phases:
+        command = command_line("record", "-p", phases.pid, "50ms", "-o", directory)
+        program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        rounds = directory / "rounds.csv"
+        wait_until(lambda: rounds.exists() and rounds.read_text().count("\n") > 1, "a round")
+        phases.write("a")
+        kept = rounds.read_text()
+        phases.signal(how)
+        phases.wait()
+        _, said = program.communicate(timeout=60)
+    assert program.returncode == 3, said
+    assert said.count("\n") == 1 and "ended" in said
+    assert rounds.read_text().startswith(kept)
+    assert json.loads((directory / "meta.json").read_text())["complete"] is False
+    for name in ("pages.csv", "curve.csv", "mappings.csv"):
+        assert (directory / name).stat().st_size > 0
+
+
+def test_number_used_again() -> None:
+    """A process that gets the number of one that was traced is not traced in its place."""
+    last = Path("/proc/sys/kernel/ns_last_pid")
+    require(os.access(last, os.W_OK), "needs CONFIG_CHECKPOINT_RESTORE (ns_last_pid)")
+    with contextlib.ExitStack() as stack:
+        stays = stack.enter_context(Phases(ONE_AREA))
+        ends = stack.enter_context(Phases(ONE_AREA))
+        live = stack.enter_context(LiveRounds(stays.pid, ends.pid)).begin()
+        live.end_round()
+        ends.close()
+        other: Program | None = None
+        for _ in range(100):  # others start processes too
+            last.write_text(str(ends.pid - 1))
+            started = stack.enter_context(Phases(ONE_AREA))
+            if started.pid == ends.pid:
+                other = started
+                break
+            started.close()
+        require(other is not None, "needs a quieter machine: the number was always taken")
+        assert isinstance(other, Phases)
+        for _ in range(2):
+            other.write("a")
+            wait_idle(stays.pid)
+            result = live.end_round()
+            touched = [within(s.dirty, other.areas["a"]) for s in spaces_of(result, other.pid)]
+            assert sum(map(len, touched)) == 0
+            assert set(live.tracer.targets()) == {stays.pid}
+        assert [space.pid for space in live.end_round().spaces] == [stays.pid]
+
+
+SPAWNER = """
+import ctypes, mmap, subprocess, sys, threading
+area = mmap.mmap(-1, 256 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+print(ctypes.addressof(ctypes.c_char.from_buffer(area)) // 4096, flush=True)
+for line in sys.stdin:
+    page = int(line)
+    subprocess.run(["true"], close_fds=False)
+    def write(at): area[at * 4096] = page + 1
+    threads = [threading.Thread(target=write, args=(page + i,)) for i in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    subprocess.run(["true"], close_fds=False)
+    print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("follow", [False, True], ids=["pid", "tree"])
+def test_vfork_and_threads(follow: bool) -> None:
+    """Children that borrow their parent's memory, and threads that come and go, are no memory of
+    their own; once such a child runs another program, it is a process like any other."""
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", SPAWNER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdin and program.stdout
+        first = int(program.stdout.readline())
+        area = np.arange(first, first + 256, dtype=np.uint64)
+        targets = Tree(program.pid) if follow else Pids([program.pid])
+        with LiveRounds(targets=targets) as live:
+            live.begin()
+            for page in (0, 10, 2, 100):
+                program.stdin.write(f"{page}\n")
+                program.stdin.flush()
+                program.stdout.readline()
+                wait_idle(program.pid)
+                result = live.end_round()
+                space = space_of(result, program.pid)
+                truth = area[page : page + 4]
+                assert_same(within(space.dirty, area), truth, "dirty")
+                others = {s.pid for s in result.spaces} - {program.pid}
+                assert len(others) == (2 if follow else 0)
+                assert set(live.tracer.targets()) == {program.pid}
+        program.stdin.close()

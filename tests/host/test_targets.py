@@ -1,0 +1,315 @@
+"""Who is traced: several processes, families, cgroups, commands; and who is not."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from redirty.collector.host.command import Command
+from redirty.collector.host.targets import Cgroup, Tree
+from redirty.collector.rounds import Round
+
+from tests.host.recording import (
+    NONE,
+    LiveRounds,
+    assert_same,
+    redirty,
+    space_of,
+    spaces_of,
+    wait_idle,
+    wait_until,
+    within,
+)
+from tests.host.walk import Walk
+from tests.tiers import require, require_program
+from tests.workloads.driver import Child, Hold, Phases
+from tests.workloads.pages import Area
+
+pytestmark = pytest.mark.usefixtures("tracing")
+
+ONE_AREA = {"a": ("anon_private", 2)}
+
+
+# ---- several ----
+
+
+def test_several_processes() -> None:
+    """Each process's pages under its own number, though the same addresses may be in all."""
+    with contextlib.ExitStack() as stack:
+        programs = [stack.enter_context(Phases(ONE_AREA)) for _ in range(3)]
+        bystander = programs.pop()
+        live = stack.enter_context(LiveRounds(*(p.pid for p in programs))).begin()
+        for seed in (1, 2):
+            truth = {p.pid: p.write("a", "random", seed=seed + p.pid, count=99) for p in programs}
+            bystander.write("a")
+            for program in programs:
+                wait_idle(program.pid)
+            result = live.end_round()
+            assert {space.pid for space in result.spaces} == set(truth)
+            for pid, touched in truth.items():
+                space = space_of(result, pid)
+                assert_same(within(space.dirty, touched.area), touched.pages, "dirty")
+                assert_same(within(space.missed, touched.area), NONE, "missed")
+
+
+# ---- families ----
+
+
+def assert_children(result: Round, children: list[Child], area: Area) -> None:
+    """Every child has a space of its own with what it wrote, from its first instruction on."""
+    for child in children:
+        space = space_of(result, child.pid)
+        assert_same(within(space.log, area), child.pages, f"child {child.pid}, log")
+        assert_same(within(space.dirty, area), child.pages, f"child {child.pid}, dirty")
+
+
+@pytest.mark.parametrize("chain", [False, True], ids=["children", "descendants"])
+def test_short_lived_descendants(chain: bool) -> None:
+    """Children and grandchildren that live for less than a round are in that round."""
+    with Hold() as hold, LiveRounds(targets=Tree(hold.pid)) as live:
+        live.begin()
+        for _ in range(2):
+            children = hold.children(8, pages=5, chain=chain)
+            wait_idle(hold.pid)
+            result = live.end_round()
+            assert len({child.pid for child in children}) == 8
+            assert_children(result, children, hold.areas["children"])
+            parent = space_of(result, hold.pid)
+            assert_same(within(parent.dirty, hold.areas["children"]), NONE, "the parent's copy")
+        mine = hold.write(3, 4)
+        wait_idle(hold.pid)
+        result = live.end_round()
+        assert [space.pid for space in result.spaces] == [hold.pid]
+        assert_same(within(result.spaces[0].dirty, mine.area), mine.pages, "the parent's own")
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["existing", "to_come"])
+def test_child_that_stays(before: bool) -> None:
+    """A child that lives on is armed like its parent: exact round after round."""
+    with Phases(ONE_AREA) as phases:
+        area = phases.areas["a"]
+        phases.write("a", "range:0", count=100)
+        child = phases.fork() if before else 0
+        with LiveRounds(targets=Tree(phases.pid)) as live:
+            live.begin()
+            child = child or phases.fork()
+            truth = phases.child_write("a", "range:50", count=100).pages
+            wait_idle(child)
+            space = space_of(live.end_round(), child)
+            assert_same(within(space.dirty, area), truth, "first, dirty")
+            assert_same(within(space.log, area), truth, "first, log")
+            for seed in (1, 2, 3):
+                theirs = phases.child_write("a", "random", seed=seed, count=60).pages
+                ours = phases.write("a", "random", seed=seed + 10, count=60).pages
+                wait_idle(child)
+                wait_idle(phases.pid)
+                result = live.end_round()
+                for pid, truth in ((child, theirs), (phases.pid, ours)):
+                    space = space_of(result, pid)
+                    assert_same(within(space.dirty, area), truth, f"{pid}, dirty")
+                    assert_same(within(space.missed, area), NONE, f"{pid}, missed")
+                    there = within(space.present, area)
+                    expected = np.intersect1d(truth, there)
+                    assert_same(within(space.redirtied, area), expected, f"{pid}, re-dirtied")
+            phases.child_exit()
+            live.end_round()
+            result = live.end_round()
+            assert [space.pid for space in result.spaces] == [phases.pid]
+
+
+def test_without_the_tree_no_child() -> None:
+    """-p follows nobody."""
+    with Hold() as hold, LiveRounds(hold.pid) as live:
+        live.begin()
+        hold.children(4, pages=2)
+        wait_idle(hold.pid)
+        assert [space.pid for space in live.end_round().spaces] == [hold.pid]
+
+
+@pytest.fixture
+def cgroup(tracing: None) -> Iterator[Path]:
+    """A cgroup of our own, below the mount of version 2, or of any controller."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    places = [Path(m[1]) for kind in ("cgroup2", "cgroup") for m in mounts if m[2] == kind]
+    require(places, "needs a mounted cgroup hierarchy")
+    directory = places[0] / f"redirty-test-{os.getpid()}"
+    directory.mkdir()
+    yield directory
+    # What is still in it ends with the test; its memory may take a moment longer.
+    wait_until(lambda: not (directory / "cgroup.procs").read_text().strip(), "an empty cgroup")
+    directory.rmdir()
+
+
+def test_cgroup(cgroup: Path) -> None:
+    """Members, members of a cgroup below, their children, and who joins later."""
+    below = cgroup / "below"
+    below.mkdir()
+    try:
+        with contextlib.ExitStack() as stack:
+            first, second, late = (stack.enter_context(Phases(ONE_AREA)) for _ in range(3))
+            (cgroup / "cgroup.procs").write_text(str(first.pid))
+            (below / "cgroup.procs").write_text(str(second.pid))
+            live = stack.enter_context(LiveRounds(targets=Cgroup(str(cgroup)))).begin()
+            members = [first, second]
+            for number in range(3):
+                truth = {p.pid: p.write("a", "random", seed=number, count=70) for p in members}
+                if number == 0:
+                    outside = late.write("a", "range:0", count=5)
+                    (cgroup / "cgroup.procs").write_text(str(late.pid))
+                for program in (first, second, late):
+                    wait_idle(program.pid)
+                result = live.end_round()
+                for pid, touched in truth.items():
+                    space = space_of(result, pid)
+                    assert_same(within(space.dirty, touched.area), touched.pages, f"{pid}, dirty")
+                if number == 0:
+                    members.append(late)
+                    # it joined after it wrote: its first round begins with the next arm
+                    for space in spaces_of(result, late.pid):
+                        assert_same(within(space.dirty, outside.area), NONE, "before it joined")
+                else:
+                    assert set(truth) == {space.pid for space in result.spaces}
+    finally:
+        wait_until(lambda: not (below / "cgroup.procs").read_text().strip(), "an empty cgroup")
+        below.rmdir()
+
+
+# ---- a command ----
+
+EARLY = r"""
+#include <stdio.h>
+#include <unistd.h>
+#define PAGES 256
+static volatile char area[PAGES * 4096] __attribute__((aligned(4096)));
+__attribute__((constructor)) static void before_main(void)
+{
+	for (int i = 0; i < 40; i += 2)
+		area[i * 4096] = 1;
+}
+int main(int argc, char **argv)
+{
+	FILE *out = fopen(argv[1], "w");
+	for (int i = 100; i < 130; i++)
+		area[i * 4096 + 5] = 2;
+	fprintf(out, "%lu\n", (unsigned long)area / 4096);
+	fclose(out);
+	sleep(argc > 2 ? 0 : 3600);
+	usleep(400000);
+	return argc > 2 ? 7 : 0;
+}
+"""
+EARLY_PAGES = np.concatenate([np.arange(0, 40, 2), np.arange(100, 130)]).astype(np.uint64)
+
+
+@pytest.fixture
+def early(tmp_path: Path) -> Path:
+    """A program that writes before main() and in it, and says where."""
+    source, program = tmp_path / "early.c", tmp_path / "early"
+    source.write_text(EARLY)
+    subprocess.run(["gcc", "-O1", "-o", program, source], check=True)
+    return program
+
+
+def test_command_from_its_first_instruction(early: Path, tmp_path: Path) -> None:
+    """What a program writes before main() is in round 0, and nothing else is."""
+    said = tmp_path / "where"
+    command = Command([str(early), str(said)])
+    with LiveRounds(targets=command) as live:
+        try:
+            live.begin()
+            wait_until(lambda: said.exists() and said.read_text().endswith("\n"), "its answer")
+            wait_idle(command.pid)
+            space = space_of(live.end_round(), command.pid)
+            first = int(said.read_text())
+            area = np.arange(first, first + 256, dtype=np.uint64)
+            assert_same(within(space.dirty, area), EARLY_PAGES + np.uint64(first), "dirty")
+            assert_same(within(space.missed, area), NONE, "missed")
+            assert_same(within(space.redirtied, area), NONE, "re-dirtied")
+            # The dynamic linker and the C library write too, from the first instruction on.
+            linker = [m for m in space.mappings.items if "/ld-" in m.path and m.perms[1] == "w"]
+            assert linker
+            pages = np.concatenate(
+                [np.arange(m.start >> 12, m.end >> 12, dtype=np.uint64) for m in linker]
+            )
+            assert len(within(space.dirty, pages)) > 0
+        finally:
+            os.kill(command.pid, signal.SIGKILL)
+            os.waitpid(command.pid, 0)
+
+
+def test_command_by_the_program(early: Path, tmp_path: Path) -> None:
+    """The same by the command line; a recording that lasts as long as its command is complete."""
+    said, directory = tmp_path / "where", tmp_path / "rec"
+    done = redirty("record", "50ms", "-o", directory, "--", early, said, "short")
+    assert done.returncode == 0, done.stderr
+    first = int(said.read_text())
+    with (directory / "pages.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    pages = {int(row["address"], 16) >> 12: row for row in rows}
+    for page in (EARLY_PAGES + np.uint64(first)).tolist():
+        assert pages[page]["first_round"] == "0" or page >= first + 100, pages[page]
+    found = np.array(sorted(p for p in pages if first <= p < first + 256), np.uint64)
+    assert_same(found, EARLY_PAGES + np.uint64(first), "pages.csv")
+    meta = json.loads((directory / "meta.json").read_text())
+    assert meta["complete"] is True and meta["target"]["comm"] == "early"
+
+
+# ---- places ----
+
+
+def outside_pid(wrapper: int) -> int:
+    """The process below a wrapper, by the number it has here."""
+    text = Path(f"/proc/{wrapper}/task/{wrapper}/children").read_text()
+    assert re.fullmatch(r"\d+ ?", text), text
+    return int(text)
+
+
+def test_other_namespaces() -> None:
+    """A target in user, pid and mount namespaces of its own, by its number here."""
+    require_program("unshare", "util-linux")
+    wrapper = ("unshare", "-Urpfm", "--mount-proc")
+    refused = subprocess.run([*wrapper, "true"], capture_output=True, text=True, check=False)
+    require(refused.returncode == 0, f"needs user namespaces: {refused.stderr.strip()}")
+    with Phases({"a": ("anon_private", 2), "m": ("memfd", 2)}, wrapper=wrapper) as phases:
+        pid = outside_pid(phases.pid)
+        assert phases.greeting["pid"] == 1 != pid
+        with LiveRounds(pid) as live:
+            walk = Walk(phases, live.begin(), pid)
+            for name in ("a", "m", "a"):
+                truth = phases.write(name, "random", seed=9, count=80, threads=2).pages
+                walk.end(truth, missed=NONE)
+
+
+def test_stopped_target() -> None:
+    """A target that is stopped is armed as it stands, stays stopped, and is traced when it runs
+    on."""
+    with Phases(ONE_AREA) as phases:
+        first = phases.write("a", "range:0", count=50).pages
+        wait_idle(phases.pid)
+        phases.signal(signal.SIGSTOP)
+        wait_until(lambda: state_of(phases.pid) == "T", "stopped")
+        try:
+            with LiveRounds(phases.pid) as live:
+                walk = Walk(phases, live.begin())
+                assert state_of(phases.pid) == "T"
+                walk.end(NONE, again=NONE, missed=NONE)
+                assert state_of(phases.pid) == "T"
+                phases.signal(signal.SIGCONT)
+                truth = phases.write("a", "range:20", count=60).pages
+                walk.end(truth, again=np.intersect1d(truth, first), missed=NONE)
+        finally:
+            phases.signal(signal.SIGCONT)
+
+
+def state_of(pid: int) -> str:
+    """One letter, as ps shows it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

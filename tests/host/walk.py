@@ -1,0 +1,93 @@
+"""Phase after phase of a workload, each in a round of its own, each compared with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from redirty.collector.attach import abi
+from redirty.collector.rounds import SpaceRound
+
+from tests.host.recording import LiveRounds, assert_same, kernel_state, wait_idle, within
+from tests.workloads.driver import DEFAULT_AREAS, Phases
+from tests.workloads.pages import Area, Pages
+
+
+class Walk:
+    """A workload under a recorder. begin() has to have been called on the recorder.
+
+    pid: the workload's process, where it is not the one that was started.
+    """
+
+    def __init__(self, phases: Phases, live: LiveRounds, pid: int = 0) -> None:
+        self.phases = phases
+        self.live = live
+        self.pid = pid or phases.pid
+        self.rounds = 0
+        self._present = kernel_state(self.pid, self._areas()).present
+
+    def _areas(self) -> list[Area]:
+        return list(self.phases.areas.values())
+
+    def end(
+        self,
+        truth: Pages,
+        *,
+        again: Pages | None = None,
+        missed: Pages,
+        read_first: bool = False,
+    ) -> SpaceRound:
+        """Ends the round, in which exactly `truth` was written, `again` of it not for the first
+        time (None: whatever the page tables said), and `missed` of it unseen by the log.
+        read_first: new pages were read in the round before they were written."""
+        wait_idle(self.pid)
+        areas = self._areas()
+        ahead = kernel_state(self.pid, areas).present
+        space = self.live.round_of(self.pid)
+        what = f"round {self.rounds}"
+        assert_same(within(space.dirty, areas), truth, f"{what}, dirty")
+        assert_same(within(space.missed, areas), missed, f"{what}, missed")
+        assert_same(within(space.log, areas), np.setdiff1d(truth, missed), f"{what}, log")
+        here = np.intersect1d(self._present, np.concatenate([a.pages for a in areas]))
+        assert_same(within(space.present, areas), here, f"{what}, present")
+        was_there = np.intersect1d(truth, here)
+        expected = was_there if again is None else again
+        assert_same(was_there, expected, f"{what}, present when it began")
+        assert_same(within(space.redirtied, areas), expected, f"{what}, re-dirtied")
+        logged, logged_again = np.setdiff1d(truth, missed), np.setdiff1d(expected, missed)
+        protected = logged if read_first else logged_again
+        self._check_counts(space, len(logged), len(protected))
+        self._present = ahead
+        self.rounds += 1
+        return space
+
+    def _check_counts(self, space: SpaceRound, logged: int, protected: int) -> None:
+        """The counters of the round against the number of pages known to have been logged, and of
+        those of them that were there already."""
+        stats = space.stats[0]
+        kinds = stats["kinds"].tolist()
+        features = self.live.tracer.attached
+        assert stats["lost"] == 0 and stats["lost_events"] == 0
+        # Each page once, in the histogram of first writes as in the bitmap.
+        assert int(stats["hist"].sum()) == int(stats["pages"]) == len(space.log)
+        assert kinds[abi.WRITE_FAULTS] >= logged
+        if "first_touch" in features:
+            assert kinds[abi.FIRST_TOUCH] >= logged - protected
+            assert kinds[abi.WRITE_FAULTS] == kinds[abi.FIRST_TOUCH] + kinds[abi.WRITE_PROTECT]
+        if "write_protect" in features:
+            assert kinds[abi.WRITE_PROTECT] >= protected
+
+
+Start = Callable[..., Walk]
+"""Starts a workload with some areas (name=(kind, MiB)), and its first round."""
+
+
+def every_kind(name: str) -> pytest.MarkDecorator:
+    """Parametrizes over the areas of all mapping classes, by kind."""
+    return pytest.mark.parametrize(name, [kind for kind, _ in DEFAULT_AREAS.values()])
+
+
+def span(area: Area, first: int, count: int) -> Pages:
+    """Page numbers of a part of an area."""
+    return area.pages[first : first + count]

@@ -1,0 +1,394 @@
+"""Files of a recording: columns as promised, rows whole, nobody else's eyes on them."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from redirty.collector.attach import abi
+from redirty.collector.bitmap import PageSet, empty, from_pages
+from redirty.collector.errors import RedirtyError
+from redirty.collector.export import columns, files, recording
+from redirty.collector.export.recording import Meta, Recording, page_classes
+from redirty.collector.export.stacks import StackFile
+from redirty.collector.host.mappings import Mapping, Mappings
+from redirty.collector.rounds import Round, SpaceRound
+
+# What users' scripts rely on, written out: a change here is a change to everyone's scripts.
+PROMISED = {
+    "rounds.csv": "round, start_s, duration_s, arm_s, present_pages, dirty_pages, redirtied_pages, "
+    "new_pages, log_pages, scan_pages, missed_pages, write_faults, lost_events, tlb_flushes, "
+    "tlb_flush_s",
+    "mappings.csv": "round, pid, start, end, perms, mapping_class, path, present_pages, "
+    "dirty_pages, redirtied_pages, write_faults",
+    "pages.csv": "pid, address, mapping_class, rounds_dirty, rounds_redirtied, write_faults, "
+    "first_round, last_round",
+    "curve.csv": "pid, elapsed_s, unique_dirty_pages",
+    "tlb.csv": "round, pid, reason, flushes, pages, time_s",
+}
+META = {
+    *("schema", "redirty", "kernel", "page_size", "target", "probe", "arm", "started"),
+    *("interval_s", "complete"),
+}
+EVERYTHING = frozenset(
+    {
+        *("write_faults", "first_touch", "write_protect", "cow", "mkwrite", "huge", "huge_wp"),
+        *("tlb", "tlb_time", "tlb_batch_time"),
+    }
+)
+
+
+def pages(*numbers: int) -> PageSet:
+    return from_pages(np.array(sorted(numbers), np.uint64))
+
+
+MAPPINGS = Mappings.of(
+    (
+        Mapping(0x10000, 0x20000, "rw-p", ""),
+        Mapping(0x20000, 0x30000, "rw-s", '/srv/a "quoted", name\nof lines'),
+        Mapping(0x30000, 0x31000, "r--p", "/srv/raw \udcff\udcfe bytes"),
+    )
+)
+
+
+def one_round(number: int, *, log: PageSet, missed: PageSet, present: PageSet) -> Round:
+    stats = np.zeros(2, abi.STATS)
+    stats["kinds"][1] = [10, 6, 4, 3, 2, 1, 0, 0]
+    stats["hist"][1, 200] = len(log)
+    stats["tlb"][1, abi.TLB_MM_RANGE] = (5, 7, 1, 2_000_000_000)
+    stats["tlb"][1, 3] = (4, 6, 0, 0)
+    stats["lost"][0] = 3
+    dirty = log | missed
+    space = SpaceRound(
+        pid=4321,
+        space=4321,
+        mappings=MAPPINGS,
+        present=present,
+        log=log,
+        missed=missed,
+        dirty=dirty,
+        redirtied=dirty & present,
+        scanned_pages=len(dirty),
+        stats=stats[1:2].copy(),
+    )
+    return Round(number, number * 1.0, 1.0, 0.0004, (space,), stats)
+
+
+def meta(features: frozenset[str] = EVERYTHING) -> Meta:
+    target = {"pids": [4321], "comm": "x", "cmdline": "x"}
+    return Meta(target, "fentry", "uffd", 1.0, "6.12.0-test", features)
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """A recording of two rounds."""
+    directory = tmp_path / "rec"
+    made = Recording(directory, meta())
+    made.add(one_round(0, log=pages(16, 17, 33), missed=pages(), present=pages()))
+    made.add(one_round(1, log=pages(16, 48), missed=pages(34), present=pages(16, 17, 33)))
+    made.close(complete=True)
+    return directory
+
+
+def header(path: Path) -> list[str]:
+    return path.read_bytes().split(b"\r\n")[0].decode().split(",")
+
+
+def test_columns_are_as_promised_and_new_ones_come_after(recorded: Path) -> None:
+    declared = {
+        "rounds.csv": columns.ROUNDS,
+        "mappings.csv": columns.MAPPINGS,
+        "pages.csv": columns.PAGES,
+        "curve.csv": columns.CURVE,
+        "tlb.csv": columns.TLB,
+    }
+    for name, text in PROMISED.items():
+        promised = text.split(", ")
+        assert header(recorded / name)[: len(promised)] == promised
+        assert header(recorded / name) == list(declared[name])
+    assert columns.EVENTS == ("time_s", "pid", "tid", "address", "ip", "kind", "stack_id")
+    assert set(json.loads((recorded / "meta.json").read_text())) >= META
+
+
+def test_every_row_has_every_column_and_pandas_reads_it_with_no_options(recorded: Path) -> None:
+    for name in PROMISED:
+        rows = list(csv.reader(io.StringIO((recorded / name).read_text(), newline="")))
+        assert {len(row) for row in rows} == {len(rows[0])}, name
+        assert len(pd.read_csv(recorded / name)) == len(rows) - 1 > 0
+
+
+def test_rounds(recorded: Path) -> None:
+    table = pd.read_csv(recorded / "rounds.csv")
+    assert table["round"].tolist() == [0, 1]
+    assert table["start_s"].tolist() == [0.0, 1.0]
+    assert table["arm_s"].tolist() == [0.0004, 0.0004]
+    assert table["present_pages"].tolist() == [0, 3]
+    assert table["dirty_pages"].tolist() == [3, 3]
+    assert table["redirtied_pages"].tolist() == [0, 1]
+    assert table["new_pages"].tolist() == [3, 2]
+    assert table["log_pages"].tolist() == [3, 2]
+    assert table["scan_pages"].tolist() == [3, 3]
+    assert table["missed_pages"].tolist() == [0, 1]
+    assert table["write_faults"].tolist() == [10, 10]
+    assert table["lost_events"].tolist() == [3, 3]
+    assert table["tlb_flushes"].tolist() == [5, 5]
+    assert table["tlb_flush_s"].tolist() == [2.0, 2.0]
+    assert table["first_touch_faults"].tolist() == [6, 6]
+    assert table["cow_faults"].tolist() == [3, 3]
+    assert table["huge_faults"].tolist() == [1, 1]
+
+
+def test_pages(recorded: Path) -> None:
+    table = pd.read_csv(recorded / "pages.csv")
+    rows = table.set_index("address").to_dict("index")
+    assert list(rows) == ["0x10000", "0x11000", "0x21000", "0x22000", "0x30000"]
+    assert rows["0x10000"] == {
+        **{"pid": 4321, "mapping_class": "anon_private", "rounds_dirty": 2, "rounds_redirtied": 1},
+        **{"write_faults": 2, "first_round": 0, "last_round": 1},
+    }
+    assert rows["0x22000"]["write_faults"] == 0, "it was missed: nobody saw a fault"
+    assert [rows[a]["mapping_class"] for a in ("0x21000", "0x30000")] == [
+        "file_shared",
+        "file_private",
+    ]
+
+
+def test_mappings_come_when_they_are_new_and_when_they_are_written(recorded: Path) -> None:
+    table = pd.read_csv(recorded / "mappings.csv", keep_default_na=False)
+    assert table["round"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert table["start"].tolist()[:3] == ["0x10000", "0x20000", "0x30000"]
+    assert table["dirty_pages"].tolist() == [2, 1, 0, 1, 1, 1]
+    assert table["redirtied_pages"].tolist() == [0, 0, 0, 1, 0, 0]
+    assert table["write_faults"].tolist() == [2, 1, 0, 1, 0, 1]
+
+
+def test_paths_survive_csv(recorded: Path) -> None:
+    """RFC 4180: quoted when they hold a comma, a quote or a line's end; quotes doubled."""
+    raw = (recorded / "mappings.csv").read_bytes()
+    assert b'"/srv/a ""quoted"", name\nof lines"' in raw
+    assert raw.decode("utf-8"), "valid UTF-8 whatever the path's bytes were"
+    table = pd.read_csv(recorded / "mappings.csv")
+    assert table["path"][1] == '/srv/a "quoted", name\nof lines'
+    assert table["path"][2] == "/srv/raw ?? bytes"
+    for line in (raw.split(b"\r\n"))[:-1]:
+        assert line, "lines end with CR LF"
+
+
+def test_tlb(recorded: Path) -> None:
+    table = pd.read_csv(recorded / "tlb.csv")
+    first = table[table["round"] == 0].set_index("reason")
+    assert first.loc["flush_tlb_mm_range", "time_s"] == 2.0
+    assert first.loc["flush_tlb_mm_range", "flushes"] == 5
+    assert first["time_s"].isna()["local_mm_shootdown"], "not timed: empty, not 0"
+    assert first.loc["local_mm_shootdown", "pages"] == 6
+
+
+def test_what_this_kernel_cannot_tell_is_empty_never_0(tmp_path: Path) -> None:
+    made = Recording(tmp_path / "rec", meta(frozenset({"write_faults"})))
+    result = one_round(0, log=pages(16), missed=pages(), present=pages())
+    (space,) = result.spaces
+    blind = SpaceRound(**{**space.__dict__, "scanned_pages": None})
+    made.add(Round(0, 0.0, 1.0, 0.0, (blind,), result.stats))
+    made.close(complete=True)
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "rec/rounds.csv").read_text()))
+    unknown = {name for name, value in row.items() if value == ""}
+    assert unknown == {
+        *("scan_pages", "missed_pages", "tlb_flushes", "tlb_flush_s", "first_touch_faults"),
+        *("write_protect_faults", "cow_faults", "mkwrite_faults", "huge_faults"),
+    }
+
+
+def test_first_touch_is_the_rest_where_it_is_not_told() -> None:
+    result = one_round(0, log=pages(16), missed=pages(), present=pages())
+    row = recording.round_row(result, EVERYTHING - {"first_touch"})
+    assert row[columns.ROUNDS.index("first_touch_faults")] == 10 - 4
+
+
+def test_flushes_counted_by_the_tracepoint_alone_have_no_time() -> None:
+    result = one_round(0, log=pages(16), missed=pages(), present=pages())
+    assert recording.tlb_totals(result.stats["tlb"], frozenset({"tlb"})) == (4, None)
+
+
+def test_files_are_for_their_owner_only(recorded: Path) -> None:
+    old = os.umask(0)
+    try:
+        other = Recording(recorded.parent / "other", meta())
+        other.add(one_round(0, log=pages(16), missed=pages(), present=pages()))
+        other.close(complete=True)
+    finally:
+        os.umask(old)
+    for directory in (recorded, recorded.parent / "other"):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        found = {p.name: stat.S_IMODE(p.stat().st_mode) for p in directory.iterdir()}
+        assert found == dict.fromkeys([*PROMISED, "meta.json"], 0o600)
+
+
+def test_a_recording_is_valid_and_incomplete_until_it_is_closed(tmp_path: Path) -> None:
+    directory = tmp_path / "rec"
+    made = Recording(directory, meta())
+    assert json.loads((directory / "meta.json").read_text())["complete"] is False
+    made.add(one_round(0, log=pages(16), missed=pages(), present=pages()))
+    assert len(pd.read_csv(directory / "rounds.csv")) == 1
+    assert json.loads((directory / "meta.json").read_text())["complete"] is False
+    made.close(complete=True, extra={"stopped_s": 0.5})
+    content = json.loads((directory / "meta.json").read_text())
+    assert (content["complete"], content["rounds"], content["stopped_s"]) == (True, 1, 0.5)
+
+
+def test_a_directory_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(RedirtyError, match="exists already"):
+        Recording(tmp_path, meta())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RedirtyError, match="does not exist"):
+        Recording(tmp_path / "no" / "rec", meta())
+
+
+# ---- a disk that fills up ----
+
+
+@pytest.fixture
+def filling_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """os.write takes as many bytes as there is room for, then fails as a full disk does."""
+    room = [1 << 40]
+    real = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        if room[0] <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = real(fd, bytes(data)[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "write", write)
+    yield room
+
+
+@pytest.mark.parametrize("room", [0, 1, 5, 13])
+def test_a_full_disk_leaves_whole_rows(room: int, tmp_path: Path, filling_disk: list[int]) -> None:
+    path = tmp_path / "x.csv"
+    file = files.CsvFile(path, ("a", "b"))
+    file.append([(1, 2), (3, None)])
+    whole = path.read_bytes()
+    assert whole == b"a,b\r\n1,2\r\n3,\r\n"
+    filling_disk[0] = room
+    with pytest.raises(RedirtyError, match=r"cannot write .*ENOSPC.*is kept"):
+        file.append([(4, 5), (6, 7), (8, 9)])
+    assert path.read_bytes() == whole
+    filling_disk[0] = 1 << 40
+    file.append([(10, 11)])
+    file.close()
+    assert path.read_bytes() == whole + b"10,11\r\n"
+
+
+def test_a_full_disk_keeps_the_file_that_was_to_be_replaced(
+    tmp_path: Path, filling_disk: list[int]
+) -> None:
+    path = tmp_path / "pages.csv"
+    files.replace(path, [b"old"])
+    filling_disk[0] = 3
+    with pytest.raises(RedirtyError, match="ENOSPC"):
+        files.replace(path, [b"new and ", b"longer"])
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["pages.csv"], "nothing is left beside it"
+
+
+def test_a_disk_that_fills_up_in_a_round_keeps_the_rounds_before(
+    tmp_path: Path, filling_disk: list[int]
+) -> None:
+    directory = tmp_path / "rec"
+    made = Recording(directory, meta())
+    made.add(one_round(0, log=pages(16), missed=pages(), present=pages()))
+    before = {p.name: p.read_bytes() for p in directory.iterdir()}
+    filling_disk[0] = 10
+    with pytest.raises(RedirtyError, match="kept"):
+        made.add(one_round(1, log=pages(16, 17), missed=pages(), present=pages()))
+    assert {p.name: p.read_bytes() for p in directory.iterdir()} == before
+    assert len(pd.read_csv(directory / "rounds.csv")) == made.rounds == 1
+
+
+# ---- parts ----
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        ("plain", b"plain"),
+        ("a,b", b'"a,b"'),
+        ('say "x"', b'"say ""x"""'),
+        ("two\nlines", b'"two\nlines"'),
+        ("cr\rhere", b'"cr\rhere"'),
+        ("käse 🧀", "käse 🧀".encode()),
+        ("\udc80", b"?"),
+        (None, b'""'),
+        (0, b"0"),
+    ],
+)
+def test_fields(value: object, field: bytes) -> None:
+    assert files.csv_bytes([(value,)]) == field + b"\r\n"
+
+
+def test_fields_come_back_as_they_were() -> None:
+    row = ["", "a,b", '"', "\r\n", " x ", "'", "#", "=1+1", "\t"]
+    text = files.csv_bytes([row]).decode()
+    assert list(csv.reader(io.StringIO(text, newline=""))) == [row]
+
+
+def test_json_with_a_name_that_is_no_text(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "x.json", {"comm": "a\udcffb", "n": 1})
+    assert json.loads((tmp_path / "x.json").read_bytes()) == {"comm": "a?b", "n": 1}
+
+
+def test_classes_of_pages_in_no_mapping_any_more() -> None:
+    numbers = np.array([0x0F, 0x10, 0x1F, 0x20, 0x30, 0x31, 1 << 40], np.uint64)
+    assert page_classes(numbers, MAPPINGS) == [
+        *("", "anon_private", "anon_private", "file_shared", "file_private", "", ""),
+    ]
+    assert page_classes(numbers, None) == [""] * 7
+
+
+class Stacks:
+    """Counts by stack, given out once."""
+
+    def __init__(self) -> None:
+        self.rounds = [
+            [(77, 1, 5), (77, -14, 2), (78, 2, 1)],
+            [(77, 1, 4), (77, 3, 1)],
+        ]  # stack 3 is gone
+
+    def take_stacks(self) -> list[tuple[int, int, int]]:
+        return self.rounds.pop(0) if self.rounds else []
+
+    def stack(self, stack_id: int) -> list[int]:
+        return {1: [0x3, 0x2, 0x1], 2: [0x9]}.get(stack_id, [])
+
+
+class Names:
+    def name(self, pid: int, address: int) -> str:
+        return f"f{address}"
+
+
+def test_stacks_are_folded_with_the_writer_last(tmp_path: Path) -> None:
+    file = StackFile(tmp_path, Stacks(), Names(), {77: "a;\nb"})
+    file.poll()
+    file.close()
+    assert (tmp_path / "stacks.folded").read_text().splitlines() == [
+        "a: b;f1;f2;f3 9",
+        "a: b;[stack unknown] 3",
+        "pid 78;f9 1",
+    ]
+
+
+def test_an_empty_set_of_pages_has_no_rows(tmp_path: Path) -> None:
+    made = Recording(tmp_path / "rec", meta())
+    made.add(one_round(0, log=empty(), missed=empty(), present=empty()))
+    made.close(complete=True)
+    assert len(pd.read_csv(tmp_path / "rec/pages.csv")) == 0
