@@ -20,6 +20,7 @@ from redirty.collector.arm.injection import Injector
 from redirty.collector.attach.tracer import Options, Tracer
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.export.events import EventFile
+from redirty.collector.export.files import require_new
 from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.export.stacks import StackFile
 from redirty.collector.family import Family
@@ -93,10 +94,7 @@ class Session:
         Errors: RedirtyError; TargetEndedError when the target ended early. The recording made so
         far is valid in every case.
         """
-        if self.plan.directory.exists():
-            raise RedirtyError(
-                f"{self.plan.directory} exists already: give another -o DIR, or remove it"
-            )
+        require_new(self.plan.directory)
         old = {
             n: signal.signal(n, self.stop) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         }

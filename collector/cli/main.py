@@ -67,7 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = _parser(verb).parse_args(words)
     except SystemExit as e:  # argparse has said it
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return _nobody_reads()
         return e.code if isinstance(e.code, int) else 2
+    except BrokenPipeError:
+        return _nobody_reads()
     options.command = command
     debugging = bool(os.environ.get("REDIRTY_DEBUG"))
     if options.verbose or debugging:
@@ -88,9 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("redirty: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # whoever read our output has enough: no traceback, also not at the interpreter's end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _nobody_reads()
     except Exception as e:
         if debugging:
             raise
@@ -100,6 +104,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _nobody_reads() -> int:
+    """Whoever read our output has enough: no traceback, also not at the interpreter's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 if __name__ == "__main__":

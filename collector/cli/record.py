@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redirty.collector.cli.target import add_target, target_of
-from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
+from redirty.collector.errors import TargetEndedError, UsageError
 from redirty.collector.units import parse_time, show_pages
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "interval", nargs="?", default="1s", help="length of a round: 1, 100ms (default: 1s)"
     )
-    parser.add_argument("count", nargs="?", type=int, default=0, help="stop after so many rounds")
+    parser.add_argument("count", nargs="?", type=int, help="stop after so many rounds")
     parser.add_argument(
         "-d", "--duration", metavar="TIME", help="stop after so long: 10, 500ms, 2m"
     )
@@ -57,16 +57,16 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(
             f"an interval of {options.interval} is too short: 1ms is the least, 100ms is usual"
         )
-    if options.count < 0:
+    if options.count is not None and options.count < 1:
         raise UsageError(f"a count of rounds is 1 or more: {options.count}")
     duration_s = parse_time(options.duration) if options.duration else 0.0
     if options.duration and duration_s <= 0:
         raise UsageError(f"a duration is more than 0: {options.duration}")
     directory = Path(options.output)
-    if directory.exists():
-        raise RedirtyError(f"{directory} exists already: give another -o DIR, or remove it")
     from redirty.collector.arm.choose import require_root
+    from redirty.collector.export.files import require_new
 
+    require_new(directory)
     require_root()
     target = target_of(options)
     from redirty.collector.session import Plan, Session
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         target=target,
         directory=directory,
         interval_s=interval_s,
-        count=options.count,
+        count=options.count or 0,
         duration_s=duration_s,
         arm=options.arm,
         probe=options.probe,

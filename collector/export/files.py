@@ -86,6 +86,17 @@ def write_json(path: Path, content: object) -> None:
     )
 
 
+def require_new(path: Path) -> None:
+    """Errors: RedirtyError when something is there already, or when such a path cannot be."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return  # what is wrong with its parent, if anything, shows when it is made
+    except OSError as e:
+        raise RedirtyError(f"cannot make {path}: {why(e)}") from None
+    raise RedirtyError(f"{path} exists already: give another -o DIR, or remove it")
+
+
 def new_directory(path: Path) -> None:
     """Makes the directory of a recording, which must not be there yet.
 
@@ -95,7 +106,7 @@ def new_directory(path: Path) -> None:
         path.mkdir(mode=0o700)
     except FileExistsError:
         raise RedirtyError(f"{path} exists already: give another -o DIR, or remove it") from None
-    except FileNotFoundError:
-        raise RedirtyError(f"cannot make {path}: {path.parent} does not exist") from None
     except OSError as e:
+        if not path.parent.exists():
+            raise RedirtyError(f"cannot make {path}: {path.parent} does not exist") from None
         raise RedirtyError(f"cannot make {path}: {why(e)}") from None

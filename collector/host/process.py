@@ -25,7 +25,7 @@ class Process:
         self.pid = pid
         try:
             self._pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):
             raise NoProcessError(f"no process {pid}: see 'ps -e' for those that run") from None
         except OSError:
             if Path(f"/proc/{pid}").exists():  # a thread's number is no process's (EINVAL)

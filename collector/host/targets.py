@@ -120,10 +120,10 @@ def find_cgroup(path: str) -> Path:
     """
     given = Path(path)
     places = [given, *(mount / path.lstrip("/") for mount in cgroup_mounts())]
-    for place in places:
+    for place in places if path else ():  # nothing named must not mean the whole machine
         if (place / "cgroup.procs").is_file():
             return place
     looked = ", ".join(str(m) for m in cgroup_mounts()) or "none is mounted"
     raise RedirtyError(
-        f"no cgroup {path}: give its directory, or its path below a cgroup mount ({looked})"
+        f"no cgroup {path or repr(path)}: give its directory, or its path below a cgroup mount ({looked})"
     )

@@ -10,7 +10,7 @@ from redirty.collector.attach.tracer import Options
 
 from tests.bench.figures import pairs
 from tests.bench.table import Row, of_pairs
-from tests.bench.target import SLOT, Probe, cpus, pinned, cpu_ns
+from tests.bench.target import SLOT, Probe, cpu_ns, cpus, pinned
 from tests.workloads.driver import Sweep, SweepTime
 
 _GOAL = 1.016

@@ -1,4 +1,4 @@
-"""How fast the ring of events is drained, and whether it keeps up with two processors that fault."""
+"""How fast the ring of events is drained, and whether it keeps up with two faulting threads."""
 
 from __future__ import annotations
 

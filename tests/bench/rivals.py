@@ -47,7 +47,7 @@ def _all() -> tuple[Rival, ...]:
         ),
         Rival(
             "bpftrace, tracepoint, by page",
-            ("bpftrace", "-e", "tracepoint:exceptions:page_fault_user " + one_liner % "args->address"),
+            ("bpftrace", "-e", "t:exceptions:page_fault_user " + one_liner % "args->address"),
             *("bpftrace", 3.0, keys),
         ),
         Rival(
@@ -83,14 +83,16 @@ def _row(rival: Rival, target: Target, cpu: int, count: int) -> Row:
     name = f"instead: {rival.name} / armed only"
     if not shutil.which(rival.words[0]):
         return not_run(name, f"needs {rival.words[0]} (Debian package {rival.package})")
-    measured, floors, said = [], [], ""
+    measured: list[float] = []
+    floors: list[float] = []
+    said = ""
     for _ in range(count):
-        with tempfile.TemporaryDirectory() as directory, _running(rival, target, cpu, directory) as run:
+        with tempfile.TemporaryDirectory() as d, _running(rival, target, cpu, d) as run:
             if run.process.poll() is None:
                 target.first_writes()
                 measured.append(median([target.first_writes() for _ in range(_SWEEPS)]))
             said = run.stop()
-            size = sum(f.stat().st_size for f in Path(directory).iterdir())
+            size = sum(f.stat().st_size for f in Path(d).iterdir())
         if len(measured) == len(floors) or size < 4096:
             reason = said.strip().splitlines()
             return not_run(name, reason[-1][:90] if reason else "it saw no fault")

@@ -28,33 +28,34 @@ def rows(quick: bool) -> Iterator[Row]:
 
 def _size(name: str, mib: int, count: int) -> Iterator[Row]:
     cpu, _ = cpus()
-    with armed_sweep(mib, cpu) as target:
-        with (
-            ScanFloor(target.sweep.pid, mode="written") as same,
-            ScanFloor(target.sweep.pid) as full,
-        ):
-            pages = mib * 256
+    with (
+        armed_sweep(mib, cpu) as target,
+        ScanFloor(target.sweep.pid, mode="written") as same,
+        ScanFloor(target.sweep.pid) as full,
+    ):
+        pages = mib * 256
 
-            def dirtied(stride: int) -> None:
-                target.sweep.sweep(stride=stride)
+        def dirtied(stride: int) -> None:
+            target.sweep.sweep(stride=stride)
 
-            def ours(stride: int = 1) -> float:
-                dirtied(stride)
-                begun = time.perf_counter_ns()
-                target.armed.scan_and_protect(target.mappings)
-                return time.perf_counter_ns() - begun
+        def ours(stride: int = 1) -> float:
+            dirtied(stride)
+            begun = time.perf_counter_ns()
+            target.armed.scan_and_protect(target.mappings)
+            return time.perf_counter_ns() - begun
 
-            def floor(program: ScanFloor, stride: int = 1) -> float:
-                dirtied(stride)
-                return program.scan().ns
+        def floor(program: ScanFloor, stride: int = 1) -> float:
+            dirtied(stride)
+            return program.scan().ns
 
-            found = pairs(ours, lambda: floor(same), count)
-            note = f"{number(found.measured.median / pages)} ns a page, floor {number(found.floor.median / pages)}"
-            yield of_pairs(f"{name} / C, the same call", found.times(1e-6), "ms", _GOAL, note)
-            if mib == 1024:
-                found = pairs(ours, lambda: floor(full), count)
-                note = "C that asks for all categories leaves the kernel's quick way"
-                yield of_pairs(f"{name} / C, all categories", found.times(1e-6), "ms", note=note)
-                found = pairs(lambda: ours(2), lambda: floor(same, 2), count)
-                note = "as fragmented as can be: the price of sets made from single pages"
-                yield of_pairs(f"{name}, every other page / C", found.times(1e-6), "ms", note=note)
+        found = pairs(ours, lambda: floor(same), count)
+        each, its_floor = found.measured.median / pages, found.floor.median / pages
+        note = f"{number(each)} ns a page, floor {number(its_floor)}"
+        yield of_pairs(f"{name} / C, the same call", found.times(1e-6), "ms", _GOAL, note)
+        if mib == 1024:
+            found = pairs(ours, lambda: floor(full), count)
+            note = "C that asks for all categories leaves the kernel's quick way"
+            yield of_pairs(f"{name} / C, all categories", found.times(1e-6), "ms", note=note)
+            found = pairs(lambda: ours(2), lambda: floor(same, 2), count)
+            note = "as fragmented as can be: the price of sets made from single pages"
+            yield of_pairs(f"{name}, every other page / C", found.times(1e-6), "ms", note=note)

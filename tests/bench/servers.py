@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from redirty.collector.arm.injection import Injector
@@ -16,14 +17,26 @@ from redirty.collector.attach.tracer import Options
 from redirty.collector.host.targets import Pids
 from redirty.collector.rounds import Recorder
 
-from tests.bench.figures import Pairs, of_pairs
+from tests.bench.figures import of_pairs
 from tests.bench.table import Row, not_run
 from tests.bench.table import of_pairs as row_of_pairs
-from tests.bench.target import Probe
+from tests.bench.target import Probe, cpu_ns
 
 _REQUESTS = 60_000
 _KEYS = 100_000
 _VALUE_BYTES = 1024
+_MODES = ("untouched", "armed only", "traced")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What redis-benchmark found: SETs per second, and the server's processor time for one.
+
+    The second does not depend on who else wants the processors.
+    """
+
+    per_s: float
+    cpu_us: float
 
 
 def rows(quick: bool) -> Iterator[Row]:
@@ -35,7 +48,17 @@ def rows(quick: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "redis.sock"
         server = subprocess.Popen(
-            ["redis-server", "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", directory],
+            [
+                "redis-server",
+                "--port",
+                "0",
+                "--unixsocket",
+                str(path),
+                "--save",
+                "",
+                "--dir",
+                directory,
+            ],
             stdout=subprocess.DEVNULL,
         )
         try:
@@ -43,44 +66,46 @@ def rows(quick: bool) -> Iterator[Row]:
                 if server.poll() is not None:
                     raise RuntimeError(f"redis-server ended with {server.returncode}")
                 time.sleep(0.01)
-            yield from _compared(server.pid, path, 2 if quick else 8)
+            yield from _compared(server.pid, path, 2 if quick else 10)
         finally:
             server.terminate()
             server.wait()
 
 
 def _compared(pid: int, path: Path, count: int) -> Iterator[Row]:
-    _load(path, _KEYS * 3, lambda: None, 1.0)  # so that nearly all keys are there
+    _load(pid, path, _KEYS * 3, lambda: None, 1.0)  # so that nearly all keys are there
     with Probe(Options()) as probe:
         for interval_s in (1.0, 0.1):
-            rates: dict[str, list[float]] = {"untouched": [], "armed": [], "traced": []}
+            found: dict[str, list[Load]] = {mode: [] for mode in _MODES}
             for number in range(count + 1):
-                order = list(rates) if number % 2 else list(rates)[::-1]
-                for mode in order:
-                    rate = _measured(mode, probe, pid, path, interval_s)
+                for mode in _MODES if number % 2 else _MODES[::-1]:
+                    load = _measured(mode, probe, pid, path, interval_s)
                     if number:
-                        rates[mode].append(rate)
-            against_armed: Pairs = of_pairs(rates["traced"], rates["armed"])
-            against_none: Pairs = of_pairs(rates["traced"], rates["untouched"])
-            armed: Pairs = of_pairs(rates["armed"], rates["untouched"])
-            name = f"redis SET, rounds of {interval_s:g} s:"
-            note = "above 1 is quicker"
-            yield row_of_pairs(f"{name} traced / armed only", against_armed, "SET/s", note=note)
-            yield row_of_pairs(f"{name} traced / untouched", against_none, "SET/s")
-            yield row_of_pairs(f"{name} armed only / untouched", armed, "SET/s")
+                        found[mode].append(load)
+            for mode, floor in (
+                ("traced", "armed only"),
+                ("traced", "untouched"),
+                ("armed only", "untouched"),
+            ):
+                name = f"redis, rounds of {interval_s:g} s: {mode} / {floor}"
+                a, b = found[mode], found[floor]
+                rates = of_pairs([x.per_s for x in a], [x.per_s for x in b])
+                yield row_of_pairs(f"{name}, throughput", rates, "SET/s", note="above 1: quicker")
+                costs = of_pairs([x.cpu_us for x in a], [x.cpu_us for x in b])
+                yield row_of_pairs(f"{name}, its CPU", costs, "us/SET", note="above 1: dearer")
 
 
-def _measured(mode: str, probe: Probe, pid: int, path: Path, interval_s: float) -> float:
+def _measured(mode: str, probe: Probe, pid: int, path: Path, interval_s: float) -> Load:
     if mode == "untouched":
         probe.detach()
-        return _load(path, _REQUESTS, lambda: None, interval_s)
+        return _load(pid, path, _REQUESTS, lambda: None, interval_s)
     injector = Injector()
     probe.attach()
     recorder = Recorder(probe.tracer, Pids([pid]), "uffd", injector)
     recorder.begin()
     try:
         if mode == "traced":
-            return _load(path, _REQUESTS, recorder.end_round, interval_s)
+            return _load(pid, path, _REQUESTS, recorder.end_round, interval_s)
         probe.detach()
         (space,) = recorder.spaces.values()
 
@@ -88,15 +113,18 @@ def _measured(mode: str, probe: Probe, pid: int, path: Path, interval_s: float) 
             space.look()
             space.arm()
 
-        return _load(path, _REQUESTS, arm, interval_s)
+        return _load(pid, path, _REQUESTS, arm, interval_s)
     finally:
         recorder.close()
         injector.close()
         probe.empty()
 
 
-def _load(path: Path, requests: int, round_: Callable[[], object], interval_s: float) -> float:
-    """SET per second, while a round ends every interval."""
+def _load(
+    pid: int, path: Path, requests: int, round_: Callable[[], object], interval_s: float
+) -> Load:
+    """Has SETs sent while a round ends every interval."""
+    before = cpu_ns(pid)
     process = subprocess.Popen(
         [
             *("redis-benchmark", "-s", str(path), "-t", "set", "-n", str(requests), "--csv"),
@@ -114,4 +142,4 @@ def _load(path: Path, requests: int, round_: Callable[[], object], interval_s: f
     assert process.stdout is not None
     table = list(csv.DictReader(io.StringIO(process.stdout.read().decode())))
     process.stdout.close()
-    return float(table[0]["rps"])
+    return Load(float(table[0]["rps"]), (cpu_ns(pid) - before) / 1e3 / requests)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from tests.workloads.driver import Sweep
 _PROGRAM = Path(sys.executable).with_name("redirty")
 _HELP_GOAL_S, _RECORD_GOAL_S = 0.15, 1.5
 _TIMEOUT_S = 30.0
+_IMPORTS = "import redirty.collector.session, bcc"
 
 
 def rows(quick: bool) -> Iterator[Row]:
@@ -104,6 +104,3 @@ def _steps(pid: int) -> dict[str, float]:
     tracer.close()
     injector.close()
     return spent
-
-
-_IMPORTS = f"import os; os.environ['HOME'] = {os.environ.get('HOME', '/')!r}; import redirty.collector.session, bcc"

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,12 @@ def test_events(tmp_path: Path) -> None:
         assert_same(np.unique(pages[tids == tid]), union(wrote), f"pages of thread {tid}")
     assert set(tids.tolist()) == set(phases.tids)
     check_times(ours["time_s"].to_numpy(), pages, touched)
+    # and they are counted from `started`, by this machine's clock
+    meta = json.loads((directory / "meta.json").read_text())
+    started = datetime.fromisoformat(meta["started"]).timestamp()
+    clocks_apart = time.time() - time.monotonic()
+    first = touched[0].start_ns / 1e9 + clocks_apart
+    assert abs(started + float(ours["time_s"].min()) - first) < 0.25
 
 
 def union(touched: list[Touched] | list[Pages]) -> Pages:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,31 +134,60 @@ def test_number_used_again() -> None:
         assert [space.pid for space in live.end_round().spaces] == [stays.pid]
 
 
-SPAWNER = """
-import ctypes, mmap, subprocess, sys, threading
-area = mmap.mmap(-1, 256 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-print(ctypes.addressof(ctypes.c_char.from_buffer(area)) // 4096, flush=True)
-for line in sys.stdin:
-    page = int(line)
-    subprocess.run(["true"], close_fds=False)
-    def write(at): area[at * 4096] = page + 1
-    threads = [threading.Thread(target=write, args=(page + i,)) for i in range(4)]
-    for thread in threads: thread.start()
-    for thread in threads: thread.join()
-    subprocess.run(["true"], close_fds=False)
-    print("done", flush=True)
+SPAWNER = r"""
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static volatile char area[256 * 4096] __attribute__((aligned(4096)));
+static void *write_one(void *page)
+{
+	area[(long)page * 4096] += 1;
+	return NULL;
+}
+int main(void)
+{
+	long page;
+
+	printf("%lu\n", (unsigned long)area / 4096);
+	fflush(stdout);
+	while (scanf("%ld", &page) == 1) {
+		pid_t pid = vfork();
+		if (pid == 0) {
+			area[page * 4096] += 1;
+			area[(page + 1) * 4096] += 1;
+			_exit(0);
+		}
+		waitpid(pid, NULL, 0);
+		pid = vfork();
+		if (pid == 0) {
+			area[(page + 2) * 4096] += 1;
+			execlp("true", "true", (char *)NULL);
+			_exit(1);
+		}
+		waitpid(pid, NULL, 0);
+		for (long i = 3; i < 7; i++) {
+			pthread_t thread;
+			pthread_create(&thread, NULL, write_one, (void *)(page + i));
+			pthread_join(thread, NULL);
+		}
+		printf("%d\n", (int)pid);
+		fflush(stdout);
+	}
+	return 0;
+}
 """
 
 
 @pytest.mark.parametrize("follow", [False, True], ids=["pid", "tree"])
-def test_vfork_and_threads(follow: bool) -> None:
-    """Children that borrow their parent's memory, and threads that come and go, are no memory of
-    their own; once such a child runs another program, it is a process like any other."""
+def test_vfork_and_threads(tmp_path: Path, follow: bool) -> None:
+    """Children that borrow their parent's memory, and threads that come and go, write to the
+    parent's; a child that runs another program then has memory of its own."""
+    source, spawner = tmp_path / "spawner.c", tmp_path / "spawner"
+    source.write_text(SPAWNER)
+    subprocess.run(["gcc", "-O1", "-pthread", "-o", spawner, source], check=True)
     with subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", SPAWNER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [spawner], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as program:
         assert program.stdin and program.stdout
         first = int(program.stdout.readline())
@@ -170,13 +198,16 @@ def test_vfork_and_threads(follow: bool) -> None:
             for page in (0, 10, 2, 100):
                 program.stdin.write(f"{page}\n")
                 program.stdin.flush()
-                program.stdout.readline()
+                ran = int(program.stdout.readline())
                 wait_idle(program.pid)
                 result = live.end_round()
                 space = space_of(result, program.pid)
-                truth = area[page : page + 4]
+                truth = area[page : page + 7]
                 assert_same(within(space.dirty, area), truth, "dirty")
+                assert_same(within(space.log, area), truth, "log")
                 others = {s.pid for s in result.spaces} - {program.pid}
-                assert len(others) == (2 if follow else 0)
+                assert others == ({ran} if follow else set())
+                for other in others:
+                    assert len(space_of(result, other).log) > 0
                 assert set(live.tracer.targets()) == {program.pid}
         program.stdin.close()

@@ -175,6 +175,21 @@ def test_mapped_unmapped_and_again(start: Start, kind: str) -> None:
     walk.end(NONE, missed=NONE)
 
 
+@pytest.mark.parametrize("kind", ["anon_private", "file_private"])
+def test_mapped_and_read(start: Start, kind: str) -> None:
+    """Pages of a private mapping made after the arm and only read are the page of zeros, or the
+    file's: nobody wrote them."""
+    walk = start(keep=("anon_private", 2))
+    walk.phases.mapnew("new", kind, 2)
+    walk.phases.read("new", "range:0", count=300)
+    walk.end(NONE, missed=NONE)
+    walk.phases.mapnew("third", kind, 2)
+    walk.phases.read("third", "all")
+    some = walk.phases.write("new", "range:290", count=10).pages
+    also = walk.phases.write("third", "stride:5").pages
+    walk.end(np.union1d(some, also), again=some, missed=NONE, read_first=True)
+
+
 @every_kind("kind")
 @pytest.mark.parametrize("skew", [0, 3])
 def test_moved_and_grown(start: Start, kind: str, skew: int) -> None:

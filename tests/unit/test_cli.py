@@ -1,0 +1,297 @@
+"""The command line: what it takes, what it refuses, and how soon it answers."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redirty.collector import VERSION
+from redirty.collector.cli import main as cli
+from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
+from redirty.collector.host import command, targets
+
+HEAVY = ("numpy", "pandas", "pyarrow", "bcc", "pyroute2", "logging", "asyncio")
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[argparse.Namespace]:
+    """What `record` is asked for, in place of recording."""
+    seen: list[argparse.Namespace] = []
+    module = importlib.import_module("redirty.collector.cli.record")
+
+    def run(options: argparse.Namespace) -> int:
+        seen.append(options)
+        return 0
+
+    monkeypatch.setattr(module, "run", run)
+    return seen
+
+
+@pytest.mark.parametrize("verb", ["", *cli.VERBS])
+def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*([verb] if verb else []), "--help"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert shown.out.startswith(f"usage: redirty {verb}".rstrip())
+    if not verb:
+        assert all(name in shown.out and line in shown.out for name, (_, line) in cli.VERBS.items())
+        assert "exit codes: 0 done, 1 it could not, 2 wrong usage" in shown.out
+    if verb == "record":
+        for flag in ("--pid", "--tree", "--cgroup", "--arm", "--probe", "--events", "--stacks"):
+            assert flag in shown.out
+        assert "redirty record TARGET [interval [count]] [-d TIME] -o DIR" in shown.out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"redirty {VERSION}\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Each costs a tenth of a second or more, and `--help` should be there at once."""
+    code = (
+        "import sys\n"
+        "from redirty.collector.cli.main import main\n"
+        "code = main(sys.argv[1:])\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)\n"
+        "sys.exit(code)"
+    )
+    for words in (["--help"], ["record", "--help"], ["check", "--help"], ["report", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr.strip()) == (0, "[]"), words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["dance"],
+        ["--dance"],
+        ["record"],
+        ["record", "-p", "1"],
+        ["record", "-p", "x", "-o", "d"],
+        ["record", "-p", "1", "-o", "d", "1s", "many"],
+        ["record", "-p", "1", "-o", "d", "--arm", "magic"],
+        ["record", "-p", "1", "-o", "d", "--probe", "magic"],
+        ["record", "-p", "1", "-o", "d", "1s", "2", "3"],
+        ["report"],
+        ["check", "now"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2_and_says_how(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "usage: redirty" in shown.err
+    assert "Traceback" not in shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["-p", "1", "0"], "too short"),
+        (["-p", "1", "0.5ms"], "too short"),
+        (["-p", "1", "soon"], "not understood"),
+        (["-p", "1", "1s", "-2"], None),
+        (["-p", "1", "-d", "0"], "more than 0"),
+        (["-p", "1", "-d", "long"], "not understood"),
+    ],
+    ids=str,
+)
+def test_arguments_that_make_no_sense(
+    words: list[str], why: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["record", *words, "-o", str(tmp_path / "rec")]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    if why:  # said by redirty itself: one line
+        assert said.startswith("redirty: ")
+        assert said.count("\n") == 1
+        assert why in said
+    assert not (tmp_path / "rec").exists()
+
+
+def test_a_directory_that_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["record", "-p", "1", "-o", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        f"redirty: {tmp_path} exists already: give another -o DIR, or remove it\n"
+    )
+
+
+def test_what_comes_after_two_dashes_is_the_command(ran: list[argparse.Namespace]) -> None:
+    words = ["record", "100ms", "5", "-o", "rec", "--", "sh", "-c", "x -- -o y", "--", "-p", "1"]
+    assert cli.main(words) == 0
+    (options,) = ran
+    assert options.command == ["sh", "-c", "x -- -o y", "--", "-p", "1"]
+    assert (options.interval, options.count, options.output) == ("100ms", 5, "rec")
+    assert options.pid is None
+
+
+def test_arguments_come_in_any_order(ran: list[argparse.Namespace]) -> None:
+    assert cli.main(["record", "-o", "rec", "-p", "7", "--pid", "8", "2s", "-q", "-v"]) == 0
+    (options,) = ran
+    assert (options.pid, options.interval, options.count) == ([7, 8], "2s", 0)
+    assert (options.quiet, options.verbose, options.command) == (True, True, [])
+    assert (options.arm, options.probe) == ("auto", "auto")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (RedirtyError("no"), 1, "redirty: no\n"),
+        (UsageError("no"), 2, "redirty: no\n"),
+        (TargetEndedError("over"), 3, "redirty: over\n"),
+        (KeyboardInterrupt(), 130, "redirty: interrupted\n"),
+    ],
+)
+def test_exit_codes(
+    error: BaseException,
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(importlib.import_module("redirty.collector.cli.check"), "run", fail)
+    assert cli.main(["check"]) == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_bug_is_one_line_too_unless_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> int:
+        raise ZeroDivisionError("by 0")
+
+    monkeypatch.setattr(importlib.import_module("redirty.collector.cli.check"), "run", fail)
+    monkeypatch.delenv("REDIRTY_DEBUG", raising=False)
+    assert cli.main(["check"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("redirty: internal error: ZeroDivisionError: by 0")
+    assert said.count("\n") == 1
+    monkeypatch.setenv("REDIRTY_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["check"])
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["record", "--help"]], ids=" ".join)
+def test_a_reader_that_has_enough_is_no_error(words: list[str], unbuffered: str) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-m", "redirty.collector.cli.main", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    assert program.stdout is not None and program.stderr is not None
+    program.stdout.close()
+    said = program.stderr.read()
+    program.stderr.close()
+    assert (program.wait(), said) == (0, b"")
+
+
+# ---- targets ----
+
+
+def options_with(**given: Any) -> argparse.Namespace:
+    return argparse.Namespace(**{"pid": None, "tree": None, "cgroup": None, "command": [], **given})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"pid": [1], "tree": 1},
+        {"pid": [1], "command": ["x"]},
+        {"cgroup": "x", "tree": 1},
+    ],
+    ids=str,
+)
+def test_exactly_one_target(given: dict[str, Any]) -> None:
+    from redirty.collector.cli.target import target_of
+
+    with pytest.raises(UsageError, match="one target"):
+        target_of(options_with(**given))
+
+
+@pytest.mark.parametrize("given", [{"pid": [0]}, {"pid": [1, -5]}, {"tree": 0}], ids=str)
+def test_numbers_of_processes_are_above_0(given: dict[str, Any]) -> None:
+    from redirty.collector.cli.target import target_of
+
+    with pytest.raises(UsageError, match="above 0"):
+        target_of(options_with(**given))
+
+
+def test_kinds_of_targets() -> None:
+    from redirty.collector.cli.target import target_of
+
+    child = subprocess.Popen(["sleep", "100"])
+    try:
+        pids = target_of(options_with(pid=[child.pid, child.pid]))
+        assert isinstance(pids, targets.Pids)
+        assert pids.members() == [child.pid]
+        assert not pids.follow_fork
+        tree = target_of(options_with(tree=child.pid))
+        assert isinstance(tree, targets.Tree)
+        assert tree.members() == [child.pid]
+        assert tree.follow_fork
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_command_waits_until_it_is_let_go(tmp_path: Path) -> None:
+    from redirty.collector.cli.target import target_of
+
+    ran = tmp_path / "ran"
+    started = target_of(options_with(command=["touch", str(ran)]))
+    assert isinstance(started, command.Command)
+    assert started.members() == [started.pid]
+    assert started.description == f"touch {ran}"
+    assert not ran.exists()
+    started.release()
+    started.check_started()
+    os.waitpid(started.pid, 0)
+    assert ran.exists()
+
+
+def test_a_command_that_is_never_let_go_does_nothing(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    started = command.Command(["touch", str(ran)])
+    started.abandon()
+    assert not ran.exists()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(started.pid, 0)
+
+
+@pytest.mark.parametrize(("name", "why"), [("/no/such/program", "ENOENT"), ("/dev/null", "EACCES")])
+def test_a_command_that_cannot_be_run(name: str, why: str) -> None:
+    started = command.Command([name])
+    started.release()
+    with pytest.raises(RedirtyError, match=f"cannot run {name}: .*{why}"):
+        started.check_started()
+
+
+def test_redirty_does_not_trace_itself() -> None:
+    with pytest.raises(RedirtyError, match="itself"):
+        targets.Pids([os.getpid()])
+
+
+def test_no_such_cgroup(tmp_path: Path) -> None:
+    with pytest.raises(RedirtyError, match="no cgroup /no/such"):
+        targets.find_cgroup("/no/such")
+    with pytest.raises(RedirtyError, match="no cgroup"):
+        targets.find_cgroup(str(tmp_path))

@@ -1,0 +1,201 @@
+"""The process that stops targets: its parts that stop nobody, and its protocol."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from redirty.collector.arm import injection
+from redirty.collector.arm.base import ArmError, GoneError
+from redirty.collector.arm.injection import Injector
+
+from tests.tiers import require, require_program
+
+ARM = Path(injection.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def injector() -> Iterator[ModuleType]:
+    """The script as a module; it changes the path that modules are looked for on."""
+    path, modules = sys.path[:], dict(sys.modules)
+    sys.path.insert(0, str(ARM))
+    try:
+        yield importlib.import_module("injector")
+    finally:
+        sys.path[:] = path
+        for name in set(sys.modules) - set(modules):
+            if name in ("injector", "stopped", "architectures"):
+                del sys.modules[name]
+
+
+def test_registers_are_where_the_table_says(injector: ModuleType, tmp_path: Path) -> None:
+    require(platform.machine() == "x86_64", "needs an x86-64 machine")
+    gcc = require_program("gcc", "gcc")
+    names = ("rax", "rip", "orig_rax", "cs", "rdi", "rsi", "rdx")
+    words = ", ".join(f"offsetof(struct user_regs_struct, {n}) / 8" for n in names)
+    code = f"""
+    #include <stddef.h>
+    #include <stdio.h>
+    #include <sys/syscall.h>
+    #include <sys/user.h>
+    int main(void) {{
+        size_t words[] = {{ sizeof(struct user_regs_struct) / 8, SYS_userfaultfd, SYS_close, {words} }};
+        for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++)
+            printf("%zu ", words[i]);
+        return 0;
+    }}"""  # noqa: E501
+    source, program = tmp_path / "it.c", tmp_path / "it"
+    source.write_text(code)
+    subprocess.run([gcc, "-o", program, source], check=True)
+    said = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()
+    arch = injector.architecture()
+    assert [int(word) for word in said] == [
+        *(arch.registers, arch.userfaultfd, arch.close),
+        *(arch.result, arch.counter, arch.interrupted, arch.mode, *arch.arguments),
+    ]
+    assert arch.number == arch.result
+
+
+def test_another_architecture_is_refused(
+    injector: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    with pytest.raises(injector.RefusedError, match="riscv64") as refused:
+        injector.architecture()
+    assert refused.value.code == errno.ENOSYS
+
+
+def test_a_system_call_instruction_is_found(injector: ModuleType) -> None:
+    arch = injector.architecture()
+    at = injector.system_call_address(os.getpid(), arch)
+    with Path("/proc/self/mem").open("rb", buffering=0) as memory:
+        memory.seek(at)
+        assert memory.read(len(arch.instruction)) == arch.instruction
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(a, 16) for a in line.split()[0].split("-"))
+        if start <= at < end:
+            assert "x" in line.split()[1]
+            assert line.endswith("[vdso]"), "the first choice: every process has it"
+            return
+    pytest.fail(f"{at:#x} is not mapped")
+
+
+def test_no_instruction_anywhere(injector: ModuleType) -> None:
+    arch = injector.architecture()
+    other = type(arch)(**{**arch.__dict__, "instruction": os.urandom(24)})
+    with pytest.raises(injector.RefusedError, match="no system call instruction"):
+        injector.system_call_address(os.getpid(), other)
+
+
+@pytest.fixture
+def odd_target(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process with a name and a mapped file that hold what ends a line elsewhere."""
+    code = (
+        "import mmap, sys\n"
+        "open('/proc/self/comm', 'wb').write(b'x\\rTracerPid:\\t7')\n"
+        "f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 4096)\n"
+        "print(flush=True); input()"
+    )
+    odd = tmp_path / "a\rb\x0cc\u2028d"
+    odd.write_bytes(bytes(4096))
+    program = subprocess.Popen(
+        [sys.executable, "-c", code, str(odd)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    program.stdout.readline()
+    yield program
+    program.kill()
+    program.communicate()
+
+
+def test_names_that_look_like_lines(
+    injector: ModuleType, odd_target: subprocess.Popen[str]
+) -> None:
+    pid = odd_target.pid
+    assert injector.status_field(pid, "TracerPid") == "0"
+    assert injector.status_field(pid, "Tgid") == str(pid)
+    assert injector.status_field(pid, "NoSuchField") == ""
+    assert injector.running_thread(pid) == pid
+    assert injector.system_call_address(pid, injector.architecture()) > 0
+
+
+# ---- the protocol ----
+
+
+@pytest.fixture
+def link() -> Iterator[socket.socket]:
+    """The injector as a process, and the collector's end of its socket."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    program = subprocess.Popen(
+        [sys.executable, "-I", "-S", ARM / "injector.py", str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+        start_new_session=True,
+    )
+    theirs.close()
+    ours.settimeout(60)
+    yield ours
+    ours.close()
+    assert program.wait(60) == 0, "it ends when the collector's end is closed"
+
+
+def ask(link: socket.socket, request: bytes) -> dict[str, object]:
+    link.send(request)
+    answer: dict[str, object] = json.loads(link.recv(4096))
+    return answer
+
+
+def test_requests_that_make_no_sense_are_answered(link: socket.socket) -> None:
+    for request in (b'{"op": "dance"}', b'{"op": "wait_exec", "userfaultfd": true}', b"{", b"\xff"):
+        answer = ask(link, request)
+        assert answer["ok"] is False
+        assert answer["why"]
+    assert ask(link, b'{"op": "go"}') == {"ok": True}
+
+
+def ended_pid() -> int:
+    program = subprocess.Popen(["true"])
+    program.wait()
+    return program.pid
+
+
+def test_a_process_that_is_gone(link: socket.socket) -> None:
+    request = json.dumps({"op": "inject", "pid": ended_pid(), "timeout_s": 1.0}).encode()
+    answer = ask(link, request)
+    assert (answer["ok"], answer["errno"]) == (False, errno.ESRCH)
+
+
+def test_the_collectors_side_of_it() -> None:
+    ours = Injector()
+    try:
+        with pytest.raises(GoneError):
+            ours.userfaultfd(ended_pid(), 1.0)
+        with pytest.raises(GoneError):
+            ours.hold_at_exec(ended_pid())
+    finally:
+        ours.close()
+        ours.close()  # a second time does nothing
+
+
+def test_an_injector_that_is_killed_is_an_error_not_a_hang() -> None:
+    ours = Injector()
+    with pytest.raises(GoneError):
+        ours.userfaultfd(ended_pid(), 1.0)
+    assert ours._process is not None
+    ours._process.kill()
+    ours._process.wait()
+    with pytest.raises(ArmError, match="the process that stops targets"):
+        ours.userfaultfd(os.getpid(), 1.0)
+    ours.close()
