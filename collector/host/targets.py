@@ -125,5 +125,6 @@ def find_cgroup(path: str) -> Path:
             return place
     looked = ", ".join(str(m) for m in cgroup_mounts()) or "none is mounted"
     raise RedirtyError(
-        f"no cgroup {path or repr(path)}: give its directory, or its path below a cgroup mount ({looked})"
+        f"no cgroup {path or repr(path)}: give its directory, or its path below a cgroup mount "
+        f"({looked})"
     )

@@ -53,7 +53,7 @@ def test_registers_are_where_the_table_says(injector: ModuleType, tmp_path: Path
         for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++)
             printf("%zu ", words[i]);
         return 0;
-    }}"""  # noqa: E501
+    }}"""
     source, program = tmp_path / "it.c", tmp_path / "it"
     source.write_text(code)
     subprocess.run([gcc, "-o", program, source], check=True)

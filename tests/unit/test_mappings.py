@@ -60,7 +60,7 @@ TEXT = """\
 7ffc00104000-7ffc00106000 r--p 00000000 00:00 0                          [vvar_vclock]
 7ffc00106000-7ffc00108000 r-xp 00000000 00:00 0                          [vdso]
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
-"""  # noqa: E501, W291 - as the kernel writes them
+"""  # noqa: W291 - as the kernel writes them
 
 
 def test_lines() -> None:

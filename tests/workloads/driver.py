@@ -1,9 +1,9 @@
 """Drives the workload programs: each class is one program, each method one of its commands.
 
-    with Phases() as phases:
-        truth = phases.write("anon", "random", seed=7, count=500, threads=2)
-        truth.pages                 # exactly the page numbers written
-        truth.threads[tid]          # by this thread
+with Phases() as phases:
+    truth = phases.write("anon", "random", seed=7, count=500, threads=2)
+    truth.pages                 # exactly the page numbers written
+    truth.threads[tid]          # by this thread
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class _InDirectory(Program):
     """A program with files: in `directory`, or in a temporary one on the file system of the system's default."""
 
     def __init__(self, directory: Path | str | None) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="workload-") if directory is None else None
+        self._temporary = (
+            tempfile.TemporaryDirectory(prefix="workload-") if directory is None else None
+        )
         self.directory = Path(self._temporary.name if self._temporary else str(directory))
 
     def _start(self, name: str, arguments: Sequence[object], wrapper: Sequence[str]) -> None:
@@ -98,12 +100,16 @@ class Phases(_InDirectory):
     def _touch(self, verb: str, area: str, *words: object) -> Touched:
         return Touched.from_json(self.areas[area], self.command(verb, area, *words))
 
-    def write(self, area: str, pattern: str = "all", seed: int = 1, count: int = 0, threads: int = 1) -> Touched:
+    def write(
+        self, area: str, pattern: str = "all", seed: int = 1, count: int = 0, threads: int = 1
+    ) -> Touched:
         """Writes a new non-zero value to each page of the pattern: all, stride:N, range:FIRST, random or
         collide[:PATTERN]. A count of 0 means all that the pattern has."""
         return self._touch("write", area, pattern, seed, count, threads)
 
-    def read(self, area: str, pattern: str = "all", seed: int = 1, count: int = 0, threads: int = 1) -> Touched:
+    def read(
+        self, area: str, pattern: str = "all", seed: int = 1, count: int = 0, threads: int = 1
+    ) -> Touched:
         """Reads a word of each page and writes nothing."""
         return self._touch("read", area, pattern, seed, count, threads)
 
@@ -117,7 +123,9 @@ class Phases(_InDirectory):
         direct: bool = False,
     ) -> Touched:
         """Has the kernel fill the pages: read(2) from a file, with O_DIRECT when `direct`."""
-        return self._touch("kread", area, pattern, seed, count, threads, "direct" if direct else "plain")
+        return self._touch(
+            "kread", area, pattern, seed, count, threads, "direct" if direct else "plain"
+        )
 
     def transient(self, area: str, first: int, count: int) -> Touched:
         """Writes each page by a thread of its own that starts for it and ends."""
@@ -183,7 +191,9 @@ class Phases(_InDirectory):
         """Has the child do any command of this program, with one thread: child("digest"), child("exit")."""
         return self.command("child", *words)
 
-    def child_write(self, area: str, pattern: str = "all", seed: int = 1, count: int = 0) -> Touched:
+    def child_write(
+        self, area: str, pattern: str = "all", seed: int = 1, count: int = 0
+    ) -> Touched:
         """Has the child write; correct as long as the area is where it was when the child was forked."""
         return Touched.from_json(self.areas[area], self.child("write", area, pattern, seed, count))
 
@@ -374,11 +384,18 @@ class Hold(Program):
         self.greeting = self.command("exec")
         self.areas = _areas(self.greeting)
 
-    def children(self, count: int, pages: int = 1, life_ms: int = 0, chain: bool = False) -> list[Child]:
+    def children(
+        self, count: int, pages: int = 1, life_ms: int = 0, chain: bool = False
+    ) -> list[Child]:
         """Runs short-lived children one after the other, or each as the parent of the next (chain); each
         writes `pages` pages of its copy of the area `children` and lives for life_ms after that."""
         answer = self.command(
-            "children", count, pages, life_ms, "chain" if chain else "flat", timeout_s=60 + count * life_ms / 1000
+            "children",
+            count,
+            pages,
+            life_ms,
+            "chain" if chain else "flat",
+            timeout_s=60 + count * life_ms / 1000,
         )
         area = self.areas["children"]
         return [Child(child["pid"], area.expand(child["ranges"])) for child in answer["children"]]

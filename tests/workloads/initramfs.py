@@ -8,7 +8,9 @@ from pathlib import Path
 from .process import WorkloadError, build
 
 
-def _entry(number: int, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
+def _entry(
+    number: int, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)
+) -> bytes:
     """One file in the cpio format `newc` (the kernel's Documentation/driver-api/early-userspace/buffer-format)."""
     path = name.encode() + b"\0"
     links = 2 if stat.S_ISDIR(mode) else 1

@@ -85,7 +85,17 @@ class Touched:
 
     @classmethod
     def from_json(cls, area: Area, answer: Mapping[str, Any]) -> Self:
-        threads = {int(tid): area.expand(ranges) for tid, ranges in answer.get("threads", {}).items()}
+        threads = {
+            int(tid): area.expand(ranges) for tid, ranges in answer.get("threads", {}).items()
+        }
         # Only `transient` answers with writers: many threads, one page each.
-        threads.update({tid: area.expand([[page, page]]) for tid, page in answer.get("writers", [])})
-        return cls(area, area.expand(answer["ranges"]), threads, answer.get("start_ns", 0), answer.get("end_ns", 0))
+        threads.update(
+            {tid: area.expand([[page, page]]) for tid, page in answer.get("writers", [])}
+        )
+        return cls(
+            area,
+            area.expand(answer["ranges"]),
+            threads,
+            answer.get("start_ns", 0),
+            answer.get("end_ns", 0),
+        )

@@ -57,12 +57,14 @@ class Program:
     wrapper; greeting["pid"] is always what the program calls itself.
     """
 
-    def __init__(self, name: str, arguments: Sequence[object] = (), *, wrapper: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[object] = (), *, wrapper: Sequence[str] = ()
+    ) -> None:
         command = [*wrapper, str(build() / name), *map(str, arguments)]
         self.name = name
         self._buffer = bytearray()
         # A file, not a pipe: nobody reads while the program runs, and a full pipe would stop it.
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
         )
@@ -142,6 +144,9 @@ class Program:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
