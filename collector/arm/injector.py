@@ -168,6 +168,8 @@ class Server:
                 code = getattr(e, "errno", None) or errno.EIO
                 gone = code in (errno.ESRCH, errno.ENOENT)
                 self.reply({"ok": False, "errno": errno.ESRCH if gone else code, "why": str(e)})
+            except Exception as e:  # whatever it is: an answer, or the collector would wait for one
+                self.reply({"ok": False, "errno": errno.EIO, "why": f"{type(e).__name__}: {e}"})
             if self.held is None:
                 return
             request = self.link.recv(4096)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 
@@ -25,11 +27,15 @@ from tests.workloads.driver import guest_parameters, make_initramfs
 
 KERNEL = "6.1"
 MEMORY_MIB = 256
-AREA_MIB = 96
+AREA_MIB = 160
 PAGES = AREA_MIB * 256
-RATE = 16_000  # pages a second
-INTERVAL_S, ROUNDS = 0.5, 20
+RATE = 32_000  # pages a second
+INTERVAL_S, ROUNDS = 0.4, 25
+ATTEMPTS = 3
 TOLERANCE = 0.05
+STEADY = 0.1
+
+Pages = npt.NDArray[np.int64]
 
 
 class Console:
@@ -59,11 +65,39 @@ class Console:
         self._ended.set()
         self._thread.join()
 
-    def written(self, begin: float, end: float) -> float:
-        """How many pages the guest wrote between two times, which must lie between its lines."""
-        assert self.times[0] <= begin < end <= self.times[-1]
-        first, last = np.interp([begin, end], self.times, self.writes)
-        return float(last - first)
+
+@dataclass(frozen=True)
+class Comparison:
+    """Pages between two of the guest's lines: its own count, and those dirty in its memory."""
+
+    seconds: float
+    written: int
+    dirty: float
+
+
+def compare(console: Console, rounds: pd.DataFrame, dirty: Pages, started: float) -> Comparison:
+    """Over as much of the recording as there is between two lines.
+
+    A line comes at any time within a round, whose dirty pages are taken to have come evenly. That is
+    so unless the host kept the guest waiting just then: lines in a round that is not like the
+    others don't count.
+    """
+    ends = (rounds["start_s"] + rounds["duration_s"]).to_numpy()
+    bounds = np.concatenate(([rounds["start_s"].iloc[0]], ends))
+    total = np.concatenate(([0], np.cumsum(dirty)))
+    times = np.array(console.times) - started
+    within = np.searchsorted(bounds, times, side="right") - 1
+    usual = np.median(dirty)
+    steady = [
+        line
+        for line, number in enumerate(within)
+        if 0 <= number < len(dirty) and abs(dirty[number] / usual - 1) < STEADY
+    ]
+    assert len(steady) >= 2, (times, dirty)
+    first, last = steady[0], steady[-1]
+    before, after = np.interp([times[first], times[last]], bounds, total)
+    written = console.writes[last] - console.writes[first]
+    return Comparison(float(times[last] - times[first]), written, float(after - before))
 
 
 def record(pid: int, directory: Path) -> tuple[pd.DataFrame, pd.DataFrame, float]:
@@ -90,36 +124,35 @@ def test_dirty_rate_of_a_guest(tmp_path: Path) -> None:
     except KernelError as e:
         require(False, f"needs a guest kernel: {e}")
         raise
-    directory = tmp_path / "recording"
     with scratch("qemu") as work:
         archive = make_initramfs(work / "initramfs")
         server = guest(work, kernel.image, archive, guest_parameters(RATE, AREA_MIB), MEMORY_MIB)
         console = Console(server)
         try:
             server.wait_ready(lambda: len(console.times) >= 2, 240)
-            rounds, ram, started = record(server.pid, directory)
-            seen = len(console.times)
-            server.wait_ready(lambda: len(console.times) >= seen + 2, 60)
+            for attempt in range(ATTEMPTS):
+                directory = tmp_path / f"recording{attempt}"
+                rounds, ram, started = record(server.pid, directory)
+                dirty = ram.groupby("round")["dirty_pages"].sum().to_numpy()
+                # A guest that was kept waiting catches up. Has it come full circle within a round,
+                # it wrote pages twice, and its count says nothing any more.
+                if dirty.max() < 0.9 * PAGES:
+                    break
+            else:
+                pytest.fail(f"the guest never got its time: {dirty}")
         finally:
             console.close()
             server.close()
-    begin = started + rounds["start_s"].iloc[0]
-    end = started + rounds["start_s"].iloc[-1] + rounds["duration_s"].iloc[-1]
-    written = console.written(begin, end)
-    dirty = int(ram["dirty_pages"].sum())
-    per_round = ram.groupby("round")["dirty_pages"].sum()
+    result = compare(console, rounds, dirty, started)
     pages = pd.read_csv(directory / "pages.csv")
-    # The writer comes by at each page this often; what is dirty far more often is not its work.
-    often = written / PAGES
-    others = pages[pages["rounds_dirty"] > 2 * often + 2]
+    often = pages[pages["rounds_dirty"] > 0.9 * ROUNDS]
     print(
-        f"guest wrote {written:.0f} pages in {end - begin:.2f} s, dirty in its memory {dirty} "
-        f"({dirty / written - 1:+.2%}); a round {per_round.min()} to {per_round.max()}; "
-        f"pages dirty in nearly every round: {len(others)}; "
+        f"guest wrote {result.written} pages in {result.seconds:.2f} s, dirty in its memory "
+        f"{result.dirty:.0f} ({result.dirty / result.written - 1:+.2%}); a round {dirty.min()} to "
+        f"{dirty.max()}; pages dirty in nearly every round: {len(often)}; "
         f"missed {rounds['missed_pages'].sum()}, lost {rounds['lost_events'].sum()}"
     )
-    # What makes the comparison exact: no round in which the writer came full circle.
-    assert per_round.max() < PAGES
-    assert written == pytest.approx(RATE * (end - begin), rel=0.2), "the guest did not keep up"
+    assert len(dirty) == ROUNDS
+    assert result.seconds > 0.5 * ROUNDS * INTERVAL_S
     assert rounds["lost_events"].sum() == 0
-    assert dirty == pytest.approx(written, rel=TOLERANCE)
+    assert result.dirty == pytest.approx(result.written, rel=TOLERANCE)

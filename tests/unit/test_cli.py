@@ -104,6 +104,7 @@ def test_wrong_usage_is_2_and_says_how(
         (["-p", "1", "0.5ms"], "too short"),
         (["-p", "1", "soon"], "not understood"),
         (["-p", "1", "1s", "-2"], None),
+        (["-p", "1", "1s", "0"], "1 or more"),
         (["-p", "1", "-d", "0"], "more than 0"),
         (["-p", "1", "-d", "long"], "not understood"),
     ],
@@ -141,7 +142,7 @@ def test_what_comes_after_two_dashes_is_the_command(ran: list[argparse.Namespace
 def test_arguments_come_in_any_order(ran: list[argparse.Namespace]) -> None:
     assert cli.main(["record", "-o", "rec", "-p", "7", "--pid", "8", "2s", "-q", "-v"]) == 0
     (options,) = ran
-    assert (options.pid, options.interval, options.count) == ([7, 8], "2s", 0)
+    assert (options.pid, options.interval, options.count) == ([7, 8], "2s", None)
     assert (options.quiet, options.verbose, options.command) == (True, True, [])
     assert (options.arm, options.probe) == ("auto", "auto")
 
