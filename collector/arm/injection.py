@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -12,6 +13,13 @@ from pathlib import Path
 from redirty.collector.arm.base import ArmError, GoneError
 
 _SCRIPT = Path(__file__).with_name("injector.py")
+# The command line names no path of ours: "pkill -9 -f redirty" must not hit the one process that
+# may not die while it holds a target.
+_PYTHON: str = getattr(sys, "_base_executable", None) or sys.executable
+_RUN = (
+    "import os; p = os.environ['ARM_SCRIPT']; "
+    "exec(compile(open(p).read(), p, 'exec'), {'__name__': '__main__', '__file__': p})"
+)
 _ANSWER_TIMEOUT_S = 40.0
 
 
@@ -26,7 +34,8 @@ class Injector:
         if self._link is None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_SCRIPT), str(theirs.fileno())],
+                [_PYTHON, "-I", "-S", "-c", _RUN, str(theirs.fileno())],
+                env={**os.environ, "ARM_SCRIPT": str(_SCRIPT)},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,

@@ -34,6 +34,7 @@ PROBE = os.environ.get("REDIRTY_TEST_PROBE", "auto")
 ARM = os.environ.get("REDIRTY_TEST_ARM", "auto")
 PROGRAM = Path(sys.executable).with_name("redirty")
 NONE: Pages = np.empty(0, np.uint64)
+PATIENCE_S = 300  # for anything to happen at all: an emulated machine is slow
 
 
 @functools.cache
@@ -212,7 +213,7 @@ def kernel_state(pid: int, areas: Iterable[Area] | Area) -> KernelState:
     return KernelState(np.sort(np.concatenate(present)), np.sort(np.concatenate(written)))
 
 
-def redirty(*words: object, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+def redirty(*words: object, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
     """Runs the program as a user would, with the probe and the arming that are tested."""
     return subprocess.run(
         command_line(*words), check=False, capture_output=True, text=True, timeout=timeout_s
@@ -230,7 +231,7 @@ def bytes_of(pages: Sequence[int] | Pages) -> list[tuple[int, int]]:
     return [(int(page) * PAGE_BYTES, PAGE_BYTES) for page in pages]
 
 
-def wait_idle(pid: int, timeout_s: float = 20) -> None:
+def wait_idle(pid: int, timeout_s: float = PATIENCE_S) -> None:
     """Waits until every thread of a process sleeps: one that has answered still runs for a moment,
     and what it writes then may belong to either round."""
     deadline = time.monotonic() + timeout_s
@@ -245,7 +246,7 @@ def wait_idle(pid: int, timeout_s: float = 20) -> None:
     raise AssertionError(f"process {pid} does not come to rest: {states}")
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
     """Looks again and again."""
     deadline = time.monotonic() + timeout_s
     while not condition():

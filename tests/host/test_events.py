@@ -15,7 +15,15 @@ import pytest
 from numpy.typing import NDArray
 from redirty.collector.attach.tracer import Options
 
-from tests.host.recording import NONE, LiveRounds, assert_same, command_line, wait_idle, within
+from tests.host.recording import (
+    NONE,
+    PATIENCE_S,
+    LiveRounds,
+    assert_same,
+    command_line,
+    wait_idle,
+    within,
+)
 from tests.workloads.driver import Phases
 from tests.workloads.pages import PAGE_BYTES, Pages, Touched
 
@@ -29,7 +37,7 @@ def record(phases: Phases, directory: Path, *words: object) -> subprocess.Popen[
     """A recording that has begun: its first round runs."""
     command = command_line("record", "-p", phases.pid, "-o", directory, *words)
     program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not (directory / "rounds.csv").exists():
         assert program.poll() is None, program.communicate()[1]
         assert time.monotonic() < deadline, "the recording does not begin"
@@ -40,13 +48,13 @@ def record(phases: Phases, directory: Path, *words: object) -> subprocess.Popen[
 def end(program: subprocess.Popen[str], rounds: int, directory: Path) -> None:
     """Waits for some complete rounds from now on, then interrupts the recording."""
     before = len((directory / "rounds.csv").read_text().splitlines())
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while len((directory / "rounds.csv").read_text().splitlines()) < before + rounds:
         assert program.poll() is None, program.communicate()[1]
         assert time.monotonic() < deadline, "no round ends"
         time.sleep(0.01)
     program.terminate()
-    _, said = program.communicate(timeout=60)
+    _, said = program.communicate(timeout=PATIENCE_S)
     assert program.returncode == 130, said
 
 

@@ -15,6 +15,7 @@ from redirty.collector.errors import TargetEndedError
 from redirty.collector.host.targets import Pids, Tree
 
 from tests.host.recording import (
+    PATIENCE_S,
     LiveRounds,
     assert_same,
     command_line,
@@ -95,7 +96,7 @@ def test_end_under_the_program(tmp_path: Path, how: signal.Signals) -> None:
         kept = rounds.read_text()
         phases.signal(how)
         phases.wait()
-        _, said = program.communicate(timeout=60)
+        _, said = program.communicate(timeout=PATIENCE_S)
     assert program.returncode == 3, said
     assert said.count("\n") == 1 and "ended" in said
     assert rounds.read_text().startswith(kept)
