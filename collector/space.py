@@ -83,7 +83,7 @@ class Space:
         if self.armed is None:
             return empty()
         try:
-            return self.armed.arm(self.mappings)
+            return self.armed.arm(self.mappings, self._next_present)
         except GoneError:
             self.gone = True
             return empty()

@@ -54,10 +54,10 @@ class SoftDirtyArmed:
             ) from None
         self._last_entries: tuple[PageSet, PageSet] = (empty(), empty())
 
-    def arm(self, mappings: Mappings) -> PageSet:
+    def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
         """See Armed."""
-        dirty, written, present = self._read(mappings)
-        self._last_entries = (written, present)
+        dirty, written, here = self._read(mappings)
+        self._last_entries = (written, here)
         self.protect()
         return dirty
 

