@@ -197,6 +197,8 @@ class UffdArmed:
         found = []
         at = 0
         for first, last in _full_runs(present):
+            if last << REGION_SHIFT > mappings.items[-1].end:
+                break  # unmapped since it was looked at
             found.append(self._protect_present(at, first << REGION_SHIFT))
             at = last << REGION_SHIFT
             found.append(self._protect_all(first << REGION_SHIFT, at))
@@ -221,12 +223,21 @@ class UffdArmed:
         if len(candidates.keys) == 0:
             return empty(), empty()
         returned = pm.PRESENT | pm.SWAPPED | pm.PFNZERO | pm.FILE
+        # A stack may lie in the last, broken region of all addresses: past it is EFAULT.
+        end = mappings.items[-1].end
         found = [
             self._scan(
-                first << 21, last << 21, mask=0, anyof=pm.PRESENT | pm.SWAPPED, returned=returned
+                first << REGION_SHIFT,
+                min(last << REGION_SHIFT, end),
+                mask=0,
+                anyof=pm.PRESENT | pm.SWAPPED,
+                returned=returned,
             )
             for first, last in _spans(candidates)
+            if first << REGION_SHIFT < end
         ]
+        if not found:
+            return empty(), empty()
         regions = np.concatenate(found)
         categories = regions["categories"]
         real = pm.to_pages(regions[(categories & pm.SWAPPED) == 0])
