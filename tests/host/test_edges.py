@@ -1,0 +1,91 @@
+"""Places at the edges of an address space: its last page, and memory that is only reserved."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from redirty.collector.arm.choose import open_armed, round_trip
+from redirty.collector.arm.injection import Injector
+from redirty.collector.bitmap import from_pages, page_numbers
+from redirty.collector.host.mappings import MapsFile
+
+from tests.tiers import require, require_program, require_root
+
+# Reserves a gigabyte, and another that may not be touched; says so; waits.
+_RESERVES = """
+import mmap, sys
+flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+a = mmap.mmap(-1, 1 << 30, flags=flags)
+b = mmap.mmap(-1, 1 << 30, flags=flags, prot=0)
+print("reserved", flush=True)
+sys.stdin.read()
+"""
+
+
+def _page_tables_kib(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmPTE:"):
+            return int(line.split()[1])
+    raise AssertionError("no VmPTE")
+
+
+def _arm_uffd(pid: int, pages: list[int] | None = None) -> tuple[list[int], list[int]]:
+    """Arms a process twice; of the pages (default: its last): those written, those present."""
+    injector = Injector()
+    try:
+        reason = round_trip("uffd", injector)
+        require(reason is None, str(reason))
+        armed = open_armed("uffd", pid, injector)
+        try:
+            mappings = MapsFile(pid).read()
+            assert mappings is not None
+            for _ in range(2):
+                armed.arm(mappings, armed.present(mappings, 0, 1 << 52))
+            last = mappings.items[-1].end // 4096 - 1
+            chosen = from_pages(np.array(pages or [last], np.uint64))
+            written, present = armed.settle(chosen, mappings)
+            return page_numbers(written).tolist(), page_numbers(present).tolist()
+        finally:
+            armed.close()
+    finally:
+        injector.close()
+
+
+def test_stack_in_the_last_page_of_all() -> None:
+    require_root()
+    setarch = require_program("setarch", "util-linux")
+    child = subprocess.Popen(
+        [setarch, "-R", sys.executable, "-I", "-S", "-c", "print(1, flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None and child.stdout.readline()
+        _, present = _arm_uffd(child.pid)
+        assert len(present) == 1
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_memory_that_is_only_reserved_gets_no_page_tables() -> None:
+    require_root()
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _RESERVES],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None and child.stdout.readline()
+        before = _page_tables_kib(child.pid)
+        _arm_uffd(child.pid)
+        # All of it would take 4 MiB of them.
+        assert _page_tables_kib(child.pid) - before < 256
+    finally:
+        child.kill()
+        child.communicate()
