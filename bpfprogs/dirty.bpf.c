@@ -14,11 +14,18 @@
 
 BPF_F_TABLE("array", u32, struct rd_config, config, 1, MMAPABLE);
 BPF_F_TABLE("array", u32, struct rd_stats, stats, RD_SLOTS * 2, MMAPABLE);
-BPF_F_TABLE("array", u32, struct rd_bits, empty_bits, 1, 0);
 BPF_F_TABLE("hash", u32, struct rd_target, targets, RD_TARGETS, 0);
 /* Preallocated: a fault is no place to allocate memory in. */
+#ifdef RD_NO_ATOMIC_OR
+BPF_F_TABLE("array", u32, struct rd_bits, empty_bits, 1, 0);
 BPF_F_TABLE("hash", u64, struct rd_bits, bits0, RD_REGIONS, 0);
 BPF_F_TABLE("hash", u64, struct rd_bits, bits1, RD_REGIONS, 0);
+#else
+#define RD_ROWS (1 << RD_ROWS_BITS)
+BPF_F_TABLE("array", u32, struct rd_row, rows, RD_ROWS * 2, MMAPABLE);
+/* The places of rows in use, in the order they were taken: what the collector has to look at. */
+BPF_F_TABLE("array", u32, u32, taken, RD_REGIONS * 2, MMAPABLE);
+#endif
 
 /* Never looked up: the kernel waits for running programs when user space changes a map of maps. */
 BPF_F_TABLE("array", u32, u64, grace_inner, 1, 0);
@@ -34,21 +41,50 @@ BPF_F_TABLE("hash", struct rd_stack_key, u64, stack_pages, RD_STACK_ENTRIES, 0);
 
 /* ---- targets ---- */
 
-static __always_inline struct rd_target *target_of_tgid(struct rd_config *cfg, u32 tgid)
+/* A target as a word: its space, its slot, and a bit that is always set. 0: none. */
+#define TARGET_SLOT_SHIFT (64 - RD_REGION_BITS)
+#define TARGET_SET (1ULL << 63)
+
+static __always_inline u32 space_of(u64 target)
 {
-	/* Most faults of a machine are not the target's: one byte says no without a hash. */
-	if (!cfg->near[tgid % RD_NEAR])
-		return NULL;
-	return targets.lookup(&tgid);
+	return target & ((1ULL << TARGET_SLOT_SHIFT) - 1);
 }
 
-static __always_inline struct rd_target *target_of_current(struct rd_config *cfg)
+static __always_inline u32 slot_of(u64 target)
+{
+	return (target & ~TARGET_SET) >> TARGET_SLOT_SHIFT;
+}
+
+static __always_inline u64 target_of_tgid(struct rd_config *cfg, u32 tgid)
+{
+	u64 *near = &cfg->near[tgid % RD_NEAR];
+	u64 seen = *(volatile u64 *)near;
+
+	/* Most faults of a machine are not the target's: one word says no without a hash. */
+	if (!seen)
+		return 0;
+	if ((seen & TARGET_SET) && (seen & ((1 << RD_SPACE_TGID_BITS) - 1)) == tgid)
+		return seen;
+	struct rd_target *t = targets.lookup(&tgid);
+
+	if (!t)
+		return 0;
+	u64 target = TARGET_SET | (u64)t->slot << TARGET_SLOT_SHIFT | t->space;
+#ifndef RD_NO_ATOMIC_OR
+	/* Only its own memory carries a process's number; a vfork child in another's is looked up. */
+	if (!(seen & TARGET_SET) && (t->space & ((1 << RD_SPACE_TGID_BITS) - 1)) == tgid)
+		__sync_val_compare_and_swap(near, seen, target);
+#endif
+	return target;
+}
+
+static __always_inline u64 target_of_current(struct rd_config *cfg)
 {
 	return target_of_tgid(cfg, bpf_get_current_pid_tgid() >> 32);
 }
 
 /* Memory is keyed by its address space, and the one who writes may be a guest in it. */
-static __always_inline struct rd_target *target_of_mm(struct rd_config *cfg, u64 mm)
+static __always_inline u64 target_of_mm(struct rd_config *cfg, u64 mm)
 {
 	u64 task = bpf_get_current_task();
 
@@ -61,14 +97,14 @@ static __always_inline struct rd_target *target_of_mm(struct rd_config *cfg, u64
 	if (owner)
 		return target_of_tgid(cfg, rd_read_u32((void *)owner, OFF_TASK_TGID));
 #endif
-	return NULL;
+	return 0;
 }
 
 /* ---- the recording core ---- */
 
-static __always_inline struct rd_stats *stats_of(struct rd_target *t, u64 epoch)
+static __always_inline struct rd_stats *stats_of(u64 target, u64 epoch)
 {
-	u32 i = t->slot * 2 + epoch;
+	u32 i = slot_of(target) * 2 + epoch;
 
 	return stats.lookup(&i);
 }
@@ -91,7 +127,8 @@ static __always_inline u32 hist_slot(u64 ns)
 	return slot < RD_HIST ? slot : RD_HIST - 1;
 }
 
-static __always_inline struct rd_bits *bits_of(u64 key, u64 epoch)
+#ifdef RD_NO_ATOMIC_OR
+static __always_inline struct rd_bits *bits_of(struct rd_config *cfg, u64 key, u64 epoch)
 {
 	struct rd_bits *b = epoch ? bits1.lookup(&key) : bits0.lookup(&key);
 
@@ -110,13 +147,45 @@ static __always_inline struct rd_bits *bits_of(u64 key, u64 epoch)
 	bits0.insert(&key, empty);
 	return bits0.lookup(&key);
 }
+#else
+static __always_inline struct rd_bits *bits_of(struct rd_config *cfg, u64 key, u64 epoch)
+{
+	u32 first = (key * RD_HASH_FACTOR) >> (64 - RD_ROWS_BITS);
+
+	for (int probe = 0; probe < RD_PROBES; probe++) {
+		u32 at = ((first + probe) & (RD_ROWS - 1)) | (u32)(epoch & 1) << RD_ROWS_BITS;
+		struct rd_row *row = rows.lookup(&at);
+
+		if (!row)
+			return NULL;
+		u64 there = *(volatile u64 *)&row->key;
+
+		if (!there) {
+			there = __sync_val_compare_and_swap(&row->key, 0, key);
+			if (!there) {
+				u64 number = __sync_fetch_and_add(&cfg->used[epoch & 1], 1);
+				u32 i = number + (epoch & 1) * RD_REGIONS;
+				u32 *entry = number < RD_REGIONS ? taken.lookup(&i) : NULL;
+
+				if (entry)
+					*entry = at & (RD_ROWS - 1);
+				return &row->bits;
+			}
+		}
+		if (there == key) /* as it was, or another CPU came first */
+			return &row->bits;
+	}
+	return NULL;
+}
+#endif
 
 /* Marks the page of an address, or with huge its whole region; returns the pages newly marked. */
-static __always_inline u64 mark(struct rd_stats *s, u32 space, u64 address, u64 epoch, bool huge)
+static __always_inline u64 mark(struct rd_config *cfg, struct rd_stats *s, u32 space, u64 address,
+				u64 epoch, bool huge)
 {
 	u64 key = ((u64)space << RD_REGION_BITS) |
 		  ((address >> RD_REGION_SHIFT) & ((1ULL << RD_REGION_BITS) - 1));
-	struct rd_bits *b = bits_of(key, epoch);
+	struct rd_bits *b = bits_of(cfg, key, epoch);
 	u64 fresh = 0;
 
 	if (!b) {
@@ -168,40 +237,56 @@ static __always_inline void count(struct rd_stats *s, u32 kind)
 	__sync_fetch_and_add(&s->kinds[kind & (RD_KINDS - 1)], 1);
 }
 
-static __always_inline void record(void *ctx, struct rd_config *cfg, struct rd_target *t, u64 address,
-				   u64 ip, u32 kind, bool huge)
+/*
+ * Counts pages newly marked, and when. Reading the clock may take longer than all the rest, so past the
+ * first pages every RD_CLOCK_EVERY-th reads it, for itself and those before it. Returns the time, or 0.
+ */
+static __always_inline u64 count_pages(struct rd_stats *s, u64 fresh)
+{
+#ifdef RD_NO_ATOMIC_OR /* nor an addition that tells the sum */
+	__sync_fetch_and_add(&s->pages, fresh);
+#else
+	u64 before = __sync_fetch_and_add(&s->pages, fresh);
+
+	if (fresh == 1 && before >= RD_CLOCK_EACH) {
+		if ((before + 1) & (RD_CLOCK_EVERY - 1))
+			return 0;
+		fresh = RD_CLOCK_EVERY;
+	}
+#endif
+	u64 now = bpf_ktime_get_ns();
+	u64 ref = s->ref_ns;
+	u64 slot = hist_slot(now > ref ? now - ref : 0);
+
+	/*
+	 * clang knows that the mask below changes nothing and would leave it out; the verifier
+	 * of kernels before 6.7 or so has not followed why, and refuses the access.
+	 */
+	asm volatile("" : "+r"(slot));
+	__sync_fetch_and_add(&s->hist[slot & (RD_HIST - 1)], fresh);
+	return now;
+}
+
+static __always_inline void record(void *ctx, struct rd_config *cfg, u64 t, u64 address, u64 ip,
+				    u32 kind, bool huge)
 {
 	u64 epoch = cfg->epoch & 1;
 	struct rd_stats *s = stats_of(t, epoch);
 
 	if (!s)
 		return;
-	u64 fresh = mark(s, t->space, address, epoch, huge);
+	u64 fresh = mark(cfg, s, space_of(t), address, epoch, huge);
 	s32 stack = -1;
 	u64 now = 0;
 
-	if (kind != RD_HUGE) {
-		count(s, RD_WRITE_FAULTS);
-		if (kind != RD_WRITE_FAULTS)
-			count(s, kind);
-	}
-	if (fresh) {
-		now = bpf_ktime_get_ns();
-		u64 ref = s->ref_ns;
-		u64 slot = hist_slot(now > ref ? now - ref : 0);
-
-		/*
-		 * clang knows that the mask below changes nothing and would leave it out; the verifier
-		 * of kernels before 6.7 or so has not followed why, and refuses the access.
-		 */
-		asm volatile("" : "+r"(slot));
-		__sync_fetch_and_add(&s->pages, fresh);
-		__sync_fetch_and_add(&s->hist[slot & (RD_HIST - 1)], fresh);
-	}
+	if (kind != RD_HUGE)
+		count(s, kind);
+	if (fresh)
+		now = count_pages(s, fresh);
 #ifdef RD_STACKS
 	stack = stacks.get_stackid(ctx, BPF_F_USER_STACK);
 	if (fresh) {
-		struct rd_stack_key key = { .space = t->space, .stack = stack };
+		struct rd_stack_key key = { .space = space_of(t), .stack = stack };
 		u64 zero = 0;
 		u64 *n = stack_pages.lookup_or_try_init(&key, &zero);
 
@@ -223,7 +308,7 @@ static __always_inline void record(void *ctx, struct rd_config *cfg, struct rd_t
 	e->ns = now ? now : bpf_ktime_get_ns();
 	e->address = address;
 	e->ip = ip;
-	e->space = t->space;
+	e->space = space_of(t);
 	e->tid = bpf_get_current_pid_tgid();
 	e->stack = stack;
 	e->kind = kind;
@@ -238,7 +323,7 @@ static __always_inline void count_for_mm(u64 mm, u32 kind)
 
 	if (!cfg)
 		return;
-	struct rd_target *t = target_of_mm(cfg, mm);
+	u64 t = target_of_mm(cfg, mm);
 
 	if (!t)
 		return;
@@ -272,7 +357,7 @@ int tp_fault_user(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!cfg)
 		return 0;
-	struct rd_target *t = target_of_current(cfg);
+	u64 t = target_of_current(cfg);
 
 	if (!t)
 		return 0;
@@ -300,7 +385,7 @@ int tp_fault_kernel(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!mm)
 		return 0;
-	struct rd_target *t = target_of_mm(cfg, mm);
+	u64 t = target_of_mm(cfg, mm);
 
 	if (t)
 		record(ctx, cfg, t, address, 0, kind_of_error(error), false);
@@ -323,7 +408,7 @@ static __always_inline int on_mm_fault(void *ctx, u64 vma, u64 address, u32 flag
 
 	if (!cfg)
 		return 0;
-	struct rd_target *t;
+	u64 t;
 
 	if (flags & FAULT_FLAG_USER) /* a thread in its own memory: no need to read the mapping */
 		t = target_of_current(cfg);
@@ -350,7 +435,7 @@ static __always_inline int on_huge(void *ctx, u64 vmf)
 		return 0;
 	if (!(rd_read_u32((void *)vmf, OFF_VMF_FLAGS) & FAULT_FLAG_WRITE))
 		return 0;
-	struct rd_target *t = target_of_mm(cfg, mm_of_vmf(vmf));
+	u64 t = target_of_mm(cfg, mm_of_vmf(vmf));
 
 	if (!t)
 		return 0;
@@ -446,12 +531,24 @@ int kp_huge_return(struct pt_regs *ctx)
 
 /* ---- the life of targets: raw tracepoints of the scheduler, on every kernel ---- */
 
+/* A copy of this target may be out of date: the next fault asks the hash. */
+static __always_inline void changed(struct rd_config *cfg, u32 tgid)
+{
+	u64 number = 1;
+
+#ifndef RD_NO_ATOMIC_OR /* else there are no copies */
+	number += __sync_fetch_and_add(&cfg->changes, 1);
+#endif
+	*(volatile u64 *)&cfg->near[tgid % RD_NEAR] = number;
+}
+
 static __always_inline void follow(struct rd_config *cfg, u32 tgid, u32 space, u32 slot)
 {
 	struct rd_target t = { .space = space, .slot = slot };
 
-	cfg->near[tgid % RD_NEAR] = 1; /* before the entry, or a fault in between would be passed by */
+	changed(cfg, tgid); /* before the entry, or a fault in between would be passed by */
 	targets.update(&tgid, &t);
+	changed(cfg, tgid); /* after it, or a copy of what was there before would stay */
 }
 
 int tp_fork(struct bpf_raw_tracepoint_args *ctx)
@@ -466,13 +563,13 @@ int tp_fork(struct bpf_raw_tracepoint_args *ctx)
 
 	if (tgid == parent_tgid)
 		return 0; /* a thread */
-	struct rd_target *t = target_of_tgid(cfg, parent_tgid);
+	u64 t = target_of_tgid(cfg, parent_tgid);
 
 	if (!t)
 		return 0;
 	/* vfork and clone(CLONE_VM): another process in the same memory, the same space */
 	if (rd_read_u64(parent, OFF_TASK_MM) == rd_read_u64(child, OFF_TASK_MM))
-		follow(cfg, tgid, t->space, t->slot);
+		follow(cfg, tgid, space_of(t), slot_of(t));
 	else if (cfg->follow_fork)
 		follow(cfg, tgid, tgid, 0);
 	return 0;
@@ -485,11 +582,11 @@ int tp_exec(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!cfg)
 		return 0;
-	struct rd_target *t = target_of_tgid(cfg, tgid);
+	u64 t = target_of_tgid(cfg, tgid);
 
 	if (!t)
 		return 0;
-	u32 space = t->space;
+	u32 space = space_of(t);
 
 	if ((space & ((1 << RD_SPACE_TGID_BITS) - 1)) == tgid)
 		space += 1 << RD_SPACE_TGID_BITS; /* new memory under an old number */
@@ -497,6 +594,7 @@ int tp_exec(struct bpf_raw_tracepoint_args *ctx)
 		space = tgid; /* a vfork child leaves its parent's memory */
 	else {
 		targets.delete(&tgid);
+		changed(cfg, tgid);
 		return 0;
 	}
 	follow(cfg, tgid, space & ((1 << (64 - RD_REGION_BITS)) - 1), 0);
@@ -512,7 +610,9 @@ int tp_exit(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!cfg || !target_of_tgid(cfg, tgid))
 		return 0;
-	if (rd_read_u32((void *)rd_read_u64(task, OFF_TASK_SIGNAL), OFF_SIGNAL_LIVE) == 0)
+	if (rd_read_u32((void *)rd_read_u64(task, OFF_TASK_SIGNAL), OFF_SIGNAL_LIVE) == 0) {
 		targets.delete(&tgid);
+		changed(cfg, tgid);
+	}
 	return 0;
 }

@@ -14,13 +14,18 @@
 #define RD_REGION_BITS 36 /* of a bitmap's key; a region is 2 MiB, so addresses of 57 bits fit */
 #define RD_REGION_SHIFT 21
 #define RD_NEAR 4096
+#define RD_PROBES 64
+#define RD_HASH_FACTOR (0x9E3779B97F4A7C15ULL) /* 2^64 / the golden ratio: neighbours spread evenly */
+#define RD_CLOCK_EACH 512 /* so many pages of a round read the clock each; then one in RD_CLOCK_EVERY does */
+#define RD_CLOCK_EVERY 8
 #define RD_HIST 512
 #define RD_HIST_FIRST_OCTAVE 10 /* slot 0: less than 2^10 ns after the arm */
 #define RD_HIST_PER_OCTAVE 16
 #define RD_TLB_REASONS 8
 
 enum rd_kind {
-	RD_WRITE_FAULTS = 0,  /* every write fault; what follows is a share of it */
+	RD_WRITE_FAULTS = 0,  /* every write fault; what follows is a share of it. With tracepoints
+				 the collector fills it in: each fault is one of the next two. */
 	RD_FIRST_TOUCH = 1,   /* no page was there */
 	RD_WRITE_PROTECT = 2, /* a page was there, not writable: armed, COW, or shared and clean */
 	RD_COW = 3,           /* a copy was made */
@@ -39,7 +44,16 @@ struct rd_config {
 	__u64 epoch;        /* its lowest bit says which of the two sets of maps is written now */
 	__u64 follow_fork;  /* 1: children of a target are targets */
 	__u64 arm_pid;      /* the collector's thread group: flushes it causes are its own, not the target's */
-	__u8 near[RD_NEAR]; /* 1 where tgid % RD_NEAR may be a target: a quick no for all the rest */
+	/*
+	 * By tgid % RD_NEAR. 0: no target, a quick no for all the rest of the machine. With the
+	 * highest bit: a copy of one target, so that the hash need not be asked. Else the hash is
+	 * asked, and this is a number used only once, so that a copy is filled in only when no
+	 * target changed since before the hash was asked. Who changes a target writes such a number
+	 * afterwards: the kernel side 1, 2, 3 ..., the collector's have bit 62.
+	 */
+	__u64 near[RD_NEAR];
+	__u64 changes; /* the last such number of the kernel side */
+	__u64 used[2]; /* rows taken in each epoch's table; past RD_REGIONS they are in no list */
 };
 
 struct rd_target {
@@ -55,6 +69,17 @@ struct rd_bits {
 #endif
 };
 
+/*
+ * A row of an epoch's table of bitmaps (not with RD_NO_ATOMIC_OR: compare-and-swap came to BPF
+ * together with the atomic OR). Open addressing, linear probing, at most half full; no row is freed
+ * while its epoch runs. A table of our own because a hash map's lookup is a call, and calls are
+ * what a fault pays for; and because the collector reads and empties it in place.
+ */
+struct rd_row {
+	__u64 key; /* 0: free */
+	struct rd_bits bits;
+};
+
 struct rd_tlb {
 	__u64 flushes;
 	__u64 pages;        /* of the flushes that named a range */
@@ -68,7 +93,7 @@ struct rd_stats { /* index: slot * 2 + epoch */
 	__u64 pages;          /* bits set */
 	__u64 lost;           /* faults that found no room in a map */
 	__u64 lost_events;    /* records that found no room in the ring */
-	__u64 hist[RD_HIST];  /* bits set, by logarithm of the time since ref_ns */
+	__u64 hist[RD_HIST];  /* bits set, by logarithm of the time since ref_ns; a few may be missing */
 	struct rd_tlb tlb[RD_TLB_REASONS];
 };
 

@@ -7,7 +7,7 @@
 
 #define TLB_FLUSH_ALL (~0ULL)
 
-static __always_inline void tlb_count(struct rd_config *cfg, struct rd_target *t, u32 reason, u64 pages,
+static __always_inline void tlb_count(struct rd_config *cfg, u64 t, u32 reason, u64 pages,
 				      u64 ns)
 {
 	struct rd_stats *s = stats_of(t, cfg->epoch & 1);
@@ -32,7 +32,7 @@ int tp_tlb_flush(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!cfg)
 		return 0;
-	struct rd_target *t = target_of_current(cfg);
+	u64 t = target_of_current(cfg);
 
 	if (t)
 		tlb_count(cfg, t, ctx->args[0], ctx->args[1], 0);
@@ -75,7 +75,7 @@ static __always_inline int flush_ends(u32 reason)
 	u64 ns = bpf_ktime_get_ns() - f->ns, mm = f->mm, pages = f->pages;
 
 	flush_calls.delete(&id);
-	struct rd_target *t = mm ? target_of_mm(cfg, mm) : target_of_current(cfg);
+	u64 t = mm ? target_of_mm(cfg, mm) : target_of_current(cfg);
 
 	if (t)
 		tlb_count(cfg, t, reason, pages, ns);

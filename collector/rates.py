@@ -15,6 +15,26 @@ Floats = npt.NDArray[np.float64]
 _COUNTERS = ("dirty", "redirtied", "faults", "first", "last")
 
 
+Selection = slice | npt.NDArray[np.int64]
+
+
+def _selection(rows: npt.NDArray[np.int64]) -> Selection:
+    """Rows as a slice if they are a run, as they mostly are: a slice is changed in place, and by
+    row numbers numpy changes a copy and copies it back."""
+    first, last = int(rows[0]), int(rows[-1])
+    if last - first == len(rows) - 1 and bool((rows[1:] > rows[:-1]).all()):
+        return slice(first, last + 1)
+    return rows
+
+
+def _put(array: U32, rows: Selection, where: npt.NDArray[np.bool_], number: int) -> None:
+    """Sets array[rows] to a number where told."""
+    part = array[rows]
+    np.copyto(part, np.uint32(number), where=where)
+    if not isinstance(rows, slice):
+        array[rows] = part
+
+
 class PageCounts:
     """Counts for every page of one process that was ever dirty: 20 bytes a page, in rows of a
     region. Rows are added as regions appear; the arrays grow by doubling."""
@@ -47,18 +67,17 @@ class PageCounts:
         """Counts one round of a number."""
         if len(dirty.keys) == 0:
             return
-        rows = self._rows_of(dirty.keys)
-        bits = matrix(dirty)
+        rows = _selection(self._rows_of(dirty.keys))
+        bits = matrix(dirty).view(np.bool_)
         a = self._arrays
-        before = a["dirty"][rows]
-        a["first"][rows] = np.where(
-            (before == 0) & (bits != 0), np.uint32(number), a["first"][rows]
-        )
-        a["last"][rows] = np.where(bits != 0, np.uint32(number), a["last"][rows])
-        a["dirty"][rows] = before + bits
+        new = bits & (a["dirty"][rows] == 0)
+        if new.any():
+            _put(a["first"], rows, new, number)
+        _put(a["last"], rows, bits, number)
+        a["dirty"][rows] += bits
         for name, pages in (("redirtied", redirtied), ("faults", logged)):
             if len(pages.keys):
-                a[name][self._rows_of(pages.keys)] += matrix(pages)
+                a[name][_selection(self._rows_of(pages.keys))] += matrix(pages)
 
     def table(self) -> dict[str, npt.NDArray[np.generic]]:
         """Columns over pages ever dirty, ascending: page (number) and the counters."""

@@ -27,6 +27,7 @@ from redirty.collector.family import Family
 from redirty.collector.host.command import Command
 from redirty.collector.host.process import regions_for
 from redirty.collector.host.targets import Cgroup, Pids, TargetSet, Tree
+from redirty.collector.memory import keep_freed_memory
 from redirty.collector.rounds import Recorder, Round
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Session:
         far is valid in every case.
         """
         require_new(self.plan.directory)
+        keep_freed_memory()
         old = {
             n: signal.signal(n, self.stop) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         }

@@ -10,6 +10,9 @@ import numpy as np
 TGID_BITS = 22
 REGION_BITS = 36
 NEAR = 4096
+HASH_FACTOR = 0x9E37_79B9_7F4A_7C15
+PROBES = 64
+CLOCK_EACH, CLOCK_EVERY = 512, 8
 HIST = 512
 HIST_FIRST_OCTAVE = 10
 HIST_PER_OCTAVE = 16
@@ -36,9 +39,12 @@ CONFIG = np.dtype(
         ("epoch", "<u8"),
         ("follow_fork", "<u8"),
         ("arm_pid", "<u8"),
-        ("near", "u1", (NEAR,)),
+        ("near", "<u8", (NEAR,)),
+        ("changes", "<u8"),
+        ("used", "<u8", (2,)),
     ]
 )
+ROW = np.dtype([("key", "<u8"), ("bits", "<u8", (8,))])
 TARGET = np.dtype([("space", "<u4"), ("slot", "<u4")])
 TLB = np.dtype([("flushes", "<u8"), ("pages", "<u8"), ("full_flushes", "<u8"), ("ns", "<u8")])
 STATS = np.dtype(

@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import redirty.bpfprogs as programs
-from redirty.collector.attach import abi, btf, entries, kernel, trial
+from redirty.collector.attach import abi, btf, entries, kernel, logs, trial
 from redirty.collector.attach.ring import Ring
 from redirty.collector.attach.symbols import Symbols
-from redirty.collector.bitmap import PageSet, empty
+from redirty.collector.bitmap import PageSet, from_rows
 from redirty.collector.errors import RedirtyError, why
+
+_OUR_CHANGES = 1 << 62  # the kernel side counts its own from 1
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ class Tracer:
         flags = [
             *(f"-I{programs.DIRECTORY}", "-Wno-unused-function", f"-DRD_ENTRY_{probe.upper()}"),
             *(f"-DRD_REGIONS={o.regions}", f"-DRD_SLOTS={o.slots}", f"-DRD_TARGETS={o.targets}"),
+            f"-DRD_ROWS_BITS={logs.rows_bits(o.regions)}",
             *offset_flags,
         ]
         if o.events:
@@ -120,21 +123,19 @@ class Tracer:
     def _open_maps(self) -> None:
         o = self.options
         size = abi.CONFIG.itemsize
-        self._config_map = mmap.mmap(self._fd("config"), _whole_pages(size))
+        self._config_map = mmap.mmap(self._fd("config"), logs.whole_pages(size))
         self._config = np.frombuffer(self._config_map, abi.CONFIG, 1)
         self._stats_map = mmap.mmap(
-            self._fd("stats"), _whole_pages(abi.STATS.itemsize * o.slots * 2)
+            self._fd("stats"), logs.whole_pages(abi.STATS.itemsize * o.slots * 2)
         )
         self._stats = np.frombuffer(self._stats_map, abi.STATS, o.slots * 2).reshape(o.slots, 2)
-        cell: tuple[type, tuple[int, ...]] = (
-            (np.uint8, (512,)) if self._byte_maps else (np.uint64, (8,))
-        )
-        self._readers = tuple(
-            kernel.HashReader(
-                self._fd(name), np.empty(16384, np.uint64), np.empty((16384, *cell[1]), cell[0])
-            )
-            for name in ("bits0", "bits1")
-        )
+        self._changes = 0
+        self._logs: tuple[logs.Log, logs.Log]
+        if self._byte_maps:
+            self._logs = (logs.MapLog(self._fd("bits0")), logs.MapLog(self._fd("bits1")))
+        else:
+            used = self._config["used"][0]
+            self._logs = logs.tables(self._fd("rows"), self._fd("taken"), o.regions, used)
         self._targets_fd = self._fd("targets")
         self._targets_reader = kernel.HashReader(
             self._targets_fd, np.empty(o.targets, np.uint32), np.empty(o.targets, abi.TARGET)
@@ -157,7 +158,7 @@ class Tracer:
 
         Errors: RedirtyError when there is no room for one more.
         """
-        self._config["near"][0, tgid % abi.NEAR] = 1
+        self._changed(tgid)  # before the entry, or a fault in between would be passed by
         value = np.array([(space, slot)], abi.TARGET)
         try:
             kernel.map_update(self._targets_fd, np.array([tgid], np.uint32), value)
@@ -165,10 +166,17 @@ class Tracer:
             raise RedirtyError(
                 f"cannot trace more than {self.options.targets} processes: {why(e)}"
             ) from None
+        self._changed(tgid)  # after it, or the kernel side's copy of the old one would stay
 
     def drop_target(self, tgid: int) -> None:
         """Stops tracing a process."""
         kernel.map_delete(self._targets_fd, np.array([tgid], np.uint32))
+        self._changed(tgid)
+
+    def _changed(self, tgid: int) -> None:
+        """The kernel side must look this process up again (events.h: rd_config.near)."""
+        self._changes += 1
+        self._config["near"][0, tgid % abi.NEAR] = _OUR_CHANGES | self._changes
 
     def target_space(self, tgid: int) -> int | None:
         """The address space the kernel side knows a process by; None when it is no target."""
@@ -211,10 +219,9 @@ class Tracer:
 
     def drain(self) -> dict[int, PageSet]:
         """Empties the maps of the epoch before: address space -> pages. Call after wait_grace."""
-        raw_keys, values = self._readers[1 - self.epoch].drain()
-        keys: npt.NDArray[np.uint64] = raw_keys.astype(np.uint64, copy=False)
+        keys, words = self._logs[1 - self.epoch].drain()
         order = np.argsort(keys)
-        keys, words = keys[order], self._words(values)[order]
+        keys, words = keys[order], words[order]
         spaces = keys >> np.uint64(abi.REGION_BITS)
         regions = keys & np.uint64((1 << abi.REGION_BITS) - 1)
         cuts = np.flatnonzero(spaces[1:] != spaces[:-1]) + 1
@@ -225,29 +232,19 @@ class Tracer:
 
     def peek(self, space: int, regions: npt.NDArray[np.uint64]) -> PageSet:
         """Pages of some regions of an address space logged so far in the epoch that runs."""
-        reader = self._readers[self.epoch]
-        value = np.empty_like(reader.values[:1])
-        keys, words = [], []
-        for region in regions.tolist():
-            key = np.array([(space << abi.REGION_BITS) | region], np.uint64)
-            if kernel.map_lookup(reader.fd, key, value):
-                keys.append(region)
-                words.append(self._words(value)[0].copy())
-        if not keys:
-            return empty()
-        return PageSet(np.array(keys, np.uint64), np.array(words, np.uint64))
-
-    def _words(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:
-        """(n, 8) words of map values, which hold a byte a page where BPF has no atomic OR."""
-        if self._byte_maps:
-            values = np.packbits(values.astype(np.bool_), axis=1, bitorder="little").view(np.uint64)
-        return values.astype(np.uint64, copy=False)
+        base = np.uint64(space << abi.REGION_BITS)
+        keys, words = self._logs[self.epoch].find(regions | base)
+        return from_rows(keys & np.uint64((1 << abi.REGION_BITS) - 1), words)
 
     def take_stats(self) -> npt.NDArray[np.void]:
         """(slots,) counters of the epoch before, then set to 0. Call after wait_grace."""
         old = self._stats[:, 1 - self.epoch]
         taken = old.copy()
         old[...] = np.zeros((), abi.STATS)
+        # a sum that the kernel side need not keep
+        if self.probe == "tracepoint":
+            kinds = taken["kinds"]
+            kinds[:, abi.WRITE_FAULTS] = kinds[:, abi.FIRST_TOUCH] + kinds[:, abi.WRITE_PROTECT]
         return taken
 
     # ---- stacks ----
@@ -278,14 +275,10 @@ class Tracer:
         if self.ring is not None:
             self.ring.close()
             self.ring = None
-        del self._config, self._stats
+        del self._config, self._stats, self._logs
         self._config_map.close()
         self._stats_map.close()
         self._bpf.cleanup()
-
-
-def _whole_pages(size: int) -> int:
-    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 class _Said:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from redirty.collector.attach.tracer import Options
 
-from tests.bench.figures import pairs
-from tests.bench.table import Row, of_pairs
-from tests.bench.target import SLOT, Probe, cpu_ns, cpus, pinned
+from tests.bench.figures import Pairs, pairs
+from tests.bench.table import Row, not_run, of_pairs
+from tests.bench.target import SLOT, EmptyProgram, Probe, cpu_ns, cpus, pinned
 from tests.workloads.driver import Sweep, SweepTime
 
 _GOAL = 1.016
 _MIB = 32
+_FILE_MIB, _FILE_TIMES = 128, 10  # many of a mapped file's pages come with one fault
 
 
 def rows(quick: bool) -> Iterator[Row]:
@@ -27,27 +28,52 @@ def rows(quick: bool) -> Iterator[Row]:
         Sweep(1) as target,
         Probe(Options()) as probe,
     ):
-        file = Path(directory) / "file"
-        file.write_bytes(b"x" * (_MIB << 20))
         probe.tracer.set_target(target.pid, target.pid, SLOT)
+        file = Path(directory) / "file"
+        file.write_bytes(b"x" * (_FILE_MIB << 20))
 
-        def timed(what: Callable[[], SweepTime]) -> float:
-            before = cpu_ns(bystander.pid)
-            pages = what().pages
-            return (cpu_ns(bystander.pid) - before) / pages
+        def memory() -> float:
+            return _cost(bystander, lambda: bystander.touch(_MIB), 1)
 
-        for name, what in (
-            ("fresh memory", lambda: bystander.touch(_MIB)),
-            ("a mapped file", lambda: bystander.filetouch(file)),
-        ):
+        def mapped() -> float:
+            return _cost(bystander, lambda: bystander.filetouch(file), _FILE_TIMES)
 
-            def attached(what: Callable[[], SweepTime] = what) -> float:
-                probe.attach()
-                return timed(what)
+        yield from _kind("fresh memory", memory, probe, count)
+        yield from _kind("a mapped file", mapped, probe, count)
 
-            def untraced(what: Callable[[], SweepTime] = what) -> float:
-                probe.detach()
-                return timed(what)
 
-            found = pairs(attached, untraced, count)
-            yield of_pairs(f"first touch of {name}, not the target / untraced", found, "ns", _GOAL)
+def _cost(bystander: Sweep, what: Callable[[], SweepTime], times: int) -> float:
+    """ns a page, of processor time."""
+    what()  # programs put on or taken off change the kernel's code, and its caches are cold
+    before = cpu_ns(bystander.pid)
+    pages = sum(what().pages for _ in range(times))
+    return (cpu_ns(bystander.pid) - before) / pages
+
+
+def _kind(name: str, cost: Callable[[], float], probe: Probe, count: int) -> Iterator[Row]:
+    title = f"first touch of {name}:"
+    found = _on_and_off(probe, cost, count)
+    yield of_pairs(f"{title} traced, not the target / untraced", found, "ns", _GOAL)
+    empty = f"{title} an empty program / untraced"
+    try:
+        program = EmptyProgram()
+    except OSError as e:
+        yield not_run(empty, f"the kernel refuses it: {e}")
+        return
+    with program:
+        note = "for scale: the least a program on this tracepoint costs"
+        yield of_pairs(empty, _on_and_off(program, cost, count), "ns", note=note)
+
+
+def _on_and_off(programs: Probe | EmptyProgram, cost: Callable[[], float], count: int) -> Pairs:
+    def on() -> float:
+        programs.attach()
+        return cost()
+
+    def off() -> float:
+        programs.detach()
+        return cost()
+
+    found = pairs(on, off, count)
+    programs.detach()
+    return found

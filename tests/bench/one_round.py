@@ -19,6 +19,7 @@ from redirty.collector.arm.injection import Injector
 from redirty.collector.attach.tracer import Options, Tracer
 from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.host.targets import Pids
+from redirty.collector.memory import keep_freed_memory
 from redirty.collector.rounds import Recorder
 from redirty.collector.space import Space
 
@@ -70,6 +71,7 @@ def memory_kib(name: str) -> int:
 def main() -> None:
     """Records."""
     mib, kind, dirty, rounds = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    keep_freed_memory()  # as a session does
     target_cpu, own_cpu = cpus()
     parts = Parts()
     # Spread out, so that the pages are no single run, when few are dirty.

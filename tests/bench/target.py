@@ -12,7 +12,7 @@ from typing import Any, Self
 from redirty.collector.arm.choose import open_armed
 from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.uffd import UffdArmed
-from redirty.collector.attach import entries
+from redirty.collector.attach import entries, kernel
 from redirty.collector.attach.tracer import Options, Tracer
 from redirty.collector.host.mappings import Mappings, MapsFile
 
@@ -101,6 +101,38 @@ class Probe:
         trace: TracebackType | None,
     ) -> None:
         self.tracer.close()
+
+
+class EmptyProgram:
+    """The BPF program "return 0" on the tracepoint of faults: the least that any log of them by a
+    tracepoint can cost."""
+
+    def __init__(self) -> None:
+        self._program = kernel.load_nothing(kernel.TYPE_RAW_TRACEPOINT)
+        self._link = -1
+
+    def attach(self) -> None:
+        """Puts it on."""
+        if self._link < 0:
+            self._link = kernel.open_raw_tracepoint(self._program, "page_fault_user")
+
+    def detach(self) -> None:
+        """Takes it off."""
+        if self._link >= 0:
+            os.close(self._link)
+            self._link = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+        os.close(self._program)
 
 
 class Target:

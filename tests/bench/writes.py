@@ -8,8 +8,8 @@ from redirty.collector.attach.tracer import Options
 
 from tests.bench import rivals
 from tests.bench.figures import pairs
-from tests.bench.table import Row, of_pairs
-from tests.bench.target import SLOT, Probe, Target, armed_sweep, cpus
+from tests.bench.table import Row, not_run, of_pairs
+from tests.bench.target import SLOT, EmptyProgram, Probe, Target, armed_sweep, cpus
 
 _MIB = 16
 _BITMAP_GOAL, _EVENTS_GOAL = 1.05, 1.45
@@ -25,6 +25,7 @@ def rows(quick: bool) -> Iterator[Row]:
         events = Options(events=True)
         name = "first write: --events / armed only"
         yield _traced(target, name, events, count, _EVENTS_GOAL)
+        yield _empty(target, count)
         found = pairs(target.first_writes, target.writes, 7 if quick else 21)
         note = f"for scale: what arming itself costs; untouched at best {unarmed:.0f} ns"
         yield of_pairs("first write: armed only / untouched", found, "ns", note=note)
@@ -51,3 +52,23 @@ def _traced(target: Target, name: str, options: Options, count: int, goal: float
         found = pairs(traced, armed_only, count)
         note = f"probe: {probe.tracer.probe}" + (f"; {lost} events lost" if options.events else "")
         return of_pairs(name, found, "ns", goal, note)
+
+
+def _empty(target: Target, count: int) -> Row:
+    name = "first write: an empty BPF program / armed only"
+    try:
+        program = EmptyProgram()
+    except OSError as e:
+        return not_run(name, f"the kernel refuses it: {e}")
+    with program:
+
+        def attached() -> float:
+            program.attach()
+            return target.first_writes()
+
+        def armed_only() -> float:
+            program.detach()
+            return target.first_writes()
+
+        note = "for scale: the least a program on this tracepoint costs"
+        return of_pairs(name, pairs(attached, armed_only, count), "ns", note=note)

@@ -28,6 +28,7 @@ typedef unsigned long long __u64, u64;
 """
 STRUCTS = {
     "rd_config": abi.CONFIG,
+    "rd_row": abi.ROW,
     "rd_target": abi.TARGET,
     "rd_tlb": abi.TLB,
     "rd_stats": abi.STATS,
@@ -98,6 +99,9 @@ CONSTANTS = {
     "RD_REGION_BITS": abi.REGION_BITS,
     "RD_REGION_SHIFT": 21,
     "RD_NEAR": abi.NEAR,
+    "RD_PROBES": abi.PROBES,
+    "RD_CLOCK_EACH": abi.CLOCK_EACH,
+    "RD_CLOCK_EVERY": abi.CLOCK_EVERY,
     "RD_HIST": abi.HIST,
     "RD_HIST_FIRST_OCTAVE": abi.HIST_FIRST_OCTAVE,
     "RD_HIST_PER_OCTAVE": abi.HIST_PER_OCTAVE,
@@ -121,6 +125,11 @@ def test_constants(tmp_path: Path) -> None:
     pairs = ",".join(f'\\"{name}\\": %d' for name in CONSTANTS)
     main = f'int main(void) {{ printf("{{{pairs}}}", {", ".join(CONSTANTS)}); return 0; }}'
     assert json.loads(output(compiled(tmp_path, f'#include "events.h"\n{main}'))) == CONSTANTS
+
+
+def test_hash_factor(tmp_path: Path) -> None:
+    main = 'int main(void) { printf("%llu\\n", RD_HASH_FACTOR); return 0; }'
+    assert int(output(compiled(tmp_path, f'#include "events.h"\n{main}'))) == abi.HASH_FACTOR
 
 
 def test_names_of_kinds_and_reasons() -> None:

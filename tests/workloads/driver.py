@@ -288,9 +288,11 @@ class Sweep(_InDirectory):
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan, or the median of several for ns; regions and pages are sums over all rounds."""
+    """One scan, or the medians of several: ns on the wall, cpu_ns on a processor. regions, pages and
+    calls are sums over all rounds."""
 
     ns: int
+    cpu_ns: int
     regions: int
     pages: int
     calls: int
@@ -302,9 +304,11 @@ class Scan:
 class ScanFloor(Program):
     """Scans and write-protects a process as quickly as C can: the floor for benchmarks."""
 
-    def __init__(self, pid: int, rounds: int = 1, mode: str = "all") -> None:
+    def __init__(
+        self, pid: int, rounds: int = 1, mode: str = "all", wrapper: Sequence[str] = ()
+    ) -> None:
         """mode: all (categories), or written, which takes the kernel's quick way."""
-        super().__init__("scanfloor", [pid, rounds, mode])
+        super().__init__("scanfloor", [pid, rounds, mode], wrapper=wrapper)
 
     def scan(self) -> Scan:
         """Scans `rounds` times."""

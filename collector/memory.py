@@ -1,0 +1,20 @@
+"""How the C library treats this process's memory."""
+
+from __future__ import annotations
+
+import ctypes
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES = 64 << 20
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep what numpy frees, up to 64 MiB, for the next array.
+
+    By default it gives large blocks back to the kernel at once, and the next array's pages are made
+    anew: a fault a page, which takes several times longer than the arithmetic on it. glibc only.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES // 2)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
