@@ -107,8 +107,18 @@ def test_wrong_usage_is_2_and_says_how(
         (["-p", "1", "1s", "0"], "1 or more"),
         (["-p", "1", "-d", "0"], "more than 0"),
         (["-p", "1", "-d", "long"], "not understood"),
+        (["-p", "1", "-d", ""], "not understood"),
+        (["-p", "1", "-d", "inf"], "not understood"),
+        (["-p", "1", "-d", "9" * 400], "too long"),
+        (["-p", "1", "nan"], "not understood"),
+        (["-p", "1", "inf"], "not understood"),
+        (["-p", "1", "-1"], "not understood"),
+        (["-p", "1", "-.5"], "not understood"),
+        (["-p", "1", ".0001"], "too short"),
+        (["-p", "1", "."], "not understood"),
+        (["-p", "1", "-1s"], None),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_arguments_that_make_no_sense(
     words: list[str], why: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -121,6 +131,23 @@ def test_arguments_that_make_no_sense(
         assert said.count("\n") == 1
         assert why in said
     assert not (tmp_path / "rec").exists()
+
+
+@pytest.mark.parametrize(("interval", "seconds"), [(".1", 0.1), (".5s", 0.5), ("1.", 1.0)])
+def test_a_number_may_begin_or_end_with_its_point(
+    interval: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def session(plan: Any, *_: Any) -> None:
+        seen.append(plan.interval_s)
+        raise RedirtyError("far enough")
+
+    monkeypatch.setattr("redirty.collector.arm.choose.require_root", lambda: None)
+    monkeypatch.setattr("redirty.collector.cli.record.target_of", lambda _: None)
+    monkeypatch.setattr("redirty.collector.session.Session", session)
+    assert cli.main(["record", "-p", "1", interval, "-o", str(tmp_path / "rec")]) == 1
+    assert seen == [seconds]
 
 
 def test_a_directory_that_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
