@@ -211,6 +211,8 @@ def test_read_only_output(sleeper: Hold, tmp_path: Path) -> None:
         ("size=24k", 300, True, "some"),
         # the rounds fit, the sums at the end, which are longer, do not
         ("size=112k", 50, False, "all"),
+        ("size=112k", 50, True, "all"),
+        ("nr_inodes=6", 50, True, "all"),
     ],
 )
 def test_full_disk(tmp_path: Path, size: str, count: int, events: bool, kept: str) -> None:
@@ -227,7 +229,13 @@ def test_full_disk(tmp_path: Path, size: str, count: int, events: bool, kept: st
             rounds = assert_valid(output)
         expected = {"none": rounds == 0, "some": 0 < rounds < count, "all": rounds == count}
         assert expected[kept], f"{rounds} rounds of {count}"
-        assert not list(output.glob(".*.new"))
+        if kept == "none":
+            assert not output.exists()
+        if size == "size=112k":
+            # Longer than the others, and written before them: it must not keep them away.
+            assert not (output / "pages.csv").exists()
+            assert len(pd.read_csv(output / "curve.csv")) > 0
+        assert not list(output.glob(".*")), "half a file, or parts of which there are none"
         assert target.stop().errors == 0
 
 
