@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from redirty.collector.attach import kernel, trial
 from redirty.collector.cli.main import main
+from redirty.collector.errors import one_line
 from redirty.collector.host.targets import cgroup_mounts
 
 from tests.host.condition import Condition, assert_released, tracer_of
@@ -343,6 +344,22 @@ def test_cgroup(tmp_path: Path) -> None:
     finally:
         empty.rmdir()
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "a\\040b", "a\u2028b", "a\x0bb", "a\nb c", "a\x85 b"], ids=ascii
+)
+def test_cgroup_mounted_at_a_place_with_an_odd_name(tmp_path: Path, name: str) -> None:
+    """In a mount namespace of its own: nobody else is to stumble over it."""
+    place = tmp_path / name
+    place.mkdir()
+    mount = 'mount -t cgroup2 none "$0" && exec "$@"'
+    wrapper = ["unshare", "-m", "--propagation", "private", "sh", "-c", mount, str(place)]
+    tried = subprocess.run([*wrapper, "true"], capture_output=True, text=True, check=False)
+    require(tried.returncode == 0, f"needs cgroups of version 2: {tried.stderr.strip()}")
+    words = ["--cgroup", "/no/such", "-o", tmp_path / "recording"]
+    done = run_redirty("record", *words, wrapper=wrapper)
+    assert_refused(done, COULD_NOT, "no cgroup /no/such", one_line(str(place)))
 
 
 # ---- targets that are taken ----

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from redirty.collector.host.command import Command
-from redirty.collector.host.targets import Cgroup, Tree
+from redirty.collector.host.targets import Cgroup, Tree, cgroup_mounts
 from redirty.collector.rounds import Round
 
 from tests.host.recording import (
@@ -138,8 +138,7 @@ def test_without_the_tree_no_child() -> None:
 @pytest.fixture
 def cgroup(tracing: None) -> Iterator[Path]:
     """A cgroup of our own, below the mount of version 2, or of any controller."""
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    places = [Path(m[1]) for kind in ("cgroup2", "cgroup") for m in mounts if m[2] == kind]
+    places = cgroup_mounts()
     require(places, "needs a mounted cgroup hierarchy")
     directory = places[0] / f"redirty-test-{os.getpid()}"
     directory.mkdir()

@@ -54,5 +54,5 @@ def one_round(number: int, *, log: PageSet, missed: PageSet, present: PageSet) -
 
 
 def meta(features: frozenset[str] = EVERYTHING) -> Meta:
-    target = {"pids": [4321], "comm": "x", "cmdline": "x"}
+    target = {"description": "process 4321", "pids": [4321], "comm": "x", "cmdline": "x"}
     return Meta(target, "fentry", "uffd", 1.0, "6.12.0-test", features)

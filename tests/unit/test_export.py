@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from redirty.collector.analyze import summary
 from redirty.collector.bitmap import empty
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export import columns, files, recording
@@ -132,6 +133,12 @@ def test_paths_survive_csv(recorded: Path) -> None:
     assert table["path"][2] == "/srv/raw ?? bytes"
     for line in (raw.split(b"\r\n"))[:-1]:
         assert line, "lines end with CR LF"
+
+
+def test_a_report_shows_a_path_on_one_line(recorded: Path) -> None:
+    text = summary.as_text(summary.summarise(recorded))
+    (line,) = (line for line in text.splitlines() if "quoted" in line)
+    assert line.endswith('0x20000 /srv/a "quoted", name of lines')
 
 
 def test_tlb(recorded: Path) -> None:
@@ -265,7 +272,7 @@ class Names:
 
 
 def test_stacks_are_folded_with_the_writer_last(tmp_path: Path) -> None:
-    file = StackFile(tmp_path, Stacks(), Names(), {77: "a;\nb"})
+    file = StackFile(tmp_path, Stacks(), Names(), {77: "a;\rb"})
     file.poll()
     file.close()
     assert (tmp_path / "stacks.folded").read_text().splitlines() == [

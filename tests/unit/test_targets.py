@@ -95,3 +95,51 @@ def test_no_such_cgroup(tmp_path: Path) -> None:
         targets.find_cgroup("/no/such")
     with pytest.raises(RedirtyError, match="no cgroup"):
         targets.find_cgroup(str(tmp_path))
+
+
+# Each ends a line or a word for Python, and is a plain part of a name for the kernel.
+ODD = [
+    "\u2028",
+    "\u2029",
+    "\x85",
+    "\x0b",
+    "\x0c",
+    "\x1c",
+    "\x1d",
+    "\x1e",
+    "\r",
+    "\xa0",
+    "\u3000",
+    "\udcff",
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=ascii)
+def test_mount_points_may_be_called_anything(odd: str) -> None:
+    name = os.fsencode(f"/mnt/a{odd}b")
+    text = (
+        b"proc /proc proc rw,nosuid 0 0\n"
+        b"none " + name + b" cgroup2 rw 0 0\n"
+        b"a" + os.fsencode(odd) + b"b /mnt/second cgroup rw 0 0\n"
+    )
+    assert targets.parse_mounts(text) == [
+        (Path("/proc"), "proc"),
+        (Path(f"/mnt/a{odd}b"), "cgroup2"),
+        (Path("/mnt/second"), "cgroup"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("escaped", "name"),
+    [
+        (rb"a\040b", "a b"),
+        (rb"a\011\012b", "a\t\nb"),
+        (rb"a\134040b", "a\\040b"),
+        (rb"\043x", "#x"),
+        (rb"a\303\244", "aä"),
+        (rb"a\0", "a\\0"),
+    ],
+)
+def test_what_the_kernel_escapes_in_mount_points(escaped: bytes, name: str) -> None:
+    text = b"none /" + escaped + b" cgroup2 rw 0 0\n"
+    assert targets.parse_mounts(text) == [(Path(f"/{name}"), "cgroup2")]
