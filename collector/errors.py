@@ -31,3 +31,9 @@ def why(error: OSError) -> str:
         return str(error)
     name = errno.errorcode.get(error.errno, str(error.errno))
     return f"{error.strerror or error} ({name})"
+
+
+def one_line(text: str) -> str:
+    """The text with spaces for all that would end a line, or be a terminal's command: names of
+    processes and files may hold anything."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -37,7 +37,8 @@ class Family:
         if parent:
             entry["parent"] = parent
         try:
-            entry["comm"] = Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+            name = Path(f"/proc/{pid}/comm").read_bytes()  # which may hold newlines of its own
+            entry["comm"] = name.removesuffix(b"\n").decode(errors="replace")
             raw = Path(f"/proc/{pid}/cmdline").read_bytes()
             entry["cmdline"] = raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
         except OSError:

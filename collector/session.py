@@ -20,7 +20,7 @@ from redirty.collector.arm.injection import Injector
 from redirty.collector.attach.tracer import Options, Tracer
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.export.events import EventFile
-from redirty.collector.export.files import require_new
+from redirty.collector.export.files import FirstError, require_new
 from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.export.stacks import StackFile
 from redirty.collector.family import Family
@@ -268,23 +268,28 @@ class Session:
 
     def _finish(self, recorder: Recorder, *, complete: bool) -> None:
         assert self._recording is not None
+        errors = FirstError()
         if self._events is not None:
-            if recorder.tracer.ring is not None:
-                self._events.add(recorder.tracer.ring.take())
-            self._events.close()
+            with errors.kept():
+                if recorder.tracer.ring is not None:
+                    self._events.add(recorder.tracer.ring.take())
+                self._events.close()
         if self._stacks is not None:
-            self._stacks.close()
+            with errors.kept():
+                self._stacks.close()
         self.by_log_only = recorder.members.by_log_only
         self._recording.meta.target = self._target(recorder)
-        self._recording.close(
-            complete=complete,
-            extra={
-                "stopped_s": _stopped(recorder),
-                "by_log_only": recorder.members.by_log_only,
-                "lost_events": self.lost_events,
-                **self._exit_status(),
-            },
-        )
+        with errors.kept():
+            self._recording.close(
+                complete=complete and errors.error is None,
+                extra={
+                    "stopped_s": _stopped(recorder),
+                    "by_log_only": recorder.members.by_log_only,
+                    "lost_events": self.lost_events,
+                    **self._exit_status(),
+                },
+            )
+        errors.tell()
 
     def _exit_status(self) -> dict[str, int | None]:
         target = self.plan.target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from redirty.collector.errors import UsageError
@@ -10,8 +11,9 @@ _PREFIX = {"": 1.0}
 _PREFIX |= {p: 1000.0**i for i, p in enumerate(("k", "M", "G", "T"), 1)}
 _PREFIX |= {"K": 1000.0}
 _PREFIX |= {f"{p}i": 1024.0**i for i, p in enumerate(("K", "M", "G", "T"), 1)}
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]i?)?(bit|bits|b|B)(?:/s|ps)?")
-_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|min|h)?")
+_NUMBER = r"(\d+\.?\d*|\.\d+)"  # 1, 1.5, 1., .5
+_RATE = re.compile(_NUMBER + r"\s*([kKMGT]i?)?(bit|bits|b|B)(?:/s|ps)?")
+_TIME = re.compile(_NUMBER + r"\s*(us|ms|s|m|min|h)?")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -33,6 +35,8 @@ def parse_rate(text: str) -> float:
     rate = float(number) * _PREFIX[prefix or ""] / (1 if unit == "B" else 8)
     if rate <= 0:
         raise UsageError(f"rate {text!r} must be more than 0")
+    if not math.isfinite(rate):
+        raise UsageError(f"rate {text[:20]!r}... is too large: write 10Gbit, 1.25GB or 200MiB")
     return rate
 
 
@@ -44,7 +48,10 @@ def parse_time(text: str, *, unit_needed: bool = False) -> float:
     match = _TIME.fullmatch(text.strip())
     if not match or (unit_needed and not match[2]):
         raise UsageError(f"time {text!r} is not understood: write 200ms or 1.5s")
-    return float(match[1]) * _SECONDS[match[2] or "s"]
+    seconds = float(match[1]) * _SECONDS[match[2] or "s"]
+    if not math.isfinite(seconds):  # more digits than a number can have
+        raise UsageError(f"time {text[:20]!r}... is too long: write 200ms or 1.5s")
+    return seconds
 
 
 def show_bytes(count: float) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redirty.collector.analyze import load
+from redirty.collector.errors import one_line
 from redirty.collector.units import show_bytes, show_pages, show_time
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def as_text(s: dict[str, Any], bandwidth: float | None = None) -> str:
     """Lines for people. bandwidth: bytes per second of a link to compare with."""
     target = s["target"]
     lines = [
-        f"{target['description']}: {target['comm']}",
+        one_line(f"{target['description']}: {target['comm']}"),
         f"{s['rounds']} rounds of {s['interval_s']:g} s, {s['duration_s']:.1f} s in all, "
         f"traced by {s['probe']}, armed by {s['arm']}"
         + ("" if s["complete"] else "  (ended early: complete rounds only)"),
@@ -234,7 +235,7 @@ def _mapping_lines(s: dict[str, Any]) -> list[str]:
         again = show_pages(row["redirtied_pages_per_s"])
         lines.append(
             f"  {again:>11}/s {dirty:>9}/s  {row['mapping_class']:<13} {row['pid']:>7}  "
-            f"{row['start']} {row['path'] or '(anonymous)'}"
+            f"{row['start']} {one_line(row['path']) or '(anonymous)'}"
         )
     if len(rows) > _TOP:
         lines.append(f"  and {len(rows) - _TOP} more mappings (mappings.csv)")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import numpy as np
+from redirty.collector import capabilities
 from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import Armed, ArmError, GoneError
 from redirty.collector.arm.injection import Injector
@@ -113,9 +114,13 @@ def pid_namespace() -> str | None:
 
 
 def require_root() -> None:
-    """Errors: RedirtyError when we are not root, or root of a container only."""
+    """Errors: RedirtyError when we are not root, or root without the rights that tracing takes,
+    or root of a container only."""
     if os.geteuid() != 0:
         raise RedirtyError("tracing needs root (BPF, and other processes' memory): run with sudo")
+    lacking = capabilities.root_lacks(capabilities.TRACING)
+    if lacking:
+        raise RedirtyError(f"tracing needs {lacking}")
     reason = pid_namespace()
     if reason:
         raise RedirtyError(reason)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from redirty.collector import capabilities
 from redirty.collector.arm.base import ArmError, GoneError
 
 _SCRIPT = Path(__file__).with_name("injector.py")
@@ -60,8 +61,12 @@ class Injector:
             return answer, descriptors[0] if descriptors else None
         if answer["errno"] == errno.ESRCH:
             raise GoneError
+        reason = str(answer["why"])
+        if answer["errno"] == errno.EPERM:
+            lacking = capabilities.root_lacks(capabilities.PTRACE)
+            reason += f": that needs {lacking}" if lacking else ""
         raise ArmError(
-            f"cannot arm process {pid} with userfaultfd: {answer['why']}", int(str(answer["errno"]))
+            f"cannot arm process {pid} with userfaultfd: {reason}", int(str(answer["errno"]))
         )
 
     def userfaultfd(self, pid: int, timeout_s: float) -> tuple[int, float]:

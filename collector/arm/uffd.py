@@ -73,7 +73,8 @@ class UffdArmed:
         self._known: Mappings | None = None
         self._registered: frozenset[Mapping] = frozenset()
         self._refused: set[Mapping] = set()
-        self._prepared = 0
+        self._prepared: set[Mapping] = set()
+        self._room = _PREPARE_ALL
         self._found = empty()  # written before the mapping was under the descriptor
         try:
             initialise(descriptor)
@@ -97,6 +98,10 @@ class UffdArmed:
             # Mapped anew at the same place with the same name: the list looks the same.
             hits = count_in(strays, mappings.starts, mappings.ends)
             new += [mappings.items[i] for i in np.flatnonzero(hits).tolist()]
+        # What was split, grown or unmapped since gives back its share.
+        self._prepared.intersection_update(mappings.items)
+        self._prepared.difference_update(new)
+        self._room = _PREPARE_ALL - sum(m.end - m.start for m in self._prepared)
         for mapping in dict.fromkeys(new):
             if mapping not in self._refused:
                 self._register_one(mapping)
@@ -142,12 +147,9 @@ class UffdArmed:
             # shared files): the next list tells which.
             self._refused.add(mapping)
             return
-        if (
-            mapping.perms[3] == "s"
-            and length <= _PREPARE_EACH
-            and self._prepared + length <= _PREPARE_ALL
-        ):
-            self._prepared += length
+        if mapping.perms[3] == "s" and length <= min(_PREPARE_EACH, self._room):
+            self._prepared.add(mapping)
+            self._room -= length
             # By a scan, which tells in the same step what was written until now: the mapping may
             # have been made, moved or changed, and written, in the round that ends here.
             found = self._protect_all(mapping.start, mapping.end)

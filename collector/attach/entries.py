@@ -35,9 +35,9 @@ _KPROBE = (
     ("tlb_batch_time", "arch_tlbbatch_flush", "kp_batch", "kp_batch_return"),
 )
 _LIFE = (
-    ("sched_process_fork", "tp_fork"),
-    ("sched_process_exec", "tp_exec"),
-    ("sched_process_exit", "tp_exit"),
+    (b"sched_process_fork", b"tp_fork"),
+    (b"sched_process_exec", b"tp_exec"),
+    (b"sched_process_exit", b"tp_exit"),
 )
 
 
@@ -64,11 +64,11 @@ def attach(bpf: Any, probe: str) -> frozenset[str]:
     Errors: whatever BCC raises when a must is refused.
     """
     features: set[str] = set()
-    for tracepoint, program in _LIFE:
-        bpf.attach_raw_tracepoint(tp=tracepoint, fn_name=program)
+    for tracepoint, hook in _LIFE:
+        bpf.attach_raw_tracepoint(tp=tracepoint, fn_name=hook)
     if probe == "tracepoint":
-        bpf.attach_raw_tracepoint(tp="page_fault_user", fn_name="tp_fault_user")
-        bpf.attach_raw_tracepoint(tp="page_fault_kernel", fn_name="tp_fault_kernel")
+        bpf.attach_raw_tracepoint(tp=b"page_fault_user", fn_name=b"tp_fault_user")
+        bpf.attach_raw_tracepoint(tp=b"page_fault_kernel", fn_name=b"tp_fault_kernel")
         features |= {MUST, "first_touch", "write_protect"}
     elif probe == "fentry":
         for feature, functions, entry, leave in _FENTRY:
@@ -80,7 +80,7 @@ def attach(bpf: Any, probe: str) -> frozenset[str]:
             if _attach_kprobe(bpf, feature, _symbol(function, symbols), program, on_return):
                 features.add(feature)
     try:
-        bpf.attach_raw_tracepoint(tp="tlb_flush", fn_name="tp_tlb_flush")
+        bpf.attach_raw_tracepoint(tp=b"tlb_flush", fn_name=b"tp_tlb_flush")
         features.add("tlb")
     except Exception:
         pass  # x86 only: the tlb columns stay empty

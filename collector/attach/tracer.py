@@ -107,7 +107,8 @@ class Tracer:
         for extra in [["-DRD_NO_ATOMIC_OR"]] if o.force_byte_maps else [[], ["-DRD_NO_ATOMIC_OR"]]:
             with _captured_stderr() as said:
                 try:
-                    self._bpf: Any = BPF(text=programs.source(), cflags=[*flags, *extra])
+                    text = programs.source().encode()
+                    self._bpf: Any = BPF(text=text, cflags=[*flags, *extra])
                     self.attached = entries.attach(self._bpf, probe)
                 except Exception as e:
                     reason = str(e).strip()

@@ -9,6 +9,7 @@ import errno
 import os
 from pathlib import Path
 
+from redirty.collector import capabilities
 from redirty.collector.attach import btf as btf_module
 from redirty.collector.attach import kernel
 from redirty.collector.errors import why
@@ -32,6 +33,9 @@ def lockdown_mode() -> str:
 def _not_permitted(what: str) -> str:
     if os.geteuid() != 0:
         return f"{what} needs root (or CAP_BPF with CAP_PERFMON): run with sudo"
+    lacking = capabilities.root_lacks(capabilities.TRACING)
+    if lacking:
+        return f"{what} needs {lacking}"
     mode = lockdown_mode()
     if mode in ("integrity", "confidentiality"):
         return f"the kernel refuses {what}: it is locked down ({mode} mode)"
@@ -67,7 +71,7 @@ def tracepoint(name: str = "page_fault_user") -> str | None:
     try:
         program = kernel.load_nothing(kernel.TYPE_RAW_TRACEPOINT)
     except OSError as e:
-        return _reason("BPF programs on tracepoints", e)
+        return _reason("BPF on tracepoints", e)
     try:
         os.close(kernel.open_raw_tracepoint(program, name))
     except FileNotFoundError:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from redirty.collector import VERSION
-from redirty.collector.errors import RedirtyError
+from redirty.collector.errors import RedirtyError, one_line
 
 # verb -> (module, one line); the module is only imported when its verb is used
 VERBS = {
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except RedirtyError as e:
-        print(f"redirty: {e}", file=sys.stderr)
+        print(f"redirty: {one_line(str(e))}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
         print("redirty: interrupted", file=sys.stderr)
@@ -99,8 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debugging:
             raise
         print(
-            f"redirty: internal error: {type(e).__name__}: {e} (a bug: please report it with the "
-            "output of the same command under REDIRTY_DEBUG=1)",
+            f"redirty: internal error: {type(e).__name__}: {one_line(str(e))} (a bug: please "
+            "report it with the output of the same command under REDIRTY_DEBUG=1)",
             file=sys.stderr,
         )
         return 1

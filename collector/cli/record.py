@@ -59,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.count is not None and options.count < 1:
         raise UsageError(f"a count of rounds is 1 or more: {options.count}")
-    duration_s = parse_time(options.duration) if options.duration else 0.0
-    if options.duration and duration_s <= 0:
+    duration_s = 0.0 if options.duration is None else parse_time(options.duration)
+    if options.duration is not None and duration_s <= 0:
         raise UsageError(f"a duration is more than 0: {options.duration}")
     directory = Path(options.output)
     from redirty.collector.arm.choose import require_root

@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Reports."""
-    bandwidth = parse_rate(options.bandwidth) if options.bandwidth else None
+    bandwidth = None if options.bandwidth is None else parse_rate(options.bandwidth)
     from redirty.collector.analyze import summary
 
     if options.json:

@@ -3,6 +3,9 @@ off; one file at the end."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,6 @@ class EventFile:
         self._rows = 0
         self._parts: list[Path] = []
         self.total = 0
-        (directory / PARTS).mkdir(mode=0o700)
 
     def add(self, records: npt.NDArray[np.void]) -> None:
         """Takes records over (attach.ring.RECORD); those of before the start do not count.
@@ -52,13 +54,20 @@ class EventFile:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is waiting as a part. Errors: RedirtyError."""
+        """Writes what is waiting as a part. Errors: RedirtyError; it is then still waiting."""
         if not self._rows:
             return
-        records = np.concatenate(self._waiting)
+        parts = self._directory / PARTS
+        path = parts / f"part-{len(self._parts):05d}.parquet"
+        try:
+            parts.mkdir(mode=0o700, exist_ok=True)
+            self._write(path, [self._table(np.concatenate(self._waiting))])
+        except OSError as e:
+            raise trouble(parts, e) from None
+        except RedirtyError:
+            _remove_if_empty(parts)
+            raise
         self._waiting, self._rows = [], 0
-        path = self._directory / PARTS / f"part-{len(self._parts):05d}.parquet"
-        self._write(path, [self._table(records)])
         self._parts.append(path)
 
     def _table(self, records: npt.NDArray[np.void]) -> Any:
@@ -79,23 +88,30 @@ class EventFile:
             }
         )
 
-    def _write(self, path: Path, tables: Any) -> None:
+    def _write(self, path: Path, tables: Iterable[Any]) -> None:
         beside = path.with_name(f".{path.name}.new")
-        writer = None
         try:
             beside.touch(mode=0o600)
+            self._write_tables(beside, tables)
+            beside.replace(path)
+        except OSError as e:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            # Arrow puts words of its own before the system's reason.
+            plain = OSError(e.errno, os.strerror(e.errno)) if e.errno else e
+            raise trouble(path, plain) from None
+
+    def _write_tables(self, path: Path, tables: Iterable[Any]) -> None:
+        writer = None
+        try:
             for table in tables:
                 writer = writer or self._parquet.ParquetWriter(
-                    beside, table.schema, compression="zstd"
+                    path, table.schema, compression="zstd"
                 )
                 writer.write_table(table)
-        except OSError as e:
-            beside.unlink(missing_ok=True)
-            raise trouble(path, e) from None
         finally:
             if writer is not None:
-                writer.close()
-        beside.replace(path)
+                writer.close()  # writes too, and fails where the disk is full
 
     def close(self) -> None:
         """Joins the parts into events.parquet. Errors: RedirtyError; the parts are then kept."""
@@ -108,6 +124,12 @@ class EventFile:
                 path,
                 [self._table(np.empty(0, [*[(n, abi.EVENT[n]) for n in abi.EVENT.names or ()]]))],
             )
-        for part in self._parts:
-            part.unlink()
-        (self._directory / PARTS).rmdir()
+        with contextlib.suppress(OSError):
+            for part in self._parts:
+                part.unlink()
+        _remove_if_empty(self._directory / PARTS)
+
+
+def _remove_if_empty(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        directory.rmdir()

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from redirty.collector.errors import RedirtyError, why
@@ -16,6 +16,26 @@ from redirty.collector.errors import RedirtyError, why
 def trouble(path: Path, error: OSError) -> RedirtyError:
     """What a user is told when a file cannot be written."""
     return RedirtyError(f"cannot write {path}: {why(error)}; what was recorded before is kept")
+
+
+class FirstError:
+    """Tries several files, each whatever became of the others, and tells of the first error."""
+
+    def __init__(self) -> None:
+        self.error: RedirtyError | None = None
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Around one file."""
+        try:
+            yield
+        except RedirtyError as e:
+            self.error = self.error or e
+
+    def tell(self) -> None:
+        """After the last file. Errors: the first RedirtyError, if there was one."""
+        if self.error is not None:
+            raise self.error
 
 
 class CsvFile:
@@ -27,7 +47,12 @@ class CsvFile:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as e:
             raise trouble(path, e) from None
-        self.append([columns])
+        try:
+            self.append([columns])
+        except RedirtyError:
+            os.close(self._fd)
+            path.unlink()
+            raise
 
     def append(self, rows: Iterable[Sequence[object]]) -> None:
         """Adds rows. When the disk is full the file is left as it was.
@@ -110,3 +135,12 @@ def new_directory(path: Path) -> None:
         if not path.parent.exists():
             raise RedirtyError(f"cannot make {path}: {path.parent} does not exist") from None
         raise RedirtyError(f"cannot make {path}: {why(e)}") from None
+
+
+def remove_directory(path: Path, names: Iterable[str]) -> None:
+    """Removes the directory of a recording that could not be begun: these files of it, and itself
+    when nothing else is in it."""
+    with contextlib.suppress(OSError):
+        for name in names:
+            (path / name).unlink(missing_ok=True)
+        path.rmdir()

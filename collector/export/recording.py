@@ -14,6 +14,7 @@ import numpy.typing as npt
 from redirty.collector import VERSION
 from redirty.collector.attach import abi
 from redirty.collector.bitmap import PAGE_SHIFT, U64, count_in
+from redirty.collector.errors import RedirtyError
 from redirty.collector.export import columns, files
 from redirty.collector.host.mappings import Mappings
 from redirty.collector.rates import CurveSum, PageCounts
@@ -67,10 +68,15 @@ class Recording:
         self.meta = meta
         self.rounds = 0
         files.new_directory(directory)
-        self._save_meta(complete=False)
-        self._rounds = files.CsvFile(directory / "rounds.csv", columns.ROUNDS)
-        self._mappings = files.CsvFile(directory / "mappings.csv", columns.MAPPINGS)
-        self._tlb = files.CsvFile(directory / "tlb.csv", columns.TLB)
+        try:
+            self._save_meta(complete=False)
+            self._rounds = files.CsvFile(directory / "rounds.csv", columns.ROUNDS)
+            self._mappings = files.CsvFile(directory / "mappings.csv", columns.MAPPINGS)
+            self._tlb = files.CsvFile(directory / "tlb.csv", columns.TLB)
+        except RedirtyError:
+            names = ("meta.json", "rounds.csv", "mappings.csv", "tlb.csv")
+            files.remove_directory(directory, names)
+            raise
         self._pages: dict[int, PageCounts] = {}
         self._curves: dict[int, CurveSum] = {}
         self._last_mappings: dict[int, Mappings] = {}
@@ -152,15 +158,22 @@ class Recording:
 
     def _write_sums(self) -> None:
         begun = time.monotonic()
-        files.replace(self.directory / "pages.csv", self._page_blocks())
+        errors = files.FirstError()
+        with errors.kept():
+            files.replace(self.directory / "pages.csv", self._page_blocks())
+        with errors.kept():
+            files.replace(self.directory / "curve.csv", [files.csv_bytes(self._curve_rows())])
+        took = time.monotonic() - begun
+        self._sums_due = time.monotonic() + max(_SUMS_EVERY_S, took * _SUMS_SHARE)
+        errors.tell()
+
+    def _curve_rows(self) -> list[tuple[object, ...]]:
         rows: list[tuple[object, ...]] = [columns.CURVE]
         for pid, total in sorted(self._curves.items()):
             curve = total.curve()
             pairs = zip(curve.elapsed_s.tolist(), curve.unique_dirty_pages.tolist(), strict=True)
             rows += [(pid, f"{t:.9f}", f"{w:.3f}") for t, w in pairs]
-        files.replace(self.directory / "curve.csv", [files.csv_bytes(rows)])
-        took = time.monotonic() - begun
-        self._sums_due = time.monotonic() + max(_SUMS_EVERY_S, took * _SUMS_SHARE)
+        return rows
 
     def _page_blocks(self) -> Iterator[bytes]:
         yield files.csv_bytes([columns.PAGES])
@@ -185,13 +198,17 @@ class Recording:
     def close(self, *, complete: bool, extra: dict[str, Any] | None = None) -> None:
         """Writes the sums and says in meta.json whether the recording ran as long as it was to.
 
-        Errors: RedirtyError (disk full).
+        Errors: RedirtyError (disk full); what fitted was written, and it is not complete.
         """
         self.meta.extra |= extra or {}
-        self._write_sums()
-        self._save_meta(complete)
+        errors = files.FirstError()
+        with errors.kept():
+            self._write_sums()
+        with errors.kept():
+            self._save_meta(complete and errors.error is None)
         for file in (self._rounds, self._mappings, self._tlb):
             file.close()
+        errors.tell()
 
 
 def page_classes(pages: U64, mappings: Mappings | None) -> list[str]:

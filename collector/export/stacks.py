@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from redirty.collector.attach import abi
+from redirty.collector.errors import one_line
 from redirty.collector.export import files
 
 
@@ -49,13 +50,11 @@ class StackFile:
             self._pages[self._folded[key]] += pages
 
     def _fold(self, pid: int, stack: int) -> str:
+        names = [self._comms.get(pid) or f"pid {pid}"]
+        addresses = [] if stack < 0 else self._source.stack(stack)
+        names += [self._namer.name(pid, a) for a in reversed(addresses)] or ["[stack unknown]"]
         # A name may hold the format's own separators.
-        root = (self._comms.get(pid) or f"pid {pid}").replace(";", ":").replace("\n", " ")
-        if stack < 0:
-            return f"{root};[stack unknown]"
-        addresses = self._source.stack(stack)
-        names = [self._namer.name(pid, a) for a in reversed(addresses)] or ["[stack unknown]"]
-        return ";".join([root, *names])
+        return ";".join(one_line(name).replace(";", ":") for name in names)
 
     def close(self) -> None:
         """Writes the file. Errors: RedirtyError."""

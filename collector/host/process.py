@@ -7,6 +7,7 @@ import os
 import select
 from pathlib import Path
 
+from redirty.collector import capabilities
 from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
 
 _LEAST_REGIONS, _MOST_REGIONS = 1 << 16, 1 << 20
@@ -56,10 +57,8 @@ class Process:
             with open(f"/proc/{self.pid}/pagemap", "rb"):  # noqa: PTH123
                 pass
         except PermissionError:
-            what = "the kernel protects it" if os.geteuid() == 0 else "run as root"
-            raise RedirtyError(
-                f"no right to trace process {self.pid} ({status.get('Name', '?')}): {what}"
-            ) from None
+            who = f"process {self.pid} ({status.get('Name', '?')})"
+            raise RedirtyError(f"no right to trace {who}: {_refusal()}") from None
         except OSError:
             raise TargetEndedError(f"process {self.pid} ended as it was looked at") from None
         self.comm = status.get("Name", "?")
@@ -87,6 +86,14 @@ class Process:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+
+
+def _refusal() -> str:
+    """Why the kernel does not let this process look at another."""
+    if os.geteuid() != 0:
+        return "run as root"
+    lacking = capabilities.root_lacks(capabilities.PTRACE)
+    return f"that needs {lacking}" if lacking else "the kernel protects it"
 
 
 def _status(pid: int) -> dict[str, str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.host.process import Process, descendants, has_memory
+
+_CGROUPS = ("cgroup", "cgroup2")
 
 
 class TargetSet(Protocol):
@@ -103,14 +106,24 @@ class Cgroup:
         return [pid for pid in dict.fromkeys(found) if pid != os.getpid() and has_memory(pid)]
 
 
+def parse_mounts(text: bytes) -> list[tuple[Path, str]]:
+    """(where, type of the file system) of each line of a mounts file."""
+    # Cut at the kernel's own separators: it escapes these in names, as octal numbers, and nothing
+    # else that Python would take for the end of a word or of a line.
+    found = []
+    for line in text.split(b"\n"):
+        words = line.split(b" ")
+        if len(words) > 2:
+            where = re.sub(rb"\\([0-3][0-7]{2})", lambda m: bytes([int(m[1], 8)]), words[1])
+            found.append((Path(os.fsdecode(where)), words[2].decode(errors="replace")))
+    return found
+
+
 def cgroup_mounts() -> list[Path]:
     """Where cgroup hierarchies are mounted, version 2 first: hosts mount it in various places."""
-    mounts: list[tuple[bool, Path]] = []
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, where, kind, *_ = line.split()
-        if kind in ("cgroup", "cgroup2"):
-            mounts.append((kind != "cgroup2", Path(where.replace("\\040", " "))))
-    return [path for _, path in sorted(mounts)]
+    mounts = parse_mounts(Path("/proc/self/mounts").read_bytes())
+    found = [(kind != "cgroup2", where) for where, kind in mounts if kind in _CGROUPS]
+    return [where for _, where in sorted(found)]
 
 
 def find_cgroup(path: str) -> Path:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import pytest
 from redirty.collector.attach.tracer import Tracer
 
+from tests.host.condition import Condition, assert_released
 from tests.host.recording import LiveRounds, open_tracer
 from tests.host.walk import Start, Walk
 from tests.tiers import require, require_program, require_root
-from tests.workloads.driver import Phases
+from tests.workloads.driver import Checksum, Hold, Phases
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,29 @@ def tracing() -> None:
     require(importlib.util.find_spec("bcc"), "needs BCC (Debian package python3-bpfcc)")
     require_program("gcc", "gcc")
     require_program("make", "make")
+
+
+@pytest.fixture
+def root() -> None:
+    """The rights to trace."""
+    require_root()
+
+
+@pytest.fixture
+def sleeper(root: None) -> Iterator[Hold]:
+    """A target with nothing special, which must still answer at the end."""
+    with Hold("sleep") as target:
+        before = Condition.of(target.pid)
+        yield target
+        assert_released(target, before)
+        assert len(target.write(0, 10).pages) == 10
+
+
+@pytest.fixture
+def target(root: None) -> Iterator[Checksum]:
+    """A program that notices any harm done to it."""
+    with Checksum(threads=2, mib=8) as program:
+        yield program
 
 
 @pytest.fixture(scope="module")

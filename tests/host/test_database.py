@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.host.programs import postgres, run_redirty
+from tests.host.programs import postgres
+from tests.host.running import run_redirty
 from tests.tiers import require_root
 
 SECONDS = 10

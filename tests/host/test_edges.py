@@ -1,4 +1,5 @@
-"""Places at the edges of an address space: its last page, and memory that is only reserved."""
+"""Places at the edges of an address space: its last page, memory that is only reserved, large
+mappings that change all the time."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from redirty.collector.arm.injection import Injector
 from redirty.collector.bitmap import from_pages, page_numbers
 from redirty.collector.host.mappings import MapsFile
 
+from tests.host.recording import NONE
+from tests.host.walk import Start, Walk
 from tests.tiers import require, require_program, require_root
 
 # Reserves a gigabyte, and another that may not be touched; says so; waits.
@@ -89,3 +92,19 @@ def test_memory_that_is_only_reserved_gets_no_page_tables() -> None:
     finally:
         child.kill()
         child.communicate()
+
+
+def test_shared_mapping_that_is_cut_again_and_again(start: Start) -> None:
+    """It uses up nothing: pages of a shared mapping made later are not dirty for being read."""
+    walk = start(large=("memfd", 128))
+    phases, live = walk.phases, walk.live
+    for cut in range(12):
+        phases.mprotect("large", writable=False, first=cut, count=1)
+        live.end_round()
+    phases.mapnew("late", "anon_shared", 128)
+    live.end_round()
+    walk = Walk(phases, live)
+    phases.read("late", "range:0", count=100)
+    walk.end(NONE, missed=NONE)
+    truth = phases.write("late", "range:90", count=20).pages
+    walk.end(truth, missed=NONE)

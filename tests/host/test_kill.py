@@ -1,4 +1,4 @@
-"""The collector ended at any moment, by any signal: the target runs on as if nothing had been.
+"""The collector killed at any moment: the target runs on as if nothing had been.
 
 REDIRTY_KILLS sets how often it is killed, REDIRTY_SEED repeats the moments of a run.
 """
@@ -12,30 +12,21 @@ import os
 import random
 import signal
 import statistics
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from tests.host.condition import Condition, assert_released, task_fields, tracer_of
-from tests.host.programs import (
-    ProgramError,
-    finish,
-    processes_with,
-    start_redirty,
-    wait_until,
-)
+from tests.host.moments import INTERVAL, MOMENTS, SEED, spin, start_s, wait_rounds, wait_seized
+from tests.host.running import ProgramError, finish, processes_with, start_redirty, wait_until
 from tests.tiers import require_root
 from tests.workloads.driver import Checksum, WorkloadError
 
 KILLS = int(os.environ.get("REDIRTY_KILLS", "100"))
 INJECTOR_KILLS = int(os.environ.get("REDIRTY_INJECTOR_KILLS", "12"))
-SEED = int(os.environ.get("REDIRTY_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
-INTERVAL = "20ms"
 # What the kernel and the collector's other process have for letting go.
 COST_BACK_S = 1.0
 ALL_GONE_S = 2.0
@@ -45,105 +36,9 @@ COST_FACTOR = 4.0
 pytestmark = pytest.mark.timeout(max(600, 10 * KILLS))
 
 
-# ---- the moments ----
-
-
-def wait_seized(pid: int, process: subprocess.Popen[str], directory: Path) -> int:
-    """Waits, without ever sleeping, for the moment in which the target is seized: by whom. 0 when
-    it was over before it was seen: on a busy machine this process may not run in that millisecond.
-    """
-    usual = os.getpriority(os.PRIO_PROCESS, 0)
-    os.setpriority(os.PRIO_PROCESS, 0, -20)
-    try:
-        while not (tracer := tracer_of(pid)):
-            if directory.exists():  # made when the target is armed
-                return 0
-            if process.poll() is not None:
-                raise ProgramError(f"redirty ended: {finish(process)}")
-        return tracer
-    finally:
-        os.setpriority(os.PRIO_PROCESS, 0, usual)
-
-
-def wait_rounds(directory: Path, process: subprocess.Popen[str]) -> None:
-    """Waits for the first complete round."""
-    rounds = directory / "rounds.csv"
-
-    def some() -> bool:
-        if process.poll() is not None:
-            raise ProgramError(f"redirty ended: {finish(process)}")
-        return rounds.exists() and rounds.read_bytes().count(b"\n") > 1
-
-    wait_until(some, 30, "a first round")
-
-
-def spin(seconds: float) -> None:
-    """Waits exactly: a sleep would be too long for a window of a millisecond."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
-
-
-Moment = Callable[[random.Random, Checksum, Path, "subprocess.Popen[str]", float], None]
-
-
-def in_start_up(
-    rng: random.Random, _t: Checksum, _d: Path, _p: subprocess.Popen[str], start: float
-) -> None:
-    """Anywhere from the first instruction to a little after the first round."""
-    time.sleep(rng.uniform(0, 1.2 * start))
-
-
-def in_window(
-    rng: random.Random, target: Checksum, directory: Path, process: subprocess.Popen[str], _s: float
-) -> None:
-    """While the target is held by the injector, and just after."""
-    wait_seized(target.pid, process, directory)
-    spin(rng.uniform(0, 0.002))
-
-
-def in_rounds(
-    rng: random.Random, _t: Checksum, directory: Path, process: subprocess.Popen[str], _s: float
-) -> None:
-    """With rounds running: arming, scanning, writing down."""
-    wait_rounds(directory, process)
-    time.sleep(rng.uniform(0, 0.2))
-
-
-MOMENTS: tuple[Moment, ...] = (in_start_up, in_window, in_rounds)
-
-
-# ---- tests ----
-
-
-@pytest.fixture
-def target() -> Iterator[Checksum]:
-    """A program that notices any harm done to it."""
-    require_root()
-    with Checksum(threads=2, mib=8) as program:
-        yield program
-
-
 def cost_ns(target: Checksum, times: int = 5) -> float:
     """The median cost of a write, of several sweeps."""
     return statistics.median(target.cost() for _ in range(times))
-
-
-def start_s(target: Checksum, directory: Path) -> float:
-    """How long redirty takes from its first instruction to its first round, the better of two:
-    the first run of all also compiles Python's modules."""
-    times = []
-    for attempt in range(2):
-        begun = time.monotonic()
-        rounds = directory.with_name(f"{directory.name}{attempt}")
-        process = start_redirty("record", "-p", target.pid, INTERVAL, "-o", rounds)
-        try:
-            wait_rounds(rounds, process)
-            times.append(time.monotonic() - begun)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            finish(process)
-    return min(times)
 
 
 def armed_cost_ns(target: Checksum, directory: Path) -> float:
@@ -243,59 +138,6 @@ def cut_off(directory: Path) -> str:
         assert (sums.to_numpy() <= rounds["dirty_pages"].to_numpy()).all()
         return "rounds"
     return "no round yet"
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("bounded", [False, True])
-def test_told_to_end(
-    target: Checksum, tmp_path: Path, number: signal.Signals, bounded: bool
-) -> None:
-    before = Condition.of(target.pid)
-    directory = tmp_path / "recording"
-    words = ["-d", "60"] if bounded else []
-    process = start_redirty("record", "-p", target.pid, "50ms", *words, "-o", directory)
-    wait_rounds(directory, process)
-    process.send_signal(number)
-    done = finish(process, 20)
-    assert done.code == 130, done
-    assert "Traceback" not in done.err
-    assert_released(target, before)
-    meta = json.loads((directory / "meta.json").read_text())
-    # Without a bound the user's end is the end; with one it came too early.
-    assert meta["complete"] is not bounded
-    rounds = pd.read_csv(directory / "rounds.csv")
-    assert len(rounds) == meta["rounds"] >= 1
-    for name in ("mappings.csv", "pages.csv", "curve.csv"):
-        assert len(pd.read_csv(directory / name)), name
-    pages = pd.read_csv(directory / "pages.csv")
-    assert pages["rounds_dirty"].sum() == rounds["dirty_pages"].sum()
-    assert target.stop().errors == 0
-
-
-def test_interrupted_while_it_starts(target: Checksum, tmp_path: Path) -> None:
-    """No moment of the start shows a traceback or leaves the target held."""
-    rng = random.Random(SEED)
-    print(f"REDIRTY_SEED={SEED}")
-    before = Condition.of(target.pid)
-    start = start_s(target, tmp_path / "measured")
-    for attempt in range(8):
-        directory = tmp_path / f"start{attempt}"
-        process = start_redirty("record", "-p", target.pid, INTERVAL, "-o", directory)
-        # Before that it is the interpreter that starts, not redirty.
-        wait_until(lambda p=process: _runs_redirty(p), 10, "redirty runs")  # type: ignore[misc]
-        time.sleep(rng.uniform(0, start))
-        process.send_signal(signal.SIGINT)
-        done = finish(process, 20)
-        assert done.code == 130, done
-        assert "Traceback" not in done.err, done
-        assert_released(target, before)
-    assert target.stop().errors == 0
-
-
-def _runs_redirty(process: subprocess.Popen[str]) -> bool:
-    """Whether its own modules are being loaded: numpy is the first big one."""
-    assert process.poll() is None, finish(process)
-    return "numpy" in Path(f"/proc/{process.pid}/maps").read_text(errors="replace")
 
 
 def test_injector_killed_while_it_holds_the_target(tmp_path: Path) -> None:

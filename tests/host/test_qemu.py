@@ -20,7 +20,8 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from tests.host.programs import Server, guest, run_redirty, scratch
+from tests.host.programs import Server, guest, scratch
+from tests.host.running import run_redirty
 from tests.tiers import require, require_root
 from tests.vm.kernels import KernelError, fetch
 from tests.workloads.driver import guest_parameters, make_initramfs

@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.host.programs import redis, run_redirty
+from tests.host.programs import redis
+from tests.host.running import run_redirty
 from tests.tiers import require_root
 
 SECONDS = 10

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from redirty.collector.host.targets import parse_mounts
 from redirty.collector.rounds import SpaceRound
 
 from tests.host.recording import NONE, assert_same, bytes_of, kernel_state, wait_idle, within
@@ -58,10 +59,9 @@ def test_direct_read(start: Start, kind: str) -> None:
 def file_system(directory: Path) -> str:
     """The type of the file system that a directory is on."""
     best = ("", "")
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, where, kind, *_ = line.split()
-        if directory.resolve().is_relative_to(where) and len(where) >= len(best[0]):
-            best = (where, kind)
+    for where, kind in parse_mounts(Path("/proc/self/mounts").read_bytes()):
+        if directory.resolve().is_relative_to(where) and len(str(where)) >= len(best[0]):
+            best = (str(where), kind)
     return best[1]
 
 
@@ -106,8 +106,8 @@ def test_written_from_outside(start: Start, kind: str) -> None:
 def huge_kib(pid: int, area: Area) -> int:
     """How much of an area is mapped with huge pages."""
     inside = False
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        head = line.split()
+    for line in Path(f"/proc/{pid}/smaps").read_bytes().decode(errors="replace").split("\n"):
+        head = line.split() or [":"]
         if not head[0].endswith(":"):
             inside = int(head[0].split("-")[0], 16) == area.start
         elif inside and head[0] == "AnonHugePages:":

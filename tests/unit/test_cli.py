@@ -14,7 +14,6 @@ import pytest
 from redirty.collector import VERSION
 from redirty.collector.cli import main as cli
 from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
-from redirty.collector.host import command, targets
 
 HEAVY = ("numpy", "pandas", "pyarrow", "bcc", "pyroute2", "logging", "asyncio")
 
@@ -107,8 +106,18 @@ def test_wrong_usage_is_2_and_says_how(
         (["-p", "1", "1s", "0"], "1 or more"),
         (["-p", "1", "-d", "0"], "more than 0"),
         (["-p", "1", "-d", "long"], "not understood"),
+        (["-p", "1", "-d", ""], "not understood"),
+        (["-p", "1", "-d", "inf"], "not understood"),
+        (["-p", "1", "-d", "9" * 400], "too long"),
+        (["-p", "1", "nan"], "not understood"),
+        (["-p", "1", "inf"], "not understood"),
+        (["-p", "1", "-1"], "not understood"),
+        (["-p", "1", "-.5"], "not understood"),
+        (["-p", "1", ".0001"], "too short"),
+        (["-p", "1", "."], "not understood"),
+        (["-p", "1", "-1s"], None),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_arguments_that_make_no_sense(
     words: list[str], why: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -121,6 +130,23 @@ def test_arguments_that_make_no_sense(
         assert said.count("\n") == 1
         assert why in said
     assert not (tmp_path / "rec").exists()
+
+
+@pytest.mark.parametrize(("interval", "seconds"), [(".1", 0.1), (".5s", 0.5), ("1.", 1.0)])
+def test_a_number_may_begin_or_end_with_its_point(
+    interval: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def session(plan: Any, *_: Any) -> None:
+        seen.append(plan.interval_s)
+        raise RedirtyError("far enough")
+
+    monkeypatch.setattr("redirty.collector.arm.choose.require_root", lambda: None)
+    monkeypatch.setattr("redirty.collector.cli.record.target_of", lambda _: None)
+    monkeypatch.setattr("redirty.collector.session.Session", session)
+    assert cli.main(["record", "-p", "1", interval, "-o", str(tmp_path / "rec")]) == 1
+    assert seen == [seconds]
 
 
 def test_a_directory_that_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,6 +180,8 @@ def test_arguments_come_in_any_order(ran: list[argparse.Namespace]) -> None:
         (UsageError("no"), 2, "redirty: no\n"),
         (TargetEndedError("over"), 3, "redirty: over\n"),
         (KeyboardInterrupt(), 130, "redirty: interrupted\n"),
+        (RedirtyError("process 7 (a\nb\x0b\u2028\x1b[2J)"), 1, "redirty: process 7 (a b   [2J)\n"),
+        (ValueError("a\nb"), 1, "redirty: internal error: ValueError: a b (a bug: "),
     ],
 )
 def test_exit_codes(
@@ -167,8 +195,11 @@ def test_exit_codes(
         raise error
 
     monkeypatch.setattr(importlib.import_module("redirty.collector.cli.check"), "run", fail)
+    monkeypatch.delenv("REDIRTY_DEBUG", raising=False)
     assert cli.main(["check"]) == code
-    assert capsys.readouterr().err == line
+    said = capsys.readouterr().err
+    assert said.startswith(line)
+    assert len(said.splitlines()) == 1
 
 
 def test_a_bug_is_one_line_too_unless_asked_for(
@@ -202,97 +233,3 @@ def test_a_reader_that_has_enough_is_no_error(words: list[str], unbuffered: str)
     said = program.stderr.read()
     program.stderr.close()
     assert (program.wait(), said) == (0, b"")
-
-
-# ---- targets ----
-
-
-def options_with(**given: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{"pid": None, "tree": None, "cgroup": None, "command": [], **given})
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {},
-        {"pid": [1], "tree": 1},
-        {"pid": [1], "command": ["x"]},
-        {"cgroup": "x", "tree": 1},
-    ],
-    ids=str,
-)
-def test_exactly_one_target(given: dict[str, Any]) -> None:
-    from redirty.collector.cli.target import target_of
-
-    with pytest.raises(UsageError, match="one target"):
-        target_of(options_with(**given))
-
-
-@pytest.mark.parametrize("given", [{"pid": [0]}, {"pid": [1, -5]}, {"tree": 0}], ids=str)
-def test_numbers_of_processes_are_above_0(given: dict[str, Any]) -> None:
-    from redirty.collector.cli.target import target_of
-
-    with pytest.raises(UsageError, match="above 0"):
-        target_of(options_with(**given))
-
-
-def test_kinds_of_targets() -> None:
-    from redirty.collector.cli.target import target_of
-
-    child = subprocess.Popen(["sleep", "100"])
-    try:
-        pids = target_of(options_with(pid=[child.pid, child.pid]))
-        assert isinstance(pids, targets.Pids)
-        assert pids.members() == [child.pid]
-        assert not pids.follow_fork
-        tree = target_of(options_with(tree=child.pid))
-        assert isinstance(tree, targets.Tree)
-        assert tree.members() == [child.pid]
-        assert tree.follow_fork
-    finally:
-        child.kill()
-        child.wait()
-
-
-def test_a_command_waits_until_it_is_let_go(tmp_path: Path) -> None:
-    from redirty.collector.cli.target import target_of
-
-    ran = tmp_path / "ran"
-    started = target_of(options_with(command=["touch", str(ran)]))
-    assert isinstance(started, command.Command)
-    assert started.members() == [started.pid]
-    assert started.description == f"touch {ran}"
-    assert not ran.exists()
-    started.release()
-    started.check_started()
-    os.waitpid(started.pid, 0)
-    assert ran.exists()
-
-
-def test_a_command_that_is_never_let_go_does_nothing(tmp_path: Path) -> None:
-    ran = tmp_path / "ran"
-    started = command.Command(["touch", str(ran)])
-    started.abandon()
-    assert not ran.exists()
-    with pytest.raises(ChildProcessError):
-        os.waitpid(started.pid, 0)
-
-
-@pytest.mark.parametrize(("name", "why"), [("/no/such/program", "ENOENT"), ("/dev/null", "EACCES")])
-def test_a_command_that_cannot_be_run(name: str, why: str) -> None:
-    started = command.Command([name])
-    started.release()
-    with pytest.raises(RedirtyError, match=f"cannot run {name}: .*{why}"):
-        started.check_started()
-
-
-def test_redirty_does_not_trace_itself() -> None:
-    with pytest.raises(RedirtyError, match="itself"):
-        targets.Pids([os.getpid()])
-
-
-def test_no_such_cgroup(tmp_path: Path) -> None:
-    with pytest.raises(RedirtyError, match="no cgroup /no/such"):
-        targets.find_cgroup("/no/such")
-    with pytest.raises(RedirtyError, match="no cgroup"):
-        targets.find_cgroup(str(tmp_path))

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from redirty.collector.attach import abi
-from redirty.collector.bitmap import PageSet, empty, from_pages
+from redirty.collector.analyze import summary
+from redirty.collector.bitmap import empty
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export import columns, files, recording
-from redirty.collector.export.recording import Meta, Recording, page_classes
+from redirty.collector.export.recording import Recording, page_classes
 from redirty.collector.export.stacks import StackFile
-from redirty.collector.host.mappings import Mapping, Mappings
 from redirty.collector.rounds import Round, SpaceRound
+
+from tests.unit.made_up import EVERYTHING, MAPPINGS, meta, one_round, pages
 
 # What users' scripts rely on, written out: a change here is a change to everyone's scripts.
 PROMISED = {
@@ -39,53 +38,6 @@ META = {
     *("schema", "redirty", "kernel", "page_size", "target", "probe", "arm", "started"),
     *("interval_s", "complete"),
 }
-EVERYTHING = frozenset(
-    {
-        *("write_faults", "first_touch", "write_protect", "cow", "mkwrite", "huge", "huge_wp"),
-        *("tlb", "tlb_time", "tlb_batch_time"),
-    }
-)
-
-
-def pages(*numbers: int) -> PageSet:
-    return from_pages(np.array(sorted(numbers), np.uint64))
-
-
-MAPPINGS = Mappings.of(
-    (
-        Mapping(0x10000, 0x20000, "rw-p", ""),
-        Mapping(0x20000, 0x30000, "rw-s", '/srv/a "quoted", name\nof lines'),
-        Mapping(0x30000, 0x31000, "r--p", "/srv/raw \udcff\udcfe bytes"),
-    )
-)
-
-
-def one_round(number: int, *, log: PageSet, missed: PageSet, present: PageSet) -> Round:
-    stats = np.zeros(2, abi.STATS)
-    stats["kinds"][1] = [10, 6, 4, 3, 2, 1, 0, 0]
-    stats["hist"][1, 200] = len(log)
-    stats["tlb"][1, abi.TLB_MM_RANGE] = (5, 7, 1, 2_000_000_000)
-    stats["tlb"][1, 3] = (4, 6, 0, 0)
-    stats["lost"][0] = 3
-    dirty = log | missed
-    space = SpaceRound(
-        pid=4321,
-        space=4321,
-        mappings=MAPPINGS,
-        present=present,
-        log=log,
-        missed=missed,
-        dirty=dirty,
-        redirtied=dirty & present,
-        scanned_pages=len(dirty),
-        stats=stats[1:2].copy(),
-    )
-    return Round(number, number * 1.0, 1.0, 0.0004, (space,), stats)
-
-
-def meta(features: frozenset[str] = EVERYTHING) -> Meta:
-    target = {"pids": [4321], "comm": "x", "cmdline": "x"}
-    return Meta(target, "fentry", "uffd", 1.0, "6.12.0-test", features)
 
 
 @pytest.fixture
@@ -183,6 +135,12 @@ def test_paths_survive_csv(recorded: Path) -> None:
         assert line, "lines end with CR LF"
 
 
+def test_a_report_shows_a_path_on_one_line(recorded: Path) -> None:
+    text = summary.as_text(summary.summarise(recorded))
+    (line,) = (line for line in text.splitlines() if "quoted" in line)
+    assert line.endswith('0x20000 /srv/a "quoted", name of lines')
+
+
 def test_tlb(recorded: Path) -> None:
     table = pd.read_csv(recorded / "tlb.csv")
     first = table[table["round"] == 0].set_index("reason")
@@ -252,69 +210,6 @@ def test_a_directory_that_is_there_is_left_alone(tmp_path: Path) -> None:
         Recording(tmp_path / "no" / "rec", meta())
 
 
-# ---- a disk that fills up ----
-
-
-@pytest.fixture
-def filling_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """os.write takes as many bytes as there is room for, then fails as a full disk does."""
-    room = [1 << 40]
-    real = os.write
-
-    def write(fd: int, data: bytes) -> int:
-        if room[0] <= 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = real(fd, bytes(data)[: room[0]])
-        room[0] -= written
-        return written
-
-    monkeypatch.setattr(os, "write", write)
-    yield room
-
-
-@pytest.mark.parametrize("room", [0, 1, 5, 13])
-def test_a_full_disk_leaves_whole_rows(room: int, tmp_path: Path, filling_disk: list[int]) -> None:
-    path = tmp_path / "x.csv"
-    file = files.CsvFile(path, ("a", "b"))
-    file.append([(1, 2), (3, None)])
-    whole = path.read_bytes()
-    assert whole == b"a,b\r\n1,2\r\n3,\r\n"
-    filling_disk[0] = room
-    with pytest.raises(RedirtyError, match=r"cannot write .*ENOSPC.*is kept"):
-        file.append([(4, 5), (6, 7), (8, 9)])
-    assert path.read_bytes() == whole
-    filling_disk[0] = 1 << 40
-    file.append([(10, 11)])
-    file.close()
-    assert path.read_bytes() == whole + b"10,11\r\n"
-
-
-def test_a_full_disk_keeps_the_file_that_was_to_be_replaced(
-    tmp_path: Path, filling_disk: list[int]
-) -> None:
-    path = tmp_path / "pages.csv"
-    files.replace(path, [b"old"])
-    filling_disk[0] = 3
-    with pytest.raises(RedirtyError, match="ENOSPC"):
-        files.replace(path, [b"new and ", b"longer"])
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["pages.csv"], "nothing is left beside it"
-
-
-def test_a_disk_that_fills_up_in_a_round_keeps_the_rounds_before(
-    tmp_path: Path, filling_disk: list[int]
-) -> None:
-    directory = tmp_path / "rec"
-    made = Recording(directory, meta())
-    made.add(one_round(0, log=pages(16), missed=pages(), present=pages()))
-    before = {p.name: p.read_bytes() for p in directory.iterdir()}
-    filling_disk[0] = 10
-    with pytest.raises(RedirtyError, match="kept"):
-        made.add(one_round(1, log=pages(16, 17), missed=pages(), present=pages()))
-    assert {p.name: p.read_bytes() for p in directory.iterdir()} == before
-    assert len(pd.read_csv(directory / "rounds.csv")) == made.rounds == 1
-
-
 # ---- parts ----
 
 
@@ -377,7 +272,7 @@ class Names:
 
 
 def test_stacks_are_folded_with_the_writer_last(tmp_path: Path) -> None:
-    file = StackFile(tmp_path, Stacks(), Names(), {77: "a;\nb"})
+    file = StackFile(tmp_path, Stacks(), Names(), {77: "a;\rb"})
     file.poll()
     file.close()
     assert (tmp_path / "stacks.folded").read_text().splitlines() == [

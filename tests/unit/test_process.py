@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
+from redirty.collector.family import Family
 from redirty.collector.host import process
 from redirty.collector.host.process import Process
 
@@ -72,6 +73,14 @@ def test_a_process_may_be_called_anything(name: str) -> None:
             assert held.cmdline[0] == sys.executable
         finally:
             held.close()
+
+
+@pytest.mark.parametrize("name", [*NAMES, "x\r", "\n\n", " x\n"], ids=repr)
+def test_its_name_is_noted_as_it_is(name: str) -> None:
+    with named(name) as program:
+        family = Family()
+        family.note(program.pid)
+        assert family.processes[program.pid]["comm"] == name
 
 
 def test_descendants_of_descendants() -> None:

@@ -28,6 +28,8 @@ from redirty.collector.errors import UsageError
         ("16Kibit", 2048),
         ("0.5TB", 0.5e12),
         (" 34MiB ", 34 * 1024**2),
+        (".5GB", 0.5e9),
+        ("1.GB", 1e9),
     ],
 )
 def test_rates(text: str, bytes_per_second: float) -> None:
@@ -38,7 +40,7 @@ def test_rates(text: str, bytes_per_second: float) -> None:
     "text",
     [
         *("", "MiB", "-1MiB", "1e9B", "10GBit", "10 Mega", "1,5GB", "0MiB", "0.0GB", "nanB"),
-        *("infB", "10GB/h", "0x10B", "1.GB", ".5GB", "10mB", "1GiBB"),
+        *("infB", "10GB/h", "0x10B", ".GB", "1.5.GB", "10mB", "1GiBB", "+1GB", "9" * 400 + "B"),
     ],
 )
 def test_bad_rates(text: str) -> None:
@@ -65,6 +67,10 @@ def test_a_rate_without_a_unit_is_said_to_have_none(text: str) -> None:
         ("0.25", 0.25),
         (" 3 s ", 3),
         ("0", 0),
+        (".1", 0.1),
+        (".5s", 0.5),
+        ("1.", 1),
+        ("1.s", 1),
     ],
 )
 def test_times(text: str, seconds: float) -> None:
@@ -72,7 +78,12 @@ def test_times(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "s", "-1s", "1e3", "1 day", "1,5s", "nan", "inf", "1s2", "1S"]
+    "text",
+    [
+        *("", "s", "-1s", "-.1", "1e3", "1 day", "1,5s", "nan", "inf", "-inf", "infinity", "1s2"),
+        *("1S", ".", ".s", "..5", "1..", "1.5.", "+1", "9" * 400, "9" * 307 + "h"),
+    ],
+    ids=lambda text: repr(text[:10]),
 )
 def test_bad_times(text: str) -> None:
     with pytest.raises(UsageError):

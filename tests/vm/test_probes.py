@@ -1,7 +1,7 @@
 """Every kind of probe and of arming in an emulated machine with a Debian kernel that has them all.
 
 The host this runs on may allow none of them, so what is seen here was seen in the guest: see
-guest_probes.py for the phases, each of which writes an exactly known set of pages.
+guest_phases.py for the phases, each of which writes an exactly known set of pages.
 """
 
 from __future__ import annotations
@@ -9,21 +9,16 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.tiers import require, require_program, require_root
-from tests.vm import initramfs, kernels, machine
+from tests.vm import machine
+from tests.vm.guest import REDIRTY, booted, in_guest
 from tests.workloads.driver import build
 
-KERNEL = "6.12"
 ARMS, PROBES = ("uffd", "soft-dirty"), ("fentry", "kprobe", "tracepoint")
 COMBINATIONS = [(arm, probe) for arm in ARMS for probe in PROBES]
-PYTHON = str(machine.PROJECT / ".venv/bin/python")
-REDIRTY = str(machine.PROJECT / ".venv/bin/redirty")
-SCRIPTS = Path(__file__).parent
 # A file system that asks before a shared page is written (page_mkwrite), which tmpfs does not.
 MAKE_EXT4 = """
 set -e
@@ -39,39 +34,12 @@ Run = dict[str, Any]
 pytestmark = pytest.mark.timeout(1800)
 
 
-def booted(append: str = "") -> machine.Vm:
-    """A machine that is not running yet; skips where there can be none."""
-    require_root()
-    require_program("qemu-system-x86_64", "qemu-system-x86")
-    require_program("mkfs.ext4", "e2fsprogs")
-    require_program("modprobe", "kmod")
-    require(initramfs.BUSYBOX.is_file(), "needs /bin/busybox (Debian package busybox-static)")
-    require(Path(PYTHON).is_file(), "needs the checkout's .venv (make setup)")
-    build()  # on this machine: the guest sees the programs, and has no time for a compiler
-    try:
-        return machine.Vm(KERNEL, append=append)
-    except kernels.KernelError as e:
-        require(False, f"needs Debian's kernel {KERNEL}: {e}")
-        raise
-
-
 @pytest.fixture(scope="module")
 def vm() -> Iterator[machine.Vm]:
     with booted() as running:
         done = running.run(["sh", "-c", MAKE_EXT4])
         assert done.exit_code == 0, done.stderr.decode()
         yield running
-
-
-def in_guest(vm: machine.Vm, script: str, *arguments: str, timeout_s: float = 900.0) -> Any:
-    """What a script of this directory says, as JSON."""
-    done = vm.run(
-        [PYTHON, str(SCRIPTS / script), *arguments],
-        env={"PYTHONPATH": str(machine.PROJECT)},
-        timeout_s=timeout_s,
-    )
-    assert done.exit_code == 0, done.stderr.decode()
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -277,40 +245,6 @@ def test_record(vm: machine.Vm) -> None:
     assert classes >= {"anon_private", "file_shared"}
     assert len(found["curve"]) > 10
     assert any(row["reason"] == "flush_tlb_mm_range" and row["time_s"] for row in found["tlb"])
-
-
-# ---- a kernel that is locked down ----
-
-
-def test_lockdown_is_explained() -> None:
-    """One machine for both modes: a running kernel can be locked further, never be opened."""
-    with booted("lockdown=integrity") as locked:
-        done = locked.run([REDIRTY, "check"])
-        text = done.stdout.decode()
-        assert done.exit_code == 0, text  # BPF may read, so nothing is in the way
-        assert "lockdown: integrity" in text
-        how = "--probe tracepoint --arm soft-dirty"
-        record = f"sleep 1000 & exec {REDIRTY} record -p $! {how} 100ms 2 -o /tmp/rec"
-        done = locked.run(["sh", "-c", record])
-        assert done.exit_code == 0, done.stderr.decode()
-
-        more = "echo confidentiality >/sys/kernel/security/lockdown"
-        assert locked.run(["sh", "-c", more]).exit_code == 0
-        done = locked.run([REDIRTY, "check"])
-        text = done.stdout.decode()
-        assert done.exit_code == 1, text
-        assert done.stderr == b""
-        assert "lockdown: confidentiality" in text
-        assert "tracing is not possible here" in text
-        for probe in PROBES:
-            (line,) = (line for line in text.splitlines() if f" {probe} " in line)
-            assert line.split()[0] == "no"
-            assert "locked down (confidentiality mode)" in line
-        done = locked.run(["sh", "-c", f"sleep 1000 & exec {REDIRTY} record -p $! -o /tmp/none"])
-        assert done.exit_code == 1
-        (line,) = done.stderr.decode().splitlines()
-        assert line.startswith("redirty: cannot trace on this kernel: ")
-        assert "locked down (confidentiality mode)" in line
 
 
 def test_the_workloads_are_built_here_not_in_the_guest() -> None:

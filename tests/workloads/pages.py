@@ -99,3 +99,8 @@ class Touched:
             answer.get("start_ns", 0),
             answer.get("end_ns", 0),
         )
+
+
+def areas_of(answer: Mapping[str, Any]) -> dict[str, Area]:
+    """The areas that an answer lists, by name."""
+    return {fields["name"]: Area.from_json(fields) for fields in answer.get("areas", [])}

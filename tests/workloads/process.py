@@ -19,7 +19,7 @@ from typing import Any, Self
 HERE = Path(__file__).resolve().parent
 
 Answer = dict[str, Any]
-"""One line of JSON. What is in it depends on the command; driver.py gives the common ones types."""
+"""One line of JSON. What is in it depends on the command; the classes that drive one give the common ones types."""
 
 
 class WorkloadError(RuntimeError):
@@ -152,3 +152,21 @@ class Program:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class ProgramWithFiles(Program):
+    """A program with files: in `directory`, or in a temporary one on the file system of the system's default."""
+
+    def __init__(self, directory: Path | str | None) -> None:
+        self._temporary = (
+            tempfile.TemporaryDirectory(prefix="workload-") if directory is None else None
+        )
+        self.directory = Path(self._temporary.name if self._temporary else str(directory))
+
+    def _start(self, name: str, arguments: Sequence[object], wrapper: Sequence[str]) -> None:
+        Program.__init__(self, name, arguments, wrapper=wrapper)
+
+    def close(self) -> None:
+        super().close()
+        if self._temporary:
+            self._temporary.cleanup()

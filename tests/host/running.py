@@ -1,0 +1,99 @@
+"""redirty as a user runs it: run_redirty() waits for it, start_redirty() does not."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.tiers import require
+
+REDIRTY = Path(sys.executable).with_name("redirty")
+_POLL_S = 0.02
+
+
+class ProgramError(RuntimeError):
+    """A program did not do what a test needs of it; the message ends with what it printed."""
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float, what: str) -> None:
+    """Waits until the condition holds. Errors: ProgramError after the time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ProgramError(f"{what}: not within {timeout_s:g} s")
+        time.sleep(_POLL_S)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a run of redirty ended. code: minus the signal when one ended it."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """What it said on stderr."""
+        return self.err.splitlines()
+
+
+def start_redirty(
+    *words: object, env: Mapping[str, str] | None = None, wrapper: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """Starts redirty in a process group of its own, so that a test may kill the group.
+
+    env: added to the environment. wrapper: a command that runs it.
+    """
+    require(REDIRTY.exists(), f"{REDIRTY} is not installed: run make setup")
+    return subprocess.Popen(
+        [*wrapper, str(REDIRTY), *map(str, words)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"} | (dict(env) if env else {}),
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = 60) -> Done:
+    """Waits for redirty's end. Errors: ProgramError, and it is gone."""
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, err = process.communicate()
+        raise ProgramError(f"redirty took more than {timeout_s:g} s: {err}") from None
+    return Done(process.returncode, out, err)
+
+
+def run_redirty(
+    *words: object,
+    timeout_s: float = 60,
+    env: Mapping[str, str] | None = None,
+    wrapper: Sequence[str] = (),
+) -> Done:
+    """Runs redirty to its end."""
+    return finish(start_redirty(*words, env=env, wrapper=wrapper), timeout_s)
+
+
+def processes_with(mark: str) -> set[int]:
+    """Every process that has the mark in the environment it was started with."""
+    found = set()
+    pattern = re.compile(rb"(?:^|\0)" + re.escape(mark.encode()) + rb"(?:\0|$)")
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                environment = Path("/proc", entry.name, "environ").read_bytes()
+            except OSError:
+                continue  # ended meanwhile, or the kernel does not show it
+            if pattern.search(environment):
+                found.add(int(entry.name))
+    return found

@@ -1,0 +1,79 @@
+"""Which rights root lacks, told from the mask in /proc/self/status."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from redirty.collector import capabilities
+from redirty.collector.arm import choose
+from redirty.collector.attach import trial
+from redirty.collector.errors import RedirtyError
+
+ALL = (1 << 41) - 1
+ADMIN, PERFMON, BPF, PTRACE = 1 << 21, 1 << 38, 1 << 39, 1 << 19
+
+
+def test_the_mask_is_found_whatever_the_process_is_called() -> None:
+    status = (
+        b"Name:\tx\\nCapEff:\t0\rCapEff:\t1\x0bCapEff: 2\nCapPrm:\t3\nCapEff:\t000001ffffffffff\n"
+    )
+    assert capabilities.effective(status) == ALL
+    own = Path("/proc/self/status").read_bytes()
+    assert f"{capabilities.effective(own):016x}".encode() in own
+
+
+@pytest.mark.parametrize(
+    ("mask", "lacking"),
+    [
+        (ALL, []),
+        (ADMIN, []),
+        (BPF | PERFMON, []),
+        (ALL & ~BPF & ~PERFMON, []),
+        (ALL & ~BPF & ~PERFMON & ~ADMIN, ["CAP_BPF", "CAP_PERFMON"]),
+        (ALL & ~BPF & ~ADMIN, ["CAP_BPF"]),
+        (PERFMON, ["CAP_BPF"]),
+        (BPF, ["CAP_PERFMON"]),
+        (0, ["CAP_BPF", "CAP_PERFMON"]),
+    ],
+)
+def test_sys_admin_has_the_rights_of_bpf_in_it(mask: int, lacking: list[str]) -> None:
+    assert capabilities.missing(capabilities.TRACING, mask) == lacking
+
+
+@pytest.mark.parametrize(("mask", "lacking"), [(ALL, []), (ALL & ~PTRACE, ["CAP_SYS_PTRACE"])])
+def test_but_not_that_to_trace_processes(mask: int, lacking: list[str]) -> None:
+    assert capabilities.missing(capabilities.PTRACE, mask) == lacking
+
+
+@pytest.fixture
+def root_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process as root with next to nothing."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(capabilities, "effective", lambda _: PTRACE)
+
+
+@pytest.mark.usefixtures("root_without")
+def test_what_is_lacking_is_named_in_place_of_the_kernel() -> None:
+    with pytest.raises(RedirtyError) as told:
+        choose.require_root()
+    reason = trial._reason("BPF on kprobes", PermissionError(1, "Operation not permitted"))
+    for text in (str(told.value), reason):
+        assert "needs CAP_BPF and CAP_PERFMON, which root does not have here" in text
+        assert "--cap-add" in text
+        assert "hardened" not in text
+
+
+def test_what_cannot_be_told_is_not_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    def strange(_: bytes) -> int:
+        raise ValueError
+
+    monkeypatch.setattr(capabilities, "effective", strange)
+    assert capabilities.root_lacks(capabilities.TRACING) is None
+
+
+def test_root_of_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capabilities, "effective", lambda _: ALL)
+    monkeypatch.setattr(capabilities, "_FIRST_USER_NAMESPACE", 1)
+    assert "user namespace" in (capabilities.root_lacks(capabilities.TRACING) or "")

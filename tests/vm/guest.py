@@ -1,0 +1,43 @@
+"""An emulated machine with a Debian kernel, as the tests boot it, and what runs in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.tiers import require, require_program, require_root
+from tests.vm import initramfs, kernels, machine
+from tests.workloads.driver import build
+
+KERNEL = "6.12"
+PYTHON = str(machine.PROJECT / ".venv/bin/python")
+REDIRTY = str(machine.PROJECT / ".venv/bin/redirty")
+SCRIPTS = Path(__file__).parent
+
+
+def booted(append: str = "") -> machine.Vm:
+    """A machine that is not running yet; skips where there can be none."""
+    require_root()
+    require_program("qemu-system-x86_64", "qemu-system-x86")
+    require_program("mkfs.ext4", "e2fsprogs")
+    require_program("modprobe", "kmod")
+    require(initramfs.BUSYBOX.is_file(), "needs /bin/busybox (Debian package busybox-static)")
+    require(Path(PYTHON).is_file(), "needs the checkout's .venv (make setup)")
+    build()  # on this machine: the guest sees the programs, and has no time for a compiler
+    try:
+        return machine.Vm(KERNEL, append=append)
+    except kernels.KernelError as e:
+        require(False, f"needs Debian's kernel {KERNEL}: {e}")
+        raise
+
+
+def in_guest(vm: machine.Vm, script: str, *arguments: str, timeout_s: float = 900.0) -> Any:
+    """What a script of this directory says, as JSON."""
+    done = vm.run(
+        [PYTHON, str(SCRIPTS / script), *arguments],
+        env={"PYTHONPATH": str(machine.PROJECT)},
+        timeout_s=timeout_s,
+    )
+    assert done.exit_code == 0, done.stderr.decode()
+    return json.loads(done.stdout)

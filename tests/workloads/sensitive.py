@@ -1,0 +1,91 @@
+"""Drives checksum, which notices any harm done to it, and hold, which is awkward to trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .pages import Pages, Touched, areas_of
+from .process import Answer, Program
+
+
+@dataclass(frozen=True)
+class ChecksumResult:
+    """`checks` counts the errors of each kind of check; first_detail says what the first of each was."""
+
+    ok: bool
+    errors: int
+    loops: int
+    checks: dict[str, int]
+    first_detail: dict[str, int]
+
+
+class Checksum(Program):
+    """Calculates and verifies until stopped; any harm done to it shows up as an error."""
+
+    def __init__(self, threads: int = 2, mib: int = 8, wrapper: Sequence[str] = ()) -> None:
+        super().__init__("checksum", [threads, mib], wrapper=wrapper)
+        self.areas = areas_of(self.greeting)
+
+    def cost(self) -> float:
+        """The present median cost in ns of a first write to a page, over one sweep of 8 MiB."""
+        median: float = self.command("cost")["median_ns"]
+        return median
+
+    def status(self) -> ChecksumResult:
+        """The result so far."""
+        return self._result(self.command("status"))
+
+    def stop(self) -> ChecksumResult:
+        """Ends the calculation, after one check of all memory, and the program."""
+        return self._result(self.command("stop", timeout_s=120))
+
+    @staticmethod
+    def _result(answer: Answer) -> ChecksumResult:
+        return ChecksumResult(**answer)
+
+
+@dataclass(frozen=True)
+class Child:
+    """A short-lived child of Hold, and the pages that it wrote."""
+
+    pid: int
+    pages: Pages
+
+
+class Hold(Program):
+    """A target that is awkward to trace; `mode` is one of those at the top of hold.c."""
+
+    def __init__(self, mode: str = "sleep", wrapper: Sequence[str] = ()) -> None:
+        super().__init__("hold", [mode], wrapper=wrapper)
+        self.areas = areas_of(self.greeting)
+
+    def write(self, first: int, count: int = 1) -> Touched:
+        """Writes pages of `area`."""
+        return Touched.from_json(self.areas["area"], self.command("write", first, count))
+
+    def handled(self) -> int:
+        """How many faults its own userfaultfd has served."""
+        count: int = self.command("handled")["handled"]
+        return count
+
+    def exec(self) -> None:
+        """Has it exec itself: same pid, new address space, new areas."""
+        self.greeting = self.command("exec")
+        self.areas = areas_of(self.greeting)
+
+    def children(
+        self, count: int, pages: int = 1, life_ms: int = 0, chain: bool = False
+    ) -> list[Child]:
+        """Runs short-lived children one after the other, or each as the parent of the next (chain); each
+        writes `pages` pages of its copy of the area `children` and lives for life_ms after that."""
+        answer = self.command(
+            "children",
+            count,
+            pages,
+            life_ms,
+            "chain" if chain else "flat",
+            timeout_s=60 + count * life_ms / 1000,
+        )
+        area = self.areas["children"]
+        return [Child(child["pid"], area.expand(child["ranges"])) for child in answer["children"]]

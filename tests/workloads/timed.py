@@ -1,0 +1,134 @@
+"""Drives the programs that are measured, or measured against: sweep, scanfloor, writer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from .pages import areas_of
+from .process import Answer, Program, ProgramWithFiles
+
+
+@dataclass(frozen=True)
+class SweepTime:
+    """How long it took to touch so many pages."""
+
+    pages: int
+    ns: int
+    ns_per_page: float
+
+    @classmethod
+    def from_json(cls, answer: Answer) -> Self:
+        return cls(answer["pages"], answer["ns"], answer["ns_per_page"])
+
+
+class Sweep(ProgramWithFiles):
+    """Writes prepared memory page by page, and times it. kind: anon, thp, memfd or file."""
+
+    def __init__(
+        self,
+        mib: int = 512,
+        kind: str = "anon",
+        threads: int = 1,
+        directory: Path | str | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        super().__init__(directory)
+        self._start("sweep", [mib, kind, threads, self.directory], wrapper)
+        self.area = areas_of(self.greeting)["sweep"]
+
+    def sweep(self, stride: int = 1, first: int = 0, count: int = 0, threads: int = 1) -> SweepTime:
+        """Rewrites one word in every stride-th page, from page `first` on; 0 for all there are."""
+        answer = self.command(
+            "sweep", f"stride={stride}", f"first={first}", f"count={count}", f"threads={threads}"
+        )
+        return SweepTime.from_json(answer)
+
+    def touch(self, mib: int = 64, thp: bool = False) -> SweepTime:
+        """Maps fresh memory and touches it: the cost of a first fault."""
+        return SweepTime.from_json(self.command("touch", f"mib={mib}", f"thp={int(thp)}"))
+
+    def filetouch(self, path: Path | str) -> SweepTime:
+        """Maps a file and reads a byte of each page, in random order. The path has no spaces."""
+        return SweepTime.from_json(self.command("filetouch", path))
+
+    def flood(self, seconds: int, threads: int = 1, mib: int = 2) -> Answer:
+        """Maps, touches and unmaps as fast as it goes; answers pages, faults, ns, faults_per_s."""
+        return self.command("flood", seconds, threads, f"mib={mib}", timeout_s=seconds + 60)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan, or the medians of several: ns on the wall, cpu_ns on a processor. regions, pages and
+    calls are sums over all rounds."""
+
+    ns: int
+    cpu_ns: int
+    regions: int
+    pages: int
+    calls: int
+    rounds: int
+    ns_min: int
+    ns_max: int
+
+
+class ScanFloor(Program):
+    """Scans and write-protects a process as quickly as C can: the floor for benchmarks."""
+
+    def __init__(
+        self, pid: int, rounds: int = 1, mode: str = "all", wrapper: Sequence[str] = ()
+    ) -> None:
+        """mode: all (categories), or written, which takes the kernel's quick way."""
+        super().__init__("scanfloor", [pid, rounds, mode], wrapper=wrapper)
+
+    def scan(self) -> Scan:
+        """Scans `rounds` times."""
+        answer = self.command("scan")
+        answer.pop("ok")
+        return Scan(**answer)
+
+
+@dataclass(frozen=True)
+class WriteRun:
+    """A run of the known-rate writer; times are CLOCK_MONOTONIC, latest_ns its latest wake-up."""
+
+    writes: int
+    distinct: int
+    start_ns: int
+    end_ns: int
+    latest_ns: int
+
+
+class Writer(Program):
+    """Writes `rate` pages a second over `pages` pages, in order (cyclic) or at random (uniform)."""
+
+    def __init__(self, mib: int = 64, wrapper: Sequence[str] = ()) -> None:
+        super().__init__("writer", [mib], wrapper=wrapper)
+        self.area = areas_of(self.greeting)["writer"]
+
+    def start(self, pattern: str, rate: int, pages: int, seconds: int, seed: int = 1) -> None:
+        """Starts a run and returns at once; finish() waits for it."""
+        self.send("run", pattern, rate, pages, seconds, seed)
+
+    def finish(self, timeout_s: float = 600) -> WriteRun:
+        """Waits for the end of the run."""
+        answer = self.receive(timeout_s)
+        answer.pop("ok")
+        return WriteRun(**answer)
+
+    def run(self, pattern: str, rate: int, pages: int, seconds: int, seed: int = 1) -> WriteRun:
+        """Runs from start to end."""
+        self.start(pattern, rate, pages, seconds, seed)
+        return self.finish(seconds + 60)
+
+
+def expected_distinct(pattern: str, rate: float, pages: int, seconds: float) -> float:
+    """W(t) of the known-rate writer in closed form, in pages (the expected value, when uniform)."""
+    writes = rate * seconds
+    if pattern == "cyclic":
+        return min(float(pages), writes)
+    return float(pages * -np.expm1(writes * np.log1p(-1.0 / pages)))
