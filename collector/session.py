@@ -27,7 +27,7 @@ from redirty.collector.family import Family
 from redirty.collector.host.command import Command
 from redirty.collector.host.process import regions_for
 from redirty.collector.host.targets import Cgroup, Pids, TargetSet, Tree
-from redirty.collector.memory import keep_freed_memory
+from redirty.collector.memory import give_back_freed_memory, keep_freed_memory
 from redirty.collector.rounds import Recorder, Round
 
 log = logging.getLogger(__name__)
@@ -108,6 +108,7 @@ class Session:
             if self.plan.target.follow_fork:
                 self.family.listen()  # pyroute2 takes a while to import: before anything is armed
             tracer = Tracer(self._options())
+            give_back_freed_memory()
             recorder = Recorder(tracer, self.plan.target, way, injector)
             if isinstance(self.plan.target, Command):
                 start_command(recorder, self.plan.target)

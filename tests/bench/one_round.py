@@ -19,7 +19,7 @@ from redirty.collector.arm.injection import Injector
 from redirty.collector.attach.tracer import Options, Tracer
 from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.host.targets import Pids
-from redirty.collector.memory import keep_freed_memory
+from redirty.collector.memory import give_back_freed_memory, keep_freed_memory
 from redirty.collector.rounds import Recorder
 from redirty.collector.space import Space
 
@@ -85,6 +85,7 @@ def main() -> None:
         for name in ("look", "arm", "settle"):
             setattr(Space, name, parts.timed(name, getattr(Space, name)))
         recorder = Recorder(tracer, Pids([sweep.pid]), "uffd", injector)
+        give_back_freed_memory()
         before_kib = memory_kib("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
         recorder.begin()
