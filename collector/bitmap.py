@@ -232,3 +232,31 @@ def _rank(pages: PageSet, before: npt.NDArray[np.int64], limit: U64) -> npt.NDAr
     below = (np.uint64(1) << (limit & np.uint64(63))) - np.uint64(1)
     partial = before[clipped * WORDS_PER_REGION + column] + np.bitwise_count(word & below)
     return np.where(inside, partial, before[rows * WORDS_PER_REGION]).astype(np.int64)
+
+
+def full_runs(pages: PageSet, least: int, most: int) -> list[tuple[int, int]]:
+    """Runs of region numbers [first, last) of which every page is in the set: at most so many, the
+    longest ones, ascending, each of at least so many regions."""
+    keys = pages.keys[np.bitwise_and.reduce(pages.words, axis=1) == _ONES].astype(np.int64)
+    if len(keys) < least:
+        return []
+    first, last = int(keys[0]), int(keys[-1]) + 1
+    if last - first == len(keys):
+        return [(first, last)]
+    cuts = np.flatnonzero(np.diff(keys) != 1)
+    firsts = keys[np.concatenate(([0], cuts + 1))]
+    lasts = keys[np.concatenate((cuts, [len(keys) - 1]))] + 1
+    longest = np.argsort(firsts - lasts, kind="stable")[:most]
+    chosen = np.sort(longest[(lasts - firsts)[longest] >= least])
+    return list(zip(firsts[chosen].tolist(), lasts[chosen].tolist(), strict=True))
+
+
+def spans(pages: PageSet, gap: int = 2) -> list[tuple[int, int]]:
+    """Runs of region numbers [first, last) that cover the pages, joined over small gaps."""
+    keys = pages.keys[pages.words.any(axis=1)].astype(np.int64)
+    if len(keys) == 0:
+        return []
+    cuts = np.flatnonzero(np.diff(keys) > gap)
+    firsts = keys[np.concatenate(([0], cuts + 1))]
+    lasts = keys[np.concatenate((cuts, [len(keys) - 1]))] + 1
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))

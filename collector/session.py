@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import platform
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from redirty.collector.arm.base import GoneError
 from redirty.collector.arm.choose import choose
 from redirty.collector.arm.injection import Injector
 from redirty.collector.attach.tracer import Options, Tracer
 from redirty.collector.errors import RedirtyError, TargetEndedError
-from redirty.collector.export.events import EventFile
-from redirty.collector.export.files import FirstError, require_new
-from redirty.collector.export.recording import Meta, Recording
-from redirty.collector.export.stacks import StackFile
+from redirty.collector.export.files import require_new
 from redirty.collector.family import Family
 from redirty.collector.host.command import Command
 from redirty.collector.host.process import regions_for
-from redirty.collector.host.targets import Cgroup, Pids, TargetSet, Tree
 from redirty.collector.memory import give_back_freed_memory, keep_freed_memory
+from redirty.collector.outputs import Outputs
+from redirty.collector.plan import Plan
 from redirty.collector.rounds import Recorder, Round
 
 log = logging.getLogger(__name__)
@@ -35,26 +28,6 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.25
 _EVENT_TICK_S = 0.02  # the ring must not fill up in between
 _SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to record. interval_s > 0; count: rounds, 0: no limit; duration_s: 0: no limit."""
-
-    target: TargetSet
-    directory: Path
-    interval_s: float = 1.0
-    count: int = 0
-    duration_s: float = 0.0
-    arm: str = "auto"
-    probe: str = "auto"
-    events: bool = False
-    stacks: bool = False
-
-    @property
-    def bounded(self) -> bool:
-        """Whether it ends by itself."""
-        return bool(self.count or self.duration_s)
 
 
 class Session:
@@ -75,9 +48,7 @@ class Session:
         self.lost_events = 0
         self.by_log_only = 0
         self.family = Family()
-        self._events: EventFile | None = None
-        self._stacks: StackFile | None = None
-        self._recording: Recording | None = None
+        self._outputs: Outputs | None = None
 
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """Ends it at the next occasion; what is done is kept."""
@@ -114,7 +85,7 @@ class Session:
                 start_command(recorder, self.plan.target)
             else:
                 recorder.begin()
-            self._open(recorder)
+            self._outputs = Outputs(self.plan, recorder, self.family)
             self.on_armed()
             self._loop(recorder)
         finally:
@@ -142,45 +113,6 @@ class Session:
             follow_fork=many,
         )
 
-    def _open(self, recorder: Recorder) -> None:
-        for space in recorder.spaces.values():
-            self.family.note(space.pid)
-        plan = self.plan
-        started = datetime.fromtimestamp(
-            time.time() - (time.monotonic_ns() - recorder.started_ns) / 1e9, tz=UTC
-        )
-        meta = Meta(
-            target=self._target(recorder),
-            probe=recorder.tracer.probe,
-            arm=recorder.members.way,
-            interval_s=plan.interval_s,
-            kernel=platform.release(),
-            features=recorder.tracer.attached,
-            extra={"refused_probes": recorder.tracer.refused, "stopped_s": _stopped(recorder)},
-            started=started,
-        )
-        self._recording = Recording(plan.directory, meta)
-        if plan.events:
-            self._events = EventFile(plan.directory, recorder.started_ns)
-        if plan.stacks:
-            names = {pid: str(p["comm"]) for pid, p in self.family.processes.items()}
-            self._stacks = StackFile(
-                plan.directory, recorder.tracer, recorder.tracer.symbols(), names
-            )
-
-    def _target(self, recorder: Recorder) -> dict[str, Any]:
-        processes = sorted(self.family.processes.values(), key=lambda p: int(p["pid"]))
-        kinds = {Pids: "pids", Tree: "tree", Cgroup: "cgroup", Command: "command"}
-        first = processes[0] if processes else {}
-        return {
-            "kind": kinds.get(type(self.plan.target), "other"),
-            "description": self.plan.target.description,
-            "pids": [p["pid"] for p in processes],
-            "comm": first.get("comm", ""),
-            "cmdline": first.get("cmdline", ""),
-            "processes": processes,
-        }
-
     # ---- rounds ----
 
     def _loop(self, recorder: Recorder) -> None:
@@ -192,7 +124,7 @@ class Session:
                 outcome == "ended" and isinstance(plan.target, Command) and not plan.bounded
             )
             if to_its_end:
-                self._add(recorder.last_round(), recorder)
+                self._add(recorder.last_round())
         except BaseException:
             recorder.close()
             with contextlib.suppress(RedirtyError):  # the first error is the one to tell
@@ -225,7 +157,7 @@ class Session:
                 result = recorder.end_round()
             except (TargetEndedError, GoneError):
                 return "ended"
-            self._add(result, recorder)
+            self._add(result)
             # Missed boundaries are skipped, not made up for: the schedule never drifts.
             elapsed = time.monotonic() - start
             boundary = max(boundary + 1, int(elapsed / plan.interval_s) + 1)
@@ -238,68 +170,30 @@ class Session:
 
     def _wait(self, recorder: Recorder, due: float) -> bool:
         """Sleeps until a boundary, or an interruption. False: the target ended."""
-        tick_s = _EVENT_TICK_S if self._events else _TICK_S
+        assert self._outputs is not None
+        tick_s = _EVENT_TICK_S if self.plan.events else _TICK_S
         while not (self.interrupted or self._finished):
             step = min(due, time.monotonic() + _TICK_S)
-            if not recorder.wait(step, lambda: self._tick(recorder), tick_s):
+            if not recorder.wait(step, self._outputs.tick, tick_s):
                 return False
             if step >= due:
                 break
         return True
 
-    def _tick(self, recorder: Recorder) -> None:
-        ring = recorder.tracer.ring
-        if ring is not None and self._events is not None:
-            self._events.add(ring.take())
-        if self._stacks is not None:
-            self._stacks.poll()
-        if self.plan.target.follow_fork:
-            self.family.poll()
-
-    def _add(self, result: Round, recorder: Recorder) -> None:
-        assert self._recording is not None
-        self._tick(recorder)
-        for space in result.spaces:
-            if space.pid not in self.family.processes:
-                self.family.note(space.pid)
-        self._recording.add(result)
+    def _add(self, result: Round) -> None:
+        assert self._outputs is not None
+        self._outputs.tick()
+        self._outputs.add(result)
         self.rounds += 1
         self.lost_events += int(result.stats["lost"].sum() + result.stats["lost_events"].sum())
         self.on_round(result)
 
     def _finish(self, recorder: Recorder, *, complete: bool) -> None:
-        assert self._recording is not None
-        errors = FirstError()
-        if self._events is not None:
-            with errors.kept():
-                if recorder.tracer.ring is not None:
-                    self._events.add(recorder.tracer.ring.take())
-                self._events.close()
-        if self._stacks is not None:
-            with errors.kept():
-                self._stacks.close()
+        assert self._outputs is not None
         self.by_log_only = recorder.members.by_log_only
-        self._recording.meta.target = self._target(recorder)
-        with errors.kept():
-            self._recording.close(
-                complete=complete and errors.error is None,
-                extra={
-                    "stopped_s": _stopped(recorder),
-                    "by_log_only": recorder.members.by_log_only,
-                    "lost_events": self.lost_events,
-                    **self._exit_status(),
-                },
-            )
-        errors.tell()
-
-    def _exit_status(self) -> dict[str, int | None]:
         target = self.plan.target
-        return {"exit_status": target.reap()} if isinstance(target, Command) else {}
-
-
-def _stopped(recorder: Recorder) -> float:
-    """For how long, in all, processes of the target stood still to be armed: seconds."""
-    return round(recorder.members.stopped_s, 6)
+        exit_status = {"exit_status": target.reap()} if isinstance(target, Command) else {}
+        self._outputs.close(complete=complete, lost_events=self.lost_events, extra=exit_status)
 
 
 def start_command(recorder: Recorder, command: Command) -> None:

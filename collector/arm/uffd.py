@@ -24,6 +24,8 @@ from redirty.collector.bitmap import (
     count_in,
     empty,
     from_ranges,
+    full_runs,
+    spans,
 )
 from redirty.collector.errors import why
 from redirty.collector.host.mappings import Mapping, Mappings
@@ -40,7 +42,6 @@ _PREPARE_EACH, _PREPARE_ALL = 256 << 20, 1 << 30
 
 # Runs of full regions (2 MiB each) worth a system call of their own, and how many of them.
 _LEAST_RUN, _MOST_RUNS = 16, 256
-_ALL_PAGES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 _SWAP_TYPE_MARKER = np.uint64(31)  # include/linux/swapops.h: the last of the 32 swap types
 
@@ -196,9 +197,10 @@ class UffdArmed:
         where no page is, and would make page tables for all that a program has only reserved, so
         everywhere else the pages that are there are asked for (15 ns each).
         """
+        runs = full_runs(present, _LEAST_RUN, _MOST_RUNS) if present is not None else []
         found = []
         at = 0
-        for first, last in _full_runs(present):
+        for first, last in runs:
             if last << REGION_SHIFT > mappings.items[-1].end:
                 break  # unmapped since it was looked at
             found.append(self._protect_present(at, first << REGION_SHIFT))
@@ -235,7 +237,7 @@ class UffdArmed:
                 anyof=pm.PRESENT | pm.SWAPPED,
                 returned=returned,
             )
-            for first, last in _spans(candidates)
+            for first, last in spans(candidates)
             if first << REGION_SHIFT < end
         ]
         if not found:
@@ -259,7 +261,7 @@ class UffdArmed:
         start = first << PAGE_SHIFT
         if start >= end:
             return empty()
-        swap = _swapped_kib(self.pid)
+        swap = pm.swapped_kib(self.pid)
         kinds = pm.PRESENT | (pm.SWAPPED if swap else 0)
         regions = self._scan(start, end, mask=0, anyof=kinds, returned=kinds)
         if not swap:
@@ -273,7 +275,7 @@ class UffdArmed:
         if len(pages.keys) == 0:
             return pages
         real = []
-        for first, last in _spans(pages):
+        for first, last in spans(pages):
             entries = self._pagemap.entries(first << 9, (last - first) << 9)
             swapped = (entries & pm.ENTRY_SWAPPED) != 0
             marker = (entries & np.uint64(31)) == _SWAP_TYPE_MARKER
@@ -289,44 +291,3 @@ class UffdArmed:
             os.close(self._fd)
             self._pagemap.close()
             self._fd = -1
-
-
-def _full_runs(pages: PageSet | None) -> list[tuple[int, int]]:
-    """Runs of region numbers [first, last) of which every page is in the set: the longest ones,
-    ascending."""
-    if pages is None:
-        return []
-    keys = pages.keys[np.bitwise_and.reduce(pages.words, axis=1) == _ALL_PAGES].astype(np.int64)
-    if len(keys) < _LEAST_RUN:
-        return []
-    first, last = int(keys[0]), int(keys[-1]) + 1
-    if last - first == len(keys):
-        return [(first, last)]
-    cuts = np.flatnonzero(np.diff(keys) != 1)
-    firsts = keys[np.concatenate(([0], cuts + 1))]
-    lasts = keys[np.concatenate((cuts, [len(keys) - 1]))] + 1
-    longest = np.argsort(firsts - lasts, kind="stable")[:_MOST_RUNS]
-    chosen = np.sort(longest[(lasts - firsts)[longest] >= _LEAST_RUN])
-    return list(zip(firsts[chosen].tolist(), lasts[chosen].tolist(), strict=True))
-
-
-def _spans(pages: PageSet, gap: int = 2) -> list[tuple[int, int]]:
-    """Runs of region numbers [first, last) that cover the pages, joined over small gaps."""
-    keys = pages.keys[pages.words.any(axis=1)].astype(np.int64)
-    if len(keys) == 0:
-        return []
-    cuts = np.flatnonzero(np.diff(keys) > gap)
-    firsts = keys[np.concatenate(([0], cuts + 1))]
-    lasts = keys[np.concatenate((cuts, [len(keys) - 1]))] + 1
-    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
-
-
-def _swapped_kib(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/status", "rb") as status:  # noqa: PTH123 - once a round, kept bare
-            for line in status:
-                if line.startswith(b"VmSwap:"):
-                    return int(line.split()[1])
-    except OSError:
-        pass
-    return 0

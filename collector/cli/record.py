@@ -69,7 +69,8 @@ def run(options: argparse.Namespace) -> int:
     require_new(directory)
     require_root()
     target = target_of(options)
-    from redirty.collector.session import Plan, Session
+    from redirty.collector.plan import Plan
+    from redirty.collector.session import Session
 
     plan = Plan(
         target=target,

@@ -1,0 +1,114 @@
+"""What a session writes: the recording, and with the switches events and stacks."""
+
+from __future__ import annotations
+
+import platform
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from redirty.collector.export.events import EventFile
+from redirty.collector.export.files import FirstError
+from redirty.collector.export.recording import Meta, Recording
+from redirty.collector.export.stacks import StackFile
+from redirty.collector.family import Family
+from redirty.collector.host.command import Command
+from redirty.collector.host.targets import Cgroup, Pids, Tree
+from redirty.collector.plan import Plan
+from redirty.collector.rounds import Recorder, Round
+
+
+class Outputs:
+    """The files of a recording that has begun. Use: tick() many times a second, add() after each
+    round, close().
+
+    Errors: RedirtyError when a file cannot be written.
+    """
+
+    def __init__(self, plan: Plan, recorder: Recorder, family: Family) -> None:
+        self._plan = plan
+        self._recorder = recorder
+        self._family = family
+        self._events: EventFile | None = None
+        self._stacks: StackFile | None = None
+        tracer = recorder.tracer
+        for space in recorder.spaces.values():
+            family.note(space.pid)
+        started = datetime.fromtimestamp(
+            time.time() - (time.monotonic_ns() - recorder.started_ns) / 1e9, tz=UTC
+        )
+        meta = Meta(
+            target=self._target(),
+            probe=tracer.probe,
+            arm=recorder.members.way,
+            interval_s=plan.interval_s,
+            kernel=platform.release(),
+            features=tracer.attached,
+            extra={"refused_probes": tracer.refused, "stopped_s": self._stopped_s()},
+            started=started,
+        )
+        self._recording = Recording(plan.directory, meta)
+        if plan.events:
+            self._events = EventFile(plan.directory, recorder.started_ns)
+        if plan.stacks:
+            names = {pid: str(p["comm"]) for pid, p in family.processes.items()}
+            self._stacks = StackFile(plan.directory, tracer, tracer.symbols(), names)
+
+    def _target(self) -> dict[str, Any]:
+        processes = sorted(self._family.processes.values(), key=lambda p: int(p["pid"]))
+        target = self._plan.target
+        kinds = {Pids: "pids", Tree: "tree", Cgroup: "cgroup", Command: "command"}
+        first = processes[0] if processes else {}
+        return {
+            "kind": kinds.get(type(target), "other"),
+            "description": target.description,
+            "pids": [p["pid"] for p in processes],
+            "comm": first.get("comm", ""),
+            "cmdline": first.get("cmdline", ""),
+            "processes": processes,
+        }
+
+    def _stopped_s(self) -> float:
+        """For how long, in all, processes of the target stood still to be armed."""
+        return round(self._recorder.members.stopped_s, 6)
+
+    def tick(self) -> None:
+        """Takes what would be lost when nobody came for long: events, names of processes."""
+        ring = self._recorder.tracer.ring
+        if ring is not None and self._events is not None:
+            self._events.add(ring.take())
+        if self._stacks is not None:
+            self._stacks.poll()
+        if self._plan.target.follow_fork:
+            self._family.poll()
+
+    def add(self, result: Round) -> None:
+        """Writes a round down."""
+        for space in result.spaces:
+            if space.pid not in self._family.processes:
+                self._family.note(space.pid)
+        self._recording.add(result)
+
+    def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
+        """Writes the rest; every file is tried."""
+        errors = FirstError()
+        if self._events is not None:
+            with errors.kept():
+                if self._recorder.tracer.ring is not None:
+                    self._events.add(self._recorder.tracer.ring.take())
+                self._events.close()
+        if self._stacks is not None:
+            with errors.kept():
+                self._stacks.close()
+        self._recording.meta.target = self._target()
+        with errors.kept():
+            self._recording.close(
+                complete=complete and errors.error is None,
+                extra={
+                    "stopped_s": self._stopped_s(),
+                    "by_log_only": self._recorder.members.by_log_only,
+                    "lost_events": lost_events,
+                    **extra,
+                },
+            )
+        errors.tell()

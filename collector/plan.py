@@ -1,0 +1,28 @@
+"""What is to be recorded, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from redirty.collector.host.targets import TargetSet
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to record. interval_s > 0; count: rounds, 0: no limit; duration_s: 0: no limit."""
+
+    target: TargetSet
+    directory: Path
+    interval_s: float = 1.0
+    count: int = 0
+    duration_s: float = 0.0
+    arm: str = "auto"
+    probe: str = "auto"
+    events: bool = False
+    stacks: bool = False
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it ends by itself."""
+        return bool(self.count or self.duration_s)
