@@ -12,7 +12,7 @@ from .initramfs import guest_parameters, make_initramfs
 from .pages import PAGE_BYTES, Area, Pages, Touched, digest, expand, union
 from .phases import DEFAULT_AREAS, Phases
 from .process import Answer, Program, WorkloadError, build
-from .sensitive import Checksum, ChecksumResult, Child, Hold
+from .sensitive import Checksum, ChecksumResult, Child, Cost, Hold
 from .timed import Scan, ScanFloor, Sweep, SweepTime, Writer, WriteRun, expected_distinct
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Checksum",
     "ChecksumResult",
     "Child",
+    "Cost",
     "Hold",
     "Pages",
     "Phases",
