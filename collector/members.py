@@ -36,6 +36,7 @@ class Members:
         self.spaces: dict[int, Space] = {}
         self.stopped_s = 0.0
         self.by_log_only = 0
+        self._pinned_kib: dict[int, int] = {}  # of spaces let go of
         self._free_slots = list(range(tracer.options.slots - 1, 0, -1))
         self._slots_to_free: list[int] = []
 
@@ -154,10 +155,19 @@ class Members:
             space = self.spaces.pop(number)
             if space.slot:
                 self._slots_to_free.append(space.slot)
+            self._pinned_kib[number] = space.pinned_kib
             space.close()
+
+    def pinned_kib(self) -> int:
+        """How much memory was pinned, and could be written unseen: the most of each process."""
+        living = {number: space.pinned_kib for number, space in self.spaces.items()}
+        return sum((self._pinned_kib | living).values())
 
     def close(self) -> None:
         """Unprotects all memory and lets go of all processes."""
-        for space in self.spaces.values():
+        for number, space in self.spaces.items():
+            if not space.gone and space.process.alive():
+                space.look_at_pinned()
+            self._pinned_kib[number] = space.pinned_kib
             space.close()
         self.spaces = {}

@@ -107,6 +107,7 @@ class Outputs:
                 extra={
                     "stopped_s": self._stopped_s(),
                     "by_log_only": self._recorder.members.by_log_only,
+                    "pinned_kib": self._recorder.members.pinned_kib(),
                     "lost_events": lost_events,
                     **extra,
                 },

@@ -35,6 +35,7 @@ def summarise(directory: Path) -> dict[str, Any]:
         "rounds": len(rounds),
         "duration_s": round(duration_s, 6),
         "refused_probes": meta.get("refused_probes", {}),
+        "pinned_kib": meta.get("pinned_kib"),
     }
     for column in ("dirty_pages", "redirtied_pages", "new_pages", "write_faults"):
         total = int(rounds[column].sum())
@@ -212,6 +213,11 @@ def _fault_lines(s: dict[str, Any]) -> list[str]:
         )
     else:
         lines.append("missed: 0 pages, the log saw all that the page tables tell")
+    if s["pinned_kib"]:
+        lines.append(
+            f"pinned: {s['pinned_kib']} KiB, where io_uring or a device can write unseen: not in "
+            "the counts"
+        )
     lost = s["lost_events"]
     lines.append(
         f"lost: {lost} events"

@@ -35,6 +35,39 @@ def zero_page_frame() -> int:
     return int(entry[0] & pm.ENTRY_FRAME)
 
 
+class HugetlbMappings:
+    """Which mappings of a process are of hugetlb pages: the kernel keeps no soft-dirty bits for
+    those and does not protect them, so that all their pages have to count as written."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._known: Mappings | None = None
+        self._starts: frozenset[int] = frozenset()
+
+    def starts(self, mappings: Mappings) -> frozenset[int]:
+        """Addresses at which mappings of hugetlb pages begin."""
+        if not pm.hugetlb_kib(self._pid):
+            return frozenset()
+        if mappings is not self._known:
+            self._starts, self._known = self._look(), mappings
+        return self._starts
+
+    def _look(self) -> frozenset[int]:
+        """From the flag "ht" of /proc/PID/smaps (filesystems/proc.rst)."""
+        found, start = set(), 0
+        try:
+            with open(f"/proc/{self._pid}/smaps", "rb") as smaps:  # noqa: PTH123
+                for line in smaps:
+                    name, _, rest = line.partition(b" ")
+                    if not name.endswith(b":"):
+                        start = int(name.partition(b"-")[0], 16)
+                    elif name == b"VmFlags:" and b"ht" in rest.split():
+                        found.add(start)
+        except OSError:
+            pass  # gone: the next reading of its page tables tells
+        return frozenset(found)
+
+
 class SoftDirtyArmed:
     """An address space armed through its soft-dirty bits. The target is not stopped for it."""
 
@@ -53,6 +86,7 @@ class SoftDirtyArmed:
                 f"cannot arm process {pid} with soft-dirty bits: {why(e)}", e.errno or 0
             ) from None
         self._last_entries: tuple[PageSet, PageSet] = (empty(), empty())
+        self._huge = HugetlbMappings(pid)
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
         """See Armed."""
@@ -78,6 +112,7 @@ class SoftDirtyArmed:
         written: list[PageSet] = []
         present: list[PageSet] = []
         zero = np.uint64(zero_page_frame())
+        huge = self._huge.starts(mappings)
         for mapping in mappings.items:
             shared = mapping.perms[3] == "s"
             page, last = mapping.start >> PAGE_SHIFT, mapping.end >> PAGE_SHIFT
@@ -87,6 +122,8 @@ class SoftDirtyArmed:
                     break
                 here = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_SWAPPED)) != 0
                 soft = here & ((entries & pm.ENTRY_SOFT_DIRTY) != 0)
+                if mapping.start in huge and (not shared or mapping.perms[1] == "w"):
+                    soft = here
                 # A mapping is soft-dirty as a whole until the first clearing after it was made,
                 # so pages only read since then carry the bit as well.
                 real = soft

@@ -74,6 +74,7 @@ class UffdArmed:
         self._known: Mappings | None = None
         self._registered: frozenset[Mapping] = frozenset()
         self._refused: set[Mapping] = set()
+        self._for_good: set[Mapping] = set()  # of them those that no later try can change
         self._prepared: set[Mapping] = set()
         self._room = _PREPARE_ALL
         self._found = empty()  # written before the mapping was under the descriptor
@@ -104,11 +105,13 @@ class UffdArmed:
         self._prepared.difference_update(new)
         self._room = _PREPARE_ALL - sum(m.end - m.start for m in self._prepared)
         for mapping in dict.fromkeys(new):
-            if mapping not in self._refused:
+            if mapping not in self._for_good:
+                self._refused.discard(mapping)
                 self._register_one(mapping)
         self._known = mappings
         self._registered = frozenset(mappings.items)
         self._refused &= self._registered
+        self._for_good &= self._registered
         self.unarmed = len(self._refused)
 
     def _strays(self, mappings: Mappings) -> PageSet:
@@ -121,7 +124,9 @@ class UffdArmed:
             anyof=pm.PRESENT | pm.SWAPPED,
             returned=pm.PRESENT,
         )
-        refused = sorted((m.start, m.end) for m in self._refused)
+        # Only those that stay refused: what was gone for a moment, or another's, may come back as
+        # it was, in a list that looks the same.
+        refused = sorted((m.start, m.end) for m in self._for_good)
         pages = pm.to_pages(regions)
         if refused and len(pages.keys):
             bounds = np.array(refused, np.uint64) >> np.uint64(PAGE_SHIFT)
@@ -144,9 +149,11 @@ class UffdArmed:
                 ) from None
             if e.errno == errno.ESRCH:
                 raise GoneError from None
-            # Gone meanwhile, or a kind that cannot be protected (device memory, read-only
-            # shared files): the next list tells which.
+            # Gone meanwhile, or another's for now: tried again as soon as a page is there. A shared
+            # mapping of a file opened for reading only (EPERM) is refused, and not written, for good.
             self._refused.add(mapping)
+            if e.errno == errno.EPERM:
+                self._for_good.add(mapping)
             return
         if mapping.perms[3] == "s" and length <= min(_PREPARE_EACH, self._room):
             self._prepared.add(mapping)

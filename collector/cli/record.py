@@ -103,6 +103,12 @@ def run(options: argparse.Namespace) -> int:
                 "their faults alone (-v tells why)",
                 file=sys.stderr,
             )
+        if session.pinned_kib:
+            print(
+                f"redirty: {session.pinned_kib} KiB of the target are pinned: io_uring or a device "
+                "can write there unseen, and that does not count as dirty",
+                file=sys.stderr,
+            )
         rounds = "1 round" if session.rounds == 1 else f"{session.rounds} rounds"
         print(
             f"redirty: {rounds} in {directory} (see: redirty report {directory})", file=sys.stderr

@@ -13,6 +13,7 @@ from .pages import PAGE_BYTES, Area, Pages, Touched, digest, expand, union
 from .phases import DEFAULT_AREAS, Phases
 from .process import Answer, Program, WorkloadError, build
 from .sensitive import Checksum, ChecksumResult, Child, Hold
+from .special import Churn, Sharers, Uring
 from .timed import Scan, ScanFloor, Sweep, SweepTime, Writer, WriteRun, expected_distinct
 
 __all__ = [
@@ -23,15 +24,18 @@ __all__ = [
     "Checksum",
     "ChecksumResult",
     "Child",
+    "Churn",
     "Hold",
     "Pages",
     "Phases",
     "Program",
     "Scan",
     "ScanFloor",
+    "Sharers",
     "Sweep",
     "SweepTime",
     "Touched",
+    "Uring",
     "WorkloadError",
     "WriteRun",
     "Writer",
