@@ -38,7 +38,7 @@ NUMA = (
     *("-numa", "node,nodeid=0,cpus=0,memdev=ram0", "-numa", "node,nodeid=1,cpus=1,memdev=ram1"),
 )
 # A file system that asks before a shared page is written (page_mkwrite), which tmpfs does not, and
-# that takes O_DIRECT; swap; huge pages to reserve. Missing swap or huge pages are the tests' to tell.
+# that takes O_DIRECT.
 PREPARE = """
 set -e
 truncate -s 512M /tmp/ext4.image
@@ -47,9 +47,6 @@ truncate -s 512M /tmp/ext4.image
 mkdir /tmp/ext4
 mount -o loop /tmp/ext4.image /tmp/ext4
 mkdir -m 1777 /tmp/ext4/tmp
-/usr/sbin/modprobe zram num_devices=1 && echo 128M >/sys/block/zram0/disksize &&
-    /usr/sbin/mkswap /dev/zram0 >/dev/null && /usr/sbin/swapon /dev/zram0 || echo no swap >&2
-echo 8 >/proc/sys/vm/nr_hugepages
 """
 
 
