@@ -12,6 +12,11 @@ demo: setup
 test: test-setup
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
 
+# the traps of dirty tracking on every kernel, emulated
+.PHONY: test-kernels
+test-kernels: test-setup
+	@$(PYTHON) -m tests.vm.matrix $(KERNELS_ARGS)
+
 # without the VM and the long host tests
 test-quick: test-setup
 	@$(PYTHON) -m pytest tests/unit $(PYTEST_ARGS)

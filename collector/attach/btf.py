@@ -135,6 +135,7 @@ _OFFSETS = (
     ("OFF_SIGNAL_LIVE", "signal_struct", "live", True),
     ("OFF_MM_OWNER", "mm_struct", "owner", False),
     ("OFF_VMA_MM", "vm_area_struct", "vm_mm", True),
+    ("OFF_VMA_OPS", "vm_area_struct", "vm_ops", False),
     ("OFF_VMF_VMA", "vm_fault", "vma", True),
     ("OFF_VMF_FLAGS", "vm_fault", "flags", True),
     ("OFF_VMF_ADDRESS", "vm_fault", "address", True),

@@ -31,9 +31,13 @@ _KPROBE = (
     ("mkwrite", "do_page_mkwrite", "kp_do_page_mkwrite", None),
     ("huge", "do_huge_pmd_anonymous_page", "kp_huge_entry", "kp_huge_return"),
     ("huge_wp", "do_huge_pmd_wp_page", "kp_huge_entry", "kp_huge_return"),
+    ("collapse", "pmdp_collapse_flush", "kp_collapse", None),
     ("tlb_time", "flush_tlb_mm_range", "kp_flush_range", "kp_flush_range_return"),
     ("tlb_batch_time", "arch_tlbbatch_flush", "kp_batch", "kp_batch_return"),
 )
+# compiled with fentry as well: it refuses functions that take or return a structure by value, as
+# do_huge_pmd_wp_page does in 5.10 and pmdp_collapse_flush everywhere
+_KPROBE_WITH_FENTRY = ("huge", "huge_wp", "collapse")
 _LIFE = (
     (b"sched_process_fork", b"tp_fork"),
     (b"sched_process_exec", b"tp_exec"),
@@ -74,9 +78,11 @@ def attach(bpf: Any, probe: str) -> frozenset[str]:
         for feature, functions, entry, leave in _FENTRY:
             if _attach_fentry(bpf, feature, functions, entry, leave):
                 features.add(feature)
-    else:
+    if probe in ("fentry", "kprobe"):
         symbols = kernel_functions()
         for feature, function, program, on_return in _KPROBE:
+            if feature in features or (probe == "fentry" and feature not in _KPROBE_WITH_FENTRY):
+                continue
             if _attach_kprobe(bpf, feature, _symbol(function, symbols), program, on_return):
                 features.add(feature)
     try:

@@ -53,7 +53,12 @@ class Options:
 
 
 class Tracer:
-    """A loaded and attached write-fault log."""
+    """A loaded and attached write-fault log.
+
+    byte_maps: this kernel's BPF has no atomic OR, nor an addition that tells the sum; when two
+    processors fault on one page at the same moment, the counters may count it twice. The set
+    of pages does not.
+    """
 
     def __init__(self, options: Options) -> None:
         types = btf.load()
@@ -113,7 +118,7 @@ class Tracer:
                 except Exception as e:
                     reason = str(e).strip()
                 else:
-                    self._byte_maps = bool(extra)
+                    self.byte_maps = bool(extra)
                     return None
             log.debug("BCC said: %s", said.text)
             first = first or f"{reason} ({_last_line(said.text)})"
@@ -132,7 +137,7 @@ class Tracer:
         self._stats = np.frombuffer(self._stats_map, abi.STATS, o.slots * 2).reshape(o.slots, 2)
         self._changes = 0
         self._logs: tuple[logs.Log, logs.Log]
-        if self._byte_maps:
+        if self.byte_maps:
             self._logs = (logs.MapLog(self._fd("bits0")), logs.MapLog(self._fd("bits1")))
         else:
             used = self._config["used"][0]

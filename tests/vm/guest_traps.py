@@ -1,0 +1,79 @@
+"""Runs in the test VM: the traps, with one kind of probe and one way of arming after the other.
+
+Usage: guest_traps.py DIRECTORY WAY... Of a WAY, PROBE+ARM[:MARKER], with a marker only the tests
+that carry it are run. DIRECTORY gets a PROBE+ARM.json (tests/traps/table.py) and a PROBE+ARM.log.
+
+Each is a process of its own, forked from this one, in which what takes long to import is there.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from redirty.collector.attach import btf
+
+from tests.vm.guest_probes import check_processor
+
+PROJECT = Path(__file__).resolve().parents[2]
+SLOW_IMPORTS = ("bcc", "numpy", "redirty.collector.features", "redirty.collector.session")
+
+
+def run(directory: Path, way: str, marker: str) -> int:
+    """Runs the tests of one way in this process, which is for nothing else: pytest's exit code."""
+    probe, arm = way.split("+")
+    results = directory / f"{way}.json"
+    # Before tests.host.recording is imported, which reads the first two.
+    os.environ |= {
+        "REDIRTY_TEST_PROBE": probe,
+        "REDIRTY_TEST_ARM": arm,
+        "REDIRTY_REQUIRE": "1",
+        "REDIRTY_TRAP_WAY": way,
+        "REDIRTY_TRAP_RESULTS": str(results.with_suffix(".part")),
+    }
+    with (directory / f"{way}.log").open("wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    arguments = [str(PROJECT / "tests/traps"), "-q", "-p", "no:cacheprovider", "--durations=20"]
+    if marker:
+        arguments += ["-m", marker]
+    code = int(pytest.main([*arguments, "--rootdir", str(PROJECT)]))
+    results.with_suffix(".part").rename(results)  # complete, or not there
+    return code
+
+
+def main() -> int:
+    """Runs them all; 1 when one of them failed."""
+    check_processor()
+    for name in SLOW_IMPORTS:
+        importlib.import_module(name)
+    # Reading it takes an emulated processor longer than most tests: once is enough.
+    btf.load = functools.cache(btf.load)
+    btf.load()
+    directory = Path(sys.argv[1])
+    worst = 0
+    for word in sys.argv[2:]:
+        way, _, marker = word.partition(":")
+        begun = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            code = 99
+            try:
+                code = run(directory, way, marker)
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        worst |= code != 0
+        print(f"{way} ended with {code} in {time.monotonic() - begun:.0f} s", flush=True)
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())
