@@ -137,8 +137,8 @@ def swapped_kib(pid: int) -> int:
 
 
 def pinned_kib(pid: int) -> int:
-    """How much of a process is pinned for long, as io_uring's registered buffers and devices (vfio,
-    RDMA) do: written there by physical address, unseen by any page table. 0 when it is gone."""
+    """How much of a process is pinned for long, for io_uring's registered buffers, RDMA, iommufd:
+    written there by physical address, unseen by any page table. 0 when it is gone."""
     return _status_kib(pid, b"VmPin:")
 
 

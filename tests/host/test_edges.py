@@ -15,7 +15,7 @@ from redirty.collector.host.mappings import MapsFile
 
 from tests.host.recording import NONE
 from tests.host.walk import Start, Walk
-from tests.tiers import require, require_program, require_root
+from tests.tiers import require, require_root
 
 # Reserves a gigabyte, and another that may not be touched; says so; waits.
 _RESERVES = """
@@ -55,24 +55,6 @@ def _arm_uffd(pid: int, pages: list[int] | None = None) -> tuple[list[int], list
             armed.close()
     finally:
         injector.close()
-
-
-def test_stack_in_the_last_page_of_all() -> None:
-    require_root()
-    setarch = require_program("setarch", "util-linux")
-    child = subprocess.Popen(
-        [setarch, "-R", sys.executable, "-I", "-S", "-c", "print(1, flush=True); input()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert child.stdout is not None and child.stdout.readline()
-        _, present = _arm_uffd(child.pid)
-        assert len(present) == 1
-    finally:
-        child.kill()
-        child.communicate()
 
 
 def test_memory_that_is_only_reserved_gets_no_page_tables() -> None:

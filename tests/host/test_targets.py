@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from tests.host.recording import (
     within,
 )
 from tests.host.walk import Walk
-from tests.tiers import require, require_program
+from tests.tiers import require
 from tests.workloads.driver import Child, Hold, Phases
 from tests.workloads.pages import Area
 
@@ -179,29 +177,6 @@ def test_cgroup(cgroup: Path) -> None:
 
 
 # ---- places ----
-
-
-def outside_pid(wrapper: int) -> int:
-    """The process below a wrapper, by the number it has here."""
-    text = Path(f"/proc/{wrapper}/task/{wrapper}/children").read_text()
-    assert re.fullmatch(r"\d+ ?", text), text
-    return int(text)
-
-
-def test_other_namespaces() -> None:
-    """A target in user, pid and mount namespaces of its own, by its number here."""
-    require_program("unshare", "util-linux")
-    wrapper = ("unshare", "-Urpfm", "--mount-proc")
-    refused = subprocess.run([*wrapper, "true"], capture_output=True, text=True, check=False)
-    require(refused.returncode == 0, f"needs user namespaces: {refused.stderr.strip()}")
-    with Phases({"a": ("anon_private", 2), "m": ("memfd", 2)}, wrapper=wrapper) as phases:
-        pid = outside_pid(phases.pid)
-        assert phases.greeting["pid"] == 1 != pid
-        with LiveRounds(pid) as live:
-            walk = Walk(phases, live.begin(), pid)
-            for name in ("a", "m", "a"):
-                truth = phases.write(name, "random", seed=9, count=80, threads=2).pages
-                walk.end(truth, missed=NONE)
 
 
 def test_stopped_target() -> None:

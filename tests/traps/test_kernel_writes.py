@@ -75,6 +75,7 @@ def uring(tracing: None, tmp_path: Path) -> Iterator[Uring]:
         yield program
 
 
+@pytest.mark.every_way
 @pytest.mark.parametrize("how", ["plain", "async"])
 def test_23_io_uring(uring: Uring, tracer: Tracer, how: str) -> None:
     """Reads that io_uring does, in the program's own system call or by a worker of the kernel."""
@@ -93,6 +94,7 @@ def test_23_io_uring(uring: Uring, tracer: Tracer, how: str) -> None:
             before = np.union1d(before, truth)
 
 
+@pytest.mark.every_way
 def test_23_registered_buffers(uring: Uring, tracer: Tracer) -> None:
     """Pages that are pinned are written through their physical address: they are found in the round
     in which they are pinned; what is read into them later shows in no page table. What it hides
@@ -186,6 +188,7 @@ def test_24_poked(start: Start, kind: str) -> None:
             walk.end(truth, missed=NONE if walk.live.log_sees_all else truth)
 
 
+@pytest.mark.every_way
 @pytest.mark.parametrize("kind", ["anon_private", "file_private"])
 def test_24_poked_into_read_only_memory(start: Start, kind: str) -> None:
     """As a debugger sets breakpoints: the page becomes the process's own."""

@@ -53,6 +53,7 @@ def by_page_tables(walk: Walk, area: Area, touched: Pages) -> SpaceRound:
     return space
 
 
+@pytest.mark.every_way
 def test_19_one_fault_maps_many_pages(start: Start, folios: str) -> None:
     """All pages of a folio are writable after the first write to one: all are dirty, for none of
     them can be told from it; and from the next arm on they are told apart."""
@@ -121,6 +122,7 @@ def whole(area: Area, pages: Pages) -> Pages:
     return np.concatenate(parts) if parts else NONE
 
 
+@pytest.mark.every_way
 def test_20_hugetlb_pages_count_by_their_size(start: Start, reserved: None) -> None:
     """A write to one word of a hugetlb page makes 512 pages dirty. Soft-dirty bits know nothing of
     hugetlb pages: armed by them, all that are there count in every round."""

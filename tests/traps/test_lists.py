@@ -31,6 +31,7 @@ ONE_AREA = {"a": ("anon_private", 2)}
 # ---- 36 ----
 
 
+@pytest.mark.every_way
 def test_36_list_that_changes_while_it_is_read(tracer: Tracer) -> None:
     """Thousands of mappings, cut, joined, dropped and made anew all the time, far more than one
     read of the list takes: the pages between them, which stay, are exact in every round. (A
@@ -60,6 +61,7 @@ def test_36_list_that_changes_while_it_is_read(tracer: Tracer) -> None:
         assert_same(np.setdiff1d(truth, within(space.dirty, churn.stable)), NONE, "lost at rest")
 
 
+@pytest.mark.every_way
 def test_36_gone_for_a_moment(tracing: None) -> None:
     """A mapping is in the list, gone when it is to be armed, and there again when the next list is
     read, which looks the same: its writes are found from then on."""

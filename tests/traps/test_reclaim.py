@@ -50,6 +50,7 @@ def page_out(phases: Phases, first: int, count: int) -> None:
         assert_same(np.intersect1d(wanted, tables.swapped(phases.pid, area)), wanted, "swapped")
 
 
+@pytest.mark.every_way
 @pytest.mark.parametrize("kind", ["anon_private", "anon_shared"])
 def test_21_swapped_out_and_in(start: Start, swapping: None, kind: str) -> None:
     """A write counts though its page is swapped out before the round ends; coming back by a read
@@ -116,6 +117,7 @@ def merging(tracing: None) -> Iterator[None]:
         (KSM / "run").write_text("2\n")  # what was merged for us is parted again
 
 
+@pytest.mark.every_way
 def test_22_merged_pages(start: Start, merging: None) -> None:
     """Merging pages changes nothing in them: no write is logged, and a page may count as dirty once
     at most, for the merge takes its protection away. The next write to each is found."""
@@ -176,6 +178,7 @@ def move(pid: int, pages: Pages, node: int) -> None:
     assert done >= 0, os.strerror(ctypes.get_errno())
 
 
+@pytest.mark.every_way
 @pytest.mark.parametrize("kind", ["anon_private", "anon_shared", "file_shared"])
 def test_32_moved_to_another_node(start: Start, kind: str) -> None:
     """Pages move to the other node and back in the middle of rounds: what was written counts, what

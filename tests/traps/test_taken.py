@@ -1,0 +1,272 @@
+"""Targets that somebody else has, or that forbid what redirty needs (29); a kernel that accepts
+clear_refs and does nothing (30); targets in namespaces of their own (31)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from redirty.collector.attach.tracer import Tracer
+from redirty.collector.host.targets import Tree
+
+from tests.host.condition import Condition, assert_released, tracer_of
+from tests.host.recording import (
+    NONE,
+    PATIENCE_S,
+    LiveRounds,
+    assert_same,
+    command_line,
+    redirty,
+    space_of,
+    wait_idle,
+    wait_until,
+    way,
+    within,
+)
+from tests.host.walk import Walk, span
+from tests.tiers import require, require_program
+from tests.traps.frame import not_applicable
+from tests.workloads.driver import Hold, Pages, Phases, WorkloadError
+
+pytestmark = pytest.mark.usefixtures("tracing")
+
+
+# ---- 29: taken ----
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """One line with these words in it, exit code 1."""
+    assert done.returncode == 1 and done.stdout == "", done
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("redirty: ") and "Traceback" not in line
+    for word in words:
+        assert word in line, done.stderr
+
+
+def recorded(directory: Path) -> set[int]:
+    """Page numbers in a recording."""
+    return {int(address, 16) >> 12 for address in pd.read_csv(directory / "pages.csv")["address"]}
+
+
+@pytest.fixture
+def debugger(sleeper: Hold) -> Iterator[int]:
+    """gdb, which holds the sleeper stopped."""
+    gdb = require_program("gdb", "gdb")
+    with subprocess.Popen(
+        [gdb, "-q", "-nx", "-p", str(sleeper.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            wait_until(lambda: tracer_of(sleeper.pid), "the debugger holds the target")
+            yield process.pid
+        finally:
+            process.communicate("detach\nquit\n", timeout=PATIENCE_S)
+
+
+def test_29_under_a_debugger(sleeper: Hold, debugger: int, tmp_path: Path) -> None:
+    """A userfaultfd can't be had of it: one line. Soft-dirty bits need nothing of it: it is traced.
+    The debugger keeps it in either case."""
+    output = tmp_path / "rec"
+    done = redirty("record", "-p", sleeper.pid, "100ms", "1", "-o", output)
+    assert tracer_of(sleeper.pid) == debugger
+    if way() == "uffd":
+        assert_refused(done, "being debugged", str(debugger))
+        assert not output.exists()
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+@contextlib.contextmanager
+def holding(mode: str) -> Iterator[Hold]:
+    """A target with a userfaultfd of its own."""
+    try:
+        target = Hold(mode)
+    except WorkloadError as e:
+        not_applicable(str(e))
+    with target:
+        yield target
+
+
+OWN = ("uffd-missing", "uffd-wp", "uffd-async")
+
+
+@pytest.mark.parametrize("mode", OWN)
+def test_29_with_a_userfaultfd(tmp_path: Path, mode: str) -> None:
+    """It can't be armed with another userfaultfd: one line. Its own faults are still served."""
+    if way() != "uffd":
+        not_applicable("this kernel, or this run, does not arm with userfaultfd")
+    output = tmp_path / "rec"
+    with holding(mode) as target:
+        before = Condition.of(target.pid)
+        done = redirty("record", "-p", target.pid, "100ms", "1", "-o", output)
+        assert_refused(done, "userfaultfd", str(target.pid))
+        assert not output.exists()
+        assert_released(target, before)
+        check_served(target, mode)
+
+
+def check_served(target: Hold, mode: str) -> Pages:
+    """Its own userfaultfd still gets its faults: the pages written for that."""
+    served = target.handled()
+    pages = target.write(0, 10).pages
+    assert len(pages) == 10
+    assert target.handled() - served == (0 if mode == "uffd-async" else 10)
+    return pages
+
+
+@pytest.mark.parametrize("mode", OWN)
+def test_29_with_a_userfaultfd_and_soft_dirty(tracer: Tracer, mode: str) -> None:
+    """Soft-dirty bits are another way: every write is found, its own faults are still served."""
+    if way() != "soft-dirty":
+        not_applicable("this kernel, or this run, does not arm with soft-dirty")
+    with holding(mode) as target, LiveRounds(target.pid, tracer=tracer) as live:
+        area = target.areas["area"]
+        live.begin()
+        truth = check_served(target, mode)
+        for first in (20, 5, 30):
+            wait_idle(target.pid)
+            space = live.round_of(target.pid)
+            found = within(space.dirty, area)
+            assert_same(np.setdiff1d(truth, found), NONE, "lost")
+            assert_same(np.setdiff1d(truth, within(space.log, area)), NONE, "not logged")
+            truth = target.write(first, 12).pages
+
+
+@pytest.mark.parametrize("mode", ["seccomp", "seccomp-errno"])
+def test_29_under_seccomp(tmp_path: Path, mode: str) -> None:
+    """Its filter kills it for userfaultfd(2), and must not see ours. It is traced all the same."""
+    output = tmp_path / "rec"
+    rounds = output / "rounds.csv"
+
+    def wait_rounds() -> None:
+        before = rounds.read_bytes().count(b"\n") if rounds.exists() else 0
+        wait_until(
+            lambda: rounds.exists() and rounds.read_bytes().count(b"\n") > before + 1, "rounds"
+        )
+
+    with Hold(mode) as target:
+        before = Condition.of(target.pid)
+        command = command_line("record", "-p", target.pid, "100ms", "-o", output)
+        program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        wait_rounds()
+        written = target.write(3, 20).pages
+        wait_rounds()
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate(timeout=PATIENCE_S)
+        assert program.returncode == 130, said
+        assert_released(target, before)
+        assert len(target.write(0, 5).pages) == 5
+    assert set(written.tolist()) <= recorded(output)
+
+
+# ---- 30: accepted, and without effect ----
+
+
+def soft_dirty_works() -> bool:
+    """Whether this kernel keeps soft-dirty bits, seen on pages of a program of our own."""
+    with Phases({"a": ("anon_private", 2)}) as phases:
+        area = phases.areas["a"]
+        phases.write("a", "all")
+        Path(f"/proc/{phases.pid}/clear_refs").write_text("4\n")
+        truth = phases.write("a", "stride:7").pages
+        with Path(f"/proc/{phases.pid}/pagemap").open("rb", buffering=0) as pagemap:
+            data = os.pread(pagemap.fileno(), area.page_count * 8, area.first_page * 8)
+        entries = np.frombuffer(data, np.uint64)
+        return np.array_equal(area.pages[(entries & np.uint64(1 << 55)) != 0], truth)
+
+
+def test_30_check_tells_what_is_so(tmp_path: Path) -> None:
+    """clear_refs may be accepted and do nothing: check says what writing to a page shows."""
+    works = soft_dirty_works()
+    done = redirty("check", "--json")
+    answer = json.loads(done.stdout)
+    soft_dirty = answer["arming"]["soft-dirty"]
+    assert soft_dirty["ok"] is works, soft_dirty
+    assert done.returncode == (0 if answer["ok"] else 1)
+    if not works:
+        assert "CONFIG_MEM_SOFT_DIRTY" in soft_dirty["reason"]
+        assert answer["auto"]["arm"] != "soft-dirty"
+    with Hold() as target:
+        before = Condition.of(target.pid)
+        words = ("record", "-p", target.pid, "--arm", "soft-dirty", "100ms", "1")
+        done = redirty(*words, "-o", tmp_path / "rec")
+        if works:
+            assert done.returncode == 0, done.stderr
+        else:
+            assert_refused(done, "soft-dirty", "CONFIG_MEM_SOFT_DIRTY")
+            assert not (tmp_path / "rec").exists()
+        assert_released(target, before)
+
+
+# ---- 31: namespaces ----
+
+
+def outside_pid(wrapper: int) -> int:
+    """The process below a wrapper, by the number it has here."""
+    text = Path(f"/proc/{wrapper}/task/{wrapper}/children").read_text()
+    assert re.fullmatch(r"\d+ ?", text), text
+    return int(text)
+
+
+NAMESPACES = {
+    "user_pid_mount": ("-Urpfm", "--mount-proc"),
+    "pid": ("-pf",),
+    "all": ("-Urpfmniu", "--mount-proc"),
+}
+
+
+@pytest.fixture(params=NAMESPACES)
+def contained(request: pytest.FixtureRequest) -> Iterator[Phases]:
+    """A target in namespaces of its own."""
+    require_program("unshare", "util-linux")
+    wrapper = ("unshare", *NAMESPACES[request.param])
+    refused = subprocess.run([*wrapper, "true"], capture_output=True, text=True, check=False)
+    require(refused.returncode == 0, f"needs these namespaces: {refused.stderr.strip()}")
+    with Phases({"a": ("anon_private", 2), "m": ("memfd", 2)}, wrapper=wrapper) as phases:
+        yield phases
+
+
+def test_31_by_its_number_here(contained: Phases, tracer: Tracer) -> None:
+    """A target that calls itself 1 is traced by its number outside, page for page."""
+    pid = outside_pid(contained.pid)
+    assert contained.greeting["pid"] == 1 != pid
+    with LiveRounds(pid, tracer=tracer) as live:
+        walk = Walk(contained, live.begin(), pid)
+        for name in ("a", "m", "a"):
+            truth = contained.write(name, "random", seed=9, count=80, threads=2).pages
+            walk.end(truth, missed=NONE)
+
+
+def test_31_children_in_it(contained: Phases) -> None:
+    """--tree of the process that made the namespaces has the target and its children in it."""
+    pid = outside_pid(contained.pid)
+    area = contained.areas["a"]
+    contained.write("a", "range:0", count=100)
+    with LiveRounds(targets=Tree(contained.pid)) as live:
+        live.begin()
+        contained.fork()
+        child = outside_pid(pid)
+        for first in (0, 40, 40):
+            theirs = contained.child_write("a", f"range:{first}", count=30).pages
+            ours = contained.write("a", "range:20", count=30).pages
+            wait_idle(child)
+            wait_idle(pid)
+            result = live.end_round()
+            for number, truth in ((child, theirs), (pid, ours)):
+                space = space_of(result, number)
+                assert_same(within(space.dirty, area), truth, f"{number}, dirty")
+                assert_same(within(space.log, area), truth, f"{number}, log")
+        assert_same(truth, span(area, 20, 30), "the parent's own")
+        contained.child_exit()
