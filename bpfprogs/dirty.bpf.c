@@ -555,6 +555,43 @@ int kp_collapse(struct pt_regs *ctx)
 #endif
 	return on_huge_at(ctx, rd_read_u64(vma, OFF_VMA_MM), PT_REGS_PARM2(ctx));
 }
+
+#ifdef RD_MPROTECT_OPENS
+#define MM_CP_DIRTY_ACCT 1
+BPF_F_TABLE("hash", struct rd_range, u64, opened, RD_RANGES, 0);
+
+/*
+ * Such a kernel's mprotect takes dirty pages of a shared file for ones that may be written without a fault,
+ * and gives them no soft-dirty bit: from here on nobody is told of writes to them until the next arm.
+ */
+int kp_change_protection(struct pt_regs *ctx)
+{
+	u64 start = PT_REGS_PARM2(ctx), end = PT_REGS_PARM3(ctx);
+	u32 zero = 0;
+	struct rd_config *cfg = config.lookup(&zero);
+
+	if (!cfg || !(PT_REGS_PARM5(ctx) & MM_CP_DIRTY_ACCT))
+		return 0;
+	u64 t = target_of_mm(cfg, rd_read_u64((void *)PT_REGS_PARM1(ctx), OFF_VMA_MM));
+
+	if (!t)
+		return 0;
+	u64 epoch = cfg->epoch & 1;
+	struct rd_range key = { .start = start, .space = space_of(t), .epoch = epoch };
+	u64 *known = opened.lookup(&key);
+
+	if (known && *known >= end)
+		return 0;
+	opened.update(&key, &end);
+	if (!opened.lookup(&key)) {
+		struct rd_stats *s = stats_of(t, epoch);
+
+		if (s)
+			__sync_fetch_and_add(&s->lost, 1);
+	}
+	return 0;
+}
+#endif
 #endif
 
 /* ---- the life of targets: raw tracepoints of the scheduler, on every kernel ---- */

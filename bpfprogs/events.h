@@ -22,6 +22,7 @@
 #define RD_HIST_FIRST_OCTAVE 10 /* slot 0: less than 2^10 ns after the arm */
 #define RD_HIST_PER_OCTAVE 16
 #define RD_TLB_REASONS 8
+#define RD_RANGES 4096
 
 enum rd_kind {
 	RD_WRITE_FAULTS = 0,  /* every write fault; what follows is a share of it. With tracepoints
@@ -78,6 +79,13 @@ struct rd_bits {
 struct rd_row {
 	__u64 key; /* 0: free */
 	struct rd_bits bits;
+};
+
+/* A range of pages that mprotect opened to writes unseen (kp_change_protection); the value is its end. */
+struct rd_range {
+	__u64 start;
+	__u32 space;
+	__u32 epoch;
 };
 
 struct rd_tlb {

@@ -95,6 +95,7 @@ class Recorder:
         candidates = self._arm()
         self.tracer.wait_grace()
         drained = self.tracer.drain()
+        self.tracer.opened()
         self.tracer.take_stats()
         for space in self.spaces.values():
             space.settle(drained.get(space.number, empty()), candidates[space.number])
@@ -137,6 +138,10 @@ class Recorder:
         candidates = self._arm()
         self.tracer.wait_grace()
         drained = self.tracer.drain()
+        for number, pages in self.tracer.opened().items():
+            if number in self.spaces:  # what was not there faults when it is written
+                known = pages & self.spaces[number].present
+                drained[number] = drained.get(number, empty()) | known
         stats = self.tracer.take_stats()
         result = Round(
             number=self._round,

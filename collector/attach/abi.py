@@ -22,6 +22,7 @@ WRITE_FAULTS, FIRST_TOUCH, WRITE_PROTECT, COW, MKWRITE, HUGE = range(6)
 KIND_NAMES = ("write", "first_touch", "write_protect", "cow", "mkwrite", "huge")
 
 TLB_REASONS = 8
+RANGES = 4096
 TLB_MM_RANGE, TLB_BATCH = 6, 7
 TLB_REASON_NAMES = (
     "task_switch",
@@ -69,6 +70,7 @@ EVENT = np.dtype(
         ("kind", "<u4"),
     ]
 )
+RANGE = np.dtype([("start", "<u8"), ("space", "<u4"), ("epoch", "<u4")])
 STACK_KEY = np.dtype([("space", "<u4"), ("stack", "<i4")])
 
 

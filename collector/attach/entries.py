@@ -32,12 +32,13 @@ _KPROBE = (
     ("huge", "do_huge_pmd_anonymous_page", "kp_huge_entry", "kp_huge_return"),
     ("huge_wp", "do_huge_pmd_wp_page", "kp_huge_entry", "kp_huge_return"),
     ("collapse", "pmdp_collapse_flush", "kp_collapse", None),
+    ("opened", "change_protection", "kp_change_protection", None),
     ("tlb_time", "flush_tlb_mm_range", "kp_flush_range", "kp_flush_range_return"),
     ("tlb_batch_time", "arch_tlbbatch_flush", "kp_batch", "kp_batch_return"),
 )
 # compiled with fentry as well: it refuses functions that take or return a structure by value, as
 # do_huge_pmd_wp_page does in 5.10 and pmdp_collapse_flush everywhere
-_KPROBE_WITH_FENTRY = ("huge", "huge_wp", "collapse")
+_KPROBE_WITH_FENTRY = ("huge", "huge_wp", "collapse", "opened")
 _LIFE = (
     (b"sched_process_fork", b"tp_fork"),
     (b"sched_process_exec", b"tp_exec"),

@@ -24,7 +24,7 @@ import redirty.bpfprogs as programs
 from redirty.collector.attach import abi, btf, entries, kernel, logs, trial
 from redirty.collector.attach.ring import Ring
 from redirty.collector.attach.symbols import Symbols
-from redirty.collector.bitmap import PageSet, from_rows
+from redirty.collector.bitmap import PAGE_SHIFT, PageSet, empty, from_ranges, from_rows
 from redirty.collector.errors import RedirtyError, why
 
 _OUR_CHANGES = 1 << 62  # the kernel side counts its own from 1
@@ -148,6 +148,12 @@ class Tracer:
         )
         self._grace_fd = self._fd("grace")
         self._grace_inner = np.array([self._fd("grace_inner")], np.uint32)
+        self._opened = None
+        if "opened" in self.attached:
+            self._opened = kernel.HashReader(
+                *(self._fd("opened"), np.empty(abi.RANGES, abi.RANGE)),
+                np.empty(abi.RANGES, np.uint64),
+            )
         self.ring = Ring(self._fd("events"), o.ring_bytes) if o.events else None
         self._config["arm_pid"] = os.getpid()
         self._config["follow_fork"] = int(o.follow_fork)
@@ -235,6 +241,21 @@ class Tracer:
         return {
             int(spaces[a]): PageSet(regions[a:b], words[a:b]) for a, b in pairwise(bounds) if b > a
         }
+
+    def opened(self) -> dict[int, PageSet]:
+        """Pages that mprotect opened to writes unseen in the epoch before, on kernels that do so:
+        address space -> pages. Empties what it returns. Call after wait_grace."""
+        if self._opened is None:
+            return {}
+        keys, ends = self._opened.read()
+        found: dict[int, PageSet] = {}
+        for key, end in zip(keys, ends.tolist(), strict=True):
+            if key["epoch"] == 1 - self.epoch:
+                bounds = np.array([key["start"], end], np.uint64) >> np.uint64(PAGE_SHIFT)
+                space = int(key["space"])
+                found[space] = found.get(space, empty()) | from_ranges(bounds[:1], bounds[1:])
+                kernel.map_delete(self._opened.fd, np.array([key], abi.RANGE))
+        return found
 
     def peek(self, space: int, regions: npt.NDArray[np.uint64]) -> PageSet:
         """Pages of some regions of an address space logged so far in the epoch that runs."""

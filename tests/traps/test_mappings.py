@@ -14,6 +14,7 @@ from tests.host.walk import Start, span
 from tests.traps.frame import (
     EVERY_KIND,
     SHARED_KINDS,
+    assert_between,
     each,
     not_applicable,
     read_bytes,
@@ -26,6 +27,10 @@ Areas = dict[str, tuple[str, int]]
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
+HIDDEN = (
+    "mprotect makes dirty pages of a shared file writable without a soft-dirty bit and without a "
+    "fault (mended in Linux 6.0)"
+)
 SHARED_FILE = {"file_shared": EVERY_KIND["file_shared"]}
 OTHER_KINDS = {kind: size for kind, size in EVERY_KIND.items() if kind != "file_shared"}
 
@@ -36,10 +41,7 @@ def areas(request: pytest.FixtureRequest, tracing: None) -> Areas:
     before a shared page is written apart, as not every kernel keeps soft-dirty bits for it."""
     wanted: Areas = request.param
     if wanted is SHARED_FILE and way() == "soft-dirty" and mprotect_hides_writes():
-        not_applicable(
-            "mprotect makes dirty pages of a shared file writable without a soft-dirty bit and "
-            "without a fault (mended in Linux 6.0)"
-        )
+        not_applicable(HIDDEN)
     return wanted
 
 
@@ -91,6 +93,38 @@ def test_12_made_writable_then_written(start: Start, areas: Areas) -> None:
     each(walk, lambda a: phases.mprotect(a, True, 0, 32))
     opened = each(walk, lambda a: phases.write(a, "range:28", 4, 8).pages)
     walk.end(opened, again=opened, missed=NONE)
+
+
+@pytest.mark.every_way
+def test_12_opened_unseen(start: Start) -> None:
+    """Where mprotect makes armed pages of a shared file writable without a fault, all that it opened
+    counts as written: no page is lost, and none outside is added."""
+    walk = start(a=("file_shared", 1))
+    phases, area, live = walk.phases, walk.phases.areas["a"], walk.live
+    if not live.log_sees_all and way() == "soft-dirty" and mprotect_hides_writes():
+        not_applicable(f"{HIDDEN}: only kprobes tell of it")
+    walk.end(phases.write("a", "all").pages, again=NONE, missed=NONE)
+    for first in (20, 0):
+        phases.mprotect("a", False, 10, 100)
+        phases.mprotect("a", True, 10, 100)
+        truth = phases.write("a", f"range:{first}", 2, 40).pages
+        wait_idle(phases.pid)
+        space = live.round_of(phases.pid)
+        most = union([truth, span(area, 10, 100)])
+        assert_between(space.dirty, area, truth, most, "dirty")
+        assert_between(space.log, area, truth, most, "log")
+        assert_same(within(space.missed, area), NONE, "missed")
+    # made writable in the round after it was made read-only
+    phases.mprotect("a", False, 200, 20)
+    walk = still_present(walk)
+    walk.end(NONE, missed=NONE)
+    phases.mprotect("a", True, 200, 20)
+    truth = phases.write("a", "range:205", 3, 5).pages
+    wait_idle(phases.pid)
+    space = live.round_of(phases.pid)
+    assert_between(space.dirty, area, truth, span(area, 200, 20), "in the next round")
+    walk = still_present(walk)
+    walk.end(NONE, missed=NONE)
 
 
 def as_the_kernel_says(

@@ -8,7 +8,6 @@ Each is a process of its own, forked from this one, in which what takes long to 
 
 from __future__ import annotations
 
-import functools
 import importlib
 import os
 import sys
@@ -16,7 +15,6 @@ import time
 from pathlib import Path
 
 import pytest
-from redirty.collector.attach import btf
 
 from tests.vm.guest_probes import check_processor
 
@@ -52,9 +50,6 @@ def main() -> int:
     check_processor()
     for name in SLOW_IMPORTS:
         importlib.import_module(name)
-    # Reading it takes an emulated processor longer than most tests: once is enough.
-    btf.load = functools.cache(btf.load)
-    btf.load()
     directory = Path(sys.argv[1])
     worst = 0
     for word in sys.argv[2:]:

@@ -157,7 +157,11 @@ def main() -> int:
     parser.add_argument(
         "--kernel", action="append", choices=KERNELS, help="repeatable; default all"
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="machines at a time")
+    # A machine has two processors and is busy with one: its tests run one after the other.
+    jobs = os.cpu_count() or 1
+    parser.add_argument(
+        "--jobs", type=int, default=jobs, metavar="N", help=f"machines at a time; default {jobs}"
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="for pytest's output")
     options = parser.parse_args()
     os.environ["REDIRTY_REQUIRE"] = "1"
