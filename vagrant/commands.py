@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,19 +47,29 @@ def run(argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Non
 
 
 def show(argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
-    """Runs a command that shows its output as it comes.
+    """Runs a command that shows its output as it comes, without what it then writes over.
 
     Raises StepError.
     """
-    done = subprocess.run(
+    line = " ".join(str(word) for word in argv[:4])
+    with subprocess.Popen(
         argv,
         cwd=PROJECT,
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise StepError(f"{' '.join(map(str, argv))}: exit code {done.returncode}")
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdout is not None
+        for text in process.stdout:
+            print(last_written(text.decode(errors="replace")), flush=True)
+    if process.returncode != 0:
+        raise StepError(f"{line}: exit code {process.returncode}")
+
+
+def last_written(line: str) -> str:
+    """What is to be seen of a line on a terminal at its end: bars of progress are gone."""
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip().rpartition("\r")[2])
 
 
 class Steps:

@@ -21,7 +21,19 @@ SYSTEM = (
 )
 # Directories of kernel/ and kernel/drivers/ that a virtual machine may load modules from.
 MODULES = ("arch", "block", "crypto", "fs", "lib", "mm", "net", "security", "virt")
-DRIVERS = ("acpi", "block", "char", "dax", "md", "net", "nvdimm", "vhost", "virt", "virtio")
+DRIVERS = (
+    "acpi",
+    "block",
+    "char",
+    "crypto",
+    "dax",
+    "md",
+    "net",
+    "nvdimm",
+    "vhost",
+    "virt",
+    "virtio",
+)
 # Services that the packages bring along and no test wants to find running.
 UNWANTED = (
     *("postgresql.service", "redis-server.service"),

@@ -11,7 +11,7 @@ import pytest
 
 from tests.vm import initramfs, kernels
 from vagrant import accel, rootfs, trial, wheels
-from vagrant.commands import HERE, PROJECT, StepError, Steps, run
+from vagrant.commands import HERE, PROJECT, StepError, Steps, last_written, run
 
 
 def test_tests_and_box_read_one_table_of_kernels() -> None:
@@ -167,6 +167,13 @@ def test_a_step_that_failed_is_in_the_table(capsys: pytest.CaptureFixture[str]) 
     assert [(name, good) for name, _, good in steps.taken] == [("one", True), ("two", False)]
     assert re.search(r"s  two  FAILED$", steps.table(), re.MULTILINE)
     assert "two: FAILED after" in capsys.readouterr().out
+
+
+def test_bars_of_progress_are_not_shown() -> None:
+    assert (
+        last_written("\r\x1b[KProgress: 1%\r\x1b[KProgress: 2%\r\x1b[K==> done\r\n") == "==> done"
+    )
+    assert last_written("  plain\n") == "  plain"
 
 
 def test_an_unknown_kernel_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
