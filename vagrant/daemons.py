@@ -25,8 +25,10 @@ def answers() -> bool:
 
 
 @contextmanager
-def running() -> Iterator[str]:
-    """libvirt is there inside the context; yields how that came. What was started is ended.
+def running(leave: bool) -> Iterator[str]:
+    """libvirt is there inside the context; yields how that came.
+
+    What was started by hand is ended, unless it is to be left: machines that are kept need it.
 
     Raises StepError.
     """
@@ -57,9 +59,10 @@ def running() -> Iterator[str]:
         _wait()
         yield "started by hand: no systemd here"
     finally:
-        for daemon in reversed(started):
+        ended = [] if leave else started[::-1]
+        for daemon in ended:
             daemon.terminate()
-        for daemon in reversed(started):
+        for daemon in ended:
             try:
                 daemon.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:

@@ -23,7 +23,8 @@ w /sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled - - - - madvise
 EOF
 systemd-tmpfiles --create /etc/tmpfiles.d/redirty.conf
 
-# redirty
+# redirty. Compiling all of pandas takes minutes in emulation; what is imported is compiled then.
+export PIP_NO_COMPILE=1
 if [ -n "${REDIRTY_OFFLINE:-}" ]; then
     export PIP_NO_INDEX=1 PIP_FIND_LINKS=/var/cache/redirty/wheels
 fi

@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.vm import initramfs, kernels
 from vagrant import box, daemons, wheels
-from vagrant.commands import HERE, PROJECT, StepError, Steps, show
+from vagrant.commands import BUILD, HERE, PROJECT, StepError, Steps, show
 
 DEFAULT = "6.12"
 ENVIRONMENT = {
@@ -58,9 +58,13 @@ def commands(release: str) -> list[tuple[str, str]]:
     ]
 
 
-def vagrant(*words: str) -> None:
-    """Raises StepError."""
-    show(["vagrant", *words], ENVIRONMENT)
+def vagrant(*words: str, keep: bool) -> None:
+    """What is not kept has its notes apart: those of a user's own machines are not root's.
+
+    Raises StepError.
+    """
+    apart = {} if keep else {"VAGRANT_DOTFILE_PATH": str(BUILD / "trial")}
+    show(["vagrant", *words], {**ENVIRONMENT, **apart})
 
 
 def machine(name: str, info: dict[str, Any], steps: Steps, keep: bool) -> None:
@@ -73,22 +77,22 @@ def machine(name: str, info: dict[str, Any], steps: Steps, keep: bool) -> None:
     try:
         try:
             with steps(f"{name}: vagrant up"):
-                vagrant("up", name, "--no-provision")
+                vagrant("up", name, "--no-provision", keep=keep)
         except StepError:
             print(console(Path(kernel["console"])))
             raise
         with steps(f"{name}: vagrant provision"):
-            vagrant("provision", name)
+            vagrant("provision", name, keep=keep)
         for step, command in commands(kernel["release"]):
             try:
                 with steps(f"{name}: {step}"):
-                    vagrant("ssh", name, "-c", command)
+                    vagrant("ssh", name, "-c", command, keep=keep)
             except StepError as error:
                 failed.append(f"{step}: {error}")
     finally:
         if not keep:
             with steps(f"{name}: vagrant destroy"):
-                vagrant("destroy", "--force", name)
+                vagrant("destroy", "--force", name, keep=False)
     if failed:
         raise StepError(f"{name}: " + "; ".join(failed))
 
@@ -112,7 +116,7 @@ def trial(names: Sequence[str], steps: Steps, keep: bool) -> list[str]:
     wrong = []
     with contextlib.ExitStack() as stack:
         with steps("libvirt"):
-            print(f"  {stack.enter_context(daemons.running())}")
+            print(f"  {stack.enter_context(daemons.running(keep))}")
         for name in names:
             try:
                 machine(name, info, steps, keep)
