@@ -34,5 +34,15 @@ bench: test-setup
 test-setup:
 	@.ci/setup test
 
+# the Vagrant box, and all that can be done with it: see vagrant/README.md
+.PHONY: vagrant-box vagrant-test
+vagrant-box:
+	@.ci/setup vagrant
+	@/usr/bin/python3 -m vagrant.box
+
+vagrant-test:
+	@[ -x /usr/bin/python3 ] || .ci/setup vagrant
+	@/usr/bin/python3 -m vagrant.trial $(VAGRANT_TEST_ARGS)
+
 clean:
-	rm -rf .venv tests/workloads/build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf .venv vagrant/build tests/workloads/build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
