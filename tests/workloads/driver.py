@@ -13,7 +13,17 @@ from .pages import PAGE_BYTES, Area, Pages, Touched, digest, expand, union
 from .phases import DEFAULT_AREAS, Phases
 from .process import Answer, Program, WorkloadError, build
 from .sensitive import Checksum, ChecksumResult, Child, Hold
-from .timed import Scan, ScanFloor, Sweep, SweepTime, Writer, WriteRun, expected_distinct
+from .timed import (
+    Flushed,
+    Flusher,
+    Scan,
+    ScanFloor,
+    Sweep,
+    SweepTime,
+    Writer,
+    WriteRun,
+    expected_distinct,
+)
 
 __all__ = [
     "DEFAULT_AREAS",
@@ -23,6 +33,8 @@ __all__ = [
     "Checksum",
     "ChecksumResult",
     "Child",
+    "Flushed",
+    "Flusher",
     "Hold",
     "Pages",
     "Phases",
