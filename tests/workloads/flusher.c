@@ -22,6 +22,8 @@ static struct area *area;
 static uint32_t next_page = KEPT_PAGES;
 static int cpus[CPU_SETSIZE];
 static int cpu_count;
+static uint64_t thread_count;
+static atomic_ulong turns[MAX_THREADS];        /* of each thread that spins */
 
 static void find_cpus(void)
 {
@@ -47,13 +49,25 @@ static void stay_on(int cpu)
 static void *spin(void *arg)
 {
 	const volatile char *page = area->start;
+	uintptr_t index = (uintptr_t)arg;
 
-	stay_on(cpus[cpu_count > 1 ? 1 + (int)((uintptr_t)arg % (uintptr_t)(cpu_count - 1)) : 0]);
+	stay_on(cpus[cpu_count > 1 ? 1 + (int)(index % (uintptr_t)(cpu_count - 1)) : 0]);
 	for (uint32_t i = 0;; i = (i + 1) % KEPT_PAGES) {
 		(void)page[i * PAGE_BYTES];
-		__builtin_ia32_pause();
+		atomic_fetch_add(&turns[index], 1);
 	}
 	return NULL;
+}
+
+/* Returns when every thread has just been seen to run: a busy machine may have taken its processor from it. */
+static void wait_turns(void)
+{
+	for (uint64_t i = 0; i < thread_count; i++) {
+		unsigned long seen = atomic_load(&turns[i]);
+
+		while (atomic_load(&turns[i]) == seen)
+			sched_yield();
+	}
 }
 
 static void write_pages(uint32_t first, uint32_t count)
@@ -86,6 +100,7 @@ static void do_flush(const struct line *line)
 	}
 	for (uint64_t i = 0; i < count; i++) {
 		write_pages(next_page, (uint32_t)pages);
+		wait_turns();
 		if (!flush(line->argv[0], area->start + next_page * PAGE_BYTES, pages * PAGE_BYTES)) {
 			answer_errno(line->argv[0]);
 			return;
@@ -108,6 +123,7 @@ int main(int argc, char **argv)
 	area = area_need("flusher", "anon_private", mib);
 	memset(area->start, 1, mib << 20);
 	stay_on(cpus[0]);
+	thread_count = threads;
 	for (uint64_t i = 0; i < threads; i++) {
 		pthread_t thread;
 
@@ -121,6 +137,7 @@ int main(int argc, char **argv)
 	while (line_read(&line) && strcmp(line.argv[0], "quit")) {
 		if (!strcmp(line.argv[0], "touch")) {
 			write_pages(0, KEPT_PAGES);
+			wait_turns();
 			printf("{\"ok\":true}");
 			answer_end();
 		} else if (!strcmp(line.argv[0], "mprotect") || !strcmp(line.argv[0], "dontneed") ||
