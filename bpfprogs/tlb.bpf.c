@@ -38,7 +38,7 @@ static __always_inline void tlb_count(struct rd_config *cfg, u64 t, u32 reason, 
 	__sync_fetch_and_add(&tlb->flushes, 1);
 	if (pages == TLB_FLUSH_ALL) {
 		__sync_fetch_and_add(&tlb->full_flushes, 1);
-	} else {
+	} else if (pages) { /* none: a switch of tasks that found nothing to flush */
 		__sync_fetch_and_add(&tlb->ranges, 1);
 		__sync_fetch_and_add(&tlb->pages, pages);
 	}

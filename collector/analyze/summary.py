@@ -53,7 +53,7 @@ def summarise(directory: Path) -> dict[str, Any]:
     found["mapping_classes"] = _by_class(found["mappings"])
     found["pages"] = _by_page(load.load_pages(directory), len(rounds))
     found["curve"] = _curve(load.load_curve(directory))
-    found["tlb"] = tlb.summarise(load.load_tlb(directory))
+    found["tlb"] = tlb.summarise(load.load_tlb(directory), frozenset(meta.get("features", ())))
     return found
 
 

@@ -9,36 +9,44 @@ from redirty.collector.units import show_time
 if TYPE_CHECKING:
     import pandas as pd
 
-_COUNTS = ("flushes", "pages", "ranges", "full_flushes", "cpus")
-_TIMED = ("flush_tlb_mm_range", "arch_tlbbatch_flush")
+_SIDES = {"target": "", "arm": "arm_"}
+# what is added up, and the features of which one tells it
+_COUNTED = frozenset({"tlb", "tlb_time"})
+_NEEDED = {
+    "flushes": _COUNTED,
+    "pages": _COUNTED,
+    "ranges": _COUNTED,
+    "full_flushes": _COUNTED,
+    "cpus": frozenset({"tlb_cpus"}),
+    "time_s": frozenset({"tlb_time"}),
+}
 # where a flush begins, as the tracepoint tells: on this CPU, or by asking others (or both)
 _HERE = ("local_shootdown", "local_mm_shootdown")
 _ASKS = ("remote_send_ipi",)
 
 
-def summarise(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def summarise(frame: pd.DataFrame, features: frozenset[str]) -> dict[str, dict[str, Any]]:
     """`target` and `arm`, each with flushes, pages, ranges, full_flushes, cpus (interrupted, each
-    time), time_s; None where this kernel cannot know it, or (pages, ranges) has not been told.
+    time), time_s; None where the kernel, or an older recording, does not tell.
 
-    frame: tlb.csv as loaded.
+    frame: tlb.csv as loaded. features: meta.json's.
     """
-    return {"target": _side(frame, ""), "arm": _side(frame, "arm_")}
+    return {side: _side(frame, prefix, features) for side, prefix in _SIDES.items()}
 
 
-def _side(frame: pd.DataFrame, prefix: str) -> dict[str, Any]:
-    timed = frame[frame["reason"].isin(_TIMED)]
-    if len(timed):
-        chosen = timed
+def _side(frame: pd.DataFrame, prefix: str, features: frozenset[str]) -> dict[str, Any]:
+    if "tlb_time" in features:
+        chosen = frame[frame["reason"].isin(_TIMED)]
     else:
         # A flush that asks others and flushes here too has a row of each.
         parts = [frame[frame["reason"].isin(reasons)] for reasons in (_HERE, _ASKS)]
         chosen = max(parts, key=lambda part: float(part[f"{prefix}flushes"].sum()))
     found: dict[str, Any] = {}
-    for name in _COUNTS:
-        known = chosen[f"{prefix}{name}"].dropna()
-        found[name] = int(known.sum()) if len(known) else None
-    seconds = chosen[f"{prefix}time_s"].dropna()
-    found["time_s"] = round(float(seconds.sum()), 9) if len(seconds) else None
+    for name, needed in _NEEDED.items():
+        column = chosen[f"{prefix}{name}"]
+        known = features & needed and (column.empty or column.notna().any())
+        total = round(float(column.sum()), 9) if known else None
+        found[name] = total if total is None or name == "time_s" else int(total)
     return found
 
 

@@ -89,10 +89,13 @@ def test_shares_of_a_flush_are_not_added_up() -> None:
         ],
         columns=list(columns.TLB),
     )
-    found = tlb_sums.summarise(frame)
+    found = tlb_sums.summarise(frame, frozenset({"tlb"}))
     assert (found["target"]["flushes"], found["target"]["pages"]) == (12, 48)
     assert (found["arm"]["flushes"], found["arm"]["full_flushes"]) == (3, 3)
     assert (found["target"]["cpus"], found["arm"]["time_s"]) == (None, None)
+    nothing = tlb_sums.summarise(frame[:0], frozenset({"tlb"}))["target"]
+    assert (nothing["flushes"], nothing["pages"], nothing["cpus"]) == (0, 0, None)
+    assert set(tlb_sums.summarise(frame[:0], frozenset())["arm"].values()) == {None}
 
 
 TRACE = """# tracer: nop
