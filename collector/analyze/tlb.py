@@ -20,6 +20,7 @@ _NEEDED = {
     "cpus": frozenset({"tlb_cpus"}),
     "time_s": frozenset({"tlb_time"}),
 }
+_TIMED = ("flush_tlb_mm_range", "arch_tlbbatch_flush")
 # where a flush begins, as the tracepoint tells: on this CPU, or by asking others (or both)
 _HERE = ("local_shootdown", "local_mm_shootdown")
 _ASKS = ("remote_send_ipi",)
