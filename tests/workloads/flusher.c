@@ -9,12 +9,18 @@
 #include "area.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21                        /* Linux 5.4 */
+#endif
 
 #define KEPT_PAGES 64                          /* the first pages: read by all threads, written by `touch` */
 
@@ -111,6 +117,34 @@ static void do_flush(const struct line *line)
 	answer_end();
 }
 
+/* pageout PATH: reads a file through a mapping, then has reclaim take its pages out of it: flushed all at once. */
+static void do_pageout(const struct line *line)
+{
+	int fd = line->argc == 2 ? open(line->argv[1], O_RDONLY | O_CLOEXEC) : -1;
+	struct stat file;
+	volatile char *start;
+
+	if (fd < 0 || fstat(fd, &file)) {
+		answer_error("pageout PATH, of a file that can be read");
+		return;
+	}
+	start = mmap(NULL, (size_t)file.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	close(fd);
+	if (start == MAP_FAILED) {
+		answer_errno("mmap");
+		return;
+	}
+	for (off_t at = 0; at < file.st_size; at += (off_t)PAGE_BYTES)
+		(void)start[at];
+	wait_turns();
+	if (madvise((void *)start, (size_t)file.st_size, MADV_PAGEOUT)) {
+		answer_errno("madvise");
+		return;
+	}
+	printf("{\"ok\":true}");
+	answer_end();
+}
+
 int main(int argc, char **argv)
 {
 	struct line line = {0};
@@ -143,6 +177,8 @@ int main(int argc, char **argv)
 		} else if (!strcmp(line.argv[0], "mprotect") || !strcmp(line.argv[0], "dontneed") ||
 			   !strcmp(line.argv[0], "munmap")) {
 			do_flush(&line);
+		} else if (!strcmp(line.argv[0], "pageout")) {
+			do_pageout(&line);
 		} else {
 			answer_error("no such command: %s", line.argv[0]);
 		}

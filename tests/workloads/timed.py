@@ -150,6 +150,10 @@ class Flusher(Program):
         answer = self.command(how, count, pages)
         return Flushed(answer["flushes"], answer["pages"])
 
+    def pageout(self, path: Path) -> None:
+        """Maps and reads a file, of a real file system, and has reclaim unmap its pages."""
+        self.command("pageout", path)
+
     def touch(self) -> None:
         """Writes some pages, so that an arm has something to protect."""
         self.command("touch")
