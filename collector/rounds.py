@@ -104,6 +104,7 @@ class Recorder:
         begun = time.monotonic()
         candidates = {}
         for number, space in self.spaces.items():
+            self.tracer.arming(space.slot)
             candidates[number] = empty() if space.gone else space.arm()
             self.tracer.armed(space.slot)
         self._arm_s = time.monotonic() - begun

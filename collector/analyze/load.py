@@ -16,6 +16,7 @@ from redirty.collector.export.columns import CURVE, MAPPINGS, PAGES, ROUNDS, SCH
 if TYPE_CHECKING:
     import pandas as pd
 
+_TLB_FIRST = TLB.index("ranges")
 _COUNTS = ("pages", "faults", "flushes", "events", "round")
 
 
@@ -43,7 +44,10 @@ def load_meta(directory: Path) -> dict[str, Any]:
     return meta
 
 
-def _read(directory: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+def _read(
+    directory: Path, name: str, columns: tuple[str, ...], since: int | None = None
+) -> pd.DataFrame:
+    """since: columns from this one on are younger than the first recordings, and may lack."""
     import io
 
     import pandas as pd
@@ -65,7 +69,7 @@ def _read(directory: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
         )
     except (ValueError, pd.errors.ParserError) as e:
         raise RedirtyError(f"{path} is damaged: {e}") from None
-    missing = [c for c in columns if c not in frame.columns]
+    missing = [c for c in columns[:since] if c not in frame.columns]
     if missing:
         raise RedirtyError(f"{path} is damaged: it has no column {missing[0]}")
     return frame
@@ -106,8 +110,9 @@ def load_curve(directory: Path) -> pd.DataFrame:
 
 
 def load_tlb(directory: Path) -> pd.DataFrame:
-    """tlb.csv. Errors: RedirtyError."""
-    return _complete_only(_read(directory, "tlb.csv", TLB), directory)
+    """tlb.csv; columns that an older recording has not are empty. Errors: RedirtyError."""
+    frame = _complete_only(_read(directory, "tlb.csv", TLB, _TLB_FIRST), directory)
+    return frame.reindex(columns=list(TLB))
 
 
 def load_events(directory: Path) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redirty.collector.analyze import load
+from redirty.collector.analyze import load, tlb
 from redirty.collector.errors import one_line
 from redirty.collector.units import show_bytes, show_pages, show_time
 
@@ -54,6 +54,7 @@ def summarise(directory: Path) -> dict[str, Any]:
     found["mapping_classes"] = _by_class(found["mappings"])
     found["pages"] = _by_page(load.load_pages(directory), len(rounds))
     found["curve"] = _curve(load.load_curve(directory))
+    found["tlb"] = tlb.summarise(load.load_tlb(directory), frozenset(meta.get("features", ())))
     return found
 
 
@@ -228,6 +229,7 @@ def _fault_lines(s: dict[str, Any]) -> list[str]:
         lines.append(
             f"TLB flushes: {s['tlb_flushes']}{waited}; an arm took {show_time(s['arm_s_mean'])}"
         )
+        lines += tlb.as_lines(s["tlb"])
     return lines
 
 

@@ -43,11 +43,13 @@ CONFIG = np.dtype(
         ("near", "<u8", (NEAR,)),
         ("changes", "<u8"),
         ("used", "<u8", (2,)),
+        ("arming", "<u8"),
     ]
 )
 ROW = np.dtype([("key", "<u8"), ("bits", "<u8", (8,))])
 TARGET = np.dtype([("space", "<u4"), ("slot", "<u4")])
-TLB = np.dtype([("flushes", "<u8"), ("pages", "<u8"), ("full_flushes", "<u8"), ("ns", "<u8")])
+TLB_COUNTS = ("flushes", "pages", "full_flushes", "ns", "ranges", "cpus")
+TLB = np.dtype([(name, "<u8") for name in TLB_COUNTS])
 STATS = np.dtype(
     [
         ("ref_ns", "<u8"),
@@ -57,6 +59,7 @@ STATS = np.dtype(
         ("lost_events", "<u8"),
         ("hist", "<u8", (HIST,)),
         ("tlb", TLB, (TLB_REASONS,)),
+        ("arm_tlb", TLB, (TLB_REASONS,)),
     ]
 )
 EVENT = np.dtype(

@@ -217,8 +217,13 @@ class Tracer:
         self._config["epoch"] = new
         return now
 
+    def arming(self, slot: int) -> None:
+        """The target of a slot is armed from now on until armed(): TLB flushes are the arm's."""
+        self._config["arming"] = slot + 1
+
     def armed(self, slot: int) -> None:
         """The target of a slot was armed just now: its write curve begins here."""
+        self._config["arming"] = 0
         self._stats["ref_ns"][slot, self.epoch] = time.monotonic_ns()
 
     def wait_grace(self) -> None:

@@ -15,7 +15,10 @@ PAGES = (
     *("first_round", "last_round"),
 )
 CURVE = ("pid", "elapsed_s", "unique_dirty_pages")
-TLB = ("round", "pid", "reason", "flushes", "pages", "time_s", "full_flushes")
+TLB = (
+    *("round", "pid", "reason", "flushes", "pages", "time_s", "full_flushes", "ranges", "cpus"),
+    *("arm_flushes", "arm_pages", "arm_time_s", "arm_full_flushes", "arm_ranges", "arm_cpus"),
+)
 EVENTS = ("time_s", "pid", "tid", "address", "ip", "kind", "stack_id")
 
 SCHEMA = 1

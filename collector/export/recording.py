@@ -15,7 +15,7 @@ from redirty.collector import VERSION
 from redirty.collector.attach import abi
 from redirty.collector.bitmap import PAGE_SHIFT, U64, count_in
 from redirty.collector.errors import RedirtyError
-from redirty.collector.export import columns, files
+from redirty.collector.export import columns, files, tlb
 from redirty.collector.host.mappings import Mappings
 from redirty.collector.rates import CurveSum, PageCounts
 from redirty.collector.rounds import Round, SpaceRound
@@ -95,7 +95,8 @@ class Recording:
         tlb_rows: list[tuple[object, ...]] = []
         for space in result.spaces:
             mapping_rows += self._mapping_rows(result.number, space)
-            tlb_rows += self._tlb_rows(result.number, space)
+            if len(space.stats):
+                tlb_rows += tlb.rows(result.number, space.pid, space.stats, self.meta.features)
         self._mappings.append(mapping_rows)
         self._tlb.append(tlb_rows)
         self._rounds.append([round_row(result, self.meta.features)])
@@ -141,18 +142,6 @@ class Recording:
                 ),
                 *(item.path, int(present[k]), int(dirty[i]), int(redirtied[k]), int(faults[k])),
             )
-
-    def _tlb_rows(self, number: int, space: SpaceRound) -> Iterator[tuple[object, ...]]:
-        if not len(space.stats):
-            return
-        for reason, tlb in zip(abi.TLB_REASON_NAMES, space.stats["tlb"][0], strict=True):
-            if tlb["flushes"]:
-                timed = reason in ("flush_tlb_mm_range", "arch_tlbbatch_flush")
-                seconds = f"{int(tlb['ns']) / 1e9:.9f}" if timed else None
-                yield (
-                    *(number, space.pid, reason, int(tlb["flushes"]), int(tlb["pages"]), seconds),
-                    int(tlb["full_flushes"]),
-                )
 
     # ---- sums ----
 
@@ -228,17 +217,17 @@ def _sum_if(present: bool, value: object) -> int | None:
 
 
 def tlb_totals(
-    tlb: npt.NDArray[np.void], features: frozenset[str]
+    counted: npt.NDArray[np.void], features: frozenset[str]
 ) -> tuple[int | None, float | None]:
     """(flushes begun, seconds waited for them) of (n, 8) abi.TLB; None where not known."""
-    counts = tlb["flushes"].sum(axis=0)
     if "tlb_time" in features:
         timed = [abi.TLB_MM_RANGE, abi.TLB_BATCH]
-        return int(counts[timed].sum()), float(tlb["ns"][:, timed].sum()) / 1e9
+        return int(counted["flushes"][:, timed].sum()), float(counted["ns"][:, timed].sum()) / 1e9
     if "tlb" in features:
-        # begun here: local ones and those another CPU was asked for; not what a switch of tasks
-        # or another CPU's request caused
-        return int(counts[[2, 3, 4]].sum()), None
+        # begun here: local ones and those another CPU was asked for, which is mostly the same
+        # flush twice; not what a switch of tasks or another CPU's request caused
+        here, asked = counted["flushes"][:, [2, 3]].sum(axis=1), counted["flushes"][:, 4]
+        return int(np.maximum(here, asked).sum()), None
     return None, None
 
 

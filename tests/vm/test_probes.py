@@ -183,7 +183,7 @@ def test_hooks_that_this_kernel_has_were_attached(
     else:
         # Not "cow": this kernel has wp_page_copy inlined.
         expected = {"write_faults", "write_protect", "mkwrite", "huge", "huge_wp", "collapse"}
-        expected |= {"tlb", "tlb_time", "tlb_batch_time"}
+        expected |= {"tlb", "tlb_time", "tlb_batch_time", "tlb_cpus"}
     assert set(runs[arm, probe]["attached"]) == expected
 
 

@@ -14,7 +14,17 @@ from .phases import DEFAULT_AREAS, Phases
 from .process import Answer, Program, WorkloadError, build
 from .sensitive import Checksum, ChecksumResult, Child, Hold
 from .special import Churn, Sharers, Uring
-from .timed import Scan, ScanFloor, Sweep, SweepTime, Writer, WriteRun, expected_distinct
+from .timed import (
+    Flushed,
+    Flusher,
+    Scan,
+    ScanFloor,
+    Sweep,
+    SweepTime,
+    Writer,
+    WriteRun,
+    expected_distinct,
+)
 
 __all__ = [
     "DEFAULT_AREAS",
@@ -25,6 +35,8 @@ __all__ = [
     "ChecksumResult",
     "Child",
     "Churn",
+    "Flushed",
+    "Flusher",
     "Hold",
     "Pages",
     "Phases",
