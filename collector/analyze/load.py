@@ -11,16 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.export.columns import (
-    CURVE,
-    FRAME_MAP,
-    MAPPINGS,
-    PAGES,
-    PHYSICAL,
-    ROUNDS,
-    SCHEMA,
-    TLB,
-)
+from redirty.collector.export.columns import CURVE, MAPPINGS, PAGES, ROUNDS, SCHEMA, TLB
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,18 +137,19 @@ def _parquet(directory: Path, name: str) -> pd.DataFrame | None:
     return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
 
 
-def _require_physical(directory: Path) -> None:
-    if not (directory / "physical.csv").exists():
+def _physical(directory: Path, name: str) -> pd.DataFrame:
+    frame = _parquet(directory, name)
+    if frame is None:
         raise RedirtyError(f"{directory} has no page frames: record with --physical")
+    return _complete_only(frame, directory)
 
 
 def load_physical(directory: Path) -> pd.DataFrame:
-    """physical.csv: the bitmap of dirty frames, a row for each round and 512 frames.
+    """physical.parquet: the bitmap of dirty frames, a row for each round and 64 frames.
 
     Errors: RedirtyError when it was recorded without --physical.
     """
-    _require_physical(directory)
-    return _complete_only(_read(directory, "physical.csv", PHYSICAL), directory)
+    return _physical(directory, "physical")
 
 
 def frame_numbers(bitmap: pd.DataFrame) -> npt.NDArray[np.uint64]:
@@ -166,31 +158,23 @@ def frame_numbers(bitmap: pd.DataFrame) -> npt.NDArray[np.uint64]:
 
     if bitmap.empty:
         return np.empty(0, np.uint64)
-    digits = "".join(bitmap["bitmap"]).replace("0x", "")
-    rows = np.frombuffer(bytes.fromhex(digits), np.uint8).reshape(-1, 64)[:, ::-1]
-    firsts = bitmap["first_pfn"].to_numpy(np.uint64)
-    order = np.argsort(firsts, kind="stable")
-    firsts, rows = firsts[order], rows[order]
+    ordered = bitmap.sort_values("first_pfn", kind="stable")
+    firsts = ordered["first_pfn"].to_numpy(np.uint64)
     starts = np.flatnonzero(np.concatenate(([True], firsts[1:] != firsts[:-1])))
-    rows = np.bitwise_or.reduceat(rows, starts, axis=0)  # the same frames in several rounds
-    row, bit = np.nonzero(np.unpackbits(rows, axis=1, bitorder="little"))
+    # the same frames in several rounds
+    words = np.bitwise_or.reduceat(ordered["bits"].to_numpy(np.uint64), starts)
+    row, bit = np.nonzero(words[:, None] >> np.arange(64, dtype=np.uint64) & np.uint64(1))
     found: npt.NDArray[np.uint64] = firsts[starts][row] + bit.astype(np.uint64)
     return found
 
 
 def load_frames(directory: Path, number: int | None = None) -> pd.DataFrame:
-    """physical.parquet: the side list. pfn is missing where a page lay in no frame. With a round's
+    """frames.parquet: the side list. pfn is missing where a page lay in no frame. With a round's
     number: one row a page, where each lay as far as it was known at the end of that round.
 
     Errors: RedirtyError when it was recorded without --physical.
     """
-    import pandas as pd
-
-    _require_physical(directory)
-    frame = _parquet(directory, "physical")
-    if frame is None:  # cut off before the first part
-        frame = pd.DataFrame({column: [] for column in FRAME_MAP})
-    frame = frame.astype({"address": "uint64", "pfn": "UInt64"})
+    frame = _physical(directory, "frames").astype({"pfn": "UInt64"})
     if number is None:
         return frame
     frame = frame[frame["round"] <= number]

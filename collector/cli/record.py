@@ -47,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--physical",
         action="store_true",
-        help="also write which page frames the dirty pages lie in (physical.csv, physical.parquet)",
+        help="also write which page frames the dirty pages lie in (physical.parquet, frames.parquet)",
     )
     parser.add_argument(
         "--json", action="store_true", help="a summary for programs on stdout at the end"

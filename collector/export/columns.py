@@ -17,8 +17,6 @@ PAGES = (
 )
 CURVE = ("pid", "elapsed_s", "unique_dirty_pages")
 TLB = ("round", "pid", "reason", "flushes", "pages", "time_s", "full_flushes")
-PHYSICAL = ("round", "first_pfn", "dirty_frames", "bitmap")
-FRAME_MAP = ("round", "pid", "address", "pfn")
 EVENTS = ("time_s", "pid", "tid", "address", "ip", "kind", "stack_id")
 
 SCHEMA = 1

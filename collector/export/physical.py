@@ -1,26 +1,25 @@
-"""physical.csv: the bitmap of dirty page frames, round by round. physical.parquet: the side list,
+"""physical.parquet: the bitmap of dirty page frames, round by round. frames.parquet: the side list,
 which tells in which frame each dirty page lies."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from redirty.collector.bitmap import PAGE_SHIFT, PAGES_PER_REGION, PageSet
-from redirty.collector.export import columns, files
+import numpy.typing as npt
+from redirty.collector.bitmap import PAGE_SHIFT, U64, WORDS_PER_REGION, PageSet
 from redirty.collector.export.parts import Parts, arrow
 from redirty.collector.frames import NO_FRAME, Moved, PhysicalRound
 
 _ROWS_A_PART = 1 << 20
-_PART_EVERY_S = 60.0
-_REGION_BYTES = PAGES_PER_REGION // 8
+_PART_EVERY_S = 10.0  # what is waiting is lost when the collector is killed
+_FRAMES_A_WORD = 64
 
 
 class PhysicalFiles:
-    """Writes what a round's dirty pages are physically.
+    """Writes what rounds' dirty pages are physically.
 
     The side list has a row only where a page's frame is news, so it stays short: a page lies
     where the last row of it, up to a round, says.
@@ -28,54 +27,75 @@ class PhysicalFiles:
 
     def __init__(self, directory: Path) -> None:
         self._arrow, parquet = arrow("--physical")
-        self._bitmap = files.CsvFile(directory / "physical.csv", columns.PHYSICAL)
-        self._parts = Parts(directory, "physical", parquet)
-        self._waiting: list[tuple[int, Moved]] = []
+        self._bitmaps = Parts(directory, "physical", parquet)
+        self._frames = Parts(directory, "frames", parquet)
+        self._dirty: list[tuple[int, PageSet]] = []
+        self._moved: list[tuple[int, Moved]] = []
         self._rows = 0
         self._due = time.monotonic() + _PART_EVERY_S
 
     def add(self, number: int, found: PhysicalRound) -> None:
-        """Writes a round of a number down. Errors: RedirtyError."""
-        self._waiting += [(number, moved) for moved in found.moved]
-        self._rows += sum(len(moved.pages) for moved in found.moved)
-        if self._rows >= _ROWS_A_PART or (self._rows and time.monotonic() > self._due):
-            self._flush()
-        self._bitmap.append(bitmap_rows(number, found.frames))
+        """Takes a round of a number. Errors: RedirtyError when the disk is full."""
+        self._dirty.append((number, found.frames))
+        self._moved += [(number, moved) for moved in found.moved]
+        self._rows += sum(len(m.pages) for m in found.moved)
+        self._rows += WORDS_PER_REGION * len(found.frames.keys)
+        if self._rows >= _ROWS_A_PART or time.monotonic() > self._due:
+            self.flush()
 
-    def _flush(self) -> None:
-        if self._rows:
-            self._parts.add(self._table(self._waiting))
-            self._waiting, self._rows = [], 0
+    def flush(self) -> None:
+        """Writes what is waiting. Errors: RedirtyError; it is then still waiting."""
+        if self._dirty:
+            self._bitmaps.add(self._bitmap_table())
+            self._dirty = []
+        if self._moved:
+            self._frames.add(self._frame_table())
+            self._moved = []
+        self._rows = 0
         self._due = time.monotonic() + _PART_EVERY_S
 
-    def _table(self, waiting: list[tuple[int, Moved]]) -> Any:
-        none = np.empty(0, np.uint64)
-        counts = [len(moved.pages) for _, moved in waiting]
-        frames = np.concatenate([none, *(moved.frames for _, moved in waiting)])
-        pages = np.concatenate([none, *(moved.pages for _, moved in waiting)])
-        a = self._arrow
-        return a.table(
+    def _bitmap_table(self) -> Any:
+        words = [words_of(frames) for _, frames in self._dirty]
+        counts = [len(bits) for _, bits in words]
+        return self._arrow.table(
             {
-                "round": np.repeat(np.array([n for n, _ in waiting], np.int32), counts),
-                "pid": np.repeat(np.array([m.pid for _, m in waiting], np.int32), counts),
+                "round": _repeated([number for number, _ in self._dirty], counts),
+                "first_pfn": _joined([firsts for firsts, _ in words]),
+                "bits": _joined([bits for _, bits in words]),
+            }
+        )
+
+    def _frame_table(self) -> Any:
+        counts = [len(moved.pages) for _, moved in self._moved]
+        frames = _joined([moved.frames for _, moved in self._moved])
+        pages = _joined([moved.pages for _, moved in self._moved])
+        return self._arrow.table(
+            {
+                "round": _repeated([number for number, _ in self._moved], counts),
+                "pid": _repeated([moved.pid for _, moved in self._moved], counts),
                 "address": pages << np.uint64(PAGE_SHIFT),
-                "pfn": a.array(frames, mask=frames == NO_FRAME),
+                "pfn": self._arrow.array(frames, mask=frames == NO_FRAME),
             }
         )
 
     def close(self) -> None:
-        """Joins the parts of the side list. Errors: RedirtyError."""
-        self._bitmap.close()
-        self._flush()
-        self._parts.close(self._table([]))
+        """Joins the parts. Errors: RedirtyError."""
+        self.flush()
+        self._bitmaps.close(self._bitmap_table())
+        self._frames.close(self._frame_table())
 
 
-def bitmap_rows(number: int, frames: PageSet) -> Iterator[tuple[object, ...]]:
-    """A row for each 512 frames that have a dirty one among them. The bitmap is a hex number, whose
-    bit i stands for frame first_pfn + i."""
-    text = frames.words[:, ::-1].astype(">u8").tobytes().hex()
-    counts = np.bitwise_count(frames.words).sum(axis=1, dtype=np.int64).tolist()
-    size = 2 * _REGION_BYTES
-    firsts = (frames.keys * np.uint64(PAGES_PER_REGION)).tolist()
-    for i, (first, count) in enumerate(zip(firsts, counts, strict=True)):
-        yield (number, first, count, "0x" + text[i * size : (i + 1) * size])
+def words_of(frames: PageSet) -> tuple[U64, U64]:
+    """(first frame, bits) of each 64 frames that have one of the set among them: bit i stands for
+    first + i."""
+    row, column = np.nonzero(frames.words)
+    numbers = frames.keys[row] * np.uint64(WORDS_PER_REGION) + column.astype(np.uint64)
+    return numbers * np.uint64(_FRAMES_A_WORD), frames.words[row, column]
+
+
+def _joined(parts: list[U64]) -> U64:
+    return np.concatenate([np.empty(0, np.uint64), *parts])
+
+
+def _repeated(values: list[int], counts: list[int]) -> npt.NDArray[np.int32]:
+    return np.repeat(np.array(values, np.int32), counts)
