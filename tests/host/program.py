@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import signal
 from pathlib import Path
 from types import TracebackType
@@ -83,10 +82,10 @@ class Recorded:
         pages = (at[inside] >> np.uint64(12)).tolist()
         return dict(zip(pages, table["rounds_dirty"].to_numpy()[inside].tolist(), strict=True))
 
-    def missed(self) -> int:
-        """Pages that only the scan saw."""
-        with (self.directory / "rounds.csv").open(newline="") as file:
-            return sum(int(row["missed_pages"] or 0) for row in csv.DictReader(file))
+    def pids(self) -> list[int]:
+        """All processes that belonged to the target."""
+        found: list[int] = self.meta()["target"]["pids"]
+        return found
 
 
 def counts(*written: Pages) -> dict[int, int]:
