@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping
 
-import numpy as np
 from redirty.collector.arm.pagemap import Pagemap
 from redirty.collector.bitmap import U64
 from redirty.collector.frames import LastFrames, PhysicalRound, add_up, frames_for, zero_frames
@@ -28,14 +29,11 @@ class _Watched:
         else:
             opened.close()
 
-    def read(self, first_page: int, count: int) -> U64:
-        """Raw entries; none when the memory is gone."""
-        try:
-            if self._pagemap is not None:
-                return self._pagemap.entries(first_page, count)
-        except OSError:
-            pass
-        return np.empty(0, np.uint64)
+    def read(self, first_page: int, into: U64) -> None:
+        """Raw entries; nothing when the memory is gone."""
+        if self._pagemap is not None:
+            with contextlib.suppress(OSError):
+                os.preadv(self._pagemap.fd, [into.data], first_page * into.itemsize)
 
     def close(self) -> None:
         """Lets go of the process's memory."""

@@ -41,8 +41,9 @@ def test_entries() -> None:
 def test_entries_are_those_of_the_pages(chosen: set[int], end: int) -> None:
     """Whatever the runs they are read in, and where the memory ends."""
 
-    def read(first: int, count: int) -> U64:
-        return np.arange(first, max(first, min(first + count, end)), dtype=np.uint64) + np.uint64(1)
+    def read(first: int, into: U64) -> None:
+        there = np.arange(first, max(first, min(first + into.size, end)), dtype=np.uint64)
+        into.reshape(-1)[: len(there)] = there + np.uint64(1)
 
     wanted = sorted(chosen)
     found = entries_of(read, from_pages(np.array(wanted, np.uint64)))
@@ -50,12 +51,12 @@ def test_entries_are_those_of_the_pages(chosen: set[int], end: int) -> None:
 
 
 def test_long_runs_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "_REGIONS_A_READ", 3)
+    monkeypatch.setattr(frames, "_REGIONS_A_PART", 3)
     asked: list[int] = []
 
-    def read(first: int, count: int) -> U64:
-        asked.append(count)
-        return np.arange(first, first + count, dtype=np.uint64)
+    def read(first: int, into: U64) -> None:
+        asked.append(into.size)
+        into.reshape(-1)[:] = np.arange(first, first + into.size, dtype=np.uint64)
 
     wanted = np.arange(100, 5000, dtype=np.uint64)
     assert (entries_of(read, from_pages(wanted)) == wanted).all()
