@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -218,6 +220,51 @@ def test_pages_that_lie_nowhere(stack: contextlib.ExitStack) -> None:
     found = live.end()
     assert found.frameless >= 30
     assert not [m for m in found.moved if m.pid == other.pid and (m.frames != 0).any()]
+
+
+@contextlib.contextmanager
+def swap(directory: Path) -> Iterator[None]:
+    """A swap file that is used before any other."""
+    file = directory / "swap"
+    file.write_bytes(bytes(16 << 20))
+    file.chmod(0o600)
+    for words in (["mkswap"], ["swapon", "--priority", "32767"]):
+        program = shutil.which(words[0], path="/usr/sbin:/sbin:/usr/bin:/bin")
+        require(program, f"needs {words[0]} (Debian package mount or util-linux)")
+        done = subprocess.run(
+            [str(program), *words[1:], str(file)], capture_output=True, text=True, check=False
+        )
+        require(done.returncode == 0, f"needs {words[0]} to work here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run([str(program).replace("swapon", "swapoff"), str(file)], check=True)
+
+
+def test_swapped_out(stack: contextlib.ExitStack, tmp_path: Path) -> None:
+    """Out after it was written: dirty, and in no frame; written again it lies in one."""
+    stack.enter_context(swap(tmp_path))
+    phases = stack.enter_context(Phases({"a": ("anon_private", 2)}))
+    area = phases.areas["a"]
+    live = begin(stack, phases.pid)
+    phases.write("a", "range:0", count=100)
+    phases.advise("a", "pageout", 20, 50)
+    wait_idle(phases.pid)
+    out = area.pages[:100][frames(phases.pid, area.pages[:100]) == 0]
+    require(len(out) > 0, "needs the kernel to swap out what it is told to")
+    assert np.isin(out, area.pages[20:70]).all()
+    found = live.end()
+    pages, at = only(found, phases.pid, area)
+    assert_same(pages, area.pages[:100], "dirty")
+    assert_same(pages[at == 0], out, "in no frame")
+    assert found.frameless >= len(out)
+    phases.write("a", "range:0", count=100)
+    wait_idle(phases.pid)
+    found = live.end()
+    pages, at = only(found, phases.pid, area)
+    assert np.isin(out, pages).all()
+    assert (at == frames(phases.pid, pages)).all() and (at != 0).all()
+    assert np.isin(frames(phases.pid, area.pages[:100]), page_numbers(found.frames)).all()
 
 
 def test_hugetlb(stack: contextlib.ExitStack) -> None:
