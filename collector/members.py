@@ -125,15 +125,29 @@ class Members:
             raise TargetEndedError(f"{self.targets.description} ended before it could be traced")
 
     def adopt_newcomers(self) -> None:
-        """Processes that forked, ran another program or joined since the last look."""
+        """Processes that forked, ran another program, joined or left since the last look."""
         have = {space.pid for space in self.spaces.values() if not space.gone}
-        wanted = dict.fromkeys(self.targets.members()) if self.targets.may_join else {}
-        for tgid, (number, _) in self.tracer.targets().items():
+        known = self.tracer.targets()
+        wanted = {}
+        if self.targets.may_join:
+            # Looked at after the kernel side was: a process it knows that is not here has left.
+            wanted = dict.fromkeys(self.targets.members())
+            for pid in (have | known.keys()) - wanted.keys():
+                self._let_go(pid)
+            known = {tgid: target for tgid, target in known.items() if tgid in wanted}
+        for tgid, (number, _) in known.items():
             if abi.tgid_of(number) == tgid:  # else a vfork child in its parent's memory
                 wanted[tgid] = None
         for pid in wanted:
             if pid not in have and pid != os.getpid():
                 self._try_adopt(pid, required=False)
+
+    def _let_go(self, pid: int) -> None:
+        """A process that left the target; what it wrote until now still counts."""
+        self.tracer.drop_target(pid)
+        for space in self.spaces.values():
+            if space.pid == pid:
+                space.gone = True
 
     def _try_adopt(self, pid: int, *, required: bool) -> None:
         try:

@@ -41,7 +41,10 @@ def summarise(directory: Path) -> dict[str, Any]:
         total = int(rounds[column].sum())
         found[column] = total
         found[f"{column}_per_s"] = round(total / duration_s, 3) if duration_s else 0.0
-    for column in ("missed_pages", "lost_events", "tlb_flushes", "tlb_flush_s", *_KINDS):
+    for column in (
+        *("missed_pages", "lost_events", "tlb_flushes", "tlb_flush_s", *_KINDS),
+        *("dirty_frames", "frameless_pages"),
+    ):
         found[column] = _total(rounds[column])
     found["present_pages_mean"] = (
         round(float(rounds["present_pages"].mean()), 1) if len(rounds) else 0
@@ -55,6 +58,11 @@ def summarise(directory: Path) -> dict[str, Any]:
     found["pages"] = _by_page(load.load_pages(directory), len(rounds))
     found["curve"] = _curve(load.load_curve(directory))
     found["tlb"] = tlb.summarise(load.load_tlb(directory), frozenset(meta.get("features", ())))
+    found["distinct_frames"] = None
+    if found["dirty_frames"] is not None:
+        found["distinct_frames"] = len(load.frame_numbers(load.load_physical(directory)))
+    found["shared_outside"] = meta.get("shared_outside", [])
+    found["shared_outside_hidden"] = meta.get("shared_outside_hidden", 0)
     return found
 
 
@@ -171,9 +179,11 @@ def as_text(s: dict[str, Any], bandwidth: float | None = None) -> str:
         f"  {'present':<11} {show_pages(s['present_pages_mean']):>11}",
         "",
         *_fault_lines(s),
+        *_shared_lines(s),
         "",
         f"distinct pages: {s['pages']['ever_dirty']} ever dirty, {s['pages']['dirty_again']} in "
         f"more than one round, {s['pages']['dirty_in_every_round']} in every round",
+        *_frame_lines(s),
         "W(t), distinct pages written within t of an arm: "
         + (
             ", ".join(
@@ -231,6 +241,48 @@ def _fault_lines(s: dict[str, Any]) -> list[str]:
         )
         lines += tlb.as_lines(s["tlb"])
     return lines
+
+
+def _frame_lines(s: dict[str, Any]) -> list[str]:
+    """With --physical."""
+    if s["dirty_frames"] is None:
+        return []
+    none = s["frameless_pages"]
+    placed = s["dirty_pages"] - none
+    return [
+        f"page frames: {s['distinct_frames']} ever dirty; round by round {placed} dirty pages lay in "
+        f"{s['dirty_frames']} frames"
+        + (f", {none} in none (swapped out, unmapped, or ended)" if none else "")
+    ]
+
+
+def _shared_lines(s: dict[str, Any]) -> list[str]:
+    """Processes outside the target that map its shared memory."""
+    writers: dict[int, str] = {}
+    readers: dict[int, str] = {}
+    for sharer in s["shared_outside"]:
+        into = writers if sharer["writable"] else readers
+        into[sharer["pid"]] = one_line(sharer["comm"])
+    lines = []
+    if writers:
+        lines.append(
+            f"shared memory: {_names(writers)} outside the target can write to it, which only the "
+            "scan may see, and only in part"
+        )
+    only = {pid: name for pid, name in readers.items() if pid not in writers}
+    if only:
+        lines.append(f"shared memory: {_names(only)} outside the target can read it")
+    if s["shared_outside_hidden"]:
+        lines.append(
+            f"shared memory: {s['shared_outside_hidden']} processes could not be looked at"
+        )
+    return lines
+
+
+def _names(processes: dict[int, str]) -> str:
+    names = [f"{pid} ({name})" for pid, name in sorted(processes.items())]
+    more = f" and {len(names) - _TOP} more" if len(names) > _TOP else ""
+    return ("process " if len(names) == 1 else "processes ") + ", ".join(names[:_TOP]) + more
 
 
 def _mapping_lines(s: dict[str, Any]) -> list[str]:

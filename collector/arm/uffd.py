@@ -13,6 +13,8 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from redirty.collector.arm import pagemap as pm
@@ -63,6 +65,13 @@ def initialise(descriptor: int) -> None:
         raise ArmError(f"userfaultfd: {why(e)}", e.errno or 0) from None
 
 
+def adjacent(mappings: Sequence[Mapping]) -> list[Sequence[Mapping]]:
+    """Mappings, ascending, in runs without a gap between them."""
+    cuts = [i for i, (a, b) in enumerate(pairwise(mappings), 1) if a.end != b.start]
+    bounds = [0, *cuts, len(mappings)] if mappings else []
+    return [mappings[a:b] for a, b in pairwise(bounds)]
+
+
 class UffdArmed:
     """An address space armed through its userfaultfd. Takes the descriptor over."""
 
@@ -92,22 +101,20 @@ class UffdArmed:
 
     def _register(self, mappings: Mappings) -> None:
         """Puts what is new in the list of mappings under the descriptor."""
-        strays = self._strays(mappings)
-        if mappings is self._known and not len(strays.keys):
+        # Mapped anew at the same place with the same name: the list looks the same.
+        hits = np.flatnonzero(count_in(self._strays(mappings), mappings.starts, mappings.ends))
+        if mappings is self._known and not len(hits):
             return
-        new = [m for m in mappings.items if m not in self._registered]
-        if len(strays.keys):
-            # Mapped anew at the same place with the same name: the list looks the same.
-            hits = count_in(strays, mappings.starts, mappings.ends)
-            new += [mappings.items[i] for i in np.flatnonzero(hits).tolist()]
+        anew = {mappings.items[i] for i in hits.tolist()}
+        new = [m for m in mappings.items if m not in self._registered or m in anew]
         # What was split, grown or unmapped since gives back its share.
         self._prepared.intersection_update(mappings.items)
         self._prepared.difference_update(new)
         self._room = _PREPARE_ALL - sum(m.end - m.start for m in self._prepared)
-        for mapping in dict.fromkeys(new):
-            if mapping not in self._for_good:
-                self._refused.discard(mapping)
-                self._register_one(mapping)
+        self._refused.difference_update(m for m in new if m not in self._for_good)
+        for run in adjacent([m for m in new if m not in self._for_good]):
+            self._register_run(run)
+        self._prepare([m for m in new if m.perms[3] == "s" and m not in self._refused])
         self._known = mappings
         self._registered = frozenset(mappings.items)
         self._refused &= self._registered
@@ -133,13 +140,20 @@ class UffdArmed:
             pages = pages - from_ranges(bounds[:, 0], bounds[:, 1])
         return pages
 
-    def _register_one(self, mapping: Mapping) -> None:
-        length = mapping.end - mapping.start
+    def _register_run(self, run: Sequence[Mapping]) -> None:
+        """Mappings with nothing between them, by one call: a process may have 65,530 of them. The
+        kernel takes all or none, so a run that it refuses is tried in halves."""
+        mapping, last = run[0], run[-1]
+        length = last.end - mapping.start
         try:
             fcntl.ioctl(
                 self._fd, _REGISTER, struct.pack("QQQQ", mapping.start, length, _MODE_WP, 0)
             )
         except OSError as e:
+            if len(run) > 1 and e.errno != errno.ESRCH:
+                self._register_run(run[: len(run) // 2])
+                self._register_run(run[len(run) // 2 :])
+                return
             if e.errno == errno.EBUSY and self._known is None:
                 raise ArmError(
                     f"cannot arm process {self.pid} with userfaultfd: its mapping at "
@@ -154,14 +168,21 @@ class UffdArmed:
             self._refused.add(mapping)
             if e.errno == errno.EPERM:
                 self._for_good.add(mapping)
-            return
-        if mapping.perms[3] == "s" and length <= min(_PREPARE_EACH, self._room):
-            self._prepared.add(mapping)
-            self._room -= length
-            # By a scan, which tells in the same step what was written until now: the mapping may
-            # have been made, moved or changed, and written, in the round that ends here.
-            found = self._protect_all(mapping.start, mapping.end)
-            self._found = self._found | pm.to_pages(found)
+
+    def _prepare(self, shared: Sequence[Mapping]) -> None:
+        """Protects shared mappings, ascending, wherever no page is yet, as far as there is room."""
+        chosen = []
+        for mapping in shared:
+            length = mapping.end - mapping.start
+            if length <= min(_PREPARE_EACH, self._room):
+                chosen.append(mapping)
+                self._room -= length
+        self._prepared.update(chosen)
+        # By a scan, which tells in the same step what was written until now: a mapping may have
+        # been made, moved or changed, and written, in the round that ends here.
+        found = [self._protect_all(run[0].start, run[-1].end) for run in adjacent(chosen)]
+        if found:
+            self._found = self._found | pm.to_pages(*found)
 
     # ---- the round ----
 

@@ -16,6 +16,7 @@ from redirty.collector.attach import abi
 from redirty.collector.bitmap import PAGE_SHIFT, U64, count_in
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export import columns, files, tlb
+from redirty.collector.frames import PhysicalRound
 from redirty.collector.host.mappings import Mappings
 from redirty.collector.rates import CurveSum, PageCounts
 from redirty.collector.rounds import Round, SpaceRound
@@ -86,8 +87,8 @@ class Recording:
     def _save_meta(self, complete: bool) -> None:
         files.write_json(self.directory / "meta.json", self.meta.content(complete, self.rounds))
 
-    def add(self, result: Round) -> None:
-        """Writes one round down.
+    def add(self, result: Round, physical: PhysicalRound | None = None) -> None:
+        """Writes one round down. physical: its frames, when they are looked at.
 
         Errors: RedirtyError (disk full); rounds before stay as they are.
         """
@@ -99,7 +100,7 @@ class Recording:
                 tlb_rows += tlb.rows(result.number, space.pid, space.stats, self.meta.features)
         self._mappings.append(mapping_rows)
         self._tlb.append(tlb_rows)
-        self._rounds.append([round_row(result, self.meta.features)])
+        self._rounds.append([round_row(result, self.meta.features, physical)])
         self.rounds += 1
         for space in result.spaces:
             counts = self._pages.setdefault(space.pid, PageCounts())
@@ -119,11 +120,11 @@ class Recording:
             return
         dirty = count_in(space.dirty, m.starts, m.ends)
         old = self._shown.get(space.pid)
-        known = set() if old is None else set(old.items)
         self._shown[space.pid] = m
         if old is m:
             chosen = np.flatnonzero(dirty).tolist()
         else:
+            known = set() if old is None else set(old.items)
             chosen = [i for i, item in enumerate(m.items) if dirty[i] or item not in known]
         starts, ends = m.starts[chosen], m.ends[chosen]
         present = count_in(space.present, starts, ends)
@@ -231,7 +232,9 @@ def tlb_totals(
     return None, None
 
 
-def round_row(result: Round, features: frozenset[str]) -> tuple[object, ...]:
+def round_row(
+    result: Round, features: frozenset[str], physical: PhysicalRound | None = None
+) -> tuple[object, ...]:
     """The row of rounds.csv."""
     spaces = result.spaces
     kinds = result.stats["kinds"].sum(axis=0)
@@ -265,4 +268,6 @@ def round_row(result: Round, features: frozenset[str]) -> tuple[object, ...]:
         _sum_if("cow" in features, kinds[abi.COW]),
         _sum_if("mkwrite" in features, kinds[abi.MKWRITE]),
         _sum_if("huge" in features, kinds[abi.HUGE]),
+        None if physical is None else len(physical.frames),
+        None if physical is None else physical.frameless,
     )

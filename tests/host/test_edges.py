@@ -28,7 +28,7 @@ sys.stdin.read()
 """
 
 
-def _page_tables_kib(pid: int) -> int:
+def page_tables_kib(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmPTE:"):
             return int(line.split()[1])
@@ -67,10 +67,10 @@ def test_memory_that_is_only_reserved_gets_no_page_tables() -> None:
     )
     try:
         assert child.stdout is not None and child.stdout.readline()
-        before = _page_tables_kib(child.pid)
+        before = page_tables_kib(child.pid)
         _arm_uffd(child.pid)
         # All of it would take 4 MiB of them.
-        assert _page_tables_kib(child.pid) - before < 256
+        assert page_tables_kib(child.pid) - before < 256
     finally:
         child.kill()
         child.communicate()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.host.targets import Cgroup, Tree, cgroup_mounts
+from redirty.collector.host.targets import Cgroup, Tree
 from redirty.collector.rounds import Round
 
 from tests.host.recording import (
@@ -127,19 +129,6 @@ def test_without_the_tree_no_child() -> None:
         hold.children(4, pages=2)
         wait_idle(hold.pid)
         assert [space.pid for space in live.end_round().spaces] == [hold.pid]
-
-
-@pytest.fixture
-def cgroup(tracing: None) -> Iterator[Path]:
-    """A cgroup of our own, below the mount of version 2, or of any controller."""
-    places = cgroup_mounts()
-    require(places, "needs a mounted cgroup hierarchy")
-    directory = places[0] / f"redirty-test-{os.getpid()}"
-    directory.mkdir()
-    yield directory
-    # What is still in it ends with the test; its memory may take a moment longer.
-    wait_until(lambda: not (directory / "cgroup.procs").read_text().strip(), "an empty cgroup")
-    directory.rmdir()
 
 
 def test_cgroup(cgroup: Path) -> None:

@@ -169,6 +169,7 @@ def test_what_this_kernel_cannot_tell_is_empty_never_0(tmp_path: Path) -> None:
     assert unknown == {
         *("scan_pages", "missed_pages", "tlb_flushes", "tlb_flush_s", "first_touch_faults"),
         *("write_protect_faults", "cow_faults", "mkwrite_faults", "huge_faults"),
+        *("dirty_frames", "frameless_pages"),
     }
 
 

@@ -124,8 +124,10 @@ def test_a_list_that_changed_while_it_was_read(
     bounds: list[tuple[int, int]], expected: list[tuple[int, int]]
 ) -> None:
     items = tuple(Mapping(a << 12, b << 12, PRIVATE, "") for a, b in bounds)
-    found = mappings._without_overlaps(items)
-    assert [(m.start >> 12, m.end >> 12) for m in found] == expected
+    found = mappings._without_overlaps(Mappings.of(items))
+    assert [(m.start >> 12, m.end >> 12) for m in found.items] == expected
+    pages = list(zip(found.starts.tolist(), found.ends.tolist(), strict=True))
+    assert pages == expected
 
 
 def test_the_file_of_this_process(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ with Phases() as phases:
 
 from __future__ import annotations
 
+from .crowd import Crowd
 from .initramfs import guest_parameters, make_initramfs
 from .pages import PAGE_BYTES, Area, Pages, Touched, digest, expand, union
 from .phases import DEFAULT_AREAS, Phases
@@ -37,6 +38,7 @@ __all__ = [
     "Churn",
     "Flushed",
     "Flusher",
+    "Crowd",
     "Hold",
     "Pages",
     "Phases",
