@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +22,6 @@ from tests.host.recording import (
     within,
 )
 from tests.host.walk import Walk
-from tests.tiers import require
 from tests.workloads.driver import Child, Hold, Phases
 from tests.workloads.pages import Area
 
