@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.host.program import Recorded, counts
-from tests.host.recording import wait_idle, wait_until
+from tests.host.recording import outside_pid, wait_idle, wait_until
 from tests.host.test_edges import page_tables_kib
-from tests.host.test_targets import outside_pid
 from tests.tiers import require, require_program
 from tests.workloads.driver import Crowd, Phases
 from tests.workloads.pages import Area, Pages

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from tests.host.recording import (
     LiveRounds,
     assert_same,
     command_line,
+    outside_pid,
     redirty,
     space_of,
     wait_idle,
@@ -211,13 +211,6 @@ def test_30_check_tells_what_is_so(tmp_path: Path) -> None:
 
 
 # ---- 31: namespaces ----
-
-
-def outside_pid(wrapper: int) -> int:
-    """The process below a wrapper, by the number it has here."""
-    text = Path(f"/proc/{wrapper}/task/{wrapper}/children").read_text()
-    assert re.fullmatch(r"\d+ ?", text), text
-    return int(text)
 
 
 NAMESPACES = {
