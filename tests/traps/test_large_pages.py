@@ -50,8 +50,11 @@ def by_page_tables(walk: Walk, area: Area, touched: Pages) -> SpaceRound:
     assert_same(np.setdiff1d(touched, state.written), NONE, "touched, and not written")
     space = walk.live.round_of(walk.pid)
     assert_same(within(space.dirty, area), state.written, "dirty")
-    assert_same(within(space.log, area), touched, "log")
-    assert_same(within(space.missed, area), np.setdiff1d(state.written, touched), "missed")
+    log = within(space.log, area)
+    # Of two pages of a folio that was made writable as a whole only the first one written faults.
+    assert_same(np.setdiff1d(log, touched), NONE, "logged and not touched")
+    assert bool(len(log)) == bool(len(touched)), "log"
+    assert_same(within(space.missed, area), np.setdiff1d(state.written, log), "missed")
     return space
 
 
