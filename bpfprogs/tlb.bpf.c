@@ -123,14 +123,14 @@ static __always_inline int flush_begins(u64 mm, u64 start, u64 end, u32 reason)
 	if (!cfg)
 		return 0;
 	bool by_arm = id >> 32 == cfg->arm_pid;
-	u64 t;
+	bool own = !mm || mm == rd_read_u64((void *)bpf_get_current_task(), OFF_TASK_MM);
+	u64 t = 0;
 
-	if (!by_arm)
-		t = mm ? target_of_mm(cfg, mm) : target_of_current(cfg);
-	else if (mm && mm != rd_read_u64((void *)bpf_get_current_task(), OFF_TASK_MM))
+	/* Neither the collector's flushes of its own memory, nor what others (kcompactd) do to a target's. */
+	if (own && !by_arm)
+		t = target_of_current(cfg);
+	else if (!own && by_arm)
 		t = target_of_arm(cfg);
-	else
-		t = 0; /* the collector's own memory */
 	if (!t)
 		return 0;
 	u64 pages = !mm || end == TLB_FLUSH_ALL ? TLB_FLUSH_ALL : (end - start) >> PAGE_SHIFT;
