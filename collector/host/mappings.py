@@ -8,7 +8,6 @@ a program that came after it under the same number.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
@@ -73,26 +72,22 @@ class Mappings:
 
     def pages_of(self, *, private_file: bool = False, read_only_shared: bool = False) -> PageSet:
         """Pages of the mappings of a kind."""
-        found = empty()
-        if private_file:
-            found = found | self._private_file
-        if read_only_shared:
-            found = found | self._read_only_shared
-        return found
+        chosen = [
+            *(self._private_file if private_file else ()),
+            *(self._read_only_shared if read_only_shared else ()),
+        ]
+        chosen.sort()
+        return from_ranges(self.starts[chosen], self.ends[chosen]) if chosen else empty()
 
-    # Asked in every round, and a process may have 65,530 mappings.
-
-    @cached_property
-    def _private_file(self) -> PageSet:
-        return self._chosen(lambda m: m.mapping_class == FILE_PRIVATE)
+    # Asked in every round, and a process may have 65,530 mappings: which of them, by number.
 
     @cached_property
-    def _read_only_shared(self) -> PageSet:
-        return self._chosen(lambda m: m.perms[3] == "s" and m.perms[1] != "w")
+    def _private_file(self) -> list[int]:
+        return [i for i, m in enumerate(self.items) if m.mapping_class == FILE_PRIVATE]
 
-    def _chosen(self, wanted: Callable[[Mapping], bool]) -> PageSet:
-        at = [i for i, m in enumerate(self.items) if wanted(m)]
-        return from_ranges(self.starts[at], self.ends[at]) if at else empty()
+    @cached_property
+    def _read_only_shared(self) -> list[int]:
+        return [i for i, m in enumerate(self.items) if m.perms[3] == "s" and m.perms[1] != "w"]
 
 
 def parse(text: str) -> tuple[Mapping, ...]:
