@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 
-from vagrant.commands import BUILD, PROJECT, run
+from vagrant.commands import BUILD, PROJECT, StepError, run
 
 WHEELS = BUILD / "wheels"
 PYTHON = "3.11"  # the box's, see rootfs.SUITE
@@ -39,3 +40,17 @@ def download() -> Path:
     run([*pip, "download", "--quiet", "--dest", str(WHEELS), *kind, *platforms, *wanted])
     stamp.write_text(digest)
     return WHEELS
+
+
+def main() -> int:
+    """The command: 0 when the wheels are there."""
+    try:
+        print(download())
+    except (StepError, OSError) as error:
+        print(f"redirty: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
