@@ -43,6 +43,8 @@ _PREPARE_EACH, _PREPARE_ALL = 256 << 20, 1 << 30
 # Runs of full regions (2 MiB each) worth a system call of their own, and how many of them.
 _LEAST_RUN, _MOST_RUNS = 16, 256
 
+_TRIES = 3  # to put a mapping under the descriptor, when the list stays the same
+
 _SWAP_TYPE_MARKER = np.uint64(31)  # include/linux/swapops.h: the last of the 32 swap types
 
 
@@ -73,7 +75,8 @@ class UffdArmed:
         self._fd = descriptor
         self._known: Mappings | None = None
         self._registered: frozenset[Mapping] = frozenset()
-        self._refused: set[Mapping] = set()
+        self._unchanged: frozenset[Mapping] = frozenset()  # since the arm before
+        self._refused: dict[Mapping, int] = {}  # how often
         self._prepared: set[Mapping] = set()
         self._room = _PREPARE_ALL
         self._found = empty()  # written before the mapping was under the descriptor
@@ -92,9 +95,13 @@ class UffdArmed:
     def _register(self, mappings: Mappings) -> None:
         """Puts what is new in the list of mappings under the descriptor."""
         strays = self._strays(mappings)
-        if mappings is self._known and not len(strays.keys):
+        changed = mappings is not self._known
+        # One that was gone when it was to be put under the descriptor may be back, looking the same.
+        again = [m for m, tries in self._refused.items() if changed or tries < _TRIES]
+        if not changed and not len(strays.keys) and not again:
             return
         new = [m for m in mappings.items if m not in self._registered]
+        new += [m for m in again if m in self._registered]
         if len(strays.keys):
             # Mapped anew at the same place with the same name: the list looks the same.
             hits = count_in(strays, mappings.starts, mappings.ends)
@@ -104,11 +111,11 @@ class UffdArmed:
         self._prepared.difference_update(new)
         self._room = _PREPARE_ALL - sum(m.end - m.start for m in self._prepared)
         for mapping in dict.fromkeys(new):
-            if mapping not in self._refused:
-                self._register_one(mapping)
+            self._register_one(mapping)
+        if changed:
+            self._registered = frozenset(mappings.items)
         self._known = mappings
-        self._registered = frozenset(mappings.items)
-        self._refused &= self._registered
+        self._refused = {m: n for m, n in self._refused.items() if m in self._registered}
         self.unarmed = len(self._refused)
 
     def _strays(self, mappings: Mappings) -> PageSet:
@@ -146,8 +153,9 @@ class UffdArmed:
                 raise GoneError from None
             # Gone meanwhile, or a kind that cannot be protected (device memory, read-only
             # shared files): the next list tells which.
-            self._refused.add(mapping)
+            self._refused[mapping] = self._refused.get(mapping, 0) + 1
             return
+        self._refused.pop(mapping, None)
         if mapping.perms[3] == "s" and length <= min(_PREPARE_EACH, self._room):
             self._prepared.add(mapping)
             self._room -= length
@@ -186,7 +194,10 @@ class UffdArmed:
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
         """See Armed."""
+        before = self._registered
         self._register(mappings)
+        same = before is self._registered
+        self._unchanged = before if same else before & self._registered
         found, self._found = self._found, empty()
         return found | self.scan_and_protect(mappings, present)
 
@@ -252,7 +263,8 @@ class UffdArmed:
         # The page cache seen through a private mapping was read, never written through it: a
         # write would have made it anonymous.
         unwritten = zero | (cache & mappings.pages_of(private_file=True))
-        unwritten = unwritten | mappings.pages_of(read_only_shared=True)
+        # What was read-only and stayed so; what was made read-only was maybe written before.
+        unwritten = unwritten | mappings.pages_of(read_only_shared=self._unchanged)
         return present - unwritten, present
 
     def present(self, mappings: Mappings, first: int, last: int) -> PageSet:

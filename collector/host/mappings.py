@@ -8,6 +8,7 @@ a program that came after it under the same number.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Self
@@ -67,13 +68,15 @@ class Mappings:
         shift = np.uint64(PAGE_SHIFT)
         return cls(items, bounds[:, 0] >> shift, bounds[:, 1] >> shift)
 
-    def pages_of(self, *, private_file: bool = False, read_only_shared: bool = False) -> PageSet:
-        """Pages of the mappings of a kind."""
+    def pages_of(
+        self, *, private_file: bool = False, read_only_shared: Collection[Mapping] = ()
+    ) -> PageSet:
+        """Pages of the mappings of a kind: private_file: all; read_only_shared: those of some."""
         chosen = [
             i
             for i, m in enumerate(self.items)
             if (private_file and m.mapping_class == FILE_PRIVATE)
-            or (read_only_shared and m.perms[3] == "s" and m.perms[1] != "w")
+            or (m.perms[3] == "s" and m.perms[1] != "w" and m in read_only_shared)
         ]
         return from_ranges(self.starts[chosen], self.ends[chosen]) if chosen else empty()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -85,3 +86,41 @@ def test_a_mapping_that_is_unmapped_gives_its_share_back(armed: UffdArmed) -> No
     assert prepared(armed, *eight[1:], shared(8), shared(9)) == []
     for number in range(10, 30):
         assert prepared(armed, shared(number)) == [shared(number)]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EPERM])
+def test_a_mapping_that_was_gone_for_a_moment(
+    armed: UffdArmed, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Unmapped when it is to be put under the descriptor, and there again in the next list: which
+    may look the same."""
+    mappings = Mappings.of((shared(0),))
+    done = []
+
+    def gone(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    armed.arm(Mappings.of((shared(1),)))
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "ioctl", gone)
+        armed.arm(mappings)
+    assert armed.unarmed == 1
+    monkeypatch.setattr(fcntl, "ioctl", lambda *_: done.append(1))
+    armed.arm(mappings)
+    assert done and armed.unarmed == 0
+
+
+def test_one_that_cannot_be_armed_is_not_tried_for_ever(
+    armed: UffdArmed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mappings = Mappings.of((shared(0),))
+    tried = []
+
+    def refuse(*_: object) -> int:
+        tried.append(1)
+        raise OSError(errno.EPERM, "no")
+
+    monkeypatch.setattr(fcntl, "ioctl", refuse)
+    for _ in range(20):
+        armed.arm(mappings)
+    assert 1 < len(tried) < 10 and armed.unarmed == 1
