@@ -24,7 +24,7 @@ struct control *control;
 int control_fd, source_fd;
 struct spot spots[MAX_SPOTS];
 int spot_count;
-bool kernel_writes;
+uint64_t kernel_writes;
 
 static struct writer writers[MAX_THREADS], churner;
 static int writer_count;
@@ -119,7 +119,7 @@ static void touch(struct writer *w, const struct spot *spot, uint32_t page)
 		/* The kernel writes, through the processor's page tables. */
 		if (pread(source_fd, (void *)(words + word), 8, (off_t)(random >> 20) & (SOURCE_BYTES - 8)) != 8)
 			return;
-	} else if (way == 5 && kernel_writes) {
+	} else if (way == 5 && kernel_writes > spot->shared) {
 		/* The kernel writes, by its own way into memory. */
 		struct iovec from = {&w->value, 8}, to = {(void *)(words + word), 8};
 
@@ -140,9 +140,8 @@ void burst(struct writer *w)
 	struct spot *spot = &spots[random % (uint64_t)spot_count];
 	uint32_t count = 1 + (random >> 8) % 64, first = (uint32_t)(random >> 20), stride = (random >> 16) & 3;
 
-	/* A child of one round writes shared memory only where its parent is sure to have it still. */
 	if (w->alone && spot->shared && !spot->steady)
-		return;
+		return; /* its parent's alone */
 	if (!w->alone && pthread_rwlock_tryrdlock(&spot->lock))
 		return;
 	for (uint32_t i = 0; i < count; i++) {
@@ -197,7 +196,7 @@ static void add_spot(const char *kind, uint64_t mib, bool steady)
 
 static void *map_control(int fd)
 {
-	void *got = mmap(NULL, sizeof(struct control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	void *got = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 
 	if (got == MAP_FAILED)
 		die("control: %s", strerror(errno));
@@ -237,13 +236,12 @@ int main(int argc, char **argv)
 		run_after_exec((int)slot, seed);
 	}
 	if (argc < 5 || !parse_u64(argv[2], &threads) || !parse_u64(argv[3], &seed) || !parse_u64(argv[4], &mib) ||
-	    threads < 1 || threads > MAX_THREADS || mib < 1)
+	    threads < 1 || threads > MAX_THREADS || mib < 1 || (argc > 5 && !parse_u64(argv[5], &kernel_writes)))
 		die("usage: torture DIR THREADS SEED MIB [KERNEL_WRITES]");
-	kernel_writes = argc > 5 && !strcmp(argv[5], "1");
 	protocol_start();
 	areas_start(argv[1]);
 	control_fd = memfd_create("control", 0);
-	if (control_fd < 0 || ftruncate(control_fd, sizeof(struct control)))
+	if (control_fd < 0 || ftruncate(control_fd, PAGE_BYTES))
 		die("control: %s", strerror(errno));
 	control = map_control(control_fd);
 	source_fd = make_source(seed);

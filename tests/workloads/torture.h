@@ -41,7 +41,7 @@ extern struct control *control;
 extern int control_fd, source_fd;
 extern struct spot spots[MAX_SPOTS];
 extern int spot_count;
-extern bool kernel_writes;                     /* by process_vm_writev, too */
+extern uint64_t kernel_writes;                 /* process_vm_writev writes: 0 nowhere, 1 to private memory, 2 anywhere */
 extern uint64_t churned[CHURNS];
 extern const char *const churn_name[CHURNS];
 

@@ -36,19 +36,20 @@ class Rest:
 
 
 class Torture(ProgramWithFiles):
-    """Rests until go(). mib: the size of most areas; kernel_writes: writes by process_vm_writev, too."""
+    """Rests until go(). mib: the size of most areas. kernel_writes: process_vm_writev writes, too:
+    0 nowhere, 1 to private memory, 2 anywhere."""
 
     def __init__(
         self,
         seed: int,
         threads: int = 6,
         mib: int = 1,
-        kernel_writes: bool = True,
+        kernel_writes: int = 2,
         directory: Path | str | None = None,
         wrapper: Sequence[str] = (),
     ) -> None:
         super().__init__(directory)
-        words = [self.directory, threads, seed, mib, int(kernel_writes)]
+        words = [self.directory, threads, seed, mib, kernel_writes]
         self._start("torture", words, wrapper)
 
     def go(self) -> None:
