@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.torture.memory import PAGE, U64, Vma, chunks, contents, there, vmas
+from tests.torture.memory import PAGE, U64, PageTables, Vma, chunks, contents, vmas
 from tests.torture.mirror import NEVER, Copy, Mirror, Shadow
 
 
@@ -46,18 +46,23 @@ def compare(mirror: Mirror) -> Comparison:
     their own: the kernel itself says that the others are zero, or what the file has."""
     pages, losses = 0, []
     for copy in mirror.spaces.values():
-        for vma in vmas(copy.pid):
-            for first, count in chunks(vma):
-                part = np.arange(first, first + count, dtype=np.uint64)
-                if not vma.shared:
-                    part = part[there(copy.pid, first, count, own=True)]
-                compared, found = _compare(mirror, copy, vma, part)
-                pages += compared
-                losses += found
+        with PageTables(copy.pid) as tables:
+            for vma in vmas(copy.pid):
+                for first, count in chunks(vma):
+                    if vma.shared:
+                        part = np.arange(first, first + count, dtype=np.uint64)
+                    else:
+                        part = tables.there(first, count, own=True)
+                    if len(part):
+                        compared, found = _compare(mirror, copy, vma, part, tables)
+                        pages += compared
+                        losses += found
     return Comparison(pages, tuple(losses))
 
 
-def _compare(mirror: Mirror, copy: Copy, vma: Vma, pages: U64) -> tuple[int, list[Loss]]:
+def _compare(
+    mirror: Mirror, copy: Copy, vma: Vma, pages: U64, tables: PageTables
+) -> tuple[int, list[Loss]]:
     actual, readable = contents(copy.pid, pages)
     if vma.shared:
         # Never seen: nothing of it is known, as if it were all zero.
@@ -65,7 +70,9 @@ def _compare(mirror: Mirror, copy: Copy, vma: Vma, pages: U64) -> tuple[int, lis
         data, have, last = shadow.copies(pages - np.uint64(vma.first) + np.uint64(vma.offset))
     else:
         data, have, last = copy.shadow.copies(pages)
-    wrong = readable & (actual != data).any(axis=1)
+    wrong = np.flatnonzero(readable & (actual != data).any(axis=1)).tolist()
+    if not vma.shared:
+        wrong = [i for i in wrong if not tables.is_zero(int(pages[i]))]
     found = [
         Loss(
             copy.pid,
@@ -75,6 +82,6 @@ def _compare(mirror: Mirror, copy: Copy, vma: Vma, pages: U64) -> tuple[int, lis
             None if last[i] == NEVER else int(last[i]),
             bool(have[i]),
         )
-        for i in np.flatnonzero(wrong).tolist()
+        for i in wrong
     ]
     return int(readable.sum()), found

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -85,33 +86,43 @@ def vmas(pid: int) -> list[Vma]:
     return found
 
 
-def there(pid: int, first: int, count: int, *, own: bool) -> npt.NDArray[np.bool_]:
-    """(count,) which pages of a mapping are there or swapped out. own: only those with contents of
-    their own, not the zero page, not a file's: the others of a private mapping are zero, or what
-    the file has."""
-    found = np.zeros(count, np.bool_)
-    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
-        entries = np.frombuffer(os.pread(pagemap.fileno(), count * 8, first * 8), np.uint64)
-    present, swapped = (entries & _PRESENT) != 0, (entries & _SWAPPED) != 0
-    swapped &= (entries & _SWAP_TYPE) != _MARKER
-    found[: len(entries)] = present | swapped
-    if own:
-        found[: len(entries)] &= (entries & _FILE) == 0
-        at = np.flatnonzero(found[: len(entries)] & present)
-        found[at] = ~_zero_frames(entries[at] & _FRAME)
-    return found
+class PageTables:
+    """What the kernel says of a process's pages.
 
+    Errors: OSError when the process is gone.
+    """
 
-def _zero_frames(frames: U64) -> npt.NDArray[np.bool_]:
-    """Which page frames are pages of zeros, small or huge, that many share."""
-    unique, back = np.unique(frames, return_inverse=True)
-    zero = np.zeros(len(unique), np.bool_)
-    with Path("/proc/kpageflags").open("rb", buffering=0) as flags:
-        for run in np.split(np.arange(len(unique)), np.flatnonzero(np.diff(unique) != 1) + 1):
-            if len(run):
-                data = os.pread(flags.fileno(), 8 * len(run), int(unique[run[0]]) * 8)
-                zero[run] = (np.frombuffer(data, np.uint64) & _ZERO_PAGE) != 0
-    return zero[back]
+    def __init__(self, pid: int) -> None:
+        self._pagemap = Path(f"/proc/{pid}/pagemap").open("rb", buffering=0)  # noqa: SIM115
+
+    def _entries(self, first: int, count: int) -> U64:
+        data = os.pread(self._pagemap.fileno(), count * 8, first * 8)
+        return np.frombuffer(data, np.uint64)
+
+    def there(self, first: int, count: int, *, own: bool) -> U64:
+        """Those of `count` pages from `first` on that are there or swapped out. own: without a
+        file's pages in private mappings."""
+        entries = self._entries(first, count)
+        swapped = ((entries & _SWAPPED) != 0) & ((entries & _SWAP_TYPE) != _MARKER)
+        found = ((entries & _PRESENT) != 0) | swapped
+        if own:
+            found &= (entries & _FILE) == 0
+        return np.flatnonzero(found).astype(np.uint64) + np.uint64(first)
+
+    def is_zero(self, page: int) -> bool:
+        """Whether it is one of the kernel's pages of zeros, that stand for memory never written."""
+        (entry,) = self._entries(page, 1)
+        if not entry & _PRESENT:
+            return False
+        with Path("/proc/kpageflags").open("rb", buffering=0) as flags:
+            data = os.pread(flags.fileno(), 8, int(entry & _FRAME) * 8)
+        return bool(np.frombuffer(data, np.uint64)[0] & _ZERO_PAGE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pagemap.close()
 
 
 def read_into(pid: int, pages: U64, addresses: U64) -> npt.NDArray[np.bool_]:

@@ -21,11 +21,11 @@ from tests.torture.memory import (
     U64,
     Contents,
     Key,
+    PageTables,
     Vma,
     chunks,
     open_shared,
     read_into,
-    there,
     vmas,
 )
 
@@ -157,15 +157,15 @@ class Mirror:
         return bool(new)
 
     def _first_space(self, copy: Copy, number: int) -> None:
-        for vma in copy.vmas:
-            for first, count in chunks(vma):
-                try:
-                    found = there(copy.pid, first, count, own=not vma.shared)
-                except OSError:  # the process is gone
-                    return
-                self._copy(
-                    copy, vma, np.flatnonzero(found).astype(np.uint64) + np.uint64(first), number
-                )
+        try:
+            with PageTables(copy.pid) as tables:
+                for vma in copy.vmas:
+                    for first, count in chunks(vma):
+                        pages = tables.there(first, count, own=not vma.shared)
+                        if len(pages):
+                            self._copy(copy, vma, pages, number)
+        except OSError:  # the process is gone
+            pass
 
     def _first_shared(self, pid: int, vma: Vma, number: int) -> None:
         source = open_shared(pid, vma)

@@ -79,6 +79,7 @@ class Run:
         self.tally = tally
         self.mirror = Mirror(workload.pid)
         self.random = random.Random(plan.seed)
+        self.told: set[int] = {workload.pid}
 
     def begin(self) -> None:
         """Arms, and copies all that is there."""
@@ -98,6 +99,10 @@ class Run:
         self.tally.spaces += len(self.mirror.spaces) - known
         self.tally.rounds += 1
         self.tally.missed += sum(len(space.missed) for space in result.spaces)
+        pids = set(self._live().values())
+        for pid in pids - self.told:
+            self.workload.armed(pid)
+        self.told = pids
         return new
 
     def _late(self) -> int:

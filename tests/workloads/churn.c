@@ -139,6 +139,7 @@ static _Noreturn void run_child(int slot, uint64_t seed, bool then_exec)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	writer_start(&writer, seed);
 	writer.alone = true;
+	writer.slot = slot;
 	/* Some end within a round, some live for many. */
 	child_bursts(&writer, slot, xorshift64(&writer.random) % (seed & 1 ? 8 : 2000));
 	if (then_exec) {
@@ -186,6 +187,7 @@ static bool child_start(uint64_t seed, bool then_exec)
 
 		if (atomic_load(&control->child[slot].pid))
 			continue;
+		atomic_store(&control->child[slot].armed, false);
 		pid = fork();
 		if (pid == 0)
 			run_child(slot, seed, then_exec);
@@ -250,7 +252,7 @@ void churn_once(struct writer *self)
 	else if (what == THREAD)
 		done = thread_comes_and_goes(more);
 	else if (what == FORK || what == EXEC)
-		done = (random >> 16) % 2 && child_start(more, what == EXEC);
+		done = (random >> 16) % 4 == 0 && child_start(more, what == EXEC);
 	else
 		done = child_end((int)((random >> 16) % MAX_CHILDREN));
 	churned[what] += done;

@@ -13,6 +13,7 @@ struct control {
 	struct {
 		atomic_int pid;
 		atomic_uint parked;            /* the number of the rest it keeps */
+		atomic_bool armed;             /* its tracer has it under control: see burst() */
 		atomic_ulong writes;
 	} child[MAX_CHILDREN];
 };
@@ -33,6 +34,7 @@ struct writer {
 	atomic_uint parked;
 	atomic_ulong writes, reads;
 	bool alone;                            /* in a child: nobody else changes its mappings, or locks */
+	int slot;                              /* of a child */
 };
 
 enum churn { REMAP, MOVE, PROTECT, COVER, DONTNEED, FREE, SYNC, THREAD, FORK, EXEC, END, CHURNS };

@@ -56,6 +56,10 @@ class Torture(ProgramWithFiles):
         """Lets it run."""
         self.command("go")
 
+    def armed(self, pid: int) -> None:
+        """Tells a child that it may write shared memory, too; when it has ended since, nobody."""
+        self.command("armed", pid)
+
     def rest(self, timeout_s: float = 120) -> Rest:
         """Stops all writing, and waits for that."""
         return Rest.from_json(self.command("rest", timeout_s=timeout_s))
