@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _STOP_TIMEOUT_S, _NEWCOMER_STOP_TIMEOUT_S = 2.0, 0.05
 _LOOKS = 10  # for a tree that grows while it is looked at
+_TRIES = 3  # to arm a newcomer
 
 
 class Members:
@@ -37,6 +38,7 @@ class Members:
         self.stopped_s = 0.0
         self.by_log_only = 0
         self._pinned_kib: dict[int, int] = {}  # of spaces let go of
+        self._failures: dict[int, int] = {}  # by the kernel side's number
         self._free_slots = list(range(tracer.options.slots - 1, 0, -1))
         self._slots_to_free: list[int] = []
 
@@ -52,7 +54,7 @@ class Members:
         number = self._number(pid)
         try:
             self._trace(process, number, slot)
-            armed = self._open_armed(pid, descriptor, required=required)
+            armed = self._open_armed(pid, number, descriptor, required=required)
             space = Space(number, slot, process, armed)
         except BaseException as e:
             if armed is not None:
@@ -89,7 +91,9 @@ class Members:
             return (number + (1 << abi.TGID_BITS)) & ((1 << (64 - abi.REGION_BITS)) - 1)
         return number
 
-    def _open_armed(self, pid: int, descriptor: int | None, *, required: bool) -> Armed | None:
+    def _open_armed(
+        self, pid: int, number: int, descriptor: int | None, *, required: bool
+    ) -> Armed | None:
         try:
             if descriptor is not None:
                 armed: Armed = UffdArmed(pid, descriptor, 0.0)
@@ -103,9 +107,14 @@ class Members:
                 # Waiting in the kernel, for its vfork child, say: its faults are logged meanwhile,
                 # and it is tried again at the next boundary.
                 raise GoneError from None
+            # In the middle of its exec or of its end the kernel refuses it for no other reason.
+            self._failures[number] = self._failures.get(number, 0) + 1
+            if self._failures[number] < _TRIES:
+                raise GoneError from None
             log.info("process %d is traced by its faults alone: %s", pid, e)
             self.by_log_only += 1
             return None
+        self._failures.pop(number, None)
         self.stopped_s += armed.stopped_s
         return armed
 
@@ -135,6 +144,8 @@ class Members:
             for pid in (have | known.keys()) - wanted.keys():
                 self._let_go(pid)
             known = {tgid: target for tgid, target in known.items() if tgid in wanted}
+        numbers = {number for number, _ in known.values()}
+        self._failures = {n: c for n, c in self._failures.items() if n in numbers}
         for tgid, (number, _) in known.items():
             if abi.tgid_of(number) == tgid:  # else a vfork child in its parent's memory
                 wanted[tgid] = None

@@ -75,6 +75,8 @@ class Recorder:
         self.members = Members(tracer, targets, way, injector)
         self._round = 0
         self._arm_s = 0.0
+        # By space, logged in memory that was not armed since: it can be written again unseen.
+        self._open: dict[int, PageSet] = {}
 
     @property
     def spaces(self) -> dict[int, Space]:
@@ -165,7 +167,7 @@ class Recorder:
     ) -> tuple[SpaceRound, ...]:
         found = []
         for number, space in self.spaces.items():
-            logged = drained.pop(number, empty())
+            logged = drained.pop(number, empty()) | self._open.pop(number, empty())
             scanned = candidates[number]
             present = space.present
             missed = space.settle(logged, scanned)
@@ -192,20 +194,23 @@ class Recorder:
                     stats=stats[space.slot : space.slot + 1 if space.slot else 0].copy(),
                 )
             )
-        for number, logged in drained.items():
-            # Born and gone within the round: its writes were logged, its mappings never seen.
+        alive = {n for n, _ in self.tracer.targets().values()} if drained or self._open else set()
+        for number in drained.keys() | self._open.keys():
+            # Born and gone within the round, or not armed yet: its writes were logged, its mappings
+            # never seen.
+            logged = drained.get(number, empty()) | self._open.pop(number, empty())
+            if number in alive:
+                self._open[number] = logged
             found.append(
                 SpaceRound(
-                    *(
-                        abi.tgid_of(number),
-                        number,
-                        Mappings.of(()),
-                        empty(),
-                        logged,
-                        empty(),
-                        logged,
-                        empty(),
-                    ),
+                    pid=abi.tgid_of(number),
+                    space=number,
+                    mappings=Mappings.of(()),
+                    present=empty(),
+                    log=logged,
+                    missed=empty(),
+                    dirty=logged,
+                    redirtied=empty(),
                     scanned_pages=None,
                     stats=stats[:0].copy(),
                 )

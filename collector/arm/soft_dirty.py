@@ -17,7 +17,7 @@ from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import ArmError, GoneError
 from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, drop_empty, empty
 from redirty.collector.errors import why
-from redirty.collector.host.mappings import Mappings
+from redirty.collector.host.mappings import Mapping, Mappings
 
 _CHUNK_PAGES = 1 << 20
 
@@ -87,11 +87,15 @@ class SoftDirtyArmed:
             ) from None
         self._last_entries: tuple[PageSet, PageSet] = (empty(), empty())
         self._huge = HugetlbMappings(pid)
+        self._known: Mappings | None = None
+        self._before: frozenset[Mapping] = frozenset()  # as they were at the arm before
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
         """See Armed."""
         dirty, written, here = self._read(mappings)
         self._last_entries = (written, here)
+        if mappings is not self._known:
+            self._known, self._before = mappings, frozenset(mappings.items)
         self.protect()
         return dirty
 
@@ -134,7 +138,8 @@ class SoftDirtyArmed:
                     real = real & ~is_zero
                 if not shared:
                     real = real & ((entries & pm.ENTRY_FILE) == 0)
-                elif mapping.perms[1] != "w":
+                elif mapping.perms[1] != "w" and mapping in self._before:
+                    # It stayed read-only; one that was made so was maybe written before.
                     real = np.zeros_like(real)
                 for found, into in ((soft, dirty), (real, written), (here, present)):
                     if found.any():

@@ -84,6 +84,7 @@ class UffdArmed:
         self._registered: frozenset[Mapping] = frozenset()
         self._refused: set[Mapping] = set()
         self._for_good: set[Mapping] = set()  # of them those that no later try can change
+        self._unchanged: frozenset[Mapping] = frozenset()  # since the arm before
         self._prepared: set[Mapping] = set()
         self._room = _PREPARE_ALL
         self._found = empty()  # written before the mapping was under the descriptor
@@ -166,7 +167,8 @@ class UffdArmed:
             # Gone meanwhile, or another's for now: tried again as soon as a page is there. A shared
             # mapping of a file opened for reading only (EPERM) is refused, and not written, for good.
             self._refused.add(mapping)
-            if e.errno == errno.EPERM:
+            # (Another mapping may lie there for the moment: only such a one can mean itself.)
+            if e.errno == errno.EPERM and mapping.perms[3] == "s" and mapping.perms[1] != "w":
                 self._for_good.add(mapping)
 
     def _prepare(self, shared: Sequence[Mapping]) -> None:
@@ -214,7 +216,10 @@ class UffdArmed:
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
         """See Armed."""
+        before = self._registered
         self._register(mappings)
+        same = before is self._registered
+        self._unchanged = before if same else before & self._registered
         found, self._found = self._found, empty()
         return found | self.scan_and_protect(mappings, present)
 
@@ -280,7 +285,8 @@ class UffdArmed:
         # The page cache seen through a private mapping was read, never written through it: a
         # write would have made it anonymous.
         unwritten = zero | (cache & mappings.pages_of(private_file=True))
-        unwritten = unwritten | mappings.pages_of(read_only_shared=True)
+        # What was read-only and stayed so; what was made read-only was maybe written before.
+        unwritten = unwritten | mappings.pages_of(read_only_shared=self._unchanged)
         return present - unwritten, present
 
     def present(self, mappings: Mappings, first: int, last: int) -> PageSet:

@@ -8,6 +8,7 @@ a program that came after it under the same number.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
@@ -70,11 +71,13 @@ class Mappings:
         ends = np.fromiter(map(itemgetter(1), items), np.uint64, len(items))
         return cls(items, starts >> shift, ends >> shift)
 
-    def pages_of(self, *, private_file: bool = False, read_only_shared: bool = False) -> PageSet:
-        """Pages of the mappings of a kind."""
+    def pages_of(
+        self, *, private_file: bool = False, read_only_shared: Collection[Mapping] = ()
+    ) -> PageSet:
+        """Pages of the mappings of a kind: private_file: all; read_only_shared: those of some."""
         chosen = [
             *(self._private_file if private_file else ()),
-            *(self._read_only_shared if read_only_shared else ()),
+            *(i for i in self._read_only_shared if self.items[i] in read_only_shared),
         ]
         chosen.sort()
         return from_ranges(self.starts[chosen], self.ends[chosen]) if chosen else empty()

@@ -106,7 +106,9 @@ def test_pages_of_a_kind() -> None:
         )
     )
     assert page_numbers(found.pages_of(private_file=True)).tolist() == [1, 2, 6, 7]
-    assert page_numbers(found.pages_of(read_only_shared=True)).tolist() == [4, 8]
+    read_only = found.pages_of(read_only_shared=found.items)
+    assert page_numbers(read_only).tolist() == [4, 8]
+    assert page_numbers(found.pages_of(read_only_shared=found.items[:1])).tolist() == []
     assert page_numbers(found.pages_of()).tolist() == []
 
 
