@@ -114,7 +114,7 @@ class UffdArmed:
         self._known = mappings
         self._registered = frozenset(mappings.items)
         self._refused = {m: r for m, r in self._refused.items() if m in self._registered}
-        self.unarmed = len(self._refused)
+        self.unarmed = sum(m.perms[1] == "w" for m in self._refused)
 
     def _strays(self, mappings: Mappings) -> PageSet:
         """Pages present in mappings that are not under the descriptor. The kernel passes over
