@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,11 +16,21 @@ import numpy as np
 import pytest
 from redirty.collector.arm.choose import open_armed
 from redirty.collector.arm.injection import Injector
+from redirty.collector.arm.uffd import initialise
 from redirty.collector.attach.tracer import Tracer
 from redirty.collector.bitmap import PageSet, from_pages, page_numbers
 from redirty.collector.host.mappings import MapsFile
 
-from tests.host.recording import NONE, LiveRounds, assert_same, wait_idle, way, within
+from tests.host.recording import (
+    NONE,
+    PATIENCE_S,
+    LiveRounds,
+    assert_same,
+    redirty,
+    wait_idle,
+    way,
+    within,
+)
 from tests.tiers import require_program
 from tests.traps.frame import not_applicable
 from tests.workloads.driver import Churn, Phases
@@ -208,6 +221,40 @@ def test_35_odd_kinds(odd: OddMappings, tracer: Tracer, name: str) -> None:
         check_writes(live, odd, beside, "plain")
         space = live.round_of(odd.pid)
         assert len(within(space.dirty, kind.pages)) == 0 or name in ("ring", "bpf", "perf")
+
+
+def test_35_unarmed_mappings_are_counted(odd: OddMappings, tmp_path: Path) -> None:
+    """Those that are writable, in meta.json."""
+    kinds = [k for k in odd.odd if k.name in ("droppable", "bpf", "ring", "pci") and not k.why]
+    done = redirty("record", "-p", odd.pid, "100ms", "2", "-o", tmp_path / "rec")
+    assert done.returncode == 0, done.stderr
+    unarmed = json.loads((tmp_path / "rec" / "meta.json").read_text())["unarmed_mappings"]
+    if way() == "soft-dirty":
+        assert unarmed == 0
+    else:
+        assert (unarmed > 0) == refused_here(odd, kinds)
+
+
+def refused_here(odd: OddMappings, kinds: list[Odd]) -> bool:
+    """Whether a userfaultfd does not take one of the mappings, tried by hand."""
+    injector = Injector()
+    descriptor, _ = injector.userfaultfd(odd.pid, PATIENCE_S)
+    try:
+        initialise(descriptor)
+        return not all(registers(descriptor, kind.pages) for kind in kinds)
+    finally:
+        os.close(descriptor)
+        injector.close()
+
+
+def registers(descriptor: int, pages: Pages) -> bool:
+    """UFFDIO_REGISTER of some pages, for write protection."""
+    try:
+        argument = struct.pack("QQQQ", int(pages[0]) << 12, len(pages) << 12, 2, 0)
+        fcntl.ioctl(descriptor, 0xC020AA00, argument)
+    except OSError:
+        return False
+    return True
 
 
 def test_35_kernel_pages_are_no_data(odd: OddMappings, tracer: Tracer) -> None:
