@@ -118,7 +118,7 @@ def test_each_flush_is_counted_once(tracer: Tracer, one_cpu: int, how: str, page
     seen = run(tracer, one_cpu, [(how, 12, pages)])
     assert (seen.true_flushes, seen.true_pages) == (12, 12 * pages)
     begun, waited_s = tlb_totals(seen.own[np.newaxis], tracer.attached)
-    assert begun == seen.true_flushes, seen.own
+    assert begun == seen.true_flushes, seen.own.tolist()
     full = seen.true_flushes if pages > ceiling() else 0
     if timed(tracer):
         row = seen.own[abi.TLB_MM_RANGE]
@@ -144,7 +144,9 @@ def test_what_reclaim_unmaps_is_flushed_at_once(
     with file.open("wb") as written:
         written.write(b"x" * 64 * 4096)
         os.fsync(written.fileno())
-    for _ in range(10):  # another program may hold on to a page just then
+    # Another program may hold on to the pages just then; and when the other processors have been taken
+    # from the target's threads, there is nobody to ask, and each page is flushed by itself.
+    for _ in range(20):
         seen = run(tracer, one_cpu, [], file)
         told = by_reason(seen.flushes, seen.tids)
         assert seen.own[LOCAL_SHOOTDOWN]["flushes"] == told[LOCAL_SHOOTDOWN]
@@ -155,7 +157,6 @@ def test_what_reclaim_unmaps_is_flushed_at_once(
         whole = seen.own[abi.TLB_BATCH]
         assert whole["flushes"] == whole["full_flushes"]
         assert (whole["pages"], whole["ranges"]) == (0, 0), "what it names is no range"
-        assert seen.own[abi.TLB_MM_RANGE]["flushes"] == 0, seen.own
         if whole["flushes"] and whole["cpus"]:
             assert whole["ns"] > 0
             assert told[LOCAL_SHOOTDOWN] <= whole["flushes"]
@@ -169,7 +170,7 @@ def test_the_arm_is_apart(tracer: Tracer, one_cpu: int) -> None:
     processor when the target's thread was just then kept from it by somebody else: tried again."""
     for _ in range(50):
         seen = run(tracer, one_cpu, [])
-        assert tlb_totals(seen.own[np.newaxis], tracer.attached)[0] == 0, seen.own
+        assert tlb_totals(seen.own[np.newaxis], tracer.attached)[0] == 0, seen.own.tolist()
         arm = seen.arm[abi.TLB_MM_RANGE if timed(tracer) else REMOTE_SEND_IPI]
         if timed(tracer):
             assert arm["flushes"] >= 1 and arm["ns"] > 0
