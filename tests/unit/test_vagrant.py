@@ -180,3 +180,29 @@ def test_an_unknown_kernel_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit, match="2"):
         trial.main(["2.6"])
     assert "no kernel 2.6 in vagrant/kernels.toml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["up", "provision", "pytest", "destroy", None])
+def test_a_machine_that_fails_is_told_and_taken_away(
+    broken: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+
+    def show(argv: list[str], env: dict[str, str]) -> None:
+        called.append(argv[1])
+        assert env["REDIRTY_VM_NETWORK"] == "isolated"
+        if broken is not None and any(broken in word for word in argv):
+            raise StepError(f"{argv[1]}: exit code 1")
+
+    monkeypatch.setattr(trial, "show", show)
+    steps = Steps()
+    info = {"kernels": {"6.12": {"release": "6.12.1-amd64", "console": "/none"}}}
+    if broken is None:
+        trial.machine("6.12", info, steps, keep=False)
+    else:
+        with pytest.raises(StepError):
+            trial.machine("6.12", info, steps, keep=False)
+    assert called[0] == "up"
+    assert called[-1] == "destroy"
+    assert ("ssh" in called) == (broken not in ("up", "provision"))
+    assert all(good for _, _, good in steps.taken) == (broken is None)
