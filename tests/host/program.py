@@ -50,6 +50,12 @@ class Recorded:
 
         wait_until(there, PATIENCE_S, f"{count} rounds")
 
+    def wait_for(self, pid: int) -> None:
+        """Waits until a process that joined the target is armed, and has been for a round."""
+        mappings = self.directory / "mappings.csv"
+        known = f",{pid},0x"
+        wait_until(lambda: known in mappings.read_text(), PATIENCE_S, f"process {pid} is recorded")
+
     def _end(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from redirty.collector import capabilities, frames
 from redirty.collector.analyze import load
@@ -37,6 +37,7 @@ def test_entries() -> None:
     assert frames_of(numbers(PRESENT | (1 << 55) - 1)).tolist() == [(1 << 55) - 1]
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 30_000), max_size=200), st.integers(0, 30_000))
 def test_entries_are_those_of_the_pages(chosen: set[int], end: int) -> None:
     """Whatever the runs they are read in, and where the memory ends."""
@@ -66,6 +67,7 @@ def test_long_runs_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 ROUNDS = st.lists(st.dictionaries(st.integers(0, 40), st.integers(0, 5), max_size=20), max_size=8)
 
 
+@settings(deadline=None)
 @given(ROUNDS)
 def test_news_is_what_a_dictionary_would_say(rounds: list[dict[int, int]]) -> None:
     last, model = LastFrames(), dict[int, int]()
@@ -96,6 +98,7 @@ def test_memory_that_is_gone_lies_nowhere() -> None:
     assert (where.tolist(), at.tolist()) == ([4, 5], [0, 0])
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 10_000), max_size=300))
 def test_bitmaps_come_back(chosen: set[int]) -> None:
     firsts, bits = words_of(from_pages(np.array(sorted(chosen), np.uint64)))
