@@ -16,7 +16,6 @@ from redirty.collector.export.columns import CURVE, MAPPINGS, PAGES, ROUNDS, SCH
 if TYPE_CHECKING:
     import pandas as pd
 
-_TLB_FIRST = TLB.index("ranges")
 _COUNTS = ("pages", "faults", "flushes", "events", "round")
 
 
@@ -44,10 +43,7 @@ def load_meta(directory: Path) -> dict[str, Any]:
     return meta
 
 
-def _read(
-    directory: Path, name: str, columns: tuple[str, ...], since: int | None = None
-) -> pd.DataFrame:
-    """since: columns from this one on are younger than the first recordings, and may lack."""
+def _read(directory: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
     import io
 
     import pandas as pd
@@ -69,7 +65,9 @@ def _read(
         )
     except (ValueError, pd.errors.ParserError) as e:
         raise RedirtyError(f"{path} is damaged: {e}") from None
-    missing = [c for c in columns[:since] if c not in frame.columns]
+    missing = [c for c in columns if c not in frame.columns]
+    if missing and len(frame.columns) and tuple(frame.columns) == columns[: len(frame.columns)]:
+        return frame.reindex(columns=list(columns))  # of an older redirty, which had fewer
     if missing:
         raise RedirtyError(f"{path} is damaged: it has no column {missing[0]}")
     return frame
@@ -110,9 +108,8 @@ def load_curve(directory: Path) -> pd.DataFrame:
 
 
 def load_tlb(directory: Path) -> pd.DataFrame:
-    """tlb.csv; columns that an older recording has not are empty. Errors: RedirtyError."""
-    frame = _complete_only(_read(directory, "tlb.csv", TLB, _TLB_FIRST), directory)
-    return frame.reindex(columns=list(TLB))
+    """tlb.csv. Errors: RedirtyError."""
+    return _complete_only(_read(directory, "tlb.csv", TLB), directory)
 
 
 def load_events(directory: Path) -> pd.DataFrame:
