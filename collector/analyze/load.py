@@ -110,9 +110,8 @@ def load_curve(directory: Path) -> pd.DataFrame:
 
 
 def load_tlb(directory: Path) -> pd.DataFrame:
-    """tlb.csv; columns that an older recording has not are empty. Errors: RedirtyError."""
-    frame = _complete_only(_read(directory, "tlb.csv", TLB), directory)
-    return frame.reindex(columns=list(TLB))
+    """tlb.csv. Errors: RedirtyError."""
+    return _complete_only(_read(directory, "tlb.csv", TLB), directory)
 
 
 def load_events(directory: Path) -> pd.DataFrame:

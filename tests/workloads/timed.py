@@ -126,6 +126,9 @@ class Writer(Program):
         return self.finish(seconds + 60)
 
 
+_TURNS_S = 500.0  # a busy machine may seldom let a thread run that spins
+
+
 @dataclass(frozen=True)
 class Flushed:
     """What a number of calls takes: flushes of the TLB, and pages in all of them."""
@@ -147,16 +150,16 @@ class Flusher(Program):
 
     def flush(self, how: str, count: int, pages: int) -> Flushed:
         """how: mprotect, dontneed or munmap. Writes a new piece of so many pages before each call."""
-        answer = self.command(how, count, pages)
+        answer = self.command(how, count, pages, timeout_s=_TURNS_S)
         return Flushed(answer["flushes"], answer["pages"])
 
     def pageout(self, path: Path) -> None:
         """Maps and reads a file, of a real file system, and has reclaim unmap its pages."""
-        self.command("pageout", path)
+        self.command("pageout", path, timeout_s=_TURNS_S)
 
     def touch(self) -> None:
         """Writes some pages, so that an arm has something to protect."""
-        self.command("touch")
+        self.command("touch", timeout_s=_TURNS_S)
 
 
 def expected_distinct(pattern: str, rate: float, pages: int, seconds: float) -> float:
