@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Self
 
@@ -79,6 +79,25 @@ class Mappings:
             or (m.perms[3] == "s" and m.perms[1] != "w" and m in read_only_shared)
         ]
         return from_ranges(self.starts[chosen], self.ends[chosen]) if chosen else empty()
+
+
+def appeared(before: Mappings, now: Mappings) -> Mappings:
+    """What is mapped now and was not before, or as something else: of a mapping that grew, what it
+    grew by."""
+    found = []
+    for mapping in dict.fromkeys(now.items).keys() - dict.fromkeys(before.items).keys():
+        at = mapping.start
+        first = int(np.searchsorted(before.ends, np.uint64(at >> PAGE_SHIFT), side="right"))
+        for old in before.items[first:]:
+            if old.start >= mapping.end:
+                break
+            if (old.perms, old.path) == (mapping.perms, mapping.path):
+                if old.start > at:
+                    found.append(replace(mapping, start=at, end=old.start))
+                at = max(at, old.end)
+        if at < mapping.end:
+            found.append(replace(mapping, start=at))
+    return Mappings.of(tuple(sorted(found, key=lambda m: m.start)))
 
 
 def parse(text: str) -> tuple[Mapping, ...]:
