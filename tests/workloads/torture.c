@@ -160,7 +160,7 @@ void burst(struct writer *w)
 	 * With userfaultfd a child's shared memory is not protected before its first boundary: a read, or a write to a
 	 * neighbour in the same large folio, makes its pages writable, and if it ends before nobody sees its writes.
 	 */
-	if (w->alone && spot->shared && !(spot->steady && atomic_load(&control->child[w->slot].armed)))
+	if (w->alone && (spot->kept || (spot->shared && !atomic_load(&control->child[w->slot].armed))))
 		return;
 	if (!w->alone && pthread_rwlock_tryrdlock(&spot->lock))
 		return;
@@ -211,6 +211,7 @@ static void add_spot(const char *kind, uint64_t mib, bool steady)
 	spot->mib = mib;
 	spot->steady = steady;
 	spot->shared = !strcmp(kind, "anon_shared") || !strcmp(kind, "memfd") || !strcmp(kind, "file_shared");
+	spot->kept = spot->shared && (!steady || !strcmp(kind, "file_shared"));
 	spot_map(spot);
 }
 
