@@ -17,7 +17,7 @@ from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import ArmError, GoneError
 from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, drop_empty, empty
 from redirty.collector.errors import why
-from redirty.collector.host.mappings import Mapping, Mappings
+from redirty.collector.host.mappings import Mapping, Mappings, MapsFile, appeared
 
 _CHUNK_PAGES = 1 << 20
 
@@ -78,6 +78,7 @@ class SoftDirtyArmed:
         self.pid = pid
         try:
             self._pagemap = pm.Pagemap(pid, regions=1)
+            self._maps = MapsFile(pid)
             self._clear_refs = os.open(f"/proc/{pid}/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise GoneError from None
@@ -87,16 +88,29 @@ class SoftDirtyArmed:
             ) from None
         self._last_entries: tuple[PageSet, PageSet] = (empty(), empty())
         self._huge = HugetlbMappings(pid)
+        self._unread = self._now = Mappings.of(())
         self._known: Mappings | None = None
         self._before: frozenset[Mapping] = frozenset()  # as they were at the arm before
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
         """See Armed."""
         dirty, written, here = self._read(mappings)
+        if self._unread.items:
+            moved = self.present(self._unread, 0, 1 << 52)
+            dirty, written, here = dirty | moved, written | moved, here | moved
         self._last_entries = (written, here)
-        if mappings is not self._known:
+        changed = mappings is not self._known
+        if changed:
             self._known, self._before = mappings, frozenset(mappings.items)
         self.protect()
+        now = self._maps.read()
+        if now is None:
+            raise GoneError
+        if changed or now is not self._now:
+            # Mapped after the list was read, and its bits cleared unread: pages that mremap moved
+            # there are in no log. All that is there counts as written, once.
+            self._unread = appeared(mappings, now)
+        self._now = now
         return dirty
 
     def protect(self) -> None:
@@ -180,6 +194,7 @@ class SoftDirtyArmed:
         """See Armed. Pages still protected cost their next writer one fault each, then no more."""
         os.close(self._clear_refs)
         self._pagemap.close()
+        self._maps.close()
 
 
 def _joined(parts: list[PageSet]) -> PageSet:

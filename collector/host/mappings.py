@@ -93,6 +93,25 @@ class Mappings:
         return [i for i, m in enumerate(self.items) if m.perms[3] == "s" and m.perms[1] != "w"]
 
 
+def appeared(before: Mappings, now: Mappings) -> Mappings:
+    """What is mapped now and was not before, or as something else: of a mapping that grew, what it
+    grew by."""
+    found = []
+    for mapping in dict.fromkeys(now.items).keys() - dict.fromkeys(before.items).keys():
+        at = mapping.start
+        first = int(np.searchsorted(before.ends, np.uint64(at >> PAGE_SHIFT), side="right"))
+        for old in before.items[first:]:
+            if old.start >= mapping.end:
+                break
+            if (old.perms, old.path) == (mapping.perms, mapping.path):
+                if old.start > at:
+                    found.append(mapping._replace(start=at, end=old.start))
+                at = max(at, old.end)
+        if at < mapping.end:
+            found.append(mapping._replace(start=at))
+    return Mappings.of(tuple(sorted(found, key=lambda m: m.start)))
+
+
 def parse(text: str) -> tuple[Mapping, ...]:
     """The lines of a maps file, without the kernel's own special mappings."""
     # The kernel escapes newlines in names and nothing else, so splitlines() would cut at others.

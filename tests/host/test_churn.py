@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from redirty.collector.arm.base import ArmError
 from redirty.collector.arm.injection import Injector
+from redirty.collector.arm.soft_dirty import SoftDirtyArmed
+from redirty.collector.host.mappings import MapsFile
 from redirty.collector.host.targets import Tree
 from redirty.collector.members import Members
-from redirty.collector.rounds import Round
+from redirty.collector.rounds import Round, SpaceRound
 
 from tests.host.recording import LiveRounds, wait_idle, way, within
-from tests.host.walk import Start
+from tests.host.walk import Start, Walk
 from tests.tiers import require
 from tests.workloads.driver import Pages, Phases
 
@@ -39,14 +41,8 @@ def dirty(result: Round, pages: Pages) -> Pages:
     return np.unique(np.concatenate(found))
 
 
-@pytest.mark.parametrize("kind", SHARED)
-def test_moved_written_and_made_read_only(
-    start: Start, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A mapping that moves while the boundary is under way is armed at the next one: only the page
-    tables know of what is written there, also when nobody may write any more."""
-    walk = start(a=(kind, 2))
-    walk.phases.write("a")
+def end_while_it_moves(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> SpaceRound:
+    """Ends the round; the area moves after the list of mappings was read, and before they are armed."""
     tracer = walk.live.tracer
     flip = tracer.flip
 
@@ -56,11 +52,55 @@ def test_moved_written_and_made_read_only(
 
     with monkeypatch.context() as patched:
         patched.setattr(tracer, "flip", move_and_flip)
-        walk.live.end_round()
+        return walk.live.round_of(walk.pid)
+
+
+@pytest.mark.parametrize("kind", ("anon_private", "file_private", *SHARED))
+def test_moved_during_a_boundary(start: Start, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What mremap moved has new contents where it is now, though nobody wrote there."""
+    walk = start(a=(kind, 2))
+    pages = len(walk.phases.write("a").pages)
+    dirty = end_while_it_moves(walk, monkeypatch).dirty
+    wait_idle(walk.pid)
+    dirty = dirty | walk.live.round_of(walk.pid).dirty
+    assert len(within(dirty, walk.phases.areas["a"])) == pages
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_moved_written_and_made_read_only(
+    start: Start, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapping that moves while the boundary is under way is armed at the next one: only the page
+    tables know of what is written there, also when nobody may write any more."""
+    walk = start(a=(kind, 2))
+    walk.phases.write("a")
+    end_while_it_moves(walk, monkeypatch)
     truth = walk.phases.write("a", "range:16", count=64).pages
     walk.phases.mprotect("a", writable=False)
     wait_idle(walk.pid)
     assert np.isin(truth, within(walk.live.round_of(walk.pid).dirty, truth)).all()
+
+
+def test_soft_dirty_bits_that_nobody_read(tracing: None) -> None:
+    """What moves between the reading of the bits and their clearing loses them unread: it counts as
+    written at the next arm. Shown without the bits, so that it is on every kernel."""
+    with Phases({"a": ("anon_private", 2)}) as phases:
+        pages = phases.write("a").pages
+        maps, armed = MapsFile(phases.pid), SoftDirtyArmed(phases.pid)
+        try:
+            before = maps.read()
+            assert before is not None
+            armed.arm(before)
+            phases.remap("a")
+            armed.arm(before)
+            now = maps.read()
+            assert now is not None
+            written, present = armed.settle(armed.arm(now), now)
+            for found in (written, present):
+                assert len(within(found, phases.areas["a"])) == len(pages)
+        finally:
+            armed.close()
+            maps.close()
 
 
 def test_a_child_that_is_not_armed_yet(tracing: None, monkeypatch: pytest.MonkeyPatch) -> None:

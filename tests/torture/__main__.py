@@ -22,6 +22,10 @@ def _parser() -> argparse.ArgumentParser:
 Threads write at random into all kinds of mappings, which change, while children come and go; a mirror
 is kept by the rules of the round protocol alone, and compared again and again. Exit code 1: a page was
 lost.""",
+        epilog="""in a virtual machine with another kernel:
+  python3 tests/vm/runner.py --kernel 6.1 --timeout 1200 -- \\
+    .venv/bin/python -m tests.torture --seconds 600 --arm soft-dirty --probe kprobe""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="for how long; default 60")
     parser.add_argument("--seed", type=int, help="of a run before; default: a new one")

@@ -167,11 +167,16 @@ def _with(
     plan: Plan, tracer: Tracer, arm: str, injector: Injector, progress: Callable[[Tally], None]
 ) -> Tally:
     tally = Tally(arm, tracer.probe)
-    # Tracepoints see the processor's writes. The kernel's own way into memory is left to the scan,
-    # which cannot know of what left the page tables before; and of soft-dirty bits loses those that
-    # are set between reading and clearing.
-    kernel_writes = 2 if tracer.probe != "tracepoint" else 1 if arm == "uffd" else 0
-    with Torture(plan.seed, plan.threads, plan.mib, kernel_writes, plan.directory) as workload:
+    # Tracepoints see the processor's writes, and one page of a huge one. The rest is left to the scan,
+    # which cannot know of what left the page tables before, and with soft-dirty bits not of what was
+    # written between reading and clearing them.
+    log_sees_all, bits = tracer.probe != "tracepoint", arm == "soft-dirty"
+    kernel_writes = 2 if log_sees_all else 0 if bits else 1
+    with Torture(
+        *(plan.seed, plan.threads, plan.mib, kernel_writes),
+        huge=log_sees_all or not bits,
+        directory=plan.directory,
+    ) as workload:
         recorder = Recorder(tracer, Tree(workload.pid), arm, injector)
         try:
             run = Run(plan, workload, recorder, tally)

@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 from redirty.collector.bitmap import page_numbers
 from redirty.collector.host import mappings
-from redirty.collector.host.mappings import Mapping, Mappings, MapsFile, mapping_class, parse
+from redirty.collector.host.mappings import (
+    Mapping,
+    Mappings,
+    MapsFile,
+    appeared,
+    mapping_class,
+    parse,
+)
 
 PRIVATE, SHARED = "rw-p", "rw-s"
 
@@ -92,6 +99,23 @@ def test_addresses_of_57_bits() -> None:
 def test_nothing() -> None:
     assert parse("") == ()
     assert Mappings.of(()).starts.shape == (0,)
+
+
+def test_what_appeared() -> None:
+    def of(*bounds: tuple[int, int], perms: str = "rw-p") -> tuple[Mapping, ...]:
+        return tuple(Mapping(a << 12, b << 12, perms, "") for a, b in bounds)
+
+    before = Mappings.of((*of((1, 4)), *of((6, 8)), *of((10, 12), perms="---p")))
+
+    def found(*items: Mapping) -> list[tuple[int, int]]:
+        new = appeared(before, Mappings.of(items)).items
+        return [(m.start >> 12, m.end >> 12) for m in new]
+
+    assert found(*before.items) == found() == found(*of((1, 3))) == []
+    assert found(*of((1, 5), (20, 22))) == [(4, 5), (20, 22)]
+    assert found(*of((0, 9))) == [(0, 1), (4, 6), (8, 9)]
+    assert found(*of((1, 4), (10, 12))) == [(10, 12)]
+    assert found(*of((7, 8), perms="r--p")) == [(7, 8)]
 
 
 def test_pages_of_a_kind() -> None:

@@ -1,5 +1,5 @@
 /*
- * torture DIR THREADS SEED MIB [KERNEL_WRITES]
+ * torture DIR THREADS SEED MIB [KERNEL_WRITES [HUGE]]
  * Threads write at random into every mapping class while the mappings change under them and children come and
  * go. `go` starts it, `rest` stops it: after its answer no thread and no child writes until the next `go`.
  * `torture child FD SLOT SEED` is what its children exec.
@@ -160,7 +160,7 @@ void burst(struct writer *w)
 	 * With userfaultfd a child's shared memory is not protected before its first boundary: a read, or a write to a
 	 * neighbour in the same large folio, makes its pages writable, and if it ends before nobody sees its writes.
 	 */
-	if (w->alone && spot->shared && !(spot->steady && atomic_load(&control->child[w->slot].armed)))
+	if (w->alone && (spot->kept || (spot->shared && !atomic_load(&control->child[w->slot].armed))))
 		return;
 	if (!w->alone && pthread_rwlock_tryrdlock(&spot->lock))
 		return;
@@ -211,6 +211,7 @@ static void add_spot(const char *kind, uint64_t mib, bool steady)
 	spot->mib = mib;
 	spot->steady = steady;
 	spot->shared = !strcmp(kind, "anon_shared") || !strcmp(kind, "memfd") || !strcmp(kind, "file_shared");
+	spot->kept = spot->shared && (!steady || !strcmp(kind, "file_shared"));
 	spot_map(spot);
 }
 
@@ -244,10 +245,16 @@ static void start_thread(void *(*body)(void *), struct writer *writer, uint64_t 
 		die("cannot start a thread");
 }
 
+static bool argument_u64(int argc, char **argv, int index, uint64_t fallback, uint64_t *value)
+{
+	*value = fallback;
+	return index >= argc || parse_u64(argv[index], value);
+}
+
 int main(int argc, char **argv)
 {
 	static const char *const kinds[] = {"anon_private", "anon_shared", "memfd", "file_private", "file_shared", "thp"};
-	uint64_t threads, seed, mib, slot, fd;
+	uint64_t threads, seed, mib, slot, fd, huge;
 	struct line line = {0};
 
 	if (argc == 5 && !strcmp(argv[1], "child") && parse_u64(argv[2], &fd) && parse_u64(argv[3], &slot) &&
@@ -256,8 +263,9 @@ int main(int argc, char **argv)
 		run_after_exec((int)slot, seed);
 	}
 	if (argc < 5 || !parse_u64(argv[2], &threads) || !parse_u64(argv[3], &seed) || !parse_u64(argv[4], &mib) ||
-	    threads < 1 || threads > MAX_THREADS || mib < 1 || (argc > 5 && !parse_u64(argv[5], &kernel_writes)))
-		die("usage: torture DIR THREADS SEED MIB [KERNEL_WRITES]");
+	    threads < 1 || threads > MAX_THREADS || mib < 1 || !argument_u64(argc, argv, 5, 0, &kernel_writes) ||
+	    !argument_u64(argc, argv, 6, 1, &huge))
+		die("usage: torture DIR THREADS SEED MIB [KERNEL_WRITES [HUGE]]");
 	protocol_start();
 	areas_start(argv[1]);
 	control_fd = memfd_create("control", 0);
@@ -266,6 +274,8 @@ int main(int argc, char **argv)
 	control = map_control(control_fd);
 	source_fd = make_source(seed);
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
+		if (!huge && !strcmp(kinds[i], "thp"))
+			continue;
 		add_spot(kinds[i], 2 * mib, true);
 		add_spot(kinds[i], !strcmp(kinds[i], "thp") ? 2 * mib : mib, false);
 	}

@@ -26,6 +26,13 @@ struct spot {
 	const char *kind;
 	uint64_t mib;
 	bool steady, shared;
+	/*
+	 * Shared memory lives on when it leaves the page tables of one who wrote it, and with it goes what the scan would
+	 * have seen. That is all there is to see with userfaultfd in a mapping that mremap moved, until the round ends; and
+	 * of a fault that slept over a boundary, as those on files may. So what is kept is not dropped, and nobody who
+	 * may end before its parent writes there.
+	 */
+	bool kept;
 };
 
 /* One stream of random writes: a thread's, or a child's. */

@@ -37,7 +37,7 @@ class Rest:
 
 class Torture(ProgramWithFiles):
     """Rests until go(). mib: the size of most areas. kernel_writes: process_vm_writev writes, too:
-    0 nowhere, 1 to private memory, 2 anywhere."""
+    0 nowhere, 1 to private memory, 2 anywhere. huge: whether there are huge pages."""
 
     def __init__(
         self,
@@ -45,11 +45,12 @@ class Torture(ProgramWithFiles):
         threads: int = 6,
         mib: int = 1,
         kernel_writes: int = 2,
+        huge: bool = True,
         directory: Path | str | None = None,
         wrapper: Sequence[str] = (),
     ) -> None:
         super().__init__(directory)
-        words = [self.directory, threads, seed, mib, kernel_writes]
+        words = [self.directory, threads, seed, mib, kernel_writes, int(huge)]
         self._start("torture", words, wrapper)
 
     def go(self) -> None:

@@ -20,20 +20,10 @@ const char *const churn_name[CHURNS] = {"remap", "move", "protect", "cover", "do
 
 /* ---- mappings ---- */
 
-/*
- * Shared memory that a mapping leaves lives on where something else maps it. With userfaultfd a mapping that mremap
- * moved is not protected until the round ends, so what is written there and leaves the page tables in that round is
- * seen by nobody. So nothing else maps what moves here, and nothing is dropped from it.
- */
-static bool leaves_nothing(const struct spot *spot)
-{
-	return spot->shared && !spot->steady;
-}
-
 void spot_map(struct spot *spot)
 {
 	spot->area = area_need(spot->name, spot->kind, spot->mib);
-	if (leaves_nothing(spot))
+	if (spot->shared && !spot->steady)
 		madvise(spot->area->start, spot->area->pages * PAGE_BYTES, MADV_DONTFORK);
 }
 
@@ -91,7 +81,7 @@ static bool change_open(struct spot *spot, enum churn what, uint32_t first, uint
 	size_t bytes = count * PAGE_BYTES;
 
 	if (what == DONTNEED)
-		return !leaves_nothing(spot) && madvise(start, bytes, MADV_DONTNEED) == 0;
+		return !spot->kept && madvise(start, bytes, MADV_DONTNEED) == 0;
 	if (what == FREE)
 		return !spot->shared && spot->area->kind != FILE_PRIVATE && madvise(start, bytes, MADV_FREE) == 0;
 	/* The kernel protects the pages that it writes back. */
