@@ -100,12 +100,14 @@ CHECK = {
 
 
 def test_auto_runs_all_traps_and_the_others_those_marked() -> None:
-    assert ways(CHECK) == [
-        "kprobe+uffd",
+    marked = [
+        "kprobe+uffd:every_way",
         "tracepoint+uffd:every_way",
         "kprobe+soft-dirty:every_way",
         "tracepoint+soft-dirty:every_way",
     ]
+    assert ways(CHECK, marked=True) == marked
+    assert ways(CHECK) == [*marked, "kprobe+uffd:not every_way"]
     assert refusals(CHECK) == {"fentry": "no type information"}
 
 

@@ -1,7 +1,8 @@
 """Runs in the test VM: the traps, with one kind of probe and one way of arming after the other.
 
-Usage: guest_traps.py DIRECTORY WAY... Of a WAY, PROBE+ARM[:MARKER], with a marker only the tests
-that carry it are run. DIRECTORY gets a PROBE+ARM.json (tests/traps/table.py) and a PROBE+ARM.log.
+Usage: guest_traps.py DIRECTORY WAY... Of a WAY, PROBE+ARM[:MARKERS], with markers (an expression of
+pytest's -m) only such tests are run. DIRECTORY gets a NUMBER.json (tests/traps/table.py) and a
+NUMBER.log for each, numbered in their order from 0.
 
 Each is a process of its own, forked from this one, in which what takes long to import is there.
 """
@@ -22,10 +23,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 SLOW_IMPORTS = ("bcc", "numpy", "redirty.collector.features", "redirty.collector.session")
 
 
-def run(directory: Path, way: str, marker: str) -> int:
+def run(results: Path, way: str, marker: str) -> int:
     """Runs the tests of one way in this process, which is for nothing else: pytest's exit code."""
     probe, arm = way.split("+")
-    results = directory / f"{way}.json"
     # Before tests.host.recording is imported, which reads the first two.
     os.environ |= {
         "REDIRTY_TEST_PROBE": probe,
@@ -34,10 +34,11 @@ def run(directory: Path, way: str, marker: str) -> int:
         "REDIRTY_TRAP_WAY": way,
         "REDIRTY_TRAP_RESULTS": str(results.with_suffix(".part")),
     }
-    with (directory / f"{way}.log").open("wb") as log:
+    with results.with_suffix(".log").open("wb") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    arguments = [str(PROJECT / "tests/traps"), "-q", "-p", "no:cacheprovider", "--durations=20"]
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    arguments = [str(PROJECT / "tests/traps"), "-v", "-p", "no:cacheprovider", "--durations=20"]
     if marker:
         arguments += ["-m", marker]
     code = int(pytest.main([*arguments, "--rootdir", str(PROJECT)]))
@@ -52,21 +53,21 @@ def main() -> int:
         importlib.import_module(name)
     directory = Path(sys.argv[1])
     worst = 0
-    for word in sys.argv[2:]:
+    for number, word in enumerate(sys.argv[2:]):
         way, _, marker = word.partition(":")
         begun = time.monotonic()
         pid = os.fork()
         if pid == 0:
             code = 99
             try:
-                code = run(directory, way, marker)
+                code = run(directory / f"{number}.json", way, marker)
             finally:
                 sys.stdout.flush()
                 os._exit(code)
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
         worst |= code != 0
-        print(f"{way} ended with {code} in {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"{word} ended with {code} in {time.monotonic() - begun:.0f} s", flush=True)
     return worst
 
 

@@ -1,10 +1,10 @@
 """Every trap on every kernel: boots each in an emulated machine, runs tests/traps in it, and prints
 one table kernel x trap: pass, fail, or not applicable with the kernel's reason.
 
-On each kernel all traps are run with what `auto` takes there, and those marked every_way with every
-other kind of probe and way of arming that it has. `make test-kernels`, or:
+On each kernel the tests marked every_way are run with every kind of probe and way of arming that it
+has, first with what `auto` takes there; then, but for --marked, all others with that. `make test-kernels`, or:
 
-    .venv/bin/python -m tests.vm.matrix [--kernel 6.1 ...] [--jobs N] [--keep DIRECTORY]
+    .venv/bin/python -m tests.vm.matrix [--kernel 6.1 ...] [--jobs N] [--marked] [--keep DIRECTORY]
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -69,14 +68,15 @@ class KernelRun:
         return [*(f"{self.kernel}: {t}" for t in self.trouble), *failed(self.runs)]
 
 
-def ways(check: dict[str, Any]) -> list[str]:
-    """The ways for guest_traps.py, of what `redirty check --json` says: first what auto takes, for
-    all tests; then all others, for those that are marked."""
+def ways(check: dict[str, Any], marked: bool = False) -> list[str]:
+    """The ways for guest_traps.py, of what `redirty check --json` says: all of them for the marked
+    tests, first what auto takes; then that for all other tests, unless only marked ones are wanted."""
     probes = [name for name, answer in check["probes"].items() if answer["ok"]]
     arms = [name for name in ("uffd", "soft-dirty") if check["arming"][name]["ok"]]
     first = f"{check['auto']['probe']}+{check['auto']['arm']}"
     others = [f"{probe}+{arm}" for arm in arms for probe in probes]
-    return [first, *(f"{way}:{EVERY_WAY}" for way in others if way != first)]
+    found = [f"{way}:{EVERY_WAY}" for way in (first, *(way for way in others if way != first))]
+    return found if marked else [*found, f"{first}:not {EVERY_WAY}"]
 
 
 def refusals(check: dict[str, Any]) -> dict[str, str]:
@@ -86,24 +86,24 @@ def refusals(check: dict[str, Any]) -> dict[str, str]:
     return {name: answers[name]["reason"] for name in wanted if not answers[name]["ok"]}
 
 
-def run_kernel(name: str, keep: Path | None = None) -> KernelRun:
+def run_kernel(name: str, marked: bool = False, keep: Path | None = None) -> KernelRun:
     """Boots one kernel and runs the traps in it. Never raises what the machine does: that is in
-    `trouble`. keep: a directory for pytest's own output."""
+    `trouble`. marked: only the tests that every way is tried on. keep: a directory for what each
+    way of it wrote."""
     found = KernelRun(name)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="redirty-traps-") as scratch:
-        share = Path(scratch)
+        share = keep / name if keep is not None else Path(scratch)
+        share.mkdir(parents=True, exist_ok=True)
         try:
             with booted(kernel=name, memory_mib=2560, qemu_args=NUMA, shares=[share]) as vm:
                 found.release, found.boot_s = vm.kernel.release, vm.boot_s
-                _run_in(vm, share, found)
+                _run_in(vm, share, found, marked)
         except (machine.VmError, pytest.fail.Exception) as error:
             found.trouble.append(str(error))
         for path in sorted(share.glob("*.json")):
             found.runs.append(Run.from_json(path.read_text()))
-        if keep is not None:
-            shutil.copytree(share, keep / name, dirs_exist_ok=True)
-        elif found.trouble:
+        if found.trouble:
             logs = sorted(share.glob("*.log"))
             found.trouble += [
                 "\n".join(p.read_text(errors="replace").split("\n")[-30:]) for p in logs
@@ -112,7 +112,7 @@ def run_kernel(name: str, keep: Path | None = None) -> KernelRun:
     return found
 
 
-def _run_in(vm: machine.Vm, share: Path, found: KernelRun) -> None:
+def _run_in(vm: machine.Vm, share: Path, found: KernelRun, marked: bool) -> None:
     done = vm.run(["sh", "-c", PREPARE])
     if done.exit_code:
         found.trouble.append(f"cannot prepare the machine: {done.stderr.decode()}")
@@ -123,7 +123,7 @@ def _run_in(vm: machine.Vm, share: Path, found: KernelRun) -> None:
         return
     check = json.loads(done.stdout)
     found.refused = refusals(check)
-    wanted = ways(check)
+    wanted = ways(check, marked)
     script = str(Path(__file__).with_name("guest_traps.py"))
     done = vm.run(
         [PYTHON, script, str(share), *wanted],
@@ -131,8 +131,8 @@ def _run_in(vm: machine.Vm, share: Path, found: KernelRun) -> None:
         timeout_s=TIMEOUT_S,
     )
     found.times = done.stdout.decode().splitlines()
-    for way in (word.partition(":")[0] for word in wanted):
-        if not (share / f"{way}.json").exists():
+    for number, way in enumerate(wanted):
+        if not (share / f"{number}.json").exists():
             found.trouble.append(f"{way} did not come to its end: {done.stderr.decode()[-2000:]}")
 
 
@@ -162,13 +162,14 @@ def main() -> int:
     parser.add_argument(
         "--jobs", type=int, default=jobs, metavar="N", help=f"machines at a time; default {jobs}"
     )
+    parser.add_argument("--marked", action="store_true", help="only the tests marked every_way")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="for pytest's output")
     options = parser.parse_args()
     os.environ["REDIRTY_REQUIRE"] = "1"
     begun = time.monotonic()
 
     def one(name: str) -> KernelRun:
-        found = run_kernel(name, options.keep)
+        found = run_kernel(name, options.marked, options.keep)
         passed = "failed" if found.failures else "passed"
         print(f"{name}: {passed} in {found.took_s:.0f} s", file=sys.stderr, flush=True)
         return found
