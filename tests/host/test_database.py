@@ -18,15 +18,14 @@ from tests.tiers import require_root
 SECONDS = 10
 
 _SQLITE_WRITER = """
-import sqlite3, sys, time
+import os, sqlite3, sys
 base = sqlite3.connect(sys.argv[1], isolation_level=None)
 base.execute("pragma mmap_size=67108864")
 base.execute("pragma synchronous=off")
 base.execute("create table entry(number integer primary key, text)")
-until = time.monotonic() + float(sys.argv[2])
 print("ready", flush=True)
 number = 0
-while time.monotonic() < until:
+while not os.path.exists(sys.argv[2]):
     base.execute("begin")
     for _ in range(100):
         number += 1
@@ -92,14 +91,18 @@ _HISTORY = "select count(*) from pgbench_history"
 @pytest.mark.timeout(180)
 def test_sqlite(tmp_path: Path) -> None:
     require_root()
-    directory, base = tmp_path / "recording", tmp_path / "base"
-    words = [sys.executable, "-I", "-c", _SQLITE_WRITER, str(base), str(SECONDS + 8)]
+    directory, base, stop = (tmp_path / name for name in ("recording", "base", "stop"))
+    words = [sys.executable, "-I", "-c", _SQLITE_WRITER, str(base), str(stop)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
-        done = run_redirty(
-            *("record", "-p", writer.pid, "1s", "-d", f"{SECONDS}s", "-o", directory), timeout_s=90
-        )
+        try:
+            done = run_redirty(
+                *("record", "-p", writer.pid, "1s", "-d", f"{SECONDS}s", "-o", directory),
+                timeout_s=90,
+            )
+        finally:
+            stop.touch()
         last = int(writer.stdout.readline())
     assert writer.returncode == 0
     assert done.code == 0, done
