@@ -57,6 +57,8 @@ class Members:
         try:
             self._trace(process, number, slot)
             armed = self._open_armed(pid, number, descriptor, required=required)
+            if not required and self.tracer.target_space(pid) != number:
+                raise GoneError  # it runs another program since: that one is taken in next
             space = Space(number, slot, process, armed)
         except BaseException as e:
             if armed is not None:

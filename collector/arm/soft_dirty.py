@@ -137,6 +137,8 @@ class SoftDirtyArmed:
             while page < last:
                 entries = self._entries(page, min(_CHUNK_PAGES, last - page))
                 if len(entries) == 0:
+                    if mapping is mappings.items[0]:
+                        raise GoneError  # the file is of memory from before an exec
                     break
                 here = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_SWAPPED)) != 0
                 soft = here & ((entries & pm.ENTRY_SOFT_DIRTY) != 0)

@@ -32,7 +32,7 @@ from redirty.collector.bitmap import (
 from redirty.collector.errors import why
 from redirty.collector.host.mappings import Mapping, Mappings
 
-_API, _REGISTER = 0xC018AA3F, 0xC020AA00
+_API, _REGISTER, _WRITE_PROTECT = 0xC018AA3F, 0xC020AA00, 0xC018AA06
 _API_VERSION = 0xAA
 _FEATURE_WP_UNPOPULATED, _FEATURE_WP_ASYNC = 1 << 13, 1 << 15
 _MODE_WP = 2
@@ -165,7 +165,7 @@ class UffdArmed:
                     "tracer's); end that, or use --arm soft-dirty on a kernel that has it",
                     errno.EBUSY,
                 ) from None
-            if e.errno == errno.ESRCH:
+            if e.errno == errno.ESRCH or (e.errno == errno.ENOMEM and self._memory_gone()):
                 raise GoneError from None
             self._refuse(mapping, e.errno)
             return
@@ -199,6 +199,15 @@ class UffdArmed:
         found = [self._protect_all(run[0].start, run[-1].end) for run in adjacent(chosen)]
         if found:
             self._found = self._found | pm.to_pages(*found)
+
+    def _memory_gone(self) -> bool:
+        """Whether the descriptor's memory is gone, by an exec before the rest was opened, say: to
+        put something under it is then ENOMEM, to protect something ESRCH."""
+        try:
+            fcntl.ioctl(self._fd, _WRITE_PROTECT, struct.pack("QQQ", 0, 1 << PAGE_SHIFT, 0))
+        except OSError as e:
+            return e.errno == errno.ESRCH
+        return False
 
     # ---- the round ----
 

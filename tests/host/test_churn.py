@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from redirty.collector.arm.base import ArmError
+from redirty.collector.arm.base import Armed, ArmError, GoneError
 from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.soft_dirty import SoftDirtyArmed
+from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.host.mappings import MapsFile
 from redirty.collector.host.targets import Tree
 from redirty.collector.members import Members
@@ -19,7 +20,7 @@ from redirty.collector.rounds import Round, SpaceRound
 from tests.host.recording import LiveRounds, wait_idle, way, within
 from tests.host.walk import Start, Walk
 from tests.tiers import require
-from tests.workloads.driver import Pages, Phases
+from tests.workloads.driver import Hold, Pages, Phases
 
 SHARED = ("anon_shared", "memfd", "file_shared")
 
@@ -131,8 +132,35 @@ def test_a_child_in_the_middle_of_something(tracing: None, monkeypatch: pytest.M
         with monkeypatch.context() as patched:
             patched.setattr(Injector, "userfaultfd", refuse)
             live.end_round()
-        live.end_round()
-        assert [s.armed is not None for s in live.recorder.spaces.values() if s.pid == child] == [
-            True
-        ]
+        for _ in range(100):  # it may not come to its stop in time on a busy machine
+            live.end_round()
+            found = [s for s in live.recorder.spaces.values() if s.pid == child]
+            if found:
+                break
+        assert [s.armed is not None for s in found] == [True]
         assert live.recorder.members.by_log_only == 0
+
+
+@pytest.mark.parametrize("arming", ["uffd", "soft-dirty"])
+def test_an_exec_while_it_is_made_ready(tracing: None, arming: str) -> None:
+    """The way of arming is of the memory before an exec, the list of mappings of that after it."""
+    require(way() == "uffd" or arming != "uffd", "needs userfaultfd")
+    injector = Injector()
+    try:
+        with Hold("sleep") as target:
+            if arming == "uffd":
+                descriptor, _ = injector.userfaultfd(target.pid, 10.0)
+                target.exec()
+                armed: Armed = UffdArmed(target.pid, descriptor, 0.0)
+            else:
+                armed = SoftDirtyArmed(target.pid)
+                target.exec()
+            maps = MapsFile(target.pid)
+            mappings = maps.read()
+            assert mappings is not None
+            with pytest.raises(GoneError):
+                armed.arm(mappings)
+            armed.close()
+            maps.close()
+    finally:
+        injector.close()
