@@ -36,7 +36,9 @@ class Members:
         self.spaces: dict[int, Space] = {}
         self.stopped_s = 0.0
         self.by_log_only = 0
-        self._pinned_kib: dict[int, int] = {}  # of spaces let go of
+        # of spaces let go of
+        self._pinned_kib: dict[int, int] = {}
+        self._unarmed: dict[int, int] = {}
         self._free_slots = list(range(tracer.options.slots - 1, 0, -1))
         self._slots_to_free: list[int] = []
 
@@ -155,8 +157,13 @@ class Members:
             space = self.spaces.pop(number)
             if space.slot:
                 self._slots_to_free.append(space.slot)
-            self._pinned_kib[number] = space.pinned_kib
+            self._pinned_kib[number], self._unarmed[number] = space.pinned_kib, space.unarmed
             space.close()
+
+    def unarmed(self) -> int:
+        """How many writable mappings could not be armed: the most of each process."""
+        living = {number: space.unarmed for number, space in self.spaces.items()}
+        return sum((self._unarmed | living).values())
 
     def pinned_kib(self) -> int:
         """How much memory was pinned, and could be written unseen: the most of each process."""
@@ -168,6 +175,6 @@ class Members:
         for number, space in self.spaces.items():
             if not space.gone and space.process.alive():
                 space.look_at_pinned()
-            self._pinned_kib[number] = space.pinned_kib
+            self._pinned_kib[number], self._unarmed[number] = space.pinned_kib, space.unarmed
             space.close()
         self.spaces = {}

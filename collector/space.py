@@ -35,6 +35,7 @@ class Space:
         self._armed_before = False
         self._pinned_due = 0.0
         self.pinned_kib = 0  # the most seen so far
+        self.unarmed = 0  # likewise, of mappings
         self.gone = False
 
     @property
@@ -95,10 +96,12 @@ class Space:
         if self.armed is None:
             return empty()
         try:
-            return self.armed.arm(self.mappings, self._next_present)
+            found = self.armed.arm(self.mappings, self._next_present)
         except GoneError:
             self.gone = True
             return empty()
+        self.unarmed = max(self.unarmed, self.armed.unarmed)
+        return found
 
     def settle(self, log_pages: PageSet, candidates: PageSet) -> PageSet:
         """After the drain: pages that were written but not logged. Also brings the presence for

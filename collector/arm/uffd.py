@@ -40,6 +40,9 @@ _MODE_WP = 2
 # bytes that is worth it; pages first read in larger ones count as new.
 _PREPARE_EACH, _PREPARE_ALL = 256 << 20, 1 << 30
 
+# A mapping that is refused is tried again at each of so many arms, then with longer and longer pauses.
+_SURE_TRIES, _LONGEST_PAUSE, _NEVER = 4, 64, 1 << 62
+
 # Runs of full regions (2 MiB each) worth a system call of their own, and how many of them.
 _LEAST_RUN, _MOST_RUNS = 16, 256
 
@@ -73,8 +76,8 @@ class UffdArmed:
         self._fd = descriptor
         self._known: Mappings | None = None
         self._registered: frozenset[Mapping] = frozenset()
-        self._refused: set[Mapping] = set()
-        self._for_good: set[Mapping] = set()  # of them those that no later try can change
+        self._arms = 0
+        self._refused: dict[Mapping, tuple[int, int]] = {}  # how often, and from which arm on again
         self._prepared: set[Mapping] = set()
         self._room = _PREPARE_ALL
         self._found = empty()  # written before the mapping was under the descriptor
@@ -92,6 +95,7 @@ class UffdArmed:
 
     def _register(self, mappings: Mappings) -> None:
         """Puts what is new in the list of mappings under the descriptor."""
+        self._arms += 1
         strays = self._strays(mappings)
         if mappings is self._known and not len(strays.keys):
             return
@@ -105,14 +109,12 @@ class UffdArmed:
         self._prepared.difference_update(new)
         self._room = _PREPARE_ALL - sum(m.end - m.start for m in self._prepared)
         for mapping in dict.fromkeys(new):
-            if mapping not in self._for_good:
-                self._refused.discard(mapping)
+            if self._refused.get(mapping, (0, 0))[1] <= self._arms:
                 self._register_one(mapping)
         self._known = mappings
         self._registered = frozenset(mappings.items)
-        self._refused &= self._registered
-        self._for_good &= self._registered
-        self.unarmed = len(self._refused)
+        self._refused = {m: r for m, r in self._refused.items() if m in self._registered}
+        self.unarmed = sum(m.perms[1] == "w" for m in self._refused)
 
     def _strays(self, mappings: Mappings) -> PageSet:
         """Pages present in mappings that are not under the descriptor. The kernel passes over
@@ -124,9 +126,9 @@ class UffdArmed:
             anyof=pm.PRESENT | pm.SWAPPED,
             returned=pm.PRESENT,
         )
-        # Only those that stay refused: what was gone for a moment, or another's, may come back as
-        # it was, in a list that looks the same.
-        refused = sorted((m.start, m.end) for m in self._for_good)
+        # What was refused for being gone for a moment comes back as it was, in a list that looks
+        # the same: its pages are strays as soon as it is to be tried again.
+        refused = sorted((m.start, m.end) for m, r in self._refused.items() if r[1] > self._arms)
         pages = pm.to_pages(regions)
         if refused and len(pages.keys):
             bounds = np.array(refused, np.uint64) >> np.uint64(PAGE_SHIFT)
@@ -149,12 +151,15 @@ class UffdArmed:
                 ) from None
             if e.errno == errno.ESRCH:
                 raise GoneError from None
-            # Gone meanwhile, or another's for now: tried again as soon as a page is there. A shared
-            # mapping of a file opened for reading only (EPERM) is refused, and not written, for good.
-            self._refused.add(mapping)
-            if e.errno == errno.EPERM:
-                self._for_good.add(mapping)
+            # Gone meanwhile, or another's for now: tried again as soon as a page is there, less and
+            # less often, for it may be a kind that is never taken (MAP_DROPPABLE). Shared mappings
+            # of files opened for reading only (EPERM) are refused, and not written, for good.
+            tries = self._refused.get(mapping, (0, 0))[0] + 1
+            pause = 1 if tries <= _SURE_TRIES else min(1 << (tries - _SURE_TRIES), _LONGEST_PAUSE)
+            again = _NEVER if e.errno == errno.EPERM else self._arms + pause
+            self._refused[mapping] = (tries, again)
             return
+        self._refused.pop(mapping, None)
         if mapping.perms[3] == "s" and length <= min(_PREPARE_EACH, self._room):
             self._prepared.add(mapping)
             self._room -= length

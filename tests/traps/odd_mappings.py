@@ -132,7 +132,7 @@ def describe(make: Callable[[], tuple[int, int]]) -> dict[str, object]:
     start, end, why = 0, 0, ""
     try:
         start, end = make()
-        if make is plain or make is locked:
+        if make in (plain, locked, droppable):
             # A word in each page, so that all that follows is written for the second time.
             for address in range(start, end, PAGE):
                 ctypes.c_uint64.from_address(address).value = 1

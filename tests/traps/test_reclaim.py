@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.host.recording import NONE, assert_same, kernel_state, wait_idle, wait_until, within
+from tests.host.recording import NONE, assert_same, kernel_state, wait_idle, wait_until, way, within
 from tests.host.walk import Start, Walk, span
 from tests.traps import tables
 from tests.traps.frame import not_applicable
@@ -178,6 +178,21 @@ def move(pid: int, pages: Pages, node: int) -> None:
     assert done >= 0, os.strerror(ctypes.get_errno())
 
 
+def end_moved(walk: Walk, truth: Pages) -> None:
+    """Ends a round in which pages were moved: exact, but that some kernels set the soft-dirty bit of
+    a page that they move, which then counts once too often."""
+    if way() != "soft-dirty":
+        walk.end(truth, missed=NONE)
+        return
+    wait_idle(walk.pid)
+    area = walk.phases.areas["a"]
+    state = kernel_state(walk.pid, area)
+    space = walk.live.round_of(walk.pid)
+    assert_same(within(space.log, area), truth, "log")
+    assert_same(np.setdiff1d(truth, within(space.dirty, area)), NONE, "lost")
+    assert_same(within(space.dirty, area), state.written, "dirty")
+
+
 @pytest.mark.every_way
 @pytest.mark.parametrize("kind", ["anon_private", "anon_shared", "file_shared"])
 def test_32_moved_to_another_node(start: Start, kind: str) -> None:
@@ -196,9 +211,9 @@ def test_32_moved_to_another_node(start: Start, kind: str) -> None:
         moved += int((before != tables.frames(phases.pid, area)).sum())
         late = phases.write("a", "range:250", count=80).pages
         phases.read("a", "all")
-        walk.end(np.union1d(truth, late), missed=NONE)
+        end_moved(walk, np.union1d(truth, late))
         move(phases.pid, span(area, 100, 300), nodes()[1 - node])
-        walk.end(NONE, missed=NONE)
+        end_moved(walk, NONE)
     if not moved:
         not_applicable(f"the kernel moves no page of {kind} memory")
 
@@ -213,14 +228,14 @@ def test_32_compaction(start: Start) -> None:
     walk.end(phases.write("a", "all", threads=2).pages, missed=NONE)
     # Holes between the pages that stay, which compaction is there to close.
     phases.advise("a", "dontneed", 0, 1)
-    walk.end(NONE, missed=NONE)
+    end_moved(walk, NONE)
     before = tables.frames(phases.pid, area)
     truth = phases.write("a", "random", seed=3, count=300).pages
     compact.write_text("1\n")
     moved = int((before != tables.frames(phases.pid, area)).sum())
     late = phases.write("a", "range:1000", count=200).pages
-    walk.end(np.union1d(truth, late), missed=NONE)
-    walk.end(NONE, missed=NONE)
+    end_moved(walk, np.union1d(truth, late))
+    end_moved(walk, NONE)
     if moved <= 1:
         not_applicable("compaction found nothing to move")
 
@@ -258,7 +273,7 @@ def test_32_numa_balancing(start: Start) -> None:
             truth = phases.write("a", "random", seed=number, count=200).pages
             for _ in range(20):
                 phases.read("a", "all", threads=2)
-            walk.end(truth, missed=NONE)
+            end_moved(walk, truth)
             number += 1
         if hint_faults() == begun:
             not_applicable("NUMA balancing made no fault")

@@ -4,18 +4,19 @@ clear_refs and does nothing (30); targets in namespaces of their own (31)."""
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
+from redirty.collector.arm.base import ArmError
+from redirty.collector.arm.choose import choose, round_trip
+from redirty.collector.arm.injection import Injector
 from redirty.collector.attach.tracer import Tracer
+from redirty.collector.errors import RedirtyError
 from redirty.collector.host.targets import Tree
 
 from tests.host.condition import Condition, assert_released, tracer_of
@@ -24,8 +25,6 @@ from tests.host.recording import (
     PATIENCE_S,
     LiveRounds,
     assert_same,
-    command_line,
-    redirty,
     space_of,
     wait_idle,
     wait_until,
@@ -35,6 +34,7 @@ from tests.host.recording import (
 from tests.host.walk import Walk, span
 from tests.tiers import require, require_program
 from tests.traps.frame import not_applicable
+from tests.traps.writers import write_memory_file
 from tests.workloads.driver import Hold, Pages, Phases, WorkloadError
 
 pytestmark = pytest.mark.usefixtures("tracing")
@@ -43,18 +43,13 @@ pytestmark = pytest.mark.usefixtures("tracing")
 # ---- 29: taken ----
 
 
-def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """One line with these words in it, exit code 1."""
-    assert done.returncode == 1 and done.stdout == "", done
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("redirty: ") and "Traceback" not in line
-    for word in words:
-        assert word in line, done.stderr
-
-
-def recorded(directory: Path) -> set[int]:
-    """Page numbers in a recording."""
-    return {int(address, 16) >> 12 for address in pd.read_csv(directory / "pages.csv")["address"]}
+def refused(pid: int, tracer: Tracer) -> str:
+    """The line that says why a target can't be armed."""
+    with LiveRounds(pid, tracer=tracer) as live, pytest.raises(ArmError) as caught:
+        live.begin()
+    line = str(caught.value)
+    assert "\n" not in line and str(pid) in line
+    return line
 
 
 @pytest.fixture
@@ -75,17 +70,21 @@ def debugger(sleeper: Hold) -> Iterator[int]:
             process.communicate("detach\nquit\n", timeout=PATIENCE_S)
 
 
-def test_29_under_a_debugger(sleeper: Hold, debugger: int, tmp_path: Path) -> None:
+def test_29_under_a_debugger(sleeper: Hold, debugger: int, tracer: Tracer) -> None:
     """A userfaultfd can't be had of it: one line. Soft-dirty bits need nothing of it: it is traced.
     The debugger keeps it in either case."""
-    output = tmp_path / "rec"
-    done = redirty("record", "-p", sleeper.pid, "100ms", "1", "-o", output)
-    assert tracer_of(sleeper.pid) == debugger
     if way() == "uffd":
-        assert_refused(done, "being debugged", str(debugger))
-        assert not output.exists()
+        line = refused(sleeper.pid, tracer)
+        assert "being debugged" in line and str(debugger) in line
     else:
-        assert done.returncode == 0, done.stderr
+        area = sleeper.areas["area"]
+        truth = span(area, 5, 20)
+        with LiveRounds(sleeper.pid, tracer=tracer) as live:
+            live.begin()
+            write_memory_file(sleeper.pid, truth)
+            space = live.round_of(sleeper.pid)
+            assert_same(within(space.dirty, area), truth, "dirty")
+    assert tracer_of(sleeper.pid) == debugger
 
 
 @contextlib.contextmanager
@@ -103,16 +102,13 @@ OWN = ("uffd-missing", "uffd-wp", "uffd-async")
 
 
 @pytest.mark.parametrize("mode", OWN)
-def test_29_with_a_userfaultfd(tmp_path: Path, mode: str) -> None:
+def test_29_with_a_userfaultfd(tracer: Tracer, mode: str) -> None:
     """It can't be armed with another userfaultfd: one line. Its own faults are still served."""
     if way() != "uffd":
         not_applicable("this kernel, or this run, does not arm with userfaultfd")
-    output = tmp_path / "rec"
     with holding(mode) as target:
         before = Condition.of(target.pid)
-        done = redirty("record", "-p", target.pid, "100ms", "1", "-o", output)
-        assert_refused(done, "userfaultfd", str(target.pid))
-        assert not output.exists()
+        assert "userfaultfd" in refused(target.pid, tracer)
         assert_released(target, before)
         check_served(target, mode)
 
@@ -145,30 +141,21 @@ def test_29_with_a_userfaultfd_and_soft_dirty(tracer: Tracer, mode: str) -> None
 
 
 @pytest.mark.parametrize("mode", ["seccomp", "seccomp-errno"])
-def test_29_under_seccomp(tmp_path: Path, mode: str) -> None:
+def test_29_under_seccomp(tracer: Tracer, mode: str) -> None:
     """Its filter kills it for userfaultfd(2), and must not see ours. It is traced all the same."""
-    output = tmp_path / "rec"
-    rounds = output / "rounds.csv"
-
-    def wait_rounds() -> None:
-        before = rounds.read_bytes().count(b"\n") if rounds.exists() else 0
-        wait_until(
-            lambda: rounds.exists() and rounds.read_bytes().count(b"\n") > before + 1, "rounds"
-        )
-
     with Hold(mode) as target:
+        area = target.areas["area"]
         before = Condition.of(target.pid)
-        command = command_line("record", "-p", target.pid, "100ms", "-o", output)
-        program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        wait_rounds()
-        written = target.write(3, 20).pages
-        wait_rounds()
-        program.send_signal(signal.SIGINT)
-        _, said = program.communicate(timeout=PATIENCE_S)
-        assert program.returncode == 130, said
+        with LiveRounds(target.pid, tracer=tracer) as live:
+            live.begin()
+            for first in (3, 10, 300):
+                truth = target.write(first, 20).pages
+                wait_idle(target.pid)
+                space = live.round_of(target.pid)
+                assert_same(within(space.dirty, area), truth, "dirty")
+                assert_same(within(space.log, area), truth, "log")
         assert_released(target, before)
         assert len(target.write(0, 5).pages) == 5
-    assert set(written.tolist()) <= recorded(output)
 
 
 # ---- 30: accepted, and without effect ----
@@ -187,27 +174,23 @@ def soft_dirty_works() -> bool:
         return np.array_equal(area.pages[(entries & np.uint64(1 << 55)) != 0], truth)
 
 
-def test_30_check_tells_what_is_so(tmp_path: Path) -> None:
-    """clear_refs may be accepted and do nothing: check says what writing to a page shows."""
+def test_30_accepted_and_without_effect(tracing: None) -> None:
+    """clear_refs may be accepted and do nothing: the round trip of `redirty check`, and of every
+    recording before it begins, says what writing to a page shows."""
     works = soft_dirty_works()
-    done = redirty("check", "--json")
-    answer = json.loads(done.stdout)
-    soft_dirty = answer["arming"]["soft-dirty"]
-    assert soft_dirty["ok"] is works, soft_dirty
-    assert done.returncode == (0 if answer["ok"] else 1)
-    if not works:
-        assert "CONFIG_MEM_SOFT_DIRTY" in soft_dirty["reason"]
-        assert answer["auto"]["arm"] != "soft-dirty"
-    with Hold() as target:
-        before = Condition.of(target.pid)
-        words = ("record", "-p", target.pid, "--arm", "soft-dirty", "100ms", "1")
-        done = redirty(*words, "-o", tmp_path / "rec")
+    injector = Injector()
+    try:
+        reason = round_trip("soft-dirty", injector)
+        assert (reason is None) is works, reason
         if works:
-            assert done.returncode == 0, done.stderr
-        else:
-            assert_refused(done, "soft-dirty", "CONFIG_MEM_SOFT_DIRTY")
-            assert not (tmp_path / "rec").exists()
-        assert_released(target, before)
+            assert choose("soft-dirty", injector) == "soft-dirty"
+            return
+        assert "CONFIG_MEM_SOFT_DIRTY" in str(reason)
+        with pytest.raises(RedirtyError, match="CONFIG_MEM_SOFT_DIRTY"):
+            choose("soft-dirty", injector)
+        assert choose("auto", injector) == "uffd"
+    finally:
+        injector.close()
 
 
 # ---- 31: namespaces ----
