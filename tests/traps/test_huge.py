@@ -57,7 +57,7 @@ def end_round(walk: Walk, area: Area, truth: Pages, what: str, torn: bool = Fals
     all of it, or, with tracepoints, which tell the address of a fault and no more, some of truth,
     and missed_pages is exactly the rest.
 
-    torn: the kernel split a huge page in this round. Some (7.2) then give all its pages their
+    torn: the kernel split a huge page in this round. Some (6.12, 7.2) then give all its pages their
     soft-dirty bits, which nobody wrote: those are missed, and exactly those."""
     wait_idle(walk.phases.pid)
     state = kernel_state(walk.phases.pid, area)
