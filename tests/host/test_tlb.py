@@ -217,4 +217,7 @@ def test_interrupts_are_explained(tracer: Tracer, one_cpu: int) -> None:
     assert 0 < own <= most, counts
     assert own + arm <= seen.asked, counts
     if timed(tracer):
-        assert seen.asked <= own + arm + seen.by_others * seen.cpus, counts
+        # A thread that spins faults once after the arm. While its processor runs the program of that
+        # fault, the kernel runs no other program there by kprobe: an interrupt is not counted then.
+        unseen = seen.cpus if tracer.probe == "kprobe" else 0
+        assert seen.asked <= own + arm + unseen + seen.by_others * seen.cpus, counts
