@@ -21,7 +21,7 @@ WORDS_PER_REGION = 8
 
 _ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _FULL_REGION = b"\xff" * (8 * WORDS_PER_REGION)
-FEW_RANGES = 16  # no more are quicker made into a set by Python's integers than by numpy's calls
+FEW_RANGES = 16  # so many or fewer become a set quicker by Python's integers than by numpy's calls
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,9 +243,7 @@ def full_runs(pages: PageSet, least: int, most: int) -> list[tuple[int, int]]:
     first, last = int(keys[0]), int(keys[-1]) + 1
     if last - first == len(keys):
         return [(first, last)]
-    cuts = np.flatnonzero(np.diff(keys) != 1)
-    firsts = keys[np.concatenate(([0], cuts + 1))]
-    lasts = keys[np.concatenate((cuts, [len(keys) - 1]))] + 1
+    firsts, lasts = _runs(keys, 1)
     longest = np.argsort(firsts - lasts, kind="stable")[:most]
     chosen = np.sort(longest[(lasts - firsts)[longest] >= least])
     return list(zip(firsts[chosen].tolist(), lasts[chosen].tolist(), strict=True))
@@ -256,7 +254,16 @@ def spans(pages: PageSet, gap: int = 2) -> list[tuple[int, int]]:
     keys = pages.keys[pages.words.any(axis=1)].astype(np.int64)
     if len(keys) == 0:
         return []
+    firsts, lasts = _runs(keys, gap)
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def _runs(
+    keys: npt.NDArray[np.int64], gap: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First keys, and last keys plus 1, of the runs of ascending keys (at least one) that lie no
+    more than a gap apart."""
     cuts = np.flatnonzero(np.diff(keys) > gap)
     firsts = keys[np.concatenate(([0], cuts + 1))]
     lasts = keys[np.concatenate((cuts, [len(keys) - 1]))] + 1
-    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+    return firsts, lasts

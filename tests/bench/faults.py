@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,7 +61,7 @@ def _kind(name: str, cost: Callable[[], float], probe: Probe, count: int) -> Ite
     except OSError as e:
         yield not_run(empty, f"the kernel refuses it: {e}")
         return
-    with program:
+    with contextlib.closing(program):
         note = "for scale: the least a program on this tracepoint costs"
         yield of_pairs(empty, _on_and_off(program, cost, count), "ns", note=note)
 

@@ -122,15 +122,8 @@ class EmptyProgram:
             os.close(self._link)
             self._link = -1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Takes it off and frees it."""
         self.detach()
         os.close(self._program)
 

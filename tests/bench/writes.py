@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from redirty.collector.attach.tracer import Options
@@ -60,7 +61,7 @@ def _empty(target: Target, count: int) -> Row:
         program = EmptyProgram()
     except OSError as e:
         return not_run(name, f"the kernel refuses it: {e}")
-    with program:
+    with contextlib.closing(program):
 
         def attached() -> float:
             program.attach()
