@@ -13,7 +13,7 @@ from .initramfs import guest_parameters, make_initramfs
 from .pages import PAGE_BYTES, Area, Pages, Touched, digest, expand, union
 from .phases import DEFAULT_AREAS, Phases
 from .process import Answer, Program, WorkloadError, build
-from .sensitive import Checksum, ChecksumResult, Child, Hold
+from .sensitive import Checksum, ChecksumResult, Child, Cost, Hold
 from .special import Churn, Sharers, Uring
 from .timed import (
     Flushed,
@@ -36,6 +36,7 @@ __all__ = [
     "ChecksumResult",
     "Child",
     "Churn",
+    "Cost",
     "Crowd",
     "Flushed",
     "Flusher",

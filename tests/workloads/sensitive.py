@@ -20,6 +20,15 @@ class ChecksumResult:
     first_detail: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Cost:
+    """One write to each of so many pages: the median in ns, and how many of the writes faulted."""
+
+    ns: float
+    pages: int
+    faults: int
+
+
 class Checksum(Program):
     """Calculates and verifies until stopped; any harm done to it shows up as an error."""
 
@@ -27,10 +36,10 @@ class Checksum(Program):
         super().__init__("checksum", [threads, mib], wrapper=wrapper)
         self.areas = areas_of(self.greeting)
 
-    def cost(self) -> float:
-        """The present median cost in ns of a first write to a page, over one sweep of 8 MiB."""
-        median: float = self.command("cost")["median_ns"]
-        return median
+    def cost(self) -> Cost:
+        """What a first write to a page costs at present, over one sweep of 8 MiB."""
+        answer = self.command("cost")
+        return Cost(answer["median_ns"], answer["pages"], answer["faults"])
 
     def status(self) -> ChecksumResult:
         """The result so far."""
