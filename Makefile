@@ -12,6 +12,11 @@ demo: setup
 test: test-setup
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
 
+# the traps of dirty tracking on every kernel, emulated
+.PHONY: test-kernels
+test-kernels: test-setup
+	@$(PYTHON) -m tests.vm.matrix $(KERNELS_ARGS)
+
 # without the VM and the long host tests
 test-quick: test-setup
 	@$(PYTHON) -m pytest tests/unit $(PYTEST_ARGS)
@@ -29,5 +34,15 @@ bench: test-setup
 test-setup:
 	@.ci/setup test
 
+# the Vagrant box, and all that can be done with it: see vagrant/README.md
+.PHONY: vagrant-box vagrant-test
+vagrant-box:
+	@.ci/setup vagrant
+	@/usr/bin/python3 -m vagrant.box
+
+vagrant-test:
+	@[ -x /usr/bin/python3 ] || .ci/setup vagrant
+	@/usr/bin/python3 -m vagrant.trial $(VAGRANT_TEST_ARGS)
+
 clean:
-	rm -rf .venv tests/workloads/build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf .venv vagrant/build tests/workloads/build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -195,9 +195,13 @@ static __always_inline u64 mark(struct rd_config *cfg, struct rd_stats *s, u32 s
 #ifdef RD_NO_ATOMIC_OR
 	if (huge) {
 		#pragma unroll
-		for (int i = 0; i < 64; i++)
-			*(u64 *)&b->pages[i * 8] = 0x0101010101010101ULL;
-		return 512;
+		for (int i = 0; i < 64; i++) {
+			u64 *bytes = (u64 *)&b->pages[i * 8];
+
+			fresh += 8 - ((*bytes * 0x0101010101010101ULL) >> 56);
+			*bytes = 0x0101010101010101ULL;
+		}
+		return fresh;
 	}
 	u8 *page = &b->pages[(address >> PAGE_SHIFT) & 511];
 
@@ -425,17 +429,14 @@ static __always_inline int on_mm_fault(void *ctx, u64 vma, u64 address, u32 flag
 	return 0;
 }
 
-/* A huge page was written, or made and written: the hardware tells no more than that. */
-static __always_inline int on_huge(void *ctx, u64 vmf)
+static __always_inline int on_huge_at(void *ctx, u64 mm, u64 address)
 {
 	u32 zero = 0;
 	struct rd_config *cfg = config.lookup(&zero);
 
 	if (!cfg)
 		return 0;
-	if (!(rd_read_u32((void *)vmf, OFF_VMF_FLAGS) & FAULT_FLAG_WRITE))
-		return 0;
-	u64 t = target_of_mm(cfg, mm_of_vmf(vmf));
+	u64 t = target_of_mm(cfg, mm);
 
 	if (!t)
 		return 0;
@@ -443,8 +444,16 @@ static __always_inline int on_huge(void *ctx, u64 vmf)
 
 	if (s)
 		count(s, RD_HUGE);
-	record(ctx, cfg, t, rd_read_u64((void *)vmf, OFF_VMF_ADDRESS), 0, RD_HUGE, true);
+	record(ctx, cfg, t, address, 0, RD_HUGE, true);
 	return 0;
+}
+
+/* A huge page was written, or made and written: the hardware tells no more than that. */
+static __always_inline int on_huge(void *ctx, u64 vmf)
+{
+	if (!(rd_read_u32((void *)vmf, OFF_VMF_FLAGS) & FAULT_FLAG_WRITE))
+		return 0;
+	return on_huge_at(ctx, mm_of_vmf(vmf), rd_read_u64((void *)vmf, OFF_VMF_ADDRESS));
 }
 #endif
 
@@ -503,6 +512,10 @@ int kp_do_page_mkwrite(struct pt_regs *ctx)
 	count_for_mm(mm_of_vmf(PT_REGS_PARM1(ctx)), RD_MKWRITE);
 	return 0;
 }
+#endif
+
+#ifndef RD_ENTRY_TRACEPOINT
+/* ---- kprobes with fentry, too: for functions that take or return a structure, which fentry refuses ---- */
 
 /* A kretprobe has no arguments: the entry keeps them for it. */
 BPF_TABLE("lru_hash", u64, u64, huge_calls, 1024);
@@ -527,6 +540,58 @@ int kp_huge_return(struct pt_regs *ctx)
 	huge_calls.delete(&id);
 	return PT_REGS_RC(ctx) & VM_FAULT_FALLBACK ? 0 : on_huge(ctx, v);
 }
+
+/*
+ * khugepaged, or MADV_COLLAPSE, joins small pages into a huge one that is writable as a whole: from here
+ * on no write to it faults until the next arm. Only of anonymous memory: a file's pages are just unmapped.
+ */
+int kp_collapse(struct pt_regs *ctx)
+{
+	void *vma = (void *)PT_REGS_PARM1(ctx);
+
+#ifdef OFF_VMA_OPS
+	if (rd_read_u64(vma, OFF_VMA_OPS))
+		return 0;
+#endif
+	return on_huge_at(ctx, rd_read_u64(vma, OFF_VMA_MM), PT_REGS_PARM2(ctx));
+}
+
+#ifdef RD_MPROTECT_OPENS
+#define MM_CP_DIRTY_ACCT 1
+BPF_F_TABLE("hash", struct rd_range, u64, opened, RD_RANGES, 0);
+
+/*
+ * Such a kernel's mprotect takes dirty pages of a shared file for ones that may be written without a fault,
+ * and gives them no soft-dirty bit: from here on nobody is told of writes to them until the next arm.
+ */
+int kp_change_protection(struct pt_regs *ctx)
+{
+	u64 start = PT_REGS_PARM2(ctx), end = PT_REGS_PARM3(ctx);
+	u32 zero = 0;
+	struct rd_config *cfg = config.lookup(&zero);
+
+	if (!cfg || !(PT_REGS_PARM5(ctx) & MM_CP_DIRTY_ACCT))
+		return 0;
+	u64 t = target_of_mm(cfg, rd_read_u64((void *)PT_REGS_PARM1(ctx), OFF_VMA_MM));
+
+	if (!t)
+		return 0;
+	u64 epoch = cfg->epoch & 1;
+	struct rd_range key = { .start = start, .space = space_of(t), .epoch = epoch };
+	u64 *known = opened.lookup(&key);
+
+	if (known && *known >= end)
+		return 0;
+	opened.update(&key, &end);
+	if (!opened.lookup(&key)) {
+		struct rd_stats *s = stats_of(t, epoch);
+
+		if (s)
+			__sync_fetch_and_add(&s->lost, 1);
+	}
+	return 0;
+}
+#endif
 #endif
 
 /* ---- the life of targets: raw tracepoints of the scheduler, on every kernel ---- */

@@ -22,6 +22,7 @@
 #define RD_HIST_FIRST_OCTAVE 10 /* slot 0: less than 2^10 ns after the arm */
 #define RD_HIST_PER_OCTAVE 16
 #define RD_TLB_REASONS 8
+#define RD_RANGES 4096
 
 enum rd_kind {
 	RD_WRITE_FAULTS = 0,  /* every write fault; what follows is a share of it. With tracepoints
@@ -43,7 +44,7 @@ enum rd_tlb_reason {
 struct rd_config {
 	__u64 epoch;        /* its lowest bit says which of the two sets of maps is written now */
 	__u64 follow_fork;  /* 1: children of a target are targets */
-	__u64 arm_pid;      /* the collector's thread group: flushes it causes are its own, not the target's */
+	__u64 arm_pid;      /* the collector's thread group: flushes of a target's memory by it are the arm's */
 	/*
 	 * By tgid % RD_NEAR. 0: no target, a quick no for all the rest of the machine. With the
 	 * highest bit: a copy of one target, so that the hash need not be asked. Else the hash is
@@ -54,6 +55,7 @@ struct rd_config {
 	__u64 near[RD_NEAR];
 	__u64 changes; /* the last such number of the kernel side */
 	__u64 used[2]; /* rows taken in each epoch's table; past RD_REGIONS they are in no list */
+	__u64 arming;  /* 1 + the slot of the target that the collector arms at this moment; 0: none */
 };
 
 struct rd_target {
@@ -80,11 +82,20 @@ struct rd_row {
 	struct rd_bits bits;
 };
 
+/* A range of pages that mprotect opened to writes unseen (kp_change_protection); the value is its end. */
+struct rd_range {
+	__u64 start;
+	__u32 space;
+	__u32 epoch;
+};
+
 struct rd_tlb {
 	__u64 flushes;
 	__u64 pages;        /* of the flushes that named a range */
-	__u64 full_flushes; /* of everything */
+	__u64 full_flushes; /* of everything: asked for, or because the range was too long */
 	__u64 ns;
+	__u64 ranges;       /* flushes that named a range */
+	__u64 cpus;         /* other CPUs that were interrupted, each time */
 };
 
 struct rd_stats { /* index: slot * 2 + epoch */
@@ -94,7 +105,8 @@ struct rd_stats { /* index: slot * 2 + epoch */
 	__u64 lost;           /* faults that found no room in a map */
 	__u64 lost_events;    /* records that found no room in the ring */
 	__u64 hist[RD_HIST];  /* bits set, by logarithm of the time since ref_ns; a few may be missing */
-	struct rd_tlb tlb[RD_TLB_REASONS];
+	struct rd_tlb tlb[RD_TLB_REASONS];     /* not the arm's */
+	struct rd_tlb arm_tlb[RD_TLB_REASONS]; /* what arming caused */
 };
 
 struct rd_event {

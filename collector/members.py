@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _STOP_TIMEOUT_S, _NEWCOMER_STOP_TIMEOUT_S = 2.0, 0.05
 _LOOKS = 10  # for a tree that grows while it is looked at
+_TRIES = 3  # to arm a newcomer
 
 
 class Members:
@@ -36,6 +37,10 @@ class Members:
         self.spaces: dict[int, Space] = {}
         self.stopped_s = 0.0
         self.by_log_only = 0
+        # of spaces let go of
+        self._pinned_kib: dict[int, int] = {}
+        self._unarmed: dict[int, int] = {}
+        self._failures: dict[int, int] = {}  # by the kernel side's number
         self._free_slots = list(range(tracer.options.slots - 1, 0, -1))
         self._slots_to_free: list[int] = []
 
@@ -51,7 +56,9 @@ class Members:
         number = self._number(pid)
         try:
             self._trace(process, number, slot)
-            armed = self._open_armed(pid, descriptor, required=required)
+            armed = self._open_armed(pid, number, descriptor, required=required)
+            if not required and self.tracer.target_space(pid) != number:
+                raise GoneError  # it runs another program since: that one is taken in next
             space = Space(number, slot, process, armed)
         except BaseException as e:
             if armed is not None:
@@ -88,7 +95,9 @@ class Members:
             return (number + (1 << abi.TGID_BITS)) & ((1 << (64 - abi.REGION_BITS)) - 1)
         return number
 
-    def _open_armed(self, pid: int, descriptor: int | None, *, required: bool) -> Armed | None:
+    def _open_armed(
+        self, pid: int, number: int, descriptor: int | None, *, required: bool
+    ) -> Armed | None:
         try:
             if descriptor is not None:
                 armed: Armed = UffdArmed(pid, descriptor, 0.0)
@@ -102,9 +111,14 @@ class Members:
                 # Waiting in the kernel, for its vfork child, say: its faults are logged meanwhile,
                 # and it is tried again at the next boundary.
                 raise GoneError from None
+            # In the middle of its exec or of its end the kernel refuses it for no other reason.
+            self._failures[number] = self._failures.get(number, 0) + 1
+            if self._failures[number] < _TRIES:
+                raise GoneError from None
             log.info("process %d is traced by its faults alone: %s", pid, e)
             self.by_log_only += 1
             return None
+        self._failures.pop(number, None)
         self.stopped_s += armed.stopped_s
         return armed
 
@@ -124,15 +138,31 @@ class Members:
             raise TargetEndedError(f"{self.targets.description} ended before it could be traced")
 
     def adopt_newcomers(self) -> None:
-        """Processes that forked, ran another program or joined since the last look."""
+        """Processes that forked, ran another program, joined or left since the last look."""
         have = {space.pid for space in self.spaces.values() if not space.gone}
-        wanted = dict.fromkeys(self.targets.members()) if self.targets.may_join else {}
-        for tgid, (number, _) in self.tracer.targets().items():
+        known = self.tracer.targets()
+        wanted = {}
+        if self.targets.may_join:
+            # Looked at after the kernel side was: a process it knows that is not here has left.
+            wanted = dict.fromkeys(self.targets.members())
+            for pid in (have | known.keys()) - wanted.keys():
+                self._let_go(pid)
+            known = {tgid: target for tgid, target in known.items() if tgid in wanted}
+        numbers = {number for number, _ in known.values()}
+        self._failures = {n: c for n, c in self._failures.items() if n in numbers}
+        for tgid, (number, _) in known.items():
             if abi.tgid_of(number) == tgid:  # else a vfork child in its parent's memory
                 wanted[tgid] = None
         for pid in wanted:
             if pid not in have and pid != os.getpid():
                 self._try_adopt(pid, required=False)
+
+    def _let_go(self, pid: int) -> None:
+        """A process that left the target; what it wrote until now still counts."""
+        self.tracer.drop_target(pid)
+        for space in self.spaces.values():
+            if space.pid == pid:
+                space.gone = True
 
     def _try_adopt(self, pid: int, *, required: bool) -> None:
         try:
@@ -154,10 +184,24 @@ class Members:
             space = self.spaces.pop(number)
             if space.slot:
                 self._slots_to_free.append(space.slot)
+            self._pinned_kib[number], self._unarmed[number] = space.pinned_kib, space.unarmed
             space.close()
+
+    def unarmed(self) -> int:
+        """How many writable mappings could not be armed: the most of each process."""
+        living = {number: space.unarmed for number, space in self.spaces.items()}
+        return sum((self._unarmed | living).values())
+
+    def pinned_kib(self) -> int:
+        """How much memory was pinned, and could be written unseen: the most of each process."""
+        living = {number: space.pinned_kib for number, space in self.spaces.items()}
+        return sum((self._pinned_kib | living).values())
 
     def close(self) -> None:
         """Unprotects all memory and lets go of all processes."""
-        for space in self.spaces.values():
+        for number, space in self.spaces.items():
+            if not space.gone and space.process.alive():
+                space.look_at_pinned()
+            self._pinned_kib[number], self._unarmed[number] = space.pinned_kib, space.unarmed
             space.close()
         self.spaces = {}

@@ -1,4 +1,4 @@
-"""What a session writes: the recording, and with the switches events and stacks."""
+"""What a session writes: the recording, and with the switches events, stacks and frames."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 
 from redirty.collector.export.events import EventFile
 from redirty.collector.export.files import FirstError
+from redirty.collector.export.physical import PhysicalFiles
 from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.export.stacks import StackFile
 from redirty.collector.family import Family
 from redirty.collector.host.command import Command
 from redirty.collector.host.targets import Cgroup, Pids, Tree
+from redirty.collector.physical import Physical
 from redirty.collector.plan import Plan
 from redirty.collector.rounds import Recorder, Round
+from redirty.collector.sharers import Sharers
 
 
 class Outputs:
@@ -31,6 +34,8 @@ class Outputs:
         self._family = family
         self._events: EventFile | None = None
         self._stacks: StackFile | None = None
+        self._physical: Physical | None = None
+        self._frames: PhysicalFiles | None = None
         tracer = recorder.tracer
         for space in recorder.spaces.values():
             family.note(space.pid)
@@ -53,6 +58,10 @@ class Outputs:
         if plan.stacks:
             names = {pid: str(p["comm"]) for pid, p in family.processes.items()}
             self._stacks = StackFile(plan.directory, tracer, tracer.symbols(), names)
+        if plan.physical:
+            self._frames = PhysicalFiles(plan.directory)
+            self._physical = Physical()
+        self._sharers = Sharers(self._members())
 
     def _target(self) -> dict[str, Any]:
         processes = sorted(self._family.processes.values(), key=lambda p: int(p["pid"]))
@@ -67,6 +76,10 @@ class Outputs:
             "cmdline": first.get("cmdline", ""),
             "processes": processes,
         }
+
+    def _members(self) -> frozenset[int]:
+        """The target's processes now."""
+        return frozenset(space.pid for space in self._recorder.spaces.values())
 
     def _stopped_s(self) -> float:
         """For how long, in all, processes of the target stood still to be armed."""
@@ -84,10 +97,16 @@ class Outputs:
 
     def add(self, result: Round) -> None:
         """Writes a round down."""
+        # First of all where its pages lie, before that changes.
+        physical = None
+        if self._physical is not None and self._frames is not None:
+            physical = self._physical.look(result, self._recorder.spaces)
+            self._frames.add(result.number, physical)
+        self._sharers.members = self._members()
         for space in result.spaces:
             if space.pid not in self._family.processes:
                 self._family.note(space.pid)
-        self._recording.add(result)
+        self._recording.add(result, physical)
 
     def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
         """Writes the rest; every file is tried."""
@@ -100,6 +119,11 @@ class Outputs:
         if self._stacks is not None:
             with errors.kept():
                 self._stacks.close()
+        if self._physical is not None and self._frames is not None:
+            self._physical.close()
+            with errors.kept():
+                self._frames.close()
+        shared = self._sharers.finish(self._family.processes)
         self._recording.meta.target = self._target()
         with errors.kept():
             self._recording.close(
@@ -107,7 +131,10 @@ class Outputs:
                 extra={
                     "stopped_s": self._stopped_s(),
                     "by_log_only": self._recorder.members.by_log_only,
+                    "pinned_kib": self._recorder.members.pinned_kib(),
+                    "unarmed_mappings": self._recorder.members.unarmed(),
                     "lost_events": lost_events,
+                    **shared,
                     **extra,
                 },
             )

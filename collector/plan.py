@@ -21,6 +21,7 @@ class Plan:
     probe: str = "auto"
     events: bool = False
     stacks: bool = False
+    physical: bool = False
 
     @property
     def bounded(self) -> bool:

@@ -75,6 +75,8 @@ class Recorder:
         self.members = Members(tracer, targets, way, injector)
         self._round = 0
         self._arm_s = 0.0
+        # By space, logged in memory that was not armed since: it can be written again unseen.
+        self._open: dict[int, PageSet] = {}
 
     @property
     def spaces(self) -> dict[int, Space]:
@@ -95,6 +97,7 @@ class Recorder:
         candidates = self._arm()
         self.tracer.wait_grace()
         drained = self.tracer.drain()
+        self.tracer.opened()
         self.tracer.take_stats()
         for space in self.spaces.values():
             space.settle(drained.get(space.number, empty()), candidates[space.number])
@@ -103,6 +106,7 @@ class Recorder:
         begun = time.monotonic()
         candidates = {}
         for number, space in self.spaces.items():
+            self.tracer.arming(space.slot)
             candidates[number] = empty() if space.gone else space.arm()
             self.tracer.armed(space.slot)
         self._arm_s = time.monotonic() - begun
@@ -137,6 +141,10 @@ class Recorder:
         candidates = self._arm()
         self.tracer.wait_grace()
         drained = self.tracer.drain()
+        for number, pages in self.tracer.opened().items():
+            if number in self.spaces:  # what was not there faults when it is written
+                known = pages & self.spaces[number].present
+                drained[number] = drained.get(number, empty()) | known
         stats = self.tracer.take_stats()
         result = Round(
             number=self._round,
@@ -159,7 +167,7 @@ class Recorder:
     ) -> tuple[SpaceRound, ...]:
         found = []
         for number, space in self.spaces.items():
-            logged = drained.pop(number, empty())
+            logged = drained.pop(number, empty()) | self._open.pop(number, empty())
             scanned = candidates[number]
             present = space.present
             missed = space.settle(logged, scanned)
@@ -186,20 +194,23 @@ class Recorder:
                     stats=stats[space.slot : space.slot + 1 if space.slot else 0].copy(),
                 )
             )
-        for number, logged in drained.items():
-            # Born and gone within the round: its writes were logged, its mappings never seen.
+        alive = {n for n, _ in self.tracer.targets().values()} if drained or self._open else set()
+        for number in drained.keys() | self._open.keys():
+            # Born and gone within the round, or not armed yet: its writes were logged, its mappings
+            # never seen.
+            logged = drained.get(number, empty()) | self._open.pop(number, empty())
+            if number in alive:
+                self._open[number] = logged
             found.append(
                 SpaceRound(
-                    *(
-                        abi.tgid_of(number),
-                        number,
-                        Mappings.of(()),
-                        empty(),
-                        logged,
-                        empty(),
-                        logged,
-                        empty(),
-                    ),
+                    pid=abi.tgid_of(number),
+                    space=number,
+                    mappings=Mappings.of(()),
+                    present=empty(),
+                    log=logged,
+                    missed=empty(),
+                    dirty=logged,
+                    redirtied=empty(),
                     scanned_pages=None,
                     stats=stats[:0].copy(),
                 )

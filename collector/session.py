@@ -47,6 +47,7 @@ class Session:
         self.rounds = 0
         self.lost_events = 0
         self.by_log_only = 0
+        self.pinned_kib = 0
         self.family = Family()
         self._outputs: Outputs | None = None
 
@@ -191,6 +192,7 @@ class Session:
     def _finish(self, recorder: Recorder, *, complete: bool) -> None:
         assert self._outputs is not None
         self.by_log_only = recorder.members.by_log_only
+        self.pinned_kib = recorder.members.pinned_kib()
         target = self.plan.target
         exit_status = {"exit_status": target.reap()} if isinstance(target, Command) else {}
         self._outputs.close(complete=complete, lost_events=self.lost_events, extra=exit_status)

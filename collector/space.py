@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 
+from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import Armed, GoneError
 from redirty.collector.bitmap import PageSet, empty
 from redirty.collector.host.mappings import Mappings, MapsFile
@@ -14,6 +16,7 @@ log = logging.getLogger(__name__)
 # A walk over all present pages costs about 15 ns each. Up to these many are looked at in every
 # round; of more, this many a round in turn. In between, pages that were unmapped count as present.
 PRESENCE_PAGES_A_ROUND = 131072
+_PINNED_EVERY_S = 1.0  # looking costs some 30 us
 
 
 class Space:
@@ -30,6 +33,9 @@ class Space:
         self._next_present = empty()
         self._cursor = 0
         self._armed_before = False
+        self._pinned_due = 0.0
+        self.pinned_kib = 0  # the most seen so far
+        self.unarmed = 0  # likewise, of mappings
         self.gone = False
 
     @property
@@ -44,12 +50,19 @@ class Space:
             self.gone = True
             return False
         self.mappings = mappings
+        if time.monotonic() >= self._pinned_due:
+            self.look_at_pinned()
         try:
             self._look_at_presence()
         except GoneError:
             self.gone = True
             return False
         return True
+
+    def look_at_pinned(self) -> None:
+        """Memory that is pinned can be written unseen: how much of it there is has to be told."""
+        self._pinned_due = time.monotonic() + _PINNED_EVERY_S
+        self.pinned_kib = max(self.pinned_kib, pm.pinned_kib(self.pid))
 
     def _look_at_presence(self) -> None:
         """Presence for the round to come: the pages there now, and what settle() adds."""
@@ -83,10 +96,12 @@ class Space:
         if self.armed is None:
             return empty()
         try:
-            return self.armed.arm(self.mappings, self._next_present)
+            found = self.armed.arm(self.mappings, self._next_present)
         except GoneError:
             self.gone = True
             return empty()
+        self.unarmed = max(self.unarmed, self.armed.unarmed)
+        return found
 
     def settle(self, log_pages: PageSet, candidates: PageSet) -> PageSet:
         """After the drain: pages that were written but not logged. Also brings the presence for

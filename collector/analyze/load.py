@@ -14,6 +14,8 @@ from redirty.collector.errors import RedirtyError, why
 from redirty.collector.export.columns import CURVE, MAPPINGS, PAGES, ROUNDS, SCHEMA, TLB
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pandas as pd
 
 _COUNTS = ("pages", "faults", "flushes", "events", "round")
@@ -66,6 +68,8 @@ def _read(directory: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
     except (ValueError, pd.errors.ParserError) as e:
         raise RedirtyError(f"{path} is damaged: {e}") from None
     missing = [c for c in columns if c not in frame.columns]
+    if missing and len(frame.columns) and tuple(frame.columns) == columns[: len(frame.columns)]:
+        return frame.reindex(columns=list(columns))  # of an older redirty, which had fewer
     if missing:
         raise RedirtyError(f"{path} is damaged: it has no column {missing[0]}")
     return frame
@@ -115,15 +119,66 @@ def load_events(directory: Path) -> pd.DataFrame:
 
     Errors: RedirtyError when it was recorded without --events.
     """
+    frame = _parquet(directory, "events")
+    if frame is None:
+        raise RedirtyError(f"{directory} has no events: record with --events")
+    return frame
+
+
+def _parquet(directory: Path, name: str) -> pd.DataFrame | None:
     import pandas as pd
 
-    path = directory / "events.parquet"
+    path = directory / f"{name}.parquet"
     if path.exists():
         return pd.read_parquet(path)
-    parts = sorted((directory / ".events").glob("part-*.parquet"))
+    parts = sorted((directory / f".{name}").glob("part-*.parquet"))
     if not parts:
-        raise RedirtyError(f"{directory} has no events: record with --events")
+        return None
     return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+
+
+def _physical(directory: Path, name: str) -> pd.DataFrame:
+    frame = _parquet(directory, name)
+    if frame is None:
+        raise RedirtyError(f"{directory} has no page frames: record with --physical")
+    return _complete_only(frame, directory)
+
+
+def load_physical(directory: Path) -> pd.DataFrame:
+    """physical.parquet: the bitmap of dirty frames, a row for each round and 64 frames.
+
+    Errors: RedirtyError when it was recorded without --physical.
+    """
+    return _physical(directory, "physical")
+
+
+def frame_numbers(bitmap: pd.DataFrame) -> npt.NDArray[np.uint64]:
+    """The frames in rows of load_physical(), ascending, each once."""
+    import numpy as np
+
+    if bitmap.empty:
+        return np.empty(0, np.uint64)
+    ordered = bitmap.sort_values("first_pfn", kind="stable")
+    firsts = ordered["first_pfn"].to_numpy(np.uint64)
+    starts = np.flatnonzero(np.concatenate(([True], firsts[1:] != firsts[:-1])))
+    # the same frames in several rounds
+    words = np.bitwise_or.reduceat(ordered["bits"].to_numpy(np.uint64), starts)
+    row, bit = np.nonzero(words[:, None] >> np.arange(64, dtype=np.uint64) & np.uint64(1))
+    found: npt.NDArray[np.uint64] = firsts[starts][row] + bit.astype(np.uint64)
+    return found
+
+
+def load_frames(directory: Path, number: int | None = None) -> pd.DataFrame:
+    """frames.parquet: the side list. pfn is missing where a page lay in no frame. With a round's
+    number: one row a page, where each lay as far as it was known at the end of that round.
+
+    Errors: RedirtyError when it was recorded without --physical.
+    """
+    frame = _physical(directory, "frames").astype({"pfn": "UInt64"})
+    if number is None:
+        return frame
+    frame = frame[frame["round"] <= number]
+    return frame.drop_duplicates(["pid", "address"], keep="last").reset_index(drop=True)
 
 
 def _addresses(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redirty.collector.analyze import load
+from redirty.collector.analyze import load, tlb
 from redirty.collector.errors import one_line
 from redirty.collector.units import show_bytes, show_pages, show_time
 
@@ -35,12 +35,16 @@ def summarise(directory: Path) -> dict[str, Any]:
         "rounds": len(rounds),
         "duration_s": round(duration_s, 6),
         "refused_probes": meta.get("refused_probes", {}),
+        "pinned_kib": meta.get("pinned_kib"),
     }
     for column in ("dirty_pages", "redirtied_pages", "new_pages", "write_faults"):
         total = int(rounds[column].sum())
         found[column] = total
         found[f"{column}_per_s"] = round(total / duration_s, 3) if duration_s else 0.0
-    for column in ("missed_pages", "lost_events", "tlb_flushes", "tlb_flush_s", *_KINDS):
+    for column in (
+        *("missed_pages", "lost_events", "tlb_flushes", "tlb_flush_s", *_KINDS),
+        *("dirty_frames", "frameless_pages"),
+    ):
         found[column] = _total(rounds[column])
     found["present_pages_mean"] = (
         round(float(rounds["present_pages"].mean()), 1) if len(rounds) else 0
@@ -53,6 +57,12 @@ def summarise(directory: Path) -> dict[str, Any]:
     found["mapping_classes"] = _by_class(found["mappings"])
     found["pages"] = _by_page(load.load_pages(directory), len(rounds))
     found["curve"] = _curve(load.load_curve(directory))
+    found["tlb"] = tlb.summarise(load.load_tlb(directory), frozenset(meta.get("features", ())))
+    found["distinct_frames"] = None
+    if found["dirty_frames"] is not None:
+        found["distinct_frames"] = len(load.frame_numbers(load.load_physical(directory)))
+    found["shared_outside"] = meta.get("shared_outside", [])
+    found["shared_outside_hidden"] = meta.get("shared_outside_hidden", 0)
     return found
 
 
@@ -169,9 +179,11 @@ def as_text(s: dict[str, Any], bandwidth: float | None = None) -> str:
         f"  {'present':<11} {show_pages(s['present_pages_mean']):>11}",
         "",
         *_fault_lines(s),
+        *_shared_lines(s),
         "",
         f"distinct pages: {s['pages']['ever_dirty']} ever dirty, {s['pages']['dirty_again']} in "
         f"more than one round, {s['pages']['dirty_in_every_round']} in every round",
+        *_frame_lines(s),
         "W(t), distinct pages written within t of an arm: "
         + (
             ", ".join(
@@ -212,6 +224,11 @@ def _fault_lines(s: dict[str, Any]) -> list[str]:
         )
     else:
         lines.append("missed: 0 pages, the log saw all that the page tables tell")
+    if s["pinned_kib"]:
+        lines.append(
+            f"pinned: {s['pinned_kib']} KiB, where io_uring or a device can write unseen: not in "
+            "the counts"
+        )
     lost = s["lost_events"]
     lines.append(
         f"lost: {lost} events"
@@ -222,7 +239,50 @@ def _fault_lines(s: dict[str, Any]) -> list[str]:
         lines.append(
             f"TLB flushes: {s['tlb_flushes']}{waited}; an arm took {show_time(s['arm_s_mean'])}"
         )
+        lines += tlb.as_lines(s["tlb"])
     return lines
+
+
+def _frame_lines(s: dict[str, Any]) -> list[str]:
+    """With --physical."""
+    if s["dirty_frames"] is None:
+        return []
+    none = s["frameless_pages"]
+    placed = s["dirty_pages"] - none
+    return [
+        f"page frames: {s['distinct_frames']} ever dirty; round by round {placed} dirty pages lay in "
+        f"{s['dirty_frames']} frames"
+        + (f", {none} in none (swapped out, unmapped, or ended)" if none else "")
+    ]
+
+
+def _shared_lines(s: dict[str, Any]) -> list[str]:
+    """Processes outside the target that map its shared memory."""
+    writers: dict[int, str] = {}
+    readers: dict[int, str] = {}
+    for sharer in s["shared_outside"]:
+        into = writers if sharer["writable"] else readers
+        into[sharer["pid"]] = one_line(sharer["comm"])
+    lines = []
+    if writers:
+        lines.append(
+            f"shared memory: {_names(writers)} outside the target can write to it, which only the "
+            "scan may see, and only in part"
+        )
+    only = {pid: name for pid, name in readers.items() if pid not in writers}
+    if only:
+        lines.append(f"shared memory: {_names(only)} outside the target can read it")
+    if s["shared_outside_hidden"]:
+        lines.append(
+            f"shared memory: {s['shared_outside_hidden']} processes could not be looked at"
+        )
+    return lines
+
+
+def _names(processes: dict[int, str]) -> str:
+    names = [f"{pid} ({name})" for pid, name in sorted(processes.items())]
+    more = f" and {len(names) - _TOP} more" if len(names) > _TOP else ""
+    return ("process " if len(names) == 1 else "processes ") + ", ".join(names[:_TOP]) + more
 
 
 def _mapping_lines(s: dict[str, Any]) -> list[str]:

@@ -25,7 +25,8 @@ class Armed(Protocol):
     """One address space that is write-protected again and again.
 
     stopped_s: for how long the target stood still, once, so that it could be armed.
-    unarmed: how many of its mappings cannot be write-protected (device memory and such).
+    unarmed: how many of its writable mappings cannot be write-protected (a map of BPF's, memory
+    under another userfaultfd and such).
     """
 
     stopped_s: float

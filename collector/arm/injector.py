@@ -63,6 +63,23 @@ def system_call_address(pid: int, arch: "architectures.Architecture") -> int:
     raise RefusedError(errno.ENOENT, "no system call instruction is mapped in it")
 
 
+def address_beforehand(pid: int) -> int:
+    """The same, looked for while the process still runs, as it may have 65,530 mappings; 0: not
+    found like this."""
+    try:
+        return system_call_address(pid, architecture())
+    except (RefusedError, OSError):
+        return 0
+
+
+def is_system_call(pid: int, at: int, arch: "architectures.Architecture") -> bool:
+    try:
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+            return bool(os.pread(memory.fileno(), len(arch.instruction), at) == arch.instruction)
+    except OSError:
+        return False
+
+
 def status_field(pid: int, name: str) -> str:
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace", newline="\n") as status:
         for line in status:
@@ -103,15 +120,17 @@ def seize(pid: int, options: int) -> Thread:
         raise
 
 
-def get_userfaultfd(thread: Thread, pid: int) -> int:
-    """The thread is stopped: makes the descriptor in it, takes a copy, closes the target's."""
+def get_userfaultfd(thread: Thread, pid: int, at: int) -> int:
+    """The thread is stopped: makes the descriptor in it, takes a copy, closes the target's.
+    at: where a system call instruction was, or 0."""
     arch = thread.arch
     saved = thread.registers()
     if saved[arch.mode] != arch.mode_value:
         raise RefusedError(errno.ENOSYS, "it is a 32-bit program")
     if int(status_field(pid, "SigIgn") or "0", 16) & 1 << (signal.SIGTRAP - 1):
         raise RefusedError(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
-    at = system_call_address(pid, arch)
+    if not at or not is_system_call(pid, at, arch):
+        at = system_call_address(pid, arch)
     pidfd = _libc.syscall(PIDFD_OPEN, pid, 0)
     if pidfd < 0:
         raise RefusedError(errno.ESRCH, "the process ended")
@@ -193,11 +212,12 @@ class Server:
         operation = request["op"]
         pid = int(str(request.get("pid", 0)))
         if operation == "inject":
+            at = address_beforehand(pid)
             begun = time.monotonic()
             thread = seize(pid, 0)
             try:
                 thread.interrupt(float(str(request.get("timeout_s", stopped.STOP_TIMEOUT_S))))
-                descriptor = get_userfaultfd(thread, pid)
+                descriptor = get_userfaultfd(thread, pid, at)
             finally:
                 thread.release()
             self.reply({"ok": True, "stopped_s": time.monotonic() - begun}, descriptor)
@@ -229,7 +249,7 @@ class Server:
             stopped.ptrace(stopped.INTERRUPT, thread.tid)
             stopped.ptrace(stopped.CONT, thread.tid)
             thread.wait_for_stop(stopped.STOP_TIMEOUT_S)
-            self.reply({"ok": True}, get_userfaultfd(thread, self.pid) if userfaultfd else None)
+            self.reply({"ok": True}, get_userfaultfd(thread, self.pid, 0) if userfaultfd else None)
         except (RefusedError, OSError):
             thread.release()
             self.held = None

@@ -133,10 +133,25 @@ def pages_where(first_page: int, chosen: npt.NDArray[np.bool_]) -> PageSet:
 
 def swapped_kib(pid: int) -> int:
     """How much of a process is swapped out; 0 when it is gone."""
+    return _status_kib(pid, b"VmSwap:")
+
+
+def pinned_kib(pid: int) -> int:
+    """How much of a process is pinned for long, for io_uring's registered buffers, RDMA, iommufd:
+    written there by physical address, unseen by any page table. 0 when it is gone."""
+    return _status_kib(pid, b"VmPin:")
+
+
+def hugetlb_kib(pid: int) -> int:
+    """How much of a process is in hugetlb pages; 0 when it is gone."""
+    return _status_kib(pid, b"HugetlbPages:")
+
+
+def _status_kib(pid: int, name: bytes) -> int:
     try:
         with open(f"/proc/{pid}/status", "rb") as status:  # noqa: PTH123 - once a round, kept bare
             for line in status:
-                if line.startswith(b"VmSwap:"):
+                if line.startswith(name):
                     return int(line.split()[1])
     except OSError:
         pass

@@ -17,7 +17,7 @@ from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import ArmError, GoneError
 from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, drop_empty, empty
 from redirty.collector.errors import why
-from redirty.collector.host.mappings import Mappings
+from redirty.collector.host.mappings import Mapping, Mappings, MapsFile, appeared
 
 _CHUNK_PAGES = 1 << 20
 
@@ -35,6 +35,39 @@ def zero_page_frame() -> int:
     return int(entry[0] & pm.ENTRY_FRAME)
 
 
+class HugetlbMappings:
+    """Which mappings of a process are of hugetlb pages: the kernel keeps no soft-dirty bits for
+    those and does not protect them, so that all their pages have to count as written."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._known: Mappings | None = None
+        self._starts: frozenset[int] = frozenset()
+
+    def starts(self, mappings: Mappings) -> frozenset[int]:
+        """Addresses at which mappings of hugetlb pages begin."""
+        if not pm.hugetlb_kib(self._pid):
+            return frozenset()
+        if mappings is not self._known:
+            self._starts, self._known = self._look(), mappings
+        return self._starts
+
+    def _look(self) -> frozenset[int]:
+        """From the flag "ht" of /proc/PID/smaps (filesystems/proc.rst)."""
+        found, start = set(), 0
+        try:
+            with open(f"/proc/{self._pid}/smaps", "rb") as smaps:  # noqa: PTH123
+                for line in smaps:
+                    name, _, rest = line.partition(b" ")
+                    if not name.endswith(b":"):
+                        start = int(name.partition(b"-")[0], 16)
+                    elif name == b"VmFlags:" and b"ht" in rest.split():
+                        found.add(start)
+        except OSError:
+            pass  # gone: the next reading of its page tables tells
+        return frozenset(found)
+
+
 class SoftDirtyArmed:
     """An address space armed through its soft-dirty bits. The target is not stopped for it."""
 
@@ -45,6 +78,7 @@ class SoftDirtyArmed:
         self.pid = pid
         try:
             self._pagemap = pm.Pagemap(pid, regions=1)
+            self._maps = MapsFile(pid)
             self._clear_refs = os.open(f"/proc/{pid}/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise GoneError from None
@@ -53,12 +87,30 @@ class SoftDirtyArmed:
                 f"cannot arm process {pid} with soft-dirty bits: {why(e)}", e.errno or 0
             ) from None
         self._last_entries: tuple[PageSet, PageSet] = (empty(), empty())
+        self._huge = HugetlbMappings(pid)
+        self._unread = self._now = Mappings.of(())
+        self._known: Mappings | None = None
+        self._before: frozenset[Mapping] = frozenset()  # as they were at the arm before
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
         """See Armed."""
         dirty, written, here = self._read(mappings)
+        if self._unread.items:
+            moved = self.present(self._unread, 0, 1 << 52)
+            dirty, written, here = dirty | moved, written | moved, here | moved
         self._last_entries = (written, here)
+        changed = mappings is not self._known
+        if changed:
+            self._known, self._before = mappings, frozenset(mappings.items)
         self.protect()
+        now = self._maps.read()
+        if now is None:
+            raise GoneError
+        if changed or now is not self._now:
+            # Mapped after the list was read, and its bits cleared unread: pages that mremap moved
+            # there are in no log. All that is there counts as written, once.
+            self._unread = appeared(mappings, now)
+        self._now = now
         return dirty
 
     def protect(self) -> None:
@@ -78,15 +130,20 @@ class SoftDirtyArmed:
         written: list[PageSet] = []
         present: list[PageSet] = []
         zero = np.uint64(zero_page_frame())
+        huge = self._huge.starts(mappings)
         for mapping in mappings.items:
             shared = mapping.perms[3] == "s"
             page, last = mapping.start >> PAGE_SHIFT, mapping.end >> PAGE_SHIFT
             while page < last:
                 entries = self._entries(page, min(_CHUNK_PAGES, last - page))
                 if len(entries) == 0:
+                    if mapping is mappings.items[0]:
+                        raise GoneError  # the file is of memory from before an exec
                     break
                 here = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_SWAPPED)) != 0
                 soft = here & ((entries & pm.ENTRY_SOFT_DIRTY) != 0)
+                if mapping.start in huge and (not shared or mapping.perms[1] == "w"):
+                    soft = here
                 # A mapping is soft-dirty as a whole until the first clearing after it was made,
                 # so pages only read since then carry the bit as well.
                 real = soft
@@ -97,7 +154,8 @@ class SoftDirtyArmed:
                     real = real & ~is_zero
                 if not shared:
                     real = real & ((entries & pm.ENTRY_FILE) == 0)
-                elif mapping.perms[1] != "w":
+                elif mapping.perms[1] != "w" and mapping in self._before:
+                    # It stayed read-only; one that was made so was maybe written before.
                     real = np.zeros_like(real)
                 for found, into in ((soft, dirty), (real, written), (here, present)):
                     if found.any():
@@ -138,6 +196,7 @@ class SoftDirtyArmed:
         """See Armed. Pages still protected cost their next writer one fault each, then no more."""
         os.close(self._clear_refs)
         self._pagemap.close()
+        self._maps.close()
 
 
 def _joined(parts: list[PageSet]) -> PageSet:

@@ -22,6 +22,7 @@ WRITE_FAULTS, FIRST_TOUCH, WRITE_PROTECT, COW, MKWRITE, HUGE = range(6)
 KIND_NAMES = ("write", "first_touch", "write_protect", "cow", "mkwrite", "huge")
 
 TLB_REASONS = 8
+RANGES = 4096
 TLB_MM_RANGE, TLB_BATCH = 6, 7
 TLB_REASON_NAMES = (
     "task_switch",
@@ -42,11 +43,13 @@ CONFIG = np.dtype(
         ("near", "<u8", (NEAR,)),
         ("changes", "<u8"),
         ("used", "<u8", (2,)),
+        ("arming", "<u8"),
     ]
 )
 ROW = np.dtype([("key", "<u8"), ("bits", "<u8", (8,))])
 TARGET = np.dtype([("space", "<u4"), ("slot", "<u4")])
-TLB = np.dtype([("flushes", "<u8"), ("pages", "<u8"), ("full_flushes", "<u8"), ("ns", "<u8")])
+TLB_COUNTS = ("flushes", "pages", "full_flushes", "ns", "ranges", "cpus")
+TLB = np.dtype([(name, "<u8") for name in TLB_COUNTS])
 STATS = np.dtype(
     [
         ("ref_ns", "<u8"),
@@ -56,6 +59,7 @@ STATS = np.dtype(
         ("lost_events", "<u8"),
         ("hist", "<u8", (HIST,)),
         ("tlb", TLB, (TLB_REASONS,)),
+        ("arm_tlb", TLB, (TLB_REASONS,)),
     ]
 )
 EVENT = np.dtype(
@@ -69,6 +73,7 @@ EVENT = np.dtype(
         ("kind", "<u4"),
     ]
 )
+RANGE = np.dtype([("start", "<u8"), ("space", "<u4"), ("epoch", "<u4")])
 STACK_KEY = np.dtype([("space", "<u4"), ("stack", "<i4")])
 
 

@@ -81,6 +81,19 @@ class Btf:
         """BTF id of a kernel function, or None."""
         return self._id(_FUNC, name)
 
+    def parameters(self, function: str) -> list[str]:
+        """Names of a kernel function's parameters; empty when it is not listed."""
+        number = self.function_id(function)
+        if number is None:
+            return []
+        words = self._words
+        proto = self._at[words[self._at[number] + 2]]
+        count = words[proto + 1] & 0xFFFF
+        return [self._string(words[proto + 3 + 2 * i]) for i in range(count)]
+
+    def _string(self, offset: int) -> str:
+        return self._strings[offset : self._strings.index(b"\0", offset)].decode()
+
     def offset(self, struct_name: str, member: str) -> int | None:
         """Byte offset of a member, also one in an unnamed inner struct; None if there is none."""
         number = self._id(_STRUCT, struct_name)
@@ -135,6 +148,7 @@ _OFFSETS = (
     ("OFF_SIGNAL_LIVE", "signal_struct", "live", True),
     ("OFF_MM_OWNER", "mm_struct", "owner", False),
     ("OFF_VMA_MM", "vm_area_struct", "vm_mm", True),
+    ("OFF_VMA_OPS", "vm_area_struct", "vm_ops", False),
     ("OFF_VMF_VMA", "vm_fault", "vma", True),
     ("OFF_VMF_FLAGS", "vm_fault", "flags", True),
     ("OFF_VMF_ADDRESS", "vm_fault", "address", True),
@@ -155,4 +169,8 @@ def offset_flags(btf: Btf) -> list[str]:
             raise BtfError(
                 f"this kernel's {structure} has no member {member}: redirty cannot trace it"
             )
+    # Before it got a tlb as its first parameter (5.19), mprotect made pages writable that soft-dirty
+    # bits had armed (mended in 6.0, "fix soft-dirty check in can_change_pte_writable").
+    if btf.parameters("change_protection")[:1] == ["vma"]:
+        flags.append("-DRD_MPROTECT_OPENS")
     return flags

@@ -31,9 +31,19 @@ _KPROBE = (
     ("mkwrite", "do_page_mkwrite", "kp_do_page_mkwrite", None),
     ("huge", "do_huge_pmd_anonymous_page", "kp_huge_entry", "kp_huge_return"),
     ("huge_wp", "do_huge_pmd_wp_page", "kp_huge_entry", "kp_huge_return"),
-    ("tlb_time", "flush_tlb_mm_range", "kp_flush_range", "kp_flush_range_return"),
-    ("tlb_batch_time", "arch_tlbbatch_flush", "kp_batch", "kp_batch_return"),
+    ("collapse", "pmdp_collapse_flush", "kp_collapse", None),
+    ("opened", "change_protection", "kp_change_protection", None),
+    ("tlb_time", "flush_tlb_mm_range", "kp_flush_range", "kp_flush_return"),
+    ("tlb_batch_time", "arch_tlbbatch_flush", "kp_batch", "kp_flush_return"),
 )
+# who asks other CPUs to flush, who answers there: since Linux 5.13, and before
+_SHOOTDOWN = (
+    ("native_flush_tlb_multi", "flush_tlb_func"),
+    ("native_flush_tlb_others", "flush_tlb_func_remote"),
+)
+# compiled with fentry as well: it refuses functions that take or return a structure by value, as
+# do_huge_pmd_wp_page does in 5.10 and pmdp_collapse_flush everywhere
+_KPROBE_WITH_FENTRY = ("huge", "huge_wp", "collapse", "opened")
 _LIFE = (
     (b"sched_process_fork", b"tp_fork"),
     (b"sched_process_exec", b"tp_exec"),
@@ -64,6 +74,7 @@ def attach(bpf: Any, probe: str) -> frozenset[str]:
     Errors: whatever BCC raises when a must is refused.
     """
     features: set[str] = set()
+    symbols: frozenset[str] = frozenset()
     for tracepoint, hook in _LIFE:
         bpf.attach_raw_tracepoint(tp=tracepoint, fn_name=hook)
     if probe == "tracepoint":
@@ -74,11 +85,15 @@ def attach(bpf: Any, probe: str) -> frozenset[str]:
         for feature, functions, entry, leave in _FENTRY:
             if _attach_fentry(bpf, feature, functions, entry, leave):
                 features.add(feature)
-    else:
+    if probe in ("fentry", "kprobe"):
         symbols = kernel_functions()
         for feature, function, program, on_return in _KPROBE:
+            if feature in features or (probe == "fentry" and feature not in _KPROBE_WITH_FENTRY):
+                continue
             if _attach_kprobe(bpf, feature, _symbol(function, symbols), program, on_return):
                 features.add(feature)
+    if "tlb_time" in features and _attach_shootdown(bpf, probe, symbols):
+        features.add("tlb_cpus")
     try:
         bpf.attach_raw_tracepoint(tp=b"tlb_flush", fn_name=b"tp_tlb_flush")
         features.add("tlb")
@@ -117,3 +132,20 @@ def _attach_kprobe(
             raise
         return False
     return True
+
+
+def _attach_shootdown(bpf: Any, probe: str, symbols: frozenset[str]) -> bool:
+    """What counts the CPUs that a flush interrupts: both ends or none, so that without it a column
+    is empty and not 0."""
+    for asks, answers in _SHOOTDOWN:
+        if probe == "fentry":
+            # The answering end first: alone it counts nothing.
+            took = all(_attach_fentry(bpf, "", (f,), True, False) for f in (answers, asks))
+        else:
+            took = all(
+                _attach_kprobe(bpf, "", _symbol(f, symbols), program, None)
+                for f, program in ((answers, "kp_flush_answers"), (asks, "kp_flush_asks"))
+            )
+        if took:
+            return True
+    return False

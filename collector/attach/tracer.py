@@ -24,7 +24,7 @@ import redirty.bpfprogs as programs
 from redirty.collector.attach import abi, btf, entries, kernel, logs, trial
 from redirty.collector.attach.ring import Ring
 from redirty.collector.attach.symbols import Symbols
-from redirty.collector.bitmap import PageSet, from_rows
+from redirty.collector.bitmap import PAGE_SHIFT, PageSet, empty, from_ranges, from_rows
 from redirty.collector.errors import RedirtyError, why
 
 _OUR_CHANGES = 1 << 62  # the kernel side counts its own from 1
@@ -53,7 +53,12 @@ class Options:
 
 
 class Tracer:
-    """A loaded and attached write-fault log."""
+    """A loaded and attached write-fault log.
+
+    byte_maps: this kernel's BPF has no atomic OR, nor an addition that tells the sum; when two
+    processors fault on one page at the same moment, the counters may count it twice. The set
+    of pages does not.
+    """
 
     def __init__(self, options: Options) -> None:
         types = btf.load()
@@ -113,7 +118,7 @@ class Tracer:
                 except Exception as e:
                     reason = str(e).strip()
                 else:
-                    self._byte_maps = bool(extra)
+                    self.byte_maps = bool(extra)
                     return None
             log.debug("BCC said: %s", said.text)
             first = first or f"{reason} ({_last_line(said.text)})"
@@ -132,7 +137,7 @@ class Tracer:
         self._stats = np.frombuffer(self._stats_map, abi.STATS, o.slots * 2).reshape(o.slots, 2)
         self._changes = 0
         self._logs: tuple[logs.Log, logs.Log]
-        if self._byte_maps:
+        if self.byte_maps:
             self._logs = (logs.MapLog(self._fd("bits0")), logs.MapLog(self._fd("bits1")))
         else:
             used = self._config["used"][0]
@@ -143,6 +148,12 @@ class Tracer:
         )
         self._grace_fd = self._fd("grace")
         self._grace_inner = np.array([self._fd("grace_inner")], np.uint32)
+        self._opened = None
+        if "opened" in self.attached:
+            self._opened = kernel.HashReader(
+                *(self._fd("opened"), np.empty(abi.RANGES, abi.RANGE)),
+                np.empty(abi.RANGES, np.uint64),
+            )
         self.ring = Ring(self._fd("events"), o.ring_bytes) if o.events else None
         self._config["arm_pid"] = os.getpid()
         self._config["follow_fork"] = int(o.follow_fork)
@@ -206,8 +217,13 @@ class Tracer:
         self._config["epoch"] = new
         return now
 
+    def arming(self, slot: int) -> None:
+        """The target of a slot is armed from now on until armed(): TLB flushes are the arm's."""
+        self._config["arming"] = slot + 1
+
     def armed(self, slot: int) -> None:
         """The target of a slot was armed just now: its write curve begins here."""
+        self._config["arming"] = 0
         self._stats["ref_ns"][slot, self.epoch] = time.monotonic_ns()
 
     def wait_grace(self) -> None:
@@ -230,6 +246,21 @@ class Tracer:
         return {
             int(spaces[a]): PageSet(regions[a:b], words[a:b]) for a, b in pairwise(bounds) if b > a
         }
+
+    def opened(self) -> dict[int, PageSet]:
+        """Pages that mprotect opened to writes unseen in the epoch before, on kernels that do so:
+        address space -> pages. Empties what it returns. Call after wait_grace."""
+        if self._opened is None:
+            return {}
+        keys, ends = self._opened.read()
+        found: dict[int, PageSet] = {}
+        for key, end in zip(keys, ends.tolist(), strict=True):
+            if key["epoch"] == 1 - self.epoch:
+                bounds = np.array([key["start"], end], np.uint64) >> np.uint64(PAGE_SHIFT)
+                space = int(key["space"])
+                found[space] = found.get(space, empty()) | from_ranges(bounds[:1], bounds[1:])
+                kernel.map_delete(self._opened.fd, np.array([key], abi.RANGE))
+        return found
 
     def peek(self, space: int, regions: npt.NDArray[np.uint64]) -> PageSet:
         """Pages of some regions of an address space logged so far in the epoch that runs."""

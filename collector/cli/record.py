@@ -45,6 +45,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--stacks", action="store_true", help="also write who dirties (stacks.folded)"
     )
     parser.add_argument(
+        "--physical",
+        action="store_true",
+        help="also write which page frames the dirty pages lie in (physical.parquet, frames.parquet)",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="a summary for programs on stdout at the end"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -68,6 +73,10 @@ def run(options: argparse.Namespace) -> int:
 
     require_new(directory)
     require_root()
+    if options.physical:
+        from redirty.collector.frames import require_frames
+
+        require_frames()
     target = target_of(options)
     from redirty.collector.plan import Plan
     from redirty.collector.session import Session
@@ -82,6 +91,7 @@ def run(options: argparse.Namespace) -> int:
         probe=options.probe,
         events=options.events,
         stacks=options.stacks,
+        physical=options.physical,
     )
     progress = Progress(quiet=options.quiet)
     session = Session(plan, progress.show)
@@ -101,6 +111,12 @@ def run(options: argparse.Namespace) -> int:
             print(
                 f"redirty: {session.by_log_only} processes could not be armed and were traced by "
                 "their faults alone (-v tells why)",
+                file=sys.stderr,
+            )
+        if session.pinned_kib:
+            print(
+                f"redirty: {session.pinned_kib} KiB of the target are pinned: io_uring or a device "
+                "can write there unseen, and that does not count as dirty",
                 file=sys.stderr,
             )
         rounds = "1 round" if session.rounds == 1 else f"{session.rounds} rounds"

@@ -5,6 +5,7 @@ ROUNDS = (
     *("new_pages", "log_pages", "scan_pages", "missed_pages", "write_faults", "lost_events"),
     *("tlb_flushes", "tlb_flush_s"),
     *("first_touch_faults", "write_protect_faults", "cow_faults", "mkwrite_faults", "huge_faults"),
+    *("dirty_frames", "frameless_pages"),
 )
 MAPPINGS = (
     *("round", "pid", "start", "end", "perms", "mapping_class", "path"),
@@ -15,7 +16,10 @@ PAGES = (
     *("first_round", "last_round"),
 )
 CURVE = ("pid", "elapsed_s", "unique_dirty_pages")
-TLB = ("round", "pid", "reason", "flushes", "pages", "time_s", "full_flushes")
+TLB = (
+    *("round", "pid", "reason", "flushes", "pages", "time_s", "full_flushes", "ranges", "cpus"),
+    *("arm_flushes", "arm_pages", "arm_time_s", "arm_full_flushes", "arm_ranges", "arm_cpus"),
+)
 EVENTS = ("time_s", "pid", "tid", "address", "ip", "kind", "stack_id")
 
 SCHEMA = 1

@@ -15,7 +15,8 @@ from redirty.collector import VERSION
 from redirty.collector.attach import abi
 from redirty.collector.bitmap import PAGE_SHIFT, U64, count_in
 from redirty.collector.errors import RedirtyError
-from redirty.collector.export import columns, files
+from redirty.collector.export import columns, files, tlb
+from redirty.collector.frames import PhysicalRound
 from redirty.collector.host.mappings import Mappings
 from redirty.collector.rates import CurveSum, PageCounts
 from redirty.collector.rounds import Round, SpaceRound
@@ -86,8 +87,8 @@ class Recording:
     def _save_meta(self, complete: bool) -> None:
         files.write_json(self.directory / "meta.json", self.meta.content(complete, self.rounds))
 
-    def add(self, result: Round) -> None:
-        """Writes one round down.
+    def add(self, result: Round, physical: PhysicalRound | None = None) -> None:
+        """Writes one round down. physical: its frames, when they are looked at.
 
         Errors: RedirtyError (disk full); rounds before stay as they are.
         """
@@ -95,10 +96,11 @@ class Recording:
         tlb_rows: list[tuple[object, ...]] = []
         for space in result.spaces:
             mapping_rows += self._mapping_rows(result.number, space)
-            tlb_rows += self._tlb_rows(result.number, space)
+            if len(space.stats):
+                tlb_rows += tlb.rows(result.number, space.pid, space.stats, self.meta.features)
         self._mappings.append(mapping_rows)
         self._tlb.append(tlb_rows)
-        self._rounds.append([round_row(result, self.meta.features)])
+        self._rounds.append([round_row(result, self.meta.features, physical)])
         self.rounds += 1
         for space in result.spaces:
             counts = self._pages.setdefault(space.pid, PageCounts())
@@ -118,11 +120,11 @@ class Recording:
             return
         dirty = count_in(space.dirty, m.starts, m.ends)
         old = self._shown.get(space.pid)
-        known = set() if old is None else set(old.items)
         self._shown[space.pid] = m
         if old is m:
             chosen = np.flatnonzero(dirty).tolist()
         else:
+            known = set() if old is None else set(old.items)
             chosen = [i for i, item in enumerate(m.items) if dirty[i] or item not in known]
         starts, ends = m.starts[chosen], m.ends[chosen]
         present = count_in(space.present, starts, ends)
@@ -141,18 +143,6 @@ class Recording:
                 ),
                 *(item.path, int(present[k]), int(dirty[i]), int(redirtied[k]), int(faults[k])),
             )
-
-    def _tlb_rows(self, number: int, space: SpaceRound) -> Iterator[tuple[object, ...]]:
-        if not len(space.stats):
-            return
-        for reason, tlb in zip(abi.TLB_REASON_NAMES, space.stats["tlb"][0], strict=True):
-            if tlb["flushes"]:
-                timed = reason in ("flush_tlb_mm_range", "arch_tlbbatch_flush")
-                seconds = f"{int(tlb['ns']) / 1e9:.9f}" if timed else None
-                yield (
-                    *(number, space.pid, reason, int(tlb["flushes"]), int(tlb["pages"]), seconds),
-                    int(tlb["full_flushes"]),
-                )
 
     # ---- sums ----
 
@@ -228,21 +218,23 @@ def _sum_if(present: bool, value: object) -> int | None:
 
 
 def tlb_totals(
-    tlb: npt.NDArray[np.void], features: frozenset[str]
+    counted: npt.NDArray[np.void], features: frozenset[str]
 ) -> tuple[int | None, float | None]:
     """(flushes begun, seconds waited for them) of (n, 8) abi.TLB; None where not known."""
-    counts = tlb["flushes"].sum(axis=0)
     if "tlb_time" in features:
         timed = [abi.TLB_MM_RANGE, abi.TLB_BATCH]
-        return int(counts[timed].sum()), float(tlb["ns"][:, timed].sum()) / 1e9
+        return int(counted["flushes"][:, timed].sum()), float(counted["ns"][:, timed].sum()) / 1e9
     if "tlb" in features:
-        # begun here: local ones and those another CPU was asked for; not what a switch of tasks
-        # or another CPU's request caused
-        return int(counts[[2, 3, 4]].sum()), None
+        # begun here: local ones and those another CPU was asked for, which is mostly the same
+        # flush twice; not what a switch of tasks or another CPU's request caused
+        here, asked = counted["flushes"][:, [2, 3]].sum(axis=1), counted["flushes"][:, 4]
+        return int(np.maximum(here, asked).sum()), None
     return None, None
 
 
-def round_row(result: Round, features: frozenset[str]) -> tuple[object, ...]:
+def round_row(
+    result: Round, features: frozenset[str], physical: PhysicalRound | None = None
+) -> tuple[object, ...]:
     """The row of rounds.csv."""
     spaces = result.spaces
     kinds = result.stats["kinds"].sum(axis=0)
@@ -276,4 +268,6 @@ def round_row(result: Round, features: frozenset[str]) -> tuple[object, ...]:
         _sum_if("cow" in features, kinds[abi.COW]),
         _sum_if("mkwrite" in features, kinds[abi.MKWRITE]),
         _sum_if("huge" in features, kinds[abi.HUGE]),
+        None if physical is None else len(physical.frames),
+        None if physical is None else physical.frameless,
     )

@@ -8,9 +8,11 @@ a program that came after it under the same number.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Self
+from functools import cached_property
+from operator import itemgetter
+from typing import NamedTuple, Self
 
 import numpy as np
 from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, empty, from_ranges
@@ -34,9 +36,10 @@ def mapping_class(perms: str, path: str) -> str:
     return ANON_PRIVATE if anonymous else FILE_PRIVATE
 
 
-@dataclass(frozen=True)
-class Mapping:
+class Mapping(NamedTuple):
     """One mapping. start, end: addresses, end exclusive."""
+
+    # a tuple: a process may have 65,530 of them, and tuples are quick to make, compare and hash
 
     start: int
     end: int
@@ -63,35 +66,67 @@ class Mappings:
     @classmethod
     def of(cls, items: tuple[Mapping, ...]) -> Self:
         """From mappings in ascending order."""
-        bounds = np.array([(m.start, m.end) for m in items], np.uint64).reshape(-1, 2)
         shift = np.uint64(PAGE_SHIFT)
-        return cls(items, bounds[:, 0] >> shift, bounds[:, 1] >> shift)
+        starts = np.fromiter(map(itemgetter(0), items), np.uint64, len(items))
+        ends = np.fromiter(map(itemgetter(1), items), np.uint64, len(items))
+        return cls(items, starts >> shift, ends >> shift)
 
-    def pages_of(self, *, private_file: bool = False, read_only_shared: bool = False) -> PageSet:
-        """Pages of the mappings of a kind."""
+    def pages_of(
+        self, *, private_file: bool = False, read_only_shared: Collection[Mapping] = ()
+    ) -> PageSet:
+        """Pages of the mappings of a kind: private_file: all; read_only_shared: those of some."""
         chosen = [
-            i
-            for i, m in enumerate(self.items)
-            if (private_file and m.mapping_class == FILE_PRIVATE)
-            or (read_only_shared and m.perms[3] == "s" and m.perms[1] != "w")
+            *(self._private_file if private_file else ()),
+            *(i for i in self._read_only_shared if self.items[i] in read_only_shared),
         ]
+        chosen.sort()
         return from_ranges(self.starts[chosen], self.ends[chosen]) if chosen else empty()
+
+    # Asked in every round, and a process may have 65,530 mappings: which of them, by number.
+
+    @cached_property
+    def _private_file(self) -> list[int]:
+        return [i for i, m in enumerate(self.items) if m.mapping_class == FILE_PRIVATE]
+
+    @cached_property
+    def _read_only_shared(self) -> list[int]:
+        return [i for i, m in enumerate(self.items) if m.perms[3] == "s" and m.perms[1] != "w"]
+
+
+def appeared(before: Mappings, now: Mappings) -> Mappings:
+    """What is mapped now and was not before, or as something else: of a mapping that grew, what it
+    grew by."""
+    found = []
+    for mapping in dict.fromkeys(now.items).keys() - dict.fromkeys(before.items).keys():
+        at = mapping.start
+        first = int(np.searchsorted(before.ends, np.uint64(at >> PAGE_SHIFT), side="right"))
+        for old in before.items[first:]:
+            if old.start >= mapping.end:
+                break
+            if (old.perms, old.path) == (mapping.perms, mapping.path):
+                if old.start > at:
+                    found.append(mapping._replace(start=at, end=old.start))
+                at = max(at, old.end)
+        if at < mapping.end:
+            found.append(mapping._replace(start=at))
+    return Mappings.of(tuple(sorted(found, key=lambda m: m.start)))
 
 
 def parse(text: str) -> tuple[Mapping, ...]:
     """The lines of a maps file, without the kernel's own special mappings."""
-    found = []
     # The kernel escapes newlines in names and nothing else, so splitlines() would cut at others.
-    for line in text.split("\n"):
-        if not line:
-            continue
-        bounds, perms, _offset, _device, _inode, *rest = line.split(None, 5)
-        path = rest[0] if rest else ""
-        if path in _SPECIAL:
-            continue
-        start, _, end = bounds.partition("-")
-        found.append(Mapping(int(start, 16), int(end, 16), perms, path))
-    return tuple(found)
+    found = (parse_line(line) for line in text.split("\n") if line)
+    return tuple(m for m in found if m is not None)
+
+
+def parse_line(line: str) -> Mapping | None:
+    """One line of a maps file; None for a special mapping of the kernel's own."""
+    bounds, perms, _offset, _device, _inode, *rest = line.split(None, 5)
+    path = rest[0] if rest else ""
+    if path in _SPECIAL:
+        return None
+    start, _, end = bounds.partition("-")
+    return Mapping(int(start, 16), int(end, 16), perms, path)
 
 
 class MapsFile:
@@ -100,6 +135,7 @@ class MapsFile:
     def __init__(self, pid: int) -> None:
         self._fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
         self._text = b""
+        self._lines: dict[bytes, Mapping | None] = {}
         self._parsed = Mappings.of(())
 
     def read(self) -> Mappings | None:
@@ -117,24 +153,42 @@ class MapsFile:
         if not text:
             return None
         if text != self._text:
-            self._parsed = Mappings.of(
-                _without_overlaps(parse(text.decode(errors="surrogateescape")))
-            )
+            self._parsed = self._parse(text)
             self._text = text
         return self._parsed
+
+    def _parse(self, text: bytes) -> Mappings:
+        """Lines that were there before are not taken apart again: there may be 65,530."""
+        old, lines = self._lines, text.split(b"\n")
+        known = dict.fromkeys(lines)
+        known.pop(b"", None)  # after the last line's end
+        for line in known:
+            if line in old:
+                known[line] = old[line]
+            else:
+                known[line] = parse_line(line.decode(errors="surrogateescape"))
+        self._lines = known
+        return _without_overlaps(Mappings.of(tuple(m for m in known.values() if m is not None)))
+
+    def there(self) -> bool:
+        """Whether this memory is still there."""
+        try:
+            return bool(os.pread(self._fd, 1, 0))
+        except ProcessLookupError:
+            return False
 
     def close(self) -> None:
         """Lets go of the process's memory."""
         os.close(self._fd)
 
 
-def _without_overlaps(items: tuple[Mapping, ...]) -> tuple[Mapping, ...]:
+def _without_overlaps(mappings: Mappings) -> Mappings:
     """A mapping that grew or merged between two reads may start before the end of the last."""
-    if all(a.end <= b.start for a, b in pairwise(items)):
-        return items
+    if bool((mappings.ends[:-1] <= mappings.starts[1:]).all()):
+        return mappings
     kept: list[Mapping] = []
-    for m in sorted(items, key=lambda m: m.start):
+    for m in sorted(mappings.items, key=lambda m: m.start):
         start = max(m.start, kept[-1].end) if kept else m.start
         if m.end > start:
             kept.append(Mapping(start, m.end, m.perms, m.path))
-    return tuple(kept)
+    return Mappings.of(tuple(kept))

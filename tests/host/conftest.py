@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redirty.collector.attach.tracer import Tracer
+from redirty.collector.host.targets import cgroup_mounts
 
 from tests.host.condition import Condition, assert_released
-from tests.host.recording import LiveRounds, open_tracer
+from tests.host.recording import LiveRounds, open_tracer, wait_until
 from tests.host.walk import Start, Walk
 from tests.tiers import require, require_program, require_root
 from tests.workloads.driver import Checksum, Hold, Phases
@@ -54,6 +57,19 @@ def tracer(tracing: None) -> Iterator[Tracer]:
     opened = open_tracer()
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def cgroup(tracing: None) -> Iterator[Path]:
+    """A cgroup of our own, below the mount of version 2, or of any controller."""
+    places = cgroup_mounts()
+    require(places, "needs a mounted cgroup hierarchy")
+    directory = places[0] / f"redirty-test-{os.getpid()}"
+    directory.mkdir()
+    yield directory
+    # What is still in it ends with the test; its memory may take a moment longer.
+    wait_until(lambda: not (directory / "cgroup.procs").read_text().strip(), "an empty cgroup")
+    directory.rmdir()
 
 
 @pytest.fixture

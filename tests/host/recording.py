@@ -252,3 +252,8 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = PA
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
         time.sleep(0.005)
+
+
+def outside_pid(wrapper: int) -> int:
+    """The process below a wrapper, by the number it has here."""
+    return int(Path(f"/proc/{wrapper}/task/{wrapper}/children").read_text())

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -15,10 +14,9 @@ import pytest
 from redirty.collector.errors import one_line
 from redirty.collector.host.targets import cgroup_mounts
 
-from tests.host.condition import Condition, assert_released, tracer_of
 from tests.host.refusal import COULD_NOT, TARGET_ENDED, assert_refused, assert_valid
 from tests.host.running import finish, run_redirty, start_redirty, wait_until
-from tests.tiers import require, require_program
+from tests.tiers import require
 from tests.workloads.driver import Checksum, Hold
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -126,25 +124,6 @@ def test_cgroup_mounted_at_a_place_with_an_odd_name(tmp_path: Path, name: str) -
 # ---- targets that are taken ----
 
 
-def test_under_a_debugger(sleeper: Hold, tmp_path: Path) -> None:
-    gdb = require_program("gdb", "gdb")
-    with subprocess.Popen(
-        [gdb, "-q", "-nx", "-p", str(sleeper.pid)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as debugger:
-        try:
-            wait_until(lambda: tracer_of(sleeper.pid), 60, "the debugger holds the target")
-            done = run_redirty("record", "-p", sleeper.pid, "100ms", "1", "-o", tmp_path / "r")
-            assert tracer_of(sleeper.pid) == debugger.pid
-        finally:
-            debugger.communicate("detach\nquit\n", timeout=60)
-    assert_refused(done, COULD_NOT, "being debugged", str(debugger.pid))
-    assert not (tmp_path / "r").exists()
-
-
 def test_two_at_once(sleeper: Hold, tmp_path: Path) -> None:
     first = start_redirty("record", "-p", sleeper.pid, "50ms", "-o", tmp_path / "first")
     rounds = tmp_path / "first" / "rounds.csv"
@@ -154,39 +133,3 @@ def test_two_at_once(sleeper: Hold, tmp_path: Path) -> None:
     assert finish(first).code == 130
     assert_refused(second, COULD_NOT, "another")
     assert not (tmp_path / "second").exists()
-
-
-@pytest.mark.parametrize("mode", ["uffd-missing", "uffd-wp", "uffd-async"])
-def test_target_with_a_userfaultfd(tmp_path: Path, mode: str) -> None:
-    """Where soft-dirty works it is another way; else one line. Its own faults are still served."""
-    output = tmp_path / "recording"
-    with Hold(mode) as target:
-        before = Condition.of(target.pid)
-        done = run_redirty("record", "-p", target.pid, "--arm", "uffd", "100ms", "1", "-o", output)
-        assert_refused(done, COULD_NOT, "userfaultfd", str(target.pid))
-        assert not output.exists()
-        assert_released(target, before)
-        served = target.handled()
-        assert len(target.write(0, 10).pages) == 10
-        assert target.handled() - served == (0 if mode == "uffd-async" else 10)
-
-
-@pytest.mark.parametrize("mode", ["seccomp", "seccomp-errno"])
-def test_target_under_seccomp(tmp_path: Path, mode: str) -> None:
-    """Its filter kills it for userfaultfd(2), and must not see ours. It is traced all the same."""
-    output = tmp_path / "recording"
-    with Hold(mode) as target:
-        before = Condition.of(target.pid)
-        process = start_redirty("record", "-p", target.pid, "100ms", "-o", output)
-        rounds = output / "rounds.csv"
-        wait_until(lambda: rounds.exists() and rounds.read_bytes().count(b"\n") > 2, 30, "rounds")
-        written = target.write(3, 20).pages
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        done = finish(process)
-        assert done.code == 130, done
-        assert_released(target, before)
-        assert len(target.write(0, 5).pages) == 5
-    pages = pd.read_csv(output / "pages.csv")
-    recorded = {int(address, 16) >> 12 for address in pages["address"]}
-    assert set(written.tolist()) <= recorded

@@ -15,7 +15,7 @@ from redirty.collector.host.mappings import MapsFile
 
 from tests.host.recording import NONE
 from tests.host.walk import Start, Walk
-from tests.tiers import require, require_program, require_root
+from tests.tiers import require, require_root
 
 # Reserves a gigabyte, and another that may not be touched; says so; waits.
 _RESERVES = """
@@ -28,7 +28,7 @@ sys.stdin.read()
 """
 
 
-def _page_tables_kib(pid: int) -> int:
+def page_tables_kib(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmPTE:"):
             return int(line.split()[1])
@@ -57,24 +57,6 @@ def _arm_uffd(pid: int, pages: list[int] | None = None) -> tuple[list[int], list
         injector.close()
 
 
-def test_stack_in_the_last_page_of_all() -> None:
-    require_root()
-    setarch = require_program("setarch", "util-linux")
-    child = subprocess.Popen(
-        [setarch, "-R", sys.executable, "-I", "-S", "-c", "print(1, flush=True); input()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert child.stdout is not None and child.stdout.readline()
-        _, present = _arm_uffd(child.pid)
-        assert len(present) == 1
-    finally:
-        child.kill()
-        child.communicate()
-
-
 def test_memory_that_is_only_reserved_gets_no_page_tables() -> None:
     require_root()
     child = subprocess.Popen(
@@ -85,10 +67,10 @@ def test_memory_that_is_only_reserved_gets_no_page_tables() -> None:
     )
     try:
         assert child.stdout is not None and child.stdout.readline()
-        before = _page_tables_kib(child.pid)
+        before = page_tables_kib(child.pid)
         _arm_uffd(child.pid)
         # All of it would take 4 MiB of them.
-        assert _page_tables_kib(child.pid) - before < 256
+        assert page_tables_kib(child.pid) - before < 256
     finally:
         child.kill()
         child.communicate()

@@ -13,19 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from redirty.collector.attach.tracer import Options
 
 from tests.host.recording import (
-    NONE,
     PATIENCE_S,
-    LiveRounds,
     assert_same,
     command_line,
     wait_idle,
-    within,
 )
 from tests.workloads.driver import Phases
-from tests.workloads.pages import PAGE_BYTES, Pages, Touched
+from tests.workloads.pages import Pages, Touched
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
@@ -160,63 +156,3 @@ def test_stacks(tmp_path: Path) -> None:
     assert all(stack.startswith("phases;") for stack in stacks)
     meta = json.loads((directory / "meta.json").read_text())
     assert meta["target"]["comm"] == "phases"
-
-
-@pytest.mark.parametrize("stacks", [False, True])
-def test_ring_too_small(stacks: bool) -> None:
-    """Events that find no room in the ring are counted, and only they are missing: the bitmap
-    and its counters have every page."""
-    room = 4096
-    options = Options(events=True, stacks=stacks, ring_bytes=room)
-    with (
-        Phases({"a": ("anon_private", 4)}) as phases,
-        LiveRounds(phases.pid, options=options) as live,
-    ):
-        live.begin()
-        wait_idle(phases.pid)
-        live.end_round()
-        assert live.tracer.ring is not None
-        live.tracer.ring.take()
-        area = phases.areas["a"]
-        truth = phases.write("a", "all", threads=2).pages
-        wait_idle(phases.pid)
-        space = live.round_of(phases.pid)
-        kept = live.tracer.ring.take()
-        stats = space.stats[0]
-        assert stats["lost_events"] > 0
-        assert 0 < len(kept) <= room // 48
-        assert len(kept) + int(stats["lost_events"]) == int(stats["kinds"][0])
-        assert stats["lost"] == 0
-        assert int(stats["pages"]) == len(space.log)
-        assert_same(within(space.dirty, area), truth, "dirty")
-        assert_same(within(space.missed, area), NONE, "missed")
-        # There is room again, and the ring goes on where it was.
-        late = phases.write("a", "range:5", count=3).pages
-        wait_idle(phases.pid)
-        assert live.round_of(phases.pid).stats["lost_events"][0] == 0
-        seen = live.tracer.ring.take()["address"] // np.uint64(PAGE_BYTES)
-        assert_same(np.intersect1d(seen, area.pages), late, "events")
-
-
-@pytest.mark.parametrize(("byte_maps", "rows"), [(False, 16), (True, 8)])
-def test_map_too_small(byte_maps: bool, rows: int) -> None:
-    """Faults that find no room in the bitmaps are counted as lost, and their pages are found by
-    the scan. A table has twice the rows asked for, and uses them all before it loses any."""
-    options = Options(regions=8, force_byte_maps=byte_maps)
-    with (
-        Phases({"a": ("anon_private", 64)}) as phases,
-        LiveRounds(phases.pid, options=options) as live,
-    ):
-        live.begin()
-        area = phases.areas["a"]
-        for again in (False, True):
-            truth = phases.write("a", "stride:16", threads=2).pages
-            wait_idle(phases.pid)
-            space = live.round_of(phases.pid)
-            log, missed = within(space.log, area), within(space.missed, area)
-            assert int(space.stats["lost"][0]) >= len(missed) > 0
-            assert len(space.log.keys) == rows
-            assert_same(within(space.dirty, area), truth, "dirty")
-            assert_same(missed, np.setdiff1d(truth, log), "missed")
-            expected = truth if again else NONE
-            assert_same(within(space.redirtied, area), expected, "re-dirtied")

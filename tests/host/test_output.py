@@ -62,24 +62,26 @@ def test_read_only_output(sleeper: Hold, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "count", "events", "kept"),
+    ("size", "count", "switch", "kept"),
     [
-        ("size=4k", 200, False, "none"),
-        ("size=8k", 200, False, "none"),
-        ("nr_inodes=1", 200, False, "none"),
-        ("size=24k", 300, False, "some"),
-        ("size=24k", 300, True, "some"),
+        ("size=4k", 200, "", "none"),
+        ("size=8k", 200, "", "none"),
+        ("nr_inodes=1", 200, "", "none"),
+        ("size=24k", 300, "", "some"),
+        ("size=24k", 300, "--events", "some"),
         # the rounds fit, the sums at the end, which are longer, do not
-        ("size=112k", 50, False, "all"),
-        ("size=112k", 50, True, "all"),
-        ("nr_inodes=6", 50, True, "all"),
+        ("size=112k", 50, "", "all"),
+        ("size=112k", 50, "--events", "all"),
+        ("nr_inodes=6", 50, "--events", "all"),
+        ("nr_inodes=6", 50, "--physical", "all"),
+        ("size=112k", 50, "--physical", "all"),
     ],
 )
-def test_full_disk(tmp_path: Path, size: str, count: int, events: bool, kept: str) -> None:
+def test_full_disk(tmp_path: Path, size: str, count: int, switch: str, kept: str) -> None:
     with Checksum(threads=2, mib=8) as target, mounted(tmp_path, size):
         before = Condition.of(target.pid)
         output = tmp_path / "recording"
-        more = ["--events"] if events else []
+        more = [switch] if switch else []
         done = run_redirty("record", "-p", target.pid, "20ms", count, *more, "-o", output)
         assert_refused(done, COULD_NOT, str(output), "No space left")
         assert_released(target, before)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.host.targets import Cgroup, Tree, cgroup_mounts
+from redirty.collector.host.targets import Cgroup, Tree
 from redirty.collector.rounds import Round
 
 from tests.host.recording import (
@@ -26,7 +22,6 @@ from tests.host.recording import (
     within,
 )
 from tests.host.walk import Walk
-from tests.tiers import require, require_program
 from tests.workloads.driver import Child, Hold, Phases
 from tests.workloads.pages import Area
 
@@ -131,19 +126,6 @@ def test_without_the_tree_no_child() -> None:
         assert [space.pid for space in live.end_round().spaces] == [hold.pid]
 
 
-@pytest.fixture
-def cgroup(tracing: None) -> Iterator[Path]:
-    """A cgroup of our own, below the mount of version 2, or of any controller."""
-    places = cgroup_mounts()
-    require(places, "needs a mounted cgroup hierarchy")
-    directory = places[0] / f"redirty-test-{os.getpid()}"
-    directory.mkdir()
-    yield directory
-    # What is still in it ends with the test; its memory may take a moment longer.
-    wait_until(lambda: not (directory / "cgroup.procs").read_text().strip(), "an empty cgroup")
-    directory.rmdir()
-
-
 def test_cgroup(cgroup: Path) -> None:
     """Members, members of a cgroup below, their children, and who joins later."""
     below = cgroup / "below"
@@ -179,29 +161,6 @@ def test_cgroup(cgroup: Path) -> None:
 
 
 # ---- places ----
-
-
-def outside_pid(wrapper: int) -> int:
-    """The process below a wrapper, by the number it has here."""
-    text = Path(f"/proc/{wrapper}/task/{wrapper}/children").read_text()
-    assert re.fullmatch(r"\d+ ?", text), text
-    return int(text)
-
-
-def test_other_namespaces() -> None:
-    """A target in user, pid and mount namespaces of its own, by its number here."""
-    require_program("unshare", "util-linux")
-    wrapper = ("unshare", "-Urpfm", "--mount-proc")
-    refused = subprocess.run([*wrapper, "true"], capture_output=True, text=True, check=False)
-    require(refused.returncode == 0, f"needs user namespaces: {refused.stderr.strip()}")
-    with Phases({"a": ("anon_private", 2), "m": ("memfd", 2)}, wrapper=wrapper) as phases:
-        pid = outside_pid(phases.pid)
-        assert phases.greeting["pid"] == 1 != pid
-        with LiveRounds(pid) as live:
-            walk = Walk(phases, live.begin(), pid)
-            for name in ("a", "m", "a"):
-                truth = phases.write(name, "random", seed=9, count=80, threads=2).pages
-                walk.end(truth, missed=NONE)
 
 
 def test_stopped_target() -> None:

@@ -1,103 +1,22 @@
-"""Writes that no instruction of the program makes, or that no fault of the processor shows: found
-all the same, and the column that says what the log missed tells the truth."""
+"""Writes that no fault of the processor shows: found all the same, and the column that says what the
+log missed tells the truth."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.host.targets import parse_mounts
 from redirty.collector.rounds import SpaceRound
 
-from tests.host.recording import NONE, assert_same, bytes_of, kernel_state, wait_idle, within
-from tests.host.walk import Start, Walk, every_kind, span
+from tests.host.recording import NONE, assert_same, kernel_state, wait_idle, within
+from tests.host.walk import Start, Walk, span
 from tests.tiers import require
 from tests.workloads.driver import WorkloadError
 from tests.workloads.pages import Area, Pages
 
 pytestmark = pytest.mark.usefixtures("tracing")
-
-
-@every_kind("kind")
-def test_read_by_the_kernel(start: Start, kind: str) -> None:
-    """read(2) into a buffer is seen by every kind of probe."""
-    walk = start(a=(kind, 2))
-    truth = walk.phases.kread("a", "range:0", count=100).pages
-    walk.end(truth, again=NONE, missed=NONE)
-    truth = walk.phases.kread("a", "stride:5", threads=2).pages
-    walk.end(truth, again=truth[truth < walk.phases.areas["a"].first_page + 100], missed=NONE)
-    truth = walk.phases.write("a", "all").pages
-    walk.end(truth, missed=NONE)
-    truth = walk.phases.kread("a", "random", count=64).pages
-    walk.end(truth, again=truth, missed=NONE)
-
-
-@every_kind("kind")
-def test_direct_read(start: Start, kind: str) -> None:
-    """O_DIRECT writes pages without a fault of the processor: the log of tracepoints cannot see
-    it, missed_pages says so, and the pages are dirty all the same."""
-    walk = start(a=(kind, 2))
-    require(
-        file_system(walk.phases.directory) not in ("tmpfs", "overlay"),
-        "needs direct I/O to a block device in the directory for temporary files",
-    )
-    seen = walk.phases.write("a", "range:0", count=100).pages
-    walk.end(seen, again=NONE, missed=NONE)
-    for pattern, count in (("range:50", 100), ("random", 64), ("stride:3", 40)):
-        truth = walk.phases.kread("a", pattern, count=count, direct=True).pages
-        walk.end(truth, missed=NONE if walk.live.log_sees_all else truth)
-    # seen by the processor first, then written directly: no page is missed
-    truth = walk.phases.write("a", "all").pages
-    walk.phases.kread("a", "all", direct=True)
-    walk.end(truth, missed=NONE)
-
-
-def file_system(directory: Path) -> str:
-    """The type of the file system that a directory is on."""
-    best = ("", "")
-    for where, kind in parse_mounts(Path("/proc/self/mounts").read_bytes()):
-        if directory.resolve().is_relative_to(where) and len(str(where)) >= len(best[0]):
-            best = (str(where), kind)
-    return best[1]
-
-
-class _Span(ctypes.Structure):
-    _fields_ = (("start", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-def write_into(pid: int, pages: Pages) -> None:
-    """Writes whole pages of another process, by process_vm_writev."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.process_vm_writev.restype = ctypes.c_ssize_t
-    content = ctypes.create_string_buffer(b"\x5a" * 4096, 4096)
-    for address, length in bytes_of(pages):
-        ours = _Span(ctypes.addressof(content), length)
-        theirs = _Span(address, length)
-        done = libc.process_vm_writev(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0)
-        assert done == length, os.strerror(ctypes.get_errno())
-
-
-@every_kind("kind")
-def test_written_from_outside(start: Start, kind: str) -> None:
-    """process_vm_writev from another process: found under the address space it went to."""
-    walk = start(a=(kind, 2))
-    area = walk.phases.areas["a"]
-    walk.phases.write("a", "range:0", count=200)
-    wait_idle(walk.phases.pid)
-    walk.live.end_round()
-    walk = Walk(walk.phases, walk.live)
-    for truth in (span(area, 10, 20), area.pages[3:150:7], span(area, 250, 40)):
-        write_into(walk.phases.pid, truth)
-        walk.end(truth, missed=NONE if walk.live.log_sees_all else truth)
-    own = walk.phases.write("a", "range:100", count=30).pages
-    other = span(area, 120, 40)
-    write_into(walk.phases.pid, other)
-    unseen = NONE if walk.live.log_sees_all else np.setdiff1d(other, own)
-    walk.end(np.union1d(own, other), missed=unseen)
 
 
 # ---- huge pages ----

@@ -12,7 +12,7 @@ from redirty.collector.rounds import Round, SpaceRound
 EVERYTHING = frozenset(
     {
         *("write_faults", "first_touch", "write_protect", "cow", "mkwrite", "huge", "huge_wp"),
-        *("tlb", "tlb_time", "tlb_batch_time"),
+        *("tlb", "tlb_time", "tlb_batch_time", "tlb_cpus"),
     }
 )
 
@@ -34,8 +34,10 @@ def one_round(number: int, *, log: PageSet, missed: PageSet, present: PageSet) -
     stats = np.zeros(2, abi.STATS)
     stats["kinds"][1] = [10, 6, 4, 3, 2, 1, 0, 0]
     stats["hist"][1, 200] = len(log)
-    stats["tlb"][1, abi.TLB_MM_RANGE] = (5, 7, 1, 2_000_000_000)
-    stats["tlb"][1, 3] = (4, 6, 0, 0)
+    stats["tlb"][1, abi.TLB_MM_RANGE] = (5, 7, 1, 2_000_000_000, 4, 9)
+    stats["tlb"][1, 3] = (4, 6, 0, 0, 4, 0)
+    stats["arm_tlb"][1, abi.TLB_MM_RANGE] = (1, 0, 1, 500_000_000, 0, 3)
+    stats["arm_tlb"][1, 1] = (3, 0, 3, 0, 0, 0)
     stats["lost"][0] = 3
     dirty = log | missed
     space = SpaceRound(

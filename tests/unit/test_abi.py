@@ -33,6 +33,7 @@ STRUCTS = {
     "rd_tlb": abi.TLB,
     "rd_stats": abi.STATS,
     "rd_event": abi.EVENT,
+    "rd_range": abi.RANGE,
     "rd_stack_key": abi.STACK_KEY,
 }
 
@@ -106,6 +107,7 @@ CONSTANTS = {
     "RD_HIST_FIRST_OCTAVE": abi.HIST_FIRST_OCTAVE,
     "RD_HIST_PER_OCTAVE": abi.HIST_PER_OCTAVE,
     "RD_TLB_REASONS": abi.TLB_REASONS,
+    "RD_RANGES": abi.RANGES,
     "RD_KINDS": abi.KINDS,
     "RD_WRITE_FAULTS": abi.WRITE_FAULTS,
     "RD_FIRST_TOUCH": abi.FIRST_TOUCH,

@@ -115,6 +115,11 @@ def test_functions_by_name(types: btf.Btf) -> None:
     assert types.function_id("vma") is None, "a struct is no function"
 
 
+def test_parameters_by_name(types: btf.Btf) -> None:
+    assert types.parameters("handle_mm_fault") == ["vma", "address"]
+    assert types.parameters("vma") == []
+
+
 def test_what_is_no_btf() -> None:
     with pytest.raises(btf.BtfError, match="format"):
         btf.Btf(Maker().blob(magic=0x9FEB))

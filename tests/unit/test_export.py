@@ -148,6 +148,13 @@ def test_tlb(recorded: Path) -> None:
     assert first.loc["flush_tlb_mm_range", "flushes"] == 5
     assert first["time_s"].isna()["local_mm_shootdown"], "not timed: empty, not 0"
     assert first.loc["local_mm_shootdown", "pages"] == 6
+    whole = first.loc["flush_tlb_mm_range"]
+    assert (whole["full_flushes"], whole["ranges"], whole["cpus"]) == (1, 4, 9)
+    arms = ("flushes", "pages", "time_s", "full_flushes", "ranges", "cpus")
+    assert [whole[f"arm_{name}"] for name in arms] == [1, 0, 0.5, 1, 0, 3]
+    assert first.loc["remote_shootdown", "flushes"] == 0, "all of them the arm's"
+    assert first.loc["remote_shootdown", "arm_flushes"] == 3
+    assert first["cpus"].isna()["remote_shootdown"], "counted of whole flushes"
 
 
 def test_what_this_kernel_cannot_tell_is_empty_never_0(tmp_path: Path) -> None:
@@ -162,6 +169,7 @@ def test_what_this_kernel_cannot_tell_is_empty_never_0(tmp_path: Path) -> None:
     assert unknown == {
         *("scan_pages", "missed_pages", "tlb_flushes", "tlb_flush_s", "first_touch_faults"),
         *("write_protect_faults", "cow_faults", "mkwrite_faults", "huge_faults"),
+        *("dirty_frames", "frameless_pages"),
     }
 
 

@@ -185,7 +185,7 @@ def test_parts_are_kept_when_they_cannot_be_joined(
     room_for_files(100_000)
     with pytest.raises(RedirtyError, match=r"events.parquet: File too large"):
         file.close()
-    assert {p.name for p in tmp_path.iterdir()} == {events.PARTS}
+    assert {p.name for p in tmp_path.iterdir()} == {".events"}
     assert len(load_events(tmp_path)) == 20_000
 
 

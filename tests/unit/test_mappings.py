@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 from redirty.collector.bitmap import page_numbers
 from redirty.collector.host import mappings
-from redirty.collector.host.mappings import Mapping, Mappings, MapsFile, mapping_class, parse
+from redirty.collector.host.mappings import (
+    Mapping,
+    Mappings,
+    MapsFile,
+    appeared,
+    mapping_class,
+    parse,
+)
 
 PRIVATE, SHARED = "rw-p", "rw-s"
 
@@ -94,6 +101,23 @@ def test_nothing() -> None:
     assert Mappings.of(()).starts.shape == (0,)
 
 
+def test_what_appeared() -> None:
+    def of(*bounds: tuple[int, int], perms: str = "rw-p") -> tuple[Mapping, ...]:
+        return tuple(Mapping(a << 12, b << 12, perms, "") for a, b in bounds)
+
+    before = Mappings.of((*of((1, 4)), *of((6, 8)), *of((10, 12), perms="---p")))
+
+    def found(*items: Mapping) -> list[tuple[int, int]]:
+        new = appeared(before, Mappings.of(items)).items
+        return [(m.start >> 12, m.end >> 12) for m in new]
+
+    assert found(*before.items) == found() == found(*of((1, 3))) == []
+    assert found(*of((1, 5), (20, 22))) == [(4, 5), (20, 22)]
+    assert found(*of((0, 9))) == [(0, 1), (4, 6), (8, 9)]
+    assert found(*of((1, 4), (10, 12))) == [(10, 12)]
+    assert found(*of((7, 8), perms="r--p")) == [(7, 8)]
+
+
 def test_pages_of_a_kind() -> None:
     found = Mappings.of(
         (
@@ -106,7 +130,9 @@ def test_pages_of_a_kind() -> None:
         )
     )
     assert page_numbers(found.pages_of(private_file=True)).tolist() == [1, 2, 6, 7]
-    assert page_numbers(found.pages_of(read_only_shared=True)).tolist() == [4, 8]
+    read_only = found.pages_of(read_only_shared=found.items)
+    assert page_numbers(read_only).tolist() == [4, 8]
+    assert page_numbers(found.pages_of(read_only_shared=found.items[:1])).tolist() == []
     assert page_numbers(found.pages_of()).tolist() == []
 
 
@@ -124,8 +150,10 @@ def test_a_list_that_changed_while_it_was_read(
     bounds: list[tuple[int, int]], expected: list[tuple[int, int]]
 ) -> None:
     items = tuple(Mapping(a << 12, b << 12, PRIVATE, "") for a, b in bounds)
-    found = mappings._without_overlaps(items)
-    assert [(m.start >> 12, m.end >> 12) for m in found] == expected
+    found = mappings._without_overlaps(Mappings.of(items))
+    assert [(m.start >> 12, m.end >> 12) for m in found.items] == expected
+    pages = list(zip(found.starts.tolist(), found.ends.tolist(), strict=True))
+    assert pages == expected
 
 
 def test_the_file_of_this_process(tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import struct
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from redirty.collector.arm import pagemap
-from redirty.collector.arm.uffd import UffdArmed
+from redirty.collector.arm.uffd import UffdArmed, adjacent
 from redirty.collector.host.mappings import Mapping, Mappings
 
 SIZE = 128 << 20  # eight of them are all that is prepared
@@ -55,7 +57,7 @@ def prepared(armed: UffdArmed, *items: Mapping) -> list[Mapping]:
     assert isinstance(scans, Scans)
     scans.prepared.clear()
     armed.arm(Mappings.of(items))
-    return [m for m in items if (m.start, m.end) in scans.prepared]
+    return [m for m in items if any(a <= m.start and m.end <= b for a, b in scans.prepared)]
 
 
 def test_up_to_a_gibibyte_is_prepared(armed: UffdArmed) -> None:
@@ -85,3 +87,51 @@ def test_a_mapping_that_is_unmapped_gives_its_share_back(armed: UffdArmed) -> No
     assert prepared(armed, *eight[1:], shared(8), shared(9)) == []
     for number in range(10, 30):
         assert prepared(armed, shared(number)) == [shared(number)]
+
+
+# ---- runs ----
+
+
+def row_of(count: int, gaps: frozenset[int] = frozenset()) -> list[Mapping]:
+    """Mappings of a page each, one after the other; behind some of them nothing is mapped."""
+    at, found = 1 << 32, []
+    for i in range(count):
+        found.append(Mapping(at, at + 4096, "rw-p", str(i)))
+        at += 8192 if i in gaps else 4096
+    return found
+
+
+def test_runs_end_at_gaps() -> None:
+    row = row_of(7, frozenset({1, 5}))
+    assert adjacent(row) == [row[:2], row[2:6], row[6:]]
+    assert adjacent(row[:1]) == [row[:1]]
+    assert adjacent([]) == []
+
+
+@pytest.mark.parametrize("refused", [set(), {0}, {99}, {3, 4, 50}, set(range(100))], ids=str)
+def test_one_call_for_a_run_and_few_for_one_with_refused_mappings(
+    armed: UffdArmed, monkeypatch: pytest.MonkeyPatch, refused: set[int]
+) -> None:
+    """As the kernel does: all of a range, or nothing of it."""
+    row = row_of(100)
+    done: list[Mapping] = []
+    calls = 0
+
+    def register(_fd: int, _request: int, argument: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        start, length, _, _ = struct.unpack("QQQQ", argument)
+        inside = [m for m in row if start <= m.start < start + length]
+        if any(row.index(m) in refused for m in inside):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        done.extend(inside)
+        return 0
+
+    monkeypatch.setattr(fcntl, "ioctl", register)
+    armed.arm(Mappings.of(tuple(row)))
+    assert done == [m for i, m in enumerate(row) if i not in refused], "each once"
+    assert armed.unarmed == len(refused)
+    assert calls <= 1 + 2 * 7 * len(refused)
+    calls = 0
+    armed.arm(Mappings.of((*row, Mapping(1 << 40, (1 << 40) + 4096, "rw-p", ""))))
+    assert calls == 1, "what is refused is not tried again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ REDIRTY = str(machine.PROJECT / ".venv/bin/redirty")
 SCRIPTS = Path(__file__).parent
 
 
-def booted(append: str = "") -> machine.Vm:
+def booted(
+    append: str = "",
+    *,
+    kernel: str = KERNEL,
+    memory_mib: int = 2048,
+    qemu_args: Sequence[str] = (),
+    shares: Sequence[Path] = (),
+) -> machine.Vm:
     """A machine that is not running yet; skips where there can be none."""
     require_root()
     require_program("qemu-system-x86_64", "qemu-system-x86")
@@ -26,9 +34,11 @@ def booted(append: str = "") -> machine.Vm:
     require(Path(PYTHON).is_file(), "needs the checkout's .venv (make setup)")
     build()  # on this machine: the guest sees the programs, and has no time for a compiler
     try:
-        return machine.Vm(KERNEL, append=append)
+        return machine.Vm(
+            kernel, memory_mib=memory_mib, append=append, shares=shares, qemu_args=qemu_args
+        )
     except kernels.KernelError as e:
-        require(False, f"needs Debian's kernel {KERNEL}: {e}")
+        require(False, f"needs Debian's kernel {kernel}: {e}")
         raise
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import lzma
 import stat
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.vm.kernels import Kernel
@@ -23,8 +24,11 @@ class InitramfsError(RuntimeError):
     """The archive cannot be built; the message says what is missing."""
 
 
-def build(kernel: Kernel, setup: str) -> bytes:
-    """Return the archive for `kernel`. `setup` is shell code that guest-init.sh reads.
+def build(
+    kernel: Kernel, setup: str, *, modules: Sequence[str] = MODULES, init: Path = GUEST_INIT
+) -> bytes:
+    """Return the archive for `kernel`. `setup` is shell code that `init` may read; `modules` are
+    there with all that they depend on.
 
     Raises InitramfsError.
     """
@@ -32,16 +36,16 @@ def build(kernel: Kernel, setup: str) -> bytes:
     for directory in ("bin", "dev", "lower", "modules", "new", "proc", "sys", "upper"):
         archive.directory(directory)
     archive.file("bin/busybox", _busybox(), 0o755)
-    archive.file("init", GUEST_INIT.read_bytes(), 0o755)
+    archive.file("init", init.read_bytes(), 0o755)
     archive.file("setup.sh", setup.encode(), 0o644)
-    for order, path in enumerate(module_files(kernel)):
+    for order, path in enumerate(module_files(kernel, modules)):
         name = path.name.split(".ko")[0]
         archive.file(f"modules/{order:02}-{name}.ko", _uncompressed(path), 0o644)
     return archive.finish()
 
 
-def module_files(kernel: Kernel) -> list[Path]:
-    """The files of MODULES and all they depend on, in the order to load them.
+def module_files(kernel: Kernel, modules: Sequence[str] = MODULES) -> list[Path]:
+    """The files of `modules` and all they depend on, in the order to load them.
 
     Raises InitramfsError when the kernel has no such module.
     """
@@ -53,7 +57,7 @@ def module_files(kernel: Kernel) -> list[Path]:
         _module_name(line) for line in (kernel.modules / "modules.builtin").read_text().splitlines()
     }
     ordered: list[str] = []
-    for name in MODULES:
+    for name in modules:
         if name in builtin:
             continue
         if name not in needs:

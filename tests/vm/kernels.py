@@ -17,18 +17,17 @@ import re
 import shutil
 import subprocess
 import tempfile
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+TABLE = Path(__file__).resolve().parents[2] / "vagrant/kernels.toml"
 # Kernel series -> the Debian suite that has it.
-KERNELS = {
-    "5.10": "bullseye",
-    "6.1": "bookworm",
-    "6.12": "trixie",
-    "7.2": "trixie-backports",
+KERNELS: dict[str, str] = {
+    name: row["suite"] for name, row in tomllib.loads(TABLE.read_text(encoding="utf-8")).items()
 }
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 DOWNLOAD_TIMEOUT_S = 900
@@ -60,6 +59,20 @@ class Kernel:
     def modules(self) -> Path:
         """The module tree, with depmod's tables."""
         return self.directory / "lib" / "modules" / self.release
+
+    @property
+    def debian_version(self) -> str:
+        """The version of the Debian package, which the image's header has in its banner.
+
+        The header's fields: Documentation/arch/x86/boot.rst.
+        """
+        header = self.image.read_bytes()[: 64 << 10]
+        start = int.from_bytes(header[0x20E:0x210], "little") + 0x200
+        banner = header[start : header.index(b"\0", start)].decode()
+        found = re.search(r" Debian (\S+)", banner)
+        if found is None:
+            raise KernelError(f"{self.image} is not a kernel of Debian: {banner}")
+        return found[1]
 
 
 def cache_root() -> Path:
@@ -105,8 +118,8 @@ def _lock(path: Path) -> Iterator[None]:
 def _download(name: str, scratch: Path) -> Path:
     """Download and unpack the newest kernel of series `name`; return the unpacked tree."""
     options = _private_apt(scratch, KERNELS[name])
-    _run(["apt-get", *options, "-q", "update"])
-    listed = _run(["apt-cache", *options, "pkgnames", f"linux-image-{name}."])
+    run(["apt-get", *options, "-q", "update"])
+    listed = run(["apt-cache", *options, "pkgnames", f"linux-image-{name}."])
     # 5.10.0-32, 6.12.107+deb13, 6.1.0-0.deb11.5: no flavour (-cloud, -rt), no -dbg, no -unsigned.
     shape = re.compile(rf"linux-image-{re.escape(name)}\.\d+(-\d[\w.]*|\+[\w.]+)*-amd64")
     images = [package for package in listed.split() if shape.fullmatch(package)]
@@ -115,11 +128,11 @@ def _download(name: str, scratch: Path) -> Path:
     image = max(images, key=lambda package: [int(n) for n in re.findall(r"\d+", package)])
     debs = scratch / "debs"
     debs.mkdir()
-    _run(["apt-get", *options, "-q", "download", *_parts(image, options)], cwd=debs)
+    run(["apt-get", *options, "-q", "download", *_parts(image, options)], cwd=debs)
 
     tree = scratch / "tree"
     for deb in sorted(debs.glob("*.deb")):
-        _run(["dpkg-deb", "-x", str(deb), str(tree)])
+        run(["dpkg-deb", "-x", str(deb), str(tree)])
     if not (tree / "lib").exists():
         # Since trixie the package has /usr/lib/modules, and relies on the /lib link.
         (tree / "usr" / "lib").rename(tree / "lib")
@@ -132,14 +145,14 @@ def _download(name: str, scratch: Path) -> Path:
             (kernel.modules / part).rename(tree / "boot" / f"{part}-{kernel.release}")
     if not kernel.image.is_file():
         raise KernelError(f"{image} came without {kernel.image.name}")
-    _run(["depmod", "-b", str(tree), kernel.release])
+    run(["depmod", "-b", str(tree), kernel.release])
     return tree
 
 
 def _parts(image: str, options: Sequence[str]) -> list[str]:
     """The packages that hold a kernel. In newer Debians the image itself is empty."""
     release = image.removeprefix("linux-image-")
-    listed = _run(["apt-cache", *options, "depends", image])
+    listed = run(["apt-cache", *options, "depends", image])
     parts = (f"linux-{part}-{release}" for part in ("base", "binary", "modules"))
     return [image, *(part for part in parts if f"Depends: {part}\n" in listed)]
 
@@ -150,7 +163,7 @@ def _private_apt(scratch: Path, suite: str) -> list[str]:
         (scratch / directory).mkdir(parents=True)
     (scratch / "state" / "status").touch()
     signed_by = f"[signed-by={KEYRING}] " if KEYRING.is_file() else ""
-    (scratch / "sources.list").write_text(f"deb {signed_by}{_mirror()} {suite} main\n")
+    (scratch / "sources.list").write_text(f"deb {signed_by}{mirror()} {suite} main\n")
     # Hooks of the machine's own apt would run as if its own lists had changed.
     (scratch / "apt.conf").write_text(
         "#clear APT::Update::Post-Invoke;\n"
@@ -167,12 +180,12 @@ def _private_apt(scratch: Path, suite: str) -> list[str]:
     return ["-c", str(scratch / "apt.conf")]
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Where this machine gets Debian from. $REDIRTY_DEBIAN_MIRROR takes precedence."""
     if mirror := os.environ.get("REDIRTY_DEBIAN_MIRROR"):
         return mirror
     form = "$(REPO_URI) $(LABEL)"
-    listed = _run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"])
+    listed = run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"])
     for line in listed.splitlines():
         uri, _, label = line.partition(" ")
         # The security archive calls itself Debian-Security, and has no other suites. Without
@@ -184,7 +197,7 @@ def _mirror() -> str:
     )
 
 
-def _run(argv: Sequence[str], cwd: Path | None = None) -> str:
+def run(argv: Sequence[str], cwd: Path | None = None) -> str:
     """Run a command and return its output, or raise KernelError with the end of its messages."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     try:

@@ -9,12 +9,12 @@
 #include <unistd.h>
 
 static const char *const kind_name[KINDS] = {
-	"anon_private", "anon_shared", "memfd", "file_private", "file_shared", "thp", "hugetlb",
+	"anon_private", "anon_shared", "memfd", "file_private", "file_shared", "file_folios", "thp", "hugetlb",
 };
 
 /* The four classes of the tool's own output; a memfd is shared memory without a file system's file. */
 static const char *const mapping_class[KINDS] = {
-	"anon_private", "anon_shared", "anon_shared", "file_private", "file_shared", "anon_private", "anon_private",
+	"anon_private", "anon_shared", "anon_shared", "file_private", "file_shared", "file_shared", "anon_private", "anon_private",
 };
 
 static struct area areas[MAX_AREAS];
@@ -98,16 +98,20 @@ static void release(char *start, size_t bytes)
 	munmap(start - PAGE_BYTES, bytes + 2 * PAGE_BYTES);
 }
 
-/* Non-zero contents, and clean: pages still waiting for write-back would be dirtied by nobody's write. */
-static bool fill_file(int fd, uint64_t from, uint64_t bytes)
+/*
+ * Non-zero contents, and clean: pages still waiting for write-back would be dirtied by nobody's write. The
+ * page cache gets folios of the size of a write: of one page, so that one fault maps one page, or of many.
+ */
+static bool fill_file(int fd, enum kind kind, uint64_t from, uint64_t bytes)
 {
 	static uint64_t block[8192];
 
 	for (uint64_t offset = from; offset < bytes; offset += sizeof(block)) {
 		for (size_t i = 0; i < sizeof(block) / sizeof(*block); i++)
 			block[i] = mix64(offset + i * 8 + 1) | 1;
-		if (pwrite(fd, block, sizeof(block), (off_t)offset) != (ssize_t)sizeof(block))
-			return false;
+		for (size_t done = 0, step = kind == FILE_FOLIOS ? sizeof(block) : PAGE_BYTES; done < sizeof(block); done += step)
+			if (pwrite(fd, (char *)block + done, step, (off_t)(offset + done)) != (ssize_t)step)
+				return false;
 	}
 	return fsync(fd) == 0;
 }
@@ -131,7 +135,7 @@ static int open_backing(struct area *area, uint64_t bytes)
 		return -1;
 	}
 	fd = open(area->path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd >= 0 && !fill_file(fd, 0, bytes))
+	if (fd >= 0 && !fill_file(fd, area->kind, 0, bytes))
 		return -1;
 	return fd;
 }
@@ -150,7 +154,7 @@ static bool find_kind(const char *name, enum kind *kind)
 
 static int map_flags(enum kind kind)
 {
-	int flags = kind == ANON_SHARED || kind == MEMFD || kind == FILE_SHARED ? MAP_SHARED : MAP_PRIVATE;
+	int flags = kind == ANON_SHARED || kind == MEMFD || kind == FILE_SHARED || kind == FILE_FOLIOS ? MAP_SHARED : MAP_PRIVATE;
 
 	if (kind == ANON_PRIVATE || kind == ANON_SHARED || kind == THP || kind == HUGETLB)
 		flags |= MAP_ANONYMOUS;
@@ -190,7 +194,7 @@ struct area *area_map(const char *name, const char *kind, uint64_t mib, uint64_t
 	if (mib < 1 || mib > 1 << 20)
 		return NULL;
 	*what = "backing file";
-	if (area->kind == MEMFD || area->kind == FILE_PRIVATE || area->kind == FILE_SHARED) {
+	if (area->kind == MEMFD || area->kind == FILE_PRIVATE || area->kind == FILE_SHARED || area->kind == FILE_FOLIOS) {
 		area->fd = open_backing(area, bytes);
 		if (area->fd < 0)
 			return NULL;
@@ -264,7 +268,7 @@ bool area_move(struct area *area, uint64_t mib, uint64_t skew_pages, const char 
 	*what = "growing the file";
 	if (bytes > old_bytes && area->kind == MEMFD && ftruncate(area->fd, (off_t)bytes))
 		return false;
-	if (bytes > old_bytes && area->path[0] && !fill_file(area->fd, old_bytes, bytes))
+	if (bytes > old_bytes && area->path[0] && !fill_file(area->fd, area->kind, old_bytes, bytes))
 		return false;
 	*what = "address";
 	start = reserve(bytes, 0, skew);

@@ -8,12 +8,24 @@ with Phases() as phases:
 
 from __future__ import annotations
 
+from .crowd import Crowd
 from .initramfs import guest_parameters, make_initramfs
 from .pages import PAGE_BYTES, Area, Pages, Touched, digest, expand, union
 from .phases import DEFAULT_AREAS, Phases
 from .process import Answer, Program, WorkloadError, build
 from .sensitive import Checksum, ChecksumResult, Child, Cost, Hold
-from .timed import Scan, ScanFloor, Sweep, SweepTime, Writer, WriteRun, expected_distinct
+from .special import Churn, Sharers, Uring
+from .timed import (
+    Flushed,
+    Flusher,
+    Scan,
+    ScanFloor,
+    Sweep,
+    SweepTime,
+    Writer,
+    WriteRun,
+    expected_distinct,
+)
 
 __all__ = [
     "DEFAULT_AREAS",
@@ -23,16 +35,22 @@ __all__ = [
     "Checksum",
     "ChecksumResult",
     "Child",
+    "Churn",
     "Cost",
+    "Crowd",
+    "Flushed",
+    "Flusher",
     "Hold",
     "Pages",
     "Phases",
     "Program",
     "Scan",
     "ScanFloor",
+    "Sharers",
     "Sweep",
     "SweepTime",
     "Touched",
+    "Uring",
     "WorkloadError",
     "WriteRun",
     "Writer",

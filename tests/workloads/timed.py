@@ -1,4 +1,4 @@
-"""Drives the programs that are measured, or measured against: sweep, scanfloor, writer."""
+"""Drives the programs that are measured, or measured against: sweep, scanfloor, writer, flusher."""
 
 from __future__ import annotations
 
@@ -124,6 +124,42 @@ class Writer(Program):
         """Runs from start to end."""
         self.start(pattern, rate, pages, seconds, seed)
         return self.finish(seconds + 60)
+
+
+_TURNS_S = 500.0  # a busy machine may seldom let a thread run that spins
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """What a number of calls takes: flushes of the TLB, and pages in all of them."""
+
+    flushes: int
+    pages: int
+
+
+class Flusher(Program):
+    """Flushes its TLB a known number of times, while `threads` threads spin on other processors.
+
+    cpu: the processor from which it flushes.
+    """
+
+    def __init__(self, mib: int = 16, threads: int = 1, wrapper: Sequence[str] = ()) -> None:
+        super().__init__("flusher", [mib, threads], wrapper=wrapper)
+        self.area = areas_of(self.greeting)["flusher"]
+        self.cpu: int = self.greeting["cpu"]
+
+    def flush(self, how: str, count: int, pages: int) -> Flushed:
+        """how: mprotect, dontneed or munmap. Writes a new piece of so many pages before each call."""
+        answer = self.command(how, count, pages, timeout_s=_TURNS_S)
+        return Flushed(answer["flushes"], answer["pages"])
+
+    def pageout(self, path: Path) -> None:
+        """Maps and reads a file, of a real file system, and has reclaim unmap its pages."""
+        self.command("pageout", path, timeout_s=_TURNS_S)
+
+    def touch(self) -> None:
+        """Writes some pages, so that an arm has something to protect."""
+        self.command("touch", timeout_s=_TURNS_S)
 
 
 def expected_distinct(pattern: str, rate: float, pages: int, seconds: float) -> float:

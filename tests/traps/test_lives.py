@@ -1,4 +1,5 @@
-"""Targets that end, run another program, or lend their memory, in the middle of a round."""
+"""Targets that lend their memory (25), run another program (26), end (27), in the middle of a round;
+and others that get the number of one that ended (28)."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from redirty.collector.errors import TargetEndedError
 from redirty.collector.host.targets import Pids, Tree
 
 from tests.host.recording import (
+    NONE,
     PATIENCE_S,
     LiveRounds,
     assert_same,
@@ -26,14 +28,14 @@ from tests.host.recording import (
     within,
 )
 from tests.tiers import require
-from tests.workloads.driver import Hold, Phases, Program
+from tests.workloads.driver import Hold, Phases, Program, Sharers
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
 ONE_AREA = {"a": ("anon_private", 2)}
 
 
-def test_another_program_in_the_same_process() -> None:
+def test_26_another_program_in_the_same_process() -> None:
     """exec in the middle of a round: what was before is gone, what comes is traced at once."""
     with Hold() as hold, LiveRounds(hold.pid) as live:
         live.begin()
@@ -60,7 +62,7 @@ def test_another_program_in_the_same_process() -> None:
             old = space
 
 
-def test_end_between_rounds() -> None:
+def test_27_end_between_rounds() -> None:
     """A process that has ended gives no round; another one beside it goes on."""
     with (
         Phases(ONE_AREA) as stays,
@@ -83,8 +85,8 @@ def test_end_between_rounds() -> None:
             live.end_round()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_end_under_the_program(tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize("how", ["exit", "SIGKILL"])
+def test_27_end_under_the_program(tmp_path: Path, how: str) -> None:
     """The target ends in the middle of a round: exit code 3, one line, the rounds before kept."""
     directory = tmp_path / "rec"
     with Phases(ONE_AREA) as phases:
@@ -94,7 +96,10 @@ def test_end_under_the_program(tmp_path: Path, how: signal.Signals) -> None:
         wait_until(lambda: rounds.exists() and rounds.read_text().count("\n") > 1, "a round")
         phases.write("a")
         kept = rounds.read_text()
-        phases.signal(how)
+        if how == "exit":
+            phases.command("quit")
+        else:
+            phases.signal(signal.Signals[how])
         phases.wait()
         _, said = program.communicate(timeout=PATIENCE_S)
     assert program.returncode == 3, said
@@ -105,7 +110,7 @@ def test_end_under_the_program(tmp_path: Path, how: signal.Signals) -> None:
         assert (directory / name).stat().st_size > 0
 
 
-def test_number_used_again() -> None:
+def test_28_number_used_again() -> None:
     """A process that gets the number of one that was traced is not traced in its place."""
     last = Path("/proc/sys/kernel/ns_last_pid")
     require(os.access(last, os.W_OK), "needs CONFIG_CHECKPOINT_RESTORE (ns_last_pid)")
@@ -135,80 +140,31 @@ def test_number_used_again() -> None:
         assert [space.pid for space in live.end_round().spaces] == [stays.pid]
 
 
-SPAWNER = r"""
-#include <pthread.h>
-#include <stdio.h>
-#include <sys/wait.h>
-#include <unistd.h>
-static volatile char area[256 * 4096] __attribute__((aligned(4096)));
-static void *write_one(void *page)
-{
-	area[(long)page * 4096] += 1;
-	return NULL;
-}
-int main(void)
-{
-	long page;
-
-	printf("%lu\n", (unsigned long)area / 4096);
-	fflush(stdout);
-	while (scanf("%ld", &page) == 1) {
-		pid_t pid = vfork();
-		if (pid == 0) {
-			area[page * 4096] += 1;
-			area[(page + 1) * 4096] += 1;
-			_exit(0);
-		}
-		waitpid(pid, NULL, 0);
-		pid = vfork();
-		if (pid == 0) {
-			area[(page + 2) * 4096] += 1;
-			execlp("true", "true", (char *)NULL);
-			_exit(1);
-		}
-		waitpid(pid, NULL, 0);
-		for (long i = 3; i < 7; i++) {
-			pthread_t thread;
-			pthread_create(&thread, NULL, write_one, (void *)(page + i));
-			pthread_join(thread, NULL);
-		}
-		printf("%d\n", (int)pid);
-		fflush(stdout);
-	}
-	return 0;
-}
-"""
-
-
 @pytest.mark.parametrize("follow", [False, True], ids=["pid", "tree"])
-def test_vfork_and_threads(tmp_path: Path, follow: bool) -> None:
-    """Children that borrow their parent's memory, and threads that come and go, write to the
-    parent's; a child that runs another program then has memory of its own."""
-    source, spawner = tmp_path / "spawner.c", tmp_path / "spawner"
-    source.write_text(SPAWNER)
-    subprocess.run(["gcc", "-O1", "-pthread", "-o", spawner, source], check=True)
-    with subprocess.Popen(
-        [spawner], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as program:
-        assert program.stdin and program.stdout
-        first = int(program.stdout.readline())
-        area = np.arange(first, first + 256, dtype=np.uint64)
-        targets = Tree(program.pid) if follow else Pids([program.pid])
+def test_25_borrowed_memory(follow: bool) -> None:
+    """Children that borrow their parent's memory, processes that share it, and threads that come
+    and go write to one address space, which is there once; a child that runs another program then
+    has memory of its own."""
+    with Sharers() as sharers:
+        area = sharers.areas["a"]
+        targets = Tree(sharers.pid) if follow else Pids([sharers.pid])
         with LiveRounds(targets=targets) as live:
             live.begin()
-            for page in (0, 10, 2, 100):
-                program.stdin.write(f"{page}\n")
-                program.stdin.flush()
-                ran = int(program.stdout.readline())
-                wait_idle(program.pid)
+            known = NONE
+            for first in (0, 10, 2, 100):
+                ways = ("vfork", "exec", "clone", "threads")
+                done = [sharers.run(how, first + 3 * i, 3) for i, how in enumerate(ways)]
+                truth, ran = np.concatenate([pages for pages, _ in done]), done[1][1]
+                wait_idle(sharers.pid)
                 result = live.end_round()
-                space = space_of(result, program.pid)
-                truth = area[page : page + 7]
+                space = space_of(result, sharers.pid)
                 assert_same(within(space.dirty, area), truth, "dirty")
                 assert_same(within(space.log, area), truth, "log")
-                others = {s.pid for s in result.spaces} - {program.pid}
+                again = np.intersect1d(truth, known)
+                assert_same(within(space.redirtied, area), again, "re-dirtied")
+                others = {s.pid for s in result.spaces} - {sharers.pid}
                 assert others == ({ran} if follow else set())
                 for other in others:
                     assert len(space_of(result, other).log) > 0
-                assert set(live.tracer.targets()) == {program.pid}
-        program.stdin.close()
+                assert set(live.tracer.targets()) == {sharers.pid}
+                known = np.union1d(known, truth)

@@ -1,0 +1,101 @@
+"""physical.parquet: the bitmap of dirty page frames, round by round. frames.parquet: the side list,
+which tells in which frame each dirty page lies."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from redirty.collector.bitmap import PAGE_SHIFT, U64, WORDS_PER_REGION, PageSet
+from redirty.collector.export.parts import Parts, arrow
+from redirty.collector.frames import NO_FRAME, Moved, PhysicalRound
+
+_ROWS_A_PART = 1 << 20
+_PART_EVERY_S = 10.0  # what is waiting is lost when the collector is killed
+_FRAMES_A_WORD = 64
+
+
+class PhysicalFiles:
+    """Writes what rounds' dirty pages are physically.
+
+    The side list has a row only where a page's frame is news, so it stays short: a page lies
+    where the last row of it, up to a round, says.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._arrow, parquet = arrow("--physical")
+        self._bitmaps = Parts(directory, "physical", parquet)
+        self._frames = Parts(directory, "frames", parquet)
+        self._dirty: list[tuple[int, PageSet]] = []
+        self._moved: list[tuple[int, Moved]] = []
+        self._rows = 0
+        self._due = time.monotonic() + _PART_EVERY_S
+
+    def add(self, number: int, found: PhysicalRound) -> None:
+        """Takes a round of a number. Errors: RedirtyError when the disk is full."""
+        self._dirty.append((number, found.frames))
+        self._moved += [(number, moved) for moved in found.moved]
+        self._rows += sum(len(m.pages) for m in found.moved)
+        self._rows += WORDS_PER_REGION * len(found.frames.keys)
+        if self._rows >= _ROWS_A_PART or time.monotonic() > self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is waiting. Errors: RedirtyError; it is then still waiting."""
+        if self._dirty:
+            self._bitmaps.add(self._bitmap_table())
+            self._dirty = []
+        if self._moved:
+            self._frames.add(self._frame_table())
+            self._moved = []
+        self._rows = 0
+        self._due = time.monotonic() + _PART_EVERY_S
+
+    def _bitmap_table(self) -> Any:
+        words = [words_of(frames) for _, frames in self._dirty]
+        counts = [len(bits) for _, bits in words]
+        return self._arrow.table(
+            {
+                "round": _repeated([number for number, _ in self._dirty], counts),
+                "first_pfn": _joined([firsts for firsts, _ in words]),
+                "bits": _joined([bits for _, bits in words]),
+            }
+        )
+
+    def _frame_table(self) -> Any:
+        counts = [len(moved.pages) for _, moved in self._moved]
+        frames = _joined([moved.frames for _, moved in self._moved])
+        pages = _joined([moved.pages for _, moved in self._moved])
+        return self._arrow.table(
+            {
+                "round": _repeated([number for number, _ in self._moved], counts),
+                "pid": _repeated([moved.pid for _, moved in self._moved], counts),
+                "address": pages << np.uint64(PAGE_SHIFT),
+                "pfn": self._arrow.array(frames, mask=frames == NO_FRAME),
+            }
+        )
+
+    def close(self) -> None:
+        """Joins the parts. Errors: RedirtyError."""
+        self.flush()
+        self._bitmaps.close(self._bitmap_table())
+        self._frames.close(self._frame_table())
+
+
+def words_of(frames: PageSet) -> tuple[U64, U64]:
+    """(first frame, bits) of each 64 frames that have one of the set among them: bit i stands for
+    first + i."""
+    row, column = np.nonzero(frames.words)
+    numbers = frames.keys[row] * np.uint64(WORDS_PER_REGION) + column.astype(np.uint64)
+    return numbers * np.uint64(_FRAMES_A_WORD), frames.words[row, column]
+
+
+def _joined(parts: list[U64]) -> U64:
+    return np.concatenate([np.empty(0, np.uint64), *parts])
+
+
+def _repeated(values: list[int], counts: list[int]) -> npt.NDArray[np.int32]:
+    return np.repeat(np.array(values, np.int32), counts)

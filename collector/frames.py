@@ -1,0 +1,185 @@
+"""Physical pages: the page frame of memory that a page of a process lies in, by its number (pfn).
+
+A frame is where the page lies at the moment of reading; frame 0 stands for "none", as the kernel
+gives it to nobody. Source: Documentation/admin-guide/mm/pagemap.rst.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from redirty.collector import capabilities
+from redirty.collector.arm.pagemap import ENTRY_FRAME, ENTRY_PRESENT, Pagemap
+from redirty.collector.arm.soft_dirty import zero_page_frame
+from redirty.collector.bitmap import (
+    PAGE_SHIFT,
+    PAGES_PER_REGION,
+    U64,
+    PageSet,
+    drop_empty,
+    from_pages,
+    matrix,
+    page_numbers,
+    ranges,
+    spans,
+)
+from redirty.collector.errors import RedirtyError
+
+NO_FRAME = 0
+
+_HUGE_BYTES = 2 << 20
+_REGIONS_A_PART = 2048  # 8 MiB of entries
+
+Entries = Callable[[int, U64], object]
+"""(first page, array) -> reads raw entries of /proc/PID/pagemap into the array, as far as the memory
+goes."""
+Ranges = tuple[tuple[int, int], ...]
+
+
+def frames_of(entries: U64, zeros: Ranges = ()) -> U64:
+    """The frame of each raw entry; none where the page is not present, is swapped out, or is one
+    of the kernel's pages of zeros (half-open ranges of frames), which nobody ever wrote."""
+    frames = np.where((entries & ENTRY_PRESENT) != 0, entries & ENTRY_FRAME, np.uint64(NO_FRAME))
+    for first, end in zeros:
+        frames[(frames >= np.uint64(first)) & (frames < np.uint64(end))] = NO_FRAME
+    return frames
+
+
+def entries_of(read: Entries, pages: PageSet) -> U64:
+    """(len(pages),) raw entries, in the order of bitmap.page_numbers.
+
+    Whole regions are read, each run of them by one call.
+    """
+    pages = drop_empty(pages)
+    found = []
+    for at in range(0, len(pages.keys), _REGIONS_A_PART):
+        part = PageSet(
+            pages.keys[at : at + _REGIONS_A_PART], pages.words[at : at + _REGIONS_A_PART]
+        )
+        block = np.zeros((len(part.keys), PAGES_PER_REGION), np.uint64)
+        row = 0
+        for first, last in spans(part, gap=1):
+            end = row + last - first
+            read(first * PAGES_PER_REGION, block[row:end])
+            row = end
+        found.append(block[matrix(part).view(np.bool_)])
+    return np.concatenate(found) if found else np.empty(0, np.uint64)
+
+
+class LastFrames:
+    """The frame in which each page of one address space was last seen: 16 bytes a page."""
+
+    def __init__(self) -> None:
+        self._pages = np.empty(0, np.uint64)  # ascending
+        self._frames = np.empty(0, np.uint64)
+
+    def update(self, pages: U64, frames: U64) -> npt.NDArray[np.bool_]:
+        """Takes over where some pages (ascending, each once) lie now: which of them are new here,
+        or lay elsewhere."""
+        at = np.searchsorted(self._pages, pages)
+        known = np.zeros(len(pages), np.bool_)
+        inside = at < len(self._pages)
+        known[inside] = self._pages[at[inside]] == pages[inside]
+        changed = ~known
+        changed[known] = self._frames[at[known]] != frames[known]
+        self._frames[at[known]] = frames[known]
+        if not bool(known.all()):
+            self._pages = np.insert(self._pages, at[~known], pages[~known])
+            self._frames = np.insert(self._frames, at[~known], frames[~known])
+        return changed
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """Pages of a process, numbers ascending, and the frame (or none) each of them lies in now."""
+
+    pid: int
+    pages: U64
+    frames: U64
+
+
+@dataclass(frozen=True, eq=False)
+class PhysicalRound:
+    """The dirty pages of one round, physically.
+
+    frames: the set of frames that dirty pages lie in, each once however often it is mapped.
+    frameless: dirty pages that lay in none: swapped out, unmapped, or of a process that ended.
+    moved: those pages whose frame is news: not seen before, or another one than last time.
+    """
+
+    frames: PageSet
+    frameless: int
+    moved: tuple[Moved, ...]
+
+
+def add_up(parts: list[tuple[int, LastFrames, U64, U64]]) -> PhysicalRound:
+    """From (pid, what was known, page numbers, frames) of every address space."""
+    moved = []
+    for pid, last, pages, frames in parts:
+        news = last.update(pages, frames)
+        if news.any():
+            moved.append(Moved(pid, pages[news], frames[news]))
+    every = np.concatenate([np.empty(0, np.uint64), *(frames for *_, frames in parts)])
+    real = every[every != NO_FRAME]
+    return PhysicalRound(from_pages(real), len(every) - len(real), tuple(moved))
+
+
+def frames_for(read: Entries | None, dirty: PageSet, zeros: Ranges) -> tuple[U64, U64]:
+    """(page numbers, frames) of a set; read: None when the memory is gone."""
+    pages = page_numbers(dirty)
+    if read is None or len(pages) == 0:
+        return pages, np.full(len(pages), NO_FRAME, np.uint64)
+    return pages, frames_of(entries_of(read, dirty), zeros)
+
+
+# ---- this process ----
+
+
+def zero_frames() -> Ranges:
+    """Frames of the kernel's pages of zeros, the small and the huge one, as half-open ranges: what
+    memory of our own that was only read lies in. The huge one stays where it is while we live."""
+    # An area of two huge pages holds a whole one, wherever it begins.
+    with mmap.mmap(-1, 2 * _HUGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        try:
+            area.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            pass  # a kernel without huge pages
+        array = np.frombuffer(area, np.uint8)
+        int(array[:: 1 << PAGE_SHIFT].sum())  # reads each page
+        first = int(array.ctypes.data) >> PAGE_SHIFT
+        del array
+        found = _own_frames(first, 2 * _HUGE_BYTES >> PAGE_SHIFT)
+    frames = from_pages(np.append(found[found != NO_FRAME], np.uint64(zero_page_frame())))
+    starts, ends = ranges(frames)
+    return tuple((int(a), int(b)) for a, b in zip(starts, ends, strict=True))
+
+
+def _own_frames(first_page: int, count: int) -> U64:
+    pagemap = Pagemap(os.getpid(), regions=1)
+    try:
+        return frames_of(pagemap.entries(first_page, count))
+    finally:
+        pagemap.close()
+
+
+def require_frames() -> None:
+    """Errors: RedirtyError when the kernel does not show frame numbers to this process."""
+    with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        area[0] = 1
+        array = np.frombuffer(area, np.uint8)
+        page = int(array.ctypes.data) >> PAGE_SHIFT
+        del array
+        frames = _own_frames(page, 1)
+    if len(frames) and int(frames[0]) != NO_FRAME:
+        return
+    lacking = capabilities.root_lacks(("CAP_SYS_ADMIN",))
+    raise RedirtyError(
+        f"--physical needs {lacking}"
+        if lacking
+        else "--physical: this kernel shows no frame numbers in /proc/PID/pagemap"
+    )

@@ -1,0 +1,186 @@
+"""What a mirror reads of a process, by ways of its own: mappings, page tables, contents."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from redirty.collector.host.mappings import mapping_class
+
+PAGE = 4096
+U64 = npt.NDArray[np.uint64]
+Contents = npt.NDArray[np.uint64]
+"""(n, 512): pages."""
+
+# pagemap (Documentation/admin-guide/mm/pagemap.rst) and kpageflags
+_PRESENT, _SWAPPED, _FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
+_FRAME = np.uint64((1 << 55) - 1)
+_SWAP_TYPE, _MARKER = np.uint64(31), np.uint64(31)  # "protected, no page here" is no swapped page
+_ZERO_PAGE = np.uint64(1 << 24)
+_MADE_UP = ("[vsyscall]", "[vvar]", "[vvar_vclock]", "[vdso]")
+_IOV_MAX = 1024
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.process_vm_readv.restype = ctypes.c_ssize_t
+_libc.process_vm_readv.argtypes = [
+    ctypes.c_int,
+    *(ctypes.c_void_p, ctypes.c_ulong),
+    *(ctypes.c_void_p, ctypes.c_ulong),
+    ctypes.c_ulong,
+]
+
+Key = tuple[str, int]
+"""Device and inode: what a shared mapping shows a part of."""
+
+
+@dataclass(frozen=True)
+class Vma:
+    """A line of /proc/PID/maps. first, last: page numbers, last exclusive; offset: in pages."""
+
+    first: int
+    last: int
+    perms: str
+    offset: int
+    device: str
+    inode: int
+    path: str
+
+    @property
+    def shared(self) -> bool:
+        """Whether writes go to something that others may see."""
+        return self.perms[3] == "s"
+
+    @property
+    def key(self) -> Key:
+        """What it shows, when it is shared."""
+        return self.device, self.inode
+
+    @property
+    def mapping_class(self) -> str:
+        """As redirty calls it."""
+        return mapping_class(self.perms, self.path)
+
+
+def vmas(pid: int) -> list[Vma]:
+    """The mappings of a process, without those that the kernel makes for itself; [] when it is gone."""
+    found = []
+    try:
+        text = Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return []
+    for line in text.splitlines():
+        bounds, perms, offset, device, inode, *rest = line.split(None, 5)
+        path = rest[0] if rest else ""
+        if path in _MADE_UP:
+            continue
+        first, last = (int(word, 16) // PAGE for word in bounds.split("-"))
+        found.append(Vma(first, last, perms, int(offset, 16) // PAGE, device, int(inode), path))
+    return found
+
+
+class PageTables:
+    """What the kernel says of a process's pages.
+
+    Errors: OSError when the process is gone.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pagemap = Path(f"/proc/{pid}/pagemap").open("rb", buffering=0)  # noqa: SIM115
+
+    def _entries(self, first: int, count: int) -> U64:
+        data = os.pread(self._pagemap.fileno(), count * 8, first * 8)
+        return np.frombuffer(data, np.uint64)
+
+    def there(self, first: int, count: int, *, own: bool) -> U64:
+        """Those of `count` pages from `first` on that are there or swapped out. own: without a
+        file's pages in private mappings."""
+        entries = self._entries(first, count)
+        swapped = ((entries & _SWAPPED) != 0) & ((entries & _SWAP_TYPE) != _MARKER)
+        found = ((entries & _PRESENT) != 0) | swapped
+        if own:
+            found &= (entries & _FILE) == 0
+        return np.flatnonzero(found).astype(np.uint64) + np.uint64(first)
+
+    def is_zero(self, page: int) -> bool:
+        """Whether it is one of the kernel's pages of zeros, that stand for memory never written."""
+        (entry,) = self._entries(page, 1)
+        if not entry & _PRESENT:
+            return False
+        with Path("/proc/kpageflags").open("rb", buffering=0) as flags:
+            data = os.pread(flags.fileno(), 8, int(entry & _FRAME) * 8)
+        return bool(np.frombuffer(data, np.uint64)[0] & _ZERO_PAGE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pagemap.close()
+
+
+def read_into(pid: int, pages: U64, addresses: U64) -> npt.NDArray[np.bool_]:
+    """Copies pages of a process to addresses in this one, by process_vm_readv. (n,) which could
+    be read: the others are unmapped, behind a file's end, or gone with the process."""
+    done = np.zeros(len(pages), np.bool_)
+    size = np.full(len(pages), PAGE, np.uint64)
+    remote = np.ascontiguousarray(np.stack([pages * np.uint64(PAGE), size], axis=1))
+    local = np.ascontiguousarray(np.stack([addresses, size], axis=1))
+    at = 0
+    while at < len(pages):
+        count = min(_IOV_MAX, len(pages) - at)
+        got = _libc.process_vm_readv(
+            pid, local.ctypes.data + 16 * at, count, remote.ctypes.data + 16 * at, count, 0
+        )
+        if got < 0:
+            code = ctypes.get_errno()
+            if code == errno.ESRCH:
+                break
+            if code != errno.EFAULT:
+                raise OSError(code, os.strerror(code))
+            at += 1  # this page cannot be read
+            continue
+        done[at : at + got // PAGE] = True
+        at += got // PAGE
+    return done
+
+
+def contents(pid: int, pages: U64) -> tuple[Contents, npt.NDArray[np.bool_]]:
+    """(contents, which could be read) of pages."""
+    data = np.zeros((len(pages), PAGE // 8), np.uint64)
+    addresses = np.uint64(data.ctypes.data) + np.arange(len(pages), dtype=np.uint64) * np.uint64(
+        PAGE
+    )
+    return data, read_into(pid, pages, addresses)
+
+
+def chunks(vma: Vma, most: int = 4096) -> Iterator[tuple[int, int]]:
+    """(first page, count) of a mapping's parts."""
+    for first in range(vma.first, vma.last, most):
+        yield first, min(most, vma.last - first)
+
+
+def open_shared(pid: int, vma: Vma) -> Contents | None:
+    """What a shared mapping shows, from its beginning, as it is at every moment; None when the
+    mapping is not there any more. As long as it is open its inode's number is no other's."""
+    name = f"/proc/{pid}/map_files/{vma.first * PAGE:x}-{vma.last * PAGE:x}"
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as e:
+        if e.errno in (errno.ENOENT, errno.ESRCH):
+            return None
+        raise
+    try:
+        status = os.fstat(fd)
+        if status.st_ino != vma.inode:
+            return None
+        size = status.st_size // PAGE * PAGE
+        return np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.uint64).reshape(-1, 512)
+    finally:
+        os.close(fd)

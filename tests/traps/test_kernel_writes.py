@@ -1,0 +1,214 @@
+"""Writes that no instruction of the program makes: the kernel's, for it (23), and those of another
+process (24). Found by log or scan; what pinned pages hide is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from redirty.collector.attach.tracer import Tracer
+
+from tests.host.recording import NONE, LiveRounds, assert_same, redirty, wait_idle, way, within
+from tests.host.walk import Start, Walk, every_kind, span
+from tests.traps import tables
+from tests.traps.frame import not_applicable
+from tests.traps.settings import on_disk
+from tests.traps.writers import poke, write_into, write_memory_file
+from tests.workloads.driver import Phases, Uring
+
+pytestmark = pytest.mark.usefixtures("tracing")
+
+
+# ---- 23: the kernel, for the program ----
+
+
+@every_kind("kind")
+def test_23_read(start: Start, kind: str) -> None:
+    """read(2) into a buffer is seen by every kind of probe."""
+    walk = start(a=(kind, 2))
+    truth = walk.phases.kread("a", "range:0", count=100).pages
+    walk.end(truth, again=NONE, missed=NONE)
+    truth = walk.phases.kread("a", "stride:5", threads=2).pages
+    walk.end(truth, again=truth[truth < walk.phases.areas["a"].first_page + 100], missed=NONE)
+    truth = walk.phases.write("a", "all").pages
+    walk.end(truth, missed=NONE)
+    truth = walk.phases.kread("a", "random", count=64).pages
+    walk.end(truth, again=truth, missed=NONE)
+
+
+@pytest.fixture(scope="module")
+def disk(tracing: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with direct I/O."""
+    with on_disk(tmp_path_factory.mktemp("direct")) as directory:
+        yield directory
+
+
+@every_kind("kind")
+def test_23_direct_read(tracer: Tracer, disk: Path, kind: str) -> None:
+    """O_DIRECT writes pages without a fault of the processor: the log of tracepoints cannot see
+    it, missed_pages says so, and the pages are dirty all the same."""
+    with (
+        Phases({"a": (kind, 2)}, directory=disk) as phases,
+        LiveRounds(phases.pid, tracer=tracer) as live,
+    ):
+        walk = Walk(phases, live.begin())
+        seen = phases.write("a", "range:0", count=100).pages
+        walk.end(seen, again=NONE, missed=NONE)
+        for pattern, count in (("range:50", 100), ("random", 64), ("stride:3", 40)):
+            truth = phases.kread("a", pattern, count=count, direct=True).pages
+            walk.end(truth, missed=NONE if live.log_sees_all else truth)
+        # seen by the processor first, then written directly: no page is missed
+        truth = phases.write("a", "all").pages
+        phases.kread("a", "all", direct=True)
+        walk.end(truth, missed=NONE)
+
+
+@pytest.fixture
+def uring(tracing: None, tmp_path: Path) -> Iterator[Uring]:
+    """A program with an io_uring."""
+    with Uring(tmp_path) as program:
+        if program.why:
+            not_applicable(f"the kernel refuses io_uring: {program.why}")
+        yield program
+
+
+@pytest.mark.every_way
+@pytest.mark.parametrize("how", ["plain", "async"])
+def test_23_io_uring(uring: Uring, tracer: Tracer, how: str) -> None:
+    """Reads that io_uring does, in the program's own system call or by a worker of the kernel."""
+    area = uring.areas["a"]
+    with LiveRounds(uring.pid, tracer=tracer) as live:
+        live.begin()
+        before = NONE
+        for first, count in ((0, 100), (50, 100), (700, 64), (0, 30)):
+            truth = uring.read(first, count, how)
+            wait_idle(uring.pid)
+            space = live.round_of(uring.pid)
+            assert_same(within(space.dirty, area), truth, f"{first}, dirty")
+            assert_same(within(space.log, area), truth, f"{first}, log")
+            known = np.intersect1d(truth, before)
+            assert_same(within(space.redirtied, area), known, f"{first}, re-dirtied")
+            before = np.union1d(before, truth)
+
+
+@pytest.mark.every_way
+def test_23_registered_buffers(uring: Uring, tracer: Tracer) -> None:
+    """Pages that are pinned are written through their physical address: they are found in the round
+    in which they are pinned; what is read into them later shows in no page table. What it hides
+    lies within the pages that are told to be pinned, and ends with the buffer."""
+    area = uring.areas["a"]
+    uring.write(0, 128)
+    pinned = uring.register(20, 64)
+    with LiveRounds(uring.pid, tracer=tracer) as live:
+        live.begin()
+        assert live.recorder.members.pinned_kib() == 4 * len(pinned)
+        for first, count in ((20, 64), (30, 20)):
+            before = tables.contents(uring.pid, area)
+            wait_idle(uring.pid)
+            live.end_round()
+            by_kernel = uring.read(first, count, "fixed")
+            by_program = uring.write(first + count - 5, 40)
+            wait_idle(uring.pid)
+            space = live.round_of(uring.pid)
+            bytes_say = tables.changed(area, before, tables.contents(uring.pid, area))
+            assert_same(bytes_say, np.union1d(by_kernel, by_program), "bytes that changed")
+            dirty = within(space.dirty, area)
+            hidden = np.setdiff1d(bytes_say, dirty)
+            assert_same(np.setdiff1d(hidden, pinned), NONE, "hidden, and not pinned")
+            assert_same(np.setdiff1d(by_program, dirty), NONE, "written by the program, and lost")
+            # clear_refs passes over pinned pages: they stay soft-dirty, and writable without a fault.
+            log = within(space.log, area)
+            assert_same(np.setdiff1d(log, by_program), NONE, "logged and not written")
+            unseen = np.setdiff1d(by_program, log)
+            allowed = pinned if way() == "soft-dirty" else NONE
+            assert_same(np.setdiff1d(unseen, allowed), NONE, "written and not logged")
+        uring.unregister()
+        wait_idle(uring.pid)
+        live.end_round()
+        # pinned in the middle of a round, read into, let go: all of it is in that round
+        pinned = uring.register(200, 32)
+        uring.read(200, 32, "fixed")
+        uring.unregister()
+        wait_idle(uring.pid)
+        space = live.round_of(uring.pid)
+        assert_same(within(space.dirty, area), pinned, "pinned in the round, dirty")
+        log = pinned if live.log_sees_all else NONE
+        assert_same(within(space.log, area), log, "pinned in the round, log")
+
+
+def test_23_pinned_pages_are_reported(uring: Uring, tmp_path: Path) -> None:
+    """By record, in meta.json and by report."""
+    uring.write(0, 64)
+    uring.register(0, 48)
+    directory = tmp_path / "rec"
+    done = redirty("record", "-p", uring.pid, "100ms", "2", "-o", directory)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((directory / "meta.json").read_text())["pinned_kib"] == 192
+    assert "192 KiB of the target are pinned" in done.stderr
+    assert "pinned: 192 KiB" in redirty("report", directory).stdout
+
+
+# ---- 24: another process ----
+
+
+@every_kind("kind")
+def test_24_process_vm_writev(start: Start, kind: str) -> None:
+    """Written by another process: found under the address space it went to."""
+    walk = start(a=(kind, 2))
+    area = walk.phases.areas["a"]
+    walk.phases.write("a", "range:0", count=200)
+    wait_idle(walk.phases.pid)
+    walk.live.end_round()
+    walk = Walk(walk.phases, walk.live)
+    for truth in (span(area, 10, 20), area.pages[3:150:7], span(area, 250, 40)):
+        write_into(walk.phases.pid, truth)
+        walk.end(truth, missed=NONE if walk.live.log_sees_all else truth)
+    own = walk.phases.write("a", "range:100", count=30).pages
+    other = span(area, 120, 40)
+    write_into(walk.phases.pid, other)
+    unseen = NONE if walk.live.log_sees_all else np.setdiff1d(other, own)
+    walk.end(np.union1d(own, other), missed=unseen)
+
+
+@every_kind("kind")
+def test_24_poked(start: Start, kind: str) -> None:
+    """PTRACE_POKEDATA and /proc/PID/mem, into pages that are there and into pages that are not."""
+    walk = start(a=(kind, 2))
+    area = walk.phases.areas["a"]
+    walk.phases.write("a", "range:0", count=200)
+    wait_idle(walk.phases.pid)
+    walk.live.end_round()
+    walk = Walk(walk.phases, walk.live)
+    for write in (poke, write_memory_file):
+        for truth in (span(area, 10, 20), area.pages[1:300:9]):
+            write(walk.phases.pid, truth)
+            walk.end(truth, missed=NONE if walk.live.log_sees_all else truth)
+
+
+@pytest.mark.every_way
+@pytest.mark.parametrize("kind", ["anon_private", "file_private"])
+def test_24_poked_into_read_only_memory(start: Start, kind: str) -> None:
+    """As a debugger sets breakpoints: the page becomes the process's own."""
+    walk = start(a=(kind, 2))
+    phases, area = walk.phases, walk.phases.areas["a"]
+    phases.write("a", "range:0", count=50)
+    phases.read("a", "all")
+    phases.mprotect("a", False)
+    wait_idle(phases.pid)
+    walk.live.end_round()
+    walk = Walk(phases, walk.live)
+    before = tables.contents(phases.pid, area)
+    wait_idle(phases.pid)
+    walk.live.end_round()
+    walk = Walk(phases, walk.live)
+    written = NONE
+    for write in (poke, write_memory_file):
+        truth = area.pages[5:100:6]
+        write(phases.pid, truth)
+        written = np.union1d(written, truth)
+        walk.end(truth, missed=NONE if walk.live.log_sees_all else truth)
+    after = tables.contents(phases.pid, area)
+    assert_same(tables.changed(area, before, after), written, "bytes that changed")

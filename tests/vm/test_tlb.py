@@ -1,0 +1,55 @@
+"""tests/host/test_tlb.py in emulated machines, with every kind of probe: flushes of a program that makes a known
+number of them, beside /proc/interrupts and the tracepoint.
+
+REDIRTY_TEST_KERNELS names other kernels than the usual one (5.10,6.1,6.12,7.2).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from tests.vm import machine
+from tests.vm.guest import KERNEL, PYTHON, REDIRTY, booted
+from tests.vm.test_probes import MAKE_EXT4
+
+KERNELS = os.environ.get("REDIRTY_TEST_KERNELS", KERNEL).split(",")
+PROBES = ("fentry", "kprobe", "tracepoint")
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+def ways(vm: machine.Vm) -> list[tuple[str, str]]:
+    """Every probe with the arming that `auto` takes here, and the other arming with one of them."""
+    done = vm.run([REDIRTY, "check", "--json"])
+    assert done.exit_code == 0, done.stderr.decode()
+    found = json.loads(done.stdout)
+    assert all(found["probes"][probe]["ok"] for probe in PROBES), found["probes"]
+    others = [arm for arm, answer in found["arming"].items() if answer["ok"]]
+    others.remove(found["auto"]["arm"])
+    return [
+        *((probe, found["auto"]["arm"]) for probe in PROBES),
+        *((PROBES[0], arm) for arm in others),
+    ]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_flushes_are_counted_as_the_kernel_counts_them(kernel: str) -> None:
+    with booted(kernel=kernel) as vm:
+        made = vm.run(["sh", "-c", MAKE_EXT4])  # reclaim takes no page of tmpfs without swap
+        assert made.exit_code == 0, made.stderr.decode()
+        said = {}
+        for probe, arm in ways(vm):
+            done = vm.run(
+                [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/host/test_tlb.py"],
+                env={
+                    **{"REDIRTY_TEST_PROBE": probe, "REDIRTY_TEST_ARM": arm},
+                    **{"REDIRTY_REQUIRE": "1", "TMPDIR": "/tmp/ext4"},
+                },
+                timeout_s=900,
+            )
+            if done.exit_code:
+                said[probe, arm] = done.stdout.decode()[-6000:]
+    assert not said, "\n".join(f"{kernel}, {way}:\n{text}" for way, text in said.items())

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Runs in the guest, as root, with the checkout in /vagrant: memory of every kind that the tests ask
+# for, then redirty as the README says. Safe to run again.
+set -eu
+
+# swap
+if ! [ -e /swapfile ]; then
+    fallocate -l 512M /swapfile
+    chmod 600 /swapfile
+    mkswap /swapfile >/dev/null
+    echo "/swapfile none swap sw 0 0" >>/etc/fstab
+fi
+swapon --all
+
+# huge pages of hugetlbfs, spread over the NUMA nodes
+echo "vm.nr_hugepages = 64" >/etc/sysctl.d/60-redirty.conf
+sysctl --quiet --load /etc/sysctl.d/60-redirty.conf
+
+# Large folios (multi-size THP) where a program asks for huge pages. Before Linux 6.8 there is no such
+# file, and nothing is written.
+cat >/etc/tmpfiles.d/redirty.conf <<'EOF'
+w /sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled - - - - madvise
+EOF
+systemd-tmpfiles --create /etc/tmpfiles.d/redirty.conf
+
+# redirty. Compiling all of pandas takes minutes in emulation; what is imported is compiled then.
+export PIP_NO_COMPILE=1
+if [ -n "${REDIRTY_OFFLINE:-}" ]; then
+    export PIP_NO_INDEX=1 PIP_FIND_LINKS=/var/cache/redirty/wheels
+fi
+cd /vagrant
+make setup
+make test-setup
