@@ -95,7 +95,6 @@ class Recorder:
             space.look()
         self.started_ns = self._round_ns = self.tracer.flip()
         candidates = self._arm()
-        self.tracer.wait_grace()
         drained = self.tracer.drain()
         self.tracer.opened()
         self.tracer.take_stats()
@@ -103,13 +102,19 @@ class Recorder:
             space.settle(drained.get(space.number, empty()), candidates[space.number])
 
     def _arm(self) -> dict[int, PageSet]:
+        """Arms, and waits for the grace period: by address space, what may have been written."""
         begun = time.monotonic()
+        skipped = self.tracer.skipped()
         candidates = {}
         for number, space in self.spaces.items():
             self.tracer.arming(space.slot)
             candidates[number] = empty() if space.gone else space.arm()
             self.tracer.armed(space.slot)
         self._arm_s = time.monotonic() - begun
+        self.tracer.wait_grace()
+        if self.tracer.skipped() != skipped:
+            for number, space in self.spaces.items():
+                candidates[number] = candidates[number] | space.doubt()
         return candidates
 
     def end_round(self) -> Round:
@@ -139,7 +144,6 @@ class Recorder:
         arm_s = self._arm_s
         flipped = self.tracer.flip()
         candidates = self._arm()
-        self.tracer.wait_grace()
         drained = self.tracer.drain()
         for number, pages in self.tracer.opened().items():
             if number in self.spaces:  # what was not there faults when it is written

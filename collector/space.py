@@ -8,6 +8,7 @@ import time
 from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import Armed, GoneError
 from redirty.collector.bitmap import PageSet, empty
+from redirty.collector.host import io_uring
 from redirty.collector.host.mappings import Mappings, MapsFile
 from redirty.collector.host.process import Process
 
@@ -62,7 +63,9 @@ class Space:
     def look_at_pinned(self) -> None:
         """Memory that is pinned can be written unseen: how much of it there is has to be told."""
         self._pinned_due = time.monotonic() + _PINNED_EVERY_S
-        self.pinned_kib = max(self.pinned_kib, pm.pinned_kib(self.pid))
+        # From 7.x on the kernel counts no buffers of io_uring, where its user may pin without limit.
+        kib = max(pm.pinned_kib(self.pid), io_uring.registered_kib(self.pid, self.mappings))
+        self.pinned_kib = max(self.pinned_kib, kib)
 
     def _look_at_presence(self) -> None:
         """Presence for the round to come: the pages there now, and what settle() adds."""
@@ -102,6 +105,16 @@ class Space:
             return empty()
         self.unarmed = max(self.unarmed, self.armed.unarmed)
         return found
+
+    def doubt(self) -> PageSet:
+        """More candidates, after an arm during which the log may lack a write."""
+        if self.armed is None or self.gone:
+            return empty()
+        try:
+            return self.armed.doubt(self.mappings)
+        except GoneError:
+            self.gone = True
+            return empty()
 
     def settle(self, log_pages: PageSet, candidates: PageSet) -> PageSet:
         """After the drain: pages that were written but not logged. Also brings the presence for

@@ -46,6 +46,13 @@ class Armed(Protocol):
         Errors: GoneError.
         """
 
+    def doubt(self, mappings: Mappings) -> PageSet:
+        """After an arm during which the log may lack a write: more candidates. None where reading
+        and protecting a page is one step; else every page that can have been written between.
+
+        Errors: GoneError.
+        """
+
     def present(self, mappings: Mappings, first: int, last: int) -> PageSet:
         """Pages present or swapped out, of page numbers first to last exclusive.
 

@@ -2,7 +2,8 @@
 the kernel sets bit 55 of a page's pagemap entry when it is written again.
 
 Reading and clearing are two steps. A write between them loses its bit, but not its fault: the page
-was protected, so the write-fault log has it, or was seen dirty by the reading already.
+was protected, so the write-fault log has it, or was seen dirty by the reading already. If the
+kernel passed over the log meanwhile, every page is taken for written (doubt).
 Source: Documentation/admin-guide/mm/soft-dirty.rst.
 """
 
@@ -113,6 +114,12 @@ class SoftDirtyArmed:
         self._now = now
         return dirty
 
+    def doubt(self, mappings: Mappings) -> PageSet:
+        """See Armed."""
+        dirty, written, here = self._read(mappings, doubted=True)
+        self._last_entries = (self._last_entries[0] | written, self._last_entries[1] | here)
+        return dirty
+
     def protect(self) -> None:
         """Clears all soft-dirty bits, and with them the right to write unseen."""
         try:
@@ -124,8 +131,11 @@ class SoftDirtyArmed:
                 f"cannot clear the soft-dirty bits of process {self.pid}: {why(e)}"
             ) from None
 
-    def _read(self, mappings: Mappings) -> tuple[PageSet, PageSet, PageSet]:
-        """(soft-dirty and mapped, those of them that can have been written, present or swapped)."""
+    def _read(
+        self, mappings: Mappings, *, doubted: bool = False
+    ) -> tuple[PageSet, PageSet, PageSet]:
+        """(soft-dirty and mapped, those of them that can have been written, present or swapped).
+        doubted: as if all were soft-dirty."""
         dirty: list[PageSet] = []
         written: list[PageSet] = []
         present: list[PageSet] = []
@@ -142,7 +152,8 @@ class SoftDirtyArmed:
                     break
                 here = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_SWAPPED)) != 0
                 soft = here & ((entries & pm.ENTRY_SOFT_DIRTY) != 0)
-                if mapping.start in huge and (not shared or mapping.perms[1] == "w"):
+                unprotected = mapping.start in huge and (not shared or mapping.perms[1] == "w")
+                if doubted or unprotected:
                     soft = here
                 # A mapping is soft-dirty as a whole until the first clearing after it was made,
                 # so pages only read since then carry the bit as well.

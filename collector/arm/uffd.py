@@ -265,6 +265,10 @@ class UffdArmed:
         found.append(self._protect_present(at, max(at, mappings.items[-1].end)))
         return pm.to_pages(*found)
 
+    def doubt(self, mappings: Mappings) -> PageSet:
+        """See Armed: one step."""
+        return empty()
+
     def _protect_present(self, start: int, end: int) -> pm.Regions:
         return self._scan(
             start,

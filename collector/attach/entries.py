@@ -44,6 +44,8 @@ _SHOOTDOWN = (
 # compiled with fentry as well: it refuses functions that take or return a structure by value, as
 # do_huge_pmd_wp_page does in 5.10 and pmdp_collapse_flush everywhere
 _KPROBE_WITH_FENTRY = ("huge", "huge_wp", "collapse", "opened")
+# In the name of a program: a run of it that is passed over is a write that is not in the log.
+_LOG = ("handle_mm_fault", "tp_fault_", "huge", "collapse", "change_protection")
 _LIFE = (
     (b"sched_process_fork", b"tp_fork"),
     (b"sched_process_exec", b"tp_exec"),
@@ -100,6 +102,11 @@ def attach(bpf: Any, probe: str) -> frozenset[str]:
     except Exception:
         pass  # x86 only: the tlb columns stay empty
     return frozenset(features)
+
+
+def log_programs(bpf: Any) -> list[int]:
+    """Descriptors of the loaded programs that put pages into the log."""
+    return [f.fd for name, f in bpf.funcs.items() if any(part in name.decode() for part in _LOG)]
 
 
 def _attach_fentry(

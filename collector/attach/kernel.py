@@ -19,11 +19,12 @@ import numpy.typing as npt
 _libc = ctypes.CDLL(None, use_errno=True)
 _NR = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
 
-PROG_LOAD, RAW_TRACEPOINT_OPEN = 5, 17
+PROG_LOAD, OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN = 5, 15, 17
 MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 1, 2, 3
 MAP_LOOKUP_BATCH, MAP_LOOKUP_AND_DELETE_BATCH = 24, 25
 TYPE_KPROBE, TYPE_RAW_TRACEPOINT, TYPE_TRACING = 2, 17, 26
 TRACE_FENTRY = 24
+_INFO_BYTES, _RECURSION_MISSES = 224, 208  # struct bpf_prog_info
 
 
 def bpf(command: int, attributes: bytes) -> int:
@@ -106,6 +107,16 @@ def open_kprobe(pmu_type: int, function: str) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def recursion_misses(program: int) -> int:
+    """How often the kernel passed a program over because one was running on that processor
+    already: never where BPF programs can't be preempted. 0 before Linux 5.12, which does not count
+    it (kprobes: before 6.7). Errors: OSError."""
+    info = ctypes.create_string_buffer(_INFO_BYTES)
+    bpf(OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", program, _INFO_BYTES, ctypes.addressof(info)))
+    (misses,) = struct.unpack_from("<Q", info, _RECURSION_MISSES)
+    return int(misses)
 
 
 def _element(fd: int, key: int, value: int, flags: int) -> bytes:

@@ -155,6 +155,8 @@ class Tracer:
                 np.empty(abi.RANGES, np.uint64),
             )
         self.ring = Ring(self._fd("events"), o.ring_bytes) if o.events else None
+        self._log_programs = entries.log_programs(self._bpf)
+        self._skipped = self.skipped()
         self._config["arm_pid"] = os.getpid()
         self._config["follow_fork"] = int(o.follow_fork)
         self._stats["ref_ns"] = time.monotonic_ns()
@@ -268,11 +270,20 @@ class Tracer:
         keys, words = self._logs[self.epoch].find(regions | base)
         return from_rows(keys & np.uint64((1 << abi.REGION_BITS) - 1), words)
 
+    def skipped(self) -> int:
+        """Since the start, runs of programs that log writes that the kernel left out, of any
+        process. Where it may preempt a BPF program (PREEMPT_LAZY, preempt=full), a fault on that
+        processor meanwhile is not logged. See kernel.recursion_misses for what it does not count."""
+        return sum(map(kernel.recursion_misses, self._log_programs))
+
     def take_stats(self) -> npt.NDArray[np.void]:
-        """(slots,) counters of the epoch before, then set to 0. Call after wait_grace."""
+        """(slots,) counters of the epoch before, then set to 0; in slot 0's `lost` the faults that
+        were skipped, too. Call after wait_grace."""
         old = self._stats[:, 1 - self.epoch]
         taken = old.copy()
         old[...] = np.zeros((), abi.STATS)
+        before, self._skipped = self._skipped, self.skipped()
+        taken["lost"][0] += self._skipped - before
         # a sum that the kernel side need not keep
         if self.probe == "tracepoint":
             kinds = taken["kinds"]
