@@ -103,7 +103,7 @@ def as_json(found: Features) -> dict[str, Any]:
 
 _MEANING = {
     "fentry": "function entry and exit: the cheapest, sees every write fault",
-    "kprobe": "kernel probes: sees every write fault",
+    "kprobe": "kernel probes: sees every write fault, and can't be preempted",
     "tracepoint": "page-fault tracepoints: sees the processor's faults only",
     "uffd": "userfaultfd, asynchronous write protection: read and cleared in one step",
     "soft-dirty": "soft-dirty bits (clear_refs)",

@@ -64,7 +64,7 @@ class Tracer:
         types = btf.load()
         self.options = options
         self.refused: dict[str, str] = {}
-        wanted = trial.PROBES if options.probe == "auto" else (options.probe,)
+        wanted = trial.preference() if options.probe == "auto" else (options.probe,)
         tries = {
             "fentry": lambda: trial.fentry(types),
             "kprobe": trial.kprobe,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 from pathlib import Path
 
 from redirty.collector import capabilities
@@ -17,8 +18,29 @@ from redirty.collector.errors import why
 KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 
-# preference: the cheapest and most exact first
+SCHED_PREEMPT = Path("/sys/kernel/debug/sched/preempt")
+
 PROBES = ("fentry", "kprobe", "tracepoint")
+
+
+def preference() -> tuple[str, ...]:
+    """PROBES, the best first. fentry is the cheapest. But where the kernel may preempt it, all
+    faults on that processor are passed over until it goes on (Tracer.skipped); a kprobe runs
+    without interruption."""
+    return ("kprobe", "fentry", "tracepoint") if preempts() else PROBES
+
+
+def preempts() -> bool:
+    """Whether this kernel preempts its own work, and so a program on function entry: preempt=full
+    and lazy (from Linux 7.0 on the least there is on x86), PREEMPT_RT. True when it can't be told."""
+    models = {word for word in platform.version().split() if word.startswith("PREEMPT")}
+    if models != {"PREEMPT_DYNAMIC"}:
+        return bool(models)
+    try:
+        text = SCHED_PREEMPT.read_text()
+    except OSError:  # debugfs is not mounted, or closed by lockdown
+        return True
+    return text[text.find("(") + 1 : text.find(")")] not in ("none", "voluntary")
 
 
 def lockdown_mode() -> str:
@@ -121,7 +143,8 @@ def fentry(btf: btf_module.Btf | None, function: str = "handle_mm_fault") -> str
 
 def try_all(btf: btf_module.Btf | None) -> dict[str, str | None]:
     """Every way of tracing, in order of preference, with its reason when not."""
-    return {"fentry": fentry(btf), "kprobe": kprobe(), "tracepoint": tracepoint()}
+    answers = {"fentry": fentry(btf), "kprobe": kprobe(), "tracepoint": tracepoint()}
+    return {probe: answers[probe] for probe in preference()}
 
 
 def bcc() -> str | None:

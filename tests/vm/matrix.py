@@ -86,10 +86,12 @@ def refusals(check: dict[str, Any]) -> dict[str, str]:
     return {name: answers[name]["reason"] for name in wanted if not answers[name]["ok"]}
 
 
-def run_kernel(name: str, marked: bool = False, keep: Path | None = None) -> KernelRun:
+def run_kernel(
+    name: str, marked: bool = False, keep: Path | None = None, part: slice = slice(None)
+) -> KernelRun:
     """Boots one kernel and runs the traps in it. Never raises what the machine does: that is in
     `trouble`. marked: only the tests that every way is tried on. keep: a directory for what each
-    way of it wrote."""
+    way of it wrote. part: of all ways."""
     found = KernelRun(name)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="redirty-traps-") as scratch:
@@ -98,7 +100,7 @@ def run_kernel(name: str, marked: bool = False, keep: Path | None = None) -> Ker
         try:
             with booted(kernel=name, memory_mib=2560, qemu_args=NUMA, shares=[share]) as vm:
                 found.release, found.boot_s = vm.kernel.release, vm.boot_s
-                _run_in(vm, share, found, marked)
+                _run_in(vm, share, found, marked, part)
         except (machine.VmError, pytest.fail.Exception) as error:
             found.trouble.append(str(error))
         for path in sorted(share.glob("*.json")):
@@ -112,7 +114,7 @@ def run_kernel(name: str, marked: bool = False, keep: Path | None = None) -> Ker
     return found
 
 
-def _run_in(vm: machine.Vm, share: Path, found: KernelRun, marked: bool) -> None:
+def _run_in(vm: machine.Vm, share: Path, found: KernelRun, marked: bool, part: slice) -> None:
     done = vm.run(["sh", "-c", PREPARE])
     if done.exit_code:
         found.trouble.append(f"cannot prepare the machine: {done.stderr.decode()}")
@@ -123,7 +125,7 @@ def _run_in(vm: machine.Vm, share: Path, found: KernelRun, marked: bool) -> None
         return
     check = json.loads(done.stdout)
     found.refused = refusals(check)
-    wanted = ways(check, marked)
+    wanted = ways(check, marked)[part]
     script = str(Path(__file__).with_name("guest_traps.py"))
     done = vm.run(
         [PYTHON, script, str(share), *wanted],
