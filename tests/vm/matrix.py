@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,8 @@ mkdir /tmp/ext4
 mount -o loop /tmp/ext4.image /tmp/ext4
 mkdir -m 1777 /tmp/ext4/tmp
 """
+
+Choice = Callable[[list[str]], list[str]]
 
 
 @dataclass
@@ -87,11 +89,11 @@ def refusals(check: dict[str, Any]) -> dict[str, str]:
 
 
 def run_kernel(
-    name: str, marked: bool = False, keep: Path | None = None, part: slice = slice(None)
+    name: str, marked: bool = False, keep: Path | None = None, chosen: Choice = list
 ) -> KernelRun:
     """Boots one kernel and runs the traps in it. Never raises what the machine does: that is in
     `trouble`. marked: only the tests that every way is tried on. keep: a directory for what each
-    way of it wrote. part: of all ways."""
+    way of it wrote. chosen: some of its ways."""
     found = KernelRun(name)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="redirty-traps-") as scratch:
@@ -100,7 +102,7 @@ def run_kernel(
         try:
             with booted(kernel=name, memory_mib=2560, qemu_args=NUMA, shares=[share]) as vm:
                 found.release, found.boot_s = vm.kernel.release, vm.boot_s
-                _run_in(vm, share, found, marked, part)
+                _run_in(vm, share, found, marked, chosen)
         except (machine.VmError, pytest.fail.Exception) as error:
             found.trouble.append(str(error))
         for path in sorted(share.glob("*.json")):
@@ -114,7 +116,7 @@ def run_kernel(
     return found
 
 
-def _run_in(vm: machine.Vm, share: Path, found: KernelRun, marked: bool, part: slice) -> None:
+def _run_in(vm: machine.Vm, share: Path, found: KernelRun, marked: bool, chosen: Choice) -> None:
     done = vm.run(["sh", "-c", PREPARE])
     if done.exit_code:
         found.trouble.append(f"cannot prepare the machine: {done.stderr.decode()}")
@@ -125,7 +127,7 @@ def _run_in(vm: machine.Vm, share: Path, found: KernelRun, marked: bool, part: s
         return
     check = json.loads(done.stdout)
     found.refused = refusals(check)
-    wanted = ways(check, marked)[part]
+    wanted = chosen(ways(check, marked))
     script = str(Path(__file__).with_name("guest_traps.py"))
     done = vm.run(
         [PYTHON, script, str(share), *wanted],
