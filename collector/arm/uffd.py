@@ -13,37 +13,24 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import ArmError, GoneError
+from redirty.collector.arm.registration import Registration
 from redirty.collector.bitmap import (
     PAGE_SHIFT,
     REGION_SHIFT,
     PageSet,
-    count_in,
     empty,
-    from_ranges,
     full_runs,
     spans,
 )
 from redirty.collector.errors import why
-from redirty.collector.host.mappings import Mapping, Mappings
+from redirty.collector.host.mappings import Mappings
 
-_API, _REGISTER, _WRITE_PROTECT = 0xC018AA3F, 0xC020AA00, 0xC018AA06
-_API_VERSION = 0xAA
+_API, _API_VERSION = 0xC018AA3F, 0xAA
 _FEATURE_WP_UNPOPULATED, _FEATURE_WP_ASYNC = 1 << 13, 1 << 15
-_MODE_WP = 2
-
-# A page of a shared mapping that was only read looks written unless it was protected before it
-# was there, which takes page tables for the whole mapping: 0.2 % of its size. Up to these many
-# bytes that is worth it; pages first read in larger ones count as new.
-_PREPARE_EACH, _PREPARE_ALL = 256 << 20, 1 << 30
-
-# A mapping that is refused is tried again at each of so many arms, then with longer and longer pauses.
-_SURE_TRIES, _LONGEST_PAUSE, _NEVER = 4, 64, 1 << 62
 
 # Runs of full regions (2 MiB each) worth a system call of their own, and how many of them.
 _LEAST_RUN, _MOST_RUNS = 16, 256
@@ -68,13 +55,6 @@ def initialise(descriptor: int) -> None:
         raise ArmError(f"userfaultfd: {why(e)}", e.errno or 0) from None
 
 
-def adjacent(mappings: Sequence[Mapping]) -> list[Sequence[Mapping]]:
-    """Mappings, ascending, in runs without a gap between them."""
-    cuts = [i for i, (a, b) in enumerate(pairwise(mappings), 1) if a.end != b.start]
-    bounds = [0, *cuts, len(mappings)] if mappings else []
-    return [mappings[a:b] for a, b in pairwise(bounds)]
-
-
 class UffdArmed:
     """An address space armed through its userfaultfd. Takes the descriptor over."""
 
@@ -83,14 +63,7 @@ class UffdArmed:
         self.stopped_s = stopped_s
         self.unarmed = 0
         self._fd = descriptor
-        self._known: Mappings | None = None
-        self._registered: frozenset[Mapping] = frozenset()
-        self._arms = 0
-        self._refused: dict[Mapping, tuple[int, int]] = {}  # how often, and from which arm on again
-        self._unchanged: frozenset[Mapping] = frozenset()  # since the arm before
-        self._prepared: set[Mapping] = set()
-        self._room = _PREPARE_ALL
-        self._found = empty()  # written before the mapping was under the descriptor
+        self._registration = Registration(pid, descriptor, self._scan)
         try:
             initialise(descriptor)
             self._pagemap = pm.Pagemap(pid)
@@ -100,116 +73,6 @@ class UffdArmed:
         except OSError:
             os.close(descriptor)
             raise GoneError from None
-
-    # ---- registration ----
-
-    def _register(self, mappings: Mappings) -> None:
-        """Puts what is new in the list of mappings under the descriptor."""
-        self._arms += 1
-        # Mapped anew at the same place with the same name: the list looks the same.
-        hits = np.flatnonzero(count_in(self._strays(mappings), mappings.starts, mappings.ends))
-        if mappings is self._known and not len(hits):
-            return
-        anew = {mappings.items[i] for i in hits.tolist()}
-        new = [m for m in mappings.items if m not in self._registered or m in anew]
-        # What was split, grown or unmapped since gives back its share.
-        self._prepared.intersection_update(mappings.items)
-        self._prepared.difference_update(new)
-        self._room = _PREPARE_ALL - sum(m.end - m.start for m in self._prepared)
-        due = [m for m in new if self._refused.get(m, (0, 0))[1] <= self._arms]
-        for run in adjacent(due):
-            self._register_run(run)
-        self._prepare([m for m in due if m.perms[3] == "s" and m not in self._refused])
-        self._known = mappings
-        self._registered = frozenset(mappings.items)
-        self._refused = {m: r for m, r in self._refused.items() if m in self._registered}
-        self.unarmed = sum(m.perms[1] == "w" for m in self._refused)
-
-    def _strays(self, mappings: Mappings) -> PageSet:
-        """Pages present in mappings that are not under the descriptor. The kernel passes over
-        those that are, so this costs no walk over their pages."""
-        regions = self._scan(
-            *(0, mappings.items[-1].end),
-            mask=pm.WPALLOWED,
-            inverted=pm.WPALLOWED,
-            anyof=pm.PRESENT | pm.SWAPPED,
-            returned=pm.PRESENT,
-        )
-        # What was refused for being gone for a moment comes back as it was, in a list that looks
-        # the same: its pages are strays as soon as it is to be tried again.
-        refused = sorted((m.start, m.end) for m, r in self._refused.items() if r[1] > self._arms)
-        pages = pm.to_pages(regions)
-        if refused and len(pages.keys):
-            bounds = np.array(refused, np.uint64) >> np.uint64(PAGE_SHIFT)
-            pages = pages - from_ranges(bounds[:, 0], bounds[:, 1])
-        return pages
-
-    def _register_run(self, run: Sequence[Mapping]) -> None:
-        """Mappings with nothing between them, by one call: a process may have 65,530 of them. The
-        kernel takes all or none, so a run that it refuses is tried in halves."""
-        mapping, last = run[0], run[-1]
-        length = last.end - mapping.start
-        try:
-            fcntl.ioctl(
-                self._fd, _REGISTER, struct.pack("QQQQ", mapping.start, length, _MODE_WP, 0)
-            )
-        except OSError as e:
-            if len(run) > 1 and e.errno != errno.ESRCH:
-                self._register_run(run[: len(run) // 2])
-                self._register_run(run[len(run) // 2 :])
-                return
-            if e.errno == errno.EBUSY and self._known is None:
-                raise ArmError(
-                    f"cannot arm process {self.pid} with userfaultfd: its mapping at "
-                    f"{mapping.start:#x} is under another userfaultfd (its own, or another "
-                    "tracer's); end that, or use --arm soft-dirty on a kernel that has it",
-                    errno.EBUSY,
-                ) from None
-            if e.errno == errno.ESRCH or (e.errno == errno.ENOMEM and self._memory_gone()):
-                raise GoneError from None
-            self._refuse(mapping, e.errno)
-            return
-        if self._refused:
-            for mapping in run:
-                self._refused.pop(mapping, None)
-
-    def _refuse(self, mapping: Mapping, code: int | None) -> None:
-        """Gone meanwhile, or another's for now: tried again as soon as a page is there, less and less
-        often, for it may be a kind that is never taken (MAP_DROPPABLE)."""
-        tries = self._refused.get(mapping, (0, 0))[0] + 1
-        pause = 1 if tries <= _SURE_TRIES else min(1 << (tries - _SURE_TRIES), _LONGEST_PAUSE)
-        again = self._arms + pause
-        # A shared mapping of a file opened for reading only is refused, and not written, for good.
-        # (For others it means that something else lies there for the moment.)
-        if code == errno.EPERM and mapping.perms[3] == "s" and mapping.perms[1] != "w":
-            again = _NEVER
-        self._refused[mapping] = (tries, again)
-
-    def _prepare(self, shared: Sequence[Mapping]) -> None:
-        """Protects shared mappings, ascending, wherever no page is yet, as far as there is room."""
-        chosen = []
-        for mapping in shared:
-            length = mapping.end - mapping.start
-            if length <= min(_PREPARE_EACH, self._room):
-                chosen.append(mapping)
-                self._room -= length
-        self._prepared.update(chosen)
-        # By a scan, which tells in the same step what was written until now: a mapping may have
-        # been made, moved or changed, and written, in the round that ends here.
-        found = [self._protect_all(run[0].start, run[-1].end) for run in adjacent(chosen)]
-        if found:
-            self._found = self._found | pm.to_pages(*found)
-
-    def _memory_gone(self) -> bool:
-        """Whether the descriptor's memory is gone, by an exec before the rest was opened, say: to
-        put something under it is then ENOMEM, to protect something ESRCH."""
-        try:
-            fcntl.ioctl(self._fd, _WRITE_PROTECT, struct.pack("QQQ", 0, 1 << PAGE_SHIFT, 0))
-        except OSError as e:
-            return e.errno == errno.ESRCH
-        return False
-
-    # ---- the round ----
 
     def _scan(
         self,
@@ -239,11 +102,8 @@ class UffdArmed:
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
         """See Armed."""
-        before = self._registered
-        self._register(mappings)
-        same = before is self._registered
-        self._unchanged = before if same else before & self._registered
-        found, self._found = self._found, empty()
+        found = self._registration.update(mappings)
+        self.unarmed = self._registration.unarmed
         return found | self.scan_and_protect(mappings, present)
 
     def scan_and_protect(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
@@ -313,7 +173,7 @@ class UffdArmed:
         # write would have made it anonymous.
         unwritten = zero | (cache & mappings.pages_of(private_file=True))
         # What was read-only and stayed so; what was made read-only was maybe written before.
-        unwritten = unwritten | mappings.pages_of(read_only_shared=self._unchanged)
+        unwritten = unwritten | mappings.pages_of(read_only_shared=self._registration.unchanged)
         return present - unwritten, present
 
     def present(self, mappings: Mappings, first: int, last: int) -> PageSet:
