@@ -1,55 +1,26 @@
 """The BPF side as one object: load, attach, targets, epochs, drained bitmaps, counters, detach.
 
-The only module, with symbols.py, that imports bcc. Everything attached hangs on descriptors
+Everything attached hangs on descriptors
 of this process: when it dies, however it dies, the kernel takes all of it away.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import logging
 import mmap
 import os
-import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import redirty.bpfprogs as programs
-from redirty.collector.attach import abi, btf, entries, kernel, logs, trial
+from redirty.collector.attach import abi, entries, kernel, logs
+from redirty.collector.attach.loading import Options, load
 from redirty.collector.attach.ring import Ring
 from redirty.collector.attach.symbols import Symbols
 from redirty.collector.bitmap import PAGE_SHIFT, PageSet, empty, from_ranges, from_rows
 from redirty.collector.errors import RedirtyError, why
 
 _OUR_CHANGES = 1 << 62  # the kernel side counts its own from 1
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to load.
-
-    probe: auto or one of trial.PROBES. regions: room for 2 MiB regions in each epoch's map.
-    slots: targets with counters of their own. ring_bytes, stack_entries: powers of two.
-    """
-
-    probe: str = "auto"
-    regions: int = 65536
-    slots: int = 64
-    targets: int = 16384
-    events: bool = False
-    stacks: bool = False
-    ring_bytes: int = 64 << 20
-    stack_entries: int = 16384
-    follow_fork: bool = False
-    force_byte_maps: bool = False
 
 
 class Tracer:
@@ -61,70 +32,14 @@ class Tracer:
     """
 
     def __init__(self, options: Options) -> None:
-        types = btf.load()
+        loaded = load(options)
         self.options = options
-        self.refused: dict[str, str] = {}
-        wanted = trial.preference() if options.probe == "auto" else (options.probe,)
-        tries = {
-            "fentry": lambda: trial.fentry(types),
-            "kprobe": trial.kprobe,
-            "tracepoint": trial.tracepoint,
-        }
-        flags = btf.offset_flags(types)
-        for probe in wanted:
-            reason = tries[probe]()
-            if reason is None:
-                reason = self._load(probe, flags)
-            if reason is None:
-                self.probe = probe
-                break
-            self.refused[probe] = reason
-            log.info("probe %s: %s", probe, reason)
-        else:
-            reasons = "; ".join(f"{p}: {r}" for p, r in self.refused.items())
-            raise RedirtyError(f"cannot trace on this kernel: {reasons} (see: redirty check)")
+        self.probe = loaded.probe
+        self.refused = loaded.refused
+        self.attached = loaded.attached
+        self.byte_maps = loaded.byte_maps
+        self._bpf = loaded.bpf
         self._open_maps()
-
-    def _load(self, probe: str, offset_flags: list[str]) -> str | None:
-        """Compiles and attaches one kind of entry; None, or why it went wrong."""
-        o = self.options
-        flags = [
-            *(f"-I{programs.DIRECTORY}", "-Wno-unused-function", f"-DRD_ENTRY_{probe.upper()}"),
-            *(f"-DRD_REGIONS={o.regions}", f"-DRD_SLOTS={o.slots}", f"-DRD_TARGETS={o.targets}"),
-            f"-DRD_ROWS_BITS={logs.rows_bits(o.regions)}",
-            *offset_flags,
-        ]
-        if o.events:
-            flags += ["-DRD_EVENTS", f"-DRD_RING_PAGES={o.ring_bytes // mmap.PAGESIZE}"]
-        if o.stacks:
-            flags += ["-DRD_STACKS", f"-DRD_STACK_ENTRIES={o.stack_entries}"]
-        os.environ["BCC_KERNEL_SOURCE"] = str(programs.KHEADERS)
-        try:
-            from bcc import BPF
-        except ImportError:
-            raise RedirtyError(
-                "BCC is missing: install Debian's package python3-bpfcc, and run redirty with the "
-                "system's python3 (the venv of 'make setup' does)"
-            ) from None
-        # BCC attaches what its naming rules match as soon as it compiles; entries.py decides here.
-        BPF._trace_autoload = lambda self: None
-        first: str | None = None
-        for extra in [["-DRD_NO_ATOMIC_OR"]] if o.force_byte_maps else [[], ["-DRD_NO_ATOMIC_OR"]]:
-            with _captured_stderr() as said:
-                try:
-                    text = programs.source().encode()
-                    self._bpf: Any = BPF(text=text, cflags=[*flags, *extra])
-                    self.attached = entries.attach(self._bpf, probe)
-                except Exception as e:
-                    reason = str(e).strip()
-                else:
-                    self.byte_maps = bool(extra)
-                    return None
-            log.debug("BCC said: %s", said.text)
-            first = first or f"{reason} ({_last_line(said.text)})"
-            with contextlib.suppress(AttributeError):
-                self._bpf.cleanup()
-        return first
 
     def _open_maps(self) -> None:
         o = self.options
@@ -322,29 +237,3 @@ class Tracer:
         self._config_map.close()
         self._stats_map.close()
         self._bpf.cleanup()
-
-
-class _Said:
-    text = ""
-
-
-@contextlib.contextmanager
-def _captured_stderr() -> Iterator[_Said]:
-    """BCC and LLVM write to descriptor 2 when they fail: keep that for -v, spare the user."""
-    said = _Said()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield said
-        finally:
-            ctypes.CDLL(None).fflush(None)
-            os.dup2(saved, 2)
-            os.close(saved)
-            file.seek(0)
-            said.text = file.read().decode(errors="replace")
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "BCC gave no reason"

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from redirty.collector.arm.injection import Injector
-from redirty.collector.attach.tracer import Options, Tracer
+from redirty.collector.attach.loading import Options
+from redirty.collector.attach.tracer import Tracer
 from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.host.targets import Pids
 from redirty.collector.memory import give_back_freed_memory, keep_freed_memory

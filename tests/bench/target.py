@@ -13,7 +13,8 @@ from redirty.collector.arm.choose import open_armed
 from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.attach import entries, kernel
-from redirty.collector.attach.tracer import Options, Tracer
+from redirty.collector.attach.loading import Options
+from redirty.collector.attach.tracer import Tracer
 from redirty.collector.host.mappings import Mappings, MapsFile
 
 from tests.workloads.driver import Sweep

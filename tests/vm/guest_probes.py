@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 from redirty.collector.arm.injection import Injector
-from redirty.collector.attach.tracer import Options, Tracer
+from redirty.collector.attach.loading import Options
+from redirty.collector.attach.tracer import Tracer
 from redirty.collector.bitmap import PageSet, page_numbers
 from redirty.collector.host.targets import Pids
 from redirty.collector.rounds import Recorder, SpaceRound

@@ -1,0 +1,148 @@
+"""Compiling, loading and attaching the BPF programs: the best kind of entry that this kernel takes.
+
+The only module, with symbols.py, that imports bcc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import redirty.bpfprogs as programs
+from redirty.collector.attach import btf, entries, logs, trial
+from redirty.collector.errors import RedirtyError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to load.
+
+    probe: auto or one of trial.PROBES. regions: room for 2 MiB regions in each epoch's map.
+    slots: targets with counters of their own. ring_bytes, stack_entries: powers of two.
+    """
+
+    probe: str = "auto"
+    regions: int = 65536
+    slots: int = 64
+    targets: int = 16384
+    events: bool = False
+    stacks: bool = False
+    ring_bytes: int = 64 << 20
+    stack_entries: int = 16384
+    follow_fork: bool = False
+    force_byte_maps: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What runs in the kernel now, until bpf is cleaned up or this process ends.
+
+    probe: one of trial.PROBES. attached: features (entries.py). byte_maps: see Tracer. refused: the
+    probes that were tried before, with the reason.
+    """
+
+    bpf: Any
+    probe: str
+    attached: frozenset[str]
+    byte_maps: bool
+    refused: dict[str, str]
+
+
+def load(options: Options) -> Loaded:
+    """Loads and attaches with the probe asked for, or with auto the best that works.
+
+    Errors: RedirtyError with every reason.
+    """
+    types = btf.load()
+    refused: dict[str, str] = {}
+    tries = {
+        "fentry": lambda: trial.fentry(types),
+        "kprobe": trial.kprobe,
+        "tracepoint": trial.tracepoint,
+    }
+    flags = btf.offset_flags(types)
+    for probe in trial.preference() if options.probe == "auto" else (options.probe,):
+        found = tries[probe]() or _compile(options, probe, flags)
+        if not isinstance(found, str):
+            bpf, attached, byte_maps = found
+            return Loaded(bpf, probe, attached, byte_maps, refused)
+        refused[probe] = found
+        log.info("probe %s: %s", probe, found)
+    reasons = "; ".join(f"{p}: {r}" for p, r in refused.items())
+    raise RedirtyError(f"cannot trace on this kernel: {reasons} (see: redirty check)")
+
+
+def _compile(
+    o: Options, probe: str, offset_flags: list[str]
+) -> tuple[Any, frozenset[str], bool] | str:
+    """(bpf, features, byte_maps) with one kind of entry, or why it went wrong."""
+    flags = [
+        *(f"-I{programs.DIRECTORY}", "-Wno-unused-function", f"-DRD_ENTRY_{probe.upper()}"),
+        *(f"-DRD_REGIONS={o.regions}", f"-DRD_SLOTS={o.slots}", f"-DRD_TARGETS={o.targets}"),
+        f"-DRD_ROWS_BITS={logs.rows_bits(o.regions)}",
+        *offset_flags,
+    ]
+    if o.events:
+        flags += ["-DRD_EVENTS", f"-DRD_RING_PAGES={o.ring_bytes // mmap.PAGESIZE}"]
+    if o.stacks:
+        flags += ["-DRD_STACKS", f"-DRD_STACK_ENTRIES={o.stack_entries}"]
+    os.environ["BCC_KERNEL_SOURCE"] = str(programs.KHEADERS)
+    try:
+        from bcc import BPF
+    except ImportError:
+        raise RedirtyError(
+            "BCC is missing: install Debian's package python3-bpfcc, and run redirty with the "
+            "system's python3 (the venv of 'make setup' does)"
+        ) from None
+    # BCC attaches what its naming rules match as soon as it compiles; entries.py decides here.
+    BPF._trace_autoload = lambda self: None
+    first: str | None = None
+    for extra in [["-DRD_NO_ATOMIC_OR"]] if o.force_byte_maps else [[], ["-DRD_NO_ATOMIC_OR"]]:
+        bpf: Any = None
+        with _captured_stderr() as said:
+            try:
+                bpf = BPF(text=programs.source().encode(), cflags=[*flags, *extra])
+                return bpf, entries.attach(bpf, probe), bool(extra)
+            except Exception as e:
+                reason = str(e).strip()
+        log.debug("BCC said: %s", said.text)
+        first = first or f"{reason} ({_last_line(said.text)})"
+        if bpf is not None:
+            bpf.cleanup()
+    assert first is not None
+    return first
+
+
+class _Said:
+    text = ""
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[_Said]:
+    """BCC and LLVM write to descriptor 2 when they fail: keep that for -v, spare the user."""
+    said = _Said()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield said
+        finally:
+            ctypes.CDLL(None).fflush(None)
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            said.text = file.read().decode(errors="replace")
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "BCC gave no reason"
