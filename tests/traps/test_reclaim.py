@@ -127,9 +127,9 @@ def test_22_merged_pages(start: Start, merging: None) -> None:
     wait_idle(phases.pid)
     walk.live.end_round()
     before = tables.contents(phases.pid, area)
-    phases.advise("a", "mergeable")
     apart = len(np.unique(tables.frames(phases.pid, area)))
     assert apart == 512
+    phases.advise("a", "mergeable")
     wait_until(lambda: len(np.unique(tables.frames(phases.pid, area))) < 8, "KSM merges pages")
     wait_idle(phases.pid)
     state = kernel_state(phases.pid, area)
