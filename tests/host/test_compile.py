@@ -22,4 +22,4 @@ def test_with_all_that_can_be_asked_for(
     assert not isinstance(found, str), found
     bpf, features, as_bytes = found
     bpf.cleanup()
-    assert (features, as_bytes) == ({probe}, byte_maps)
+    assert (features, as_bytes) == (frozenset((probe,)), byte_maps)
