@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.tiers import require
@@ -19,10 +19,12 @@ CEILING = Path("/sys/kernel/debug/x86/tlb_single_page_flush_ceiling")
 REMOTE_SHOOTDOWN, LOCAL_SHOOTDOWN, LOCAL_MM_SHOOTDOWN, REMOTE_SEND_IPI, REMOTE_WRONG_CPU = range(
     1, 6
 )
-_LINE = re.compile(
+_EVENT = re.compile(
     r"^.*-(?P<tid>\d+)\s+\[(?P<cpu>\d+)\].* tlb_flush: pages:\s?(?P<pages>-?\d+) "
     r"reason:.*\((?P<reason>\d+)\)$"
 )
+_STACK = re.compile(r"^.*-(?P<tid>\d+)\s+\[(?P<cpu>\d+)\].*: <stack trace>$")
+_FAULT = " => handle_mm_fault"
 
 
 def interrupts() -> list[int]:
@@ -42,41 +44,51 @@ def ceiling() -> int:
 
 @dataclass(frozen=True)
 class Flush:
-    """One event. tid: who ran there; pages: -1 for everything."""
+    """One event. tid: who ran there; pages: -1 for everything. fault: a page fault asked for it."""
 
     tid: int
     cpu: int
     pages: int
     reason: int
+    fault: bool = False
 
 
 def parse(text: str) -> list[Flush]:
-    """The events of a tracefs `trace` file.
+    """The events of a tracefs `trace` file, with the stack that may follow each.
 
     Errors: ValueError when the kernel had to overwrite some.
     """
     kept = re.search(r"entries-in-buffer/entries-written: (\d+)/(\d+)", text)
     if not kept or kept[1] != kept[2]:
         raise ValueError(f"not all that happened is in the trace: {kept and kept[0]}")
-    lines = [line for line in text.splitlines() if "tlb_flush:" in line]
-    found = []
-    for line in lines:
-        match = _LINE.match(line.rstrip())
-        if not match:
+    found: list[Flush] = []
+    last: dict[tuple[int, int], int] = {}  # by thread and processor: the events of two may mix
+    at = None
+    for line in map(str.rstrip, text.splitlines()):
+        if match := _EVENT.match(line):
+            tid, cpu, pages, reason = (int(match[n]) for n in ("tid", "cpu", "pages", "reason"))
+            last[tid, cpu] = len(found)
+            found.append(Flush(tid, cpu, pages, reason))
+        elif match := _STACK.match(line):
+            at = last[int(match["tid"]), int(match["cpu"])]
+        elif line == _FAULT and at is not None:
+            found[at] = replace(found[at], fault=True)
+        elif "tlb_flush:" in line:
             raise ValueError(f"not as tracefs writes it: {line!r}")
-        found.append(Flush(*(int(match[name]) for name in ("tid", "cpu", "pages", "reason"))))
     return found
 
 
 @contextlib.contextmanager
 def traced() -> Iterator[Callable[[], list[Flush]]]:
-    """Every flush of the machine, from now on; what it gives reads what happened so far."""
+    """Every flush of the machine, from now on, and whether it is a fault's; what it gives reads what
+    happened so far."""
     require(
         (TRACEFS / "events/tlb/tlb_flush").is_dir(), "needs tracefs with the tracepoint tlb_flush"
     )
     instance = TRACEFS / "instances" / f"redirty-test-{os.getpid()}"
     instance.mkdir()
     try:
+        (instance / "options/stacktrace").write_text("1")
         event = instance / "events/tlb/tlb_flush/enable"
         event.write_text("1")
         try:

@@ -119,3 +119,22 @@ def test_tracefs_is_read_whole() -> None:
         shootdowns.parse(TRACE.replace("3/3", "3/9"))
     with pytest.raises(ValueError, match="not as tracefs"):
         shootdowns.parse(TRACE.replace("(3)", ""))
+
+
+# Of two processors, so that an event of one stands between another's event and its stack.
+STACKS = """# entries-in-buffer/entries-written: 5/5   #P:2
+         flusher-134     [001] d...   105.292747: tlb_flush: pages:1 reason:local mm shootdown (3)
+         flusher-133     [000] d...   105.292800: tlb_flush: pages:4 reason:local mm shootdown (3)
+         flusher-134     [001] d...   105.292935: <stack trace>
+ => flush_tlb_mm_range
+ => handle_mm_fault
+         flusher-133     [000] d...   105.292940: <stack trace>
+ => flush_tlb_mm_range
+ => __x64_sys_munmap
+         flusher-133     [000] d...   105.292950: tlb_flush: pages:4 reason:remote ipi send (4)
+"""
+
+
+def test_tracefs_tells_flushes_by_faults() -> None:
+    found = shootdowns.parse(STACKS)
+    assert [(f.tid, f.fault) for f in found] == [(134, True), (133, False), (133, False)]
