@@ -15,6 +15,7 @@ from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.attach import entries, kernel
 from redirty.collector.attach.loading import Options
 from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bitmap import PAGE_SHIFT
 from redirty.collector.host.mappings import Mappings, MapsFile
 
 from tests.workloads.driver import Sweep
@@ -137,12 +138,23 @@ class Target:
         armed = open_armed("uffd", sweep.pid, injector)
         assert isinstance(armed, UffdArmed)
         self.armed = armed
-        maps = MapsFile(sweep.pid)
-        mappings = maps.read()
-        maps.close()
+        self._maps = MapsFile(sweep.pid)
+        self.mappings = self.look(0)
+        self.armed.arm(self.mappings)
+
+    def look(self, pages: int) -> Mappings:
+        """What a round does just before it arms: reads the list of mappings, and what is present of
+        so many pages from the first of the sweep's on."""
+        mappings = self._maps.read()
         assert mappings is not None, "the target has just answered"
-        self.mappings: Mappings = mappings
-        self.armed.arm(mappings)
+        first = self.sweep.area.start >> PAGE_SHIFT
+        self.armed.present(mappings, first, first + pages)
+        return mappings
+
+    def close(self) -> None:
+        """Disarms."""
+        self.armed.close()
+        self._maps.close()
 
     def first_writes(self) -> float:
         """Arms, then has every page written: ns a page, of processor time."""
@@ -166,6 +178,6 @@ def armed_sweep(mib: int, cpu: int, kind: str = "anon", threads: int = 1) -> Ite
             try:
                 yield target
             finally:
-                target.armed.close()
+                target.close()
     finally:
         injector.close()
