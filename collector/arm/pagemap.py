@@ -12,6 +12,7 @@ import struct
 
 import numpy as np
 import numpy.typing as npt
+from redirty.collector.arm.base import ArmError, GoneError
 from redirty.collector.bitmap import (
     FEW_RANGES,
     PAGE_SHIFT,
@@ -21,6 +22,7 @@ from redirty.collector.bitmap import (
     from_pages,
     from_ranges,
 )
+from redirty.collector.errors import why
 
 WPALLOWED, WRITTEN, FILE, PRESENT, SWAPPED, PFNZERO, HUGE, SOFT_DIRTY = (1 << i for i in range(8))
 WP_MATCHING, CHECK_WPASYNC = 1, 2
@@ -39,6 +41,7 @@ class Pagemap:
     """An open /proc/PID/pagemap: bound to the memory the process had when it was opened."""
 
     def __init__(self, pid: int, regions: int = 65536) -> None:
+        self.pid = pid
         self.fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         self._regions = np.empty(regions, REGION)
         self._answer = self._regions.ctypes.data, regions
@@ -59,8 +62,8 @@ class Pagemap:
         and one of anyof (those of inverted taken as their opposite), with flags WP_MATCHING
         write-protecting them in the same step.
 
-        Errors: OSError (ENOTTY: the kernel is older than 6.7; EFAULT: end is above all that
-        this processor can map).
+        Errors: GoneError; ArmError (code ENOTTY: the kernel is older than 6.7; EFAULT: end is above
+        all that this processor can map).
         """
         # plain struct and bytearray: an arm of a small process is mostly what Python adds to it
         argument, size = self._argument, _ARGUMENT.size
@@ -75,6 +78,11 @@ class Pagemap:
                 count = fcntl.ioctl(self.fd, _SCAN, argument, True)
             except InterruptedError:
                 continue
+            except OSError as e:
+                if e.errno in (errno.ESRCH, errno.EIO):
+                    raise GoneError from None
+                what = f"cannot scan the page tables of process {self.pid}: {why(e)}"
+                raise ArmError(what, e.errno or 0) from None
             if count:
                 found.append(self._regions[:count].copy())
             at = _WALK_END.unpack_from(argument, _WALK_END_AT)[0]
@@ -99,8 +107,8 @@ def scan_supported() -> bool:
     pagemap = Pagemap(os.getpid(), regions=1)
     try:
         pagemap.scan(0, 1 << PAGE_SHIFT, mask=PRESENT, returned=PRESENT)
-    except OSError as e:
-        if e.errno in (errno.ENOTTY, errno.EINVAL):
+    except ArmError as e:
+        if e.code in (errno.ENOTTY, errno.EINVAL):
             return False
         raise
     finally:

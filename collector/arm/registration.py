@@ -11,7 +11,6 @@ import fcntl
 import struct
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 from redirty.collector.arm import pagemap as pm
@@ -38,32 +37,16 @@ def adjacent(mappings: Sequence[Mapping]) -> list[Sequence[Mapping]]:
     return [mappings[a:b] for a, b in pairwise(bounds)]
 
 
-class Scan(Protocol):
-    """PAGEMAP_SCAN of the process (pagemap.Pagemap.scan)."""
-
-    def __call__(
-        self,
-        start: int,
-        end: int,
-        *,
-        mask: int,
-        returned: int,
-        anyof: int = 0,
-        flags: int = 0,
-        inverted: int = 0,
-    ) -> pm.Regions: ...
-
-
 class Registration:
     """unarmed: writable mappings that the kernel refuses. unchanged: mappings that are the same as at
     the update before."""
 
-    def __init__(self, pid: int, descriptor: int, scan: Scan) -> None:
+    def __init__(self, pid: int, descriptor: int, pagemap: pm.Pagemap) -> None:
         self.pid = pid
         self.unarmed = 0
         self.unchanged: frozenset[Mapping] = frozenset()
         self._fd = descriptor
-        self._scan = scan
+        self._pagemap = pagemap
         self._known: Mappings | None = None
         self._registered: frozenset[Mapping] = frozenset()
         self._arms = 0
@@ -109,7 +92,7 @@ class Registration:
     def _strays(self, mappings: Mappings) -> PageSet:
         """Pages present in mappings that are not under the descriptor. The kernel passes over
         those that are, so this costs no walk over their pages."""
-        regions = self._scan(
+        regions = self._pagemap.scan(
             *(0, mappings.items[-1].end),
             mask=pm.WPALLOWED,
             inverted=pm.WPALLOWED,
@@ -178,7 +161,7 @@ class Registration:
         # By a scan, which tells in the same step what was written until now: a mapping may have
         # been made, moved or changed, and written, in the round that ends here.
         found = [
-            self._scan(
+            self._pagemap.scan(
                 *(run[0].start, run[-1].end),
                 mask=pm.WRITTEN,
                 returned=pm.WRITTEN,

@@ -63,7 +63,6 @@ class UffdArmed:
         self.stopped_s = stopped_s
         self.unarmed = 0
         self._fd = descriptor
-        self._registration = Registration(pid, descriptor, self._scan)
         try:
             initialise(descriptor)
             self._pagemap = pm.Pagemap(pid)
@@ -73,32 +72,7 @@ class UffdArmed:
         except OSError:
             os.close(descriptor)
             raise GoneError from None
-
-    def _scan(
-        self,
-        start: int,
-        end: int,
-        *,
-        mask: int,
-        returned: int,
-        anyof: int = 0,
-        flags: int = 0,
-        inverted: int = 0,
-    ) -> pm.Regions:
-        try:
-            return self._pagemap.scan(
-                start,
-                end,
-                mask=mask,
-                anyof=anyof,
-                returned=returned,
-                flags=flags,
-                inverted=inverted,
-            )
-        except OSError as e:
-            if e.errno in (errno.ESRCH, errno.EIO):
-                raise GoneError from None
-            raise ArmError(f"cannot scan the page tables of process {self.pid}: {why(e)}") from None
+        self._registration = Registration(pid, descriptor, self._pagemap)
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
         """See Armed."""
@@ -130,7 +104,7 @@ class UffdArmed:
         return empty()
 
     def _protect_present(self, start: int, end: int) -> pm.Regions:
-        return self._scan(
+        return self._pagemap.scan(
             start,
             end,
             mask=pm.WRITTEN,
@@ -140,7 +114,9 @@ class UffdArmed:
         )
 
     def _protect_all(self, start: int, end: int) -> pm.Regions:
-        return self._scan(start, end, mask=pm.WRITTEN, returned=pm.WRITTEN, flags=pm.WP_MATCHING)
+        return self._pagemap.scan(
+            start, end, mask=pm.WRITTEN, returned=pm.WRITTEN, flags=pm.WP_MATCHING
+        )
 
     def settle(self, candidates: PageSet, mappings: Mappings) -> tuple[PageSet, PageSet]:
         """See Armed."""
@@ -150,7 +126,7 @@ class UffdArmed:
         # A stack may lie in the last, broken region of all addresses: past it is EFAULT.
         end = mappings.items[-1].end
         found = [
-            self._scan(
+            self._pagemap.scan(
                 first << REGION_SHIFT,
                 min(last << REGION_SHIFT, end),
                 mask=0,
@@ -184,7 +160,7 @@ class UffdArmed:
             return empty()
         swap = pm.swapped_kib(self.pid)
         kinds = pm.PRESENT | (pm.SWAPPED if swap else 0)
-        regions = self._scan(start, end, mask=0, anyof=kinds, returned=kinds)
+        regions = self._pagemap.scan(start, end, mask=0, anyof=kinds, returned=kinds)
         if not swap:
             return pm.to_pages(regions)
         out = (regions["categories"] & pm.SWAPPED) != 0

@@ -29,7 +29,7 @@ class Scans:
         self.prepared: list[tuple[int, int]] = []
 
     def scan(self, start: int, end: int, **how: Any) -> pagemap.Regions:
-        if how["flags"] & pagemap.WP_MATCHING and not how["anyof"]:
+        if how.get("flags", 0) & pagemap.WP_MATCHING and not how.get("anyof"):
             self.prepared.append((start, end))
         return np.empty(0, pagemap.REGION)
 
