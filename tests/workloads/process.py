@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Any, Self
 
 HERE = Path(__file__).resolve().parent
+# For anything to happen at all: a machine may take minutes to find the memory that a program fills.
+PATIENCE_S = 300.0
 
 Answer = dict[str, Any]
 """One line of JSON. What is in it depends on the command; the classes that drive one give the common ones types."""
@@ -85,7 +87,7 @@ class Program:
         except BrokenPipeError:
             raise WorkloadError(self._obituary()) from None
 
-    def receive(self, timeout_s: float = 60) -> Answer:
+    def receive(self, timeout_s: float = PATIENCE_S) -> Answer:
         """Waits for one answer; raises WorkloadError on an error answer, at the program's end, in silence."""
         assert self._process.stdout is not None
         deadline = time.monotonic() + timeout_s
@@ -104,7 +106,7 @@ class Program:
             raise WorkloadError(f"{self.name}: {answer['error']}")
         return answer
 
-    def command(self, *words: object, timeout_s: float = 60) -> Answer:
+    def command(self, *words: object, timeout_s: float = PATIENCE_S) -> Answer:
         """Sends one command and returns its answer."""
         self.send(*words)
         return self.receive(timeout_s)
@@ -114,7 +116,7 @@ class Program:
         if self._process.returncode is None:
             self._process.send_signal(number)
 
-    def wait(self, timeout_s: float = 60) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """Waits for the program's end; returns its exit status, or minus the signal that killed it."""
         return self._process.wait(timeout_s)
 
