@@ -62,4 +62,6 @@ def assert_released(target: _Running, before: Condition) -> None:
     states = task_fields(target.pid, "TracerPid", "State")
     assert {tracer for tracer, _ in states.values()} == {"0"}, states
     assert not [state for _, state in states.values() if state[0] in "tTZX"], states
-    assert Condition.of(target.pid) == before
+    after = Condition.of(target.pid)
+    # In words: this module is no test, so a bare assertion would not say what differs.
+    assert after == before, f"before {before}, after {after}"

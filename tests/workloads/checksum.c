@@ -216,9 +216,10 @@ static void *runner_main(void *arg)
 	struct blocked blocked = {.runner = runner};
 	pthread_t reader;
 
-	runner->tid = gettid();
 	if (pipe(blocked.pipe) || pthread_create(&reader, NULL, read_blocked, &blocked))
 		die("cannot start a reader");
+	/* Last: whoever waits for it finds all threads and descriptors there. */
+	atomic_store(&runner->tid, gettid());
 	for (uint64_t loop = 1; !atomic_load(&stop); loop++) {
 		work_on_memory(runner);
 		work_in_registers(runner);
@@ -341,8 +342,9 @@ int main(int argc, char **argv)
 	memset(cost->start, 1, COST_PAGES * PAGE_BYTES);
 	for (uint64_t i = 0; i < threads; i++)
 		start_runner((int)i, private, shared, private->pages / (uint32_t)threads);
-	while (!atomic_load(&runners[threads - 1].tid))
-		sched_yield();
+	for (uint64_t i = 0; i < threads; i++)
+		while (!atomic_load(&runners[i].tid))
+			sched_yield();
 	printf("{\"ok\":true,\"pid\":%d,", (int)own_pid);
 	put_areas();
 	printf("}");
