@@ -154,13 +154,25 @@ def _curve(frame: pd.DataFrame) -> list[dict[str, float]]:
     return found
 
 
-def print_json(directory: Path) -> None:
-    """The summary on stdout. Errors: RedirtyError."""
-    print(json.dumps(summarise(directory), indent=2))
+def print_json(directory: Path, more: dict[str, Any] | None = None) -> None:
+    """The summary on stdout, and what else there is to say. Errors: RedirtyError."""
+    print(json.dumps(summarise(directory) | (more or {}), indent=2))
 
 
-def as_text(s: dict[str, Any], bandwidth: float | None = None) -> str:
-    """Lines for people. bandwidth: bytes per second of a link to compare with."""
+def against(s: dict[str, Any], bandwidth: float, said: str) -> str:
+    """Lines for people: the re-dirty rate against a link. bandwidth: bytes per second of it; said:
+    where that comes from."""
+    if not s["rounds"]:
+        return ""
+    share = s["redirtied_pages_per_s"] * s["page_size"] / bandwidth
+    return (
+        f"\nagainst a link of {show_bytes(bandwidth)}/s ({one_line(said)}): re-dirtied at "
+        f"{share:.0%} of it\n"
+    )
+
+
+def as_text(s: dict[str, Any]) -> str:
+    """Lines for people."""
     target = s["target"]
     lines = [
         one_line(f"{target['description']}: {target['comm']}"),
@@ -195,12 +207,6 @@ def as_text(s: dict[str, Any], bandwidth: float | None = None) -> str:
         "",
         *_mapping_lines(s),
     ]
-    if bandwidth:
-        share = s["redirtied_pages_per_s"] * s["page_size"] / bandwidth
-        lines += [
-            "",
-            f"against a link of {show_bytes(bandwidth)}/s: re-dirtied at {share:.0%} of it",
-        ]
     return "\n".join(lines) + "\n"
 
 
