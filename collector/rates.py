@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from redirty.collector.attach import abi
 from redirty.collector.bitmap import PAGES_PER_REGION, U64, PageSet, matrix
-from redirty.collector.runs import I64, Lengths, Streaks
 
 U32 = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float64]
@@ -37,22 +36,14 @@ def _put(array: U32, rows: Selection, where: npt.NDArray[np.bool_], number: int)
 
 
 class PageCounts:
-    """Counts for every page of one process that was ever dirty: 28 bytes a page, in rows of a
-    region. Rows are added as regions appear; the arrays grow by doubling.
-
-    A process that ran another program in the middle of a run has pages of the same address in two
-    address spaces: counts are of both, and the length of such a run may be told too short.
-    """
+    """Counts for every page of one process that was ever dirty: 24 bytes a page, in rows of a
+    region. Rows are added as regions appear; the arrays grow by doubling."""
 
     def __init__(self) -> None:
         self._keys = np.empty(0, np.uint64)  # ascending
         self._rows = np.empty(0, np.int64)  # the row of each key
         self._used = 0
-        # begun: the round in which the run that goes on began, known from its second round on
-        self._arrays = {
-            name: np.zeros((0, PAGES_PER_REGION), np.uint32) for name in (*_COUNTERS, "begun")
-        }
-        self._lengths = Lengths()
+        self._arrays = {name: np.zeros((0, PAGES_PER_REGION), np.uint32) for name in _COUNTERS}
 
     def _rows_of(self, keys: U64) -> npt.NDArray[np.int64]:
         new = keys[~np.isin(keys, self._keys, assume_unique=True)]
@@ -99,41 +90,6 @@ class PageCounts:
         fresh = dirty if fresh is None else fresh
         if len(fresh.keys):
             a["runs"][_selection(self._rows_of(fresh.keys))] += matrix(fresh)
-
-    def follow(self, number: int, before: Streaks, dirty: PageSet) -> None:
-        """Takes note of the runs that go on or have ended in a round of a number, after which an
-        address space was as told in the round before; for each of its rounds, and the one after.
-
-        Runs of one round, which are most where pages change much, are only counted.
-        """
-        second = before.fresh & dirty
-        if len(second.keys):
-            rows = _selection(self._rows_of(second.keys))
-            _put(self._arrays["begun"], rows, matrix(second).view(np.bool_), number - 1)
-        ended = before.dirty - dirty
-        self._count(self._lengths, Streaks(ended, ended & before.fresh), number)
-
-    def _count(self, lengths: Lengths, runs: Streaks, number: int) -> None:
-        """Adds runs whose last round was the one before a number."""
-        lengths.add_ones(len(runs.fresh))
-        longer = runs.dirty - runs.fresh
-        if len(longer.keys):
-            begun = self._arrays["begun"][self._rows_of(longer.keys)]
-            lengths.add(number - begun[matrix(longer).view(np.bool_)].astype(np.int64))
-
-    def lengths(self, number: int, going_on: list[Streaks]) -> tuple[I64, I64]:
-        """Runs by length: (n,) that ended, and (n,) that go on after all rounds below a number.
-
-        going_on: the address spaces in the last of these.
-        """
-        still = Lengths()
-        for runs in going_on:
-            self._count(still, runs, number)
-        longest = max(len(self._lengths.counts), len(still.counts))
-        both = np.zeros((2, longest), np.int64)
-        for row, counts in zip(both, (self._lengths.counts, still.counts), strict=True):
-            row[: len(counts)] = counts
-        return both[0], both[1]
 
     def table(self) -> dict[str, npt.NDArray[np.generic]]:
         """Columns over pages ever dirty, ascending: page (number) and the counters."""

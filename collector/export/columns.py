@@ -20,7 +20,7 @@ TLB = (
     *("round", "pid", "reason", "flushes", "pages", "time_s", "full_flushes", "ranges", "cpus"),
     *("arm_flushes", "arm_pages", "arm_time_s", "arm_full_flushes", "arm_ranges", "arm_cpus"),
 )
-RUNS = ("pid", "rounds", "runs", "runs_going_on")
+RUNS = ("pid", "rounds_from", "rounds_to", "runs", "runs_going_on")
 WORKING_SET = ("first_round", "rounds", "pid", "dirty_pages")
 STACKS = ("pid", "stack_id", "pages", "stack")
 EVENTS = ("time_s", "pid", "tid", "address", "ip", "kind", "stack_id")

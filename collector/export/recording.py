@@ -96,7 +96,7 @@ class Recording:
         """
         mapping_rows: list[tuple[object, ...]] = []
         tlb_rows: list[tuple[object, ...]] = []
-        self._again.begin(result)
+        self._again.follow(result)
         for space in result.spaces:
             mapping_rows += self._mapping_rows(result.number, space)
             if len(space.stats):
@@ -115,7 +115,7 @@ class Recording:
             if len(space.stats):
                 curve = self._curves.setdefault(space.pid, CurveSum())
                 curve.add(space.stats["hist"][0], result.duration_s, len(space.dirty))
-        self._again.end(result.number, self._pages)
+        self._again.write_windows(result)
         if time.monotonic() > self._sums_due:
             self._write_sums()
 
@@ -163,7 +163,7 @@ class Recording:
         with errors.kept():
             files.replace(self.directory / "curve.csv", [files.csv_bytes(self._curve_rows())])
         with errors.kept():
-            self._again.write_runs(self._pages)
+            self._again.write_runs()
         took = time.monotonic() - begun
         self._sums_due = time.monotonic() + max(_SUMS_EVERY_S, took * _SUMS_SHARE)
         errors.tell()
