@@ -145,7 +145,7 @@ def drop_empty(pages: PageSet) -> PageSet:
     return pages if bool(full.all()) else PageSet(pages.keys[full], pages.words[full])
 
 
-def _find(haystack: U64, needles: U64) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def find(haystack: U64, needles: U64) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """For each needle its place in the ascending haystack, and whether it is there."""
     at = np.searchsorted(haystack, needles)
     clipped = np.minimum(at, max(len(haystack) - 1, 0))
@@ -170,13 +170,13 @@ def union(a: PageSet, b: PageSet) -> PageSet:
 
 def intersection(a: PageSet, b: PageSet) -> PageSet:
     """Pages in both."""
-    at, found = _find(b.keys, a.keys)
+    at, found = find(b.keys, a.keys)
     return drop_empty(PageSet(a.keys[found], a.words[found] & b.words[at[found]]))
 
 
 def difference(a: PageSet, b: PageSet) -> PageSet:
     """Pages in a that are not in b."""
-    at, found = _find(b.keys, a.keys)
+    at, found = find(b.keys, a.keys)
     if not bool(found.any()):
         return a
     words = a.words.copy()

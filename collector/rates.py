@@ -12,7 +12,7 @@ from redirty.collector.bitmap import PAGES_PER_REGION, U64, PageSet, matrix
 U32 = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float64]
 
-_COUNTERS = ("dirty", "redirtied", "faults", "first", "last")
+_COUNTERS = ("dirty", "redirtied", "faults", "first", "last", "runs")
 
 
 Selection = slice | npt.NDArray[np.int64]
@@ -36,7 +36,7 @@ def _put(array: U32, rows: Selection, where: npt.NDArray[np.bool_], number: int)
 
 
 class PageCounts:
-    """Counts for every page of one process that was ever dirty: 20 bytes a page, in rows of a
+    """Counts for every page of one process that was ever dirty: 24 bytes a page, in rows of a
     region. Rows are added as regions appear; the arrays grow by doubling."""
 
     def __init__(self) -> None:
@@ -63,8 +63,16 @@ class PageCounts:
             self._used = need
         return self._rows[np.searchsorted(self._keys, keys)]
 
-    def add(self, number: int, dirty: PageSet, redirtied: PageSet, logged: PageSet) -> None:
-        """Counts one round of a number."""
+    def add(
+        self,
+        number: int,
+        dirty: PageSet,
+        redirtied: PageSet,
+        logged: PageSet,
+        fresh: PageSet | None = None,
+    ) -> None:
+        """Counts one round of a number. fresh: those of dirty that were not dirty in the round
+        before; all of them when nothing is said."""
         if len(dirty.keys) == 0:
             return
         rows = _selection(self._rows_of(dirty.keys))
@@ -78,6 +86,10 @@ class PageCounts:
         for name, pages in (("redirtied", redirtied), ("faults", logged)):
             if len(pages.keys):
                 a[name][_selection(self._rows_of(pages.keys))] += matrix(pages)
+
+        fresh = dirty if fresh is None else fresh
+        if len(fresh.keys):
+            a["runs"][_selection(self._rows_of(fresh.keys))] += matrix(fresh)
 
     def table(self) -> dict[str, npt.NDArray[np.generic]]:
         """Columns over pages ever dirty, ascending: page (number) and the counters."""

@@ -68,6 +68,16 @@ def show_pages(count: float) -> str:
     return show_bytes(count * 4096)
 
 
+def show_bits(bytes_per_s: float) -> str:
+    """A link's rate: 1.25e9 bytes per second -> '10.0 Gbit/s'."""
+    bits = bytes_per_s * 8
+    for unit in ("bit/s", "kbit/s", "Mbit/s", "Gbit/s"):
+        if abs(bits) < 1000:
+            return f"{bits:.0f} {unit}" if unit == "bit/s" else f"{bits:.1f} {unit}"
+        bits /= 1000
+    return f"{bits:.1f} Tbit/s"
+
+
 def show_time(seconds: float) -> str:
     """0.0123 -> '12.3 ms'."""
     if seconds >= 1:

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.export.columns import CURVE, MAPPINGS, PAGES, ROUNDS, SCHEMA, TLB
+from redirty.collector.export.columns import (
+    CURVE,
+    MAPPINGS,
+    PAGES,
+    ROUNDS,
+    RUNS,
+    SCHEMA,
+    STACKS,
+    TLB,
+    WORKING_SET,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,6 +122,28 @@ def load_curve(directory: Path) -> pd.DataFrame:
 def load_tlb(directory: Path) -> pd.DataFrame:
     """tlb.csv. Errors: RedirtyError."""
     return _complete_only(_read(directory, "tlb.csv", TLB), directory)
+
+
+def load_runs(directory: Path) -> pd.DataFrame:
+    """runs.csv: lengths of runs of consecutive dirty rounds, by process. Empty for a recording of
+    an older redirty. Errors: RedirtyError."""
+    return _read(directory, "runs.csv", RUNS)
+
+
+def load_working_set(directory: Path) -> pd.DataFrame:
+    """working_set.csv: distinct pages over windows of several rounds. Empty likewise.
+
+    Errors: RedirtyError.
+    """
+    return _read(directory, "working_set.csv", WORKING_SET)
+
+
+def load_stacks(directory: Path) -> pd.DataFrame | None:
+    """stacks.csv: which stack is behind a stack_id of events.parquet, and the pages it dirtied;
+    None when it was recorded without --stacks, or by an older redirty. Errors: RedirtyError."""
+    if not (directory / "stacks.csv").exists():
+        return None
+    return _read(directory, "stacks.csv", STACKS)
 
 
 def load_events(directory: Path) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redirty.collector.analyze import load, tlb
+from redirty.collector.analyze import again, load, mappings, tlb, writers
 from redirty.collector.errors import one_line
 from redirty.collector.units import show_bytes, show_pages, show_time
 
@@ -53,9 +53,13 @@ def summarise(directory: Path) -> dict[str, Any]:
     found["redirtied_share"] = (
         round(found["redirtied_pages"] / found["dirty_pages"], 4) if found["dirty_pages"] else 0.0
     )
-    found["mappings"] = _by_mapping(load.load_mappings(directory), duration_s)
-    found["mapping_classes"] = _by_class(found["mappings"])
-    found["pages"] = _by_page(load.load_pages(directory), len(rounds))
+    pages = load.load_pages(directory)
+    last = int(rounds["round"].iloc[-1]) if len(rounds) else -1
+    found["mappings"] = mappings.by_mapping(load.load_mappings(directory), pages, duration_s, last)
+    found["mapping_classes"] = mappings.by_class(found["mappings"])
+    found["pages"] = _by_page(pages, len(rounds))
+    found["again"] = again.summarise(directory, rounds, pages)
+    found |= writers.summarise(directory, rounds)
     found["curve"] = _curve(load.load_curve(directory))
     found["tlb"] = tlb.summarise(load.load_tlb(directory), frozenset(meta.get("features", ())))
     found["distinct_frames"] = None
@@ -82,46 +86,6 @@ def _total(column: pd.Series[Any]) -> float | int | None:
         return None
     total = float(known.sum())
     return int(total) if total.is_integer() else round(total, 9)
-
-
-def _by_mapping(frame: pd.DataFrame, duration_s: float) -> list[dict[str, Any]]:
-    """Mappings written, most re-dirtied first. One that grew is one mapping: it is known by its
-    process, start, class and path."""
-    if frame.empty:
-        return []
-    keys = ["pid", "start", "mapping_class", "path"]
-    summed = frame.groupby(keys, as_index=False).agg(
-        end=("end", "max"),
-        perms=("perms", "last"),
-        dirty_pages=("dirty_pages", "sum"),
-        redirtied_pages=("redirtied_pages", "sum"),
-        write_faults=("write_faults", "sum"),
-    )
-    summed = summed[summed["dirty_pages"] > 0].sort_values(
-        ["redirtied_pages", "dirty_pages"], ascending=False
-    )
-    rows = []
-    for row in summed.to_dict("records"):
-        rows.append(
-            {
-                **{str(k): v for k, v in row.items()},
-                "start": f"{int(row['start']):#x}",
-                "end": f"{int(row['end']):#x}",
-                "redirtied_pages_per_s": (
-                    round(row["redirtied_pages"] / duration_s, 3) if duration_s else 0.0
-                ),
-            }
-        )
-    return rows
-
-
-def _by_class(mappings: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    for row in mappings:
-        entry = found.setdefault(row["mapping_class"], {"dirty_pages": 0, "redirtied_pages": 0})
-        entry["dirty_pages"] += int(row["dirty_pages"])
-        entry["redirtied_pages"] += int(row["redirtied_pages"])
-    return found
 
 
 def _by_page(frame: pd.DataFrame, rounds: int) -> dict[str, int]:
@@ -154,13 +118,25 @@ def _curve(frame: pd.DataFrame) -> list[dict[str, float]]:
     return found
 
 
-def print_json(directory: Path) -> None:
-    """The summary on stdout. Errors: RedirtyError."""
-    print(json.dumps(summarise(directory), indent=2))
+def print_json(directory: Path, more: dict[str, Any] | None = None) -> None:
+    """The summary on stdout, and what else there is to say. Errors: RedirtyError."""
+    print(json.dumps(summarise(directory) | (more or {}), indent=2))
 
 
-def as_text(s: dict[str, Any], bandwidth: float | None = None) -> str:
-    """Lines for people. bandwidth: bytes per second of a link to compare with."""
+def against(s: dict[str, Any], bandwidth: float, said: str) -> str:
+    """Lines for people: the re-dirty rate against a link. bandwidth: bytes per second of it; said:
+    where that comes from."""
+    if not s["rounds"]:
+        return ""
+    share = s["redirtied_pages_per_s"] * s["page_size"] / bandwidth
+    return (
+        f"\nagainst a link of {show_bytes(bandwidth)}/s ({one_line(said)}): re-dirtied at "
+        f"{share:.0%} of it\n"
+    )
+
+
+def as_text(s: dict[str, Any]) -> str:
+    """Lines for people."""
     target = s["target"]
     lines = [
         one_line(f"{target['description']}: {target['comm']}"),
@@ -183,6 +159,7 @@ def as_text(s: dict[str, Any], bandwidth: float | None = None) -> str:
         "",
         f"distinct pages: {s['pages']['ever_dirty']} ever dirty, {s['pages']['dirty_again']} in "
         f"more than one round, {s['pages']['dirty_in_every_round']} in every round",
+        *again.as_lines(s["again"]),
         *_frame_lines(s),
         "W(t), distinct pages written within t of an arm: "
         + (
@@ -193,14 +170,9 @@ def as_text(s: dict[str, Any], bandwidth: float | None = None) -> str:
             or "nothing"
         ),
         "",
-        *_mapping_lines(s),
+        *mappings.as_lines(s),
+        *writers.as_lines(s),
     ]
-    if bandwidth:
-        share = s["redirtied_pages_per_s"] * s["page_size"] / bandwidth
-        lines += [
-            "",
-            f"against a link of {show_bytes(bandwidth)}/s: re-dirtied at {share:.0%} of it",
-        ]
     return "\n".join(lines) + "\n"
 
 
@@ -283,20 +255,3 @@ def _names(processes: dict[int, str]) -> str:
     names = [f"{pid} ({name})" for pid, name in sorted(processes.items())]
     more = f" and {len(names) - _TOP} more" if len(names) > _TOP else ""
     return ("process " if len(names) == 1 else "processes ") + ", ".join(names[:_TOP]) + more
-
-
-def _mapping_lines(s: dict[str, Any]) -> list[str]:
-    rows = s["mappings"]
-    if not rows:
-        return ["no mapping was written"]
-    lines = [f"  {'re-dirtied':>13} {'dirty':>11}  {'class':<13} {'pid':>7}  mapping"]
-    for row in rows[:_TOP]:
-        dirty = show_pages(row["dirty_pages"] / max(s["duration_s"], 1e-9))
-        again = show_pages(row["redirtied_pages_per_s"])
-        lines.append(
-            f"  {again:>11}/s {dirty:>9}/s  {row['mapping_class']:<13} {row['pid']:>7}  "
-            f"{row['start']} {one_line(row['path']) or '(anonymous)'}"
-        )
-    if len(rows) > _TOP:
-        lines.append(f"  and {len(rows) - _TOP} more mappings (mappings.csv)")
-    return lines

@@ -5,27 +5,27 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from redirty.collector.units import parse_rate
+from redirty.collector.cli.bandwidth import add_bandwidth, bandwidth_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares them."""
     parser.add_argument("directory", metavar="DIR", help="a recording")
     parser.add_argument("--json", action="store_true", help="for programs, on stdout")
-    parser.add_argument(
-        "--bandwidth",
-        metavar="RATE",
-        help="also compare with a link: 10Gbit, 1.25GB, 200MiB (per second)",
-    )
+    add_bandwidth(parser, "also compare with a link; one of")
 
 
 def run(options: argparse.Namespace) -> int:
     """Reports."""
-    bandwidth = None if options.bandwidth is None else parse_rate(options.bandwidth)
+    bandwidth = bandwidth_of(options)
     from redirty.collector.analyze import summary
 
+    directory = Path(options.directory)
     if options.json:
-        summary.print_json(Path(options.directory))
-    else:
-        print(summary.as_text(summary.summarise(Path(options.directory)), bandwidth), end="")
+        summary.print_json(directory, {} if bandwidth is None else bandwidth.as_json())
+        return 0
+    found = summary.summarise(directory)
+    print(summary.as_text(found), end="")
+    if bandwidth is not None:
+        print(summary.against(found, bandwidth.bytes_per_s, bandwidth.said), end="")
     return 0

@@ -16,6 +16,7 @@ from redirty.collector.attach import abi
 from redirty.collector.bitmap import PAGE_SHIFT, U64, count_in
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export import columns, files, tlb
+from redirty.collector.export.again import Again
 from redirty.collector.frames import PhysicalRound
 from redirty.collector.host.mappings import Mappings
 from redirty.collector.rates import CurveSum, PageCounts
@@ -74,8 +75,9 @@ class Recording:
             self._rounds = files.CsvFile(directory / "rounds.csv", columns.ROUNDS)
             self._mappings = files.CsvFile(directory / "mappings.csv", columns.MAPPINGS)
             self._tlb = files.CsvFile(directory / "tlb.csv", columns.TLB)
+            self._again = Again(directory)
         except RedirtyError:
-            names = ("meta.json", "rounds.csv", "mappings.csv", "tlb.csv")
+            names = ("meta.json", "rounds.csv", "mappings.csv", "tlb.csv", "working_set.csv")
             files.remove_directory(directory, names)
             raise
         self._pages: dict[int, PageCounts] = {}
@@ -94,22 +96,26 @@ class Recording:
         """
         mapping_rows: list[tuple[object, ...]] = []
         tlb_rows: list[tuple[object, ...]] = []
+        self._again.follow(result)
         for space in result.spaces:
             mapping_rows += self._mapping_rows(result.number, space)
             if len(space.stats):
                 tlb_rows += tlb.rows(result.number, space.pid, space.stats, self.meta.features)
         self._mappings.append(mapping_rows)
         self._tlb.append(tlb_rows)
-        self._rounds.append([round_row(result, self.meta.features, physical)])
+        stayed = self._again.stayed_pages()
+        self._rounds.append([round_row(result, self.meta.features, physical, stayed)])
         self.rounds += 1
         for space in result.spaces:
             counts = self._pages.setdefault(space.pid, PageCounts())
-            counts.add(result.number, space.dirty, space.redirtied, space.log)
+            fresh = self._again.fresh(space)
+            counts.add(result.number, space.dirty, space.redirtied, space.log, fresh)
             if space.mappings.items:
                 self._last_mappings[space.pid] = space.mappings
             if len(space.stats):
                 curve = self._curves.setdefault(space.pid, CurveSum())
                 curve.add(space.stats["hist"][0], result.duration_s, len(space.dirty))
+        self._again.write_windows(result)
         if time.monotonic() > self._sums_due:
             self._write_sums()
 
@@ -130,6 +136,8 @@ class Recording:
         present = count_in(space.present, starts, ends)
         redirtied = count_in(space.redirtied, starts, ends)
         faults = count_in(space.log, starts, ends)
+        stayed = self._again.stayed(space)
+        again = None if stayed is None else count_in(stayed, starts, ends)
         for k, i in enumerate(chosen):
             item = m.items[i]
             yield (
@@ -142,6 +150,7 @@ class Recording:
                     item.mapping_class,
                 ),
                 *(item.path, int(present[k]), int(dirty[i]), int(redirtied[k]), int(faults[k])),
+                None if again is None else int(again[k]),
             )
 
     # ---- sums ----
@@ -153,6 +162,8 @@ class Recording:
             files.replace(self.directory / "pages.csv", self._page_blocks())
         with errors.kept():
             files.replace(self.directory / "curve.csv", [files.csv_bytes(self._curve_rows())])
+        with errors.kept():
+            self._again.write_runs()
         took = time.monotonic() - begun
         self._sums_due = time.monotonic() + max(_SUMS_EVERY_S, took * _SUMS_SHARE)
         errors.tell()
@@ -175,11 +186,11 @@ class Recording:
                 part = slice(at, at + _ROWS_A_BLOCK)
                 lists = [
                     table[n][part].tolist()
-                    for n in ("dirty", "redirtied", "faults", "first", "last")
+                    for n in ("dirty", "redirtied", "faults", "first", "last", "runs")
                 ]
                 lines = (
-                    f"{pid},{page << PAGE_SHIFT:#x},{kind},{d},{r},{f},{first},{last}\r\n"
-                    for page, kind, d, r, f, first, last in zip(
+                    f"{pid},{page << PAGE_SHIFT:#x},{kind},{d},{r},{f},{first},{last},{runs}\r\n"
+                    for page, kind, d, r, f, first, last, runs in zip(
                         pages[part].tolist(), classes[part], *lists, strict=True
                     )
                 )
@@ -196,7 +207,7 @@ class Recording:
             self._write_sums()
         with errors.kept():
             self._save_meta(complete and errors.error is None)
-        for file in (self._rounds, self._mappings, self._tlb):
+        for file in (self._rounds, self._mappings, self._tlb, self._again):
             file.close()
         errors.tell()
 
@@ -233,9 +244,12 @@ def tlb_totals(
 
 
 def round_row(
-    result: Round, features: frozenset[str], physical: PhysicalRound | None = None
+    result: Round,
+    features: frozenset[str],
+    physical: PhysicalRound | None = None,
+    stayed: int | None = None,
 ) -> tuple[object, ...]:
-    """The row of rounds.csv."""
+    """The row of rounds.csv. stayed: pages dirty in the round before, too, where there was one."""
     spaces = result.spaces
     kinds = result.stats["kinds"].sum(axis=0)
     dirty = sum(len(s.dirty) for s in spaces)
@@ -270,4 +284,5 @@ def round_row(
         _sum_if("huge" in features, kinds[abi.HUGE]),
         None if physical is None else len(physical.frames),
         None if physical is None else physical.frameless,
+        stayed,
     )

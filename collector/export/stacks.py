@@ -1,4 +1,5 @@
-"""stacks.folded: who dirties the pages, as folded stacks weighted by pages."""
+"""stacks.folded: who dirties the pages, as folded stacks weighted by pages. stacks.csv: the same by
+stack_id, so that events can be told by stack."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Protocol
 
 from redirty.collector.attach import abi
 from redirty.collector.errors import one_line
-from redirty.collector.export import files
+from redirty.collector.export import columns, files
 
 
 class StackSource(Protocol):
@@ -35,11 +36,12 @@ class StackFile:
         self, directory: Path, source: StackSource, namer: Namer, names: dict[int, str]
     ) -> None:
         self._path = directory / "stacks.folded"
+        self._table = directory / "stacks.csv"
         self._source = source
         self._namer = namer
         self._comms = names
         self._folded: dict[tuple[int, int], str] = {}
-        self._pages: Counter[str] = Counter()
+        self._pages: Counter[tuple[int, int]] = Counter()
 
     def poll(self) -> None:
         """Takes what the kernel counted since the last call."""
@@ -47,7 +49,7 @@ class StackFile:
             key = (space, stack)
             if key not in self._folded:
                 self._folded[key] = self._fold(abi.tgid_of(space), stack)
-            self._pages[self._folded[key]] += pages
+            self._pages[key] += pages
 
     def _fold(self, pid: int, stack: int) -> str:
         names = [self._comms.get(pid) or f"pid {pid}"]
@@ -57,7 +59,18 @@ class StackFile:
         return ";".join(one_line(name).replace(";", ":") for name in names)
 
     def close(self) -> None:
-        """Writes the file. Errors: RedirtyError."""
+        """Writes the files. Errors: RedirtyError."""
         self.poll()
-        lines = [f"{folded} {pages}\n" for folded, pages in self._pages.most_common()]
-        files.replace(self._path, ["".join(lines).encode()])
+        folded: Counter[str] = Counter()
+        rows: list[tuple[object, ...]] = [columns.STACKS]
+        for (space, stack), pages in self._pages.most_common():
+            text = self._folded[space, stack]
+            folded[text] += pages
+            rows.append((abi.tgid_of(space), stack if stack >= 0 else None, pages, text))
+        lines = [f"{text} {pages}\n" for text, pages in folded.most_common()]
+        errors = files.FirstError()
+        with errors.kept():
+            files.replace(self._path, ["".join(lines).encode()])
+        with errors.kept():
+            files.replace(self._table, [files.csv_bytes(rows)])
+        errors.tell()

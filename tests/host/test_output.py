@@ -72,8 +72,8 @@ def test_read_only_output(sleeper: Hold, tmp_path: Path) -> None:
         # the rounds fit, the sums at the end, which are longer, do not
         ("size=112k", 50, "", "all"),
         ("size=112k", 50, "--events", "all"),
-        ("nr_inodes=6", 50, "--events", "all"),
-        ("nr_inodes=6", 50, "--physical", "all"),
+        ("nr_inodes=7", 50, "--events", "all"),
+        ("nr_inodes=7", 50, "--physical", "all"),
         ("size=112k", 50, "--physical", "all"),
     ],
 )

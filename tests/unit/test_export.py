@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from redirty.collector.analyze import summary
+from redirty.collector.analyze import load, summary
 from redirty.collector.bitmap import empty
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export import columns, files, recording
@@ -33,6 +33,8 @@ PROMISED = {
     "first_round, last_round",
     "curve.csv": "pid, elapsed_s, unique_dirty_pages",
     "tlb.csv": "round, pid, reason, flushes, pages, time_s",
+    "runs.csv": "pid, rounds_from, rounds_to, runs, runs_going_on",
+    "working_set.csv": "first_round, rounds, pid, dirty_pages",
 }
 META = {
     *("schema", "redirty", "kernel", "page_size", "target", "probe", "arm", "started"),
@@ -62,6 +64,8 @@ def test_columns_are_as_promised_and_new_ones_come_after(recorded: Path) -> None
         "pages.csv": columns.PAGES,
         "curve.csv": columns.CURVE,
         "tlb.csv": columns.TLB,
+        "runs.csv": columns.RUNS,
+        "working_set.csv": columns.WORKING_SET,
     }
     for name, text in PROMISED.items():
         promised = text.split(", ")
@@ -105,7 +109,7 @@ def test_pages(recorded: Path) -> None:
     assert list(rows) == ["0x10000", "0x11000", "0x21000", "0x22000", "0x30000"]
     assert rows["0x10000"] == {
         **{"pid": 4321, "mapping_class": "anon_private", "rounds_dirty": 2, "rounds_redirtied": 1},
-        **{"write_faults": 2, "first_round": 0, "last_round": 1},
+        **{"write_faults": 2, "first_round": 0, "last_round": 1, "runs": 1},
     }
     assert rows["0x22000"]["write_faults"] == 0, "it was missed: nobody saw a fault"
     assert [rows[a]["mapping_class"] for a in ("0x21000", "0x30000")] == [
@@ -169,7 +173,7 @@ def test_what_this_kernel_cannot_tell_is_empty_never_0(tmp_path: Path) -> None:
     assert unknown == {
         *("scan_pages", "missed_pages", "tlb_flushes", "tlb_flush_s", "first_touch_faults"),
         *("write_protect_faults", "cow_faults", "mkwrite_faults", "huge_faults"),
-        *("dirty_frames", "frameless_pages"),
+        *("dirty_frames", "frameless_pages", "stayed_dirty_pages"),
     }
 
 
@@ -288,6 +292,29 @@ def test_stacks_are_folded_with_the_writer_last(tmp_path: Path) -> None:
         "a: b;[stack unknown] 3",
         "pid 78;f9 1",
     ]
+    table = load.load_stacks(tmp_path)
+    assert table is not None
+    assert table["stack_id"].fillna(-1).tolist() == [1, -1, 2, 3]
+    assert table["pid"].tolist() == [77, 77, 78, 77]
+    assert table["pages"].tolist() == [9, 2, 1, 1]
+    assert table["stack"].tolist()[:2] == ["a: b;f1;f2;f3", "a: b;[stack unknown]"]
+
+
+def test_a_recording_of_an_older_redirty_loads(recorded: Path) -> None:
+    """What it did not count is empty, never 0."""
+    for name in ("rounds", "mappings", "pages"):
+        path = recorded / f"{name}.csv"
+        table = pd.read_csv(path, keep_default_na=False)
+        table[table.columns[:-1]].to_csv(path, index=False, lineterminator="\r\n")
+    (recorded / "runs.csv").unlink()
+    (recorded / "working_set.csv").unlink()
+    assert load.load_pages(recorded)["runs"].isna().all()
+    assert load.load_rounds(recorded)["stayed_dirty_pages"].isna().all()
+    assert load.load_mappings(recorded)["stayed_dirty_pages"].isna().all()
+    assert load.load_runs(recorded).empty
+    assert load.load_working_set(recorded).empty
+    assert load.load_stacks(recorded) is None
+    assert summary.as_text(summary.summarise(recorded))
 
 
 def test_an_empty_set_of_pages_has_no_rows(tmp_path: Path) -> None:

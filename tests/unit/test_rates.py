@@ -24,6 +24,7 @@ class Counted:
     dirty: int = 0
     redirtied: int = 0
     faults: int = 0
+    runs: int = 0
     rounds: list[int] = field(default_factory=list)
 
 
@@ -50,12 +51,14 @@ def test_page_counts_are_those_of_a_dictionary(
             from_pages(pages_of(dirty)),
             from_pages(pages_of(redirtied)),
             from_pages(pages_of(logged)),
+            from_pages(pages_of({p for p in dirty if p % 4 > 1})),
         )
         for page in dirty:
             entry = model.setdefault(page, Counted())
             entry.dirty += 1
             entry.redirtied += page in redirtied
             entry.faults += page in logged
+            entry.runs += page % 4 > 1
             entry.rounds.append(number)
     table = counts.table()
     assert table["page"].tolist() == sorted(model)
@@ -64,6 +67,7 @@ def test_page_counts_are_those_of_a_dictionary(
         ("redirtied", [model[p].redirtied for p in sorted(model)]),
         ("faults", [model[p].faults for p in sorted(model)]),
         ("first", [model[p].rounds[0] for p in sorted(model)]),
+        ("runs", [model[p].runs for p in sorted(model)]),
         ("last", [model[p].rounds[-1] for p in sorted(model)]),
     ):
         assert table[column].tolist() == values, column

@@ -1,0 +1,133 @@
+"""Mappings: which are re-dirtied most, and how their pages are dirtied again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from redirty.collector.analyze import again
+from redirty.collector.errors import one_line
+from redirty.collector.units import show_pages
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+I64 = npt.NDArray[np.int64]
+_TOP = 8
+# One that grew is one mapping.
+_KEYS = ["pid", "start", "mapping_class", "path"]
+
+
+def by_mapping(
+    frame: pd.DataFrame, pages: pd.DataFrame, duration_s: float, last_round: int
+) -> list[dict[str, Any]]:
+    """Mappings written, most re-dirtied first. One that grew is one mapping: it is known by its
+    process, start, class and path.
+
+    Beside sums of mappings.csv each has `dirty_next_round` (of its dirty pages, the share dirty in
+    the next round, too), `mean_run_rounds`, `pages` (ever dirty) and `hot_pages` (the fewest with
+    again.HOT percent of its page-rounds).
+    frame, pages: mappings.csv and pages.csv as loaded. last_round: the one that no other followed.
+    """
+    if frame.empty:
+        return []
+    summed = frame.groupby(_KEYS, as_index=False).agg(
+        end=("end", "max"),
+        perms=("perms", "last"),
+        dirty_pages=("dirty_pages", "sum"),
+        redirtied_pages=("redirtied_pages", "sum"),
+        write_faults=("write_faults", "sum"),
+    )
+    summed = summed[summed["dirty_pages"] > 0].sort_values(
+        ["redirtied_pages", "dirty_pages"], ascending=False
+    )
+    rows = []
+    for row in summed.to_dict("records"):
+        rows.append(
+            {
+                **{str(k): v for k, v in row.items()},
+                "start": f"{int(row['start']):#x}",
+                "end": f"{int(row['end']):#x}",
+                "redirtied_pages_per_s": (
+                    round(row["redirtied_pages"] / duration_s, 3) if duration_s else 0.0
+                ),
+            }
+        )
+    _add_again(rows, frame, pages, last_round)
+    return rows
+
+
+def by_class(mappings: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Dirty and re-dirtied pages by mapping class. mappings: as by_mapping() gives them."""
+    found: dict[str, dict[str, int]] = {}
+    for row in mappings:
+        entry = found.setdefault(row["mapping_class"], {"dirty_pages": 0, "redirtied_pages": 0})
+        entry["dirty_pages"] += int(row["dirty_pages"])
+        entry["redirtied_pages"] += int(row["redirtied_pages"])
+    return found
+
+
+def _add_again(
+    rows: list[dict[str, Any]], mappings: pd.DataFrame, pages: pd.DataFrame, last_round: int
+) -> None:
+    """Adds what the pages tell. A page counts for the mapping that was seen last at its address."""
+    before_last = mappings[mappings["round"] < last_round].groupby(_KEYS)["dirty_pages"].sum()
+    stayed = mappings.groupby(_KEYS)["stayed_dirty_pages"].sum(min_count=1).to_dict()
+    followed = before_last.to_dict()
+    lists = mappings.groupby(_KEYS, as_index=False).agg(end=("end", "max"), seen=("round", "max"))
+    numbers = {
+        (int(row[0]), int(row[1]), str(row[2]), str(row[3])): i
+        for i, row in enumerate(lists[_KEYS].to_numpy(object).tolist())
+    }
+    owners = owner(pages, lists)
+    order = np.argsort(owners, kind="stable")
+    bounds = np.searchsorted(owners[order], np.arange(len(lists) + 1))
+    dirty = pages["rounds_dirty"].to_numpy(np.int64)[order]
+    runs = pages["runs"].to_numpy(np.float64)[order]
+    for row in rows:
+        key = (int(row["pid"]), int(row["start"], 16), row["mapping_class"], row["path"])
+        i = numbers[key]
+        own = slice(bounds[i], bounds[i + 1])
+        row["dirty_next_round"] = again.share(stayed.get(key, np.nan), followed.get(key, 0))
+        row["mean_run_rounds"] = again.mean_run(dirty[own], runs[own])
+        row["pages"] = len(dirty[own])
+        row["hot_pages"] = again.hot_set(dirty[own], again.HOT)
+
+
+def owner(pages: pd.DataFrame, lists: pd.DataFrame) -> I64:
+    """(n,) the row of the mapping that each page lies in; -1 for none. Of several, the last seen.
+
+    pages: pid and address, of each process ascending. lists: pid, start, end (bytes, half-open)
+    and seen (round), by row.
+    """
+    found: I64 = np.full(len(pages), -1, np.int64)
+    pids = pages["pid"].to_numpy(np.int64)
+    address = pages["address"].to_numpy(np.uint64)
+    for pid, group in lists.sort_values("seen", kind="stable").groupby("pid", sort=False):
+        first, last = np.searchsorted(pids, [int(str(pid)), int(str(pid)) + 1])
+        own = address[first:last]
+        lows = first + np.searchsorted(own, group["start"].to_numpy(np.uint64))
+        highs = first + np.searchsorted(own, group["end"].to_numpy(np.uint64))
+        for i, low, high in zip(group.index.tolist(), lows.tolist(), highs.tolist(), strict=True):
+            found[low:high] = i
+    return found
+
+
+def as_lines(s: dict[str, Any]) -> list[str]:
+    """The table of the report. s: the summary."""
+    rows = s["mappings"]
+    if not rows:
+        return ["no mapping was written"]
+    head = f"{'re-dirtied':>13} {'dirty':>11}  {again.HEAD}"
+    lines = [again.LEGEND, f"  {head}  {'class':<13} {'pid':>7}  mapping"]
+    for row in rows[:_TOP]:
+        dirty = show_pages(row["dirty_pages"] / max(s["duration_s"], 1e-9))
+        redirtied = show_pages(row["redirtied_pages_per_s"])
+        lines.append(
+            f"  {redirtied:>11}/s {dirty:>9}/s  {again.columns(row)}  {row['mapping_class']:<13} "
+            f"{row['pid']:>7}  {row['start']} {one_line(row['path']) or '(anonymous)'}"
+        )
+    if len(rows) > _TOP:
+        lines.append(f"  and {len(rows) - _TOP} more mappings (mappings.csv)")
+    return lines

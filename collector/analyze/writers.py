@@ -1,0 +1,161 @@
+"""How each thread and each stack dirties pages again, from the events of a recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from redirty.collector.analyze import again, load
+from redirty.collector.bitmap import U64
+from redirty.collector.errors import one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+I64 = npt.NDArray[np.int64]
+_PAGE_BITS = 45  # of a page's number, with five levels of page tables
+_TOP = 8
+
+
+def statistics(groups: I64, pages: U64, rounds: I64, last_round: int) -> list[dict[str, Any]]:
+    """How pages are dirtied again by each group, from single writes, in any order, repeated or not.
+
+    groups: (n,) numbers from 0 on, of who wrote. pages: (n,) which page. rounds: (n,) when.
+    last_round: the last one recorded, which no other followed. For each group: `page_rounds` (pages
+    by round), `pages` (distinct), `dirty_next_round` (share of its pages of a round that it writes in
+    the next one, too), `mean_run_rounds`, `hot_pages` (that have HOT percent of its page-rounds).
+    """
+    if len(groups) == 0:
+        return []
+    order = np.lexsort((rounds, pages, groups))
+    g, p, r = groups[order], pages[order], rounds[order]
+    same_page = np.concatenate(([False], (g[1:] == g[:-1]) & (p[1:] == p[:-1])))
+    once = ~(same_page & np.concatenate(([False], r[1:] == r[:-1])))
+    g, r, same_page = g[once], r[once], same_page[once]
+    stayed = same_page & (np.diff(r, prepend=r[0]) == 1)
+    number = int(g[-1]) + 1
+    page_rounds = np.bincount(g, minlength=number)
+    followed = np.bincount(g[r < last_round], minlength=number)
+    again_of = np.bincount(g[stayed], minlength=number)
+    starts = np.flatnonzero(~same_page)
+    counts = np.diff(starts, append=len(g))  # of each page, by group
+    bounds = np.searchsorted(g[starts], np.arange(number + 1))
+    return [
+        {
+            "page_rounds": int(page_rounds[i]),
+            "pages": int(bounds[i + 1] - bounds[i]),
+            "dirty_next_round": again.share(int(again_of[i]), int(followed[i])),
+            "mean_run_rounds": again.run_length(int(page_rounds[i]), int(again_of[i])),
+            "hot_pages": again.hot_set(counts[bounds[i] : bounds[i + 1]], again.HOT),
+        }
+        for i in range(number)
+    ]
+
+
+def round_of(time_s: npt.NDArray[np.float64], rounds: pd.DataFrame) -> I64:
+    """(n,) the round that each time lies in, -1 for none that is complete. rounds: as loaded."""
+    starts = rounds["start_s"].to_numpy(np.float64)
+    ends = starts + rounds["duration_s"].to_numpy(np.float64)
+    if len(starts) == 0:
+        return np.full(len(time_s), -1, np.int64)
+    at = np.searchsorted(starts, time_s, side="right") - 1
+    inside = (at >= 0) & (time_s < ends[np.maximum(at, 0)])
+    numbers = rounds["round"].to_numpy(np.int64)
+    return np.where(inside, numbers[np.maximum(at, 0)], -1)
+
+
+def summarise(directory: Path, rounds: pd.DataFrame) -> dict[str, Any]:
+    """`threads` and `stacks`, those that dirty most first: statistics() of each, with pid and tid,
+    or pid, stack_id and stack. None without --events; stacks None without --stacks, too.
+
+    Without --events stacks have their pages only. Errors: RedirtyError.
+    """
+    if not (directory / "events.parquet").exists() and not (directory / ".events").exists():
+        return {"threads": None, "stacks": _stacks_alone(directory)}
+    events = load.load_events(directory)
+    number = round_of(events["time_s"].to_numpy(np.float64), rounds)
+    events, number = events[number >= 0], number[number >= 0]
+    last = int(rounds["round"].iloc[-1]) if len(rounds) else -1
+    found: dict[str, Any] = {"threads": _by(events, ["pid", "tid"], number, last), "stacks": None}
+    names = load.load_stacks(directory)
+    if names is not None:
+        known = events["stack_id"].notna().to_numpy()
+        chosen = events[known].astype({"stack_id": "int64"})
+        found["stacks"] = _by(chosen, ["pid", "stack_id"], number[known], last)
+        texts = {
+            (int(pid), int(stack)): str(text)
+            for pid, stack, text in names.dropna(subset=["stack_id"])[
+                ["pid", "stack_id", "stack"]
+            ].itertuples(index=False)
+        }
+        for row in found["stacks"]:
+            row["stack"] = texts.get((row["pid"], row["stack_id"]), "")
+    return found
+
+
+def _by(events: pd.DataFrame, keys: list[str], number: I64, last: int) -> list[dict[str, Any]]:
+    if events.empty:
+        return []
+    grouped = events.groupby(keys, sort=True)
+    groups = grouped.ngroup().to_numpy().astype(np.int64)
+    names: list[Any] = list(grouped.groups)
+    pid_codes = np.unique(events["pid"].to_numpy(np.uint64), return_inverse=True)[1]
+    pages = events["address"].to_numpy(np.uint64) >> np.uint64(12)
+    pages |= pid_codes.astype(np.uint64) << np.uint64(_PAGE_BITS)
+    rows = [
+        dict(zip(keys, map(int, name), strict=True)) | values
+        for name, values in zip(
+            names, statistics(groups, pages.astype(np.uint64), number, last), strict=True
+        )
+    ]
+    return sorted(rows, key=lambda row: -int(row["page_rounds"]))
+
+
+def _stacks_alone(directory: Path) -> list[dict[str, Any]] | None:
+    names = load.load_stacks(directory)
+    if names is None:
+        return None
+    return [
+        {
+            "pid": int(pid),
+            "stack_id": None if np.isnan(stack_id) else int(stack_id),
+            "page_rounds": int(pages),
+            "stack": str(text),
+        }
+        for pid, stack_id, pages, text in names.itertuples(index=False)
+    ]
+
+
+def as_lines(s: dict[str, Any]) -> list[str]:
+    """Tables of the report. s: as summarise() gives it."""
+    lines: list[str] = []
+    if s["threads"]:
+        lines += ["", f"  {'page-rounds':>11} {again.HEAD}  thread"]
+        lines += [f"  {_values(row)}  {row['tid']} of {row['pid']}" for row in s["threads"][:_TOP]]
+        lines += _more(s["threads"], "threads")
+    if s["stacks"]:
+        total = sum(row["page_rounds"] for row in s["stacks"])
+        lines += ["", f"  {'page-rounds':>11} {again.HEAD}  {'part':>5}  stack"]
+        for row in s["stacks"][:_TOP]:
+            part = row["page_rounds"] / total if total else 0.0
+            lines.append(f"  {_values(row)}  {part:>5.0%}  {_innermost(row['stack'])}")
+        lines += _more(s["stacks"], "stacks")
+    return lines
+
+
+def _values(row: dict[str, Any]) -> str:
+    if "hot_pages" in row:
+        return f"{row['page_rounds']:>11} {again.columns(row)}"
+    return f"{row['page_rounds']:>11} {'-':>5} {'-':>6} {'-':>10}"
+
+
+def _more(rows: list[dict[str, Any]], what: str) -> list[str]:
+    return [f"  and {len(rows) - _TOP} more {what} (--json)"] if len(rows) > _TOP else []
+
+
+def _innermost(stack: str) -> str:
+    """'comm: … caller < writer', of a folded stack."""
+    comm, *frames = one_line(stack).split(";")
+    return f"{comm}: {' < '.join(reversed(frames[-3:])) or '[stack unknown]'}"

@@ -1,0 +1,83 @@
+"""Pages that stay dirty from one round to the next, and distinct pages over several rounds: what
+becomes columns and rows of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from redirty.collector.bitmap import PageSet, empty
+from redirty.collector.export import columns, files
+from redirty.collector.rounds import Round, SpaceRound
+from redirty.collector.runs import Lengths, Streaks, WorkingSet, length_classes
+
+Key = tuple[int, int]  # process and address space
+
+
+class Again:
+    """Follows the rounds of a recording. Use: follow() with each, then write_windows().
+
+    Errors: RedirtyError when working_set.csv cannot be written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "runs.csv"
+        self._windows = files.CsvFile(directory / "working_set.csv", columns.WORKING_SET)
+        self._working_set = WorkingSet()
+        self._streaks: dict[Key, Streaks] = {}
+        self._lengths: dict[int, Lengths] = {}  # of runs that ended, by process
+        self._stayed: dict[Key, PageSet] = {}
+        self._fresh: dict[Key, PageSet] = {}
+        self._rounds = 0
+
+    def follow(self, result: Round) -> None:
+        """Compares a round with the one before."""
+        self._rounds += 1
+        there = {(space.pid, space.space): space for space in result.spaces}
+        for key in self._streaks.keys() - there.keys():
+            self._streaks.pop(key).follow(empty(), self._of(key[0]))
+        self._stayed, self._fresh = {}, {}
+        for key, space in there.items():
+            streaks = self._streaks.setdefault(key, Streaks())
+            self._stayed[key], self._fresh[key] = streaks.follow(space.dirty, self._of(key[0]))
+
+    def _of(self, pid: int) -> Lengths:
+        return self._lengths.setdefault(pid, Lengths())
+
+    def stayed(self, space: SpaceRound) -> PageSet | None:
+        """Of its dirty pages those that were dirty in the round before, too; None in the first
+        round, of which nobody knows."""
+        return self._stayed[space.pid, space.space] if self._rounds > 1 else None
+
+    def stayed_pages(self) -> int | None:
+        """How many these are, in all address spaces."""
+        return sum(map(len, self._stayed.values())) if self._rounds > 1 else None
+
+    def fresh(self, space: SpaceRound) -> PageSet:
+        """Of its dirty pages the others."""
+        return self._fresh[space.pid, space.space]
+
+    def write_windows(self, result: Round) -> None:
+        """Adds what the round completes to working_set.csv. Errors: RedirtyError (disk full)."""
+        windows = self._working_set.add({(s.pid, s.space): s.dirty for s in result.spaces})
+        if windows:
+            rows = ((w.first_round, w.rounds, w.pid, w.dirty_pages) for w in windows)
+            self._windows.append(rows)
+
+    def write_runs(self) -> None:
+        """Replaces runs.csv. Errors: RedirtyError."""
+        rows: list[tuple[object, ...]] = [columns.RUNS]
+        for pid, ended in sorted(self._lengths.items()):
+            still = Lengths()
+            for (of, _), streaks in self._streaks.items():
+                if of == pid:
+                    streaks.going_on(still)
+            for (least, most), n, on in zip(
+                length_classes(), ended.counts.tolist(), still.counts.tolist(), strict=True
+            ):
+                if n or on:
+                    rows.append((pid, least, most, n, on))
+        files.replace(self._path, [files.csv_bytes(rows)])
+
+    def close(self) -> None:
+        """Done."""
+        self._windows.close()

@@ -1,0 +1,142 @@
+"""Which pages stay dirty from round to round: runs of consecutive dirty rounds, and the distinct
+pages of windows of several rounds. All on packed bitmaps, so that it costs next to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from redirty.collector.bitmap import U64, WORDS_PER_REGION, PageSet, drop_empty, empty, find
+
+I64 = npt.NDArray[np.int64]
+_LONGEST = 40  # bits of a length: more rounds than anyone will see
+
+
+def length_classes() -> list[tuple[int, int]]:
+    """Lengths in rounds, (from, to) inclusive, that Lengths tells apart: 1, 2, 3, 4 to 5, 6 to 7,
+    8 to 11, 12 to 15, …: by the number's two upper bits."""
+    found = [(1, 1)]
+    for bit in range(1, _LONGEST):
+        half = 1 << (bit - 1)
+        found += [(2 * half, 3 * half - 1), (3 * half, 4 * half - 1)]
+    return found
+
+
+class Lengths:
+    """How many runs were how long. counts: (n,) by length_classes(), as far as any is not 0."""
+
+    def __init__(self) -> None:
+        self.counts: I64 = np.zeros(2 * _LONGEST - 1, np.int64)
+
+    def add(self, runs: U64, planes: U64) -> None:
+        """Runs of pages, a bit each: runs (n, 8); planes (k, n, 8), bit k of each one's length."""
+        left = runs
+        for bit in range(len(planes) - 1, 0, -1):
+            here = left & planes[bit]
+            number = _ones(here)
+            if not number:
+                continue
+            upper = _ones(here & planes[bit - 1])
+            self.counts[2 * bit - 1] += number - upper
+            self.counts[2 * bit] += upper
+            left = left & ~here
+        self.counts[0] += _ones(left)
+
+
+def _ones(words: U64) -> int:
+    return int(np.bitwise_count(words).sum(dtype=np.int64))
+
+
+class Streaks:
+    """For how many rounds in a row each page of one address space has been dirty.
+
+    The numbers lie crosswise: bit k of all pages is one bitmap (a plane), so that a round costs a
+    few operations on bitmaps, whatever its pages do, and a page costs a bit a plane.
+    """
+
+    def __init__(self) -> None:
+        self._dirty = empty()  # in the last round
+        self._planes = np.zeros((0, 0, WORDS_PER_REGION), np.uint64)
+
+    def follow(self, dirty: PageSet, lengths: Lengths) -> tuple[PageSet, PageSet]:
+        """The next round: of its pages those that were dirty in the one before, too, and the others.
+
+        lengths: gets the runs that have ended.
+        """
+        before = self._align(dirty.keys, lengths)
+        stayed = before & dirty.words
+        ended = before ^ stayed
+        if ended.any():
+            lengths.add(ended, self._planes)
+            self._planes &= dirty.words
+        carry = dirty.words
+        for plane in self._planes:
+            plane ^= carry  # noqa: PLW2901 (in place)
+            carry = carry & ~plane
+            if not carry.any():
+                break
+        else:
+            self._planes = np.concatenate((self._planes, carry[None]))
+        self._dirty = dirty
+        return PageSet(dirty.keys, stayed), drop_empty(PageSet(dirty.keys, dirty.words ^ stayed))
+
+    def _align(self, keys: U64, lengths: Lengths) -> U64:
+        """Brings all to the rows of a round's regions; what was dirty in the round before, in these
+        rows. Runs in other regions have ended."""
+        old = self._dirty
+        if np.array_equal(old.keys, keys):
+            return old.words
+        lost = ~np.isin(old.keys, keys, assume_unique=True)
+        lengths.add(old.words[lost], self._planes[:, lost])
+        at, found = find(old.keys, keys)
+        words = np.zeros((len(keys), WORDS_PER_REGION), np.uint64)
+        words[found] = old.words[at[found]]
+        planes = np.zeros((len(self._planes), len(keys), WORDS_PER_REGION), np.uint64)
+        planes[:, found] = self._planes[:, at[found]]
+        self._planes = planes
+        return words
+
+    def going_on(self, lengths: Lengths) -> None:
+        """lengths: gets the runs as long as they are now."""
+        lengths.add(self._dirty.words, self._planes)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Distinct pages that a process dirtied in rounds [first_round, first_round + rounds)."""
+
+    first_round: int
+    rounds: int
+    pid: int
+    dirty_pages: int
+
+
+class WorkingSet:
+    """Distinct pages over windows of 2, 4, 8, … rounds that lie side by side.
+
+    Each window is the union of two of half its length, so that a round costs about one union.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, dict[tuple[int, int], PageSet]] = {}  # by length
+        self._rounds = 0
+
+    def add(self, dirty: Mapping[tuple[int, int], PageSet]) -> list[Window]:
+        """One more round: the pages of each (pid, address space). The windows it completes."""
+        found = []
+        done = dict(dirty)
+        self._rounds += 1
+        length = 1
+        while self._rounds % (2 * length) == 0:
+            for key, pages in self._waiting.pop(length).items():
+                done[key] = pages | done[key] if key in done else pages
+            length *= 2
+            sums: dict[int, int] = {}
+            for (pid, _), pages in done.items():
+                sums[pid] = sums.get(pid, 0) + len(pages)
+            first = self._rounds - length
+            found += [Window(first, length, pid, n) for pid, n in sorted(sums.items()) if n]
+        self._waiting[length] = done
+        return found
