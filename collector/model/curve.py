@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,11 +46,11 @@ class WriteCurve:
     @property
     def tail(self) -> float:
         """The power of t beyond: 1 grows like t (all pages are fresh ones), 0 not at all."""
-        last_s, last = float(self.elapsed_s[-1]), float(self.pages[-1])
+        last_s, last = self.measured_s, float(self.pages[-1])
         before = self._inside(last_s / 2)
         if before <= 0 or last <= 0:
             return 1.0 if last > 0 else 0.0
-        return float(np.clip(np.log2(last / before), 0.0, 1.0))
+        return min(max(math.log2(last / before), 0.0), 1.0)
 
     def __call__(self, elapsed_s: float) -> float:
         """See Written."""
@@ -58,12 +59,13 @@ class WriteCurve:
         last_s = float(self.elapsed_s[-1])
         if elapsed_s <= last_s:
             return min(self._inside(elapsed_s), self.limit)
-        return min(float(self.pages[-1]) * (elapsed_s / last_s) ** self.tail, self.limit)
+        grown = math.pow(elapsed_s / last_s, self.tail)
+        return min(float(self.pages[-1]) * grown, self.limit)
 
     def _inside(self, elapsed_s: float) -> float:
         first_s = float(self.elapsed_s[0])
         if elapsed_s < first_s:
-            return float(self.pages[0]) * elapsed_s / first_s
+            return float(self.pages[0]) * (elapsed_s / first_s)
         return float(np.interp(elapsed_s, self.elapsed_s, self.pages))
 
     def scaled(self, factor: float) -> WriteCurve:
