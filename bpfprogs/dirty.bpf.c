@@ -196,9 +196,11 @@ static __always_inline u64 mark(struct rd_config *cfg, struct rd_stats *s, u32 s
 	if (huge) {
 		#pragma unroll
 		for (int i = 0; i < 64; i++) {
-			u64 *bytes = (u64 *)&b->pages[i * 8];
+			/* volatile: one after the other, or the compiler has all 64 on its stack of 512 bytes */
+			volatile u64 *bytes = (u64 *)&b->pages[i * 8];
+			u64 seen = *bytes;
 
-			fresh += 8 - ((*bytes * 0x0101010101010101ULL) >> 56);
+			fresh += 8 - ((seen * 0x0101010101010101ULL) >> 56);
 			*bytes = 0x0101010101010101ULL;
 		}
 		return fresh;

@@ -57,7 +57,8 @@ class Session:
         self.interrupted = True
 
     def finish(self) -> None:
-        """Ends it at the next occasion, as planned; may be called from another thread."""
+        """Ends it as planned, with a round that has all that was written before this call; may be
+        called from another thread."""
         self._finished = True
 
     # ---- start ----
@@ -153,6 +154,7 @@ class Session:
             if plan.duration_s:
                 due = min(due, start + plan.duration_s)
             alive = self._wait(recorder, due)
+            last = self._finished  # before the round ends: it must have all that was until then
             if not alive and not self.interrupted:
                 return "ended"
             try:
@@ -163,7 +165,7 @@ class Session:
             # Missed boundaries are skipped, not made up for: the schedule never drifts.
             elapsed = time.monotonic() - start
             boundary = max(boundary + 1, int(elapsed / plan.interval_s) + 1)
-            if self._finished or (plan.count and self.rounds >= plan.count):
+            if last or (plan.count and self.rounds >= plan.count):
                 return "planned"
             if plan.duration_s and elapsed >= plan.duration_s:
                 return "planned"

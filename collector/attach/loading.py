@@ -21,6 +21,8 @@ from redirty.collector.errors import RedirtyError
 
 log = logging.getLogger(__name__)
 
+_libc = ctypes.CDLL(None)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -131,16 +133,39 @@ def _captured_stderr() -> Iterator[_Said]:
     """BCC and LLVM write to descriptor 2 when they fail: keep that for -v, spare the user."""
     said = _Said()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile() as file, _told_at_exit(file.fileno(), saved):
         os.dup2(file.fileno(), 2)
         try:
             yield said
         finally:
-            ctypes.CDLL(None).fflush(None)
+            _libc.fflush(None)
             os.dup2(saved, 2)
             os.close(saved)
             file.seek(0)
             said.text = file.read().decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _told_at_exit(captured: int, stderr: int) -> Iterator[None]:
+    """LLVM ends the whole process by exit(3) where it gives up (a program that needs more than BPF's
+    stack, say). No exception tells of that, and what it said is captured: its last line is said."""
+    inside = True
+
+    def say(_argument: int | None) -> None:
+        if inside:
+            _libc.fflush(None)
+            text = os.pread(captured, 1 << 16, 0).decode(errors="replace")
+            line = f"redirty: the compiler of the BPF programs gave up: {_last_line(text)}\n"
+            os.write(stderr, line.encode())
+
+    owner = ctypes.create_string_buffer(1)  # of the handler: any address that is ours
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(say)
+    _libc.__cxa_atexit(callback, None, owner)
+    try:
+        yield
+    finally:
+        inside = False
+        _libc.__cxa_finalize(owner)  # takes it away: Python must not be called when it is gone
 
 
 def _last_line(text: str) -> str:

@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redirty.collector.host.targets import Pids
+from redirty.collector.plan import Plan
+from redirty.collector.rounds import Round
+from redirty.collector.session import Session
 
-from tests.host.recording import redirty
-from tests.workloads.driver import Writer
+from tests.host.recording import PROBE, assert_same, redirty, wait_idle, way, within
+from tests.workloads.driver import Pages, Phases, Writer
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
@@ -67,3 +71,25 @@ def test_hundred_rounds_under_load(tmp_path: Path) -> None:
 
     assert sum(int(row["lost_events"]) for row in rows) == 0
     assert sum(int(row["dirty_pages"]) > 0 for row in rows) > ROUNDS // 2
+
+
+def test_what_was_written_before_the_end_is_in_it(tmp_path: Path) -> None:
+    """Told to finish while a round is just being put away, on a slow machine say: one more round
+    has what was written meanwhile."""
+    with Phases({"a": ("anon_private", 2)}) as phases:
+        found: list[Pages] = []
+        written: list[Pages] = []
+
+        def write_and_finish(result: Round) -> None:
+            (space,) = result.spaces
+            found.append(within(space.dirty, phases.areas["a"]))
+            if not written:
+                written.append(phases.write("a", "random", 5, 40).pages)
+                wait_idle(phases.pid)
+                session.finish()
+
+        plan = Plan(Pids([phases.pid]), tmp_path / "rec", 0.05, arm=way(), probe=PROBE)
+        session = Session(plan, write_and_finish)
+        session.run()
+    assert len(found) == 2
+    assert_same(found[1], written[0], "written before the end was asked for")

@@ -39,6 +39,11 @@ class Walk:
     def _areas(self) -> list[Area]:
         return list(self.phases.areas.values())
 
+    def skipped(self) -> int:
+        """How many runs of the log the kernel left out since this was asked before (Tracer.skipped)."""
+        before, self._skipped = self._skipped, self.live.tracer.skipped()
+        return self._skipped - before
+
     def end(
         self,
         truth: Pages,
@@ -55,9 +60,9 @@ class Walk:
         ahead = kernel_state(self.pid, areas).present
         space = self.live.round_of(self.pid)
         what = f"round {self.rounds}"
-        before, self._skipped = self._skipped, self.live.tracer.skipped()
-        if self._skipped != before:
-            self._check_log_with_gaps(space, truth, self._skipped - before + len(missed), what)
+        skipped = self.skipped()
+        if skipped:
+            self._check_log_with_gaps(space, truth, skipped + len(missed), what)
             self._present = ahead
             self.rounds += 1
             return space

@@ -1,0 +1,25 @@
+"""The BPF programs compile in every form, also in those that another kernel than this one takes."""
+
+from __future__ import annotations
+
+import pytest
+from redirty.collector.attach import btf, entries, loading
+from redirty.collector.attach.loading import Options
+from redirty.collector.attach.trial import PROBES
+
+pytestmark = pytest.mark.usefixtures("tracing")
+
+
+@pytest.mark.parametrize("byte_maps", [False, True])
+@pytest.mark.parametrize("probe", PROBES)
+def test_with_all_that_can_be_asked_for(
+    probe: str, byte_maps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to spare of BPF's stack: the compiler gives up, and ends the process."""
+    monkeypatch.setattr(entries, "attach", lambda bpf, probe: frozenset((probe,)))
+    options = Options(events=True, stacks=True, ring_bytes=4096, force_byte_maps=byte_maps)
+    found = loading._compile(options, probe, btf.offset_flags(btf.load()))
+    assert not isinstance(found, str), found
+    bpf, features, as_bytes = found
+    bpf.cleanup()
+    assert (features, as_bytes) == (frozenset((probe,)), byte_maps)

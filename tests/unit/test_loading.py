@@ -1,0 +1,42 @@
+"""What the compiler of the BPF programs says, and how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SAY = """
+import ctypes, os
+from redirty.collector.attach.loading import _captured_stderr
+with _captured_stderr() as said:
+    os.write(2, b"warning: of no interest\\nLLVM ERROR: no stack left\\n")
+    {then}
+os.write(2, b"after\\n" + said.text.encode()[:7])
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "end", "code", "said"),
+    [
+        ("pass", "", 0, "after\nwarning"),
+        (
+            "ctypes.CDLL(None).exit(1)",
+            "",
+            1,
+            "redirty: the compiler of the BPF programs gave up: LLVM ERROR: no stack left\n",
+        ),
+        ("pass", "ctypes.CDLL(None).exit(1)", 1, "after\nwarning"),
+    ],
+    ids=["goes on", "ends the process", "ended later by something else"],
+)
+def test_what_the_compiler_says_is_captured(then: str, end: str, code: int, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SAY.format(then=then, end=end)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, said)
