@@ -51,12 +51,16 @@ def _figures(found: dict[str, Any]) -> list[str]:
     sent = show_bytes(found["transferred_bytes"])
     count = len(found["passes"])
     end = "" if found["total_s"] is not None else ", after which nothing changes any more"
-    lines.append(f"  {'transferred':<13}{sent:>11}  in {count} {'pass' if count == 1 else 'passes'}{end}")
+    lines.append(
+        f"  {'transferred':<13}{sent:>11}  in {count} {'pass' if count == 1 else 'passes'}{end}"
+    )
     enough, goal = found["min_bandwidth_bytes_per_s"], found["min_downtime_s"]
     if enough is not None:
         lines.append(f"  {'needs':<13}{show_bytes(enough) + '/s':>11}  for this downtime")
     if goal is not None and found["downtime_goal_s"] is not None:
-        lines.append(f"  {'allows':<13}{show_time(goal):>11}  of downtime, or more, at this bandwidth")
+        lines.append(
+            f"  {'allows':<13}{show_time(goal):>11}  of downtime, or more, at this bandwidth"
+        )
     if found["new_pages_per_s"] * basis["page_size"] >= 1024:
         growth = show_bytes(found["new_pages_per_s"] * basis["page_size"])
         lines.append(f"  {'grows':<13}{growth + '/s':>11}  by new pages")

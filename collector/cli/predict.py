@@ -69,9 +69,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs, on stdout")
     add_target(parser)
     live = parser.add_argument_group("with a target")
-    live.add_argument(
-        "-d", "--duration", metavar="TIME", help="records for so long (default: 10s)"
-    )
+    live.add_argument("-d", "--duration", metavar="TIME", help="records for so long (default: 10s)")
     live.add_argument("--interval", metavar="TIME", help="in rounds of so long (default: 500ms)")
     live.add_argument("-q", "--quiet", action="store_true", help="no progress")
 

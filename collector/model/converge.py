@@ -16,7 +16,7 @@ from redirty.collector.model.curve import Written
 from redirty.collector.model.policy import Left, Policy
 
 # When so many passes have left no less than one before them did, to this part, none ever will.
-_PATIENCE = 20
+_PATIENCE = 50
 _LESS = 1e-6
 _PASSES = 20_000  # of a policy that would make more, nobody waits for the end
 
@@ -90,14 +90,17 @@ def simulate(
     while True:
         sent = policy.send(left, bandwidth, again)
         took_s = sent.bytes / bandwidth
-        unsent = known * _share(left.bytes - sent.bytes, left.bytes) if not passes else (
-            left.bytes - sent.bytes
+        unsent = (
+            known * _share(left.bytes - sent.bytes, left.bytes)
+            if not passes
+            else (left.bytes - sent.bytes)
         )
         passes.append(Pass(len(passes) + 1, sent.bytes, took_s))
         dirty = written(took_s) * page_bytes
-        # Pages that were not sent may have been written again besides: both sets once. Where they are
-        # not known to be, no more than any other page.
-        overlap = unsent * max(_share(dirty, known), sent.sure)
+        # Pages that were not sent may have been written again besides: both sets once. Hot ones mostly
+        # were, others no more than any page.
+        sure = written_again(written, took_s, page_bytes)[1] if sent.hot else 0.0
+        overlap = unsent * max(_share(dirty, known), sure)
         to_do = unsent + dirty - min(overlap, dirty)
         left = Left(to_do, to_do / page_bytes * memory.page_size)
         if policy.stop(len(passes), left, bandwidth):

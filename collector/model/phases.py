@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +35,7 @@ def find(rate: Floats) -> Phases:
     if not cuts:
         return Phases(0, (), False)
     bounds = [0, *cuts, len(rate)]
-    levels = [float(rate[a:b].mean()) for a, b in zip(bounds, bounds[1:], strict=False)]
+    levels = [float(rate[a:b].mean()) for a, b in itertools.pairwise(bounds)]
     now = levels[-1]
     alike = [abs(level - now) <= _ALIKE * max(level, now) for level in levels[:-2]]
     if any(alike) and len(cuts) >= 3:
@@ -49,7 +50,8 @@ def _noise(rate: Floats) -> float:
     if len(rate) < 2:
         return 0.0
     steps = np.abs(np.diff(rate))
-    return max(1.4826 * float(np.median(steps)) / np.sqrt(2), 0.02 * float(np.abs(rate).mean()))
+    found: float = max(1.4826 * float(np.median(steps)) / np.sqrt(2), 0.02 * float(np.abs(rate).mean()))
+    return found
 
 
 def _split(rate: Floats, first: int, end: int, noise: float) -> list[int]:

@@ -39,11 +39,11 @@ Again = Callable[[float], tuple[float, float]]
 
 @dataclass(frozen=True)
 class Sent:
-    """What a pass sends before the page tables are looked at again, in bytes. What it does not send is
-    left, and of that a share `sure` is known to be written again."""
+    """What a pass sends before the page tables are looked at again, in bytes. hot: what it does not
+    send are pages that were written again and again."""
 
     bytes: float
-    sure: float = 0.0
+    hot: bool = False
 
 
 class Policy(Protocol):
@@ -124,7 +124,7 @@ class Goal:
         hot, sure = again(left.bytes / bandwidth)
         if sure < SURE:
             return Sent(left.bytes)
-        return Sent(left.bytes - min(hot, bandwidth * self.downtime_s, left.bytes), sure)
+        return Sent(left.bytes - min(hot, bandwidth * self.downtime_s, left.bytes), hot=True)
 
     def stop(self, number: int, left: Left, bandwidth: float) -> bool:
         """See Policy."""

@@ -191,7 +191,7 @@ def table(a: Answer) -> list[dict[str, Any]]:
     asked = a.policy.downtime_s
     goals: list[float | None] = [None]
     if asked is not None:
-        goals = sorted({*_DOWNTIMES_S, asked})
+        goals = [*sorted({*_DOWNTIMES_S, asked})]
     rows = []
     for times in _TIMES:
         bandwidth = a.question.bandwidth * times

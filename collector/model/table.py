@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,7 +93,7 @@ def _inside(
     starts = np.flatnonzero(np.append(True, number[1:] != number[:-1]))
     bounds = [*starts.tolist(), len(number)]
     rows = np.full((len(starts), len(times)), np.nan)
-    for row, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for row, (a, b) in enumerate(itertools.pairwise(bounds)):
         there = int(np.searchsorted(times, t[b - 1], side="right"))
         rows[row, :there] = np.interp(times[:there], t[a:b], pages[a:b])
         if t[a] > times[0]:  # from nothing to the first point

@@ -89,4 +89,5 @@ def _not_negative(a: Floats, b: Floats) -> Floats:
             x[~chosen] = 0.0
             if not chosen.any():
                 break
-    return x / scale
+    found: Floats = x / scale
+    return found

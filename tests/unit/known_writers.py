@@ -94,7 +94,9 @@ def record(known: Known, rounds: int, interval_s: float, present: int) -> Observ
         part = writes[number * per_round : (number + 1) * per_round]
         firsts = np.sort(np.unique(part, return_index=True)[1])
         seen = np.searchsorted(firsts, at - 1, side="right")
-        rows += [(number, 0, n / known.rate, w, np.nan) for n, w in zip(at[:-1], seen, strict=False)]
+        rows += [
+            (number, 0, n / known.rate, w, np.nan) for n, w in zip(at[:-1], seen, strict=False)
+        ]
         dirty[number] = seen[-1]
     for first, length in runs_of(rounds):
         pages = len(np.unique(writes[first * per_round : (first + length) * per_round]))
