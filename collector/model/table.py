@@ -115,7 +115,7 @@ def _levels(
     number, rounds, elapsed_s = whole.number[order], whole.rounds[order], whole.elapsed_s[order]
     dirty = whole.dirty[order]
     raced = excess[np.searchsorted(seen.number[first:], number)]
-    pages, new = np.maximum(dirty - raced, 0.0), dirty - whole.redirtied[order]
+    pages, new = np.maximum(dirty - raced, 0.0), np.maximum(dirty - whole.redirtied[order], 0.0)
     classes = points.chosen(whole_runs & (points.mapping_class != ALL))
     lengths, starts = np.unique(rounds, return_index=True)
     sums = np.zeros((len(lengths), len(seen.classes)))

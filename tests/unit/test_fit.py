@@ -136,7 +136,9 @@ def test_one_round() -> None:
 def test_an_idle_target() -> None:
     seen = record(cyclic(16384, 8000.0), 4, 0.5, PRESENT)
     zeros = np.zeros(4)
-    nothing = dataclasses.replace(seen.points, dirty=seen.points.dirty * 0)
+    nothing = dataclasses.replace(
+        seen.points, dirty=seen.points.dirty * 0, redirtied=seen.points.redirtied * 0
+    )
     found = fit(dataclasses.replace(seen, dirty=zeros, redirtied=zeros, points=nothing))
     assert [f(t) for f in (found.curve, found.high) for t in (0.1, 100.0)] == [0.0] * 4
 
