@@ -121,7 +121,7 @@ def load_mappings(directory: Path, most: int | None = None) -> pd.DataFrame:
     was written and for the one in which it first appeared. most: of a longer file only the rows in
     about so many bytes at its end. Errors: RedirtyError."""
     frame = _complete_only(_read(directory, "mappings.csv", MAPPINGS, most), directory)
-    frame["path"] = frame["path"].fillna("")
+    frame["path"] = _text(frame["path"])
     for column in ("start", "end"):
         frame[column] = _addresses(frame[column])
     return frame
@@ -131,7 +131,7 @@ def load_pages(directory: Path) -> pd.DataFrame:
     """pages.csv, with address as a number. Errors: RedirtyError."""
     frame = _read(directory, "pages.csv", PAGES)
     frame["address"] = _addresses(frame["address"])
-    frame["mapping_class"] = frame["mapping_class"].fillna("")
+    frame["mapping_class"] = _text(frame["mapping_class"])
     return frame
 
 
@@ -144,7 +144,7 @@ def load_curves(directory: Path, most: int | None = None) -> pd.DataFrame:
     """curves.csv: points of the write curves of single rounds and of runs of them; without a row when
     an older redirty made the recording. most: as in load_mappings(). Errors: RedirtyError."""
     frame = _read(directory, "curves.csv", CURVES, most)
-    frame["mapping_class"] = frame["mapping_class"].fillna("")
+    frame["mapping_class"] = _text(frame["mapping_class"])
     return _complete_only(frame, directory)
 
 
@@ -242,6 +242,11 @@ def load_frames(directory: Path, number: int | None = None) -> pd.DataFrame:
         return frame
     frame = frame[frame["round"] <= number]
     return frame.drop_duplicates(["pid", "address"], keep="last").reset_index(drop=True)
+
+
+def _text(column: pd.Series[Any]) -> pd.Series[Any]:
+    """With "" for empty fields, also where all are empty."""
+    return column.astype("str").where(column.notna(), "")
 
 
 def _addresses(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -50,7 +50,9 @@ def _noise(rate: Floats) -> float:
     if len(rate) < 2:
         return 0.0
     steps = np.abs(np.diff(rate))
-    found: float = max(1.4826 * float(np.median(steps)) / np.sqrt(2), 0.02 * float(np.abs(rate).mean()))
+    found: float = max(
+        1.4826 * float(np.median(steps)) / np.sqrt(2), 0.02 * float(np.abs(rate).mean())
+    )
     return found
 
 

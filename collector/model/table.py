@@ -89,7 +89,9 @@ def _inside(
     pages = np.maximum(pages - excess[np.searchsorted(seen.number[first:], number)], 0.0)
     least = max(float(t.min()), usual * 1e-6)
     count = max(2, int(np.ceil(np.log2(usual / least) * _AN_OCTAVE)) + 1)
-    times = np.geomspace(least, usual, count)[:-1] if least < usual else np.empty(0)
+    if least >= usual:  # nothing is known but the ends
+        return np.empty(0), np.empty((0, 0))
+    times = np.geomspace(least, usual, count)[:-1]
     starts = np.flatnonzero(np.append(True, number[1:] != number[:-1]))
     bounds = [*starts.tolist(), len(number)]
     rows = np.full((len(starts), len(times)), np.nan)

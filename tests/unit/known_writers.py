@@ -109,7 +109,7 @@ def runs_of(rounds: int) -> Iterator[tuple[int, int]]:
     multiple of 2^j on."""
     for first in range(rounds):
         yield first, 1
-        for j in range(1, rounds.bit_length()):
+        for j in range(1, rounds.bit_length() + 1):
             if first % (1 << j) == 0:
                 step = 1 << max(0, j - 4)
                 for length in range((1 << j - 1) + step, (1 << j) + 1, step):

@@ -33,6 +33,7 @@ PROMISED = {
     "first_round, last_round",
     "curve.csv": "pid, elapsed_s, unique_dirty_pages",
     "tlb.csv": "round, pid, reason, flushes, pages, time_s",
+    "curves.csv": "round, rounds, mapping_class, elapsed_s, dirty_pages, redirtied_pages",
 }
 META = {
     *("schema", "redirty", "kernel", "page_size", "target", "probe", "arm", "started"),
@@ -62,6 +63,7 @@ def test_columns_are_as_promised_and_new_ones_come_after(recorded: Path) -> None
         "pages.csv": columns.PAGES,
         "curve.csv": columns.CURVE,
         "tlb.csv": columns.TLB,
+        "curves.csv": columns.CURVES,
     }
     for name, text in PROMISED.items():
         promised = text.split(", ")
