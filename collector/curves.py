@@ -18,6 +18,8 @@ from redirty.collector.rounds import Round
 
 Floats = npt.NDArray[np.float64]
 
+_THINNINGS = 4
+_OFF, _OFF_PAGES = 0.003, 0.5  # what leaving a point out may cost, as a share or in pages
 _EVERY = 2  # of the histogram's slots: 8 points an octave
 _EDGES_S = abi.hist_edges_ns() / 1e9
 
@@ -52,12 +54,24 @@ def inside(result: Round) -> Iterator[Point]:
     times = _EDGES_S + result.arm_s / armed / 2
     used = (pages > 0) & (times < result.duration_s)
     used &= np.arange(len(times)) % _EVERY == 0
-    times, pages = times[used], np.minimum(pages[used], dirty)
-    # of a stretch in which nothing was written, both ends tell all
-    still = pages[1:] == pages[:-1]
-    kept = ~(np.append(still, False) & np.insert(still, 0, False))
-    for t, w in zip(times[kept].tolist(), pages[kept].tolist(), strict=True):
+    times, pages = thinned(times[used], np.minimum(pages[used], dirty))
+    for t, w in zip(times.tolist(), pages.tolist(), strict=True):
         yield Point(result.number, 0, "", t, w, None)
+
+
+def thinned(times: Floats, pages: Floats) -> tuple[Floats, Floats]:
+    """Without points that lie on the straight line between their neighbours."""
+    for _ in range(_THINNINGS):
+        if len(times) < 3:
+            break
+        odd = np.arange(1, len(times) - 1, 2)
+        share = (times[odd] - times[odd - 1]) / (times[odd + 1] - times[odd - 1])
+        line = pages[odd - 1] + share * (pages[odd + 1] - pages[odd - 1])
+        plain = np.abs(pages[odd] - line) <= np.maximum(_OFF_PAGES, _OFF * pages[odd])
+        kept = np.ones(len(times), np.bool_)
+        kept[odd[plain]] = False
+        times, pages = times[kept], pages[kept]
+    return times, pages
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from redirty.collector.analyze import load
 from redirty.collector.attach import abi
 from redirty.collector.bitmap import PageSet
-from redirty.collector.curves import Point, Runs, inside
+from redirty.collector.curves import Point, Runs, inside, thinned
 from redirty.collector.export.recording import Recording
 from redirty.collector.host.mappings import CLASSES, Mappings
 from redirty.collector.rounds import Round, SpaceRound
@@ -94,7 +94,18 @@ def test_inside_a_round() -> None:
     assert (np.diff(times) > 0).all() and (np.diff(count) >= 0).all()
     assert count[-1] == 4
     assert times[-1] < result.duration_s
-    assert len(points) <= 4, "of a stretch with nothing in it both ends tell all"
+    assert len(points) < 25, "of a stretch with nothing in it both ends tell all"
+
+
+@pytest.mark.parametrize("rate", [0.0, 100.0, 1e6])
+def test_points_that_tell_nothing_more_are_left_out(rate: float) -> None:
+    times = np.geomspace(1e-4, 1.0, 107)
+    for count, most in ((rate * times, 12), (5000 * -np.expm1(-rate * times / 5000), 60)):
+        t, w = thinned(times, count)
+        assert len(t) <= most
+        assert (t[0], t[-1]) == (times[0], times[-1])
+        off = np.abs(np.interp(times, t, w) - count)
+        assert (off <= np.maximum(2.0, 0.01 * count)).all()
 
 
 def test_a_round_with_nothing_logged_has_no_inside() -> None:
