@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from redirty.collector.analyze import load
 from redirty.collector.analyze.observe import observe
-from redirty.collector.host.targets import Pids
 from redirty.collector.export.recording import Recording
+from redirty.collector.host.targets import Pids
 from redirty.collector.model.fit import fit
 from redirty.collector.plan import Plan
 from redirty.collector.session import Session
