@@ -6,6 +6,7 @@ interval come from how much single rounds and runs differ; they are never nearer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -142,7 +143,8 @@ def _filled(
     more = [times]
     for a, b in zip(times.tolist(), times[1:].tolist(), strict=False):
         if b > a * _GAP:
-            more.append(np.geomspace(a, b, int(np.ceil(np.log(b / a) / np.log(_GAP))) + 1)[1:-1])
+            count = math.ceil(math.log(b / a) / math.log(_GAP))
+            more.append(a * (b / a) ** (np.arange(1, count) / count))
     all_times = np.sort(np.concatenate(more))
     filled = smooth(times, middle, all_times)
     safe = np.where(middle > 0, middle, 1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +11,7 @@ from redirty.collector.model.observed import ALL, Observed, Points
 Floats = npt.NDArray[np.float64]
 
 _AN_OCTAVE = 8  # columns
-_ROUNDS = 256  # rows at most, the latest ones
+_ROUNDS = 128  # rows at most, the latest ones
 _SHORT = 0.9  # a round shorter than this part of the usual one is none to take the end from
 
 
@@ -40,13 +39,21 @@ def tabulate(seen: Observed, first: int) -> Table:
     """Of the rounds from index `first` on."""
     duration_s = seen.duration_s[first:]
     usual = float(np.median(duration_s))
-    points = seen.points.chosen(seen.points.number >= seen.number[first])
-    whole = points.chosen(points.mapping_class == ALL)
-    if not len(whole.number):
+    points = seen.points
+    recent = int(seen.number[first:][-_ROUNDS:][0])
+    near = points.chosen(
+        (points.number >= recent) & (points.rounds <= 1) & (points.mapping_class == ALL)
+    )
+    if not len(near.number):
         return _from_averages(seen, first, usual)
-    excess = _raced(seen, first, whole)
-    times, inside = _inside(seen, first, usual, whole, excess)
-    return Table(times, inside, _levels(seen, points, usual, excess, first))
+    number, rows, times = _inside(near, usual)
+    dirty = seen.dirty[first:]
+    at = np.searchsorted(seen.number[first:], number)
+    excess = _raced(dirty, seen.arm_s[first:], dirty[at], rows[:, -1], usual)
+    inside = np.maximum(rows[:, :-1] - excess[at][:, None], 0.0)
+    reached = ~np.isnan(inside).all(axis=0)
+    ends = points.chosen((points.rounds > 0) & (points.number >= seen.number[first]))
+    return Table(times[:-1][reached], inside[:, reached], _levels(seen, ends, usual, excess, first))
 
 
 def _from_averages(seen: Observed, first: int, usual: float) -> Table:
@@ -61,48 +68,43 @@ def _from_averages(seen: Observed, first: int, usual: float) -> Table:
     return Table(times[used], np.outer(values, shape[used] / shape[-1]), (level,))
 
 
-def _raced(seen: Observed, first: int, whole: Points) -> Floats:
-    """By round from `first` on, pages in its log that were written while it was armed, each before it
-    was protected itself: they belong to the round before alone. None of them was written in that one
-    before, so they come at the rate at which new pages come at a round's end, for half of the arm."""
-    duration_s, dirty = seen.duration_s[first:], seen.dirty[first:]
-    at = np.searchsorted(seen.number[first:], whole.number)
-    share = whole.elapsed_s / duration_s[at]
-    late = (whole.rounds == 0) & (share >= 0.4) & (share <= 0.6)
-    half_s, half = np.zeros(len(dirty)), dirty.copy()
-    half_s[at[late]], half[at[late]] = whole.elapsed_s[late], whole.dirty[late]
-    slope = np.maximum(dirty - half, 0.0) / (duration_s - half_s)
-    found: Floats = np.minimum(slope * seen.arm_s[first:] / 2, dirty / 2)
+def _raced(dirty: Floats, arm_s: Floats, ends: Floats, half: Floats, usual: float) -> Floats:
+    """By round, pages in its log that were written while it was armed, each before it was protected
+    itself: they belong to the round before alone. None of them was written in that one before, so they
+    come at the rate at which new pages come at a round's end, for half of the arm.
+
+    dirty, arm_s: of all rounds. ends, half: of some, pages at their ends and half way there.
+    """
+    known = ~np.isnan(half)
+    total = float(ends[known].sum())
+    if total <= 0:
+        return np.zeros(len(dirty))
+    late = float(np.maximum(ends[known] - half[known], 0.0).sum()) / total
+    found: Floats = dirty * np.minimum(late / (usual / 2) * arm_s / 2, 0.5)
     return found
 
 
-def _inside(
-    seen: Observed, first: int, usual: float, whole: Points, excess: Floats
-) -> tuple[Floats, Floats]:
-    """(times, pages by round and time)."""
-    numbers = seen.number[first:][-_ROUNDS:]
-    points = whole.chosen((whole.rounds <= 1) & (whole.number >= numbers[0]))
+def _inside(points: Points, usual: float) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
+    """(numbers of rounds, pages by round and time, times); NaN where a round was shorter. The last
+    column is half of the usual length."""
     order = np.lexsort((points.elapsed_s, points.number))
     number, t, pages = points.number[order], points.elapsed_s[order], points.dirty[order]
-    if not len(number):
-        return np.empty(0), np.empty((0, 0))
-    pages = np.maximum(pages - excess[np.searchsorted(seen.number[first:], number)], 0.0)
+    new = np.append(True, number[1:] != number[:-1])
+    starts = np.flatnonzero(new)
     least = max(float(t.min()), usual * 1e-6)
-    count = max(2, int(np.ceil(np.log2(usual / least) * _AN_OCTAVE)) + 1)
-    if least >= usual:  # nothing is known but the ends
-        return np.empty(0), np.empty((0, 0))
-    times = np.geomspace(least, usual, count)[:-1]
-    starts = np.flatnonzero(np.append(True, number[1:] != number[:-1]))
-    bounds = [*starts.tolist(), len(number)]
-    rows = np.full((len(starts), len(times)), np.nan)
-    for row, (a, b) in enumerate(itertools.pairwise(bounds)):
-        there = int(np.searchsorted(times, t[b - 1], side="right"))
-        rows[row, :there] = np.interp(times[:there], t[a:b], pages[a:b])
-        if t[a] > times[0]:  # from nothing to the first point
-            before = times[:there] < t[a]
-            rows[row, :there][before] = pages[a] * times[:there][before] / t[a]
-    reached = ~np.isnan(rows).all(axis=0)
-    return times[reached], rows[:, reached]
+    times = np.empty(0)
+    if least < usual:  # else nothing is known but the ends
+        count = max(2, int(np.ceil(np.log2(usual / least) * _AN_OCTAVE)) + 1)
+        times = np.geomspace(least, usual, count)[:-1]
+    times = np.append(times, usual / 2)
+    # All rounds one after the other on one axis, each from a point of no time and no pages on.
+    apart = 2 * max(float(t.max()), usual)
+    x = np.insert(t + (np.cumsum(new) - 1) * apart, starts, np.arange(len(starts)) * apart)
+    y = np.insert(pages, starts, 0.0)
+    wanted = np.arange(len(starts))[:, None] * apart + times
+    rows = np.interp(wanted.ravel(), x, y).reshape(wanted.shape)
+    rows[times > np.maximum.reduceat(t, starts)[:, None]] = np.nan
+    return number[starts], rows, times
 
 
 def _levels(
@@ -111,7 +113,7 @@ def _levels(
     """Rounds, and runs of them, by their length. In a run of more than 2^j rounds that begins where one
     of 2^j does, pages are counted by how many times as many they are: so few long runs tell how the
     curve goes on, and the many short ones how high it is."""
-    whole_runs = (points.rounds > 0) & (points.elapsed_s >= usual * _SHORT * points.rounds)
+    whole_runs = points.elapsed_s >= usual * _SHORT * points.rounds
     whole = points.chosen(whole_runs & (points.mapping_class == ALL))
     order = np.lexsort((whole.number, whole.rounds))
     number, rounds, elapsed_s = whole.number[order], whole.rounds[order], whole.elapsed_s[order]
@@ -127,29 +129,32 @@ def _levels(
     found: list[Level] = []
     bases: dict[int, tuple[npt.NDArray[np.int64], Floats, float]] = {}
     bounds = [*starts.tolist(), len(number)]
+    mean_s, mean_new = np.empty(0), np.empty(0)
+    if len(starts):
+        counts = np.diff(bounds)
+        mean_s = np.add.reduceat(elapsed_s, starts) / counts
+        mean_new = np.add.reduceat(new, starts) / counts
     for row, length in enumerate(lengths.tolist()):
-        part = slice(bounds[row], bounds[row + 1])
-        values, scale = pages[part], 1.0
+        a, b = bounds[row], bounds[row + 1]
+        values, scale = pages[a:b], 1.0
         base = bases.get(1 << (length - 1).bit_length() - 1) if length > 1 else None
         if base is not None:
             numbers, below, mean = base
-            at = np.minimum(np.searchsorted(numbers, number[part]), len(numbers) - 1)
-            same = numbers[at] == number[part]
+            at = np.minimum(numbers.searchsorted(number[a:b]), len(numbers) - 1)
+            same = numbers[at] == number[a:b]
             total = float(below[at[same]].sum())
             if total > 0:
-                scale = mean * int(same.sum()) / total
-                values = values[same] * scale
-        count = bounds[row + 1] - bounds[row]
+                values = values[same]
+                scale = mean * len(values) / total
+                values = values * scale
         by_class = {
-            name: float(one) * scale / count
+            name: one * scale / (b - a)
             for name, one in zip(seen.classes, sums[row].tolist(), strict=True)
             if one > 0
         }
-        found.append(
-            Level(float(elapsed_s[part].mean()), values, float(new[part].mean()) * scale, by_class)
-        )
+        found.append(Level(float(mean_s[row]), values, float(mean_new[row]) * scale, by_class))
         if length & (length - 1) == 0:
-            bases[length] = (number[part], pages[part], float(values.mean()))
+            bases[length] = (number[a:b], pages[a:b], float(values.sum()) / len(values))
     if not found:
         values = seen.dirty[-1:]
         found.append(Level(usual, values, float(seen.dirty[-1] - seen.redirtied[-1])))
