@@ -9,7 +9,7 @@ import numpy as np
 from redirty.collector.analyze import load
 from redirty.collector.errors import RedirtyError
 from redirty.collector.model import phases
-from redirty.collector.model.observed import ALL, Kept, Observed, Points
+from redirty.collector.model.observed import ALL, Floats, Kept, Observed, Points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observed:
         missed=column("missed_pages"),
         points=_points(curves, classes),
         classes=classes,
-        average=_average(directory) if curves.empty else None,
+        average=average_curve(directory) if curves.empty else None,
         mappings=_kept(directory, int(number[first]), float(duration_s[first:].sum())),
     )
 
@@ -70,8 +70,11 @@ def _points(curves: pd.DataFrame, classes: tuple[str, ...]) -> Points:
     )
 
 
-def _average(directory: Path) -> tuple[Any, Any] | None:
-    """curve.csv of all processes together."""
+def average_curve(directory: Path) -> tuple[Floats, Floats] | None:
+    """curve.csv of all processes together: (seconds, pages), ascending. None when it is empty.
+
+    Errors: RedirtyError.
+    """
     frame = load.load_curve(directory)
     if frame.empty:
         return None

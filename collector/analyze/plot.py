@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 from redirty.collector.units import show_pages, show_time
 
 WIDTH, HEIGHT = 60, 10
 _LABEL = 11
+
+
+def of_recording(directory: Path) -> list[str]:
+    """The average curve of a recording. Errors: RedirtyError."""
+    import numpy as np
+    from redirty.collector.analyze.observe import average_curve
+
+    found = average_curve(directory)
+    if found is None:
+        return []
+    times, pages = found
+    last_s = float(times[-1])
+    first_s = max(float(times[0]), last_s * 1e-4)
+    return plot(lambda t: float(np.interp(t, times, pages)), first_s, last_s, last_s)
 
 
 def plot(

@@ -27,5 +27,11 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         summary.print_json(Path(options.directory))
     else:
-        print(summary.as_text(summary.summarise(Path(options.directory)), bandwidth), end="")
+        from redirty.collector.analyze import plot
+
+        directory = Path(options.directory)
+        print(summary.as_text(summary.summarise(directory), bandwidth), end="")
+        curve = plot.of_recording(directory)
+        if curve:
+            print("\nW(t), distinct pages written within t of an arm:", *curve, sep="\n")
     return 0
