@@ -13,6 +13,7 @@ _PREFIX |= {"K": 1000.0}
 _PREFIX |= {f"{p}i": 1024.0**i for i, p in enumerate(("K", "M", "G", "T"), 1)}
 _NUMBER = r"(\d+\.?\d*|\.\d+)"  # 1, 1.5, 1., .5
 _RATE = re.compile(_NUMBER + r"\s*([kKMGT]i?)?(bit|bits|b|B)(?:/s|ps)?")
+_SIZE = re.compile(_NUMBER + r"\s*([kKMGT]i?)?B")
 _TIME = re.compile(_NUMBER + r"\s*(us|ms|s|m|min|h)?")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -38,6 +39,20 @@ def parse_rate(text: str) -> float:
     if not math.isfinite(rate):
         raise UsageError(f"rate {text[:20]!r}... is too large: write 10Gbit, 1.25GB or 200MiB")
     return rate
+
+
+def parse_size(text: str) -> float:
+    """Bytes from 512MiB, 1.5GB, 4096B; also 0.
+
+    Errors: UsageError.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise UsageError(f"size {text!r} is not understood: write 512MiB or 1.5GB")
+    size = float(match[1]) * _PREFIX[match[2] or ""]
+    if not math.isfinite(size):
+        raise UsageError(f"size {text[:20]!r}... is too large: write 512MiB or 1.5GB")
+    return size
 
 
 def parse_time(text: str, *, unit_needed: bool = False) -> float:

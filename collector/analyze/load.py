@@ -7,12 +7,14 @@ redirty knows: which rounds are complete, and addresses as numbers.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.export.columns import (
     CURVE,
+    CURVES,
     MAPPINGS,
     PAGES,
     ROUNDS,
@@ -55,14 +57,17 @@ def load_meta(directory: Path) -> dict[str, Any]:
     return meta
 
 
-def _read(directory: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+def _read(
+    directory: Path, name: str, columns: tuple[str, ...], most: int | None = None
+) -> pd.DataFrame:
+    """A file. most: of a longer one, only the rows in about so many bytes at its end."""
     import io
 
     import pandas as pd
 
     path = directory / name
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if most is None else _end_of(path, most)
     except FileNotFoundError:
         return pd.DataFrame({column: [] for column in columns})
     except OSError as e:
@@ -85,6 +90,24 @@ def _read(directory: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
     return frame
 
 
+# How a row of mappings.csv or curves.csv begins. A path may have line breaks in it, but no line like that
+# unless on purpose.
+_ROW = re.compile(rb"\r\n(?=\d+,\d+,(0x|[a-z_]*,\d))")
+
+
+def _end_of(path: Path, most: int) -> bytes:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        if size <= most:
+            return file.read()
+        header = file.readline()
+        file.seek(size - most)
+        tail = file.read()
+    begin = _ROW.search(tail)
+    return header + (tail[begin.end() :] if begin else b"")
+
+
 def load_rounds(directory: Path) -> pd.DataFrame:
     """rounds.csv: a row a complete round. Errors: RedirtyError."""
     return _read(directory, "rounds.csv", ROUNDS)
@@ -96,11 +119,12 @@ def _complete_only(frame: pd.DataFrame, directory: Path) -> pd.DataFrame:
     return frame[frame["round"].isin(done)].reset_index(drop=True)
 
 
-def load_mappings(directory: Path) -> pd.DataFrame:
+def load_mappings(directory: Path, most: int | None = None) -> pd.DataFrame:
     """mappings.csv, with start and end as numbers; a mapping has a row for each round in which it
-    was written and for the one in which it first appeared. Errors: RedirtyError."""
-    frame = _complete_only(_read(directory, "mappings.csv", MAPPINGS), directory)
-    frame["path"] = frame["path"].fillna("")
+    was written and for the one in which it first appeared. most: of a longer file only the rows in
+    about so many bytes at its end. Errors: RedirtyError."""
+    frame = _complete_only(_read(directory, "mappings.csv", MAPPINGS, most), directory)
+    frame["path"] = _text(frame["path"])
     for column in ("start", "end"):
         frame[column] = _addresses(frame[column])
     return frame
@@ -110,13 +134,21 @@ def load_pages(directory: Path) -> pd.DataFrame:
     """pages.csv, with address as a number. Errors: RedirtyError."""
     frame = _read(directory, "pages.csv", PAGES)
     frame["address"] = _addresses(frame["address"])
-    frame["mapping_class"] = frame["mapping_class"].fillna("")
+    frame["mapping_class"] = _text(frame["mapping_class"])
     return frame
 
 
 def load_curve(directory: Path) -> pd.DataFrame:
     """curve.csv: W(t) by process. Errors: RedirtyError."""
     return _read(directory, "curve.csv", CURVE)
+
+
+def load_curves(directory: Path, most: int | None = None) -> pd.DataFrame:
+    """curves.csv: points of the write curves of single rounds and of runs of them; without a row when
+    an older redirty made the recording. most: as in load_mappings(). Errors: RedirtyError."""
+    frame = _read(directory, "curves.csv", CURVES, most)
+    frame["mapping_class"] = _text(frame["mapping_class"])
+    return _complete_only(frame, directory)
 
 
 def load_tlb(directory: Path) -> pd.DataFrame:
@@ -169,6 +201,30 @@ def _parquet(directory: Path, name: str) -> pd.DataFrame | None:
     return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
 
 
+def load_stacks(directory: Path) -> pd.DataFrame:
+    """stacks.folded: stack (outermost first, after the program's name), pages.
+
+    Errors: RedirtyError when it was recorded without --stacks.
+    """
+    import pandas as pd
+
+    path = directory / "stacks.folded"
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        raise RedirtyError(f"{directory} has no stacks: record with --stacks") from None
+    except OSError as e:
+        raise RedirtyError(f"cannot read {path}: {why(e)}") from None
+    rows = [line.rpartition(" ") for line in text.split("\n")]
+    rows = [row for row in rows if row[2].isdigit()]
+    return pd.DataFrame(
+        {
+            "stack": pd.Series([row[0] for row in rows], dtype="str"),
+            "pages": pd.Series([int(row[2]) for row in rows], dtype="int64"),
+        }
+    )
+
+
 def _physical(directory: Path, name: str) -> pd.DataFrame:
     frame = _parquet(directory, name)
     if frame is None:
@@ -211,6 +267,11 @@ def load_frames(directory: Path, number: int | None = None) -> pd.DataFrame:
         return frame
     frame = frame[frame["round"] <= number]
     return frame.drop_duplicates(["pid", "address"], keep="last").reset_index(drop=True)
+
+
+def _text(column: pd.Series[Any]) -> pd.Series[Any]:
+    """With "" for empty fields, also where all are empty."""
+    return column.astype("str").where(column.notna(), "")
 
 
 def _addresses(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -16,6 +16,7 @@ VERBS = {
     "check": ("check", "what this kernel and user can do, with the reason when not"),
     "record": ("record", "trace a target's write faults into a recording"),
     "report": ("report", "sum a recording up on the terminal"),
+    "predict": ("predict", "would mirroring a target's memory converge, and how soon"),
     "demo": ("demo", "the main job on a built-in workload"),
 }
 
@@ -26,6 +27,7 @@ examples:
   sudo redirty record --tree 1234 100ms 50 -o rec   fifty rounds of 100 ms, with children
   sudo redirty record -o rec -- ./server --port 80  a command from its first instruction
   redirty report rec                                what was dirty, and again
+  redirty predict rec --bandwidth 1Gbit             would mirroring it converge?
 
 exit codes: 0 done, 1 it could not, 2 wrong usage, 3 the target ended early
 (what was recorded is kept), 130 interrupted (likewise kept)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from redirty.collector import VERSION
 from redirty.collector.attach import abi
 from redirty.collector.bitmap import PAGE_SHIFT, U64, count_in
+from redirty.collector.curves import Runs, inside
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export import columns, files, tlb
 from redirty.collector.export.again import Again
@@ -75,11 +76,14 @@ class Recording:
             self._rounds = files.CsvFile(directory / "rounds.csv", columns.ROUNDS)
             self._mappings = files.CsvFile(directory / "mappings.csv", columns.MAPPINGS)
             self._tlb = files.CsvFile(directory / "tlb.csv", columns.TLB)
+            self._points = files.CsvFile(directory / "curves.csv", columns.CURVES)
             self._again = Again(directory)
         except RedirtyError:
-            names = ("meta.json", "rounds.csv", "mappings.csv", "tlb.csv", "working_set.csv")
+            names = ("meta.json", "rounds.csv", "mappings.csv", "tlb.csv", "curves.csv")
+            names = (*names, "working_set.csv")
             files.remove_directory(directory, names)
             raise
+        self._runs = Runs()
         self._pages: dict[int, PageCounts] = {}
         self._curves: dict[int, CurveSum] = {}
         self._last_mappings: dict[int, Mappings] = {}
@@ -104,6 +108,14 @@ class Recording:
         self._mappings.append(mapping_rows)
         self._tlb.append(tlb_rows)
         stayed = self._again.stayed_pages()
+        points = [*inside(result), *self._runs.add(result)]
+        self._points.append(
+            (
+                *(p.round, p.rounds, p.mapping_class),
+                *(f"{p.elapsed_s:.6f}", f"{p.dirty:.10g}", p.redirtied),
+            )
+            for p in points
+        )
         self._rounds.append([round_row(result, self.meta.features, physical, stayed)])
         self.rounds += 1
         for space in result.spaces:
@@ -207,7 +219,7 @@ class Recording:
             self._write_sums()
         with errors.kept():
             self._save_meta(complete and errors.error is None)
-        for file in (self._rounds, self._mappings, self._tlb, self._again):
+        for file in (self._rounds, self._mappings, self._tlb, self._points, self._again):
             file.close()
         errors.tell()
 

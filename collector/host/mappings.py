@@ -89,6 +89,19 @@ class Mappings:
         return [i for i, m in enumerate(self.items) if m.mapping_class == FILE_PRIVATE]
 
     @cached_property
+    def class_ranges(self) -> tuple[tuple[U64, U64], ...]:
+        """For each of CLASSES its ranges of page numbers, (starts, ends); neighbours are joined."""
+        codes = np.array([CLASSES.index(m.mapping_class) for m in self.items], np.int64)
+        found = []
+        for code in range(len(CLASSES)):
+            chosen = codes == code
+            starts, ends = self.starts[chosen], self.ends[chosen]
+            apart = starts[1:] != ends[:-1]
+            one = np.ones(min(len(starts), 1), np.bool_)
+            found.append((starts[np.append(one, apart)], ends[np.append(apart, one)]))
+        return tuple(found)
+
+    @cached_property
     def _read_only_shared(self) -> list[int]:
         return [i for i, m in enumerate(self.items) if m.perms[3] == "s" and m.perms[1] != "w"]
 

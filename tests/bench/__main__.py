@@ -20,6 +20,7 @@ GROUPS = {
     "scans": "arming and scanning",
     "rounds": "the collector's work in a round",
     "ring": "the ring of events",
+    "predictions": "predicting from a recording, and live",
     "startup": "waiting for redirty",
     "servers": "redis under load",
     "probes": "fentry and kprobe, in an emulated machine",

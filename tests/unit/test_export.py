@@ -35,6 +35,7 @@ PROMISED = {
     "tlb.csv": "round, pid, reason, flushes, pages, time_s",
     "runs.csv": "pid, rounds_from, rounds_to, runs, runs_going_on",
     "working_set.csv": "first_round, rounds, pid, dirty_pages",
+    "curves.csv": "round, rounds, mapping_class, elapsed_s, dirty_pages, redirtied_pages",
 }
 META = {
     *("schema", "redirty", "kernel", "page_size", "target", "probe", "arm", "started"),
@@ -66,6 +67,7 @@ def test_columns_are_as_promised_and_new_ones_come_after(recorded: Path) -> None
         "tlb.csv": columns.TLB,
         "runs.csv": columns.RUNS,
         "working_set.csv": columns.WORKING_SET,
+        "curves.csv": columns.CURVES,
     }
     for name, text in PROMISED.items():
         promised = text.split(", ")

@@ -1,0 +1,114 @@
+"""A recording as the model takes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from redirty.collector.analyze import load
+from redirty.collector.errors import RedirtyError
+from redirty.collector.model import phases
+from redirty.collector.model.observed import ALL, Floats, Kept, Observed, Points
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What comes next is told by the latest rounds: of long files only so much is read.
+_CURVES_BYTES = 8 << 20
+_MAPPINGS_BYTES = 4 << 20
+_AVERAGE_POINTS = 128
+
+
+def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observed:
+    """What a recording tells of its target.
+
+    Errors: RedirtyError, also when no round of it is complete.
+    """
+    meta = meta or load.load_meta(directory)
+    rounds = load.load_rounds(directory)
+    if rounds.empty:
+        raise RedirtyError(
+            f"{directory} has no complete round: nothing to predict from; record for longer"
+        )
+    number = rounds["round"].to_numpy(np.int64)
+
+    def column(name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return rounds[name].fillna(0).to_numpy(np.float64)
+
+    duration_s, dirty = column("duration_s"), column("dirty_pages")
+    first = phases.find(dirty / np.maximum(duration_s, 1e-9)).first
+    curves = load.load_curves(directory, _CURVES_BYTES)
+    classes = tuple(sorted(set(curves["mapping_class"]) - {""}))
+    return Observed(
+        page_size=int(meta["page_size"]),
+        number=number,
+        duration_s=duration_s,
+        arm_s=column("arm_s"),
+        present=column("present_pages"),
+        dirty=dirty,
+        redirtied=column("redirtied_pages"),
+        missed=column("missed_pages"),
+        points=_points(curves, classes),
+        classes=classes,
+        average=average_curve(directory) if curves.empty else None,
+        mappings=_kept(directory, int(number[first]), float(duration_s[first:].sum())),
+    )
+
+
+def _points(curves: pd.DataFrame, classes: tuple[str, ...]) -> Points:
+    if curves.empty:
+        return Points.none()
+    codes = {"": ALL, **{name: i for i, name in enumerate(classes)}}
+    return Points(
+        curves["round"].to_numpy(np.int64),
+        curves["rounds"].to_numpy(np.int64),
+        np.array([codes[name] for name in curves["mapping_class"]], np.int64),
+        curves["elapsed_s"].to_numpy(np.float64),
+        curves["dirty_pages"].to_numpy(np.float64),
+        curves["redirtied_pages"].to_numpy(np.float64),
+    )
+
+
+def average_curve(directory: Path) -> tuple[Floats, Floats] | None:
+    """curve.csv of all processes together: (seconds, pages), ascending. None when it is empty.
+
+    Errors: RedirtyError.
+    """
+    frame = load.load_curve(directory)
+    if frame.empty:
+        return None
+    elapsed_s = frame["elapsed_s"].to_numpy(np.float64)
+    times = np.geomspace(max(elapsed_s.min(), 1e-9), elapsed_s.max(), _AVERAGE_POINTS)
+    total = np.zeros(len(times))
+    for _, part in frame.groupby("pid"):
+        total += np.interp(
+            times,
+            np.insert(part["elapsed_s"].to_numpy(np.float64), 0, 0.0),
+            np.insert(part["unique_dirty_pages"].to_numpy(np.float64), 0, 0.0),
+        )
+    return times, total
+
+
+def _kept(directory: Path, first_round: int, seconds: float) -> tuple[Kept, ...]:
+    """Mappings by how fast they were written since a round."""
+    frame = load.load_mappings(directory, _MAPPINGS_BYTES)
+    seen = frame[(frame["round"] >= first_round)]
+    read_s = seconds
+    if len(seen) and len(frame) and int(frame["round"].min()) > first_round:
+        rounds = load.load_rounds(directory)  # the file was longer than what was read of it
+        read_s = float(rounds[rounds["round"] >= frame["round"].min()]["duration_s"].sum())
+    if seen.empty or read_s <= 0:
+        return ()
+    keys = ["pid", "start", "mapping_class", "path"]
+    sums = seen.groupby(keys, as_index=False)["dirty_pages"].sum()
+    sums = sums[sums["dirty_pages"] > 0].sort_values("dirty_pages", ascending=False)
+    return tuple(
+        Kept(
+            f"{int(row['start']):#x} {row['path'] or '(anonymous)'}",
+            str(row["mapping_class"]),
+            int(row["pid"]),
+            float(row["dirty_pages"]) / read_s,
+        )
+        for row in sums.to_dict("records")
+    )

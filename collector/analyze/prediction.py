@@ -1,0 +1,114 @@
+"""A prediction as lines for people."""
+
+from __future__ import annotations
+
+import math
+from itertools import groupby
+from typing import Any
+
+from redirty.collector.analyze import plot
+from redirty.collector.model.predict import Answer
+from redirty.collector.units import show_bytes, show_time
+
+_PASSES = 12
+_LEAST_WIDTH = 9
+
+
+def as_text(a: Answer, found: dict[str, Any]) -> str:
+    """found: the same as predict.as_json() gives it."""
+    goal = found["downtime_goal_s"]
+    asked = f", downtime at most {show_time(goal)}" if goal is not None else ""
+    lines = [
+        f"{found['policy']} at {show_bytes(found['bandwidth_bytes_per_s'])}/s{asked}: "
+        f"{found['verdict']}",
+        "",
+        *_figures(found),
+        *(f"  - {line}" for line in found["reasons"]),
+        "",
+        *_passes(found["passes"], ends=found["total_s"] is not None),
+        "",
+        "W(t), distinct pages written within t of an arm:",
+        *_plot(a),
+        "",
+        *_table(found["table"]),
+        "",
+        *(f"note: {line}" for line in found["notes"]),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _time(seconds: float | None) -> str:
+    return "never" if seconds is None else show_time(seconds)
+
+
+def _figures(found: dict[str, Any]) -> list[str]:
+    basis = found["basis"]
+    low, high = found["low"], found["high"]
+    lines = []
+    for name, key in (("total", "total_s"), ("downtime", "downtime_s")):
+        between = f"({_time(low[key])} to {_time(high[key])})"
+        lines.append(f"  {name:<13}{_time(found[key]):>11}  {between}")
+    sent = show_bytes(found["transferred_bytes"])
+    count = len(found["passes"])
+    end = "" if found["total_s"] is not None else ", after which nothing changes any more"
+    lines.append(
+        f"  {'transferred':<13}{sent:>11}  in {count} {'pass' if count == 1 else 'passes'}{end}"
+    )
+    enough, goal = found["min_bandwidth_bytes_per_s"], found["min_downtime_s"]
+    if enough is not None:
+        lines.append(f"  {'needs':<13}{show_bytes(enough) + '/s':>11}  for this downtime")
+    if goal is not None and found["downtime_goal_s"] is not None:
+        lines.append(
+            f"  {'allows':<13}{show_time(goal):>11}  of downtime, or more, at this bandwidth"
+        )
+    if found["new_pages_per_s"] * basis["page_size"] >= 1024:
+        growth = show_bytes(found["new_pages_per_s"] * basis["page_size"])
+        lines.append(f"  {'grows':<13}{growth + '/s':>11}  by new pages")
+    seconds = f"{basis['seconds']:.1f} s"
+    lines.append(f"  {'measured':<13}{seconds:>11}  over {basis['rounds']} rounds")
+    return lines
+
+
+def _passes(passes: list[dict[str, Any]], *, ends: bool) -> list[str]:
+    lines = [f"  {'pass':>6} {'bytes':>11} {'takes':>11}"]
+    for one in passes:
+        number, last = one["pass"], len(passes)
+        if len(passes) > _PASSES and _PASSES // 2 < number <= last - _PASSES // 2:
+            if number == _PASSES // 2 + 1:
+                lines.append(f"  {'...':>6}")
+            continue
+        down = "  target stopped" if ends and number == last else ""
+        lines.append(
+            f"  {number:>6} {show_bytes(one['bytes']):>11} {show_time(one['duration_s']):>11}{down}"
+        )
+    return lines
+
+
+def _plot(a: Answer) -> list[str]:
+    curve = a.fit.curve
+    longest = max([curve.measured_s, *(p.duration_s for p in a.middle.passes)])
+    longest = min(longest, 16 * curve.measured_s)
+    first = max(float(curve.elapsed_s[0]), longest * 1e-4)
+    lines = plot.plot(curve, first, longest, curve.measured_s, (a.fit.low, a.fit.high))
+    return lines or ["  nothing was written"]
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    """Total times: a line a bandwidth, a column a downtime goal."""
+    goals = list(dict.fromkeys(row["downtime_goal_s"] for row in rows))
+    heads = ["ends in" if g is None else f"in {show_time(g)}" for g in goals]
+    width = max(_LEAST_WIDTH, *map(len, heads))
+    lines = [
+        "total time, by bandwidth and downtime goal:",
+        f"  {'':>13}" + "".join(f" {head:>{width}}" for head in heads),
+    ]
+    for bandwidth, group in groupby(rows, key=lambda row: row["bandwidth_bytes_per_s"]):
+        cells = [
+            show_time(row["total_s"])
+            if row["converges"] and row["total_s"] is not None and math.isfinite(row["total_s"])
+            else "never"
+            for row in group
+        ]
+        shown = f"{show_bytes(bandwidth)}/s"
+        lines.append(f"  {shown:>13}" + "".join(f" {cell:>{width}}" for cell in cells))
+    return lines

@@ -1,0 +1,192 @@
+"""redirty predict: would mirroring converge, in how many passes, how long, with how much downtime?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redirty.collector.cli.bandwidth import Bandwidth, add_bandwidth, bandwidth_of
+from redirty.collector.cli.target import add_target, target_of
+from redirty.collector.errors import TargetEndedError, UsageError
+from redirty.collector.units import parse_rate, parse_size, parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redirty.collector.model.predict import Question
+
+_EPILOG = """\
+A mirror copies all memory, then again and again what was written meanwhile, and at last stops the
+target and copies the rest. Whether that ends, and how soon, follows from the bandwidth and from W(t),
+the distinct pages written within t of an arm, which a recording has.
+
+policies:
+  redirty    passes until the rest fits the downtime; pages that will surely be written again are
+             kept for the end
+  qemu       passes until what is pending is less than bandwidth x downtime, looked at every 100 ms
+  criu:N     N pre-dumps, then the dump      passes:N   N passes, then the rest
+  xen        five passes, fewer when fewer than 50 pages are left
+
+examples:
+  sudo redirty record -p 1234 -d 30 -o rec
+  redirty predict rec --bandwidth 1Gbit --downtime 300ms
+  redirty predict rec --to backup-host               what the link to it has left now
+  redirty predict rec --bandwidth 10Gbit --policy qemu --json
+  sudo redirty predict -p 1234 -d 10 --bandwidth 1.25GB       records for 10 s, keeps no file
+
+The verdict is "uncertain" when it depends on which of the recorded rounds one takes. Rounds as long as
+the passes that are to be expected, and many of them, make it narrower. With --policy qemu give
+--last-bandwidth when its max-bandwidth is below what the link carries: the last pass has all of it.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares them."""
+    parser.usage = "redirty predict DIR | TARGET [-d TIME] --bandwidth RATE [--downtime TIME]"
+    parser.epilog = _EPILOG
+    parser.add_argument("directory", metavar="DIR", nargs="?", help="a recording")
+    add_bandwidth(parser, "of the mirror's link; one of", required=True)
+    parser.add_argument(
+        "--downtime", metavar="TIME", help="the target may stand still so long (default: 300ms)"
+    )
+    parser.add_argument(
+        "--policy",
+        default="redirty",
+        metavar="P",
+        help="redirty, qemu, criu:N, passes:N or xen (default: redirty)",
+    )
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="what is copied first (default: all that is present)"
+    )
+    parser.add_argument(
+        "--zero", metavar="SIZE", help="how much of that is zero pages (default: not known, none)"
+    )
+    parser.add_argument(
+        "--last-bandwidth", metavar="RATE", help="of the last pass, while the target stands still"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs, on stdout")
+    add_target(parser)
+    live = parser.add_argument_group("with a target")
+    live.add_argument("-d", "--duration", metavar="TIME", help="records for so long (default: 10s)")
+    live.add_argument("--interval", metavar="TIME", help="in rounds of so long (default: 500ms)")
+    live.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Predicts."""
+    live = bool(
+        options.pid or options.command or options.tree is not None or options.cgroup is not None
+    )
+    if live and options.directory is not None:
+        raise UsageError("give a recording or a target, not both")
+    if not live and options.directory is None:
+        raise UsageError("give a recording (DIR), or a target: -p, --tree, --cgroup or -- COMMAND")
+    if not live:
+        for given, name in ((options.duration, "--duration"), (options.interval, "--interval")):
+            if given is not None:
+                raise UsageError(
+                    f"{name} goes with a target: {options.directory} is recorded already"
+                )
+    question_at = _question(options)
+    if live:
+        return _live(options, question_at)
+    bandwidth = bandwidth_of(options)
+    assert bandwidth is not None  # the parser demands one
+    _show(Path(options.directory), question_at(bandwidth), bandwidth, as_json=options.json)
+    return 0
+
+
+def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
+    """What is asked, but for the bandwidth: a link's takes a second to measure, wrong usage none."""
+    downtime_s = None if options.downtime is None else parse_time(options.downtime)
+    if downtime_s is not None and downtime_s <= 0:
+        raise UsageError(
+            f"a downtime is more than 0: {options.downtime} (nothing is copied in no time)"
+        )
+    memory = None if options.memory is None else parse_size(options.memory)
+    zero = 0.0 if options.zero is None else parse_size(options.zero)
+    last = None if options.last_bandwidth is None else parse_rate(options.last_bandwidth)
+    from redirty.collector.model.policy import policy_of
+    from redirty.collector.model.predict import Question
+
+    policy_of(options.policy, downtime_s)
+    return lambda b: Question(b.bytes_per_s, downtime_s, options.policy, memory, zero, last)
+
+
+def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json: bool) -> None:
+    from redirty.collector.analyze import load, observe, prediction
+    from redirty.collector.model import predict
+    from redirty.collector.model.fit import fit
+
+    meta = load.load_meta(directory)
+    seen = observe.observe(directory, meta)
+    answer = predict.answer(fit(seen), question)
+    found = predict.as_json(answer, seen.mappings)
+    found["link"] = bandwidth.as_json()["link"]
+    if not meta.get("complete"):
+        found["notes"].append("the recording ended early: its complete rounds count")
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    target = meta["target"]
+    from redirty.collector.errors import one_line
+
+    print(one_line(f"{target['description']}: {target['comm']}"))
+    if bandwidth.link is not None:
+        print(bandwidth.said)
+    print(prediction.as_text(answer, found), end="")
+
+
+def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Question]) -> int:
+    duration_s = 10.0 if options.duration is None else parse_time(options.duration)
+    interval_s = 0.5 if options.interval is None else parse_time(options.interval)
+    if interval_s < 0.001:
+        raise UsageError(f"an interval of {options.interval} is too short: 1ms is the least")
+    if duration_s < interval_s:
+        raise UsageError(
+            f"a duration of {duration_s:g} s has no round of {interval_s:g} s in it: give a longer "
+            "-d, or a shorter --interval"
+        )
+    from redirty.collector.arm.choose import require_root
+
+    require_root()
+    target = target_of(options)
+    bandwidth = bandwidth_of(options)
+    assert bandwidth is not None  # the parser demands one
+    question = question_at(bandwidth)
+    from redirty.collector.cli.record import Progress
+    from redirty.collector.plan import Plan
+    from redirty.collector.session import Session
+
+    with tempfile.TemporaryDirectory(prefix="redirty-") as place:
+        directory = Path(place) / "recording"
+        plan = Plan(
+            *(target, directory, interval_s),
+            duration_s=duration_s,
+            arm=options.arm,
+            probe=options.probe,
+        )
+        progress = Progress(quiet=options.quiet)
+        session = Session(plan, progress.show)
+        try:
+            session.run()
+        except TargetEndedError as e:
+            progress.end()
+            if session.rounds:
+                _show(directory, question, bandwidth, as_json=options.json)
+            n = session.rounds
+            raise TargetEndedError(
+                f"{plan.target.description} ended before {duration_s:g} s had passed: "
+                + (f"predicted from {n} complete rounds" if n else "no round was complete")
+            ) from e
+        finally:
+            progress.end()
+        if session.interrupted and not session.rounds:
+            print("redirty: interrupted before a round was complete", file=sys.stderr)
+            return 130
+        _show(directory, question, bandwidth, as_json=options.json)
+    return 130 if session.interrupted else 0

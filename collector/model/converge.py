@@ -1,0 +1,186 @@
+"""Steps along a write curve: pass after pass, until the policy stops the target or it is plain that
+it never will.
+
+A pass that takes t leaves W(t) pages to copy again: each was written since the arm at which the pass
+began, before or after it was copied. So passes, total time and downtime follow from the curve and the
+bandwidth alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from redirty.collector.model.curve import Written
+from redirty.collector.model.policy import Left, Policy
+
+# When so many passes have left no less than one before them did, to this part, none ever will.
+_PATIENCE = 50
+_LESS = 1e-6
+_PASSES = 20_000  # of a policy that would make more, nobody waits for the end
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is to be mirrored. pages: present, zero_pages of them all zero. page_size in bytes."""
+
+    pages: float
+    zero_pages: float
+    page_size: int
+
+    def first_pass_bytes(self, policy: Policy) -> float:
+        """Everything once."""
+        zero = policy.zero_page_bytes
+        if zero is None:
+            return self.pages * self.page_bytes(policy)
+        return (self.pages - self.zero_pages) * self.page_bytes(policy) + self.zero_pages * zero
+
+    def page_bytes(self, policy: Policy) -> float:
+        """A page that is not zero, on the link."""
+        return self.page_size + policy.header_bytes
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One trip of the copier. number: from 1; the last one is made while the target stands still."""
+
+    number: int
+    bytes: float
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What would happen. When it does not converge the passes are those after which nothing changes
+    any more, total_s and downtime_s are infinite, and left_bytes is what each pass leaves."""
+
+    converges: bool
+    passes: tuple[Pass, ...]
+    total_s: float
+    downtime_s: float
+    transferred_bytes: float
+    left_bytes: float
+
+
+def simulate(
+    memory: Memory,
+    written: Written,
+    policy: Policy,
+    bandwidth: float,
+    last_bandwidth: float | None = None,
+) -> Outcome:
+    """Steps through the passes. bandwidth: bytes per second, > 0. last_bandwidth: that of the last
+    pass, where the others are slowed down on purpose (QEMU lifts its max-bandwidth for it).
+
+    Errors: ValueError for a bandwidth that is none.
+    """
+    if not bandwidth > 0 or (last_bandwidth is not None and not last_bandwidth > 0):
+        raise ValueError("a link carries more than 0 bytes per second")
+    page_bytes = memory.page_bytes(policy)
+    known = memory.pages * page_bytes
+    left = Left(memory.first_pass_bytes(policy), memory.pages * memory.page_size)
+    passes: list[Pass] = []
+    least, tries = math.inf, 0
+
+    def again(seconds: float) -> tuple[float, float]:
+        """See policy.Again; in the first pass everything is sent."""
+        return written_again(written, seconds, page_bytes) if passes else (0.0, 0.0)
+
+    while True:
+        sent = policy.send(left, bandwidth, again)
+        took_s = sent.bytes / bandwidth
+        unsent = (
+            known * _share(left.bytes - sent.bytes, left.bytes)
+            if not passes
+            else (left.bytes - sent.bytes)
+        )
+        passes.append(Pass(len(passes) + 1, sent.bytes, took_s))
+        dirty = written(took_s) * page_bytes
+        # Pages that were not sent may have been written again besides: both sets once. Hot ones mostly
+        # were, others no more than any page.
+        sure = written_again(written, took_s, page_bytes)[1] if sent.hot else 0.0
+        overlap = unsent * max(_share(dirty, known), sure)
+        to_do = unsent + dirty - min(overlap, dirty)
+        left = Left(to_do, to_do / page_bytes * memory.page_size)
+        if policy.stop(len(passes), left, bandwidth):
+            return _stopped(passes, left.bytes, policy, bandwidth, last_bandwidth)
+        tries = 0 if to_do < least * (1 - _LESS) else tries + 1
+        least = min(least, to_do)
+        if policy.endless and (tries >= _PATIENCE or len(passes) >= _PASSES):
+            total = sum(p.bytes for p in passes)
+            shown = passes[: len(passes) - tries + 1] if tries else passes
+            return Outcome(False, tuple(shown), math.inf, math.inf, total, to_do)
+
+
+def _share(part: float, whole: float) -> float:
+    return min(part / whole, 1.0) if whole > 0 else 0.0
+
+
+def written_again(written: Written, seconds: float, page_bytes: float) -> tuple[float, float]:
+    """Of a workload that stays as it is, by counting in and out: the bytes of pages written in both of
+    two stretches of time, and with which probability such a page is written in a third one, too."""
+    one, two, three = (written(seconds * n) for n in (1, 2, 3))
+    both = max(2 * one - two, 0.0)
+    thrice = max(3 * one - 3 * two + three, 0.0)
+    return both * page_bytes, _share(thrice, both)
+
+
+def _stopped(
+    passes: list[Pass], left: float, policy: Policy, bandwidth: float, last: float | None
+) -> Outcome:
+    down = Pass(len(passes) + 1, left, left / (last or bandwidth))
+    made = (*passes, down)
+    goal = policy.downtime_s
+    return Outcome(
+        converges=goal is None or down.duration_s <= goal * (1 + 1e-9),
+        passes=made,
+        total_s=sum(p.duration_s for p in made),
+        downtime_s=down.duration_s,
+        transferred_bytes=sum(p.bytes for p in made),
+        left_bytes=0.0,
+    )
+
+
+def least_bandwidth(
+    memory: Memory, written: Written, policy: Policy, most: float = 1e15
+) -> float | None:
+    """The smallest bandwidth, in bytes per second to 0.1 %, with which the policy ends within its
+    downtime; None when not even `most` does, or when it has none to keep."""
+    goal = policy.downtime_s
+    if goal is None:
+        return None
+    guess = max(written(goal) * memory.page_bytes(policy) / goal, 1.0)
+    return _least(lambda b: simulate(memory, written, policy, b).converges, guess, most)
+
+
+def least_downtime(
+    memory: Memory, written: Written, policy_with: Callable[[float], Policy], bandwidth: float
+) -> float | None:
+    """The smallest downtime goal, in seconds to 0.1 %, that the policy can keep with a bandwidth,
+    from 1 ms on; None when it is more than a day."""
+
+    def ends(goal: float) -> bool:
+        return simulate(memory, written, policy_with(goal), bandwidth).converges
+
+    return _least(ends, 0.1, 86400.0, 1e-3)
+
+
+def _least(
+    enough: Callable[[float], bool], guess: float, most: float, least: float = 1.0
+) -> float | None:
+    """The smallest number that is enough, to 0.1 %; at least `least`. More is always enough."""
+    low = high = max(guess, least)
+    while not enough(high):
+        low, high = high, high * 2
+        if high > most:
+            return None
+    if low == high:
+        while low > least and enough(low):
+            low, high = max(low / 2, least), low
+        if low == least and enough(low):
+            return least
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high

@@ -1,0 +1,232 @@
+"""From what was seen of a target to its write curve, with an interval, and carried on beyond it.
+
+Inside a round W(t) is the mean over rounds; beyond, over runs of 2, 4, 8 ... rounds. The ends of the
+interval come from how much single rounds and runs differ; they are never nearer than FLOOR.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from redirty.collector.model import phases
+from redirty.collector.model.curve import WriteCurve, smooth
+from redirty.collector.model.observed import Observed
+from redirty.collector.model.table import Table, tabulate
+from redirty.collector.model.tail import fit_mixture
+
+Floats = npt.NDArray[np.float64]
+
+FLOOR = 0.03  # what the model itself may be off
+_ONE_ROUND = 0.5  # one round tells nothing of the spread
+_MANY = 20  # from so many values on, their own quantiles
+_QUANTILES = (0.05, 0.95)
+_FEW_ROUNDS = 5
+_GAP = 1.12  # times that are farther apart get some in between
+_NOT_KNOWN = 0.01  # a share of missed pages that is worth a word
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Write curves of a target. low, high: between them single rounds lie. by_class: of the mapping
+    classes that were written. present: pages to copy at first. basis: the rounds that count, of all.
+    notes: what a reader should know."""
+
+    curve: WriteCurve
+    low: WriteCurve
+    high: WriteCurve
+    by_class: dict[str, WriteCurve]
+    present: float
+    page_size: int
+    growth_per_s: float
+    rounds: int
+    seconds: float
+    first_round: int
+    rounds_seen: int
+    changes: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def fit(seen: Observed) -> Fit:
+    """The curves of a target.
+
+    Errors: ValueError when there is no round.
+    """
+    if seen.rounds == 0:
+        raise ValueError("no round")
+    rate = seen.dirty / np.maximum(seen.duration_s, 1e-9)
+    found = phases.find(rate)
+    table = tabulate(seen, found.first)
+    window = slice(found.first, None)
+    present = float(seen.present[-1] + seen.dirty[-1] - seen.redirtied[-1])
+    missed = float(seen.missed[window].sum() / max(seen.dirty[window].sum(), 1.0))
+    count = seen.rounds - found.first
+    growth = table.levels[-1].new_pages / table.levels[-1].elapsed_s
+    curves = _curves(table, present, growth, missed, count)
+    return Fit(
+        *curves,
+        by_class=_by_class(table, curves[0], present),
+        present=present,
+        page_size=seen.page_size,
+        growth_per_s=growth,
+        rounds=count,
+        seconds=float(seen.duration_s[window].sum()),
+        first_round=int(seen.number[found.first]),
+        rounds_seen=seen.rounds,
+        changes=tuple(int(seen.number[i]) for i in found.changes),
+        notes=tuple(_notes(seen, found, count, missed)),
+    )
+
+
+def _curves(
+    table: Table, present: float, growth: float, missed: float, count: int
+) -> tuple[WriteCurve, WriteCurve, WriteCurve]:
+    """The curve, and both ends of its interval."""
+    times, middle, low, high = _joined(table, count)
+    new = min(table.levels[-1].new_pages, float(middle[-1]))
+    again = middle - _new_pages(table, times)
+    beyond = fit_mixture(times, np.maximum.accumulate(np.maximum(again, 0.0)))
+    inside = times < table.levels[0].elapsed_s  # when missed pages were written is not known
+    low = np.where(inside, low * (1 - missed), low)
+    high = np.where(inside, np.minimum(high + missed * middle, np.maximum(high, high[-1])), high)
+
+    def curve(pages: Floats, more: Callable[[float], float]) -> WriteCurve:
+        pages = np.maximum.accumulate(np.maximum(pages, 0.0))
+        return WriteCurve(times, pages, max(present, new), new, growth, more)
+
+    return (
+        curve(middle, beyond),
+        curve(low, lambda t: 0.0),
+        curve(high, _straight(times, np.maximum.accumulate(high))),
+    )
+
+
+def _straight(times: Floats, pages: Floats) -> Callable[[float], float]:
+    """Goes on as it went since half of the longest time: no writer that stays as it is goes faster."""
+    last_s = float(times[-1])
+    half = float(np.interp(last_s / 2, np.insert(times, 0, 0.0), np.insert(pages, 0, 0.0)))
+    slope = (float(pages[-1]) - half) / (last_s / 2)
+    return lambda t: slope * (t - last_s)
+
+
+def _new_pages(table: Table, times: Floats) -> Floats:
+    """How many of the pages written within t are new: known at the ends of rounds and runs."""
+    known = [0.0, *(level.elapsed_s for level in table.levels)]
+    new = [0.0, *np.maximum.accumulate([level.new_pages for level in table.levels]).tolist()]
+    found: Floats = np.interp(times, known, new)
+    return found
+
+
+def _joined(table: Table, count: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """(times, mean, low, high) inside a round and at the ends of runs, ascending."""
+    inside = table.times < table.levels[0].elapsed_s * (1 - 1e-6)
+    most = max(len(level.values) for level in table.levels)
+    ends = np.full((most, len(table.levels)), np.nan)
+    for column, level in enumerate(table.levels):
+        ends[: len(level.values), column] = level.values
+    single = (1 - _ONE_ROUND, 1 + _ONE_ROUND)
+    short = _spread(table.inside[:, inside], single)
+    long = _spread(ends, single)
+    middle, low, high = (np.concatenate(both) for both in zip(short, long, strict=True))
+    times = np.concatenate((table.times[inside], [level.elapsed_s for level in table.levels]))
+    kept = np.append(np.diff(times) > 1e-9, True)
+    return _filled(times[kept], np.maximum.accumulate(middle)[kept], low[kept], high[kept])
+
+
+def _filled(
+    times: Floats, middle: Floats, low: Floats, high: Floats
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """With points in the gaps, the widest of which is between one round and two."""
+    more = [times]
+    for a, b in zip(times.tolist(), times[1:].tolist(), strict=False):
+        if b > a * _GAP:
+            count = math.ceil(math.log(b / a) / math.log(_GAP))
+            more.append(a * (b / a) ** (np.arange(1, count) / count))
+    all_times = np.sort(np.concatenate(more))
+    filled = smooth(times, middle, all_times)
+    safe = np.where(middle > 0, middle, 1.0)
+    ends = [np.interp(all_times, times, np.where(middle > 0, e / safe, 1.0)) for e in (low, high)]
+    return all_times, filled, filled * ends[0], filled * ends[1]
+
+
+def _spread(values: Floats, single: tuple[float, float]) -> tuple[Floats, Floats, Floats]:
+    """(mean, low, high) of each column of values, (r, c), without those that are NaN. Of one value
+    alone low and high are, by the value, what they were in the column before; in the first `single`."""
+    there = ~np.isnan(values)
+    count = there.sum(axis=0)
+    filled = np.where(there, values, 0.0)
+    mean = filled.sum(axis=0) / count
+    # Student's t for 5 % on each side, to 5 %
+    some = np.maximum(count - 1, 1)
+    spread = np.sqrt((np.where(there, values - mean, 0.0) ** 2).sum(axis=0) / some)
+    half = (1.645 + 4.7 / some**1.5) * spread
+    low, high = mean - half, mean + half
+    many = count >= _MANY
+    if many.any():
+        ordered = np.sort(values[:, many], axis=0)  # NaN last
+        for end, share in ((low, _QUANTILES[0]), (high, _QUANTILES[1])):
+            at = share * (count[many] - 1)
+            below = np.floor(at).astype(np.int64)
+            above = np.minimum(below + 1, count[many] - 1)
+            columns = np.arange(ordered.shape[1])
+            first, second = ordered[below, columns], ordered[above, columns]
+            end[many] = first + (at - below) * (second - first)
+    for column in np.flatnonzero(count == 1).tolist():
+        if column and mean[column - 1] > 0:
+            single = (low[column - 1] / mean[column - 1], high[column - 1] / mean[column - 1])
+        low[column], high[column] = mean[column] * single[0], mean[column] * single[1]
+    low = np.clip(low, 0.0, mean * (1 - FLOOR))
+    return mean, low, np.maximum(high, mean * (1 + FLOOR))
+
+
+def _by_class(table: Table, whole: WriteCurve, present: float) -> dict[str, WriteCurve]:
+    """Of each class: measured at the ends of rounds and runs; inside a round it is taken to have the
+    shape of the whole."""
+    found = {}
+    first = table.levels[0]
+    inside = whole.elapsed_s[whole.elapsed_s < first.elapsed_s * (1 - 1e-9)]
+    shape = np.array([whole(t) for t in inside.tolist()]) / max(whole(first.elapsed_s), 1e-9)
+    for name in sorted({n for level in table.levels for n in level.by_class}):
+        ends = [level.by_class.get(name, 0.0) for level in table.levels]
+        times = np.concatenate((inside, [level.elapsed_s for level in table.levels]))
+        pages = np.maximum.accumulate(np.concatenate((shape * ends[0], ends)))
+        found[name] = WriteCurve(times, pages, max(present, float(pages[-1])))
+    return found
+
+
+def _notes(seen: Observed, found: phases.Phases, count: int, missed: float) -> list[str]:
+    notes = []
+    if found.comes_back:
+        notes.append(
+            f"its dirty rate changed {len(found.changes)} times and came back: all rounds count, and "
+            "what happens depends on when the mirror begins"
+        )
+    elif found.too_late:
+        notes.append(
+            f"its dirty rate changed in round {int(seen.number[found.changes[-1]])}, too late to go by "
+            "what came after: if it stays so, record again"
+        )
+    elif found.changes:
+        old = seen.dirty[: found.first].sum() / seen.duration_s[: found.first].sum()
+        new = seen.dirty[found.first :].sum() / seen.duration_s[found.first :].sum()
+        notes.append(
+            f"its dirty rate changed in round {int(seen.number[found.first])}, from {old:.0f} to "
+            f"{new:.0f} pages/s: only the {count} rounds since then count"
+        )
+    if count == 1:
+        notes.append("one round tells nothing of how rounds differ: the interval is a guess")
+    elif count < _FEW_ROUNDS:
+        notes.append(f"{count} rounds are few: record more of them for a narrower interval")
+    if missed > _NOT_KNOWN:
+        notes.append(
+            f"{missed:.0%} of the dirty pages were seen by the scan alone: when in the round they were "
+            "written is not known"
+        )
+    if not len(seen.points.number):
+        notes.append(
+            "the recording has no curves.csv (an older redirty's): the spread is that of whole rounds"
+        )
+    return notes

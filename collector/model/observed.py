@@ -1,0 +1,81 @@
+"""What was seen of a target, as the model takes it: from a recording or from a live session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+ALL = -1  # as a class: all of them together
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Points of single rounds' write curves, in any order: (m,) each. Within elapsed_s of the arm that
+    began round `number`, `dirty` distinct pages of a class were written, `redirtied` of them present at
+    that arm (NaN: not known). rounds: how many whole rounds that is, 0 inside one. mapping_class: an
+    index into Observed.classes, or ALL."""
+
+    number: Ints
+    rounds: Ints
+    mapping_class: Ints
+    elapsed_s: Floats
+    dirty: Floats
+    redirtied: Floats
+
+    @classmethod
+    def none(cls) -> Points:
+        """Of a recording that has none."""
+        ints, floats = np.empty(0, np.int64), np.empty(0)
+        return cls(ints, ints, ints, floats, floats, floats)
+
+    def chosen(self, which: npt.NDArray[np.bool_]) -> Points:
+        """Some of them."""
+        return Points(
+            self.number[which],
+            self.rounds[which],
+            self.mapping_class[which],
+            self.elapsed_s[which],
+            self.dirty[which],
+            self.redirtied[which],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """One mapping and how fast it was written lately, in pages per second."""
+
+    name: str
+    mapping_class: str
+    pid: int
+    dirty_per_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """Complete rounds, (n,) each, ascending, in pages and seconds; and points of their curves.
+
+    average: (elapsed_s, pages) of an average curve, for recordings that have no points.
+    """
+
+    page_size: int
+    number: Ints
+    duration_s: Floats
+    arm_s: Floats
+    present: Floats
+    dirty: Floats
+    redirtied: Floats
+    missed: Floats
+    points: Points
+    classes: tuple[str, ...] = ()
+    average: tuple[Floats, Floats] | None = None
+    mappings: tuple[Kept, ...] = field(default=())
+
+    @property
+    def rounds(self) -> int:
+        """How many."""
+        return len(self.number)

@@ -1,0 +1,231 @@
+"""The answer: passes, times, bytes, what would be enough, and why it does not converge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from redirty.collector.model.converge import (
+    Memory,
+    Outcome,
+    least_bandwidth,
+    least_downtime,
+    simulate,
+)
+from redirty.collector.model.curve import WriteCurve
+from redirty.collector.model.fit import Fit
+from redirty.collector.model.observed import Kept
+from redirty.collector.model.policy import Policy, policy_of
+from redirty.collector.model.words import reasons_of
+
+CONVERGES, DOES_NOT, UNCERTAIN = "converges", "does not converge", "uncertain"
+
+_TIMES = (1 / 4, 1 / 2, 1, 2, 4)  # of the bandwidth asked for
+_DOWNTIMES_S = (0.03, 0.1, 0.3, 1.0)
+_FAST = 20e9  # bytes per second: no machine reads its memory page by page so quickly
+
+
+@dataclass(frozen=True)
+class Question:
+    """bandwidth: bytes per second. downtime_s: the goal, None: the policy's own. memory, zero: bytes
+    copied first, and of those zero pages; None: what is present. last_bandwidth: see simulate()."""
+
+    bandwidth: float
+    downtime_s: float | None = None
+    policy: str = "redirty"
+    memory: float | None = None
+    zero: float = 0.0
+    last_bandwidth: float | None = None
+
+    def policy_for(self, downtime_s: float | None) -> Policy:
+        """The policy with another goal. Errors: UsageError."""
+        return policy_of(self.policy, downtime_s)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """middle: what is to be expected; low, high: with the fewest and most pages written."""
+
+    question: Question
+    fit: Fit
+    policy: Policy
+    memory: Memory
+    middle: Outcome
+    low: Outcome
+    high: Outcome
+
+    @property
+    def verdict(self) -> str:
+        """Whether the target can be stopped within the downtime; UNCERTAIN when both ends of the
+        interval differ in it."""
+        if self.low.converges and self.high.converges:
+            return CONVERGES
+        return UNCERTAIN if self.low.converges or self.middle.converges else DOES_NOT
+
+
+def answer(fit: Fit, question: Question) -> Answer:
+    """What would happen. Quick: a live screen asks it each round.
+
+    Errors: UsageError for a policy that is none.
+    """
+    policy = question.policy_for(question.downtime_s)
+    page = fit.page_size
+    pages = fit.present if question.memory is None else question.memory / page
+    memory = Memory(pages, min(question.zero / page, pages), page)
+
+    def outcome(curve: WriteCurve) -> Outcome:
+        return simulate(memory, curve, policy, question.bandwidth, question.last_bandwidth)
+
+    return Answer(
+        question, fit, policy, memory, outcome(fit.curve), outcome(fit.low), outcome(fit.high)
+    )
+
+
+def as_json(a: Answer, mappings: tuple[Kept, ...] = ()) -> dict[str, Any]:
+    """The contract's object. What never ends is null."""
+    fit, curve = a.fit, a.fit.curve
+    question = a.question
+    enough = least_bandwidth(a.memory, curve, a.policy)
+    goal = least_downtime(a.memory, curve, question.policy_for, question.bandwidth)
+    if not a.policy.endless:
+        goal = a.middle.downtime_s
+    return {
+        "converges": a.middle.converges,
+        "verdict": a.verdict,
+        "passes": [
+            {"pass": p.number, "bytes": round(p.bytes), "duration_s": round(p.duration_s, 6)}
+            for p in a.middle.passes
+        ],
+        "total_s": _finite(a.middle.total_s),
+        "downtime_s": _finite(a.middle.downtime_s),
+        "transferred_bytes": round(a.middle.transferred_bytes),
+        "left_bytes": round(a.middle.left_bytes),
+        "min_bandwidth_bytes_per_s": None if enough is None else round(enough),
+        "min_downtime_s": _finite(math.inf if goal is None else goal),
+        "low": _end(a, min),
+        "high": _end(a, max),
+        "policy": a.policy.name,
+        "bandwidth_bytes_per_s": question.bandwidth,
+        "downtime_goal_s": a.policy.downtime_s,
+        "basis": {
+            "rounds": fit.rounds,
+            "seconds": round(fit.seconds, 6),
+            "first_round": fit.first_round,
+            "rounds_recorded": fit.rounds_seen,
+            "measured_s": round(curve.measured_s, 6),
+            "present_pages": round(fit.present),
+            "zero_pages": round(a.memory.zero_pages) if question.zero else None,
+            "page_size": fit.page_size,
+        },
+        "changed_in_rounds": list(fit.changes),
+        "new_pages_per_s": round(fit.growth_per_s, 3),
+        "reasons": reasons_of(a, _classes(a), mappings),
+        "notes": notes(a),
+        "curve": _curve_points(fit),
+        "mapping_classes": _classes(a),
+        "table": table(a),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
+
+
+def _end(a: Answer, which: Callable[..., float]) -> dict[str, float | None]:
+    """The least, or the most, of what the curve and both ends of its interval lead to: more pages
+    written may well mean a shorter last pass."""
+    outcomes = (a.low, a.middle, a.high)
+    sent = which(o.transferred_bytes if o.converges else math.inf for o in outcomes)
+    return {
+        "total_s": _finite(which(o.total_s for o in outcomes)),
+        "downtime_s": _finite(which(o.downtime_s for o in outcomes)),
+        "transferred_bytes": round(sent) if math.isfinite(sent) else None,
+    }
+
+
+def _curve_points(fit: Fit) -> list[dict[str, float]]:
+    """W(t) at three times a decade, with its interval; measured says which were seen."""
+    found = []
+    exponent = math.floor(math.log10(float(fit.curve.elapsed_s[0])) * 3)
+    last = math.ceil(math.log10(fit.curve.measured_s) * 3) + 3
+    for step in range(exponent, last + 1):
+        t = 10 ** (step / 3)
+        found.append(
+            {
+                "elapsed_s": float(f"{t:.6g}"),
+                "unique_dirty_pages": round(fit.curve(t), 1),
+                "low": round(fit.low(t), 1),
+                "high": round(fit.high(t), 1),
+                "measured": t <= fit.curve.measured_s,
+            }
+        )
+    return found
+
+
+def _pass_s(a: Answer) -> float:
+    """The length of a pass that tells what keeps it from ending: the last one before the end, or the
+    one after which nothing changes any more."""
+    passes = a.middle.passes[:-1] if a.middle.converges else a.middle.passes
+    return passes[-1].duration_s if passes else 0.0
+
+
+def _classes(a: Answer) -> dict[str, dict[str, float]]:
+    """What each mapping class dirties in the last pass before the end."""
+    seconds = _pass_s(a)
+    dirty = {name: curve(seconds) for name, curve in a.fit.by_class.items()}
+    total = sum(dirty.values()) or 1.0
+    return {
+        name: {
+            "pass_s": round(seconds, 6),
+            "unique_dirty_pages": round(pages, 1),
+            "share": round(pages / total, 4),
+        }
+        for name, pages in dirty.items()
+    }
+
+
+def table(a: Answer) -> list[dict[str, Any]]:
+    """Total times for bandwidths around the one asked for, by downtime goals."""
+    asked = a.policy.downtime_s
+    goals: list[float | None] = [None]
+    if asked is not None:
+        goals = [*sorted({*_DOWNTIMES_S, asked})]
+    rows = []
+    for times in _TIMES:
+        bandwidth = a.question.bandwidth * times
+        for goal in goals:
+            found = simulate(
+                a.memory, a.fit.curve, a.question.policy_for(goal), bandwidth,
+                a.question.last_bandwidth and a.question.last_bandwidth * times,
+            )  # fmt: skip
+            rows.append(
+                {
+                    "bandwidth_bytes_per_s": bandwidth,
+                    "downtime_goal_s": goal,
+                    "converges": found.converges,
+                    "passes": len(found.passes),
+                    "total_s": _finite(found.total_s),
+                    "downtime_s": _finite(found.downtime_s),
+                }
+            )
+    return rows
+
+
+def notes(a: Answer) -> list[str]:
+    """What a reader should know of the figures."""
+    found = list(a.fit.notes)
+    longest = max((p.duration_s for p in a.middle.passes), default=0.0)
+    if longest > 1.5 * a.fit.curve.measured_s:
+        found.append(
+            f"passes of up to {longest:.3g} s are longer than what was measured "
+            f"({a.fit.curve.measured_s:.3g} s): beyond it the curve is carried on by a mixture of "
+            "Poisson writers; record for longer"
+        )
+    if a.question.bandwidth > _FAST:
+        found.append(
+            f"{a.question.bandwidth / 1e9:.3g} GB/s is more than memory can be read with: the "
+            "passes will take longer"
+        )
+    return found

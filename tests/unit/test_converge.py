@@ -1,0 +1,261 @@
+"""Stepping along known curves, against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redirty.collector.errors import UsageError
+from redirty.collector.model.converge import (
+    Memory,
+    least_bandwidth,
+    least_downtime,
+    simulate,
+    written_again,
+)
+from redirty.collector.model.curve import WriteCurve, Written
+from redirty.collector.model.policy import Fixed, Goal, Left, Qemu, Xen, policy_of
+
+PAGE = 4096
+MIB = 1 << 20
+
+
+def cyclic(pages: float, per_s: float) -> Written:
+    return lambda t: min(pages, per_s * t)
+
+
+def uniform(pages: float, per_s: float) -> Written:
+    return lambda t: pages * -math.expm1(per_s * t * math.log1p(-1 / pages))
+
+
+def test_cyclic_is_a_geometric_series() -> None:
+    """Below saturation each pass is the one before times rate / bandwidth."""
+    memory = Memory(131072, 0, PAGE)
+    per_s, bandwidth = 8000.0, 50.0 * MIB
+    found = simulate(memory, cyclic(1e9, per_s), Goal(0.3), bandwidth)
+    ratio = per_s * PAGE / bandwidth
+    first = 131072 * PAGE / bandwidth
+    assert found.converges
+    for number, one in enumerate(found.passes):
+        assert one.duration_s == pytest.approx(first * ratio**number)
+    count = len(found.passes)
+    assert found.total_s == pytest.approx(first * (1 - ratio**count) / (1 - ratio))
+    assert found.downtime_s <= 0.3 < found.passes[-2].duration_s
+
+
+def test_cyclic_at_the_design_notes_rates() -> None:
+    """A guest of 512 MiB with 8,000 pages/s over 64 MiB, migrated by QEMU 7.2 (design.md): never with
+    20 MiB/s; 9.9 s and 10 passes with 50; 1.9 s and 4 passes with 200."""
+    memory = Memory(131072, 40000, PAGE)
+    written = cyclic(16384, 8000.0)
+    assert not simulate(memory, written, Qemu(0.3), 20 * MIB).converges
+    # its last pass is not held to max-bandwidth
+    slow, fast = (simulate(memory, written, Qemu(0.3), rate * MIB, 1e9) for rate in (50, 200))
+    assert slow.total_s == pytest.approx(9.9, rel=0.05)
+    assert fast.total_s == pytest.approx(1.9, rel=0.05)
+    assert len(slow.passes) == pytest.approx(10, abs=2)
+    assert len(fast.passes) == 4
+
+
+def test_uniform_never_ends_below_its_critical_bandwidth() -> None:
+    """W(d) pages must fit the downtime d; below, what is left settles at the fixed point of
+    left = W(left / bandwidth)."""
+    written = uniform(20000, 50000.0)
+    memory = Memory(50000, 0, PAGE)
+    goal = 0.2
+    plain = Goal(goal, keep_hot=False)
+    needed = least_bandwidth(memory, written, plain)
+    assert needed is not None
+    assert needed == pytest.approx(written(goal) * PAGE / goal, rel=0.01)
+    below = simulate(memory, written, plain, needed * 0.9)
+    assert not below.converges
+    assert below.left_bytes == pytest.approx(
+        written(below.left_bytes / (needed * 0.9)) * PAGE, rel=1e-4
+    )
+
+
+def test_idle_takes_one_pass_and_no_downtime() -> None:
+    found = simulate(Memory(1000, 0, PAGE), lambda t: 0.0, Goal(0.1), 1e6)
+    assert found.converges
+    assert [p.bytes for p in found.passes] == [1000 * PAGE, 0]
+    assert found.downtime_s == 0
+
+
+def test_zero_pages_cost_their_header() -> None:
+    found = simulate(Memory(1000, 600, PAGE), lambda t: 0.0, Qemu(1e-9), 1e6)
+    assert found.transferred_bytes == pytest.approx(400 * (PAGE + 8) + 600 * 9, rel=1e-3)
+
+
+def test_fixed_numbers_of_passes() -> None:
+    written = cyclic(1000, 1e6)
+    for policy, passes in ((Fixed(3), 3), (Fixed(1, "criu"), 1), (Xen(), 5)):
+        found = simulate(Memory(5000, 0, PAGE), written, policy, 1e6)
+        assert found.converges, "it stops whatever is left"
+        assert len(found.passes) == passes + 1
+        assert found.passes[-1].bytes == pytest.approx(1000 * (PAGE + policy.header_bytes))
+
+
+@given(
+    bandwidth=st.floats(1e3, 1e12),
+    pages=st.floats(1, 1e8),
+    rate=st.floats(0, 1e8),
+    downtime=st.floats(1e-4, 10),
+)
+def test_more_bandwidth_is_never_worse(
+    bandwidth: float, pages: float, rate: float, downtime: float
+) -> None:
+    memory, written = Memory(pages, 0, PAGE), cyclic(pages, rate)
+    one, two = (simulate(memory, written, Goal(downtime), b) for b in (bandwidth, 2 * bandwidth))
+    assert two.converges >= one.converges
+    if one.converges:
+        assert two.total_s <= one.total_s * (1 + 1e-9)
+        assert one.downtime_s <= downtime * (1 + 1e-9)
+
+
+def test_least_bandwidth_is_that_of_the_downtime_and_no_more() -> None:
+    """Cyclic: the link must carry what is written, and the area within the downtime when it does not."""
+    memory, goal = Memory(131072, 0, PAGE), 0.3
+    needed = least_bandwidth(memory, cyclic(16384, 8000.0), Goal(goal))
+    assert needed == pytest.approx(8000 * PAGE, rel=0.002)
+    # so small an area fits the downtime at less than that
+    needed = least_bandwidth(memory, cyclic(100, 8000.0), Goal(goal))
+    assert needed == pytest.approx(100 * PAGE / goal, rel=0.002)
+    assert least_bandwidth(memory, cyclic(100, 8000.0), Fixed(3)) is None, "it has no goal"
+
+
+def test_least_downtime() -> None:
+    memory, written = Memory(50000, 0, PAGE), uniform(20000, 50000.0)
+
+    def goal(seconds: float) -> Goal:
+        return Goal(seconds, keep_hot=False)
+
+    bandwidth = 120.0 * MIB
+    least = least_downtime(memory, written, goal, bandwidth)
+    assert least is not None
+    assert written(least) * PAGE / least == pytest.approx(bandwidth, rel=0.01)
+    assert least_downtime(memory, lambda t: 0.0, goal, bandwidth) == 1e-3
+    assert least_downtime(memory, lambda t: 1e12, goal, 1.0) is None
+
+
+def test_pages_that_are_surely_written_again_are_kept_for_the_end() -> None:
+    """A hot area that fits the downtime is sent twice in all, first and last, whatever the others do."""
+    memory = Memory(100_000, 0, PAGE)
+
+    def written(t: float) -> float:
+        hot = 2000 * -math.expm1(-t * 1000)
+        return hot + 8000 * min(t, 10.0)
+
+    bandwidth, goal = 100.0 * MIB, 0.15
+    plain = simulate(memory, written, Goal(goal, keep_hot=False), bandwidth)
+    kept = simulate(memory, written, Goal(goal), bandwidth)
+    assert plain.converges and kept.converges
+    assert kept.total_s < plain.total_s
+    saved = sum(a.bytes - b.bytes for a, b in zip(plain.passes[1:2], kept.passes[1:2], strict=True))
+    assert saved == pytest.approx(2000 * PAGE, rel=0.02)
+    # where every page is as likely as any other none is sure
+    even = uniform(20000, 50000.0)
+    one, two = (simulate(memory, even, Goal(goal, keep_hot=k), 300.0 * MIB) for k in (True, False))
+    assert one == two
+
+
+def test_written_again_counts_in_and_out() -> None:
+    both, sure = written_again(uniform(1000, 700.0), 1.0, 1.0)
+    p = -math.expm1(700 * math.log1p(-1 / 1000))
+    assert both == pytest.approx(1000 * p * p)
+    assert sure == pytest.approx(p)
+    assert written_again(cyclic(1e6, 100.0), 1.0, 1.0) == (0.0, 0.0)
+    assert written_again(cyclic(100, 100.0), 5.0, 1.0) == (100.0, 1.0)
+
+
+def test_qemu_looks_every_100_ms_at_whole_pages() -> None:
+    """What is pending counts a zero page as a page, and fits when it is less than the limit."""
+    qemu, bandwidth = Qemu(0.25), 10e6
+    none = lambda s: (0.0, 0.0)  # noqa: E731
+    assert qemu.send(Left(9e6, 9e6), bandwidth, none).bytes == 7e6, (
+        "6.5e6 would do, looked at later"
+    )
+    assert qemu.send(Left(3.5e6, 3.5e6), bandwidth, none).bytes == 2e6, "just fitting is not less"
+    assert qemu.send(Left(0.5e6, 0.5e6), bandwidth, none).bytes == 0.5e6
+    assert not qemu.stop(1, Left(2.5e6, 2.5e6), bandwidth)
+    assert qemu.stop(1, Left(2.4e6, 2.4e6), bandwidth)
+    # half of the pages are zero: with 5e6 bytes to send 10e6 are pending
+    assert qemu.send(Left(5e6, 10e6), bandwidth, none).bytes == 4e6
+
+
+def test_the_last_pass_may_be_quicker() -> None:
+    memory, written = Memory(10_000, 0, PAGE), cyclic(1000, 5000.0)
+    slow = simulate(memory, written, Qemu(0.3), 30e6)
+    fast = simulate(memory, written, Qemu(0.3), 30e6, 3e9)
+    assert fast.passes[:-1] == slow.passes[:-1]
+    assert fast.downtime_s == pytest.approx(slow.downtime_s / 100)
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, -1.0, math.nan])
+def test_no_bandwidth(bandwidth: float) -> None:
+    with pytest.raises(ValueError):
+        simulate(Memory(1, 0, PAGE), lambda t: 0.0, Goal(0.1), bandwidth)
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("redirty", Goal(0.5)),
+        ("qemu", Qemu(0.5)),
+        ("xen", Xen(downtime_s=0.5)),
+        ("criu:4", Fixed(4, "criu", 0.5)),
+        ("passes:1", Fixed(1, "passes", 0.5)),
+    ],
+)
+def test_policies_by_name(text: str, policy: object) -> None:
+    found = policy_of(text, 0.5)
+    assert found == policy
+    assert found.name == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "vmware", "criu", "criu:", "criu:0", "passes:-1", "passes:x", "qemu:2"]
+)
+def test_policies_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError):
+        policy_of(text)
+
+
+def test_a_fixed_number_of_passes_may_miss_the_downtime() -> None:
+    memory, written = Memory(5000, 0, PAGE), cyclic(1000, 1e6)
+    found = simulate(memory, written, Fixed(2, "criu", 0.5), 1e6)
+    assert (found.converges, len(found.passes)) == (False, 3)
+    assert found.downtime_s == pytest.approx(1000 * PAGE / 1e6)
+    assert simulate(memory, written, Fixed(2, "criu", 5.0), 1e6).converges
+
+
+def test_growth_faster_than_the_link_never_ends() -> None:
+    curve = WriteCurve(
+        np.array([1.0]), np.array([1000.0]), 1e4, new_pages=1000.0, growth_per_s=1000.0
+    )
+    memory = Memory(10_000, 0, PAGE)
+    assert not simulate(memory, curve, Goal(0.3), 900 * PAGE).converges
+    assert simulate(memory, curve, Goal(0.3), 1100 * PAGE).converges
+
+
+def test_a_curve_between_and_beyond_its_points() -> None:
+    t = np.array([0.001, 0.01, 0.1, 1.0])
+    line = WriteCurve(t, 1000 * t, 1e9)
+    assert line.tail == pytest.approx(1)
+    for at in (0.0005, 0.05, 1.0, 7.0):
+        assert line(at) == pytest.approx(1000 * at)
+    flat = WriteCurve(t, np.array([10.0, 50.0, 50.0, 50.0]), 1e9)
+    assert flat.tail == 0
+    assert flat(100.0) == 50
+    assert WriteCurve(t, 1000 * t, 2500)(9.0) == 2500
+    assert line(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("t", "w"), [([], []), ([0.0], [1.0]), ([1.0, 1.0], [1.0, 2.0]), ([1.0, 2.0], [3.0, 2.0])]
+)
+def test_no_curve(t: list[float], w: list[float]) -> None:
+    with pytest.raises(ValueError):
+        WriteCurve(np.array(t), np.array(w), 10)
