@@ -46,7 +46,7 @@ def critical_bandwidth(distinct: Callable[[float], float], downtime_s: float) ->
     return distinct(downtime_s) * SENT_PAGE_BYTES / downtime_s
 
 
-def writer(pattern: str, rate: int, mib: int, memory_mib: int = 512) -> Workload:
+def writer(pattern: str, rate: int, mib: int, memory_mib: int = 256) -> Workload:
     """A guest whose one program writes `rate` pages a second over so much memory."""
     pages = (mib << 20) // PAGE_BYTES
     return Workload(
@@ -60,7 +60,7 @@ def writer(pattern: str, rate: int, mib: int, memory_mib: int = 512) -> Workload
 
 def redis() -> Workload:
     """A redis-server of 50,000 keys, and a redis-benchmark that sets them at random, as fast as it can."""
-    return Workload("redis", 512, "", redis_initramfs)
+    return Workload("redis", 384, "", redis_initramfs)
 
 
 WORKLOADS: dict[str, Callable[[], Workload]] = {
@@ -94,7 +94,9 @@ def libraries(listed: str) -> list[Path]:
 def _program(name: str) -> Path:
     path = shutil.which(name)
     if path is None:
-        raise WorkloadMissingError(f"{name} is not installed (.ci/setup test installs it)")
+        raise WorkloadMissingError(
+            f"{name} is not installed (make bench-migration installs what it needs)"
+        )
     return Path(path)
 
 
