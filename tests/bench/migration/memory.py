@@ -16,20 +16,30 @@ _PIECE = 4 << 20
 
 def ram(machine: Machine) -> tuple[int, int]:
     """Address and length of the guest's memory, in bytes. Errors: GuestError."""
-    listed = machine.qmp.ask("human-monitor-command", {"command-line": "info ramblock"})
-    return find_block(listed)
+    # The first page of an x86 machine is its memory's first.
+    return address_of(_monitor(machine, "gpa2hva 0")), length_of(_monitor(machine, "info ramblock"))
 
 
-def find_block(listed: str) -> tuple[int, int]:
-    """The same from QEMU's list: Block Name, PSize, Offset, Used, Total, HVA. Errors: GuestError."""
+def address_of(said: str) -> int:
+    """From the answer to gpa2hva. Errors: GuestError."""
+    found = re.search(rf"\({re.escape(_BLOCK)}\) is 0x([0-9a-f]+)", said)
+    if found is None:
+        raise GuestError(f"QEMU does not say where {_BLOCK} is: {said!r}")
+    return int(found[1], 16)
+
+
+def length_of(said: str) -> int:
+    """From QEMU's list: Block Name, PSize, Offset, Used, Total. Errors: GuestError."""
     found = re.search(
-        rf"^\s*{re.escape(_BLOCK)}\s+\d+ \w+\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x[0-9a-f]+\s+0x([0-9a-f]+)",
-        listed,
-        re.MULTILINE,
+        rf"^\s*{re.escape(_BLOCK)}\s+\d+ \w+\s+0x[0-9a-f]+\s+0x([0-9a-f]+)", said, re.MULTILINE
     )
     if found is None:
-        raise GuestError(f"QEMU names no {_BLOCK}: {listed!r}")
-    return int(found[2], 16), int(found[1], 16)
+        raise GuestError(f"QEMU lists no {_BLOCK}: {said!r}")
+    return int(found[1], 16)
+
+
+def _monitor(machine: Machine, line: str) -> str:
+    return str(machine.qmp.ask("human-monitor-command", {"command-line": line}))
 
 
 def zero_pages(pid: int, address: int, length: int) -> int:
