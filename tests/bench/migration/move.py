@@ -115,14 +115,14 @@ def real(
     expected = [
         sample.expected_downtime_s
         for sample in samples
-        if sample.passes > 1 and sample.expected_downtime_s is not None
+        if sample.syncs > 1 and sample.expected_downtime_s is not None
     ]
     late = guest.get("latest_ns")
     return Real(
         workload=terms.workload,
         bandwidth=terms.bandwidth,
         status=answer["status"],
-        passes=ram["dirty-sync-count"],
+        syncs=ram["dirty-sync-count"],
         total_s=answer["total-time"] / 1000,
         setup_s=answer.get("setup-time", 0) / 1000,
         downtime_s=_seconds(answer.get("downtime")),

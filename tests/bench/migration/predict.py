@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tests.bench.migration.results import Load, Predicted, Settings
@@ -31,8 +32,9 @@ def written(directory: Path, seconds: float) -> float:
     """Distinct pages written within so long of an arm, on average, as a recording has it."""
     curve = pd.read_csv(directory / "curve.csv")
     pages = curve.groupby("elapsed_s")["unique_dirty_pages"].sum()
-    near = pages[pages.index <= seconds]
-    return float(near.iloc[-1]) if len(near) else 0.0
+    return (
+        float(np.interp(seconds, pages.index.to_numpy(), pages.to_numpy())) if len(pages) else 0.0
+    )
 
 
 def ask(directory: Path, bandwidth: float, policy: str, *more: object) -> Any:

@@ -27,14 +27,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Load:
-    """A guest as it was recorded. zero_bytes: of its memory. critical_from: formula, or curve (of the
-    recording). qemu_dirty_bytes_per_s: calc-dirty-rate by page sampling, None where QEMU said none."""
+    """A guest as it was recorded. zero_bytes: of its memory. critical_bytes_per_s: by W(t) of the
+    recording; formula_bytes_per_s: by that of the guest's program alone, where it is known.
+    qemu_dirty_bytes_per_s: calc-dirty-rate by page sampling, None where QEMU said none."""
 
     workload: str
     memory_bytes: int
     zero_bytes: int
     critical_bytes_per_s: float
-    critical_from: str
+    formula_bytes_per_s: float | None
     qemu_dirty_bytes_per_s: float | None
 
 
@@ -61,14 +62,14 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Real:
-    """One migration. status: QEMU's last word. passes: its dirty-sync-count. setup_s: before the first
+    """One migration. status: QEMU's last word. syncs: its dirty-sync-count. setup_s: before the first
     page went out, part of total_s. guest_wrong: what the guest found wrong with its memory afterwards;
     guest_late_s: by how long it was once kept waiting, in its whole life, where it tells."""
 
     workload: str
     bandwidth: float
     status: str
-    passes: int
+    syncs: int
     total_s: float
     setup_s: float
     downtime_s: float | None
@@ -87,6 +88,12 @@ class Real:
         return self.status == "completed"
 
     @property
+    def passes(self) -> int:
+        """Trips over dirty pages: QEMU looks for them once before each, but twice before the last,
+        first to see that they are few and then with the guest stopped."""
+        return self.syncs - self.converged
+
+    @property
     def sending_s(self) -> float:
         """From the first page to the end, which is what can be predicted."""
         return self.total_s - self.setup_s
@@ -99,7 +106,7 @@ class Sample:
     workload: str
     bandwidth: float
     time_s: float
-    passes: int
+    syncs: int
     remaining_bytes: int
     transferred_bytes: int
     dirty_pages_per_s: int

@@ -122,17 +122,11 @@ def recorded(plan: Plan, load: Workload, machine: Machine) -> Load:
     own = dirty_rate(machine)
     address, length = ram(machine)
     zero = zero_pages(machine.pid, address, length) * PAGE_BYTES
-    distinct = load.distinct
-    kind = "formula" if distinct else "curve"
-    if distinct is None:
-
-        def distinct(seconds: float) -> float:
-            return written(directory, seconds)
-
-    critical = critical_bandwidth(distinct, settings.downtime_s)
+    critical = critical_bandwidth(lambda s: written(directory, s), settings.downtime_s)
     if not critical:
         raise GuestError(f"{load.name}: the recording has no writes")
-    return Load(load.name, length, zero, critical, kind, own)
+    formula = load.distinct and critical_bandwidth(load.distinct, settings.downtime_s)
+    return Load(load.name, length, zero, critical, formula, own)
 
 
 def predict_again(out: Path) -> None:

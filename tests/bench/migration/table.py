@@ -66,8 +66,8 @@ def _cells(row: Comparison) -> tuple[str, ...]:
 
 def workloads(loads: Sequence[Load], rows: Sequence[Comparison]) -> str:
     """One line a guest: its memory, the critical bandwidth and what bounds it in truth."""
-    headings = ("workload", "memory MiB", "of that zero", "critical MiB/s", "from", "failed below",
-                "ended above", "QEMU's dirty rate MiB/s")  # fmt: skip
+    headings = ("workload", "memory MiB", "of that zero", "critical MiB/s", "by formula", "failed at",
+                "ended at", "QEMU's dirty rate MiB/s")  # fmt: skip
     cells = []
     for load in loads:
         own = [row.real for row in rows if row.load.workload == load.workload]
@@ -79,7 +79,7 @@ def workloads(loads: Sequence[Load], rows: Sequence[Comparison]) -> str:
                 f"{load.memory_bytes / _MIB:.0f}",
                 f"{load.zero_bytes / _MIB:.0f}",
                 f"{load.critical_bytes_per_s / _MIB:.1f}",
-                load.critical_from,
+                number(_over(load.formula_bytes_per_s, _MIB), ".1f"),
                 number(_over(failed, _MIB), ".1f"),
                 number(_over(ended, _MIB), ".1f"),
                 number(_over(load.qemu_dirty_bytes_per_s, _MIB), ".1f"),
