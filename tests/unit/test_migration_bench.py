@@ -16,6 +16,7 @@ import pytest
 
 from tests.bench.migration import criu, table
 from tests.bench.migration.__main__ import show
+from tests.bench.migration.guest_criu import seized
 from tests.bench.migration.guests import GuestError, progress
 from tests.bench.migration.memory import address_of, length_of, zero_pages
 from tests.bench.migration.move import Terms, real
@@ -39,6 +40,7 @@ from tests.bench.migration.workloads import (
     critical_bandwidth,
     libraries,
 )
+from tests.host.running import ProgramError
 
 MIB = 1 << 20
 SETTINGS = Settings(0.3, 120.0, 1e9, "10s", 6, "6.1.0", "QEMU 7.2", "0.1.0")
@@ -304,3 +306,10 @@ def test_zero_pages_of_a_process() -> None:
         found = zero_pages(os.getpid(), address, len(memory))
         del view
     assert found == 6 * 256 - 2
+
+
+def test_when_criu_stopped_its_target() -> None:
+    log = "(00.139) Enforcing tasks\n(07.259500) Seized task 183, state 1\n(07.3) Seized task 184\n"
+    assert seized(log) == 7.2595
+    with pytest.raises(ProgramError):
+        seized("(00.1) Error")

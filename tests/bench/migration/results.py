@@ -115,8 +115,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class PreDump:
-    """One pre-dump. predicted_pages: None where there is no prediction. after_s: since the one before it
-    began."""
+    """One pre-dump. predicted_pages: None where there is no prediction. after_s: from the
+    target's stop in the one before it to that in this one."""
 
     workload: str
     number: int
