@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.bench.migration.predict import pages_after
 from tests.bench.migration.results import FILES, PreDump, append, read
-from tests.bench.migration.table import PAGES_GOAL, page_error, percent
+from tests.bench.migration.table import PAGES_GOAL, middle, page_error
 from tests.bench.migration.workloads import WorkloadMissingError
 from tests.host.running import ProgramError
 from tests.vm import machine
@@ -89,8 +89,8 @@ def totals(rows: Sequence[PreDump]) -> str:
     """The median error. The first pre-dump is all that is present, not what was written again."""
     errors = [page_error(row) for row in rows if row.number]
     there = [abs(error) for error in errors if error is not None]
-    middle = statistics.median(there) if there else None
+    error = statistics.median(there) if there else None
     return (
         f"{len(rows)} pre-dumps, {len(there)} after a first one predicted; median error of their "
-        f"pages {percent(middle, '-')} (goal {PAGES_GOAL:.0%})\n"
+        f"pages {middle(error)} (goal {PAGES_GOAL:.0%})\n"
     )

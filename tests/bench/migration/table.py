@@ -93,9 +93,9 @@ def totals(found: Summary, settings: Settings) -> str:
     lines = [
         f"{found.migrations} migrations, {found.predictions} predicted; {found.compared} came to an "
         "end that was predicted, too",
-        f"median error of total time {percent(found.total_error, '-')} (goal {TOTAL_GOAL:.0%}), of "
-        f"bytes {percent(found.bytes_error, '-')} (goal {BYTES_GOAL:.0%}), of downtime "
-        f"{percent(found.downtime_error, '-')}",
+        f"median error of total time {middle(found.total_error)} (goal {TOTAL_GOAL:.0%}), of "
+        f"bytes {middle(found.bytes_error)} (goal {BYTES_GOAL:.0%}), of downtime "
+        f"{middle(found.downtime_error)}",
         f"wrong verdicts: {found.wrong_far} (goal 0); within {NEAR:.0%} of the critical bandwidth "
         f"{found.wrong_near}; uncertain: {found.uncertain_near} there, {found.uncertain_far} elsewhere",
         f"does not converge: not ended within {settings.patience_s:g} s",
@@ -138,9 +138,14 @@ def page_error(row: PreDump) -> float | None:
     return row.predicted_pages / row.pages_written - 1
 
 
-def percent(value: float | None, none: str = "") -> str:
-    """With a sign where it is an error, and one digit after the point."""
-    return none if value is None else f"{value:+.1%}"
+def percent(value: float | None) -> str:
+    """An error, with its sign."""
+    return "" if value is None else f"{value:+.1%}"
+
+
+def middle(value: float | None) -> str:
+    """A median of errors, which has no sign."""
+    return "-" if value is None else f"{value:.1%}"
 
 
 def number(value: float | None, form: str) -> str:
