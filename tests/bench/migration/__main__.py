@@ -17,6 +17,9 @@ from tests.vm import initramfs, kernels, machine
 CRIU = "criu"
 FACTORS = (0.6, 0.85, 0.97, 1.05, 1.2, 1.6, 2.5, 5.0)
 QUICK = (0.7, 2.0)
+# No whole number of seconds: rounds would all begin at the same moment of a workload that does
+# something each second, and W(t) would be that moment's.
+INTERVAL, QUICK_INTERVAL = "10.3s", "3.3s"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
                        help="after which a migration does not converge: default 120")  # fmt: skip
     found.add_argument("--last-bandwidth", metavar="BYTES", type=float, default=1e9,
                        help="per second, of the last pass: default 1e9, a unix socket's")  # fmt: skip
-    found.add_argument("--interval", metavar="TIME", help="of a recording's rounds: default 10s")
+    found.add_argument(
+        "--interval", metavar="TIME", help=f"of a recording's rounds: default {INTERVAL}"
+    )
     found.add_argument("--rounds", type=int, help="of a recording: default 6")
     return found
 
@@ -80,7 +85,7 @@ def main() -> int:
         options.downtime,
         options.patience or (30.0 if quick else 120.0),
         options.last_bandwidth,
-        options.interval or ("3s" if quick else "10s"),
+        options.interval or (QUICK_INTERVAL if quick else INTERVAL),
         options.rounds or (3 if quick else 6),
     )
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -107,6 +112,6 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except OSError as error:
+    except (OSError, kernels.KernelError) as error:
         print(f"bench-migration: {error}", file=sys.stderr)
         sys.exit(1)

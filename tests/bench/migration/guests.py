@@ -19,7 +19,7 @@ from tests.vm.kernels import Kernel
 
 _BOOT_S = 300.0
 _POLL_S = 0.1
-# Up to 9.0 QEMU loses writes of an emulated guest that is on the move, and the guest dies of it: when it
+# QEMU 7.2 loses writes of an emulated guest that is on the move, and the guest dies of it: when it
 # takes the dirty bits of whole pieces of 256 KiB (cpu_physical_memory_sync_dirty_bitmap) it leaves the
 # emulated TLB as it is, and what is writable there is written unseen. Memory that is no multiple of
 # that is taken page by page, which does it right: 8 KiB, the least that QEMU takes, are left out.
