@@ -32,7 +32,7 @@ from tests.vm.kernels import Kernel
 KERNEL = "6.1"
 RECORDINGS = "recordings"
 _SETTLED_LINES = 5
-# What goes wrong with one workload; the others are worth having.
+# What a guest, or what asks it, may do wrong.
 TROUBLE = (GuestError, QmpError, ProgramError, OSError)
 
 
