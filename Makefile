@@ -30,6 +30,11 @@ lint: test-setup
 bench: test-setup
 	@$(PYTHON) -m tests.bench $(BENCH_ARGS)
 
+# predictions beside real migrations of emulated machines, and CRIU's pre-dumps: see tests/bench/README.md
+.PHONY: bench-migration
+bench-migration: test-setup
+	@$(PYTHON) -m tests.bench.migration $(BENCH_ARGS)
+
 .PHONY: test-setup
 test-setup:
 	@.ci/setup test

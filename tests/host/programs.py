@@ -197,9 +197,14 @@ def _user_exists(name: str) -> bool:
 
 
 def guest(
-    directory: Path, kernel: Path, initramfs: Path, append: str, memory_mib: int = 256
+    directory: Path,
+    kernel: Path,
+    initramfs: Path,
+    append: str,
+    memory_mib: int = 256,
+    more: Sequence[object] = (),
 ) -> Server:
-    """An emulated machine whose console is the server's output."""
+    """An emulated machine whose console is the server's output. more: for QEMU's command line."""
     program = require_program("qemu-system-x86_64", "qemu-system-x86")
     # A fifth level of page tables makes every emulated walk longer.
     size = ["-cpu", "max,la57=off", "-smp", 1, "-m", f"{memory_mib}M"]
@@ -210,4 +215,4 @@ def guest(
     boot = ["-kernel", kernel, "-initrd", initramfs, "-append", line]
     # QEMU dies with this process, even when that is killed with -9.
     death = ["setpriv", "--pdeathsig", "KILL", "--"]
-    return Server([*death, program, "-accel", "tcg", *size, *plain, *boot], directory)
+    return Server([*death, program, "-accel", "tcg", *size, *plain, *boot, *more], directory)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from .pages import areas_of
 from .process import Answer, Program, ProgramWithFiles
@@ -104,7 +105,7 @@ class WriteRun:
 
 
 class Writer(Program):
-    """Writes `rate` pages a second over `pages` pages, in order (cyclic) or at random (uniform)."""
+    """Writes `rate` pages a second over `pages` pages; pattern: one of PATTERNS."""
 
     def __init__(self, mib: int = 64, wrapper: Sequence[str] = ()) -> None:
         super().__init__("writer", [mib], wrapper=wrapper)
@@ -162,9 +163,37 @@ class Flusher(Program):
         self.command("touch", timeout_s=_TURNS_S)
 
 
+PATTERNS = ("cyclic", "uniform", "hot_cold", "bursty")
+# As in pattern.h: a tenth of the pages gets nine tenths of the writes; bursts fill a quarter of each second.
+_HOT_PAGES, _HOT_WRITES = 0.1, 0.9
+_BURST_S = 0.25
+_PHASES = 1000
+
+
 def expected_distinct(pattern: str, rate: float, pages: int, seconds: float) -> float:
-    """W(t) of the known-rate writer in closed form, in pages (the expected value, when uniform)."""
-    writes = rate * seconds
+    """W(t) of the known-rate writer in closed form, in pages (the expected value, where there is
+    chance; over all moments at which the time may begin, when bursty)."""
     if pattern == "cyclic":
-        return min(float(pages), writes)
+        return min(float(pages), rate * seconds)
+    if pattern == "uniform":
+        return _drawn(rate * seconds, pages)
+    if pattern == "hot_cold":
+        hot = int(pages * _HOT_PAGES)
+        often = _drawn(rate * seconds * _HOT_WRITES, hot)
+        return often + _drawn(rate * seconds * (1 - _HOT_WRITES), pages - hot)
+    if pattern == "bursty":
+        begin = np.arange(_PHASES) / _PHASES
+        writes = _in_bursts(rate, begin + seconds) - _in_bursts(rate, begin)
+        return float(np.minimum(writes, pages).mean())
+    raise ValueError(f"no pattern {pattern}")
+
+
+def _drawn(writes: float, pages: int) -> float:
+    """Distinct pages of so many that were drawn with equal chances."""
     return float(pages * -np.expm1(writes * np.log1p(-1.0 / pages)))
+
+
+def _in_bursts(rate: float, seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Writes within the first seconds."""
+    whole = np.floor(seconds)
+    return rate * (whole + np.minimum((seconds - whole) / _BURST_S, 1.0))

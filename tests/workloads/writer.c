@@ -1,10 +1,11 @@
 /*
- * Writes pages at a known rate, in order or at random, so that its write curve is known in closed form.
+ * Writes pages at a known rate, in an order of pattern.h, so that its write curve is known in closed form.
  * Usage: writer MIB. Built statically it is also the only file of a test guest: as process 1 it takes its
  * parameters from the kernel's command line, reports on the console and powers the machine off.
  */
 #define _GNU_SOURCE
 #include "area.h"
+#include "pattern.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,23 +18,24 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SECOND_NS 1000000000u
 #define PACE_NS 1000000u                       /* between two batches */
 
 struct memory {
 	char *start;
 	uint64_t pages;
-	uint8_t *seen;                         /* one a page: was it written in this run? */
-};
-
-struct job {
-	bool uniform;
-	uint64_t rate, pages, seconds, seed;   /* pages/s, pages, s (0: for ever), any */
-	void (*report)(uint64_t writes, uint64_t start_ns);  /* NULL, or called about once a second */
+	uint64_t *last;                        /* one a page: what this run wrote there last, 0 for nothing */
+	uint64_t sum;                          /* of `last` */
 };
 
 struct result {
 	uint64_t writes, distinct, start_ns, end_ns, latest_ns;
+};
+
+struct job {
+	struct pattern pattern;
+	uint64_t seconds, seed;                /* s (0: for ever), any */
+	/* NULL, or called about once a second */
+	void (*report)(const struct memory *memory, const struct result *result);
 };
 
 static struct memory map_memory(uint64_t mib)
@@ -42,8 +44,8 @@ static struct memory map_memory(uint64_t mib)
 	struct memory memory = {.start = area->start, .pages = area->pages};
 
 	memset(memory.start, 1, mib << 20);
-	memory.seen = must_alloc(memory.pages);
-	memset(memory.seen, 1, memory.pages);  /* present, before anyone counts pages */
+	memory.last = must_alloc(memory.pages * sizeof(*memory.last));
+	memset(memory.last, 1, memory.pages * sizeof(*memory.last));  /* present, before anyone counts pages */
 	return memory;
 }
 
@@ -55,10 +57,28 @@ static void sleep_until(uint64_t ns)
 		continue;
 }
 
-/* floor(rate * ns / 1 s) without overflow */
-static uint64_t due(uint64_t rate, uint64_t ns)
+static void write_page(struct memory *memory, uint64_t page, struct result *result)
 {
-	return rate * (ns / SECOND_NS) + rate * (ns % SECOND_NS) / SECOND_NS;
+	uint64_t value = ++result->writes + 1;
+
+	*(volatile uint64_t *)(memory->start + page * PAGE_BYTES) = value;
+	result->distinct += !memory->last[page];
+	memory->sum += value - memory->last[page];
+	memory->last[page] = value;
+}
+
+/* Pages that don't hold what was written last, and one more when the list of that is itself wrong. */
+static uint64_t wrong_pages(const struct memory *memory)
+{
+	uint64_t wrong = 0, sum = 0;
+
+	for (uint64_t page = 0; page < memory->pages; page++) {
+		uint64_t last = memory->last[page];
+
+		sum += last;
+		wrong += last && *(volatile uint64_t *)(memory->start + page * PAGE_BYTES) != last;
+	}
+	return wrong + (sum != memory->sum);
 }
 
 /*
@@ -68,11 +88,13 @@ static uint64_t due(uint64_t rate, uint64_t ns)
 static struct result run(struct memory *memory, const struct job *job)
 {
 	struct result result = {.start_ns = now_ns()};
-	uint64_t state = mix64(job->seed + 0x9e3779b97f4a7c15u) | 1, next = 0, reported = 0;
-	uint64_t step = job->rate < SECOND_NS / PACE_NS ? SECOND_NS / job->rate : PACE_NS;
-	uint64_t length = job->seconds * SECOND_NS;
+	struct pattern pattern = job->pattern;
+	uint64_t step = pattern.rate < SECOND_NS / PACE_NS ? SECOND_NS / pattern.rate : PACE_NS;
+	uint64_t length = job->seconds * SECOND_NS, reported = 0;
 
-	memset(memory->seen, 0, memory->pages);
+	pattern_start(&pattern, job->seed);
+	memset(memory->last, 0, memory->pages * sizeof(*memory->last));
+	memory->sum = 0;
 	for (uint64_t at = step;; at += step) {
 		uint64_t elapsed, wanted;
 
@@ -81,18 +103,12 @@ static struct result run(struct memory *memory, const struct job *job)
 		elapsed = now_ns() - result.start_ns;
 		if (elapsed - at > result.latest_ns)
 			result.latest_ns = elapsed - at;
-		wanted = due(job->rate, length && elapsed > length ? length : elapsed);
-		for (; result.writes < wanted; result.writes++) {
-			uint64_t page = job->uniform ? xorshift64(&state) % job->pages : next++;
-
-			next = next == job->pages ? 0 : next;
-			*(volatile uint64_t *)(memory->start + page * PAGE_BYTES) = result.writes + 2;
-			result.distinct += !memory->seen[page];
-			memory->seen[page] = 1;
-		}
+		wanted = pattern_due(&pattern, length && elapsed > length ? length : elapsed);
+		while (result.writes < wanted)
+			write_page(memory, pattern_page(&pattern), &result);
 		if (job->report && elapsed / SECOND_NS > reported) {
 			reported = elapsed / SECOND_NS;
-			job->report(result.writes, result.start_ns);
+			job->report(memory, &result);
 		}
 		if (length && at == length)
 			break;
@@ -108,16 +124,17 @@ static void put_result(const struct result *result)
 	answer_end();
 }
 
-/* run cyclic|uniform RATE PAGES SECONDS [SEED] */
+/* run PATTERN RATE PAGES SECONDS [SEED] */
 static void do_run(const struct line *line, struct memory *memory)
 {
-	struct job job = {.uniform = line->argc > 1 && !strcmp(line->argv[1], "uniform")};
+	struct job job = {0};
+	struct pattern *pattern = &job.pattern;
 	struct result result;
 
-	if (line->argc < 5 || (!job.uniform && strcmp(line->argv[1], "cyclic")) || !word_u64(line, 2, 0, &job.rate) ||
-	    !word_u64(line, 3, 0, &job.pages) || !word_u64(line, 4, 0, &job.seconds) || !word_u64(line, 5, 1, &job.seed) ||
-	    job.rate < 1 || job.seconds < 1 || job.pages < 1 || job.pages > memory->pages) {
-		answer_error("run cyclic|uniform RATE PAGES SECONDS [SEED], with up to %lu pages", memory->pages);
+	if (line->argc < 5 || !order_find(line->argv[1], &pattern->order) || !word_u64(line, 2, 0, &pattern->rate) ||
+	    !word_u64(line, 3, 0, &pattern->pages) || !word_u64(line, 4, 0, &job.seconds) || !word_u64(line, 5, 1, &job.seed) ||
+	    pattern->rate < 1 || job.seconds < 1 || pattern->pages < 1 || pattern->pages > memory->pages) {
+		answer_error("run cyclic|uniform|hot_cold|bursty RATE PAGES SECONDS [SEED], with up to %lu pages", memory->pages);
 		return;
 	}
 	result = run(memory, &job);
@@ -127,9 +144,10 @@ static void do_run(const struct line *line, struct memory *memory)
 
 /* ---- as a guest's process 1 ---- */
 
-static void report(uint64_t writes, uint64_t start_ns)
+static void report(const struct memory *memory, const struct result *result)
 {
-	printf("{\"event\":\"progress\",\"writes\":%lu,\"start_ns\":%lu,\"now_ns\":%lu}", writes, start_ns, now_ns());
+	printf("{\"event\":\"progress\",\"writes\":%lu,\"start_ns\":%lu,\"now_ns\":%lu,\"latest_ns\":%lu,\"wrong\":%lu}",
+	       result->writes, result->start_ns, now_ns(), result->latest_ns, wrong_pages(memory));
 	answer_end();
 }
 
@@ -176,9 +194,10 @@ static _Noreturn void guest(void)
 {
 	static char cmdline[8192];
 	struct job job = {.report = report, .seed = 1};
+	struct pattern *pattern = &job.pattern;
 	struct memory memory;
 	struct result result;
-	char pattern[16];
+	char order[16];
 	int fd;
 
 	open_console();
@@ -189,15 +208,16 @@ static _Noreturn void guest(void)
 	fd = open("/proc/cmdline", O_RDONLY);
 	if (fd < 0 || read(fd, cmdline, sizeof(cmdline) - 1) < 0)
 		fprintf(stderr, "/proc/cmdline: %s\n", strerror(errno));
-	job.rate = boot_number(cmdline, "redirty.rate=", 8000);
-	job.rate = job.rate ? job.rate : 1;
+	pattern->rate = boot_number(cmdline, "redirty.rate=", 8000);
+	pattern->rate = pattern->rate ? pattern->rate : 1;
 	job.seconds = boot_number(cmdline, "redirty.secs=", 0);
-	job.uniform = boot_word(cmdline, "redirty.pattern=", pattern, sizeof(pattern)) && !strcmp(pattern, "uniform");
+	if (boot_word(cmdline, "redirty.pattern=", order, sizeof(order)) && !order_find(order, &pattern->order))
+		fprintf(stderr, "no such pattern: %s\n", order);
 	memory = map_memory(boot_number(cmdline, "redirty.mib=", 64));
-	job.pages = memory.pages;
+	pattern->pages = memory.pages;
 	/* On a line of its own, whatever the firmware left on the console. */
 	printf("\n{\"event\":\"start\",\"pattern\":\"%s\",\"rate\":%lu,\"pages\":%lu,\"seconds\":%lu,\"now_ns\":%lu}",
-	       job.uniform ? "uniform" : "cyclic", job.rate, job.pages, job.seconds, now_ns());
+	       order_name(pattern->order), pattern->rate, pattern->pages, job.seconds, now_ns());
 	answer_end();
 	result = run(&memory, &job);
 	printf("{\"event\":\"done\",");

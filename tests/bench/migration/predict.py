@@ -1,0 +1,100 @@
+"""A guest recorded and its migration predicted, with redirty as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tests.bench.migration.results import Load, Predicted, Settings
+from tests.bench.migration.workloads import PAGE_BYTES
+from tests.host.running import ProgramError, run_redirty
+
+_RECORD_S = 900.0
+_PREDICT_S = 120.0
+
+
+def record(pid: int, directory: Path, interval: str, rounds: int) -> None:
+    """Records a process for so many rounds; it has ended when this returns. Errors: ProgramError."""
+    done = run_redirty(
+        "record", "-q", "-p", pid, interval, rounds, "-o", directory, timeout_s=_RECORD_S
+    )
+    if done.code:
+        raise ProgramError(f"redirty record ended with {done.code}: {done.err.strip()}")
+
+
+def written(directory: Path, seconds: float) -> float:
+    """Distinct pages written within so long of an arm, on average, as a recording has it."""
+    curve = pd.read_csv(directory / "curve.csv")
+    pages = curve.groupby("elapsed_s")["unique_dirty_pages"].sum()
+    return (
+        float(np.interp(seconds, pages.index.to_numpy(), pages.to_numpy())) if len(pages) else 0.0
+    )
+
+
+def ask(directory: Path, bandwidth: float, policy: str, *more: object) -> Any:
+    """The answer of `redirty predict`. bandwidth: bytes per second. Errors: ProgramError."""
+    words = ["predict", directory, "--bandwidth", f"{round(bandwidth)}B", "--policy", policy]
+    done = run_redirty(*words, *more, "--json", timeout_s=_PREDICT_S)
+    try:
+        return json.loads(done.out)
+    except ValueError:
+        reason = (done.lines or ["it said nothing"])[-1]
+        raise ProgramError(f"redirty predict ended with {done.code}: {reason}") from None
+
+
+def predict(load: Load, directory: Path, bandwidth: float, settings: Settings) -> Predicted:
+    """What would come of a migration. Where redirty can't tell, its reason stands in `problem`."""
+    more = ["--downtime", f"{round(settings.downtime_s * 1000)}ms"]
+    more += ["--memory", f"{load.memory_bytes}B", "--zero", f"{load.zero_bytes}B"]
+    more += ["--last-bandwidth", f"{round(settings.last_bandwidth)}B"]
+    try:
+        answer = ask(directory, bandwidth, "qemu", *more)
+    except ProgramError as e:
+        return Predicted(load.workload, bandwidth, problem=str(e))
+    return parse(load.workload, bandwidth, answer)
+
+
+def parse(workload: str, bandwidth: float, answer: Mapping[str, Any]) -> Predicted:
+    """`--json` of `redirty predict`. An end that JSON has no number for (null) never comes."""
+    converges = bool(answer["converges"])
+    low, high = (answer.get(end) or {} for end in ("low", "high"))
+    return Predicted(
+        workload,
+        bandwidth,
+        converges=converges,
+        passes=len(answer["passes"]) if converges else None,
+        total_s=_time(answer["total_s"]) if converges else math.inf,
+        downtime_s=_time(answer["downtime_s"]) if converges else math.inf,
+        transferred_bytes=answer["transferred_bytes"] if converges else None,
+        low_total_s=_time(low["total_s"]) if "total_s" in low else None,
+        high_total_s=_time(high["total_s"]) if "total_s" in high else None,
+        low_downtime_s=_time(low["downtime_s"]) if "downtime_s" in low else None,
+        high_downtime_s=_time(high["downtime_s"]) if "downtime_s" in high else None,
+        min_bandwidth_bytes_per_s=answer.get("min_bandwidth_bytes_per_s"),
+        basis=json.dumps(answer.get("basis", "")),
+    )
+
+
+def pages_after(directory: Path, seconds: float) -> tuple[float, float]:
+    """Pages of a first pre-dump, and of one made so many seconds later.
+
+    With one pass ahead of the last, at the bandwidth at which that takes so long, the last pass is
+    just what was written meanwhile.
+    """
+    everything = _bytes(ask(directory, 1 << 30, "criu:1"))[0]
+    first, later = _bytes(ask(directory, everything / seconds, "criu:1"))
+    return first / PAGE_BYTES, later / PAGE_BYTES
+
+
+def _bytes(answer: Mapping[str, Any]) -> list[float]:
+    return [float(step["bytes"]) for step in answer["passes"]]
+
+
+def _time(value: float | None) -> float:
+    return math.inf if value is None else float(value)

@@ -1,0 +1,36 @@
+#!/bin/busybox sh
+# The guest with redis: process 1. Keys set at random go on for ever; every other second the values of
+# keys that nobody sets are compared with what they were at the start.
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t devtmpfs dev /dev
+exec </dev/null >/dev/console 2>&1
+/bin/busybox mkdir -p /tmp
+
+SOCKET=/tmp/redis
+KEYS=50000
+ask() { redis-cli -s "$SOCKET" "$@"; }
+
+redis-server --port 0 --unixsocket "$SOCKET" --save "" --appendonly no --enable-debug-command yes >/tmp/log &
+until [ "$(ask ping 2>/dev/null)" = PONG ]; do /bin/busybox sleep 0.2; done
+# What the benchmark sets has these names.
+ask debug populate "$KEYS" key 700 >/dev/null
+ask debug populate 5000 still 4000 >/dev/null
+
+kept=
+number=0
+while [ "$number" -lt 200 ]; do
+    kept="$kept still:$((number * 25))"
+    number=$((number + 1))
+done
+# shellcheck disable=SC2086
+first=$(ask debug digest-value $kept)
+redis-benchmark -s "$SOCKET" -t set -r "$KEYS" -d 700 -c 4 -n 2000000000 -q >/dev/null &
+
+while :; do
+    /bin/busybox sleep 2
+    wrong=0
+    # shellcheck disable=SC2086
+    [ "$(ask debug digest-value $kept)" = "$first" ] || wrong=1
+    writes=$(ask info stats | /bin/busybox sed -n 's/^total_commands_processed:\([0-9]*\).*/\1/p')
+    echo "{\"event\":\"progress\",\"writes\":${writes:-0},\"wrong\":$wrong}"
+done

@@ -1,0 +1,186 @@
+"""What a run finds, as rows of CSV files in its output folder: the tables can be made again from them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How all of a run was measured. patience_s: after so long a migration is cancelled.
+    last_bandwidth: of the last pass, which QEMU does not limit, in bytes per second."""
+
+    downtime_s: float
+    patience_s: float
+    last_bandwidth: float
+    interval: str
+    rounds: int
+    kernel: str
+    qemu: str
+    redirty: str
+
+
+@dataclass(frozen=True)
+class Load:
+    """A guest as it was recorded. zero_bytes: of its memory. critical_bytes_per_s: by W(t) of the
+    recording; formula_bytes_per_s: by that of the guest's program alone, where it is known.
+    qemu_dirty_bytes_per_s: calc-dirty-rate by page sampling, None where QEMU said none."""
+
+    workload: str
+    memory_bytes: int
+    zero_bytes: int
+    critical_bytes_per_s: float
+    formula_bytes_per_s: float | None
+    qemu_dirty_bytes_per_s: float | None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One prediction. None where it said nothing; `problem`: why there is none at all. An end that
+    never comes is infinite."""
+
+    workload: str
+    bandwidth: float
+    converges: bool | None = None
+    passes: int | None = None
+    total_s: float | None = None
+    downtime_s: float | None = None
+    transferred_bytes: float | None = None
+    low_total_s: float | None = None
+    high_total_s: float | None = None
+    low_downtime_s: float | None = None
+    high_downtime_s: float | None = None
+    min_bandwidth_bytes_per_s: float | None = None
+    basis: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Real:
+    """One migration. status: QEMU's last word. syncs: its dirty-sync-count. setup_s: before the first
+    page went out, part of total_s. guest_wrong: what the guest found wrong with its memory afterwards;
+    guest_late_s: by how long it was once kept waiting, in its whole life, where it tells."""
+
+    workload: str
+    bandwidth: float
+    status: str
+    syncs: int
+    total_s: float
+    setup_s: float
+    downtime_s: float | None
+    transferred_bytes: int
+    downtime_bytes: int
+    normal_pages: int
+    zero_pages: int
+    expected_downtime_s: float | None
+    guest_writes: int | None
+    guest_wrong: int | None
+    guest_late_s: float | None
+
+    @property
+    def converged(self) -> bool:
+        """Whether it came to its end."""
+        return self.status == "completed"
+
+    @property
+    def passes(self) -> int:
+        """Trips over dirty pages: QEMU looks for them once before each, but twice before the last,
+        first to see that they are few and then with the guest stopped."""
+        return self.syncs - self.converged
+
+    @property
+    def sending_s(self) -> float:
+        """From the first page to the end, which is what can be predicted."""
+        return self.total_s - self.setup_s
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A look at a migration under way."""
+
+    workload: str
+    bandwidth: float
+    time_s: float
+    syncs: int
+    remaining_bytes: int
+    transferred_bytes: int
+    dirty_pages_per_s: int
+    expected_downtime_s: float | None
+
+
+@dataclass(frozen=True)
+class PreDump:
+    """One pre-dump. predicted_pages: None where there is no prediction. after_s: from the
+    target's stop in the one before it to that in this one."""
+
+    workload: str
+    number: int
+    after_s: float
+    predicted_pages: float | None
+    pages_written: int
+    pages_scanned: int
+    pages_skipped: int
+    frozen_s: float
+    took_s: float
+
+
+Row = TypeVar("Row", Load, Predicted, Real, Sample, PreDump)
+FILES: dict[type, str] = {
+    Load: "workloads.csv",
+    Predicted: "predictions.csv",
+    Real: "migrations.csv",
+    Sample: "samples.csv",
+    PreDump: "predumps.csv",
+}
+SETTINGS = "settings.json"
+
+
+def append(directory: Path, rows: Iterable[Load | Predicted | Real | Sample | PreDump]) -> None:
+    """Adds rows to their files, which have a header."""
+    for row in rows:
+        path = directory / FILES[type(row)]
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow([field.name for field in fields(row)])
+            writer.writerow(["" if value is None else value for value in asdict(row).values()])
+
+
+def read(directory: Path, kind: type[Row]) -> list[Row]:
+    """The rows of a kind; none where there is no such file."""
+    path = directory / FILES[kind]
+    if not path.exists():
+        return []
+    hints = get_type_hints(kind)
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            kind(**{name: _value(text, hints[name]) for name, text in row.items()})
+            for row in csv.DictReader(file)
+        ]
+
+
+def write_settings(directory: Path, settings: Settings) -> None:
+    """Written once, at the start."""
+    (directory / SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def read_settings(directory: Path) -> Settings:
+    """Errors: OSError where there are none."""
+    return Settings(**json.loads((directory / SETTINGS).read_text()))
+
+
+def _value(text: str, hint: Any) -> Any:
+    if hint is str:
+        return text
+    if text == "":
+        return None
+    kinds = get_args(hint) or (hint,)
+    if bool in kinds:
+        return text == "True"
+    return int(text) if int in kinds else float(text)

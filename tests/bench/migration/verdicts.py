@@ -1,0 +1,137 @@
+"""Right or wrong: what a prediction said about a migration, and what came of it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tests.bench.migration.results import Load, Predicted, Real
+
+NEAR = 0.10  # of the critical bandwidth: where no verdict is asked for
+YES, NO, UNCERTAIN, NONE = "yes", "no", "uncertain", "-"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A migration beside its prediction."""
+
+    load: Load
+    real: Real
+    predicted: Predicted | None
+    patience_s: float
+
+    @property
+    def told(self) -> Predicted:
+        """The prediction; without one, one that says nothing."""
+        return self.predicted or Predicted(self.load.workload, self.real.bandwidth)
+
+    @property
+    def times_critical(self) -> float:
+        """Its bandwidth in critical ones."""
+        return self.real.bandwidth / self.load.critical_bytes_per_s
+
+    @property
+    def near(self) -> bool:
+        """Whether it is so near the critical bandwidth that the verdict may be left open."""
+        return abs(self.times_critical - 1) <= NEAR
+
+    @property
+    def said(self) -> str:
+        """yes, no, uncertain; or - where there is no prediction."""
+        return verdict(self.told, self.patience_s)
+
+    @property
+    def happened(self) -> str:
+        """yes, no."""
+        return YES if self.real.converged else NO
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it said one thing, and the other happened."""
+        return self.said in (YES, NO) and self.said != self.happened
+
+    @property
+    def total_error(self) -> float | None:
+        """Predicted time over real one, less 1. None unless both have an end."""
+        return self._error(self.told.total_s, self.real.sending_s)
+
+    @property
+    def bytes_error(self) -> float | None:
+        """The same of the bytes sent."""
+        return self._error(self.told.transferred_bytes, self.real.transferred_bytes)
+
+    @property
+    def downtime_error(self) -> float | None:
+        """The same of the downtime."""
+        return self._error(self.told.downtime_s, self.real.downtime_s)
+
+    def _error(self, told: float | None, found: float | None) -> float | None:
+        if not self.real.converged or not told or not found or not math.isfinite(told):
+            return None
+        return told / found - 1
+
+
+def verdict(predicted: Predicted, patience_s: float) -> str:
+    """Whether it says that the migration ends within the patience, as a real one is given no more.
+    Uncertain when that is so at one end of its interval only."""
+    if predicted.total_s is None:
+        return NONE
+    low, high = predicted.low_total_s, predicted.high_total_s
+    ends = [predicted.total_s if end is None else end for end in (low, high)]
+    within = [end <= patience_s for end in (*ends, predicted.total_s)]
+    if all(within):
+        return YES
+    return UNCERTAIN if any(within) else NO
+
+
+def compare(
+    loads: Sequence[Load], reals: Sequence[Real], told: Sequence[Predicted], patience_s: float
+) -> list[Comparison]:
+    """Each migration with the last prediction made for it."""
+    by_name = {load.workload: load for load in loads}
+    predictions = {(p.workload, p.bandwidth): p for p in told}
+    return [
+        Comparison(by_name[r.workload], r, predictions.get((r.workload, r.bandwidth)), patience_s)
+        for r in reals
+    ]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Medians of absolute errors, None where there are none, and counts of verdicts."""
+
+    migrations: int
+    predictions: int
+    total_error: float | None
+    bytes_error: float | None
+    downtime_error: float | None
+    compared: int
+    wrong_far: int
+    wrong_near: int
+    uncertain_far: int
+    uncertain_near: int
+    guests_wrong: int
+
+
+def summary(rows: Sequence[Comparison]) -> Summary:
+    """Over all of them."""
+    return Summary(
+        migrations=len(rows),
+        predictions=sum(row.said != NONE for row in rows),
+        total_error=_middle(row.total_error for row in rows),
+        bytes_error=_middle(row.bytes_error for row in rows),
+        downtime_error=_middle(row.downtime_error for row in rows),
+        compared=sum(row.total_error is not None for row in rows),
+        wrong_far=sum(row.wrong and not row.near for row in rows),
+        wrong_near=sum(row.wrong and row.near for row in rows),
+        uncertain_far=sum(row.said == UNCERTAIN and not row.near for row in rows),
+        uncertain_near=sum(row.said == UNCERTAIN and row.near for row in rows),
+        guests_wrong=sum(bool(row.real.guest_wrong) for row in rows),
+    )
+
+
+def _middle(errors: Iterable[float | None]) -> float | None:
+    there = [abs(error) for error in errors if error is not None]
+    return statistics.median(there) if there else None
