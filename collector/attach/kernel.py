@@ -6,6 +6,7 @@ on whole arrays, or that stay silent when the kernel refuses.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -24,6 +25,7 @@ MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 1, 2, 3
 MAP_LOOKUP_BATCH, MAP_LOOKUP_AND_DELETE_BATCH = 24, 25
 TYPE_KPROBE, TYPE_RAW_TRACEPOINT, TYPE_TRACING = 2, 17, 26
 TRACE_FENTRY = 24
+_TRIES = 5  # the verifier gives up (EAGAIN) when a signal comes, as a terminal of a new size sends
 _INFO_BYTES, _RECURSION_MISSES = 224, 208  # struct bpf_prog_info
 
 
@@ -58,8 +60,18 @@ def load_reader() -> int:
     return _load(_READ + _RETURN, TYPE_RAW_TRACEPOINT)
 
 
-def _instruction(code: int, to: int = 0, source: int = 0, value: int = 0) -> bytes:
-    return struct.pack("<BBhi", code, source << 4 | to, 0, value)
+def has_atomics() -> bool:
+    """Whether BPF has the atomic OR, compare-and-swap and additions that tell the sum: from Linux 5.12
+    on (on arm64 from 5.18 on). They came together, so one is tried."""
+    try:
+        os.close(_load(_OR + _RETURN, TYPE_RAW_TRACEPOINT))
+    except OSError:
+        return False
+    return True
+
+
+def _instruction(code: int, to: int = 0, source: int = 0, value: int = 0, offset: int = 0) -> bytes:
+    return struct.pack("<BBhi", code, source << 4 | to, offset, value)
 
 
 _RETURN = _instruction(0xB7) + _instruction(0x95)  # r0 = 0; exit
@@ -69,6 +81,11 @@ _READ = (
     + _instruction(0xB7, 2, value=8)  # 8 bytes
     + _instruction(0xB7, 3)  # from nowhere: it is never run
     + _instruction(0x85, value=113)  # bpf_probe_read_kernel
+)
+_OR = (
+    _instruction(0xB7, 1)  # r1 = 0
+    + _instruction(0x7B, 10, 1, offset=-8)  # on the stack
+    + _instruction(0xDB, 10, 1, 0x40, offset=-8)  # |= r1, atomically
 )
 
 
@@ -81,6 +98,9 @@ def _load(code: bytes, program_type: int, attach_type: int = 0, btf_id: int = 0)
         ctypes.addressof(licence),
         *(0, 0, 0, 0, 0, b"redirty_try", 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id, 0),
     )
+    for _ in range(_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            return bpf(PROG_LOAD, attributes)
     return bpf(PROG_LOAD, attributes)
 
 

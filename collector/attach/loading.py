@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redirty.bpfprogs as programs
-from redirty.collector.attach import btf, entries, logs, trial
+from redirty.collector.attach import btf, entries, kernel, logs, trial
 from redirty.collector.errors import RedirtyError
 
 log = logging.getLogger(__name__)
@@ -107,21 +107,20 @@ def _compile(
         ) from None
     # BCC attaches what its naming rules match as soon as it compiles; entries.py decides here.
     BPF._trace_autoload = lambda self: None
-    first: str | None = None
-    for extra in [["-DRD_NO_ATOMIC_OR"]] if o.force_byte_maps else [[], ["-DRD_NO_ATOMIC_OR"]]:
-        bpf: Any = None
-        with _captured_stderr() as said:
-            try:
-                bpf = BPF(text=programs.source().encode(), cflags=[*flags, *extra])
-                return bpf, entries.attach(bpf, probe), bool(extra)
-            except Exception as e:
-                reason = str(e).strip()
-        log.debug("BCC said: %s", said.text)
-        first = first or f"{reason} ({_last_line(said.text)})"
-        if bpf is not None:
-            bpf.cleanup()
-    assert first is not None
-    return first
+    byte_maps = o.force_byte_maps or not kernel.has_atomics()
+    if byte_maps:
+        flags.append("-DRD_NO_ATOMIC_OR")
+    bpf: Any = None
+    with _captured_stderr() as said:
+        try:
+            bpf = BPF(text=programs.source().encode(), cflags=flags)
+            return bpf, entries.attach(bpf, probe), byte_maps
+        except Exception as e:
+            reason = str(e).strip()
+    log.debug("BCC said: %s", said.text)
+    if bpf is not None:
+        bpf.cleanup()
+    return f"{reason} ({_last_line(said.text)})"
 
 
 class _Said:
