@@ -1,7 +1,7 @@
 """The write curve of single rounds, and of runs of rounds: what a prediction is made of.
 
 Inside a round the kernel side's histogram tells when pages were written first. Beyond its end,
-the distinct pages of 2, 4, 8 ... rounds that follow each other are counted from their sets.
+the distinct pages of 2, 3, 4 ... rounds that follow each other are counted from their sets.
 """
 
 from __future__ import annotations
@@ -75,14 +75,33 @@ def thinned(times: Floats, pages: Floats) -> tuple[Floats, Floats]:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Distinct pages that a process dirtied in rounds [first_round, first_round + rounds)."""
+
+    first_round: int
+    rounds: int
+    pid: int
+    dirty_pages: int
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What ends with a round. windows: of 2, 4, 8 ... rounds, side by side, of each process that
+    dirtied a page in them."""
+
+    points: list[Point]
+    windows: list[Window]
+
+
+@dataclass(frozen=True)
 class _Run:
     """Rounds that follow each other. by_space: written in them, present when the first began, and
-    the last known mappings, by address space."""
+    the last known mappings, by process and address space."""
 
     first: int
     rounds: int
     duration_s: float
-    by_space: dict[int, tuple[PageSet, PageSet, Mappings]] = field(repr=False)
+    by_space: dict[tuple[int, int], tuple[PageSet, PageSet, Mappings]] = field(repr=False)
 
     def joined(self, later: _Run) -> _Run:
         """With the run after it."""
@@ -119,6 +138,15 @@ class _Run:
             if d:
                 yield Point(self.first, self.rounds, name, self.duration_s, float(d), r)
 
+    def windows(self) -> Iterator[Window]:
+        """Its distinct pages, by process."""
+        sums: dict[int, int] = {}
+        for (pid, _), (written, _, _) in self.by_space.items():
+            sums[pid] = sums.get(pid, 0) + len(written)
+        for pid, pages in sorted(sums.items()):
+            if pages:
+                yield Window(self.first, self.rounds, pid, pages)
+
 
 _FINE = 4  # a run grows in 2^4 steps
 
@@ -133,26 +161,27 @@ class Runs:
     def __init__(self) -> None:
         self._growing: dict[int, _Run] = {}  # by j
 
-    def add(self, result: Round) -> Iterator[Point]:
-        """The end of this round, and of each run that ends with it."""
+    def add(self, result: Round) -> Ends:
+        """Of this round, and of each run that ends with it."""
         whole = _Run(
             result.number,
             1,
             result.duration_s,
-            {s.space: (s.dirty, s.present, s.mappings) for s in result.spaces},
+            {(s.pid, s.space): (s.dirty, s.present, s.mappings) for s in result.spaces},
         )
-        yield whole.point()
-        yield from whole.by_class()
+        points, windows = [whole.point(), *whole.by_class()], []
         done = {0: whole}
         j = 1
         while max(0, j - _FINE) in done:
             run = self._grown(j, done[max(0, j - _FINE)])
             if run is not None and 2 * run.rounds > 1 << j:
-                yield run.point()
+                points.append(run.point())
             if run is not None and run.rounds == 1 << j:
-                yield from run.by_class()
+                points += run.by_class()
+                windows += run.windows()
                 done[j] = run
             j += 1
+        return Ends(points, windows)
 
     def _grown(self, j: int, part: _Run) -> _Run | None:
         """The run of length 2^j that a part belongs to, with it; None when its beginning is missing."""

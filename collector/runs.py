@@ -1,10 +1,7 @@
-"""Which pages stay dirty from round to round: runs of consecutive dirty rounds, and the distinct
-pages of windows of several rounds. All on packed bitmaps, so that it costs next to nothing."""
+"""Which pages stay dirty from round to round: runs of consecutive dirty rounds. All on packed bitmaps,
+so that it costs next to nothing."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -101,42 +98,3 @@ class Streaks:
     def going_on(self, lengths: Lengths) -> None:
         """lengths: gets the runs as long as they are now."""
         lengths.add(self._dirty.words, self._planes)
-
-
-@dataclass(frozen=True)
-class Window:
-    """Distinct pages that a process dirtied in rounds [first_round, first_round + rounds)."""
-
-    first_round: int
-    rounds: int
-    pid: int
-    dirty_pages: int
-
-
-class WorkingSet:
-    """Distinct pages over windows of 2, 4, 8, … rounds that lie side by side.
-
-    Each window is the union of two of half its length, so that a round costs about one union.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: dict[int, dict[tuple[int, int], PageSet]] = {}  # by length
-        self._rounds = 0
-
-    def add(self, dirty: Mapping[tuple[int, int], PageSet]) -> list[Window]:
-        """One more round: the pages of each (pid, address space). The windows it completes."""
-        found = []
-        done = dict(dirty)
-        self._rounds += 1
-        length = 1
-        while self._rounds % (2 * length) == 0:
-            for key, pages in self._waiting.pop(length).items():
-                done[key] = pages | done[key] if key in done else pages
-            length *= 2
-            sums: dict[int, int] = {}
-            for (pid, _), pages in done.items():
-                sums[pid] = sums.get(pid, 0) + len(pages)
-            first = self._rounds - length
-            found += [Window(first, length, pid, n) for pid, n in sorted(sums.items()) if n]
-        self._waiting[length] = done
-        return found

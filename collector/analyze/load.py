@@ -167,7 +167,11 @@ def load_working_set(directory: Path) -> pd.DataFrame:
 
     Errors: RedirtyError.
     """
-    return _read(directory, "working_set.csv", WORKING_SET)
+    frame = _read(directory, "working_set.csv", WORKING_SET)
+    # Written before the row of the round that ends it.
+    done = load_rounds(directory)["round"]
+    ends = frame["first_round"] + frame["rounds"] - 1
+    return frame[ends.isin(done)].reset_index(drop=True)
 
 
 def load_stacks(directory: Path) -> pd.DataFrame | None:
@@ -201,7 +205,7 @@ def _parquet(directory: Path, name: str) -> pd.DataFrame | None:
     return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
 
 
-def load_stacks(directory: Path) -> pd.DataFrame:
+def load_folded_stacks(directory: Path) -> pd.DataFrame:
     """stacks.folded: stack (outermost first, after the program's name), pages.
 
     Errors: RedirtyError when it was recorded without --stacks.

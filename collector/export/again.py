@@ -1,5 +1,4 @@
-"""Pages that stay dirty from one round to the next, and distinct pages over several rounds: what
-becomes columns and rows of it."""
+"""Pages that stay dirty from one round to the next: what becomes columns and rows of it."""
 
 from __future__ import annotations
 
@@ -8,21 +7,16 @@ from pathlib import Path
 from redirty.collector.bitmap import PageSet, empty
 from redirty.collector.export import columns, files
 from redirty.collector.rounds import Round, SpaceRound
-from redirty.collector.runs import Lengths, Streaks, WorkingSet, length_classes
+from redirty.collector.runs import Lengths, Streaks, length_classes
 
 Key = tuple[int, int]  # process and address space
 
 
 class Again:
-    """Follows the rounds of a recording. Use: follow() with each, then write_windows().
-
-    Errors: RedirtyError when working_set.csv cannot be written.
-    """
+    """Follows the rounds of a recording."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "runs.csv"
-        self._windows = files.CsvFile(directory / "working_set.csv", columns.WORKING_SET)
-        self._working_set = WorkingSet()
         self._streaks: dict[Key, Streaks] = {}
         self._lengths: dict[int, Lengths] = {}  # of runs that ended, by process
         self._stayed: dict[Key, PageSet] = {}
@@ -56,13 +50,6 @@ class Again:
         """Of its dirty pages the others."""
         return self._fresh[space.pid, space.space]
 
-    def write_windows(self, result: Round) -> None:
-        """Adds what the round completes to working_set.csv. Errors: RedirtyError (disk full)."""
-        windows = self._working_set.add({(s.pid, s.space): s.dirty for s in result.spaces})
-        if windows:
-            rows = ((w.first_round, w.rounds, w.pid, w.dirty_pages) for w in windows)
-            self._windows.append(rows)
-
     def write_runs(self) -> None:
         """Replaces runs.csv. Errors: RedirtyError."""
         rows: list[tuple[object, ...]] = [columns.RUNS]
@@ -77,7 +64,3 @@ class Again:
                 if n or on:
                     rows.append((pid, least, most, n, on))
         files.replace(self._path, [files.csv_bytes(rows)])
-
-    def close(self) -> None:
-        """Done."""
-        self._windows.close()

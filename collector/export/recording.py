@@ -14,10 +14,10 @@ import numpy.typing as npt
 from redirty.collector import VERSION
 from redirty.collector.attach import abi
 from redirty.collector.bitmap import PAGE_SHIFT, U64, count_in
-from redirty.collector.curves import Runs, inside
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export import columns, files, tlb
 from redirty.collector.export.again import Again
+from redirty.collector.export.curves import CurveFiles
 from redirty.collector.frames import PhysicalRound
 from redirty.collector.host.mappings import Mappings
 from redirty.collector.rates import CurveSum, PageCounts
@@ -60,6 +60,16 @@ class Meta:
         }
 
 
+_FIRST_FILES = [
+    "meta.json",
+    "rounds.csv",
+    "mappings.csv",
+    "tlb.csv",
+    "curves.csv",
+    "working_set.csv",
+]
+
+
 class Recording:
     """A recording being written into a new directory.
 
@@ -76,14 +86,11 @@ class Recording:
             self._rounds = files.CsvFile(directory / "rounds.csv", columns.ROUNDS)
             self._mappings = files.CsvFile(directory / "mappings.csv", columns.MAPPINGS)
             self._tlb = files.CsvFile(directory / "tlb.csv", columns.TLB)
-            self._points = files.CsvFile(directory / "curves.csv", columns.CURVES)
-            self._again = Again(directory)
+            self._grown = CurveFiles(directory)
         except RedirtyError:
-            names = ("meta.json", "rounds.csv", "mappings.csv", "tlb.csv", "curves.csv")
-            names = (*names, "working_set.csv")
-            files.remove_directory(directory, names)
+            files.remove_directory(directory, _FIRST_FILES)
             raise
-        self._runs = Runs()
+        self._again = Again(directory)
         self._pages: dict[int, PageCounts] = {}
         self._curves: dict[int, CurveSum] = {}
         self._last_mappings: dict[int, Mappings] = {}
@@ -107,15 +114,8 @@ class Recording:
                 tlb_rows += tlb.rows(result.number, space.pid, space.stats, self.meta.features)
         self._mappings.append(mapping_rows)
         self._tlb.append(tlb_rows)
+        self._grown.add(result)
         stayed = self._again.stayed_pages()
-        points = [*inside(result), *self._runs.add(result)]
-        self._points.append(
-            (
-                *(p.round, p.rounds, p.mapping_class),
-                *(f"{p.elapsed_s:.6f}", f"{p.dirty:.10g}", p.redirtied),
-            )
-            for p in points
-        )
         self._rounds.append([round_row(result, self.meta.features, physical, stayed)])
         self.rounds += 1
         for space in result.spaces:
@@ -127,7 +127,6 @@ class Recording:
             if len(space.stats):
                 curve = self._curves.setdefault(space.pid, CurveSum())
                 curve.add(space.stats["hist"][0], result.duration_s, len(space.dirty))
-        self._again.write_windows(result)
         if time.monotonic() > self._sums_due:
             self._write_sums()
 
@@ -219,7 +218,7 @@ class Recording:
             self._write_sums()
         with errors.kept():
             self._save_meta(complete and errors.error is None)
-        for file in (self._rounds, self._mappings, self._tlb, self._points, self._again):
+        for file in (self._rounds, self._mappings, self._tlb, self._grown):
             file.close()
         errors.tell()
 

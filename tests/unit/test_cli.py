@@ -61,7 +61,13 @@ def test_help_imports_nothing_heavy() -> None:
         f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)\n"
         "sys.exit(code)"
     )
-    for words in (["--help"], ["record", "--help"], ["check", "--help"], ["report", "--help"], ["predict", "--help"]):
+    for words in (
+        ["--help"],
+        ["record", "--help"],
+        ["check", "--help"],
+        ["report", "--help"],
+        ["predict", "--help"],
+    ):
         done = subprocess.run(
             [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
         )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from redirty.collector.analyze import load
 from redirty.collector.attach import abi
 from redirty.collector.bitmap import PageSet
@@ -20,14 +22,17 @@ from tests.unit.made_up import MAPPINGS, meta, one_round, pages
 CLASS_OF = {"anon_private": range(0x10, 0x20), "file_shared": range(0x20, 0x30)}
 
 
-def a_round(number: int, written: dict[int, set[int]], present: dict[int, set[int]]) -> Round:
-    """Of address spaces by number, with no histogram."""
+Key = tuple[int, int]  # process and address space
+
+
+def a_round(number: int, written: dict[Key, set[int]], present: dict[Key, set[int]]) -> Round:
+    """Of some address spaces, with no histogram."""
     spaces = []
-    for space, numbers in written.items():
-        dirty, there = pages(*numbers), pages(*present.get(space, set()))
+    for key, numbers in written.items():
+        dirty, there = pages(*numbers), pages(*present.get(key, set()))
         spaces.append(
             SpaceRound(
-                pid=space, space=space, mappings=MAPPINGS, present=there, log=dirty,
+                pid=key[0], space=key[1], mappings=MAPPINGS, present=there, log=dirty,
                 missed=pages(), dirty=dirty, redirtied=dirty & there, scanned_pages=len(dirty),
                 stats=np.zeros(1, abi.STATS),
             )
@@ -43,7 +48,9 @@ def test_runs_are_unions_of_rounds(rounds: int) -> None:
     runs = Runs()
     found: dict[tuple[int, int, str], Point] = {}
     for number in range(rounds):
-        for point in runs.add(a_round(number, {7: written[number]}, {7: present[number]})):
+        for point in runs.add(
+            a_round(number, {(7, 7): written[number]}, {(7, 7): present[number]})
+        ).points:
             found[point.round, point.rounds, point.mapping_class] = point
     assert {key[:2] for key in found} == set(runs_of(rounds))
     for (first, length, name), point in found.items():
@@ -60,10 +67,12 @@ def test_runs_over_processes_that_come_and_go() -> None:
     """Pages of one born meanwhile are new; those of one that ended still count."""
     runs = Runs()
     rounds = [
-        a_round(0, {7: {0x10, 0x11}, 8: {0x10}}, {7: {0x10}, 8: {0x10}}),
-        a_round(1, {7: {0x11, 0x12}, 9: {0x10, 0x20}}, {7: {0x10, 0x11}, 9: {0x10}}),
+        a_round(0, {(7, 7): {0x10, 0x11}, (8, 8): {0x10}}, {(7, 7): {0x10}, (8, 8): {0x10}}),
+        a_round(
+            1, {(7, 7): {0x11, 0x12}, (9, 9): {0x10, 0x20}}, {(7, 7): {0x10, 0x11}, (9, 9): {0x10}}
+        ),
     ]
-    points = [point for result in rounds for point in runs.add(result)]
+    points = [point for result in rounds for point in runs.add(result).points]
     (both,) = (p for p in points if p.rounds == 2 and not p.mapping_class)
     assert (both.dirty, both.redirtied) == (3 + 1 + 2, 1 + 1)
 
@@ -71,9 +80,38 @@ def test_runs_over_processes_that_come_and_go() -> None:
 def test_a_run_needs_its_beginning() -> None:
     """The first round need not be number 0."""
     runs = Runs()
-    points = [p for n in range(3, 9) for p in runs.add(a_round(n, {7: {n + 0x10}}, {}))]
+    points = [p for n in range(3, 9) for p in runs.add(a_round(n, {(7, 7): {n + 0x10}}, {})).points]
     longer = {(p.round, p.rounds) for p in points if p.rounds > 1 and not p.mapping_class}
     assert longer == {(4, 2), (6, 2), (4, 3), (4, 4)}
+
+
+@given(
+    st.lists(st.tuples(*[st.sets(st.integers(0x10, 0x2F), max_size=9)] * 3), max_size=24),
+)
+def test_windows_are_unions(rounds: list[tuple[set[int], ...]]) -> None:
+    """Of two processes, one of which has two address spaces."""
+    runs, found = Runs(), set()
+    spaces = ((1, 10), (1, 11), (2, 20))
+    split = [dict(zip(spaces, written, strict=True)) for written in rounds]
+    for number, by_space in enumerate(split):
+        for w in runs.add(a_round(number, by_space, {})).windows:
+            found.add((w.first_round, w.rounds, w.pid, w.dirty_pages))
+    truth = set()
+    length = 2
+    while length <= len(rounds):
+        for first in range(0, len(rounds) - length + 1, length):
+            for pid in (1, 2):
+                distinct = {
+                    (key, page)
+                    for by_space in split[first : first + length]
+                    for key, written in by_space.items()
+                    for page in written
+                    if key[0] == pid
+                }
+                if distinct:
+                    truth.add((first, length, pid, len(distinct)))
+        length *= 2
+    assert found == truth
 
 
 def test_inside_a_round() -> None:

@@ -294,6 +294,9 @@ def test_stacks_are_folded_with_the_writer_last(tmp_path: Path) -> None:
         "a: b;[stack unknown] 3",
         "pid 78;f9 1",
     ]
+    folded = load.load_folded_stacks(tmp_path)
+    assert folded["stack"].tolist() == ["a: b;f1;f2;f3", "a: b;[stack unknown]", "pid 78;f9"]
+    assert folded["pages"].tolist() == [9, 3, 1]
     table = load.load_stacks(tmp_path)
     assert table is not None
     assert table["stack_id"].fillna(-1).tolist() == [1, -1, 2, 3]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from redirty.collector.bitmap import PageSet, drop_empty, empty, from_pages, page_numbers
 from redirty.collector.export.recording import Recording
 from redirty.collector.rounds import Round, SpaceRound
-from redirty.collector.runs import Lengths, Streaks, WorkingSet, length_classes
+from redirty.collector.runs import Lengths, Streaks, length_classes
 
 from tests.unit.made_up import meta, one_round, pages
 
@@ -93,38 +93,6 @@ def test_what_is_given_is_never_written() -> None:
     assert np.array_equal(first.words, kept[0])
     assert np.array_equal(second.words, kept[1])
     assert drop_empty(first) == of({1, 2, 700})
-
-
-@given(_ROUNDS)
-def test_windows_are_unions(rounds: list[set[int]]) -> None:
-    """Of two processes, one of which has two address spaces now and then."""
-    working_set = WorkingSet()
-    found = set()
-    split = [
-        {
-            (1, 10): {p for p in dirty if p % 2},
-            (1, 11): {p for p in dirty if p % 2 == 0 and p % 3},
-            (2, 20): {p for p in dirty if p % 6 == 0},
-        }
-        for dirty in rounds
-    ]
-    for spaces in split:
-        given_round = {key: of(numbers) for key, numbers in spaces.items() if numbers}
-        for window in working_set.add(given_round):
-            found.add((window.first_round, window.rounds, window.pid, window.dirty_pages))
-    truth = set()
-    length = 2
-    while length <= len(rounds):
-        for first in range(0, len(rounds) - length + 1, length):
-            part = split[first : first + length]
-            for pid in (1, 2):
-                distinct = {
-                    (k, p) for spaces in part for k in spaces for p in spaces[k] if k[0] == pid
-                }
-                if distinct:
-                    truth.add((first, length, pid, len(distinct)))
-        length *= 2
-    assert found == truth
 
 
 # ---- in a recording ----
