@@ -169,7 +169,8 @@ class Runs:
             result.duration_s,
             {(s.pid, s.space): (s.dirty, s.present, s.mappings) for s in result.spaces},
         )
-        points, windows = [whole.point(), *whole.by_class()], []
+        points = [whole.point(), *whole.by_class()]
+        windows: list[Window] = []
         done = {0: whole}
         j = 1
         while max(0, j - _FINE) in done:

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 class Written(Protocol):
     """W(t): how many distinct pages are written within t seconds of an arm."""
 
-    def __call__(self, elapsed_s: float) -> float: ...
+    def __call__(self, elapsed_s: float, /) -> float: ...
 
 
 def smooth(x: Floats, y: Floats, at: Floats) -> Floats:

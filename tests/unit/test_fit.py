@@ -4,6 +4,7 @@ decades of t, and their continuation, interval, growth and phases."""
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def joined(first: Observed, second: Observed) -> Observed:
         f.name: np.concatenate((getattr(first.points, f.name), getattr(later, f.name)))
         for f in dataclasses.fields(Points)
     }
-    rows = {
+    rows: dict[str, Any] = {
         name: np.concatenate((getattr(first, name), getattr(second, name)))
         for name in ("duration_s", "arm_s", "present", "dirty", "redirtied", "missed")
     }
