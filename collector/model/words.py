@@ -37,8 +37,8 @@ def reasons_of(
             seconds = a.middle.passes[-1].duration_s
             left = a.middle.left_bytes
             found.append(
-                f"a pass of {show_time(seconds)} leaves {show_bytes(left)} written again, and so "
-                f"does the next; {show_time(goal)} carry {show_bytes(bandwidth * goal)}"
+                f"a pass of {show_time(seconds)} leaves {show_bytes(left)} to copy, and so does "
+                f"the next; {show_time(goal)} carry {show_bytes(bandwidth * goal)}"
             )
         else:
             down = a.middle.passes[-1]
