@@ -78,7 +78,8 @@ int tp_tlb_flush(struct bpf_raw_tracepoint_args *ctx)
 	struct rd_config *cfg = config.lookup(&zero);
 	bool by_arm = false;
 
-	if (!cfg)
+	/* Before 5.16 a processor that was asked and had nothing left to do tells so, the asking one too. */
+	if (!cfg || (!pages && reason != TLB_FLUSH_ON_TASK_SWITCH))
 		return 0;
 	u64 t = target_of_current(cfg);
 

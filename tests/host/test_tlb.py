@@ -96,7 +96,8 @@ def run(tracer: Tracer, others: int, calls: Calls, pageout: Path | None = None) 
     ):
         live.begin()
         program.touch()
-        with traced() as so_far:
+        tids = {int(task.name) for task in Path(f"/proc/{program.pid}/task").iterdir()}
+        with traced(tids) as so_far:
             before = interrupts()
             live.end_round()
             program.touch()  # so that no thread has a page left that it writes first in the midst
@@ -105,7 +106,6 @@ def run(tracer: Tracer, others: int, calls: Calls, pageout: Path | None = None) 
                 program.pageout(pageout)
             after = interrupts()
             flushes = so_far()
-        tids = {int(task.name) for task in Path(f"/proc/{program.pid}/task").iterdir()}
         stats = live.round_of(program.pid).stats[0]
         asked = sum(after) - sum(before) - (after[program.cpu] - before[program.cpu])
     return Seen(stats["tlb"], stats["arm_tlb"], truth, flushes, asked, others, tids)

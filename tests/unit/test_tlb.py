@@ -114,27 +114,29 @@ def test_tracefs_is_read_whole() -> None:
     assert [(f.tid, f.cpu, f.pages, f.reason) for f in found] == [
         *((24227, 0, -1, 3), (24228, 1, 7, 1), (0, 1, 0, 0)),
     ]
-    assert shootdowns.by_reason(found, {24228, 0}) == {1: 1, 0: 1}
+    assert shootdowns.by_reason(found, {24228, 0}) == {1: 1}, "none of no pages"
     with pytest.raises(ValueError, match="not all"):
         shootdowns.parse(TRACE.replace("3/3", "3/9"))
     with pytest.raises(ValueError, match="not as tracefs"):
         shootdowns.parse(TRACE.replace("(3)", ""))
 
 
-# Of two processors, so that an event of one stands between another's event and its stack.
-STACKS = """# entries-in-buffer/entries-written: 5/5   #P:2
+ENTRIES = """# entries-in-buffer/entries-written: 7/7   #P:2
+         flusher-134     [001] d...   105.292700: page_fault_user: address=0x7f ip=0x40 error_code=0x7
+         flusher-133     [000] ....   105.292710: sys_enter: NR 11 (7f0, 1000, 0, 0, 0, 0)
          flusher-134     [001] d...   105.292747: tlb_flush: pages:1 reason:local mm shootdown (3)
          flusher-133     [000] d...   105.292800: tlb_flush: pages:4 reason:local mm shootdown (3)
-         flusher-134     [001] d...   105.292935: <stack trace>
- => flush_tlb_mm_range
- => handle_mm_fault
-         flusher-133     [000] d...   105.292940: <stack trace>
- => flush_tlb_mm_range
- => __x64_sys_munmap
          flusher-133     [000] d...   105.292950: tlb_flush: pages:4 reason:remote ipi send (4)
+         flusher-133     [000] d...   105.292960: page_fault_kernel: address=0x7f ip=0x81 error_code=0x3
+         flusher-133     [000] d...   105.292970: tlb_flush: pages:1 reason:local mm shootdown (3)
 """
 
 
 def test_tracefs_tells_flushes_by_faults() -> None:
-    found = shootdowns.parse(STACKS)
-    assert [(f.tid, f.fault) for f in found] == [(134, True), (133, False), (133, False)]
+    found = shootdowns.parse(ENTRIES)
+    assert [(f.tid, f.fault) for f in found] == [
+        (134, True),
+        (133, False),
+        (133, False),
+        (133, True),
+    ]
