@@ -107,6 +107,23 @@ def _inside(points: Points, usual: float) -> tuple[npt.NDArray[np.int64], Floats
     return number[starts], rows, times
 
 
+def _at_the_end(rounds: npt.NDArray[np.int64], elapsed_s: Floats, dirty: Floats) -> Floats:
+    """By run, how fast new pages come at its end, pages per second: since the end of runs that are half as
+    long. All (n,), runs ascending by their number of rounds; 0 for single rounds."""
+    if not len(rounds):
+        return np.empty(0)
+    lengths, starts, level, counts = np.unique(
+        rounds, return_index=True, return_inverse=True, return_counts=True
+    )
+    mean_s = np.add.reduceat(elapsed_s, starts) / counts
+    mean = np.add.reduceat(dirty, starts) / counts
+    half = np.maximum(np.searchsorted(lengths, lengths // 2, side="right") - 1, 0)
+    longer = np.maximum(mean_s - mean_s[half], 1e-9)
+    slope = np.where(half < np.arange(len(lengths)), np.maximum(mean - mean[half], 0.0) / longer, 0)
+    found: Floats = slope[level]
+    return found
+
+
 def _levels(
     seen: Observed, points: Points, usual: float, excess: Floats, first: int
 ) -> tuple[Level, ...]:
@@ -118,10 +135,12 @@ def _levels(
     order = np.lexsort((whole.number, whole.rounds))
     number, rounds, elapsed_s = whole.number[order], whole.rounds[order], whole.elapsed_s[order]
     dirty = whole.dirty[order]
-    raced = excess[np.searchsorted(seen.number[first:], number)]
+    lengths, starts = np.unique(rounds, return_index=True)
+    at = np.searchsorted(seen.number[first:], number)
+    late = seen.arm_s[first:][at] / 2 * _at_the_end(rounds, elapsed_s, dirty)
+    raced = np.where(rounds == 1, excess[at], late)
     pages, new = np.maximum(dirty - raced, 0.0), np.maximum(dirty - whole.redirtied[order], 0.0)
     classes = points.chosen(whole_runs & (points.mapping_class != ALL))
-    lengths, starts = np.unique(rounds, return_index=True)
     sums = np.zeros((len(lengths), len(seen.classes)))
     known = np.isin(classes.rounds, lengths)
     at_length = np.searchsorted(lengths, classes.rounds[known])

@@ -381,7 +381,8 @@ def test_a_report_against_a_link(
     tc("qdisc add dev v0 root tbf rate 8mbit burst 1mb latency 1s")
     words = ["report", str(tmp_path / "rec"), "--sample", "1ms"]
     assert main([*words, "--link", "v0"]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
+    lines = capsys.readouterr().out.splitlines()
+    (last,) = (line for line in lines if line.startswith("against"))
     assert last.startswith("against a link of 976.6 KiB/s (8.0 Mbit/s free of v0: 10.0 Gbit/s (as")
     assert "held to 8.0 Mbit/s by tbf" in last
     assert last.endswith("with 0 bit/s in use): re-dirtied at 0% of it")

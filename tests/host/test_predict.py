@@ -7,80 +7,108 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from redirty.collector.analyze import load
 from redirty.collector.analyze.observe import observe
 from redirty.collector.export.recording import Recording
-from redirty.collector.host.targets import Pids
 from redirty.collector.model.fit import fit
-from redirty.collector.plan import Plan
-from redirty.collector.session import Session
 
-from tests.host.recording import ARM, PROBE, LiveRounds
+from tests.host.recording import LiveRounds
 from tests.host.refusal import TARGET_ENDED, WRONG_USAGE, assert_refused
 from tests.host.running import run_redirty
-from tests.tiers import require
 from tests.unit.made_up import meta
 from tests.workloads.driver import Hold, Phases, Writer, WriteRun, expected_distinct
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
 # The writer writes a batch each millisecond: rounds of whole ones would all begin in the same moment of it.
-ROUNDS, INTERVAL_S = 72, 0.50031
+ROUNDS, INTERVAL_S = 72, 0.25031
 PAGES, RATE = 16384, 8000
 DECADES = 3
-LATE_S = (
-    0.02  # a writer that is kept waiting longer than this does not have the curve it should have
-)
-SETUP_S = 8  # from starting the writer until the first round begins
-ATTEMPTS = 4
+MOMENTS = 9
+SETUPS_S = (
+    4,
+    60,
+)  # to begin the first round, and what the rounds take longer; the latter on a busy machine
+_WORDS = 4096 // 8  # a page of its own notes has
 
 
-def recorded(pattern: str, directory: Path) -> WriteRun:
-    """Records the writer while it works. Its answer says how far it fell behind.
+def truth(
+    pattern: str, run: WriteRun, arms_ns: npt.NDArray[np.float64], end_ns: float, seconds: float
+) -> float:
+    """W(t) by formula, for the numbers of writes that the writer made within t of each arm, at whatever
+    pace this machine let it; with the few pages of its own notes and its stack. arms_ns: (m, n) moments
+    of each of n arms, which protects one page after the other."""
+    begin = arms_ns[:, arms_ns[0] + seconds * 1e9 <= end_ns + 1e6].ravel()
+    writes = run.writes_at(begin + seconds * 1e9) - run.writes_at(begin)
+    its_pages = [expected_distinct(pattern, 1, PAGES, n) for n in writes.tolist()]
+    # What it wrote where last, 8 bytes a page, in the pages' order; and the log, 16 bytes a batch.
+    each = 1 / _WORDS if pattern == "cyclic" else 1
+    noted = [expected_distinct(pattern, each, PAGES // _WORDS, n) for n in writes.tolist()]
+    logged = seconds * 1000 * 2 / _WORDS
+    begun = 3 if pattern == "cyclic" else 2  # of the notes, the log and the stack
+    return float(np.mean(its_pages) + np.mean(noted) + logged + begun)
 
-    Errors: AssertionError when it had done its work before the recording ended.
-    """
-    with Writer(mib=PAGES * 4096 >> 20) as writer:
-        plan = Plan(Pids([writer.pid]), directory, INTERVAL_S, count=ROUNDS, arm=ARM, probe=PROBE)
-        writer.start(pattern, RATE, PAGES, int(ROUNDS * INTERVAL_S) + SETUP_S)
-        Session(plan).run()
-        ended_ns = time.monotonic_ns()
+
+@dataclass(frozen=True)
+class Recorded:
+    """arms_ns: (MOMENTS, ROUNDS) CLOCK_MONOTONIC, from the first to the last of each arm."""
+
+    run: WriteRun
+    arms_ns: npt.NDArray[np.float64]
+    end_ns: float
+
+
+def recorded(pattern: str, directory: Path, setup_s: int) -> Recorded:
+    """Records the writer at work."""
+    recording = Recording(directory, meta())
+    arms_ns = []
+    with Writer(mib=PAGES * 4096 >> 20) as writer, LiveRounds(writer.pid) as live:
+        writer.start(pattern, RATE, PAGES, int(ROUNDS * INTERVAL_S) + setup_s, log=True)
+        live.begin()
+        for number in range(ROUNDS):
+            time.sleep(INTERVAL_S)
+            result = live.end_round()
+            begun_ns = live.recorder.started_ns + result.start_s * 1e9
+            arms_ns.append(begun_ns + result.arm_s * 1e9 * np.linspace(0, 1, MOMENTS))
+            assert result.number == number
+            recording.add(result)
         run = writer.finish()
-    assert run.end_ns > ended_ns, f"it took more than {SETUP_S} s to begin"
-    return run
+    recording.close(complete=True)
+    return Recorded(run, np.array(arms_ns).T, begun_ns + result.duration_s * 1e9)
 
 
 @pytest.mark.parametrize("pattern", ["cyclic", "uniform"])
 def test_the_curve_is_the_formulas(pattern: str, tmp_path: Path) -> None:
-    """Within 3 % over three decades of t, from what BPF saw in the kernel. (Below them the writer's
-    real curve is a staircase, of a step a millisecond.) A machine too busy to let
-    the writer keep its pace says nothing of the curve: then it is tried again."""
-    for attempt in range(ATTEMPTS):
-        directory = tmp_path / f"rec{attempt}"
-        run = recorded(pattern, directory)
-        rounds = load.load_rounds(directory)
-        if run.latest_ns / 1e9 <= LATE_S and len(rounds) == ROUNDS:
+    """Within 3 % over three decades of t, from what BPF saw in the kernel."""
+    for setup_s in SETUPS_S:
+        directory = tmp_path / f"rec{setup_s}"
+        seen = recorded(pattern, directory, setup_s)
+        if seen.run.end_ns > seen.end_ns:
             break
     else:
-        require(False, f"needs a less busy machine: the writer was {run.latest_ns} ns late")
-    assert rounds["lost_events"].sum() == 0
+        raise AssertionError(f"the rounds took {setup_s} s longer than they should")
+    assert load.load_rounds(directory)["lost_events"].sum() == 0
     found = fit(observe(directory))
-    assert found.changes == ()
     last_s = found.curve.measured_s
-    assert last_s == pytest.approx(ROUNDS * INTERVAL_S, rel=0.05)
+    assert last_s >= ROUNDS * INTERVAL_S * 0.85
     times = np.geomspace(last_s / 10**DECADES, last_s, 60)
-    expected = np.array([expected_distinct(pattern, RATE, PAGES, t) for t in times])
-    curve = np.array([found.curve(t) for t in times])
+    expected = np.array(
+        [truth(pattern, seen.run, seen.arms_ns, seen.end_ns, t) for t in times.tolist()]
+    )
+    curve = np.array([found.curve(t) for t in times.tolist()])
     off = np.abs(curve / expected - 1)
     worst = int(off.argmax())
-    print(f"{pattern}: at most {off[worst]:.2%} off, at {times[worst]:.3f} s")
-    assert off[worst] < 0.03, (
-        f"at {times[worst]:.4f} s {curve[worst]:.1f} pages, not {expected[worst]:.1f}"
+    said = f"{curve[worst]:.1f} pages, not {expected[worst]:.1f}, after {times[worst]:.3f} s"
+    print(
+        f"{pattern}: at most {off[worst]:.2%} off: {said}; {seen.run.latest_ns / 1e6:.1f} ms late"
     )
+    assert off[worst] < 0.03, said
 
 
 def test_sets_of_runs_are_what_was_written(tmp_path: Path) -> None:

@@ -95,13 +95,25 @@ class ScanFloor(Program):
 
 @dataclass(frozen=True)
 class WriteRun:
-    """A run of the known-rate writer; times are CLOCK_MONOTONIC, latest_ns its latest wake-up."""
+    """A run of the known-rate writer; times are CLOCK_MONOTONIC, latest_ns its latest wake-up.
+
+    moments: with a log, (µs since start_ns, writes made until then) at both ends of each batch.
+    """
 
     writes: int
     distinct: int
     start_ns: int
     end_ns: int
     latest_ns: int
+    moments: tuple[int, ...] = ()
+
+    def writes_at(self, ns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """How many had been made at some moments of CLOCK_MONOTONIC, whatever pace it kept."""
+        pairs = np.array(self.moments, np.float64).reshape(-1, 2)
+        found: npt.NDArray[np.float64] = np.interp(
+            (ns - self.start_ns) / 1000, pairs[:, 0], pairs[:, 1]
+        )
+        return found
 
 
 class Writer(Program):
@@ -111,15 +123,17 @@ class Writer(Program):
         super().__init__("writer", [mib], wrapper=wrapper)
         self.area = areas_of(self.greeting)["writer"]
 
-    def start(self, pattern: str, rate: int, pages: int, seconds: int, seed: int = 1) -> None:
-        """Starts a run and returns at once; finish() waits for it."""
-        self.send("run", pattern, rate, pages, seconds, seed)
+    def start(
+        self, pattern: str, rate: int, pages: int, seconds: int, seed: int = 1, log: bool = False
+    ) -> None:
+        """Starts a run and returns at once; finish() waits for it. log: it keeps one, see WriteRun."""
+        self.send("run", pattern, rate, pages, seconds, seed, int(log))
 
     def finish(self, timeout_s: float = 600) -> WriteRun:
         """Waits for the end of the run."""
         answer = self.receive(timeout_s)
         answer.pop("ok")
-        return WriteRun(**answer)
+        return WriteRun(**{**answer, "moments": tuple(answer.get("moments", ()))})
 
     def run(self, pattern: str, rate: int, pages: int, seconds: int, seed: int = 1) -> WriteRun:
         """Runs from start to end."""

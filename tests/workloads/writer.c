@@ -31,8 +31,18 @@ struct result {
 	uint64_t writes, distinct, start_ns, end_ns, latest_ns;
 };
 
+struct moment {
+	uint32_t us, writes;                   /* since the start; so many had been made then */
+};
+
+struct log {
+	struct moment *moments;
+	uint64_t count, room;
+};
+
 struct job {
 	struct pattern pattern;
+	struct log *log;                       /* or NULL */
 	uint64_t seconds, seed;                /* s (0: for ever), any */
 	/* NULL, or called about once a second */
 	void (*report)(const struct memory *memory, const struct result *result);
@@ -81,6 +91,13 @@ static uint64_t wrong_pages(const struct memory *memory)
 	return wrong + (sum != memory->sum);
 }
 
+static void note(struct log *log, const struct result *result)
+{
+	if (log && log->count < log->room)
+		log->moments[log->count++] =
+			(struct moment){(uint32_t)((now_ns() - result->start_ns) / 1000), (uint32_t)result->writes};
+}
+
 /*
  * Times are counted from the start, never from the last batch: a late wake-up is caught up with, and the
  * total is rate x seconds exactly.
@@ -104,8 +121,10 @@ static struct result run(struct memory *memory, const struct job *job)
 		if (elapsed - at > result.latest_ns)
 			result.latest_ns = elapsed - at;
 		wanted = pattern_due(&pattern, length && elapsed > length ? length : elapsed);
+		note(job->log, &result);
 		while (result.writes < wanted)
 			write_page(memory, pattern_page(&pattern), &result);
+		note(job->log, &result);
 		if (job->report && elapsed / SECOND_NS > reported) {
 			reported = elapsed / SECOND_NS;
 			job->report(memory, &result);
@@ -119,27 +138,56 @@ static struct result run(struct memory *memory, const struct job *job)
 
 static void put_result(const struct result *result)
 {
-	printf("\"writes\":%lu,\"distinct\":%lu,\"start_ns\":%lu,\"end_ns\":%lu,\"latest_ns\":%lu}", result->writes,
+	printf("\"writes\":%lu,\"distinct\":%lu,\"start_ns\":%lu,\"end_ns\":%lu,\"latest_ns\":%lu", result->writes,
 	       result->distinct, result->start_ns, result->end_ns, result->latest_ns);
-	answer_end();
 }
 
-/* run PATTERN RATE PAGES SECONDS [SEED] */
+/* Room for both ends of each batch. Its pages are there before the run, and written in it. */
+static struct log new_log(uint64_t seconds)
+{
+	struct log log = {.room = 2 * (seconds * (SECOND_NS / PACE_NS) + 1)};
+
+	log.moments = must_alloc(log.room * sizeof(*log.moments));
+	memset(log.moments, 1, log.room * sizeof(*log.moments));
+	return log;
+}
+
+static void put_log(const struct log *log)
+{
+	printf(",\"moments\":[");
+	for (uint64_t i = 0; i < log->count; i++)
+		printf("%s%u,%u", i ? "," : "", log->moments[i].us, log->moments[i].writes);
+	printf("]");
+}
+
+/* run PATTERN RATE PAGES SECONDS [SEED [LOG]] */
 static void do_run(const struct line *line, struct memory *memory)
 {
+	struct log log = {0};
 	struct job job = {0};
 	struct pattern *pattern = &job.pattern;
 	struct result result;
+	uint64_t logged;
 
 	if (line->argc < 5 || !order_find(line->argv[1], &pattern->order) || !word_u64(line, 2, 0, &pattern->rate) ||
 	    !word_u64(line, 3, 0, &pattern->pages) || !word_u64(line, 4, 0, &job.seconds) || !word_u64(line, 5, 1, &job.seed) ||
+	    !word_u64(line, 6, 0, &logged) ||
 	    pattern->rate < 1 || job.seconds < 1 || pattern->pages < 1 || pattern->pages > memory->pages) {
-		answer_error("run cyclic|uniform|hot_cold|bursty RATE PAGES SECONDS [SEED], with up to %lu pages", memory->pages);
+		answer_error("run cyclic|uniform|hot_cold|bursty RATE PAGES SECONDS [SEED [LOG]], with up to %lu pages", memory->pages);
 		return;
+	}
+	if (logged) {
+		log = new_log(job.seconds);
+		job.log = &log;
 	}
 	result = run(memory, &job);
 	printf("{\"ok\":true,");
 	put_result(&result);
+	if (logged)
+		put_log(&log);
+	printf("}");
+	answer_end();
+	free(log.moments);
 }
 
 /* ---- as a guest's process 1 ---- */
@@ -222,6 +270,8 @@ static _Noreturn void guest(void)
 	result = run(&memory, &job);
 	printf("{\"event\":\"done\",");
 	put_result(&result);
+	printf("}");
+	answer_end();
 	sync();
 	reboot(RB_POWER_OFF);
 	/* A machine that cannot power off still must not panic: process 1 never returns. */
