@@ -1,0 +1,27 @@
+"""Of tests/host/test_link.py, in an emulated machine, the tests of devices and qdiscs that the kernel this
+runs on may lack: Debian's has them all."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.vm.guest import PYTHON, booted
+
+PYTEST = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+MODULES = "8021q bonding dummy veth sch_fq sch_cake sch_netem sch_tbf sch_htb sch_hfsc"
+OF_SOME_KIND = "other_qdiscs or lies_on or bond or of_a_class"
+
+
+@pytest.mark.timeout(900)
+def test_links_of_all_kinds() -> None:
+    with booted() as vm:
+        done = vm.run(["sh", "-c", f"/usr/sbin/modprobe -a {MODULES}"])
+        assert done.exit_code == 0, done.stderr.decode()
+        done = vm.run(
+            [*PYTEST, "tests/host/test_link.py", "-k", OF_SOME_KIND],
+            env={"REDIRTY_REQUIRE": "1"},
+            timeout_s=600,
+        )
+    said = done.stdout.decode()
+    assert done.exit_code == 0, said[-6000:]
+    assert "skipped" not in said, said[-3000:]
