@@ -9,8 +9,18 @@ setup:
 demo: setup
 	@.venv/bin/redirty demo
 
+# With PYTEST_ARGS just those. Without, first what runs on this kernel, alone; then the emulated machines,
+# each of which keeps one processor busy, two at a time.
+ifneq ($(strip $(PYTEST_ARGS)),)
 test: test-setup
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+else
+test: test-setup
+	@failed=0; \
+	$(PYTHON) -m pytest --ignore tests/vm --durations 15 || failed=1; \
+	$(PYTHON) -m pytest tests/vm --numprocesses 2 --dist loadgroup --durations 15 || failed=1; \
+	exit $$failed
+endif
 
 # the traps of dirty tracking on every kernel, emulated
 .PHONY: test-kernels

@@ -30,6 +30,7 @@ from tests.vm.kernels import KERNELS
 
 TIMEOUT_S = 3600.0
 EVERY_WAY = "every_way"
+TABLE = "table"  # the property of a test that has one
 # Two NUMA nodes, one processor each.
 NUMA = (
     *("-object", "memory-backend-ram,id=ram0,size=1280M"),

@@ -34,7 +34,7 @@ mount -o loop /tmp/ext4.image /tmp/ext4
 
 Run = dict[str, Any]
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("one machine")]
 
 
 @pytest.fixture(scope="module")

@@ -5,26 +5,25 @@ left out here, too."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import pytest
 
 from tests.vm.guest import KERNEL
-from tests.vm.matrix import Choice, report, run_kernel
+from tests.vm.matrix import TABLE, Choice, report, run_kernel
 
 WAYS = ("fentry+uffd", "kprobe+soft-dirty")
 
 
 def only(way: str) -> Choice:
-    """One way: a machine is busy with one processor, so there is one for each."""
+    """One way."""
     return lambda ways: [w for w in ways if w.partition(":")[0] == way]
 
 
 @pytest.mark.timeout(1800)
-def test_traps(capsys: pytest.CaptureFixture[str]) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda way: run_kernel(KERNEL, marked=True, chosen=only(way)), WAYS))
-    with capsys.disabled():
-        print(f"\n{report(found)}")
-    assert [line for part in found for line in part.failures] == []
-    assert [len(part.runs) for part in found] == [1, 1]
+@pytest.mark.parametrize("way", WAYS)
+def test_traps(way: str, record_property: Callable[[str, object], None]) -> None:
+    found = run_kernel(KERNEL, marked=True, chosen=only(way))
+    record_property(TABLE, report([found]))
+    assert found.failures == []
+    assert len(found.runs) == 1, f"it does not have {way}"
