@@ -1,6 +1,6 @@
 """The collector killed at any moment: the target runs on as if nothing had been.
 
-REDIRTY_KILLS sets how often it is killed, REDIRTY_SEED repeats the moments of a run.
+REDIRTY_KILLS sets how often it is killed (say 100), REDIRTY_SEED repeats the moments of a run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.host.running import ProgramError, finish, processes_with, start_redir
 from tests.tiers import require_root
 from tests.workloads.driver import Checksum, Cost, WorkloadError
 
-KILLS = int(os.environ.get("REDIRTY_KILLS", "100"))
+KILLS = int(os.environ.get("REDIRTY_KILLS", "40"))
 INJECTOR_KILLS = int(os.environ.get("REDIRTY_INJECTOR_KILLS", "12"))
 # What the kernel and the collector's other process have for letting go.
 COST_BACK_S = 1.0

@@ -1,7 +1,9 @@
 """Of tests/host/test_link.py, in an emulated machine, the tests of devices and qdiscs that the kernel this
-runs on may lack: Debian's has them all."""
+runs on may lack: Debian's has them all. It takes minutes: REDIRTY_TEST_KERNELS=6.12 runs it."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 
@@ -12,9 +14,14 @@ MODULES = "8021q bonding dummy veth sch_fq sch_cake sch_netem sch_tbf sch_htb sc
 OF_SOME_KIND = "other_qdiscs or lies_on or bond or of_a_class"
 
 
+KERNELS = [name for name in os.environ.get("REDIRTY_TEST_KERNELS", "").split(",") if name]
+
+
 @pytest.mark.timeout(900)
-def test_links_of_all_kinds() -> None:
-    with booted() as vm:
+@pytest.mark.skipif(not KERNELS, reason="takes minutes; REDIRTY_TEST_KERNELS=6.12 runs it")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_links_of_all_kinds(kernel: str) -> None:
+    with booted(kernel=kernel) as vm:
         done = vm.run(["sh", "-c", f"/usr/sbin/modprobe -a {MODULES}"])
         assert done.exit_code == 0, done.stderr.decode()
         done = vm.run(

@@ -1,7 +1,8 @@
 """tests/host/test_tlb.py in emulated machines, with every kind of probe: flushes of a program that makes a known
 number of them, beside /proc/interrupts and the tracepoint.
 
-REDIRTY_TEST_KERNELS names other kernels than the usual one (5.10,6.1,6.12,7.2).
+REDIRTY_TEST_KERNELS names kernels (5.10,6.1,6.12,7.2) to run in every way; without it the usual one has
+two ways: the tracepoint is what the machine has that this runs on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from tests.vm import machine
 from tests.vm.guest import KERNEL, PYTHON, REDIRTY, booted
 from tests.vm.test_probes import MAKE_EXT4
 
-KERNELS = os.environ.get("REDIRTY_TEST_KERNELS", KERNEL).split(",")
+CHOSEN = os.environ.get("REDIRTY_TEST_KERNELS", "")
+KERNELS = CHOSEN.split(",") if CHOSEN else [KERNEL]
 PROBES = ("fentry", "kprobe", "tracepoint")
 
 pytestmark = pytest.mark.timeout(1800)
@@ -29,8 +31,9 @@ def ways(vm: machine.Vm) -> list[tuple[str, str]]:
     assert all(found["probes"][probe]["ok"] for probe in PROBES), found["probes"]
     others = [arm for arm, answer in found["arming"].items() if answer["ok"]]
     others.remove(found["auto"]["arm"])
+    probes = PROBES if CHOSEN else ("kprobe",)
     return [
-        *((probe, found["auto"]["arm"]) for probe in PROBES),
+        *((probe, found["auto"]["arm"]) for probe in probes),
         *((PROBES[0], arm) for arm in others),
     ]
 
