@@ -25,7 +25,7 @@ from tests.host.running import ProgramError, finish, processes_with, start_redir
 from tests.tiers import require_root
 from tests.workloads.driver import Checksum, Cost, WorkloadError
 
-KILLS = int(os.environ.get("REDIRTY_KILLS", "40"))
+KILLS = int(os.environ.get("REDIRTY_KILLS", "30"))
 INJECTOR_KILLS = int(os.environ.get("REDIRTY_INJECTOR_KILLS", "12"))
 # What the kernel and the collector's other process have for letting go.
 COST_BACK_S = 1.0
