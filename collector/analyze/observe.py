@@ -52,7 +52,7 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observed:
         points=_points(curves, classes),
         classes=classes,
         average=average_curve(directory) if curves.empty else None,
-        mappings=_kept(directory, int(number[first]), float(duration_s[first:].sum())),
+        mappings=_kept(directory, rounds.iloc[first:]),
     )
 
 
@@ -90,14 +90,13 @@ def average_curve(directory: Path) -> tuple[Floats, Floats] | None:
     return times, total
 
 
-def _kept(directory: Path, first_round: int, seconds: float) -> tuple[Kept, ...]:
-    """Mappings by how fast they were written since a round."""
+def _kept(directory: Path, rounds: pd.DataFrame) -> tuple[Kept, ...]:
+    """Mappings by how fast they were written in these rounds, the last ones of the recording."""
     frame = load.load_mappings(directory, _MAPPINGS_BYTES)
-    seen = frame[(frame["round"] >= first_round)]
-    read_s = seconds
-    if len(seen) and len(frame) and int(frame["round"].min()) > first_round:
-        rounds = load.load_rounds(directory)  # the file was longer than what was read of it
-        read_s = float(rounds[rounds["round"] >= frame["round"].min()]["duration_s"].sum())
+    seen = frame[frame["round"] >= rounds["round"].iloc[0]]
+    # The file may be longer than what was read of it.
+    read = rounds if seen.empty else rounds[rounds["round"] >= frame["round"].min()]
+    read_s = float(read["duration_s"].fillna(0).sum())
     if seen.empty or read_s <= 0:
         return ()
     keys = ["pid", "start", "mapping_class", "path"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redirty.collector.cli.bandwidth import Bandwidth, add_bandwidth, bandwidth_of
-from redirty.collector.cli.target import add_target, target_of
+from redirty.collector.cli.target import add_target, target_of, targets_named
 from redirty.collector.errors import TargetEndedError, UsageError
 from redirty.collector.units import parse_rate, parse_size, parse_time
 
@@ -78,9 +78,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Predicts."""
-    live = bool(
-        options.pid or options.command or options.tree is not None or options.cgroup is not None
-    )
+    live = targets_named(options) > 0
     if live and options.directory is not None:
         raise UsageError("give a recording or a target, not both")
     if not live and options.directory is None:

@@ -37,18 +37,24 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def targets_named(options: argparse.Namespace) -> int:
+    """In how many of the ways a target is named."""
+    return sum(
+        (
+            bool(options.pid),
+            options.tree is not None,
+            options.cgroup is not None,
+            bool(options.command),
+        )
+    )
+
+
 def target_of(options: argparse.Namespace) -> Any:
     """A host.targets.TargetSet.
 
     Errors: UsageError when there is not exactly one; RedirtyError when it is not there.
     """
-    named = [
-        bool(options.pid),
-        options.tree is not None,
-        options.cgroup is not None,
-        bool(options.command),
-    ]
-    if sum(named) != 1:
+    if targets_named(options) != 1:
         raise UsageError(f"give one target: {_HELP}")
     for pid in [*(options.pid or []), *([] if options.tree is None else [options.tree])]:
         if pid <= 0:
