@@ -17,6 +17,7 @@ VERBS = {
     "record": ("record", "trace a target's write faults into a recording"),
     "report": ("report", "sum a recording up on the terminal"),
     "predict": ("predict", "would mirroring a target's memory converge, and how soon"),
+    "mirror": ("mirror", "copy a running target's memory, then stop it for the rest"),
     "demo": ("demo", "the main job on a built-in workload"),
 }
 
