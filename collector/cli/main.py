@@ -18,6 +18,7 @@ VERBS = {
     "report": ("report", "sum a recording up on the terminal"),
     "predict": ("predict", "would mirroring a target's memory converge, and how soon"),
     "mirror": ("mirror", "copy a running target's memory, then stop it for the rest"),
+    "receive": ("receive", "the other end of a mirror that goes over a network"),
     "demo": ("demo", "the main job on a built-in workload"),
 }
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redirty.collector.cli.target import add_target, target_of
-from redirty.collector.errors import UsageError
+from redirty.collector.errors import RedirtyError, UsageError, why
 from redirty.collector.units import (
     parse_rate,
     parse_time,
@@ -20,9 +21,10 @@ from redirty.collector.units import (
 
 if TYPE_CHECKING:
     from redirty.collector.copier.decide import Decision
-    from redirty.collector.copier.mirroring import Mirroring, PassDone
+    from redirty.collector.copier.mirroring import Mirroring
     from redirty.collector.copier.sink import Sink
     from redirty.collector.copier.state import State
+    from redirty.collector.copier.wish import PassDone
     from redirty.collector.rounds import Round
 
 _EPILOG = """\
@@ -68,6 +70,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="running",
         help="what becomes of the target (stopped: as by SIGSTOP; kill -CONT lets it run)",
     )
+    parser.add_argument("--code-file", metavar="FILE", help="the code of redirty receive; -: stdin")
+    parser.add_argument(
+        "--patience",
+        metavar="TIME",
+        default="30s",
+        help="how long a connection that broke is tried again (default 30s)",
+    )
     parser.add_argument("--compress", action="store_true", help="compress what is sent (zstd)")
     parser.add_argument("--json", action="store_true", help="mirror.json on stdout at the end")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -88,7 +97,8 @@ def run(options: argparse.Namespace) -> int:
     goals = Goals(downtime_s, deadline_s, options.passes)
     bandwidth = None if options.bandwidth is None else parse_rate(options.bandwidth)
     from redirty.collector.arm.choose import require_root
-    from redirty.collector.copier.mirroring import Mirroring, Wish
+    from redirty.collector.copier.mirroring import Mirroring
+    from redirty.collector.copier.wish import Wish
 
     open_sink = _destination(options, bandwidth)
     require_root()
@@ -100,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
         leave_stopped=options.leave == "stopped",
         arm=options.arm,
         probe=options.probe,
+        compress=_compressor(options, bandwidth),
     )
     progress = Progress(quiet=options.quiet)
     mirroring = Mirroring(wish, open_sink, progress)
@@ -117,6 +128,19 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compressor(
+    options: argparse.Namespace, bandwidth: float | None
+) -> Callable[[memoryview], memoryview] | None:
+    if not options.compress:
+        return None
+    from redirty.collector.copier.door import parse_address
+    from redirty.collector.copier.receiver import compress
+
+    if parse_address(options.to) is None:
+        raise UsageError("--compress is for a connection: a directory's mirror is a core file")
+    return compress
+
+
 def _positive(name: str, text: str) -> float:
     seconds = parse_time(text)
     if seconds <= 0:
@@ -124,13 +148,22 @@ def _positive(name: str, text: str) -> float:
     return seconds
 
 
-def _destination(options: argparse.Namespace, bandwidth: float | None) -> Any:
+def _destination(options: argparse.Namespace, bandwidth: float | None) -> Callable[[], Sink]:
     """What opens the other end. Errors: RedirtyError when it cannot be."""
+    from redirty.collector.copier.door import connect, parse_address
     from redirty.collector.copier.pace import Pace
     from redirty.collector.export.files import require_new
 
+    patience_s = _positive("patience", options.patience)
+    address = parse_address(options.to)
+    code = None
+    if options.code_file is not None:
+        from redirty.collector.cli.receive import read_code
+
+        code = read_code(options.code_file)
     directory = Path(options.to)
-    require_new(directory)
+    if address is None:
+        require_new(directory)
 
     def local() -> Sink:
         import secrets
@@ -140,7 +173,18 @@ def _destination(options: argparse.Namespace, bandwidth: float | None) -> Any:
 
         return LocalSink(Image.create(directory, secrets.token_hex(16)), Pace(bandwidth))
 
-    return local
+    def remote() -> Sink:
+        from redirty.collector.copier.connection import NetworkSink
+
+        assert address is not None
+        try:
+            return NetworkSink(lambda: connect(*address, code), Pace(bandwidth), patience_s)
+        except OSError as e:
+            raise RedirtyError(
+                f"cannot reach {options.to}: {why(e)}; is redirty receive running there?"
+            ) from None
+
+    return local if address is None else remote
 
 
 def _summary(information: dict[str, Any], to: str) -> str:

@@ -79,6 +79,7 @@ class Engine:
         self._compress = compress
         self._keep_lists = keep_lists
         self._buffers = [memoryview(bytearray(BATCH_PAGES * PAGE)) for _ in range(_BUFFERS)]
+        self.counts = Counts()  # of the last copy, also of one that did not end well
         self._pool = ThreadPoolExecutor(_WORKERS, "reader")
 
     def copy(self, jobs: Sequence[Job], give_up: Callable[[], None] = lambda: None) -> Counts:
@@ -87,7 +88,7 @@ class Engine:
 
         Errors: those of the sink; then some pages were sent, and noted as sent, others not.
         """
-        counts = Counts()
+        counts = self.counts = Counts()
         for source, pages in jobs:
             source.sent.make_room(pages)
         done: _Done = {}

@@ -6,9 +6,8 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from redirty.collector import VERSION
 from redirty.collector.arm.choose import choose
@@ -23,24 +22,23 @@ from redirty.collector.copier.decide import (
     PASS,
     QUIESCE,
     Decision,
-    Goals,
     Standing,
     decide,
     would_do,
 )
-from redirty.collector.copier.engine import Counts, Engine, Job
+from redirty.collector.copier.engine import Engine, Job
 from redirty.collector.copier.held_back import cold_first, hold_back
 from redirty.collector.copier.outside import mapped_outside
 from redirty.collector.copier.quiesce import Quiesce, QuiesceError, Stopped
 from redirty.collector.copier.reading import PAGE
 from redirty.collector.copier.sink import BrokenError, Sink
 from redirty.collector.copier.state import State
+from redirty.collector.copier.wish import Listener, PassDone, Wish
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.host.command import Command
 from redirty.collector.host.process import regions_for
-from redirty.collector.host.targets import TargetSet
 from redirty.collector.memory import give_back_freed_memory, keep_freed_memory
-from redirty.collector.rounds import Recorder, Round
+from redirty.collector.rounds import Recorder
 from redirty.collector.session import start_command
 
 log = logging.getLogger(__name__)
@@ -49,67 +47,6 @@ _TRIES = 4  # of a quiesce
 _ENOUGH_TO_MEASURE = 4 << 20  # bytes
 _SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
 _READ_AGAIN_RATE = 4e9  # bytes a second, of memory that is only compared
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is to be mirrored, and how. bandwidth: bytes a second, None without a limit."""
-
-    target: TargetSet
-    goals: Goals = field(default_factory=Goals)
-    bandwidth: float | None = None
-    verify: bool = False
-    leave_stopped: bool = False
-    arm: str = "auto"
-    probe: str = "auto"
-    compress: Callable[[memoryview], memoryview] | None = None
-    keep_lists: bool = False
-
-
-@dataclass
-class PassDone:
-    """What a pass did. dirty_pages: of the round that ended with it. held_pages: kept for the end."""
-
-    number: int
-    counts: Counts
-    bytes: int
-    duration_s: float
-    held_pages: int = 0
-    dirty_pages: int = 0
-    new_pages: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        """For mirror.json."""
-        c = self.counts
-        return {
-            "pass": self.number,
-            "pages": c.pages,
-            "sent_pages": c.sent_pages,
-            "zero_pages": c.zero_pages,
-            "unchanged_pages": c.unchanged_pages,
-            "unread_pages": c.unread_pages,
-            "held_pages": self.held_pages,
-            "bytes": self.bytes,
-            "duration_s": round(self.duration_s, 6),
-            "dirty_pages": self.dirty_pages,
-            "new_pages": self.new_pages,
-        }
-
-
-class Listener(Protocol):
-    """Is told how it goes."""
-
-    def passed(self, done: PassDone, state: State, result: Round) -> None:
-        """A pass is over, and the round with it."""
-
-    def decided(self, decision: Decision) -> None:
-        """What comes next, and why."""
-
-    def said(self, text: str) -> None:
-        """Something else that a user should know."""
-
-    def going(self, number: int, left_bytes: int, rate: float) -> None:
-        """A pass begins."""
 
 
 class Mirroring:
@@ -208,8 +145,10 @@ class Mirroring:
             done.dirty_pages = sum(len(s.dirty) for s in result.spaces)
             done.new_pages = done.dirty_pages - sum(len(s.redirtied) for s in result.spaces)
             self.passes.append(done)
-            self.left.append(float(state.left_bytes()))
             self.listener.passed(done, state, result)
+            if done.broken:
+                continue  # what is left says nothing of whether it converges
+            self.left.append(float(state.left_bytes()))
             decision = self._decide()
             if decision.action == GIVE_UP:
                 raise RedirtyError(self._why_not(recorder, decision))
@@ -225,14 +164,25 @@ class Mirroring:
         try:
             counts = engine.copy(jobs, self._check)
             sink.flush()
-        except BrokenError:
-            raise RedirtyError("the connection broke") from None
+        except BrokenError as e:
+            self._reconnect(state, sink, e)
+            return PassDone(
+                *(number, engine.counts, sink.sent_bytes - before),
+                *(time.monotonic() - begun, held),
+                broken=True,
+            )
         took, sent = time.monotonic() - begun, sink.sent_bytes - before
         if sent >= _ENOUGH_TO_MEASURE or (number == 1 and sent):
             self.rate = sent / took
         if self.wish.bandwidth is not None:
             self.rate = min(self.rate, self.wish.bandwidth)
         return PassDone(number, counts, sent, took, held)
+
+    def _reconnect(self, state: State, sink: Sink, error: BrokenError) -> None:
+        """What was not acknowledged is dirty again. Errors: RedirtyError when nobody comes back."""
+        self.listener.said(f"the connection broke ({error}): trying again")
+        state.lost(sink.reconnect())
+        self.listener.said("connected again, going on")
 
     def _check(self) -> None:
         if self.interrupted:
@@ -307,6 +257,17 @@ class Mirroring:
                     f"{e}, {_TRIES} times; the target runs on, there is no mirror"
                 ) from None
             return False
+        except BrokenError as e:
+            self._failed += 1
+            sink.deadline = None
+            self._reconnect(state, sink, e)
+            if self._failed >= _TRIES:
+                raise RedirtyError(
+                    f"{e}, {_TRIES} times; the target runs on, there is no mirror"
+                ) from None
+            return False
+        finally:
+            sink.deadline = None
         self._finish(stopped, state, sink, sink.sent_bytes - before)
         return True
 

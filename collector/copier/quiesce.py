@@ -19,7 +19,7 @@ from redirty.collector.copier.commit import PlacedProcess
 from redirty.collector.copier.digest import digest_of
 from redirty.collector.copier.engine import Counts, Engine
 from redirty.collector.copier.notes import notes_of
-from redirty.collector.copier.sink import BrokenError, Sink
+from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.sources import SpaceSource
 from redirty.collector.copier.state import State
 from redirty.collector.errors import RedirtyError
@@ -91,11 +91,12 @@ class Quiesce:
         """
         begun = time.monotonic()
         try:
+            deadline = begun + self._limit_s
             threads = self._stop()
+            self._sink.deadline = deadline
             stopped = time.monotonic()
             self._arm(living)
             armed = time.monotonic()
-            deadline = begun + self._limit_s
             counts = self._engine.copy(
                 [(s, s.pending) for s in self._state.sources()], lambda: _in_time(deadline)
             )
@@ -103,6 +104,7 @@ class Quiesce:
             self._sink.flush()
             _in_time(deadline)
             copied = time.monotonic()
+            self._sink.deadline = None
             digests = self._compare() if verify else None
             verified = time.monotonic()
             good = digests is None or digests[0] == digests[1]
@@ -193,6 +195,3 @@ def _in_time(deadline: float) -> None:
     late = time.monotonic() - deadline
     if late > 0:
         raise QuiesceError(f"the last pass took longer than was allowed, by {show_time(late)}")
-
-
-__all__ = ["BrokenError", "Quiesce", "QuiesceError", "Stopped"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from redirty.collector.bitmap import U64
+from redirty.collector.bitmap import U64, PageSet
 from redirty.collector.copier.commit import PlacedProcess, commit
 from redirty.collector.copier.image import Image
 from redirty.collector.copier.pace import Pace
@@ -18,10 +18,12 @@ class BrokenError(Exception):
 
 
 class Sink(Protocol):
-    """lost: by source, pages that were not acknowledged when the connection broke. sent_bytes: all
-    that went out."""
+    """sent_bytes: all that went out. breaks: how often the connection broke. deadline: of
+    CLOCK_MONOTONIC, after which no method waits any longer; None: none."""
 
     sent_bytes: int
+    breaks: int
+    deadline: float | None
 
     def declare(self, number: int, kind: str) -> None:
         """A source, from which pages will come."""
@@ -34,6 +36,9 @@ class Sink(Protocol):
 
     def flush(self) -> None:
         """Waits until all is at the other end."""
+
+    def reconnect(self) -> list[tuple[int, PageSet]]:
+        """After a BrokenError: which pages were not acknowledged, by source. Errors: RedirtyError."""
 
     def digest(self) -> str:
         """Of all that is there."""
@@ -54,6 +59,8 @@ class LocalSink:
         self._image = image
         self._pace = pace
         self.sent_bytes = 0
+        self.breaks = 0
+        self.deadline: float | None = None
 
     def declare(self, number: int, kind: str) -> None:
         """See Sink."""
@@ -76,6 +83,10 @@ class LocalSink:
 
     def flush(self) -> None:
         """See Sink: it is there."""
+
+    def reconnect(self) -> list[tuple[int, PageSet]]:
+        """See Sink: nothing breaks."""
+        return []
 
     def digest(self) -> str:
         """See Sink."""

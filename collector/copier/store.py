@@ -89,7 +89,7 @@ class Store:
         a = first & (WINDOW_PAGES - 1)
         if length == 1:
             bit = 1 << (a & 7)
-            bits[a >> 3] = bits[a >> 3] | bit if filled else bits[a >> 3] & ~bit
+            bits[a >> 3] = bits[a >> 3] | bit if filled else bits[a >> 3] & (255 ^ bit)
             return
         lo, hi = a >> 3, (a + length + 7) >> 3
         part = np.unpackbits(bits[lo:hi], bitorder="little")
