@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from redirty.collector.bitmap import PAGE_SHIFT, U64
 from redirty.collector.copier import core
 from redirty.collector.copier.image import FILE, SPACE, Image
 from redirty.collector.copier.reading import PAGE, runs_of
-from redirty.collector.copier.store import WINDOW_SHIFT, Store, StoreError
+from redirty.collector.copier.store import MOST_PAGE, WINDOW_SHIFT, Store, StoreError
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.export.files import write_json
 
@@ -38,7 +39,10 @@ class PlacedMapping:
     offset: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.first < self.end <= _MOST_ADDRESS >> PAGE_SHIFT or self.offset < 0:
+        if (
+            not 0 <= self.first < self.end <= _MOST_ADDRESS >> PAGE_SHIFT
+            or not 0 <= self.offset < MOST_PAGE
+        ):
             raise ValueError("a mapping that cannot be")
 
     def as_json(self) -> list[Any]:
@@ -80,9 +84,12 @@ class PlacedProcess:
         if any(a.end > b.first for a, b in itertools.pairwise(mappings)):
             raise ValueError("mappings that overlap")
         zero = tuple((int(first), int(length)) for first, length in fields["zero"])
-        if any(first < 0 or length <= 0 or first + length > 1 << 52 for first, length in zero):
+        if any(first < 0 or length <= 0 or first + length > MOST_PAGE for first, length in zero):
             raise ValueError("pages that cannot be")
-        return cls(int(fields["pid"]), int(fields["source"]), mappings, notes, zero)
+        pid = int(fields["pid"])
+        if not 0 < pid < 1 << 31:
+            raise ValueError("a process that cannot be")
+        return cls(pid, int(fields["source"]), mappings, notes, zero)
 
 
 def commit(
@@ -93,13 +100,10 @@ def commit(
     Errors: RedirtyError, StoreError; then it is none.
     """
     try:
-        if len({p.source for p in processes}) != len(processes) or not processes:
-            raise StoreError("processes that share their own memory")
+        _check(image, processes)
         image.journal.end()
         names = []
         for index, process in enumerate(processes):
-            if image.kinds.get(process.source) != SPACE:
-                raise StoreError("a process whose memory never came")
             name = "memory.core" if index == 0 else f"memory.{process.pid}.core"
             _finish_core(image, process, machine)
             os.fsync(image.stores[process.source].fd)
@@ -121,6 +125,21 @@ def commit(
             image.path_of(number).unlink()
 
 
+def _check(image: Image, processes: Sequence[PlacedProcess]) -> None:
+    """Errors: StoreError for what no sender that is right asks for."""
+    count = len(processes)
+    if not count or len({p.source for p in processes}) != count:
+        raise StoreError("processes that share their own memory")
+    if len({p.pid for p in processes}) != count:
+        raise StoreError("two processes of one number")
+    for process in processes:
+        if image.kinds.get(process.source) != SPACE:
+            raise StoreError("a process whose memory never came")
+        behind = {m.source for m in process.mappings} - {None}
+        if any(image.kinds.get(number or 0) != FILE for number in behind):
+            raise StoreError("a mapping whose file never came")
+
+
 def _sync(image: Image) -> None:
     fd = os.open(image.directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -131,8 +150,7 @@ def _sync(image: Image) -> None:
 
 def _finish_core(image: Image, process: PlacedProcess, machine: int) -> None:
     store = image.stores[process.source]
-    hidden = [np.arange(first, first + length, dtype=np.uint64) for first, length in process.zero]
-    zero = np.concatenate(hidden) if hidden else np.empty(0, np.uint64)
+    zero = np.array(sorted(process.zero), np.uint64).reshape(-1, 2)
     for mapping in process.mappings:
         if mapping.source is not None:
             _copy_in(image, process.source, mapping, zero)
@@ -154,9 +172,8 @@ def _copy_in(image: Image, number: int, mapping: PlacedMapping, zero: U64) -> No
     assert mapping.source is not None
     store, behind = image.stores[number], image.stores[mapping.source]
     last = mapping.offset + mapping.end - mapping.first
-    for window in range(mapping.offset >> WINDOW_SHIFT, ((last - 1) >> WINDOW_SHIFT) + 1):
-        if window not in behind.filled:
-            continue
+    first_window, last_window = mapping.offset >> WINDOW_SHIFT, (last - 1) >> WINDOW_SHIFT
+    for window in sorted(w for w in behind.filled if first_window <= w <= last_window):
         pages = behind.filled_pages(window)
         pages = pages[(pages >= np.uint64(mapping.offset)) & (pages < np.uint64(last))]
         places = pages - np.uint64(mapping.offset) + np.uint64(mapping.first)
@@ -174,6 +191,15 @@ def _copy_in(image: Image, number: int, mapping: PlacedMapping, zero: U64) -> No
                 to = place + a - page
                 _copy_range(behind.fd, behind.offset(a), store.fd, store.offset(to), n * PAGE)
                 store.mark(to, n, filled=True)
+
+
+def _inside(pages: U64, runs: U64) -> npt.NDArray[np.bool_]:
+    """Which pages lie in runs, (n, 2) of first page and length, ascending."""
+    if len(runs) == 0:
+        return np.zeros(len(pages), np.bool_)
+    at = np.searchsorted(runs[:, 0], pages, side="right").astype(np.int64) - 1
+    ends = runs[:, 0] + runs[:, 1]
+    return (at >= 0) & (pages < ends[np.maximum(at, 0)])
 
 
 def _copy_range(source: int, at: int, target: int, to: int, size: int) -> None:
@@ -194,7 +220,9 @@ def _segments(image: Image, number: int, mapping: PlacedMapping) -> list[core.Se
     first_window, last_window = mapping.first >> WINDOW_SHIFT, (mapping.end - 1) >> WINDOW_SHIFT
     if mapping.perms[0] == "r" and last_window - first_window < _WINDOWS_WITH_HOLES:
         for window in range(first_window, last_window + 1):
-            if window not in store.windows and len(store.windows) < _WINDOWS_WITH_HOLES:
+            if len(store.windows) >= _WINDOWS_WITH_HOLES:
+                break
+            if window not in store.windows:
                 store.open_window(window)
     # The others are not cut at each window: a mapping may be reserved for 100 TiB.
     known = [w for w in store.windows if first_window <= w <= last_window]

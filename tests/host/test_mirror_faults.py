@@ -177,9 +177,7 @@ def test_link_down_for_five_seconds(writer: Writer, tmp_path: Path) -> None:
 def test_disk_full(writer: Writer, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=20m", "none", small], check=False
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "none", small], check=False)
     require(mounted.returncode == 0, "needs to mount a tmpfs")
     try:
         with receive(small / "m", tmp_path / "log") as other:
