@@ -177,11 +177,9 @@ def _copy_in(image: Image, number: int, mapping: PlacedMapping, zero: U64) -> No
         pages = behind.filled_pages(window)
         pages = pages[(pages >= np.uint64(mapping.offset)) & (pages < np.uint64(last))]
         places = pages - np.uint64(mapping.offset) + np.uint64(mapping.first)
-        own = [zero]
-        own += [
-            store.filled_pages(w) for w in np.unique(places >> np.uint64(WINDOW_SHIFT)).tolist()
-        ]
-        places = places[~np.isin(places, np.concatenate(own))]
+        for w in np.unique(places >> np.uint64(WINDOW_SHIFT)).tolist():
+            places = places[~np.isin(places, store.filled_pages(w))]
+        places = places[~_inside(places, zero)]
         firsts, lengths = runs_of(places)
         image.make_room(number, store, firsts, lengths)
         for place, length in store.pieces(firsts, lengths):
