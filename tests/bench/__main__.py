@@ -22,6 +22,7 @@ GROUPS = {
     "ring": "the ring of events",
     "predictions": "predicting from a recording, and live",
     "startup": "waiting for redirty",
+    "mirror": "mirroring a target",
     "servers": "redis under load",
     "probes": "fentry and kprobe, in an emulated machine",
 }
