@@ -37,20 +37,20 @@ _SPACE = ctypes.create_string_buffer(1 << 16)
 
 
 def threads_of(pid: int) -> list[int]:
-    """Living threads, the first one first."""
-    found = []
+    """Thread numbers, the first one first; also of threads that have ended and are not reaped."""
     try:
-        names = os.listdir(f"/proc/{pid}/task")
+        return sorted(map(int, os.listdir(f"/proc/{pid}/task")), key=lambda t: (t != pid, t))
     except OSError:
         return []
-    for tid in sorted(map(int, names), key=lambda t: (t != pid, t)):
-        try:
-            with open(f"/proc/{pid}/task/{tid}/stat", encoding="utf-8", errors="replace") as stat:
-                if stat.read().rpartition(")")[2].split()[0] not in ("Z", "X"):
-                    found.append(tid)
-        except OSError:
-            pass
-    return found
+
+
+def lives(tid: int) -> bool:
+    """Whether a thread has not ended."""
+    try:
+        with open(f"/proc/{tid}/stat", encoding="utf-8", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
 
 
 def register_set(tid: int, kind: int) -> bytes:
@@ -61,7 +61,7 @@ def register_set(tid: int, kind: int) -> bytes:
         stopped.ptrace(stopped.GETREGSET, tid, kind, ctypes.addressof(buffer))
     except OSError:
         return b""
-    return _SPACE.raw[: struct.unpack("PN", vector)[1]]
+    return ctypes.string_at(_SPACE, struct.unpack("PN", vector)[1])
 
 
 class Holder:
@@ -72,19 +72,20 @@ class Holder:
         self.since = 0.0
         self.until = 0.0
         self.held_s = 0.0
+        self.ended: set[int] = set()  # threads that cannot be stopped any more
         self.done_for = False  # a thread may stop later on: only this process's end frees it
 
     def stop(self, pids: list[int], limit_s: float, wait_s: float) -> None:
         """Stops all threads, also those that are made meanwhile."""
-        self.since = time.monotonic()
+        begun = time.monotonic()
         self.until = self.since + limit_s
-        deadline = self.since + wait_s
+        deadline = begun + wait_s
         try:
             while True:
                 new = []
                 for pid in pids:
                     for tid in threads_of(pid):
-                        if tid not in self.held:
+                        if tid not in self.held and tid not in self.ended:
                             new.append(self.seize(pid, tid))
                 new = [thread for thread in new if thread is not None]
                 if not new:
@@ -100,7 +101,8 @@ class Holder:
         try:
             thread = Thread(tid, architecture(), 0)
         except OSError as e:
-            if e.errno == errno.ESRCH or tid not in threads_of(pid):
+            if e.errno == errno.ESRCH or not lives(tid):
+                self.ended.add(tid)
                 return None
             with open(f"/proc/{tid}/status", encoding="utf-8", errors="replace") as status:
                 tracer = [line.split()[1] for line in status if line.startswith("TracerPid:")]
@@ -117,7 +119,8 @@ class Holder:
         except RefusedError as e:
             if e.code != errno.ESRCH:
                 raise RefusedError(e.code, f"thread {thread.tid} does not come to a stop") from None
-            self.held.pop(thread.tid)  # it ended
+            self.held.pop(thread.tid)
+            self.ended.add(thread.tid)
 
     def registers(self) -> "tuple[list[list[int]], bytes]":
         table, parts = [], []
@@ -158,7 +161,8 @@ class Holder:
     def answer(self, request: "dict[str, object]") -> "tuple[dict[str, object], bytes]":
         operation = request["op"]
         if operation == "stop":
-            self.held_s = 0.0
+            if not self.held:
+                self.held_s, self.since, self.ended = 0.0, time.monotonic(), set()
             pids = [int(str(pid)) for pid in list(request["pids"])]  # type: ignore[call-overload]
             self.stop(pids, float(str(request["limit_s"])), float(str(request["wait_s"])))
             took = time.monotonic() - self.since

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from redirty.collector.arm.holding import ThreadState
 from redirty.collector.copier.layout import Vma
@@ -29,15 +29,44 @@ def _note(name: bytes, kind: int, content: bytes) -> bytes:
     return head + padded + content.ljust(-(-len(content) // 4) * 4, b"\0")
 
 
-def _stat(path: str) -> list[str]:
-    text = Path(path, "stat").read_text(errors="replace")
-    return text.rpartition(")")[2].split()
+def _read(path: str) -> bytes:
+    """A file of /proc. Kept bare: there are two of each thread, and the target waits."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 1 << 16)
+    finally:
+        os.close(fd)
 
 
-def _status(path: str) -> dict[str, str]:
-    text = Path(path, "status").read_bytes().decode(errors="replace")
-    pairs = (line.partition(":") for line in text.split("\n"))
+def _fields(stat: bytes) -> list[str]:
+    return stat.decode(errors="replace").rpartition(")")[2].split()
+
+
+def _status(text: bytes) -> dict[str, str]:
+    pairs = (line.partition(":") for line in text.decode(errors="replace").split("\n"))
     return {key: value.strip() for key, _, value in pairs}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What /proc said of a process while it stood still, as it came: notes are made of it later."""
+
+    pid: int
+    threads: tuple[tuple[ThreadState, bytes, bytes], ...]  # with stat and status
+    auxv: bytes
+    cmdline: bytes
+    comm: bytes
+    vmas: tuple[Vma, ...]
+
+
+def see(pid: int, threads: Sequence[ThreadState], vmas: Sequence[Vma]) -> Seen:
+    """Reads it. Errors: OSError when the process is gone."""
+    found = []
+    for thread in threads:
+        place = f"/proc/{pid}/task/{thread.tid}"
+        found.append((thread, _read(f"{place}/stat"), _read(f"{place}/status")))
+    auxv, cmdline, comm = (_read(f"/proc/{pid}/{name}") for name in ("auxv", "cmdline", "comm"))
+    return Seen(pid, tuple(found), auxv, cmdline, comm, tuple(vmas))
 
 
 def _timeval(ticks: str) -> tuple[int, int]:
@@ -46,9 +75,8 @@ def _timeval(ticks: str) -> tuple[int, int]:
     return seconds, rest * 1_000_000 // per_second
 
 
-def _prstatus(pid: int, thread: ThreadState) -> bytes:
-    place = f"/proc/{pid}/task/{thread.tid}"
-    stat, status = _stat(place), _status(place)
+def _prstatus(thread: ThreadState, stat_text: bytes, status_text: bytes) -> bytes:
+    stat, status = _fields(stat_text), _status(status_text)
     ppid, group, session = (int(stat[i]) for i in (1, 2, 3))
     times = [part for i in (11, 12, 13, 14) for part in _timeval(stat[i])]
     head = _STATUS.pack(
@@ -58,16 +86,16 @@ def _prstatus(pid: int, thread: ThreadState) -> bytes:
     return head + thread.registers + struct.pack("<i4x", bool(thread.floating))
 
 
-def _prpsinfo(pid: int) -> bytes:
-    stat, status = _stat(f"/proc/{pid}"), _status(f"/proc/{pid}")
-    command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").strip()
-    comm = Path(f"/proc/{pid}/comm").read_bytes().removesuffix(b"\n")
+def _prpsinfo(seen: Seen) -> bytes:
+    _, stat_text, status_text = seen.threads[0]
+    stat, status = _fields(stat_text), _status(status_text)
     uid, gid = (int(status[name].split()[0]) for name in ("Uid", "Gid"))
     ppid, group, session = (int(stat[i]) for i in (1, 2, 3))
     nice, flags = int(stat[16]), int(stat[6])
+    command = seen.cmdline.replace(b"\0", b" ").strip()
     return _INFO.pack(
-        *(b"\0", b"R", False, nice, flags, uid, gid, pid, ppid, group, session),
-        *(comm[:15], command[:79]),
+        *(b"\0", b"R", False, nice, flags, uid, gid, seen.pid, ppid, group, session),
+        *(seen.comm.removesuffix(b"\n")[:15], command[:79]),
     )
 
 
@@ -79,19 +107,16 @@ def _files(vmas: Sequence[Vma]) -> bytes:
     return head + table + names
 
 
-def notes_of(pid: int, threads: Sequence[ThreadState], vmas: Sequence[Vma]) -> bytes:
-    """The notes of a process that stands still: its first thread's, then what belongs to the process,
-    then the other threads', as the kernel does it.
-
-    Errors: OSError when it is gone.
-    """
+def notes_of(seen: Seen) -> bytes:
+    """The notes of a process: its first thread's, then what belongs to the process, then the other
+    threads', as the kernel does it."""
     parts = []
-    for number, thread in enumerate(threads):
-        parts.append(_note(b"CORE", _PRSTATUS, _prstatus(pid, thread)))
+    for number, (thread, stat, status) in enumerate(seen.threads):
+        parts.append(_note(b"CORE", _PRSTATUS, _prstatus(thread, stat, status)))
         if number == 0:
-            parts.append(_note(b"CORE", _PRPSINFO, _prpsinfo(pid)))
-            parts.append(_note(b"CORE", _AUXV, Path(f"/proc/{pid}/auxv").read_bytes()))
-            parts.append(_note(b"CORE", _FILE, _files(vmas)))
+            parts.append(_note(b"CORE", _PRPSINFO, _prpsinfo(seen)))
+            parts.append(_note(b"CORE", _AUXV, seen.auxv))
+            parts.append(_note(b"CORE", _FILE, _files(seen.vmas)))
         if thread.floating:
             parts.append(_note(b"CORE", _PRFPREG, thread.floating))
         if thread.extended:

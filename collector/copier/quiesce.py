@@ -18,9 +18,8 @@ from redirty.collector.bitmap import page_numbers
 from redirty.collector.copier.commit import PlacedProcess
 from redirty.collector.copier.digest import digest_of
 from redirty.collector.copier.engine import Counts, Engine
-from redirty.collector.copier.notes import notes_of
+from redirty.collector.copier.notes import Seen, notes_of, see
 from redirty.collector.copier.sink import Sink
-from redirty.collector.copier.sources import SpaceSource
 from redirty.collector.copier.state import State
 from redirty.collector.errors import RedirtyError
 from redirty.collector.rounds import Recorder
@@ -100,7 +99,7 @@ class Quiesce:
             counts = self._engine.copy(
                 [(s, s.pending) for s in self._state.sources()], lambda: _in_time(deadline)
             )
-            processes = self._place(threads)
+            seen = self._look(threads)
             self._sink.flush()
             _in_time(deadline)
             copied = time.monotonic()
@@ -126,7 +125,7 @@ class Quiesce:
             copy_s=copied - armed,
             verify_s=verified - copied,
             threads=len(threads),
-            processes=processes,
+            processes=tuple(self._state.placed(lambda s: notes_of(seen[s.pid]))),
             digests=digests,
         )
 
@@ -176,11 +175,13 @@ class Quiesce:
                 living.setdefault(number, tgid)
         return living
 
-    def _place(self, threads: Collection[ThreadState]) -> tuple[PlacedProcess, ...]:
-        def notes(space: SpaceSource) -> bytes:
-            return notes_of(space.pid, [t for t in threads if t.pid == space.pid], space.vmas)
-
-        return tuple(self._state.placed(notes))
+    def _look(self, threads: Collection[ThreadState]) -> dict[int, Seen]:
+        """What the notes are made of, by process."""
+        by_pid: dict[int, list[ThreadState]] = {}
+        for thread in threads:
+            by_pid.setdefault(thread.pid, []).append(thread)
+        spaces = self._state.spaces.values()
+        return {s.pid: see(s.pid, by_pid.get(s.pid, []), s.vmas) for s in spaces}
 
     def _compare(self) -> tuple[str, str]:
         self._holding.more(_VERIFY_S)
