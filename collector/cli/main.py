@@ -19,6 +19,7 @@ VERBS = {
     "predict": ("predict", "would mirroring a target's memory converge, and how soon"),
     "mirror": ("mirror", "copy a running target's memory, then stop it for the rest"),
     "receive": ("receive", "the other end of a mirror that goes over a network"),
+    "export-criu": ("export_criu", "a mirror as CRIU's page images"),
     "demo": ("demo", "the main job on a built-in workload"),
 }
 

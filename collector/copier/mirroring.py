@@ -286,6 +286,7 @@ class Mirroring:
             "target": {
                 "description": self.wish.target.description,
                 "pids": [p.pid for p in stopped.processes],
+                "ns_pids": list(stopped.ns_pids),
             },
             "passes": [p.as_json() for p in (*self.passes, last)],
             "decisions": [d.as_json() for d in self.decisions],

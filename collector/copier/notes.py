@@ -10,11 +10,16 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from redirty.collector.arm.holding import ThreadState
+from redirty.collector.bitmap import PageSet, page_numbers
 from redirty.collector.copier.layout import Vma
+from redirty.collector.copier.reading import runs_of
 
 _PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _FILE = 1, 2, 3, 6, 0x46494C45
 _X86_XSTATE = 0x202
+OWN_NAME, OWN_PAGES = b"REDIRTY", 1
+"""The note that says which pages are the process's own: runs, (first page, how many), of 64 bits each."""
 _PAGE = 4096
 # the part of struct elf_prstatus before the registers: siginfo, cursig, sigpend, sighold, pid, ppid,
 # pgrp, sid, and four struct timeval
@@ -57,6 +62,13 @@ class Seen:
     cmdline: bytes
     comm: bytes
     vmas: tuple[Vma, ...]
+
+    @property
+    def ns_pid(self) -> int:
+        """Its number in its own pid namespace."""
+        if not self.threads:
+            return self.pid
+        return int(_status(self.threads[0][2]).get("NSpid", str(self.pid)).split()[-1])
 
 
 def see(pid: int, threads: Sequence[ThreadState], vmas: Sequence[Vma]) -> Seen:
@@ -107,9 +119,9 @@ def _files(vmas: Sequence[Vma]) -> bytes:
     return head + table + names
 
 
-def notes_of(seen: Seen) -> bytes:
+def notes_of(seen: Seen, own: PageSet) -> bytes:
     """The notes of a process: its first thread's, then what belongs to the process, then the other
-    threads', as the kernel does it."""
+    threads', as the kernel does it, and at last ours, of its own pages."""
     parts = []
     for number, (thread, stat, status) in enumerate(seen.threads):
         parts.append(_note(b"CORE", _PRSTATUS, _prstatus(thread, stat, status)))
@@ -121,4 +133,6 @@ def notes_of(seen: Seen) -> bytes:
             parts.append(_note(b"CORE", _PRFPREG, thread.floating))
         if thread.extended:
             parts.append(_note(b"LINUX", _X86_XSTATE, thread.extended))
+    runs = np.stack(runs_of(page_numbers(own)), axis=1)
+    parts.append(_note(OWN_NAME, OWN_PAGES, runs.tobytes()))
     return b"".join(parts)

@@ -37,7 +37,8 @@ class QuiesceError(RedirtyError):
 
 @dataclass(frozen=True)
 class Stopped:
-    """What the last pass gave. digests: the target's and the mirror's, with verify."""
+    """What the last pass gave. ns_pids: in the processes' own namespaces. uptime_s: of the machine, when
+    the target was stopped. digests: the target's and the mirror's, with verify."""
 
     counts: Counts
     downtime_s: float
@@ -46,6 +47,8 @@ class Stopped:
     copy_s: float
     verify_s: float
     threads: int
+    ns_pids: tuple[int, ...]
+    uptime_s: float
     processes: tuple[PlacedProcess, ...]
     digests: tuple[str, str] | None
 
@@ -58,6 +61,7 @@ class Stopped:
             "copy_s": self.copy_s,
             "verify_s": self.verify_s,
             "threads": self.threads,
+            "uptime_s": self.uptime_s,
         }
 
 
@@ -125,7 +129,9 @@ class Quiesce:
             copy_s=copied - armed,
             verify_s=verified - copied,
             threads=len(threads),
-            processes=tuple(self._state.placed(lambda s: notes_of(seen[s.pid]))),
+            ns_pids=tuple(seen[s.pid].ns_pid for s in self._state.spaces.values()),
+            uptime_s=time.clock_gettime(time.CLOCK_BOOTTIME) - (time.monotonic() - stopped),
+            processes=tuple(self._state.placed(lambda s: notes_of(seen[s.pid], s.have))),
             digests=digests,
         )
 

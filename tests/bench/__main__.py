@@ -23,6 +23,7 @@ GROUPS = {
     "predictions": "predicting from a recording, and live",
     "startup": "waiting for redirty",
     "mirror": "mirroring a target",
+    "converge": "mirrors as they were predicted",
     "servers": "redis under load",
     "probes": "fentry and kprobe, in an emulated machine",
 }

@@ -51,15 +51,15 @@ class CoreFile:
             elif kind == 4:
                 self.notes = os.pread(self._fd, size, offset)
 
-    def threads(self) -> dict[int, int]:
-        """The threads in its NT_PRSTATUS notes, each with its stack pointer (x86)."""
+    def threads(self) -> dict[int, tuple[int, int]]:
+        """The threads in its NT_PRSTATUS notes, each with its stack pointer and fs_base (x86)."""
         found, at = {}, 0
         while at < len(self.notes):
             name, size, kind = struct.unpack_from("<III", self.notes, at)
             body = at + 12 + -(-name // 4) * 4
             if kind == 1:
                 (tid,) = struct.unpack_from("<i", self.notes, body + 32)
-                (found[tid],) = struct.unpack_from("<Q", self.notes, body + 112 + 19 * 8)
+                found[tid] = struct.unpack_from("<Q8xQ", self.notes, body + 112 + 19 * 8)
             at = body + -(-size // 4) * 4
         return found
 
@@ -136,7 +136,11 @@ def differences(pid: int, core: Path, *, skip: tuple[str, ...] = ()) -> tuple[li
                         for i in range(0, size, _PAGE)
                         if ours[i : i + _PAGE] != theirs[i : i + _PAGE]
                     ]
-                    found += [f"{at + i:#x} {perms} {path}" for i in wrong[:5]]
+                    found += [
+                        f"{at + i:#x} {perms} {path}"
+                        for i in wrong[:5]
+                        if not _only_rseq(file, at + i, ours[i : i + _PAGE], theirs[i : i + _PAGE])
+                    ]
         segments = _merged((s.start, s.start + s.size) for s in file.segments)
         if segments != _merged(by_bounds) and not skip:
             found.append(f"the mappings differ: {set(segments) ^ set(_merged(by_bounds))}")
@@ -144,6 +148,18 @@ def differences(pid: int, core: Path, *, skip: tuple[str, ...] = ()) -> tuple[li
         os.close(fd)
         file.close()
     return found, compared
+
+
+# where glibc has struct rseq, after the thread pointer (x86_64: in struct pthread), and its size
+_RSEQ, _RSEQ_BYTES = 0x9A0, 32
+
+
+def _only_rseq(core: CoreFile, address: int, ours: bytes, theirs: bytes) -> bool:
+    """Whether pages differ only in what the kernel writes for a thread on its way to the next stop: on
+    which processor it is (rseq)."""
+    wrong = [address + i for i in range(_PAGE) if ours[i] != theirs[i]]
+    areas = [base + _RSEQ for _, base in core.threads().values()]
+    return all(any(0 <= w - area < _RSEQ_BYTES for area in areas) for w in wrong)
 
 
 def _merged(bounds: Iterator[tuple[int, int]] | list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -185,7 +201,7 @@ def _signal_frames(pid: int, core: CoreFile) -> set[int]:
     """Pages that the kernel wrote to after the mirror's moment: a signal that was pending gets its
     frame on the stack before SIGSTOP, whose number is higher, stops the thread again."""
     found: set[int] = set()
-    for tid, before in core.threads().items():
+    for tid, (before, _) in core.threads().items():
         words = Path(f"/proc/{pid}/task/{tid}/syscall").read_text().split()
         now = int(words[-2], 16) if len(words) > 2 else before
         if now < before < now + (1 << 16):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import subprocess
 import threading
 import time
@@ -55,7 +56,7 @@ def test_every_kind_of_mapping(tmp_path: Path) -> None:
 
 def test_while_threads_write_and_mappings_change(tmp_path: Path) -> None:
     """The torture workload: all kinds of mappings, mremap, madvise, children."""
-    for seed in range(3):
+    for seed in range(2):
         to = tmp_path / f"mirror{seed}"
         with Torture(seed + 1, threads=4, kernel_writes=0) as torture:
             torture.go()
@@ -81,6 +82,7 @@ def test_known_rate_writers(tmp_path: Path, pattern: str) -> None:
         writer.start(pattern, 20_000, 16_384, 60)
         with stopped_mirror("-p", writer.pid, "--bandwidth", "400MiB", to=to):
             assert_same_memory(to)
+        writer.signal(signal.SIGKILL)  # it would go on to the end of its run
 
 
 @pytest.mark.parametrize("kind", ["thp", "memfd", "file"])
@@ -205,6 +207,7 @@ def test_it_says_when_it_will_not_converge(tmp_path: Path) -> None:
             *("-p", writer.pid, "--to", to, "--bandwidth", "30MiB", "--downtime", "20ms"), code=1
         )
         assert writer.alive
+        writer.signal(signal.SIGKILL)
     assert "will not converge" in done.err
     assert "would do" in done.err
     assert not to.exists()
@@ -215,8 +218,9 @@ def test_random_moments_many_times(tmp_path: Path) -> None:
     rng = random.Random(5)
     with Writer(32) as writer:
         writer.start("uniform", 30_000, 8192, 120)
-        for i in range(5):
+        for i in range(4):
             time.sleep(rng.uniform(0, 0.3))
             to = tmp_path / f"m{i}"
             with stopped_mirror("-p", writer.pid, to=to):
                 assert_same_memory(to)
+        writer.signal(signal.SIGKILL)
