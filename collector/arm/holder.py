@@ -9,6 +9,8 @@ Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each 
   {"op": "stop", "pids": [P, ...], "limit_s": T, "wait_s": T}
       -> {"ok": true, "stopped_s": T, "threads": [[P, TID, n, n, n], ...]} and after the line the
          registers of each thread, n bytes of general, floating point and extended ones
+  {"op": "machine", "path": SOCKET, "limit_s": T, "wait_s": T}
+      -> {"ok": true}; a QEMU's guest is stopped, before its threads are
   {"op": "more", "limit_s": T}     -> {"ok": true}, held for so long from now on
   {"op": "release", "stop": false} -> {"ok": true, "held_s": T}, with stop under SIGSTOP
 Errors: {"ok": false, "errno": N, "why": text}; then the target runs.
@@ -28,6 +30,7 @@ import time
 # A script: what it needs lies beside it.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import qmp  # type: ignore[import-not-found]
 import stopped  # type: ignore[import-not-found]
 from injector import architecture  # type: ignore[import-not-found]
 from stopped import RefusedError, Thread
@@ -69,16 +72,24 @@ class Holder:
 
     def __init__(self) -> None:
         self.held: dict[int, tuple[int, Thread]] = {}
+        self.holds = False
+        self.machine: qmp.Machine | None = None
         self.since = 0.0
         self.until = 0.0
         self.held_s = 0.0
         self.ended: set[int] = set()  # threads that cannot be stopped any more
         self.done_for = False  # a thread may stop later on: only this process's end frees it
 
-    def stop(self, pids: list[int], limit_s: float, wait_s: float) -> None:
+    def begin(self, limit_s: float) -> None:
+        """Holds something from now on, if it did not before."""
+        if not self.holds:
+            self.held_s, self.since, self.ended = 0.0, time.monotonic(), set()
+        self.holds = True
+        self.until = self.since + limit_s
+
+    def stop(self, pids: list[int], wait_s: float) -> None:
         """Stops all threads, also those that are made meanwhile."""
         begun = time.monotonic()
-        self.until = self.since + limit_s
         deadline = begun + wait_s
         try:
             while True:
@@ -134,7 +145,7 @@ class Holder:
 
     def release(self, stay: bool) -> None:
         """Lets all go on; with stay they stop at once, as by a user's SIGSTOP."""
-        if stay:
+        if stay and self.machine is None:  # else it is the guest that stays stopped
             for pid in {pid for pid, _ in self.held.values()}:
                 try:
                     os.kill(pid, signal.SIGSTOP)
@@ -146,9 +157,13 @@ class Holder:
                 thread.release()
             else:
                 late.append(thread)
-        if self.held:
+        if self.machine is not None:
+            if not stay:
+                self.machine.go()
+            self.machine = None
+        if self.holds:
             self.held_s = time.monotonic() - self.since
-        self.held = {}
+        self.held, self.holds = {}, False
         for thread in late:
             # Asked to stop, and not there yet: it would stop for good later on. Its stop is waited
             # for, and if that takes too long it is the end of this process that lets it go.
@@ -161,14 +176,17 @@ class Holder:
     def answer(self, request: "dict[str, object]") -> "tuple[dict[str, object], bytes]":
         operation = request["op"]
         if operation == "stop":
-            if not self.held:
-                self.held_s, self.since, self.ended = 0.0, time.monotonic(), set()
+            self.begin(float(str(request["limit_s"])))
             pids = [int(str(pid)) for pid in list(request["pids"])]  # type: ignore[call-overload]
-            self.stop(pids, float(str(request["limit_s"])), float(str(request["wait_s"])))
+            self.stop(pids, float(str(request["wait_s"])))
             took = time.monotonic() - self.since
             table, blob = self.registers()
             return {"ok": True, "stopped_s": took, "threads": table}, blob
-        if not self.held:
+        if operation == "machine":
+            self.begin(float(str(request["limit_s"])))
+            self.machine = qmp.Machine(str(request["path"]), float(str(request["wait_s"])))
+            return {"ok": True}, b""
+        if not self.holds:
             raise RefusedError(errno.ETIMEDOUT, f"its time was over after {self.held_s:.3f} s")
         if operation == "more":
             self.until = time.monotonic() + float(str(request["limit_s"]))
@@ -183,7 +201,7 @@ def serve(link: socket.socket) -> None:
     holder = Holder()
     data = b""
     while True:
-        left = max(holder.until - time.monotonic(), 0) if holder.held else None
+        left = max(holder.until - time.monotonic(), 0) if holder.holds else None
         if not select.select([link], [], [], left)[0]:
             holder.release(stay=False)
             continue
@@ -197,6 +215,7 @@ def serve(link: socket.socket) -> None:
             try:
                 answer, blob = holder.answer(json.loads(line))
             except (RefusedError, OSError) as e:
+                holder.release(stay=False)
                 code = getattr(e, "code", None) or getattr(e, "errno", None) or errno.EIO
                 answer = {"ok": False, "errno": code, "why": str(e)}
             except Exception as e:  # whatever it is: an answer, or the collector would wait for one

@@ -83,9 +83,7 @@ class Holding:
 
         Errors: HoldError.
         """
-        if self._process.poll() is not None:  # it ended to let go of a thread that never stopped
-            self.close()
-            self._start()
+        self._renew()
         answer = self._ask(wait_s, op="stop", pids=pids, limit_s=limit_s, wait_s=wait_s)
         self.holds = True
         found = []
@@ -94,6 +92,18 @@ class Holding:
         for pid, tid, *sizes in table:
             found.append(ThreadState(pid, tid, *(self._in.read(size) for size in sizes)))
         return found, float(str(answer["stopped_s"]))
+
+    def stop_machine(self, path: str, limit_s: float, wait_s: float) -> None:
+        """Stops a QEMU's guest through its QMP socket, before its threads are stopped; it goes on when
+        they do. Errors: HoldError."""
+        self._renew()
+        self._ask(wait_s, op="machine", path=path, limit_s=limit_s, wait_s=wait_s)
+        self.holds = True
+
+    def _renew(self) -> None:
+        if self._process.poll() is not None:  # it ended to let go of a thread that never stopped
+            self.close()
+            self._start()
 
     def more(self, limit_s: float) -> None:
         """Holds them for so long from now on. Errors: HoldError when they run already."""

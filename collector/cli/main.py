@@ -20,6 +20,7 @@ VERBS = {
     "mirror": ("mirror", "copy a running target's memory, then stop it for the rest"),
     "receive": ("receive", "the other end of a mirror that goes over a network"),
     "export-criu": ("export_criu", "a mirror as CRIU's page images"),
+    "export-guest": ("export_guest", "the guest's memory of a mirrored QEMU, as a raw image"),
     "demo": ("demo", "the main job on a built-in workload"),
 }
 

@@ -70,6 +70,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="running",
         help="what becomes of the target (stopped: as by SIGSTOP; kill -CONT lets it run)",
     )
+    parser.add_argument(
+        "--qmp",
+        metavar="SOCKET",
+        help="of a QEMU: its guest is stopped through this, before QEMU is",
+    )
     parser.add_argument("--code-file", metavar="FILE", help="the code of redirty receive; -: stdin")
     parser.add_argument(
         "--patience",
@@ -111,6 +116,7 @@ def run(options: argparse.Namespace) -> int:
         arm=options.arm,
         probe=options.probe,
         compress=_compressor(options, bandwidth),
+        qmp=options.qmp,
     )
     progress = Progress(quiet=options.quiet)
     mirroring = Mirroring(wish, open_sink, progress)
@@ -175,13 +181,15 @@ def _destination(options: argparse.Namespace, bandwidth: float | None) -> Callab
 
     def remote() -> Sink:
         from redirty.collector.copier.connection import NetworkSink
+        from redirty.collector.copier.sink import BrokenError
 
         assert address is not None
         try:
             return NetworkSink(lambda: connect(*address, code), Pace(bandwidth), patience_s)
-        except OSError as e:
+        except (OSError, BrokenError) as e:
+            reason = why(e) if isinstance(e, OSError) else str(e)
             raise RedirtyError(
-                f"cannot reach {options.to}: {why(e)}; is redirty receive running there?"
+                f"cannot reach {options.to}: {reason}; is redirty receive running there?"
             ) from None
 
     return local if address is None else remote

@@ -27,6 +27,7 @@ from redirty.collector.copier.decide import (
     would_do,
 )
 from redirty.collector.copier.engine import Engine, Job
+from redirty.collector.copier.guest import ram_blocks
 from redirty.collector.copier.held_back import cold_first, hold_back
 from redirty.collector.copier.outside import mapped_outside
 from redirty.collector.copier.quiesce import Quiesce, QuiesceError, Stopped
@@ -40,6 +41,7 @@ from redirty.collector.host.process import regions_for
 from redirty.collector.memory import give_back_freed_memory, keep_freed_memory
 from redirty.collector.rounds import Recorder
 from redirty.collector.session import start_command
+from redirty.collector.space import Space
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +142,7 @@ class Mirroring:
             begun = time.monotonic()
             result = recorder.end_round()
             state.follow(_living(recorder), result)
+            state.unseen = {n for n, s in recorder.spaces.items() if _can_be_written_unseen(s)}
             again_s = state.unsettled_bytes() / _READ_AGAIN_RATE
             self._fixed_s = time.monotonic() - begun + again_s
             done.dirty_pages = sum(len(s.dirty) for s in result.spaces)
@@ -241,7 +244,7 @@ class Mirroring:
         state.doubtful = mapped_outside(
             {s.pid for s in state.spaces.values()}, state.files.by_key.values()
         )
-        quiesce = Quiesce(recorder, state, engine, sink, holding, limit)
+        quiesce = Quiesce(recorder, state, engine, sink, holding, limit, self.wish.qmp)
         before = sink.sent_bytes
         try:
             stopped = quiesce.run(
@@ -297,9 +300,21 @@ class Mirroring:
             "verified": digests is not None,
             "left": "stopped" if self.wish.leave_stopped else "running",
             "unmirrored": state.unmirrored(),
+            "guest_ram": [
+                {"pid": p.pid, "start": f"{a:#x}", "end": f"{b:#x}"}
+                for p in stopped.processes
+                for a, b in ram_blocks(p.pid)
+            ],
         }
         try:
             sink.commit(stopped.processes, core.machine(), self.information)
+        except BrokenError as e:
+            if self.wish.leave_stopped:
+                _continue([p.pid for p in stopped.processes])
+            raise RedirtyError(
+                f"the connection broke at the commit ({e}): there is a mirror if mirror.json is there, "
+                "else there is none; the target runs on"
+            ) from None
         except BaseException:
             if self.wish.leave_stopped:
                 _continue([p.pid for p in stopped.processes])
@@ -314,6 +329,11 @@ def _continue(pids: Sequence[int]) -> None:
     for pid in pids:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGCONT)
+
+
+def _can_be_written_unseen(space: Space) -> bool:
+    """Neither its faults nor its page tables would tell of every write."""
+    return space.armed is None or space.unarmed > 0 or space.pinned_kib > 0
 
 
 def _living(recorder: Recorder) -> dict[int, int]:

@@ -66,7 +66,8 @@ class Stopped:
 
 
 class Quiesce:
-    """One try. limit_s: for how long the target may stand still, without the comparison of verify."""
+    """One try. limit_s: for how long the target may stand still, without the comparison of verify. qmp: the
+    socket of the QEMU that the target is: its guest is stopped first."""
 
     def __init__(
         self,
@@ -76,7 +77,9 @@ class Quiesce:
         sink: Sink,
         holding: Holding,
         limit_s: float | None,
+        qmp: str | None = None,
     ) -> None:
+        self._qmp = qmp
         self._recorder, self._state, self._engine = recorder, state, engine
         self._sink, self._holding = sink, holding
         self._limit_s = _LONGEST_S if limit_s is None else limit_s
@@ -154,15 +157,16 @@ class Quiesce:
 
     def _stop(self) -> list[ThreadState]:
         """All threads of all processes, also of those that are born meanwhile."""
+        wait_s = min(self._limit_s, _TO_STOP_S)
+        if self._qmp is not None:
+            self._holding.stop_machine(self._qmp, self._limit_s, wait_s)
         held: set[int] = set()
         found: dict[int, ThreadState] = {}
         for _ in range(_LOOKS):
             new = self._members() - held
             if not new:
                 return list(found.values())
-            states, _took = self._holding.stop(
-                sorted(new), self._limit_s, min(self._limit_s, _TO_STOP_S)
-            )
+            states, _took = self._holding.stop(sorted(new), self._limit_s, wait_s)
             found |= {s.tid: s for s in states}
             held |= new
         raise HoldError("processes are born faster than they can be stopped")

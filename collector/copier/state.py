@@ -27,7 +27,8 @@ _SHIFT = 12
 
 
 class State:
-    """spaces: by the recorder's number. doubtful: files that may have been written unseen."""
+    """spaces: by the recorder's number. doubtful: files that may have been written unseen; unseen: spaces,
+    by the recorder's number, whose memory may have been (not armed as a whole, or pinned)."""
 
     def __init__(self, sink: Sink, *, scan: bool) -> None:
         self._sink = sink
@@ -36,6 +37,7 @@ class State:
         self.spaces: dict[int, SpaceSource] = {}
         self.files = Files()
         self.doubtful: set[Key] = set()
+        self.unseen: set[int] = set()
         self._all_doubtful = False
 
     def sources(self) -> list[Source]:
@@ -49,7 +51,7 @@ class State:
         self, living: Mapping[int, int], result: Round | None, *, last: bool = False
     ) -> None:
         """After an arm: living is process by number of its space, result the round that ended with it.
-        last: the target stands still; files that may have changed unseen are read again.
+        last: the target stands still; what may have changed unseen is read again.
 
         Errors: those of the sink.
         """
@@ -74,7 +76,9 @@ class State:
                 in_files[key] = in_files.get(key, empty()) | more
         for number, space in list(self.spaces.items()):
             try:
-                self._bring_up(space, space.wanted(), dirty.get(number, empty()))
+                wanted = space.wanted()
+                changed = wanted if last and number in self.unseen else dirty.get(number, empty())
+                self._bring_up(space, wanted, changed)
             except GoneError:
                 self._forget(number)
         for key, file in self.files.by_key.items():
@@ -139,7 +143,9 @@ class State:
     def unsettled_bytes(self) -> int:
         """What is to be read again while the target stands still, beside what is pending."""
         files = self.files.by_key.values()
-        return sum(len(f.have) for f in files if self._may_have_changed(f)) * PAGE
+        pages = sum(len(f.have) for f in files if self._may_have_changed(f))
+        pages += sum(len(s.have) for n, s in self.spaces.items() if n in self.unseen)
+        return pages * PAGE
 
     def lost(self, pages: Iterable[tuple[int, PageSet]]) -> None:
         """Pages that were sent and not acknowledged are dirty again."""

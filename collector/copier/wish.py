@@ -15,7 +15,8 @@ from redirty.collector.rounds import Round
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be mirrored, and how. bandwidth: bytes a second, None without a limit."""
+    """What is to be mirrored, and how. bandwidth: bytes a second, None without a limit. qmp: the
+    QMP socket of the QEMU that is mirrored."""
 
     target: TargetSet
     goals: Goals = field(default_factory=Goals)
@@ -26,6 +27,7 @@ class Wish:
     probe: str = "auto"
     compress: Callable[[memoryview], memoryview] | None = None
     keep_lists: bool = False
+    qmp: str | None = None
 
 
 @dataclass

@@ -104,14 +104,15 @@ def _one(
     )
     said: dict[str, Any] = json.loads(predicted.stdout)
     code = to.with_name("code")
-    listen = [_REDIRTY, "receive", "--listen", "10.9.0.2:7411", "--to", to, "--code-file", code]
+    listen = [str(w) for w in (_REDIRTY, "receive", "--listen", "10.9.0.2:7411", "--to", to)]
+    listen += ["--code-file", str(code)]
     with subprocess.Popen(
         ["nsenter", "-t", str(peer), "-n", *listen], stderr=subprocess.PIPE, text=True
     ) as receiver:
         assert receiver.stderr
         assert re.search("listening", receiver.stderr.readline())
         time.sleep(0.1)
-        words = ["-p", str(pid), "--to", "10.9.0.2:7411", "--code-file", code]
+        words = ["-p", str(pid), "--to", "10.9.0.2:7411", "--code-file", str(code)]
         words += ["--bandwidth", f"{useful:.4f}MiB", "--downtime", _DOWNTIME, "--json"]
         done = subprocess.run(
             [_REDIRTY, "mirror", *words], stdout=subprocess.PIPE, text=True, check=False

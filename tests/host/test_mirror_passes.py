@@ -25,7 +25,7 @@ from tests.host.mirrored import CoreFile, mirror_json
 from tests.host.receiving import Wire, receive
 from tests.host.recording import ARM, PROBE
 from tests.host.running import finish, start_redirty
-from tests.workloads.driver import Phases, Writer
+from tests.workloads.driver import Phases, Uring, Writer
 
 pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
 
@@ -64,9 +64,7 @@ class WritingSink(LocalSink):
         self.on_flush(self.flushes)
 
 
-def in_process(
-    phases: Phases, to: Path, write: Callable[[int], None], wish: Wish
-) -> tuple[Mirroring, Watcher]:
+def in_process(to: Path, write: Callable[[int], None], wish: Wish) -> tuple[Mirroring, Watcher]:
     def sink() -> Sink:
         made = WritingSink(Image.create(to, "s" * 16), Pace(None))
         made.on_flush = write
@@ -95,7 +93,7 @@ def test_only_re_dirtied_pages_are_sent_again(tmp_path: Path) -> None:
         wish = Wish(
             Pids([phases.pid]), Goals(None, passes=5), arm=ARM, probe=PROBE, keep_lists=True
         )
-        _, watcher = in_process(phases, tmp_path / "m", write, wish)
+        _, watcher = in_process(tmp_path / "m", write, wish)
     assert len(watcher.sent) == 5 and written == [(300, 100)] * 4
     for k in range(1, 5):
         traced = watcher.dirty[k - 1]
@@ -125,7 +123,7 @@ def test_pages_that_are_written_again_and_again_wait_for_the_end(tmp_path: Path)
         wish = Wish(
             Pids([phases.pid]), goals, bandwidth=1 << 20, arm=ARM, probe=PROBE, keep_lists=True
         )
-        mirroring, watcher = in_process(phases, tmp_path / "m", write, wish)
+        mirroring, watcher = in_process(tmp_path / "m", write, wish)
     held = [done.held_pages for done in watcher.done]
     assert held[:3] == [0, 0, 0] and max(held) >= 20, held
     at = next(i for i, n in enumerate(held) if n)
@@ -142,6 +140,23 @@ def test_pages_that_are_written_again_and_again_wait_for_the_end(tmp_path: Path)
     core = CoreFile(tmp_path / "m" / "memory.core")
     assert any(core.read(area * 4096, 20 * 4096))
     core.close()
+
+
+def test_what_the_kernel_writes_unseen_is_read_again(tmp_path: Path) -> None:
+    """A registered buffer of io_uring is written by its physical address: no fault, no bit."""
+    with Uring(tmp_path) as uring:
+        if uring.why:
+            pytest.skip(f"io_uring: {uring.why}")
+        uring.write(0, 64)
+        uring.register(0, 32)
+
+        def write(number: int) -> None:
+            if number <= 2:
+                uring.read(0, 32, "fixed")
+
+        wish = Wish(Pids([uring.pid]), Goals(None, passes=2), arm=ARM, probe=PROBE, verify=True)
+        mirroring, _ = in_process(tmp_path / "m", write, wish)
+    assert mirroring.information["verified"]
 
 
 @pytest.mark.parametrize("mib", [4, 40])
