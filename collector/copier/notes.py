@@ -18,7 +18,8 @@ from redirty.collector.copier.reading import runs_of
 
 _PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _FILE = 1, 2, 3, 6, 0x46494C45
 _X86_XSTATE = 0x202
-OWN_NAME, OWN_PAGES = b"REDIRTY", 1
+# a number of our own: readers that go by it alone must not take it for registers
+OWN_NAME, OWN_PAGES = b"REDIRTY", 0x52445459
 """The note that says which pages are the process's own: runs, (first page, how many), of 64 bits each."""
 _PAGE = 4096
 # the part of struct elf_prstatus before the registers: siginfo, cursig, sigpend, sighold, pid, ppid,
