@@ -30,6 +30,13 @@ _MOST_BREAKS = 100
 _PART = 1 << 20
 
 
+def _readable(connection: socket.socket, wait_s: float) -> bool:
+    """With poll: there may be more open files than select can tell of."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(wait_s * 1000))
+
+
 class _Unacknowledged(NamedTuple):
     """A frame. data: of a frame that is sent again as it was; None: its pages are dirty again."""
 
@@ -194,7 +201,7 @@ class NetworkSink:
             raise BrokenError("there is no connection")
         pending = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
         try:
-            if not pending and not select.select([self._socket], [], [], wait_s)[0]:
+            if not pending and not _readable(self._socket, wait_s):
                 return
             self._socket.settimeout(0)
             while True:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
-from redirty.collector import VERSION
 from redirty.collector.arm.choose import choose
 from redirty.collector.arm.holding import Holding
 from redirty.collector.arm.injection import Injector
@@ -27,18 +26,22 @@ from redirty.collector.copier.decide import (
     would_do,
 )
 from redirty.collector.copier.engine import Engine, Job
-from redirty.collector.copier.guest import ram_blocks
 from redirty.collector.copier.held_back import cold_first, hold_back
 from redirty.collector.copier.outside import mapped_outside
 from redirty.collector.copier.quiesce import Quiesce, QuiesceError, Stopped
 from redirty.collector.copier.reading import PAGE
 from redirty.collector.copier.sink import BrokenError, Sink
 from redirty.collector.copier.state import State
+from redirty.collector.copier.summary import information_of
 from redirty.collector.copier.wish import Listener, PassDone, Wish
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.host.command import Command
 from redirty.collector.host.process import regions_for
-from redirty.collector.memory import give_back_freed_memory, keep_freed_memory
+from redirty.collector.memory import (
+    give_back_freed_memory,
+    keep_freed_memory,
+    open_as_many_files_as_may_be,
+)
 from redirty.collector.rounds import Recorder
 from redirty.collector.session import start_command
 from redirty.collector.space import Space
@@ -80,6 +83,7 @@ class Mirroring:
         Errors: RedirtyError; TargetEndedError. There is no mirror then, and the target runs on.
         """
         keep_freed_memory()
+        open_as_many_files_as_may_be()
         old = {
             n: signal.signal(n, self.stop) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         }
@@ -281,31 +285,16 @@ class Mirroring:
                 "the mirror is not what the target's memory is: something wrote to it unseen while it "
                 "stood still (a device, or a process outside the target); there is no mirror"
             )
-        number = len(self.passes) + 1
-        last = PassDone(number, stopped.counts, last_bytes, stopped.copy_s)
-        self.information = {
-            "schema": 1,
-            "redirty": VERSION,
-            "target": {
-                "description": self.wish.target.description,
-                "pids": [p.pid for p in stopped.processes],
-                "ns_pids": list(stopped.ns_pids),
-            },
-            "passes": [p.as_json() for p in (*self.passes, last)],
-            "decisions": [d.as_json() for d in self.decisions],
-            "bytes": sink.sent_bytes,
-            "total_s": round(time.monotonic() - self._begun, 6),
-            **stopped.as_json(),
-            "digest": None if digests is None else digests[0],
-            "verified": digests is not None,
-            "left": "stopped" if self.wish.leave_stopped else "running",
-            "unmirrored": state.unmirrored(),
-            "guest_ram": [
-                {"pid": p.pid, "start": f"{a:#x}", "end": f"{b:#x}"}
-                for p in stopped.processes
-                for a, b in ram_blocks(p.pid)
-            ],
-        }
+        last = PassDone(len(self.passes) + 1, stopped.counts, last_bytes, stopped.copy_s)
+        self.information = information_of(
+            self.wish,
+            [*self.passes, last],
+            self.decisions,
+            stopped,
+            sent_bytes=sink.sent_bytes,
+            total_s=time.monotonic() - self._begun,
+            unmirrored=state.unmirrored(),
+        )
         try:
             sink.commit(stopped.processes, core.machine(), self.information)
         except BrokenError as e:

@@ -6,6 +6,7 @@ Each source knows what the other end has of it (`have`), and what it should have
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import stat
@@ -64,6 +65,7 @@ class SpaceSource:
         self.sent = Sent()
         self.vmas: tuple[Vma, ...] = ()
         self.before: tuple[Vma, ...] = ()
+        self.direct: list[Vma] = []  # whose file cannot be opened
         with contextlib.ExitStack() as stack:
             self._layout = LayoutFile(pid)
             stack.callback(self._layout.close)
@@ -84,7 +86,7 @@ class SpaceSource:
     def wanted(self) -> PageSet:
         """The own pages it has now. Errors: arm.base.GoneError."""
         found = self._own.find([(v.start, v.end) for v in self.vmas if not v.shared])
-        return found | pages_of(v for v in self.vmas if v.path == _VDSO)
+        return found | pages_of(v for v in self.vmas if v.path == _VDSO) | pages_of(self.direct)
 
     def read(self, pages: U64, buffer: memoryview) -> Bools:
         """See Source."""
@@ -210,13 +212,20 @@ class Files:
 
     def __init__(self) -> None:
         self.by_key: dict[Key, FileSource] = {}
-        self._none: set[Key] = set()
+        self._none: set[Key] = set()  # devices
+        self._unreadable: set[Key] = (
+            set()
+        )  # other users' FUSE, say: read through the mapping instead
 
     def follow(self, spaces: Iterable[SpaceSource], numbers: Iterator[int]) -> None:
-        """Brings the list up to the spaces' mappings; what nobody maps any more is kept, and shows nothing."""
+        """Brings the list up to the spaces' mappings; what nobody maps any more is kept, and shows nothing.
+
+        Errors: OSError when no more files can be open.
+        """
         for file in self.by_key.values():
             file.shown_by = []
         for space in spaces:
+            space.direct = []
             for vma in space.vmas:
                 if vma.has_file:
                     self._add(space, vma, numbers)
@@ -227,10 +236,19 @@ class Files:
             return
         file = self.by_key.get(key)
         if file is None:
+            if key in self._unreadable:
+                space.direct.append(vma)
+                return
             try:
                 fd = open_behind(space.pid, vma)
-            except OSError:
-                return  # unmapped since the list was read
+            except OSError as e:
+                if e.errno in (errno.ENOENT, errno.ESRCH):
+                    return  # unmapped since the list was read
+                if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    raise
+                self._unreadable.add(key)
+                space.direct.append(vma)
+                return
             if fd is None:
                 self._none.add(key)
                 return

@@ -18,6 +18,7 @@ from redirty.collector.copier.layout import Key, pages_of
 from redirty.collector.copier.reading import PAGE, runs_of
 from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.sources import Files, FileSource, Source, SpaceSource
+from redirty.collector.errors import RedirtyError, why
 from redirty.collector.rounds import Round
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,16 @@ class State:
         """After an arm: living is process by number of its space, result the round that ended with it.
         last: the target stands still; what may have changed unseen is read again.
 
-        Errors: those of the sink.
+        Errors: RedirtyError.
         """
+        try:
+            self._follow(living, result, last=last)
+        except OSError as e:
+            raise RedirtyError(
+                f"the target could not be looked at: {why(e)}; there is no mirror"
+            ) from None
+
+    def _follow(self, living: Mapping[int, int], result: Round | None, *, last: bool) -> None:
         self._meet(living)
         for space in self.spaces.values():
             space.look()
@@ -171,7 +180,7 @@ class State:
             {"pid": s.pid, "start": f"{v.start:#x}", "end": f"{v.end:#x}", "path": v.path}
             for s in self.spaces.values()
             for v in s.vmas
-            if v.shared and self.files.behind(s, v) is None
+            if v.shared and self.files.behind(s, v) is None and v not in s.direct
         ]
 
     def placed(self, notes: Callable[[SpaceSource], bytes]) -> Sequence[PlacedProcess]:

@@ -56,9 +56,10 @@ def test_every_kind_of_mapping(tmp_path: Path) -> None:
 
 def test_while_threads_write_and_mappings_change(tmp_path: Path) -> None:
     """The torture workload: all kinds of mappings, mremap, madvise, children."""
-    for seed in range(2):
+    for seed in (random.randrange(1, 1 << 30),):
         to = tmp_path / f"mirror{seed}"
-        with Torture(seed + 1, threads=4, kernel_writes=0) as torture:
+        print(f"seed {seed}")
+        with Torture(seed, threads=4, kernel_writes=0) as torture:
             torture.go()
             time.sleep(0.3)
             with stopped_mirror("--tree", torture.pid, to=to):
@@ -106,7 +107,7 @@ def test_large_pages_and_files(tmp_path: Path, kind: str) -> None:
 
 
 def test_the_target_is_unharmed(target: Checksum, tmp_path: Path) -> None:
-    for i in range(3):
+    for i in range(2):
         mirror("-p", target.pid, "--to", tmp_path / f"m{i}")
     result = target.stop()
     assert result.errors == 0, result
@@ -218,7 +219,7 @@ def test_random_moments_many_times(tmp_path: Path) -> None:
     rng = random.Random(5)
     with Writer(32) as writer:
         writer.start("uniform", 30_000, 8192, 120)
-        for i in range(4):
+        for i in range(2):
             time.sleep(rng.uniform(0, 0.3))
             to = tmp_path / f"m{i}"
             with stopped_mirror("-p", writer.pid, to=to):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from redirty.collector.bitmap import PageSet, empty, from_pages, page_numbers
 from redirty.collector.copier import pairing
 from redirty.collector.copier.content import NEVER, Sent, hashes_of, zero_pages
+from redirty.collector.copier.core import Segment, head_of
 from redirty.collector.copier.decide import (
     GIVE_UP,
     PASS,
@@ -424,3 +425,20 @@ def test_codes() -> None:
     for wrong in ("", "aaaa", text + "a", text[:-1] + "1"):
         with pytest.raises(RedirtyError, match="code"):
             pairing.parse_code(wrong)
+
+
+# ---- core files ----
+
+
+def test_more_mappings_than_a_head_can_count() -> None:
+    import struct
+
+    segments = [Segment(i << 12, (i + 1) << 12, "r--p", None) for i in range(70_000)]
+    head = head_of(segments, b"notes", 62)
+    (count,) = struct.unpack_from("<H", head, 56)
+    (table,) = struct.unpack_from("<Q", head, 40)
+    assert count == 0xFFFF
+    assert struct.unpack_from("<I", head, table + 44)[0] == 70_001
+    assert head.endswith(b"notes")
+    with pytest.raises(ValueError, match="room"):
+        head_of(segments, bytes(64 << 20), 62)
