@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 
 _TRIES = 4  # of a quiesce
 _ENOUGH_TO_MEASURE = 4 << 20  # bytes
+_MOSTLY = 0.8
 _SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
 _READ_AGAIN_RATE = 4e9  # bytes a second, of memory that is only compared
 
@@ -67,6 +68,7 @@ class Mirroring:
         self.left: list[float] = []
         self.rate = 1e9
         self._fixed_s = 0.0
+        self._boundaries: list[float] = []
         self._failed = 0
         self.information: dict[str, Any] = {}
         self._engine: Engine | None = None
@@ -148,7 +150,9 @@ class Mirroring:
             state.follow(_living(recorder), result)
             state.unseen = {n for n, s in recorder.spaces.items() if _can_be_written_unseen(s)}
             again_s = state.unsettled_bytes() / _READ_AGAIN_RATE
-            self._fixed_s = time.monotonic() - begun + again_s
+            # A boundary that the machine delayed once says little of the next one.
+            self._boundaries = [*self._boundaries[-2:], time.monotonic() - begun]
+            self._fixed_s = min(self._boundaries) + again_s
             done.dirty_pages = sum(len(s.dirty) for s in result.spaces)
             done.new_pages = done.dirty_pages - sum(len(s.redirtied) for s in result.spaces)
             self.passes.append(done)
@@ -179,8 +183,12 @@ class Mirroring:
                 broken=True,
             )
         took, sent = time.monotonic() - begun, sink.sent_bytes - before
-        if sent >= _ENOUGH_TO_MEASURE or (number == 1 and sent):
+        if number == 1 and sent:
             self.rate = sent / took
+        elif sent >= _ENOUGH_TO_MEASURE:
+            # When much was found unchanged the time went into reading, not into sending.
+            mostly_sent = counts.sent_pages > _MOSTLY * counts.pages
+            self.rate = sent / took if mostly_sent else max(self.rate, sent / took)
         if self.wish.bandwidth is not None:
             self.rate = min(self.rate, self.wish.bandwidth)
         return PassDone(number, counts, sent, took, held)
