@@ -114,6 +114,7 @@ class Session:
             if many
             else max(_SLOTS_OF_FEW, 2 * len(self.plan.target.members())),
             follow_fork=many,
+            part=self.plan.target.partial,
         )
 
     # ---- rounds ----

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import Armed, GoneError
@@ -21,13 +22,22 @@ _PINNED_EVERY_S = 1.0  # looking costs some 30 us
 
 
 class Space:
-    """number: the kernel side's name for it. armed: None when it is traced by its faults alone."""
+    """number: the kernel side's name for it. armed: None when it is traced by its faults alone.
+    part: of its mappings, those that belong to the target."""
 
-    def __init__(self, number: int, slot: int, process: Process, armed: Armed | None) -> None:
+    def __init__(
+        self,
+        number: int,
+        slot: int,
+        process: Process,
+        armed: Armed | None,
+        part: Callable[[Mappings], Mappings],
+    ) -> None:
         self.number = number
         self.slot = slot
         self.process = process
         self.armed = armed
+        self._part = part
         self.maps = MapsFile(process.pid)
         self.mappings = Mappings.of(())
         self.present = empty()  # when the round began
@@ -50,7 +60,7 @@ class Space:
         if mappings is None or not mappings.items:
             self.gone = True
             return False
-        self.mappings = mappings
+        self.mappings = self._part(mappings)
         if time.monotonic() >= self._pinned_due:
             self.look_at_pinned()
         try:

@@ -19,6 +19,7 @@ from redirty.collector.arm.base import ArmError, GoneError
 from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, drop_empty, empty
 from redirty.collector.errors import why
 from redirty.collector.host.mappings import Mapping, Mappings, MapsFile, appeared
+from redirty.collector.host.smaps import starts_with_flag
 
 _CHUNK_PAGES = 1 << 20
 
@@ -50,23 +51,8 @@ class HugetlbMappings:
         if not pm.hugetlb_kib(self._pid):
             return frozenset()
         if mappings is not self._known:
-            self._starts, self._known = self._look(), mappings
+            self._starts, self._known = starts_with_flag(self._pid, b"ht"), mappings
         return self._starts
-
-    def _look(self) -> frozenset[int]:
-        """From the flag "ht" of /proc/PID/smaps (filesystems/proc.rst)."""
-        found, start = set(), 0
-        try:
-            with open(f"/proc/{self._pid}/smaps", "rb") as smaps:  # noqa: PTH123
-                for line in smaps:
-                    name, _, rest = line.partition(b" ")
-                    if not name.endswith(b":"):
-                        start = int(name.partition(b"-")[0], 16)
-                    elif name == b"VmFlags:" and b"ht" in rest.split():
-                        found.add(start)
-        except OSError:
-            pass  # gone: the next reading of its page tables tells
-        return frozenset(found)
 
 
 class SoftDirtyArmed:

@@ -82,7 +82,9 @@ def run(options: argparse.Namespace) -> int:
     if live and options.directory is not None:
         raise UsageError("give a recording or a target, not both")
     if not live and options.directory is None:
-        raise UsageError("give a recording (DIR), or a target: -p, --tree, --cgroup or -- COMMAND")
+        raise UsageError(
+            "give a recording (DIR), or a target: -p, --tree, --cgroup, --vm or -- COMMAND"
+        )
     if not live:
         for given, name in ((options.duration, "--duration"), (options.interval, "--interval")):
             if given is not None:

@@ -20,9 +20,9 @@ _PREDICT_S = 120.0
 
 
 def record(pid: int, directory: Path, interval: str, rounds: int) -> None:
-    """Records a process for so many rounds; it has ended when this returns. Errors: ProgramError."""
+    """Records a machine for so many rounds; it has ended when this returns. Errors: ProgramError."""
     done = run_redirty(
-        "record", "-q", "-p", pid, interval, rounds, "-o", directory, timeout_s=_RECORD_S
+        "record", "-q", "--vm", pid, interval, rounds, "-o", directory, timeout_s=_RECORD_S
     )
     if done.code:
         raise ProgramError(f"redirty record ended with {done.code}: {done.err.strip()}")
