@@ -23,6 +23,7 @@ from redirty.collector.export.columns import (
     STACKS,
     TLB,
     WORKING_SET,
+    ZEROS,
 )
 
 if TYPE_CHECKING:
@@ -172,6 +173,15 @@ def load_working_set(directory: Path) -> pd.DataFrame:
     done = load_rounds(directory)["round"]
     ends = frame["first_round"] + frame["rounds"] - 1
     return frame[ends.isin(done)].reset_index(drop=True)
+
+
+def load_zeros(directory: Path) -> pd.DataFrame:
+    """zeros.csv: which pages were all zeros at the end; start and end are numbers. Empty when it was
+    recorded without --zeros. Errors: RedirtyError."""
+    frame = _read(directory, "zeros.csv", ZEROS)
+    for column in ("start", "end"):
+        frame[column] = _addresses(frame[column])
+    return frame
 
 
 def load_stacks(directory: Path) -> pd.DataFrame | None:

@@ -60,10 +60,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="redirty, qemu, criu:N, passes:N or xen (default: redirty)",
     )
     parser.add_argument(
-        "--memory", metavar="SIZE", help="what is copied first (default: all that is present)"
+        "--memory",
+        metavar="SIZE",
+        help="what is copied first (default: all that is present; for qemu all of a guest's memory)",
     )
     parser.add_argument(
-        "--zero", metavar="SIZE", help="how much of that is zero pages (default: not known, none)"
+        "--zero",
+        metavar="SIZE",
+        help="how much of that is zero pages (default: as counted with --zeros, else none)",
     )
     parser.add_argument(
         "--last-bandwidth", metavar="RATE", help="of the last pass, while the target stands still"
@@ -73,6 +77,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     live = parser.add_argument_group("with a target")
     live.add_argument("-d", "--duration", metavar="TIME", help="records for so long (default: 10s)")
     live.add_argument("--interval", metavar="TIME", help="in rounds of so long (default: 500ms)")
+    live.add_argument(
+        "--zeros", action="store_true", help="counts zero pages: reads the target's memory once"
+    )
     live.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
@@ -86,6 +93,8 @@ def run(options: argparse.Namespace) -> int:
             "give a recording (DIR), or a target: -p, --tree, --cgroup, --vm or -- COMMAND"
         )
     if not live:
+        if options.zeros:
+            raise UsageError("--zeros goes with a target: give it to redirty record")
         for given, name in ((options.duration, "--duration"), (options.interval, "--interval")):
             if given is not None:
                 raise UsageError(
@@ -108,7 +117,7 @@ def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
             f"a downtime is more than 0: {options.downtime} (nothing is copied in no time)"
         )
     memory = None if options.memory is None else parse_size(options.memory)
-    zero = 0.0 if options.zero is None else parse_size(options.zero)
+    zero = None if options.zero is None else parse_size(options.zero)
     last = None if options.last_bandwidth is None else parse_rate(options.last_bandwidth)
     from redirty.collector.model.policy import policy_of
     from redirty.collector.model.predict import Question
@@ -124,7 +133,7 @@ def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json:
 
     meta = load.load_meta(directory)
     seen = observe.observe(directory, meta)
-    answer = predict.answer(fit(seen), question)
+    answer = predict.answer(fit(seen), question, seen.layout)
     found = predict.as_json(answer, seen.mappings)
     found["link"] = bandwidth.as_json()["link"]
     if not meta.get("complete"):
@@ -169,6 +178,7 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
             duration_s=duration_s,
             arm=options.arm,
             probe=options.probe,
+            zeros=options.zeros,
         )
         progress = Progress(quiet=options.quiet)
         session = Session(plan, progress.show)

@@ -50,6 +50,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="also write which page frames the dirty pages lie in (physical.parquet, frames.parquet)",
     )
     parser.add_argument(
+        "--zeros",
+        action="store_true",
+        help="at the end also count the pages that are all zeros: reads the target's memory once (zeros.csv)",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="a summary for programs on stdout at the end"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -92,6 +97,7 @@ def run(options: argparse.Namespace) -> int:
         events=options.events,
         stacks=options.stacks,
         physical=options.physical,
+        zeros=options.zeros,
     )
     progress = Progress(quiet=options.quiet)
     session = Session(plan, progress.show)

@@ -42,7 +42,7 @@ while True:
     for page in range({PAGES}):
         own[page * 4096] = 1
     heap = bytearray(100_000)
-    if select.select([sys.stdin], [], [], 0.001)[0]:
+    if select.select([sys.stdin], [], [], 0.05)[0]:
         sys.stdin.readline()
         guest.append(area(True))
 """

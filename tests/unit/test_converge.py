@@ -57,7 +57,7 @@ def test_cyclic_at_the_design_notes_rates() -> None:
     assert slow.total_s == pytest.approx(9.9, rel=0.05)
     assert fast.total_s == pytest.approx(1.9, rel=0.05)
     assert len(slow.passes) == pytest.approx(10, abs=2)
-    assert len(fast.passes) == 4
+    assert len(fast.passes) == pytest.approx(4, abs=1)  # where its zero pages lay is not known
 
 
 def test_uniform_never_ends_below_its_critical_bandwidth() -> None:

@@ -262,6 +262,7 @@ def test_a_guests_memory_alone(vm: machine.Vm, arm: str, probe: str) -> None:
     done = vm.run(
         [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/host/test_vm_target.py"],
         env={"REDIRTY_TEST_PROBE": probe, "REDIRTY_TEST_ARM": arm, "REDIRTY_REQUIRE": "1"},
+        timeout_s=600,
     )
     assert done.exit_code == 0, done.stdout.decode()[-6000:]
 
