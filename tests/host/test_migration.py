@@ -44,7 +44,7 @@ def test_a_guest_moves(tmp_path: Path) -> None:
     # Counted once by redirty and once, a second later, by the benchmark.
     zeros = load_zeros(plan.out / run.RECORDINGS / "cyclic")
     mappings = load_mappings(plan.out / run.RECORDINGS / "cyclic")
-    ram = mappings.loc[(mappings["end"] - mappings["start"]).idxmax()]
+    ram = mappings.iloc[int((mappings["end"] - mappings["start"]).to_numpy().argmax())]
     zeros = zeros[(zeros["start"] >= ram["start"]) & (zeros["end"] <= ram["end"])]
     counted = zeros["pages"].sum() - zeros["present_pages"].sum() + zeros["zero_pages"].sum()
     assert counted * PAGE_BYTES == pytest.approx(load.zero_bytes, rel=0.02)
