@@ -103,7 +103,7 @@ class Members:
                 armed: Armed = UffdArmed(pid, descriptor, 0.0)
             else:
                 timeout_s = _STOP_TIMEOUT_S if required else _NEWCOMER_STOP_TIMEOUT_S
-                armed = open_armed(self.way, pid, self.injector, timeout_s)
+                armed = open_armed(self.way, pid, self.injector, timeout_s, self.targets.part)
         except ArmError as e:
             if required:
                 raise

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 from redirty.collector.arm import pagemap as pm
-from redirty.collector.arm.base import Armed, GoneError
+from redirty.collector.arm.base import Armed, GoneError, Part
 from redirty.collector.bitmap import PageSet, empty
 from redirty.collector.host import io_uring
 from redirty.collector.host.mappings import Mappings, MapsFile
@@ -31,7 +30,7 @@ class Space:
         slot: int,
         process: Process,
         armed: Armed | None,
-        part: Callable[[Mappings], Mappings],
+        part: Part,
     ) -> None:
         self.number = number
         self.slot = slot

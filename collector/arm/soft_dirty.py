@@ -15,7 +15,7 @@ import os
 
 import numpy as np
 from redirty.collector.arm import pagemap as pm
-from redirty.collector.arm.base import ArmError, GoneError
+from redirty.collector.arm.base import ArmError, GoneError, Part, whole
 from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, drop_empty, empty
 from redirty.collector.errors import why
 from redirty.collector.host.mappings import Mapping, Mappings, MapsFile, appeared
@@ -56,13 +56,17 @@ class HugetlbMappings:
 
 
 class SoftDirtyArmed:
-    """An address space armed through its soft-dirty bits. The target is not stopped for it."""
+    """An address space armed through its soft-dirty bits. The target is not stopped for it.
+
+    part: of its mappings, those that matter: arming is of all, whatever they are.
+    """
 
     stopped_s = 0.0
     unarmed = 0
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, part: Part = whole) -> None:
         self.pid = pid
+        self._part = part
         try:
             self._pagemap = pm.Pagemap(pid, regions=1)
             self._maps = MapsFile(pid)
@@ -93,6 +97,7 @@ class SoftDirtyArmed:
         now = self._maps.read()
         if now is None:
             raise GoneError
+        now = self._part(now)
         if changed or now is not self._now:
             # Mapped after the list was read, and its bits cleared unread: pages that mremap moved
             # there are in no log. All that is there counts as written, once.

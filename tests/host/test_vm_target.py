@@ -29,6 +29,7 @@ PROGRAM = f"""
 import ctypes, mmap, select, sys, time
 def area(marked):
     found = mmap.mmap(-1, {PAGES} * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    found.madvise(mmap.MADV_NOHUGEPAGE)
     if marked:
         found.madvise(mmap.MADV_DONTFORK)
     address = ctypes.addressof(ctypes.c_char.from_buffer(found))
