@@ -139,7 +139,9 @@ def simulate(
         dirty = written(took_s) * page_bytes
         # Pages that were not sent may have been written again besides: both sets once. In the first pass
         # they are no more likely to be than any page; later ones were written a pass before.
-        likely = _rewritten(written, passes[-1].duration_s, took_s) if passes else _share(dirty, known)
+        likely = (
+            _rewritten(written, passes[-1].duration_s, took_s) if passes else _share(dirty, known)
+        )
         sure = written_again(written, took_s, page_bytes)[1] if sent.hot else 0.0
         overlap = min(whole * max(likely, sure), dirty)
         passes.append(Pass(len(passes) + 1, sent.bytes, took_s))
