@@ -182,7 +182,7 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
             zeros=options.zeros,
         )
         progress = Progress(quiet=options.quiet)
-        session = Session(plan, progress.show)
+        session = Session(plan, progress.show, on_counted=progress.counting)
         try:
             session.run()
         except TargetEndedError as e:
