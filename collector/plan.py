@@ -22,6 +22,7 @@ class Plan:
     events: bool = False
     stacks: bool = False
     physical: bool = False
+    zeros: bool = False
 
     @property
     def bounded(self) -> bool:
