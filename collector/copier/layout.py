@@ -7,12 +7,14 @@ memory, which belong to the file and count once, however many mappings show them
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from redirty.collector.bitmap import PAGE_SHIFT, PageSet, empty, from_ranges
+from redirty.collector.host.mappings import Mappings
 
 Key = tuple[str, int, int]
 """Device, inode, and for System V memory its namespace, as each namespace counts from 0."""
@@ -101,6 +103,18 @@ def without_overlaps(vmas: Iterable[Vma]) -> tuple[Vma, ...]:
             offset = v.offset + start - v.start if v.inode else v.offset
             kept.append(v._replace(start=start, offset=offset))
     return tuple(kept)
+
+
+def inside(vmas: Iterable[Vma], part: Mappings) -> tuple[Vma, ...]:
+    """Those that lie within one of the mappings of part."""
+    chosen = part.items
+    starts = [m.start for m in chosen]
+
+    def has(v: Vma) -> bool:
+        at = bisect.bisect_right(starts, v.start) - 1
+        return at >= 0 and v.end <= chosen[at].end
+
+    return tuple(v for v in vmas if has(v))
 
 
 def key_of(vma: Vma, namespace: int) -> Key:

@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -36,6 +37,7 @@ from redirty.collector.copier.summary import information_of
 from redirty.collector.copier.wish import Listener, PassDone, Wish
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.host.command import Command
+from redirty.collector.host.mappings import Mappings
 from redirty.collector.host.process import regions_for
 from redirty.collector.memory import (
     give_back_freed_memory,
@@ -99,7 +101,7 @@ class Mirroring:
             tracer = Tracer(self._options())
             give_back_freed_memory()
             recorder = Recorder(tracer, target, way, injector)
-            state = State(sink, scan=scan_supported())
+            state = State(sink, scan=scan_supported(), part_of=partial(_part_of, recorder))
             self._begun = time.monotonic()
             if isinstance(target, Command):
                 start_command(recorder, target)
@@ -331,6 +333,11 @@ def _continue(pids: Sequence[int]) -> None:
 def _can_be_written_unseen(space: Space) -> bool:
     """Neither its faults nor its page tables would tell of every write."""
     return space.armed is None or space.unarmed > 0 or space.pinned_kib > 0
+
+
+def _part_of(recorder: Recorder, number: int) -> Mappings | None:
+    """What was armed of a space, where the rest of it does not belong to the target."""
+    return recorder.spaces[number].mappings if recorder.targets.partial else None
 
 
 def _living(recorder: Recorder) -> dict[int, int]:

@@ -21,12 +21,14 @@ from redirty.collector.copier.layout import (
     Key,
     LayoutFile,
     Vma,
+    inside,
     key_of,
     pages_of,
     ranges_of_file,
 )
 from redirty.collector.copier.own import OwnPages
 from redirty.collector.copier.reading import PAGE, Bools, Reader, read_file
+from redirty.collector.host.mappings import Mappings
 
 _VDSO = "[vdso]"
 # A file's times are those of the kernel's clock tick: younger ones can stay as they are at the next write.
@@ -79,9 +81,12 @@ class SpaceSource:
         """Of System V memory."""
         return self._layout.namespace
 
-    def look(self) -> None:
-        """Reads the mappings as they are now, and keeps those of before."""
-        self.before, self.vmas = self.vmas, self._layout.read()
+    def look(self, part: Mappings | None = None) -> None:
+        """Reads the mappings as they are now, and keeps those of before. part: leaves out all others."""
+        found = self._layout.read()
+        if part is not None:
+            found = inside(found, part)
+        self.before, self.vmas = self.vmas, found
 
     def wanted(self) -> PageSet:
         """The own pages it has now. Errors: arm.base.GoneError."""

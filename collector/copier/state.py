@@ -19,6 +19,7 @@ from redirty.collector.copier.reading import PAGE, runs_of
 from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.sources import Files, FileSource, Source, SpaceSource
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.host.mappings import Mappings
 from redirty.collector.rounds import Round
 
 log = logging.getLogger(__name__)
@@ -29,11 +30,19 @@ _SHIFT = 12
 
 class State:
     """spaces: by the recorder's number. doubtful: files that may have been written unseen; unseen: spaces,
-    by the recorder's number, whose memory may have been (not armed as a whole, or pinned)."""
+    by the recorder's number, whose memory may have been (not armed as a whole, or pinned). part_of: by the
+    recorder's number, which mappings are mirrored; None: all."""
 
-    def __init__(self, sink: Sink, *, scan: bool) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        scan: bool,
+        part_of: Callable[[int], Mappings | None] = lambda number: None,
+    ) -> None:
         self._sink = sink
         self._scan = scan
+        self._part_of = part_of
         self._numbers = itertools.count(1)
         self.spaces: dict[int, SpaceSource] = {}
         self.files = Files()
@@ -65,8 +74,8 @@ class State:
 
     def _follow(self, living: Mapping[int, int], result: Round | None, *, last: bool) -> None:
         self._meet(living)
-        for space in self.spaces.values():
-            space.look()
+        for number, space in self.spaces.items():
+            space.look(self._part_of(number))
         self.files.follow(self.spaces.values(), self._numbers)
         for file in self.files.by_key.values():
             if not file.declared:

@@ -1,5 +1,5 @@
 """A QEMU mirrored while its guest writes: the guest's memory in the mirror against QEMU's own pmemsave of the
-stopped guest."""
+stopped guest; QEMU's own memory is left out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from redirty.collector.host.smaps import starts_with_flag
 
 from tests.bench.migration.qmp import Qmp
 from tests.host.mirrored import CoreFile, mirror_json
@@ -53,12 +54,15 @@ def test_a_guest_is_what_pmemsave_says(tmp_path: Path) -> None:
             ram = ram_of(server.pid)
             goal = ["--downtime", "3s", "--verify", "--leave", "stopped"]
             done = run_redirty(
-                *("mirror", "-p", server.pid, "--to", to, "--qmp", socket, *goal), timeout_s=120
+                *("mirror", "--vm", server.pid, "--to", to, "--qmp", socket, *goal), timeout_s=120
             )
             assert done.code == 0, done
             monitor = Qmp(socket, lambda: server.alive)
             assert monitor.ask("query-status")["running"] is False
             core = CoreFile(to / "memory.core")
+            # and no memory of QEMU's own
+            blocks = starts_with_flag(server.pid, b"dc")
+            assert ram in blocks and {s.start for s in core.segments} == blocks
             assert run_redirty("export-guest", to, "-o", work / "raw").code == 0
             raw = (work / "raw").read_bytes()
             assert len(raw) == MEMORY_MIB << 20
