@@ -25,6 +25,7 @@ _MIB = 1 << 20
 _CARRIED = 1448 / 1514 * 16384 / 16406
 _RATES = (48.0, 64.0, 96.0, 160.0, 256.0)  # MiB/s on the link
 _DOWNTIME = "100ms"
+_BUCKET_S = 0.01  # of the link's rate
 
 
 def rows(quick: bool) -> Iterator[Row]:
@@ -78,7 +79,9 @@ def rows(quick: bool) -> Iterator[Row]:
 
 def _tc(verb: str, rate: float) -> subprocess.CompletedProcess[str]:
     bits = int(rate * _MIB * 8)
-    words = f"tc qdisc {verb} dev v0 root tbf rate {bits}bit burst 64kb latency 50ms"
+    # Its timer comes late on a busy machine: what a small bucket cannot hold meanwhile is lost of the rate.
+    burst = int(rate * _MIB * _BUCKET_S)
+    words = f"tc qdisc {verb} dev v0 root tbf rate {bits}bit burst {burst}b latency 50ms"
     return subprocess.run(words.split(), capture_output=True, text=True, check=False)
 
 
