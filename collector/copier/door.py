@@ -16,6 +16,7 @@ from redirty.collector.errors import RedirtyError, UsageError, why
 
 log = logging.getLogger(__name__)
 
+_UNSENT_BYTES = 256 << 10
 _HANDSHAKE_S = 10.0
 _ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^/\[\]:]+)):(\d{1,5})")
 
@@ -34,6 +35,8 @@ def parse_address(text: str) -> tuple[str, int] | None:
 def _tune(connection: socket.socket) -> None:
     """A peer that is gone without a word is found out."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # What waits here for the link is written anew meanwhile, and was sent in vain.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)

@@ -19,6 +19,9 @@ from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.sources import Source
 
 BATCH_PAGES = 256  # 1 MiB: read, looked at and sent while it is in the processor's cache
+_LEAST_PAGES = 16
+# A page that is read long before it can be sent is sent in vain when it is written meanwhile.
+_BATCH_S = 0.005
 _REGIONS = 64  # whose page numbers are made at once
 _WORKERS = 2
 _BUFFERS = 6
@@ -54,14 +57,19 @@ class _Batch:
     unchanged: int
 
 
-def batches(jobs: Iterable[Job]) -> Iterator[tuple[Source, U64]]:
-    """Pages of jobs in pieces of BATCH_PAGES."""
+def batch_pages(rate: float) -> int:
+    """How many pages are read at once, for a link of so many bytes a second."""
+    return int(min(max(rate * _BATCH_S / PAGE, _LEAST_PAGES), BATCH_PAGES))
+
+
+def batches(jobs: Iterable[Job], size: int = BATCH_PAGES) -> Iterator[tuple[Source, U64]]:
+    """Pages of jobs in pieces of size pages."""
     for source, pages in jobs:
         for at in range(0, len(pages.keys), _REGIONS):
             part = PageSet(pages.keys[at : at + _REGIONS], pages.words[at : at + _REGIONS])
             numbers = page_numbers(part)
-            for a in range(0, len(numbers), BATCH_PAGES):
-                yield source, numbers[a : a + BATCH_PAGES]
+            for a in range(0, len(numbers), size):
+                yield source, numbers[a : a + size]
 
 
 class Engine:
@@ -82,9 +90,14 @@ class Engine:
         self.counts = Counts()  # of the last copy, also of one that did not end well
         self._pool = ThreadPoolExecutor(_WORKERS, "reader")
 
-    def copy(self, jobs: Sequence[Job], give_up: Callable[[], None] = lambda: None) -> Counts:
+    def copy(
+        self,
+        jobs: Sequence[Job],
+        give_up: Callable[[], None] = lambda: None,
+        size: int = BATCH_PAGES,
+    ) -> Counts:
         """Copies the pages of jobs, in this order. give_up() is called now and then, and ends it by an
-        exception.
+        exception. size: pages that are read at once, at most BATCH_PAGES.
 
         Errors: those of the sink; then some pages were sent, and noted as sent, others not.
         """
@@ -95,7 +108,7 @@ class Engine:
         waiting: deque[Future[_Batch]] = deque()
         free = list(self._buffers)
         try:
-            for source, numbers in batches(jobs):
+            for source, numbers in batches(jobs, size):
                 if not free:
                     free.append(self._send(waiting.popleft().result(), counts, done))
                     give_up()

@@ -26,7 +26,7 @@ from redirty.collector.copier.decide import (
     decide,
     would_do,
 )
-from redirty.collector.copier.engine import Engine, Job
+from redirty.collector.copier.engine import Engine, Job, batch_pages
 from redirty.collector.copier.held_back import cold_first, hold_back
 from redirty.collector.copier.outside import mapped_outside
 from redirty.collector.copier.quiesce import Quiesce, QuiesceError, Stopped
@@ -175,7 +175,8 @@ class Mirroring:
         self.listener.going(number, sum(len(p) for _, p in jobs) * PAGE, self.rate)
         begun, before = time.monotonic(), sink.sent_bytes
         try:
-            counts = engine.copy(jobs, self._check)
+            known = self.rate if self.passes else self.wish.bandwidth or self.rate
+            counts = engine.copy(jobs, self._check, batch_pages(known))
             sink.flush()
         except BrokenError as e:
             self._reconnect(state, sink, e)
