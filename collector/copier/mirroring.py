@@ -153,7 +153,7 @@ class Mirroring:
             state.unseen = {n for n, s in recorder.spaces.items() if _can_be_written_unseen(s)}
             again_s = state.unsettled_bytes() / _READ_AGAIN_RATE
             # A boundary that the machine delayed once says little of the next one.
-            self._boundaries = [*self._boundaries[-2:], time.monotonic() - begun]
+            self._boundaries = [*self._boundaries[-2:], time.monotonic() - begun + state.saved_s]
             self._fixed_s = min(self._boundaries) + again_s
             done.dirty_pages = sum(len(s.dirty) for s in result.spaces)
             done.new_pages = done.dirty_pages - sum(len(s.redirtied) for s in result.spaces)
