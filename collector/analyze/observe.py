@@ -54,6 +54,7 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observed:
         average=average_curve(directory) if curves.empty else None,
         mappings=_kept(directory, rounds.iloc[first:]),
         layout=layout_of(load.load_zeros(directory)),
+        boundary_s=float(np.median(column("boundary_s")[first:])),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from redirty.collector.copier.mirroring import Mirroring
     from redirty.collector.copier.sink import Sink
     from redirty.collector.copier.state import State
-    from redirty.collector.copier.wish import PassDone
+    from redirty.collector.copier.wish import Going, PassDone
     from redirty.collector.rounds import Round
 
 _EPILOG = """\
@@ -244,16 +245,27 @@ class Progress:
         """See Listener."""
         self._line(f"  {text}")
 
-    def going(self, number: int, left_bytes: int, rate: float) -> None:
+    def going(self, now: Going) -> None:
         """See Listener."""
         if self._terminal:
-            end = show_time(left_bytes / rate) if rate else "?"
-            line = f"pass {number}: {show_bytes(left_bytes)} to look at, {end} or so"
-            print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{going_line(now)[:width]:<{width}}", end="", file=sys.stderr, flush=True)
             self._shown = True
 
     def end(self) -> None:
         """Leaves the line as it is."""
         if self._shown:
-            print(f"\r{'':<78}\r", end="", file=sys.stderr)
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{'':<{width}}\r", end="", file=sys.stderr)
             self._shown = False
+
+
+def going_line(now: Going) -> str:
+    """How a pass goes on, in words; the most important ones first."""
+    share = now.done_pages / now.pages if now.pages else 1.0
+    words = [f"pass {now.number}: {share:.0%} of {show_pages(now.pages)}", show_bits(now.rate)]
+    if now.dirty_per_s is not None:
+        words.append(f"dirty {show_bytes(now.dirty_per_s)}/s")
+    if now.left_s is not None and now.downtime_s is not None:
+        words.append(f"{show_time(now.left_s)} left, downtime {show_time(now.downtime_s)}")
+    return ", ".join(words)

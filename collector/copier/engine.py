@@ -6,6 +6,7 @@ whatever the target has.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -23,7 +24,7 @@ _LEAST_PAGES = 16
 # A page that is read long before it can be sent is sent in vain when it is written meanwhile.
 _BATCH_S = 0.005
 _REGIONS = 64  # whose page numbers are made at once
-_WORKERS = 2
+_WORKERS = min(2, max(1, (os.cpu_count() or 1) - 1))  # beside the thread that sends
 _BUFFERS = 6
 
 Job = tuple[Source, PageSet]

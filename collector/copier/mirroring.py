@@ -28,6 +28,7 @@ from redirty.collector.copier.decide import (
 )
 from redirty.collector.copier.engine import Engine, Job, batch_pages
 from redirty.collector.copier.held_back import cold_first, hold_back
+from redirty.collector.copier.outlook import Outlook
 from redirty.collector.copier.outside import mapped_outside
 from redirty.collector.copier.quiesce import Quiesce, QuiesceError, Stopped
 from redirty.collector.copier.reading import PAGE
@@ -51,10 +52,7 @@ from redirty.collector.space import Space
 log = logging.getLogger(__name__)
 
 _TRIES = 4  # of a quiesce
-_ENOUGH_TO_MEASURE = 4 << 20  # bytes
-_MOSTLY = 0.8
 _SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
-_READ_AGAIN_RATE = 4e9  # bytes a second, of memory that is only compared
 
 
 class Mirroring:
@@ -68,9 +66,7 @@ class Mirroring:
         self.passes: list[PassDone] = []
         self.decisions: list[Decision] = []
         self.left: list[float] = []
-        self.rate = 1e9
-        self._fixed_s = 0.0
-        self._boundaries: list[float] = []
+        self.outlook = Outlook(wish)
         self._failed = 0
         self.information: dict[str, Any] = {}
         self._engine: Engine | None = None
@@ -102,7 +98,7 @@ class Mirroring:
             give_back_freed_memory()
             recorder = Recorder(tracer, target, way, injector)
             state = State(sink, scan=scan_supported(), part_of=partial(_part_of, recorder))
-            self._begun = time.monotonic()
+            self.outlook = Outlook(self.wish, tracer.logged)
             if isinstance(target, Command):
                 start_command(recorder, target)
             else:
@@ -151,11 +147,9 @@ class Mirroring:
             result = recorder.end_round()
             state.follow(_living(recorder), result)
             state.unseen = {n for n, s in recorder.spaces.items() if _can_be_written_unseen(s)}
-            again_s = state.unsettled_bytes() / _READ_AGAIN_RATE
-            # A boundary that the machine delayed once says little of the next one.
-            self._boundaries = [*self._boundaries[-2:], time.monotonic() - begun + state.saved_s]
-            self._fixed_s = min(self._boundaries) + again_s
             done.dirty_pages = sum(len(s.dirty) for s in result.spaces)
+            took_s = time.monotonic() - begun + state.saved_s
+            self.outlook.bounded(done, result, took_s, state.fresh_pages(), state.unsettled_bytes())
             done.new_pages = done.dirty_pages - sum(len(s.redirtied) for s in result.spaces)
             self.passes.append(done)
             self.listener.passed(done, state, result)
@@ -172,11 +166,17 @@ class Mirroring:
         self, engine: Engine, state: State, sink: Sink, jobs: Sequence[Job], held: int
     ) -> PassDone:
         number = len(self.passes) + 1
-        self.listener.going(number, sum(len(p) for _, p in jobs) * PAGE, self.rate)
         begun, before = time.monotonic(), sink.sent_bytes
+        self.outlook.passing(number, sum(len(p) for _, p in jobs), before)
+
+        def between() -> None:
+            self._check()
+            going = self.outlook.going(engine.counts, sink.sent_bytes)
+            if going is not None:
+                self.listener.going(going)
+
         try:
-            known = self.rate if self.passes else self.wish.bandwidth or self.rate
-            counts = engine.copy(jobs, self._check, batch_pages(known))
+            counts = engine.copy(jobs, between, batch_pages(self.outlook.link_rate))
             sink.flush()
         except BrokenError as e:
             self._reconnect(state, sink, e)
@@ -186,14 +186,7 @@ class Mirroring:
                 broken=True,
             )
         took, sent = time.monotonic() - begun, sink.sent_bytes - before
-        if number == 1 and sent:
-            self.rate = sent / took
-        elif sent >= _ENOUGH_TO_MEASURE:
-            # When much was found unchanged the time went into reading, not into sending.
-            mostly_sent = counts.sent_pages > _MOSTLY * counts.pages
-            self.rate = sent / took if mostly_sent else max(self.rate, sent / took)
-        if self.wish.bandwidth is not None:
-            self.rate = min(self.rate, self.wish.bandwidth)
+        self.outlook.sent(number, counts, sent, took)
         return PassDone(number, counts, sent, took, held)
 
     def _reconnect(self, state: State, sink: Sink, error: BrokenError) -> None:
@@ -213,7 +206,7 @@ class Mirroring:
         goal = self.wish.goals.downtime_s
         keep = [s.pending - s.pending for s in sources]
         if held_back and goal is not None and self.wish.goals.passes is None:
-            most = int(max(goal - self._fixed_s, 0) * self.rate) // PAGE
+            most = int(max(goal - self.outlook.fixed_s, 0) * self.outlook.rate) // PAGE
             keep = hold_back(rounds, [s.pending for s in sources], most)
         cold, hot = [], []
         for source, kept in zip(sources, keep, strict=True):
@@ -233,9 +226,9 @@ class Mirroring:
         return decision
 
     def _standing(self) -> Standing:
-        elapsed = time.monotonic() - self._begun
+        now = self.outlook
         number = len(self.passes)
-        return Standing(number, self.left, self.rate, self._fixed_s, elapsed, self._failed)
+        return Standing(number, self.left, now.rate, now.fixed_s, now.elapsed_s, self._failed)
 
     def _why_not(self, recorder: Recorder, decision: Decision) -> str:
         """Measures what is written within the downtime asked for, and says what would do."""
@@ -303,7 +296,7 @@ class Mirroring:
             self.decisions,
             stopped,
             sent_bytes=sink.sent_bytes,
-            total_s=time.monotonic() - self._begun,
+            total_s=self.outlook.elapsed_s,
             unmirrored=state.unmirrored(),
         )
         try:

@@ -63,6 +63,21 @@ class PassDone:
         }
 
 
+@dataclass(frozen=True)
+class Going:
+    """How a pass goes on. done_pages: of pages, looked at. rate, dirty_per_s: bytes a second, of this pass.
+    left_s, downtime_s: as predicted from what was written so far; None: not known, or it will not end."""
+
+    number: int
+    pages: int
+    done_pages: int
+    sent_bytes: int
+    rate: float
+    dirty_per_s: float | None
+    left_s: float | None
+    downtime_s: float | None
+
+
 class Listener(Protocol):
     """Is told how it goes."""
 
@@ -75,5 +90,5 @@ class Listener(Protocol):
     def said(self, text: str) -> None:
         """Something else that a user should know."""
 
-    def going(self, number: int, left_bytes: int, rate: float) -> None:
-        """A pass begins."""
+    def going(self, now: Going) -> None:
+        """A pass goes on; now and then."""

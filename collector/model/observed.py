@@ -70,7 +70,7 @@ class Observed:
     """Complete rounds, (n,) each, ascending, in pages and seconds; and points of their curves.
 
     average: (elapsed_s, pages) of an average curve, for recordings that have no points. layout: where
-    the zero pages were counted.
+    the zero pages were counted. boundary_s: how long the end of a round takes, as a rule.
     """
 
     page_size: int
@@ -86,6 +86,7 @@ class Observed:
     average: tuple[Floats, Floats] | None = None
     mappings: tuple[Kept, ...] = field(default=())
     layout: Layout | None = None
+    boundary_s: float = 0.0
 
     @property
     def rounds(self) -> int:
