@@ -83,7 +83,7 @@ def _points(curves: pd.DataFrame, classes: tuple[str, ...]) -> Points:
     return Points(
         curves["round"].to_numpy(np.int64),
         curves["rounds"].to_numpy(np.int64),
-        curves["mapping_class"].map(codes).to_numpy(np.int64),
+        np.asarray(curves["mapping_class"].map(codes), np.int64),
         curves["elapsed_s"].to_numpy(np.float64),
         curves["dirty_pages"].to_numpy(np.float64),
         curves["redirtied_pages"].to_numpy(np.float64),
