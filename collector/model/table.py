@@ -148,7 +148,9 @@ def _levels(
     found: list[Level] = []
     bases: dict[int, tuple[npt.NDArray[np.int64], Floats, float]] = {}
     bounds = [*starts.tolist(), len(number)]
-    of_length = zip(lengths.tolist(), mean_s.tolist(), mean_new.tolist(), sums.tolist(), strict=True)
+    of_length = zip(
+        lengths.tolist(), mean_s.tolist(), mean_new.tolist(), sums.tolist(), strict=True
+    )
     for row, (length, elapsed, fresh, class_sums) in enumerate(of_length):
         a, b = bounds[row], bounds[row + 1]
         values, scale = pages[a:b], 1.0
