@@ -26,6 +26,7 @@ _BATCH_S = 0.005
 _REGIONS = 64  # whose page numbers are made at once
 _WORKERS = min(2, max(1, (os.cpu_count() or 1) - 1))  # beside the thread that sends
 _BUFFERS = 6
+_SETTLE_BATCHES = 256  # whose page numbers are kept, before they become bits
 
 Job = tuple[Source, PageSet]
 _Done = dict[int, tuple[Source, list[U64], list[U64]]]
@@ -175,6 +176,9 @@ class Engine:
         _, read, unread = done.setdefault(source.number, (source, [], []))
         read.append(batch.read)
         unread.append(batch.unread)
+        if len(read) >= _SETTLE_BATCHES:
+            _settle(source, np.concatenate(read), np.concatenate(unread))
+            del done[source.number]
         counts.pages += len(batch.read) + len(batch.unread)
         counts.sent_pages += len(batch.pages)
         counts.unchanged_pages += batch.unchanged

@@ -41,6 +41,7 @@ from redirty.collector.host.command import Command
 from redirty.collector.host.mappings import Mappings
 from redirty.collector.host.process import regions_for
 from redirty.collector.memory import (
+    give_back_code,
     give_back_freed_memory,
     keep_freed_memory,
     open_as_many_files_as_may_be,
@@ -96,6 +97,7 @@ class Mirroring:
             sink = self._open_sink()
             tracer = Tracer(self._options())
             give_back_freed_memory()
+            give_back_code()
             recorder = Recorder(tracer, target, way, injector)
             state = State(sink, scan=scan_supported(), part_of=partial(_part_of, recorder))
             self.outlook = Outlook(self.wish, tracer.logged)
