@@ -107,6 +107,9 @@ class Mirroring:
                 start_command(recorder, target)
             else:
                 recorder.begin()
+            if self.wish.network is not None:
+                pids = set(_living(recorder).values())
+                self.wish.network.require_possible(holding, pids)
             self._passes(recorder, state, sink, holding)
             return self.information
         finally:
@@ -259,7 +262,12 @@ class Mirroring:
         state.doubtful = mapped_outside(
             {s.pid for s in state.spaces.values()}, state.files.by_key.values()
         )
-        quiesce = Quiesce(recorder, state, engine, sink, holding, limit, self.wish.qmp)
+        if self.wish.network is not None:
+            self.wish.network.require_own(set(_living(recorder).values()))
+        held = self.wish.network is not None
+        quiesce = Quiesce(
+            recorder, state, engine, sink, holding, limit, self.wish.qmp, network=held
+        )
         before = sink.sent_bytes
         try:
             stopped = quiesce.run(

@@ -40,6 +40,7 @@ def information_of(
         **stopped.as_json(),
         "digest": None if digests is None else digests[0],
         "verified": digests is not None,
+        "network_held": wish.network is not None,
         "left": "stopped" if wish.leave_stopped else "running",
         "unmirrored": unmirrored,
         "guest_ram": [
