@@ -27,6 +27,7 @@ from redirty.collector.copier.decide import (
     would_do,
 )
 from redirty.collector.copier.engine import Engine, Job, batch_pages
+from redirty.collector.copier.guest import Piece, memory_of
 from redirty.collector.copier.held_back import cold_first, hold_back
 from redirty.collector.copier.outside import mapped_outside
 from redirty.collector.copier.quiesce import Quiesce, QuiesceError, Stopped
@@ -74,6 +75,7 @@ class Mirroring:
         self._failed = 0
         self.information: dict[str, Any] = {}
         self._engine: Engine | None = None
+        self._guest_memory: list[Piece] = []
 
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """Ends it at the next occasion; there will be no mirror."""
@@ -264,6 +266,8 @@ class Mirroring:
         )
         if self.wish.network is not None:
             self.wish.network.require_own(set(_living(recorder).values()))
+        if self.wish.qmp is not None:
+            self._guest_memory = self._ask_where_guest_memory_is(self.wish.qmp)
         held = self.wish.network is not None
         quiesce = Quiesce(
             recorder, state, engine, sink, holding, limit, self.wish.qmp, network=held
@@ -297,6 +301,13 @@ class Mirroring:
         self._finish(stopped, state, sink, sink.sent_bytes - before)
         return True
 
+    def _ask_where_guest_memory_is(self, qmp: str) -> list[Piece]:
+        try:
+            return memory_of(qmp)
+        except (OSError, ValueError) as e:
+            self.listener.said(f"QEMU does not tell where in the guest its memory is: {e}")
+            return []
+
     def _finish(self, stopped: Stopped, state: State, sink: Sink, last_bytes: int) -> None:
         digests = stopped.digests
         if digests is not None and digests[0] != digests[1]:
@@ -313,6 +324,7 @@ class Mirroring:
             sent_bytes=sink.sent_bytes,
             total_s=time.monotonic() - self._begun,
             unmirrored=state.unmirrored(),
+            guest_memory=self._guest_memory,
         )
         try:
             sink.commit(stopped.processes, core.machine(), self.information)

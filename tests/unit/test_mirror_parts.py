@@ -28,6 +28,7 @@ from redirty.collector.copier.decide import (
 )
 from redirty.collector.copier.door import parse_address
 from redirty.collector.copier.engine import Engine
+from redirty.collector.copier.guest import pieces
 from redirty.collector.copier.held_back import again, cold_first, hold_back
 from redirty.collector.copier.image import FILE, SPACE, Image
 from redirty.collector.copier.journal import Journal
@@ -442,3 +443,28 @@ def test_more_mappings_than_a_head_can_count() -> None:
     assert head.endswith(b"notes")
     with pytest.raises(ValueError, match="room"):
         head_of(segments, bytes(64 << 20), 62)
+
+
+def test_where_guest_memory_is() -> None:
+    """QEMU's words: memory that is read-only in part is one piece; a screen, and what another view has, are none."""
+    told = """FlatView #0
+ AS "I/O", root: io
+ Root memory region: io
+  0000000000000000-0000000000000fff (prio 0, ram): pc.ram
+
+FlatView #1
+ AS "memory", root: system
+ AS "cpu-memory-0", root: system
+ Root memory region: system
+  0000000000000000-000000000009ffff (prio 0, ram): pc.ram
+  00000000000a0000-00000000000bffff (prio 1, i/o): vga-lowmem
+  00000000000c0000-00000000000effff (prio 0, rom): pc.ram @00000000000c0000
+  00000000000f0000-00000000bfffffff (prio 0, ram): pc.ram @00000000000f0000
+  00000000fd000000-00000000fdffffff (prio 1, ram): vga.vram
+  0000000100000000-000000013fffffff (prio 0, ram): pc.ram @00000000c0000000
+  0000000140000000-0000000147ffffff (prio 0, ram): /objects/one KVM
+"""
+    expected = [(0, 0xA0000), (0xC0000, 0xC0000000), (0x100000000, 0x140000000)]
+    assert pieces(told, {"pc.ram"}) == expected
+    assert pieces(told, {"one", "/objects/one"}) == [(0x140000000, 0x148000000)]
+    assert pieces("FlatView #0\n no such lines\n", {"pc.ram"}) == []
