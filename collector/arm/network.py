@@ -133,21 +133,23 @@ class Networks:
         self._held: dict[int, tuple[socket.socket, str]] = {}
 
     def hold(self, pids: "list[int]", *, asleep: bool = False) -> None:
-        """Holds what the namespaces of these processes send. asleep: only tries whether it could.
+        """Holds what the namespaces of these processes' threads send. asleep: only tries whether it could.
 
         Errors: OSError; what was held before still is.
         """
         for pid in pids:
-            try:
-                namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue  # it ended: it sends nothing
-            try:
-                number = os.fstat(namespace).st_ino
-                if number not in self._held:
+            for thread in _threads_of(pid):
+                try:
+                    number = os.stat(f"{thread}/ns/net").st_ino
+                    if number in self._held:
+                        continue
+                    namespace = os.open(f"{thread}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    continue  # it ended: it sends nothing
+                try:
                     self._held[number] = _held(namespace, asleep)
-            finally:
-                os.close(namespace)
+                finally:
+                    os.close(namespace)
 
     def let_go(self) -> None:
         """What was held may be sent from now on."""
@@ -163,6 +165,14 @@ class Networks:
         for link, _ in self._held.values():
             link.close()
         self._held = {}
+
+
+def _threads_of(pid: int) -> "list[str]":
+    """Each may be in a namespace of its own."""
+    try:
+        return [f"/proc/{pid}/task/{tid}" for tid in os.listdir(f"/proc/{pid}/task")]
+    except FileNotFoundError:
+        return []
 
 
 def _held(namespace: int, asleep: bool) -> "tuple[socket.socket, str]":

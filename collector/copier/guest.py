@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,12 @@ def export(directory: Path, to: Path) -> tuple[int, bool]:
         if not blocks:
             raise RedirtyError(f"{directory} is no mirror of a QEMU")
         size, start, pid = max(blocks)
-        name = information["cores"][information["target"]["pids"].index(pid)]
         known = information.get("guest_memory")
         parts = [Piece(0, size, start)]
         if known:
             parts = [Piece(*(int(p[k], 16) for k in _KEYS)) for p in known]
+            pid = _whose(parts, blocks)
+        name = information["cores"][information["target"]["pids"].index(pid)]
     except (KeyError, ValueError, TypeError, IndexError) as e:
         raise RedirtyError(f"{directory} is no mirror that can be exported: {e}") from None
     core = CoreFile(directory / Path(name).name)
@@ -147,6 +148,19 @@ def export(directory: Path, to: Path) -> tuple[int, bool]:
     finally:
         core.close()
     return size, bool(known)
+
+
+def _whose(parts: Sequence[Piece], blocks: Sequence[tuple[int, int, int]]) -> int:
+    """The process that has all pieces in its blocks (size, address, process). Errors: ValueError."""
+
+    def has(pid: int, part: Piece) -> bool:
+        end = part.address + part.size
+        return any(p == pid and a <= part.address and end <= a + size for size, a, p in blocks)
+
+    pids = {p for _, _, p in blocks if all(has(p, part) for part in parts)}
+    if len(pids) != 1:
+        raise ValueError("the guest's memory changed its place, or there are several guests in it")
+    return pids.pop()
 
 
 def _copy(core: CoreFile, fd: int, part: Piece) -> None:

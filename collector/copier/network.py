@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from redirty.collector.arm.holding import HoldError, Holding
 from redirty.collector.errors import RedirtyError
-from redirty.collector.host.networks import name_of, network_of, others_in
+from redirty.collector.host.networks import name_of, networks_of, others_in
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Network:
     def require_own(self, pids: Collection[int]) -> None:
         """Errors: RedirtyError when others would be held, too, and that was not wished for, or redirty
         itself would."""
-        networks = {n for n in map(network_of, pids) if n is not None}
-        if self.far and network_of(os.getpid()) in networks:
+        networks = set().union(*map(networks_of, pids))
+        if self.far and networks_of(os.getpid()) & networks:
             raise RedirtyError(
                 "the target's network cannot be held: redirty is in the same network namespace, and would cut "
                 "itself off from the other end; leave --hold-network out, or mirror to a directory"

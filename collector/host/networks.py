@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -9,22 +10,23 @@ from pathlib import Path
 from redirty.collector.host.process import has_memory
 
 
-def network_of(pid: int) -> int | None:
-    """The number of its network namespace; None when it ended."""
-    try:
-        return Path(f"/proc/{pid}/ns/net").stat().st_ino
-    except OSError:
-        return None
+def networks_of(pid: int) -> set[int]:
+    """The numbers of the network namespaces of its threads; none when it ended."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError):  # it ended
+        for entry in os.scandir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):  # this thread did
+                found.add(Path(entry.path, "ns/net").stat().st_ino)
+    return found
 
 
 def others_in(networks: Collection[int], members: Collection[int]) -> list[int]:
-    """Processes in one of these namespaces that are not members, ascending. Without the kernel's own
-    threads, all of which are in the first one."""
+    """Processes that have a thread in one of these namespaces and are not members, ascending. Without the
+    kernel's own threads, all of which are in the first one."""
     pids = sorted(int(e.name) for e in os.scandir("/proc") if e.name.isdigit())
+    wanted = set(networks)
     return [
-        pid
-        for pid in pids
-        if pid not in members and network_of(pid) in networks and has_memory(pid)
+        pid for pid in pids if pid not in members and has_memory(pid) and networks_of(pid) & wanted
     ]
 
 

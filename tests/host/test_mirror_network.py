@@ -23,8 +23,9 @@ from tests.host.mirrored import mirror_json
 from tests.host.namespaces import another_network, own_network, veth
 from tests.host.running import finish, run_redirty, start_redirty, wait_until
 
-MIB = 32
-# The last pass has all of its memory, and takes two seconds.
+KILLS = int(os.environ.get("REDIRTY_KILLS", "1"))
+MIB = 24
+# The last pass has all of its memory, and takes a second and a half.
 SLOW = ("--passes", "1", "--downtime", "8s", "--bandwidth", "16MiB")
 ANSWER_S = 0.2
 
@@ -135,7 +136,7 @@ def test_without_it_the_kernel_answers(talker: Talker, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("whom", ["redirty", "holder"])
 def test_killed(talker: Talker, tmp_path: Path, whom: str) -> None:
-    for number in range(3):
+    for number in range(KILLS):
         sender = begin(talker, tmp_path / f"m{number}")
         holder = held(talker, sender)
         os.kill(sender.pid if whom == "redirty" else holder, signal.SIGKILL)
@@ -155,11 +156,11 @@ def test_killed(talker: Talker, tmp_path: Path, whom: str) -> None:
 
 def test_redirty_hangs(talker: Talker, tmp_path: Path) -> None:
     """The time that it was given ends all the same."""
-    sender = begin(talker, tmp_path / "m", "--downtime", "2500ms")
+    sender = begin(talker, tmp_path / "m", "--downtime", "5s")
     held(talker, sender)
     os.kill(sender.pid, signal.SIGSTOP)
     assert not talker.answers()
-    wait_until(talker.answers, 7, "its network")
+    wait_until(talker.answers, 14, "its network")
     assert tracer_of(talker.pid) == 0
     os.kill(sender.pid, signal.SIGCONT)
     sender.terminate()

@@ -28,7 +28,7 @@ from redirty.collector.copier.decide import (
 )
 from redirty.collector.copier.door import parse_address
 from redirty.collector.copier.engine import Engine
-from redirty.collector.copier.guest import pieces
+from redirty.collector.copier.guest import Piece, _whose, pieces
 from redirty.collector.copier.held_back import again, cold_first, hold_back
 from redirty.collector.copier.image import FILE, SPACE, Image
 from redirty.collector.copier.journal import Journal
@@ -468,3 +468,14 @@ FlatView #1
     assert pieces(told, {"pc.ram"}) == expected
     assert pieces(told, {"one", "/objects/one"}) == [(0x140000000, 0x148000000)]
     assert pieces("FlatView #0\n no such lines\n", {"pc.ram"}) == []
+
+
+def test_export_takes_the_guest_that_has_the_memory() -> None:
+    mib = 1 << 20
+    blocks = [(4 * mib, 16 * mib, 1), (4 * mib, 32 * mib, 1), (8 * mib, 64 * mib, 2)]
+    one, two = Piece(0, mib, 16 * mib), Piece(mib, 4 * mib, 32 * mib)
+    assert _whose([one, two], blocks) == 1
+    assert _whose([Piece(0, 8 * mib, 64 * mib)], blocks) == 2
+    for wrong in ([one, Piece(0, mib, 64 * mib)], [Piece(0, 8 * mib, 16 * mib)], [Piece(0, 1, 0)]):
+        with pytest.raises(ValueError, match="changed its place"):
+            _whose(wrong, blocks)
