@@ -23,6 +23,7 @@ from redirty.collector.units import (
 if TYPE_CHECKING:
     from redirty.collector.copier.decide import Decision
     from redirty.collector.copier.mirroring import Mirroring
+    from redirty.collector.copier.network import Network
     from redirty.collector.copier.sink import Sink
     from redirty.collector.copier.state import State
     from redirty.collector.copier.wish import Going, PassDone
@@ -76,6 +77,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOCKET",
         help="of a QEMU: its guest is stopped through this, before QEMU is",
     )
+    parser.add_argument(
+        "--hold-network",
+        choices=("own", "shared"),
+        nargs="?",
+        const="own",
+        help="while it stands still nothing leaves its network namespaces, which are its own; shared: or others' too",
+    )
     parser.add_argument("--code-file", metavar="FILE", help="the code of redirty receive; -: stdin")
     parser.add_argument(
         "--patience",
@@ -102,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
         downtime_s = None
     goals = Goals(downtime_s, deadline_s, options.passes)
     bandwidth = None if options.bandwidth is None else parse_rate(options.bandwidth)
+    network = _network(options)
     from redirty.collector.arm.choose import require_root
     from redirty.collector.copier.mirroring import Mirroring
     from redirty.collector.copier.wish import Wish
@@ -118,6 +127,7 @@ def run(options: argparse.Namespace) -> int:
         probe=options.probe,
         compress=_compressor(options, bandwidth),
         qmp=options.qmp,
+        network=network,
     )
     progress = Progress(quiet=options.quiet)
     mirroring = Mirroring(wish, open_sink, progress)
@@ -146,6 +156,20 @@ def _compressor(
     if parse_address(options.to) is None:
         raise UsageError("--compress is for a connection: a directory's mirror is a core file")
     return compress
+
+
+def _network(options: argparse.Namespace) -> Network | None:
+    if options.hold_network is None:
+        return None
+    if options.vm is not None:
+        raise UsageError("--hold-network is for processes: a guest that stands still sends nothing")
+    from redirty.collector.copier.door import parse_address
+    from redirty.collector.copier.network import Network
+    from redirty.collector.copier.owner import is_loopback
+
+    address = parse_address(options.to)
+    far = address is not None and address[0] != "localhost" and not is_loopback(address[0])
+    return Network(shared=options.hold_network == "shared", far=far)
 
 
 def _positive(name: str, text: str) -> float:

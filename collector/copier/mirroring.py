@@ -27,6 +27,7 @@ from redirty.collector.copier.decide import (
     would_do,
 )
 from redirty.collector.copier.engine import Engine, Job, batch_pages
+from redirty.collector.copier.guest import Piece, memory_of
 from redirty.collector.copier.held_back import cold_first, hold_back
 from redirty.collector.copier.outlook import Outlook
 from redirty.collector.copier.outside import mapped_outside
@@ -71,6 +72,7 @@ class Mirroring:
         self._failed = 0
         self.information: dict[str, Any] = {}
         self._engine: Engine | None = None
+        self._guest_memory: list[Piece] = []
 
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """Ends it at the next occasion; there will be no mirror."""
@@ -105,6 +107,9 @@ class Mirroring:
                 start_command(recorder, target)
             else:
                 recorder.begin()
+            if self.wish.network is not None:
+                pids = set(_living(recorder).values())
+                self.wish.network.require_possible(holding, pids)
             self._passes(recorder, state, sink, holding)
             return self.information
         finally:
@@ -254,7 +259,14 @@ class Mirroring:
         state.doubtful = mapped_outside(
             {s.pid for s in state.spaces.values()}, state.files.by_key.values()
         )
-        quiesce = Quiesce(recorder, state, engine, sink, holding, limit, self.wish.qmp)
+        if self.wish.network is not None:
+            self.wish.network.require_own(set(_living(recorder).values()))
+        if self.wish.qmp is not None:
+            self._guest_memory = self._ask_where_guest_memory_is(self.wish.qmp)
+        held = self.wish.network is not None
+        quiesce = Quiesce(
+            recorder, state, engine, sink, holding, limit, self.wish.qmp, network=held
+        )
         before = sink.sent_bytes
         try:
             stopped = quiesce.run(
@@ -284,6 +296,13 @@ class Mirroring:
         self._finish(stopped, state, sink, sink.sent_bytes - before)
         return True
 
+    def _ask_where_guest_memory_is(self, qmp: str) -> list[Piece]:
+        try:
+            return memory_of(qmp)
+        except (OSError, ValueError) as e:
+            self.listener.said(f"QEMU does not tell where in the guest its memory is: {e}")
+            return []
+
     def _finish(self, stopped: Stopped, state: State, sink: Sink, last_bytes: int) -> None:
         digests = stopped.digests
         if digests is not None and digests[0] != digests[1]:
@@ -300,6 +319,7 @@ class Mirroring:
             sent_bytes=sink.sent_bytes,
             total_s=self.outlook.elapsed_s,
             unmirrored=state.unmirrored(),
+            guest_memory=self._guest_memory,
         )
         try:
             sink.commit(stopped.processes, core.machine(), self.information)

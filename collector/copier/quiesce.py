@@ -68,7 +68,7 @@ class Stopped:
 
 class Quiesce:
     """One try. limit_s: for how long the target may stand still, without the comparison of verify. qmp: the
-    socket of the QEMU that the target is: its guest is stopped first."""
+    socket of the QEMU that the target is: its guest is stopped first. network: what it sends is held, too."""
 
     def __init__(
         self,
@@ -79,8 +79,10 @@ class Quiesce:
         holding: Holding,
         limit_s: float | None,
         qmp: str | None = None,
+        *,
+        network: bool = False,
     ) -> None:
-        self._qmp = qmp
+        self._qmp, self._network = qmp, network
         self._recorder, self._state, self._engine = recorder, state, engine
         self._sink, self._holding = sink, holding
         self._limit_s = _LONGEST_S if limit_s is None else limit_s
@@ -170,11 +172,19 @@ class Quiesce:
         for _ in range(_LOOKS):
             new = self._members() - held
             if not new:
+                self._hold_networks(sorted(held))
                 return list(found.values())
             states, _took = self._holding.stop(sorted(new), self._limit_s, wait_s)
             found |= {s.tid: s for s in states}
             held |= new
         raise HoldError("processes are born faster than they can be stopped")
+
+    def _hold_networks(self, pids: list[int]) -> None:
+        if self._network:
+            try:
+                self._holding.hold_networks(pids)
+            except HoldError as e:
+                raise HoldError(f"what it sends could not be held: {e}") from None
 
     def _members(self) -> set[int]:
         pids = {s.pid for s in self._recorder.spaces.values() if not s.gone}

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from redirty.collector.copier.decide import Decision, Goals
 from redirty.collector.copier.engine import Counts
+from redirty.collector.copier.network import Network
 from redirty.collector.copier.state import State
 from redirty.collector.host.targets import TargetSet
 from redirty.collector.rounds import Round
@@ -16,7 +17,7 @@ from redirty.collector.rounds import Round
 @dataclass(frozen=True)
 class Wish:
     """What is to be mirrored, and how. bandwidth: bytes a second, None without a limit. qmp: the
-    QMP socket of the QEMU that is mirrored."""
+    QMP socket of the QEMU that is mirrored. network: None when what it sends is not to be held."""
 
     target: TargetSet
     goals: Goals = field(default_factory=Goals)
@@ -28,6 +29,7 @@ class Wish:
     compress: Callable[[memoryview], memoryview] | None = None
     keep_lists: bool = False
     qmp: str | None = None
+    network: Network | None = None
 
 
 @dataclass
