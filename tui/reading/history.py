@@ -1,0 +1,290 @@
+"""The latest rounds, and what follows from them: rates, mappings, heat map, TLB, what the model takes."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from redirty.collector.bitmap import U64
+from redirty.collector.host.mappings import CLASSES, Mapping
+from redirty.collector.model.observed import Kept, Observed, Points
+from redirty.tui.reading.facts import (
+    COLUMN,
+    I64,
+    PID_SHIFT,
+    TLB_COLUMN,
+    WORD_SHIFT,
+    Facts,
+    Floats,
+    Writer,
+    coarser,
+)
+
+KEPT = 240  # rounds
+MEAN = 5  # rounds that the rate of a mapping, of a writer and of flushes is the mean of
+_HEAT_COLUMNS = 120
+_HEAT_ROWS = 64
+_NAMED = 8  # mappings that the model may name
+_COUNTED = ("present", "dirty", "redirtied", "faults")
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Columns of rounds.csv by round: (n,) each, ascending, NaN where not known."""
+
+    values: Floats
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, column: str) -> Floats:
+        """A column."""
+        found: Floats = self.values[:, COLUMN[column]]
+        return found
+
+    def per_s(self, column: str) -> Floats:
+        """A column, for each second."""
+        return self[column] / np.maximum(self["duration_s"], 1e-9)
+
+
+@dataclass(frozen=True, eq=False)
+class MappingTable:
+    """Mappings written lately, (n,) each, the most re-dirtied first. Rates in pages per second, over
+    `seconds`; present: pages."""
+
+    mappings: tuple[Mapping, ...]
+    pid: I64
+    dirty_per_s: Floats
+    redirtied_per_s: Floats
+    faults_per_s: Floats
+    present: I64
+    seconds: float
+
+    def __len__(self) -> int:
+        return len(self.mappings)
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """pages: (rows, columns) dirty pages, a row a stretch of used addresses, a column a round, the
+    latest last. first: (rows,) (pid, address) at which each begins. shift: of a place's bytes.
+    start_s: (columns,) of the rounds."""
+
+    pages: I64
+    first: tuple[tuple[int, int], ...]
+    start_s: Floats
+    place_bytes: int
+    places: int
+
+
+@dataclass(frozen=True)
+class TlbRow:
+    """Flushes for one reason, lately, for each second: the target's own, and what arming caused;
+    None where not known."""
+
+    reason: str
+    flushes: float
+    full_flushes: float | None
+    pages: float
+    time_s: float | None
+    arm_flushes: float | None
+    arm_time_s: float | None
+
+
+@dataclass(frozen=True)
+class WriterRow:
+    """Who dirtied pages lately, in pages per second and as a share of all that is known."""
+
+    writer: Writer
+    pages_per_s: float
+    share: float
+
+
+class History:
+    """The latest rounds: bounded, however long it goes on."""
+
+    def __init__(self, facts: Iterable[Facts] = ()) -> None:
+        self._facts: deque[Facts] = deque(facts, KEPT)
+
+    def add(self, facts: Facts) -> None:
+        """One more round."""
+        self._facts.append(facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    @property
+    def last(self) -> Facts | None:
+        """The latest round."""
+        return self._facts[-1] if self._facts else None
+
+    @property
+    def lately(self) -> Sequence[Facts]:
+        """The rounds that rates are the mean of."""
+        count = len(self._facts)
+        return [self._facts[i] for i in range(max(0, count - MEAN), count)]
+
+    def series(self) -> Series:
+        """The rounds' values."""
+        if not self._facts:
+            return Series(np.empty((0, len(COLUMN))))
+        return Series(np.stack([f.values for f in self._facts]))
+
+    def mappings(self) -> MappingTable:
+        """Mappings written lately."""
+        recent = self.lately
+        seconds = _seconds(recent)
+        parts = [f.written for f in recent if f.written.mappings]
+        if not parts or seconds <= 0:
+            none = np.empty(0)
+            return MappingTable((), none.astype(np.int64), *(none,) * 3, none.astype(np.int64), 0.0)
+        mappings: list[Mapping] = [m for p in parts for m in p.mappings]
+        pid = np.concatenate([p.pid for p in parts])
+        start = np.fromiter((m[0] for m in mappings), np.uint64, len(mappings))
+        order = np.lexsort((start, pid))  # stable: of one mapping the latest comes last
+        p, s = pid[order], start[order]
+        firsts = np.flatnonzero(np.concatenate(([True], (p[1:] != p[:-1]) | (s[1:] != s[:-1]))))
+        latest = order[np.append(firsts[1:], len(order)) - 1]
+        columns = {n: np.concatenate([getattr(w, n) for w in parts]) for n in _COUNTED}
+        sums = {n: np.add.reduceat(c[order], firsts) / seconds for n, c in columns.items()}
+        best = np.lexsort((-sums["dirty"], -sums["redirtied"]))
+        chosen = latest[best]
+        return MappingTable(
+            tuple(mappings[i] for i in chosen.tolist()),
+            pid[chosen],
+            sums["dirty"][best],
+            sums["redirtied"][best],
+            sums["faults"][best],
+            columns["present"][chosen],
+            seconds,
+        )
+
+    def heat(self) -> HeatMap | None:
+        """Addresses by time; None when nothing was written."""
+        count = len(self._facts)
+        recent = [self._facts[i] for i in range(max(0, count - _HEAT_COLUMNS), count)]
+        shift = max((f.places.shift for f in recent), default=0)
+        columns = [coarser(f.places.keys, f.places.pages, shift) for f in recent]
+        used: U64 = np.unique(np.concatenate([keys for keys, _ in columns])) if columns else _NONE
+        if len(used) == 0:
+            return None
+        rows = min(len(used), _HEAT_ROWS)
+        bounds = np.linspace(0, len(used), rows + 1).astype(np.int64)[:-1]
+        pages = np.zeros((rows, len(columns)), np.int64)
+        for column, (keys, counts) in enumerate(columns):
+            if len(keys):
+                at = np.searchsorted(bounds, np.searchsorted(used, keys), side="right") - 1
+                pages[:, column] = np.bincount(at, counts, rows).astype(np.int64)
+        mask = np.uint64((1 << PID_SHIFT) - 1)
+        firsts = [
+            (int(key) >> PID_SHIFT, int(key & mask) << WORD_SHIFT) for key in used[bounds]
+        ]
+        start_s = np.array([f["start_s"] for f in recent])
+        return HeatMap(pages, tuple(firsts), start_s, 1 << (WORD_SHIFT + shift), len(used))
+
+    def tlb(self) -> tuple[TlbRow, ...]:
+        """Flushes lately, by reason."""
+        recent = self.lately
+        seconds = _seconds(recent)
+        if seconds <= 0:
+            return ()
+        reasons = dict.fromkeys(str(row[1]) for f in recent for row in f.tlb)
+        found = []
+        for reason in reasons:
+            rows = [row for f in recent for row in f.tlb if row[1] == reason]
+
+            def rate(column: str, rows: list[tuple[object, ...]] = rows) -> float | None:
+                values = [_number(row[TLB_COLUMN[column] - 1]) for row in rows]
+                known = [v for v in values if v is not None]
+                return sum(known) / seconds if known else None
+
+            found.append(
+                TlbRow(
+                    reason,
+                    rate("flushes") or 0.0,
+                    rate("full_flushes"),
+                    rate("pages") or 0.0,
+                    rate("time_s"),
+                    rate("arm_flushes"),
+                    rate("arm_time_s"),
+                )
+            )
+        return tuple(found)
+
+    def writers(self) -> tuple[WriterRow, ...]:
+        """Threads and stacks lately, those that dirty most first."""
+        recent = self.lately
+        seconds = _seconds(recent)
+        sums: dict[tuple[int, int, str], int] = {}
+        totals = {True: 0, False: 0}
+        for w in (w for f in recent for w in f.writers):
+            key = (w.pid, w.tid, w.stack)
+            sums[key] = sums.get(key, 0) + w.pages
+            totals[bool(w.stack)] += w.pages
+        rows = [
+            WriterRow(Writer(*key, pages=n), n / seconds, n / max(totals[bool(key[2])], 1))
+            for key, n in sums.items()
+            if seconds > 0
+        ]
+        return tuple(sorted(rows, key=lambda r: (bool(r.writer.stack), -r.pages_per_s)))
+
+    def observed(self, first: int = 0) -> Observed | None:
+        """As the model takes it, from a round on; None when there is none yet."""
+        facts = [f for f in self._facts if f.number >= first]
+        if not facts:
+            return None
+        known = np.nan_to_num(np.stack([f.values for f in facts]))
+        values = {name: known[:, i] for name, i in COLUMN.items()}
+        points = _joined([f.points for f in facts])
+        return Observed(
+            page_size=4096,
+            number=values["round"].astype(np.int64),
+            duration_s=values["duration_s"],
+            arm_s=values["arm_s"],
+            present=values["present_pages"],
+            dirty=values["dirty_pages"],
+            redirtied=values["redirtied_pages"],
+            missed=values["missed_pages"],
+            points=points.chosen(points.number >= facts[0].number),
+            classes=CLASSES,
+            mappings=self._kept(),
+        )
+
+    def _kept(self) -> tuple[Kept, ...]:
+        table = self.mappings()
+        order = np.argsort(-table.dirty_per_s, kind="stable")[:_NAMED]
+        return tuple(
+            Kept(
+                f"{m.start:#x} {m.path or '(anonymous)'}",
+                m.mapping_class,
+                int(table.pid[i]),
+                float(table.dirty_per_s[i]),
+            )
+            for i in order.tolist()
+            for m in [table.mappings[i]]
+        )
+
+
+_NONE = np.empty(0, np.uint64)
+
+
+def _seconds(facts: Sequence[Facts]) -> float:
+    return sum(f["duration_s"] for f in facts)
+
+
+def _number(value: object) -> float | None:
+    if value is None or value == "":
+        return None
+    number = float(str(value))
+    return None if math.isnan(number) else number
+
+
+def _joined(parts: Sequence[Points]) -> Points:
+    used = [p for p in parts if len(p.number)]
+    if not used:
+        return Points.none()
+    names = ("number", "rounds", "mapping_class", "elapsed_s", "dirty", "redirtied")
+    return Points(*(np.concatenate([getattr(p, n) for p in used]) for n in names))
