@@ -1,0 +1,307 @@
+"""The panels of the target screen, as rows: pure functions of a snapshot and a size."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from redirty.collector.errors import one_line
+from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
+from redirty.tui.drawing.charts import LABEL, Canvas, axis, bars, heat_rows, nice, stretch
+from redirty.tui.drawing.parts import Row, cell, clipped, wrapped
+from redirty.tui.reading.convergence import Convergence
+from redirty.tui.reading.history import MEAN, Series
+from redirty.tui.reading.snapshot import State, TargetSnapshot
+
+_WAITING: list[Row] = [[("no round yet", "dim")]]
+_KINDS = (
+    ("first touch", "first_touch_faults"),
+    ("write protect", "write_protect_faults"),
+    ("COW", "cow_faults"),
+    ("page_mkwrite", "mkwrite_faults"),
+    ("huge page", "huge_faults"),
+)
+_BAR = 24
+
+
+def per_s(pages: float) -> str:
+    """A rate of pages."""
+    return f"{show_pages(pages)}/s"
+
+
+def heading(s: TargetSnapshot | None, width: int, paused: bool) -> list[Row]:
+    """Who, how, and what state it is in; then rates of the last round, or what happened."""
+    if s is None:
+        return [[("starting …", "dim")], []]
+    about = s.about
+    state = "PAUSED" if paused and s.playback is None else s.state.value
+    style = {State.FAILED: "bad", State.ENDED: "warn"}.get(s.state, "good")
+    first: Row = [(f" {one_line(about.title)} ", "title"), (" ", "")]
+    if s.playback is None:
+        first.append((state, "warn" if paused else style))
+    else:
+        p = s.playback
+        mark = "▶" if p.playing else "❚❚"
+        first.append((f"{mark} {p.position_s:.1f}/{p.length_s:.1f} s x{p.speed:g}", "warn"))
+    if len(s.series):
+        first.append((f"  round {int(s.series['round'][-1])}", ""))
+    if about.probe:
+        first.append((f"  of {about.interval_s:g} s, {about.probe}, {about.arm}", "dim"))
+    return [clipped(first, width), clipped(_second(s), width)]
+
+
+def _second(s: TargetSnapshot) -> Row:
+    if s.message:
+        return [(one_line(s.message), "bad" if s.state is State.FAILED else "warn")]
+    if not len(s.series):
+        return [("arming …" if s.state is State.STARTING else "no round yet", "dim")]
+    series = s.series
+    row: Row = [
+        ("dirty ", "dim"),
+        (per_s(float(series.per_s("dirty_pages")[-1])), ""),
+        ("  re-dirtied ", "dim"),
+        (per_s(float(series.per_s("redirtied_pages")[-1])), "again"),
+        ("  new ", "dim"),
+        (per_s(float(series.per_s("new_pages")[-1])), "new"),
+        ("  present ", "dim"),
+        (show_pages(float(series["present_pages"][-1])), ""),
+    ]
+    missed, lost = float(series["missed_pages"][-1]), float(series["lost_events"].sum())
+    row.append((f"  missed {'?' if math.isnan(missed) else int(missed)}", "dim"))
+    if lost:
+        row.append((f"  lost {int(lost)}", "warn"))
+    return row
+
+
+def cost_line(s: TargetSnapshot | None, width: int) -> Row:
+    """What tracing costs now."""
+    if s is None or s.cost is None:
+        return []
+    return clipped([(s.cost.said(), "warn" if s.cost.too_much else "dim")], width)
+
+
+def rates(s: TargetSnapshot, width: int, height: int) -> list[Row]:
+    """Dirty and re-dirtied over time."""
+    series = s.series
+    if not len(series):
+        return _WAITING
+    again, dirty = series.per_s("redirtied_pages"), series.per_s("dirty_pages")
+    rows = bars(again, dirty, width, max(height - 1, 1), show_pages)
+    return [*rows, _time_axis(series, width)]
+
+
+def _time_axis(series: Series, width: int) -> Row:
+    room = max(width - LABEL - 1, 1)
+    start = series["start_s"]
+    rounds = min(room, len(start))
+    first = f"{start[-rounds]:.0f} s"
+    last = f"{start[-1] + series['duration_s'][-1]:.0f} s"
+    text = " " * (room - rounds * stretch(len(start), room)) + first
+    text = text[: max(room - len(last), 0)].ljust(max(room - len(last), 0)) + last
+    return [(f"{'/s':>{LABEL}} {text}"[:width], "dim")]
+
+
+def curve(s: TargetSnapshot, width: int, height: int) -> list[Row]:
+    """W(t) with the link's line across it: where the line is above the curve, a pass of that length
+    leaves less than it copied."""
+    c = s.convergence
+    if c is None:
+        return _WAITING
+    room, lines = max(width - LABEL - 1, 8), max(height - 2, 2)
+    first, last = float(c.elapsed_s[0]), float(c.elapsed_s[-1])
+    known = c.elapsed_s <= c.measured_s
+    top = nice(float(max(c.pages.max(), min(c.high[known].max(initial=0), 1.5 * c.pages.max()))))
+    x = np.log(c.elapsed_s / first) / math.log(last / first)
+    canvas = Canvas(room, lines)
+    canvas.curve(x, c.high / top, "dim", every=3)
+    canvas.curve(x, c.low / top, "dim", every=3)
+    steps = np.linspace(0, 1, room)
+    carried = c.asked.bandwidth * first * (last / first) ** steps / 4096 / top
+    for a, b in zip(steps.tolist(), carried.tolist(), strict=True):
+        canvas.mark(a, b, "+", "link")
+    canvas.curve(x[known], c.pages[known] / top, "curve")
+    if not known.all():
+        canvas.curve(x[~known], c.pages[~known] / top, "curve", every=2)
+    rows: list[Row] = [
+        [(axis(show_pages(top), show_pages(top / 2), n, lines), "dim"), *row]
+        for n, row in enumerate(canvas.rows())
+    ]
+    left, middle, right = (show_time(t) for t in (first, math.sqrt(first * last), last))
+    half = max(room // 2 - len(middle) // 2, len(left))
+    text = f"{left:<{half}}{middle:<{max(room - half - len(right), 0)}}{right}"
+    rows.append([(f"{'t':>{LABEL}} {text}"[:width], "dim")])
+    legend: Row = [("  ⠒⠒ ", "curve"), ("W(t)", ""), (" ⠂⠂ ", "curve"), ("carried on", "dim")]
+    legend += [("  ++ ", "link"), (f"what {show_bits(c.asked.bandwidth)} carry in t", "")]
+    return [*rows, clipped(legend, width)]
+
+
+def asked_row(c: Convergence, width: int) -> Row:
+    """What the answer is for."""
+    return clipped(
+        [
+            ("link ", "dim"),
+            (f"{show_bits(c.asked.bandwidth)} = {show_bytes(c.asked.bandwidth)}/s", "link"),
+            (f" ({c.asked.source})", "dim"),
+            ("  downtime ", "dim"),
+            (show_time(c.asked.downtime_s), "link"),
+            ("  policy ", "dim"),
+            (c.asked.policy, "link"),
+        ],
+        width,
+    )
+
+
+def verdict_rows(c: Convergence, width: int, most: int = 2) -> list[Row]:
+    """The verdict."""
+    style = {True: "good", False: "bad", None: "warn"}[c.good]
+    mark = {True: "✔ ", False: "✘ ", None: "? "}[c.good]
+    return wrapped(mark + c.verdict, width, style, "  ")[:most]
+
+
+def convergence(s: TargetSnapshot, width: int, height: int) -> list[Row]:
+    """The question, the verdict, passes as bars, notes."""
+    c = s.convergence
+    if c is None:
+        return _WAITING
+    rows = [asked_row(c, width), *verdict_rows(c, width)]
+    if c.enough is not None and c.good:
+        rows.append([("  needs ", "dim"), (f"{show_bytes(c.enough)}/s", ""), (" at least", "dim")])
+    told = [row for note in c.notes for row in wrapped("note: " + note, width, "dim", "  ")]
+    space = max(height - len(rows) - min(len(told), max(height // 4, 1)), 1)
+    rows += _passes(c, width, space)
+    return [*rows, *told][:height]
+
+
+def _passes(c: Convergence, width: int, room: int) -> list[Row]:
+    """A bar each; of many the first and the last ones."""
+    passes = c.passes
+    most = max((p.duration_s for p in passes), default=0.0) or 1.0
+    ends = math.isfinite(c.total_s)
+    shown: list[int | None] = list(range(len(passes)))
+    if len(passes) > room:
+        tail = max((room - 1) // 2, 1)
+        head = max(room - 1 - tail, 0)
+        shown = [*range(head), None, *range(len(passes) - tail, len(passes))][:room]
+    length = max(min(width - 40, 60), 8)
+    rows: list[Row] = []
+    for i in shown:
+        if i is None:
+            rows.append([(f"  …  {len(passes)} passes", "dim")])
+            continue
+        p = passes[i]
+        stopped = ends and i == len(passes) - 1
+        bar = "█" * max(round(p.duration_s / most * length), 1)
+        style = "warn" if stopped else "again"
+        said = f"{show_bytes(p.bytes):>11} {show_time(p.duration_s):>10}"
+        rows.append(
+            [(f"{p.number:>4} ", "dim"), (f"{bar:<{length}}", style), (said, "")]
+            + ([(" stopped", "warn")] if stopped else [])
+        )
+    return [clipped(row, width) for row in rows]
+
+
+def heat(s: TargetSnapshot, width: int, height: int) -> list[Row]:
+    """Addresses by time: a row a stretch of the addresses in use, a column a round."""
+    h = s.heat
+    if h is None:
+        return [[("nothing was written", "dim")]] if len(s.series) else _WAITING
+    label = 21
+    room, lines = max(width - label - 1, 4), max(height - 1, 1)
+    rows = heat_rows(h.pages, lines, room)
+    bounds = np.linspace(0, len(h.first), len(rows) + 1).astype(np.int64)[:-1].tolist()
+    found: list[Row] = []
+    before = None
+    for at, row in zip(bounds, rows, strict=True):
+        pid, address = h.first[at]
+        who = f"{pid}" if pid != before else ""
+        before = pid
+        found.append([(f"{who:>7} {address:#x}".ljust(label)[:label] + "│", "dim"), *row])
+    each = show_bytes(h.place_bytes)
+    said = f"{h.places} x {each} in use; a column a round; ░▒▓█ more dirty pages (log)"
+    if s.heat_estimated:
+        said = "a guess within mappings (no --events); " + said
+    return [*found, clipped([(said, "dim")], width)]
+
+
+def faults(s: TargetSnapshot, width: int, height: int) -> list[Row]:
+    """Kinds of write faults, lately."""
+    series = s.series
+    if not len(series):
+        return _WAITING
+    recent = Series(series.values[-MEAN:])
+    seconds = max(float(recent["duration_s"].sum()), 1e-9)
+    total = float(np.nansum(recent["write_faults"]))
+    rows: list[Row] = [[("write faults ", "dim"), (f"{total / seconds:,.0f}/s", "")]]
+    for name, column in _KINDS:
+        values = recent[column]
+        if np.isnan(values).all():
+            rows.append([(f"  {name:<14}", "dim"), ("not known with this probe", "dim")])
+            continue
+        rate = float(np.nansum(values)) / seconds
+        part = rate * seconds / total if total else 0.0
+        bar = "█" * round(min(part, 1.0) * _BAR)
+        rows.append(
+            [(f"  {name:<14}", "dim"), (f"{rate:>11,.0f}/s {part:>5.0%} ", ""), (bar, "again")]
+        )
+    return [clipped(row, width) for row in rows][:height]
+
+
+def tlb(s: TargetSnapshot, width: int, height: int) -> list[Row]:
+    """TLB flushes lately: the target's own, and what arming it caused."""
+    if not len(s.series):
+        return _WAITING
+    recent = Series(s.series.values[-MEAN:])
+    arm = float(recent["arm_s"].mean())
+    rows: list[Row] = []
+    total = recent.per_s("tlb_flushes")
+    if np.isnan(total).all():
+        rows.append([("TLB flushes are not known on this kernel", "dim")])
+    else:
+        rows.append([("TLB flushes ", "dim"), (f"{float(np.nanmean(total)):,.1f}/s", "")])
+        waited = recent.per_s("tlb_flush_s")
+        if not np.isnan(waited).all():
+            rows[-1].append((f", {show_time(float(np.nanmean(waited)))} waited each second", ""))
+    rows[-1].append((f"   an arm takes {show_time(arm)}", "dim"))
+    if s.tlb:
+        rows.append([(f"  {'':<20}{'flushes/s':>11}{'full/s':>9}{'pages/s':>10}{'arm/s':>9}", "dim")])
+    for t in s.tlb:
+        row = f"{t.flushes:>11,.1f}{_maybe(t.full_flushes):>9}{t.pages:>10,.0f}"
+        rows.append(
+            [(f"  {cell(t.reason, 20, left=True)}", "dim"), (row, ""),
+             (f"{_maybe(t.arm_flushes):>9}", "warn")]
+        )  # fmt: skip
+    return [clipped(row, width) for row in rows][:height]
+
+
+def _maybe(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.1f}"
+
+
+def writers(s: TargetSnapshot, width: int, height: int) -> list[Row]:
+    """Threads and stacks that dirty most."""
+    if s.writers is None:
+        if s.playback is not None:
+            return wrapped(
+                "no events: recorded without --events, so nobody knows who wrote", width, "dim"
+            )
+        return wrapped(
+            "not traced: press w to begin anew with threads and stacks; that costs more (each write "
+            "fault is told one by one, and a stack is walked for it)",
+            width,
+        )
+    rows: list[Row] = []
+    for stack in (False, True):
+        found = [w for w in s.writers if bool(w.writer.stack) is stack]
+        room = max((height - 2) // 2, 1) if not stack else height - len(rows) - 1
+        rows.append([(f"{'pages/s':>11} {'part':>5}  {'stack' if stack else 'thread'}", "dim")])
+        if not found:
+            rows.append([("             none lately", "dim")])
+        for w in found[:room]:
+            name = _innermost(w.writer.stack) if stack else f"{w.writer.tid} of {w.writer.pid}"
+            rows.append([(f"{w.pages_per_s:>11,.0f} {w.share:>5.0%}  {name}", "")])
+    return [clipped(row, width) for row in rows][:height]
+
+
+def _innermost(stack: str) -> str:
+    comm, *frames = one_line(stack).split(";")
+    return f"{comm}: {' < '.join(reversed(frames[-5:])) or '[stack unknown]'}"

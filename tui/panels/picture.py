@@ -1,0 +1,47 @@
+"""A panel that shows rows made by a pure function of a snapshot and the panel's size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from redirty.tui.drawing.parts import Row
+from redirty.tui.panels import styles
+from textual.strip import Strip
+from textual.widget import Widget
+
+S = TypeVar("S")
+
+
+class Picture(Widget, Generic[S]):
+    """draw(snapshot, width, height) gives the rows; nothing is drawn before the first snapshot."""
+
+    COMPONENT_CLASSES = styles.COMPONENT_CLASSES
+    DEFAULT_CSS = "Picture { width: 1fr; height: 1fr; " + styles.CSS + " }"
+
+    def __init__(
+        self, draw: Callable[[S, int, int], list[Row]], *, id: str, title: str = ""
+    ) -> None:
+        super().__init__(id=id)
+        self._make = draw
+        self._snapshot: S | None = None
+        self._drawn: list[Row] | None = None
+        self._drawn_size = (0, 0)
+        if title:
+            self.border_title = title
+
+    def show(self, snapshot: S) -> None:
+        """Another snapshot. Drawn when the panel is on the screen, not before."""
+        self._snapshot = snapshot
+        self._drawn = None
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """A row."""
+        width, height = self.size
+        if self._drawn is None or self._drawn_size != (width, height):
+            self._drawn_size = (width, height)
+            known = self._snapshot is not None
+            self._drawn = self._make(self._snapshot, width, height) if known else []  # type: ignore[arg-type]
+        row = self._drawn[y] if y < len(self._drawn) else []
+        return styles.strip(self, row, width)

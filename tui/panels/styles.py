@@ -1,0 +1,41 @@
+"""Style names of pictures as component classes, which a theme gives colours."""
+
+from __future__ import annotations
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+from textual.widget import Widget
+from redirty.tui.drawing.parts import STYLES, Row
+
+COMPONENT_CLASSES = frozenset(f"part--{name}" for name in STYLES if name)
+
+CSS = """
+    & > .part--dim { color: $text-muted; }
+    & > .part--title { text-style: bold reverse; }
+    & > .part--good { color: $text-success; text-style: bold; }
+    & > .part--bad { color: $text-error; text-style: bold; }
+    & > .part--warn { color: $text-warning; }
+    & > .part--key { color: $text-accent; text-style: bold; }
+    & > .part--again { color: $primary; }
+    & > .part--new { color: $secondary; }
+    & > .part--curve { color: $success; text-style: bold; }
+    & > .part--link { color: $warning; }
+    & > .part--heat1 { color: $primary 40%; }
+    & > .part--heat2 { color: $primary 60%; }
+    & > .part--heat3 { color: $primary 80%; }
+    & > .part--heat4 { color: $primary; text-style: bold; }
+    & > .part--selected { background: $block-cursor-background; color: $block-cursor-foreground;
+        text-style: bold; }
+"""
+
+
+def strip(widget: Widget, row: Row, width: int, style: Style | None = None) -> Strip:
+    """A row as Textual draws it, filled up to a width. style: over that of all parts."""
+    base = widget.rich_style
+    segments = []
+    for text, name in row:
+        own = base + widget.get_component_rich_style(f"part--{name}") if name else base
+        segments.append(Segment(text, own if style is None else own + style))
+    filler = base if style is None else base + style
+    return Strip(segments).crop(0, width).extend_cell_length(width, filler)
