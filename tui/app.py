@@ -7,10 +7,10 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from redirty.tui.reading.reader import Reader
 from redirty.tui.screens.base import Watch
-from redirty.tui.screens.target import TargetScreen
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -36,6 +36,8 @@ class TopApp(App[int]):
 
     def __init__(self, first: Callable[[], Screen[None]], look: Look) -> None:
         super().__init__()
+        self.error: Exception | None = None
+        self.readers: list[Reader[Any]] = []  # that must have let go before the program ends
         self._first = first
         self._look = look
 
@@ -50,6 +52,11 @@ class TopApp(App[int]):
             with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: a test
                 loop.add_signal_handler(number, self.exit, 130)
         self.push_screen(self._first())
+
+    def _fatal_error(self) -> None:
+        """Instead of Textual's traceback: the one who runs the program tells of the error."""
+        self.error = self._exception
+        self._close_messages_no_wait()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the palette has beside Textual's own: the screen's keys."""
@@ -73,6 +80,3 @@ class TopApp(App[int]):
 def exit_code(app: TopApp) -> int:
     """After it ended."""
     return app.return_value or app.return_code or 0
-
-
-__all__ = ["Look", "TargetScreen", "TopApp", "exit_code"]

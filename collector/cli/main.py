@@ -17,6 +17,7 @@ VERBS = {
     "record": ("record", "trace a target's write faults into a recording"),
     "report": ("report", "sum a recording up on the terminal"),
     "predict": ("predict", "would mirroring a target's memory converge, and how soon"),
+    "top": ("top", "the live screen: a target's rounds, all processes, or a recording"),
     "demo": ("demo", "the main job on a built-in workload"),
 }
 
@@ -28,6 +29,7 @@ examples:
   sudo redirty record -o rec -- ./server --port 80  a command from its first instruction
   redirty report rec                                what was dirty, and again
   redirty predict rec --bandwidth 1Gbit             would mirroring it converge?
+  sudo redirty top -p 1234                          the same and more, live
 
 exit codes: 0 done, 1 it could not, 2 wrong usage, 3 the target ended early
 (what was recorded is kept), 130 interrupted (likewise kept)

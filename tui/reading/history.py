@@ -116,6 +116,10 @@ class History:
     def __len__(self) -> int:
         return len(self._facts)
 
+    def copy(self) -> History:
+        """As it is now; rounds that are added later are not in it."""
+        return History(self._facts)
+
     @property
     def last(self) -> Facts | None:
         """The latest round."""

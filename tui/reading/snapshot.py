@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from redirty.tui.reading.convergence import Convergence
 from redirty.tui.reading.cost import Cost
@@ -63,8 +64,7 @@ class TargetSnapshot:
     heat_estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """A process, or a group of them. Rates are for each second; None where the kernel does not tell.
     kind: process, vm or cgroup. pid: 0 for a group. count: processes in it."""
 
@@ -74,10 +74,10 @@ class Process:
     cgroup: str
     rss_bytes: int
     write_faults: float
-    first_touch: float
+    first_touch: float | None
     cow: float | None
     mkwrite: float | None
-    tlb_flushes: float
+    tlb_flushes: float | None
     recent: tuple[float, ...] = ()
     count: int = 1
 
@@ -92,3 +92,4 @@ class OverviewSnapshot:
     processes: tuple[Process, ...] = field(default=())
     seconds: float = 0.0
     lost: int = 0
+    features: frozenset[str] = frozenset()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from redirty.collector.errors import RedirtyError
 from redirty.tui.reading import export
+from redirty.tui.reading.reader import Reader
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
@@ -42,6 +43,12 @@ class Watch(Screen[None]):
                 self.post_message(self.News())
 
         return wake
+
+    def keep(self, reader: Reader[Any]) -> None:
+        """A reader that the program closes at its end, whatever that is."""
+        kept = getattr(self.app, "readers", None)
+        if kept is not None:
+            kept.append(reader)
 
     def on_watch_news(self) -> None:
         """Shows the newest snapshot."""

@@ -14,6 +14,7 @@ from redirty.tui.panels.table import Table
 from redirty.tui.reading import export
 from redirty.tui.reading.convergence import Asked
 from redirty.tui.reading.history import MappingTable
+from redirty.tui.reading.link import LinkWatch
 from redirty.tui.reading.replay import Replay
 from redirty.tui.reading.snapshot import TargetSnapshot
 from redirty.tui.reading.target import TargetReader
@@ -59,9 +60,12 @@ class TargetScreen(Watch):
         Binding("escape", "leave", "back", id="leave"),
     ]  # fmt: skip
 
-    def __init__(self, reader: TargetReader, view: str = "summary") -> None:
+    def __init__(
+        self, reader: TargetReader, view: str = "summary", link: LinkWatch | None = None
+    ) -> None:
         super().__init__()
         self.reader = reader
+        self.link = link
         self.view = view
         self.paused = False
         self.shown: TargetSnapshot | None = None
@@ -93,12 +97,16 @@ class TargetScreen(Watch):
         self._arrange()
         self.query_one(Table).focus()
         self.reader.told = self.waker()
-        if not self.reader.alive:
-            self.reader.start()
+        self.keep(self.reader)
+        self.reader.start()
+        if self.link is not None:
+            self.link.follow(self.reader)
         self.newest()
 
     def on_unmount(self) -> None:
         """Lets go of the target."""
+        if self.link is not None:
+            self.link.close()
         self.reader.request_stop()
 
     def _heading(self, s: TargetSnapshot, width: int, height: int) -> list[Row]:
