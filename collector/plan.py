@@ -10,7 +10,8 @@ from redirty.collector.host.targets import TargetSet
 
 @dataclass(frozen=True)
 class Plan:
-    """What to record. directory: None: no files are written. interval_s > 0; count: rounds, 0: no limit; duration_s: 0: no limit."""
+    """What to record. directory: None: no files are written. interval_s > 0; count: rounds, 0: no limit;
+    duration_s: 0: no limit."""
 
     target: TargetSet
     directory: Path | None

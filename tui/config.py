@@ -1,8 +1,8 @@
 """The user's own keys and theme: a TOML file.
 
-    theme = "textual-light"
-    [keys]
-    pause = "space,x"      # by the names that the help of --config lists
+theme = "textual-light"
+[keys]
+pause = "space,x"      # by the names that the help of --config lists
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def _theme(file: Path, theme: object) -> str:
     from textual.theme import BUILTIN_THEMES
 
     if theme and theme not in BUILTIN_THEMES:
-        raise UsageError(f"{file}: no theme {theme!r}; there are {', '.join(sorted(BUILTIN_THEMES))}")
+        raise UsageError(
+            f"{file}: no theme {theme!r}; there are {', '.join(sorted(BUILTIN_THEMES))}"
+        )
     return str(theme)
 
 

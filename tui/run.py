@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
 
-def run(options: argparse.Namespace) -> int:
-    """Shows what the command line asks for; the exit code. Errors: RedirtyError."""
+def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
+    """Shows what the command line asks for; the exit code. checked: gives the choices, once, and says what
+    is wrong with them; it may start a command. Errors: RedirtyError."""
     if options.serve is not None:
         from redirty.tui.serve import serve
 
-        return serve(options.serve)
+        return serve(options, checked)
     terminal.require_terminal()
     terminal.guard()  # before threads and large imports
     with terminal.screen_only():
         from redirty.tui import config
         from redirty.tui.app import TopApp, exit_code
-        from redirty.tui.choices import checked
 
         look = config.read(None if options.config is None else Path(options.config))
-        choices = checked(options)
+        choices = checked()
         app = TopApp(_first_screen(choices), look)
         try:
             app.run()
@@ -65,12 +65,4 @@ def _first_screen(choices: Choices) -> Callable[[], Screen[None]]:
 def _link(choices: Choices) -> LinkWatch | None:
     from redirty.tui.reading.link import LinkWatch
 
-    measure = choices.measure
-    if measure is None:
-        return None
-
-    def now() -> tuple[float, str]:
-        found = measure()
-        return found.bytes_per_s, found.said
-
-    return LinkWatch(now)
+    return None if choices.measure is None else LinkWatch(choices.measure)

@@ -39,7 +39,8 @@ def guard() -> None:
 
     When the child ends this process does, with its exit code; when this one is killed, so is the child.
     """
-    if os.environ.get("TEXTUAL_DRIVER"):
+    if os.environ.get("TEXTUAL_DRIVER"):  # a browser's: ends with the server
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         return
     before = termios.tcgetattr(0)
     parent = os.getpid()

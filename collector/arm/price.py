@@ -31,7 +31,9 @@ def fault_s(way: str) -> float:
     """Seconds that the first write to an armed page takes more than another one; USUAL_S where that
     cannot be measured. way: of arm.choose.WAYS. Takes some 10 ms."""
     try:
-        with mmap.mmap(-1, _PAGES * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as m:
+        with mmap.mmap(
+            -1, _PAGES * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        ) as m:
             m.madvise(_MADV_NOHUGEPAGE)
             pages = np.frombuffer(m, np.uint8)[:: mmap.PAGESIZE]
             try:

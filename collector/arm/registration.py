@@ -114,9 +114,7 @@ class Registration:
         mapping, last = run[0], run[-1]
         length = last.end - mapping.start
         try:
-            fcntl.ioctl(
-                self._fd, REGISTER, struct.pack("QQQQ", mapping.start, length, MODE_WP, 0)
-            )
+            fcntl.ioctl(self._fd, REGISTER, struct.pack("QQQQ", mapping.start, length, MODE_WP, 0))
         except OSError as e:
             if len(run) > 1 and e.errno != errno.ESRCH:
                 self._register_run(run[: len(run) // 2])

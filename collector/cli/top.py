@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from redirty.collector.cli.bandwidth import add_bandwidth
 from redirty.collector.cli.target import add_target, targets_named
 from redirty.collector.errors import UsageError
+
+if TYPE_CHECKING:
+    from redirty.tui.choices import Choices
 
 _EPILOG = """\
 Without a target: all processes by their write faults, counted without arming anything; enter traces one.
@@ -79,4 +83,9 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("-o records a target: name one (-p, --tree, --cgroup or -- COMMAND)")
     from redirty.tui import run as tui
 
-    return tui.run(options)
+    def checked() -> Choices:
+        from redirty.collector.cli.top_choices import checked
+
+        return checked(options)
+
+    return tui.run(options, checked)

@@ -14,7 +14,9 @@ class Command:
     """A child that waits, before it runs the command, until release(). Its tree is the target."""
 
     argv: list[str]
-    apart: bool = False  # from the terminal, which a screen has: nothing to read, its output goes nowhere
+    apart: bool = (
+        False  # from the terminal, which a screen has: nothing to read, its output goes nowhere
+    )
     follow_fork: bool = field(default=True, init=False)
     may_join: bool = field(default=False, init=False)
     required: bool = field(default=True, init=False)

@@ -123,7 +123,9 @@ class Canvas:
             if number % every == 0:
                 steps = 1 if before is None or every > 1 else int(abs(b - before) * self.height * 4)
                 for i in range(max(steps, 1)):
-                    self.dot(a, b if before is None else b + (before - b) * i / max(steps, 1), style)
+                    self.dot(
+                        a, b if before is None else b + (before - b) * i / max(steps, 1), style
+                    )
             before = b
 
     def mark(self, x: float, y: float, glyph: str, style: str) -> None:

@@ -80,7 +80,7 @@ def _percent(value: Value) -> str:
 
 OVERVIEW: tuple[Field[Processes], ...] = (
     Field("pid", "pid", 8, "process, or how many there are in a group",
-          lambda t, i: t[i].pid or f"({t[i].count})", str),
+          lambda t, i: t[i].pid or f"({t[i].members})", str),
     Field("comm", "name", 18, "its name; of a virtual machine that of the machine",
           lambda t, i: t[i].comm, _text, True),
     Field("rss_bytes", "RSS", 10, "resident memory", lambda t, i: t[i].rss_bytes, _bytes),

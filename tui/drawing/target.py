@@ -22,6 +22,7 @@ _KINDS = (
     ("huge page", "huge_faults"),
 )
 _BAR = 24
+_BOTH = 150
 
 
 def per_s(pages: float) -> str:
@@ -77,7 +78,14 @@ def cost_line(s: TargetSnapshot | None, width: int) -> Row:
     """What tracing costs now."""
     if s is None or s.cost is None:
         return []
-    return clipped([(s.cost.said(), "warn" if s.cost.too_much else "dim")], width)
+    row: Row = [(s.cost.said(), "warn" if s.cost.too_much else "dim")]
+    if s.note:  # that matters more where there is no room for both
+        row = (
+            [(s.note, "warn"), ("; ", "dim"), *row]
+            if width < _BOTH
+            else [*row, (f"; {s.note}", "warn")]
+        )
+    return clipped(row, width)
 
 
 def rates(s: TargetSnapshot, width: int, height: int) -> list[Row]:
@@ -263,7 +271,9 @@ def tlb(s: TargetSnapshot, width: int, height: int) -> list[Row]:
             rows[-1].append((f", {show_time(float(np.nanmean(waited)))} waited each second", ""))
     rows[-1].append((f"   an arm takes {show_time(arm)}", "dim"))
     if s.tlb:
-        rows.append([(f"  {'':<20}{'flushes/s':>11}{'full/s':>9}{'pages/s':>10}{'arm/s':>9}", "dim")])
+        rows.append(
+            [(f"  {'':<20}{'flushes/s':>11}{'full/s':>9}{'pages/s':>10}{'arm/s':>9}", "dim")]
+        )
     for t in s.tlb:
         row = f"{t.flushes:>11,.1f}{_maybe(t.full_flushes):>9}{t.pages:>10,.0f}"
         rows.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from redirty.tui.drawing.parts import Row
 from redirty.tui.panels import styles
@@ -16,7 +16,7 @@ S = TypeVar("S")
 class Picture(Widget, Generic[S]):
     """draw(snapshot, width, height) gives the rows; nothing is drawn before the first snapshot."""
 
-    COMPONENT_CLASSES = styles.COMPONENT_CLASSES
+    COMPONENT_CLASSES: ClassVar[set[str]] = styles.COMPONENT_CLASSES
     DEFAULT_CSS = "Picture { width: 1fr; height: 1fr; " + styles.CSS + " }"
 
     def __init__(

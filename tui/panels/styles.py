@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from redirty.tui.drawing.parts import STYLES, Row
 from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
-from redirty.tui.drawing.parts import STYLES, Row
 
-COMPONENT_CLASSES = frozenset(f"part--{name}" for name in STYLES if name)
+COMPONENT_CLASSES = {f"part--{name}" for name in STYLES if name}
 
 CSS = """
     & > .part--dim { color: $text-muted; }

@@ -20,7 +20,7 @@ from textual.strip import Strip
 class Table(ScrollView, can_focus=True, inherit_bindings=False):
     """Rows of fields. The cursor stays on its row, known by its key, when the rows are sorted anew."""
 
-    COMPONENT_CLASSES = styles.COMPONENT_CLASSES
+    COMPONENT_CLASSES: ClassVar[set[str]] = styles.COMPONENT_CLASSES
     DEFAULT_CSS = "Table { width: 1fr; height: 1fr; overflow-x: hidden; " + styles.CSS + " }"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "up", show=False, id="table.up"),

@@ -79,8 +79,10 @@ def convergence(seen: Observed, asked: Asked, mappings: MappingTable) -> Converg
     found = answer(fitted, asked.question())
     enough = least_bandwidth(found.memory, fitted.curve, found.policy)
     times = _times(fitted)
-    values = [np.array([curve(t) for t in times.tolist()]) for curve in
-              (fitted.curve, fitted.low, fitted.high)]  # fmt: skip
+    pages, low, high = (
+        np.array([curve(t) for t in times.tolist()])
+        for curve in (fitted.curve, fitted.low, fitted.high)
+    )
     return Convergence(
         asked,
         None if found.verdict == UNCERTAIN else found.verdict == CONVERGES,
@@ -91,7 +93,9 @@ def convergence(seen: Observed, asked: Asked, mappings: MappingTable) -> Converg
         found.middle.transferred_bytes,
         enough,
         times,
-        *values,
+        pages,
+        low,
+        high,
         fitted.curve.measured_s,
         tuple(notes(found)),
     )

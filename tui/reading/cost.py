@@ -40,8 +40,8 @@ class Cost:
         if self.share is None:
             return "tracing costs: the target uses no CPU to speak of"
         return (
-            f"tracing costs {self.share:.1%} of the target's CPU (faults {show_time(self.faults_s)}, "
-            f"arming {show_time(self.arm_s)} in each second; limit {self.limit:.1%})"
+            f"tracing costs {self.share:.1%} of the target's CPU: each second faults "
+            f"{show_time(self.faults_s)}, arming {show_time(self.arm_s)}"
         )
 
 

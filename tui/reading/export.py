@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +38,7 @@ def rounds(s: TargetSnapshot) -> Rows:
     """The rounds shown, with the columns of rounds.csv."""
     yield ROUNDS
     for row in s.series.values.tolist():
-        yield [None if v != v else int(v) if v == int(v) else round(v, 9) for v in row]
+        yield [None if math.isnan(v) else int(v) if v == int(v) else round(v, 9) for v in row]
 
 
 def heat(s: TargetSnapshot) -> Rows:

@@ -183,9 +183,7 @@ class History:
                 at = np.searchsorted(bounds, np.searchsorted(used, keys), side="right") - 1
                 pages[:, column] = np.bincount(at, counts, rows).astype(np.int64)
         mask = np.uint64((1 << PID_SHIFT) - 1)
-        firsts = [
-            (int(key) >> PID_SHIFT, int(key & mask) << WORD_SHIFT) for key in used[bounds]
-        ]
+        firsts = [(int(key) >> PID_SHIFT, int(key & mask) << WORD_SHIFT) for key in used[bounds]]
         start_s = np.array([f["start_s"] for f in recent])
         return HeatMap(pages, tuple(firsts), start_s, 1 << (WORD_SHIFT + shift), len(used))
 

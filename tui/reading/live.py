@@ -121,7 +121,7 @@ class Live(TargetReader):
                     if not self.changed:
                         continue
                     self.changed = False
-                self._publish(State.LIVE if len(self._history) else State.STARTING, self._note)
+                self._publish(State.LIVE if len(self._history) else State.STARTING, "")
         finally:
             self._session.stop()
             runner.join(_END_S)
@@ -140,7 +140,13 @@ class Live(TargetReader):
         if last is not None and first > last.number:
             first = last.number
         shown = self.snapshot(
-            history, state, message, cost=cost, writers=self.wanted.writers, model_from=first
+            history,
+            state,
+            message,
+            cost=cost,
+            writers=self.wanted.writers,
+            model_from=first,
+            note=self._note,
         )
         self.publish(shown)
 
@@ -188,8 +194,8 @@ class Live(TargetReader):
         if after > before:
             self.set_interval(
                 after,
-                f"interval made longer, {before:g} s to {after:.3g} s: tracing cost "
-                f"{cost.share or 0:.1%} of the target's CPU, more than {cost.limit:.1%}",
+                f"rounds made longer, {before:.3g} s to {after:.3g} s: tracing cost "
+                f"{cost.share or 0:.1%}, more than {cost.limit:.1%}",
             )
 
 

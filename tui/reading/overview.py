@@ -74,20 +74,23 @@ class Overview(Reader[OverviewSnapshot]):
         old = self.latest or OverviewSnapshot(0, State.FAILED, "")
         self.publish(
             OverviewSnapshot(
-                self.next_number(), State.FAILED, text, old.processes, old.seconds, old.lost,
+                self.next_number(),
+                State.FAILED,
+                text,
+                old.processes,
+                old.seconds,
+                old.lost,
                 old.features,
-            )  # fmt: skip
+            )
         )
 
     def _count(self, counts: SystemCounts) -> None:
         then = time.monotonic()
         self._before = by_pid(counts.read())
-        due = then
         while True:
-            due = max(due + self._interval_s, time.monotonic() + self._interval_s / 2)
             with self._wake:
                 while not self.stopping and not self._suspended:
-                    left = min(due, then + self._interval_s) - time.monotonic()
+                    left = then + self._interval_s - time.monotonic()
                     if left <= 0:
                         break
                     self._wake.wait(left)
@@ -107,9 +110,7 @@ class Overview(Reader[OverviewSnapshot]):
                     counts.forget(pid)
                     self._before.pop(pid, None)
                 self._recent.pop(pid, None)
-            self.publish(
-                self._snapshot(State.LIVE, rates, now - then, counts.features, read.lost)
-            )
+            self.publish(self._snapshot(State.LIVE, rates, now - then, counts.features, read.lost))
             then = now
 
     def _of(self, pid: int) -> Counts:
@@ -134,13 +135,18 @@ class Overview(Reader[OverviewSnapshot]):
                 recent.append(faults * per)
             found.append(
                 Process(
-                    pid, known.name, known.kind, known.cgroup, known.rss_bytes, faults * per,
+                    pid,
+                    known.name,
+                    known.kind,
+                    known.cgroup,
+                    known.rss_bytes,
+                    faults * per,
                     first * per if "first_touch" in features else None,
                     cow * per if "cow" in features else None,
                     mkwrite * per if "mkwrite" in features else None,
                     max(here, asked) * per if "tlb" in features else None,
                     tuple(recent) if recent is not None else (),
-                )  # fmt: skip
+                )
             )
         found.sort(key=lambda p: (-p.write_faults, -p.rss_bytes))
         return OverviewSnapshot(
@@ -178,12 +184,19 @@ def by_cgroup(processes: Iterable[Process]) -> list[Process]:
         most = max(members, key=lambda p: p.write_faults)
         found.append(
             Process(
-                0, most.comm, "cgroup", path, sum(p.rss_bytes for p in members),
+                0,
+                most.comm,
+                "cgroup",
+                path,
+                sum(p.rss_bytes for p in members),
                 sum(p.write_faults for p in members),
-                _sum([p.first_touch for p in members]), _sum([p.cow for p in members]),
-                _sum([p.mkwrite for p in members]), _sum([p.tlb_flushes for p in members]),
-                tuple(recent.tolist()), len(members),
-            )  # fmt: skip
+                _sum([p.first_touch for p in members]),
+                _sum([p.cow for p in members]),
+                _sum([p.mkwrite for p in members]),
+                _sum([p.tlb_flushes for p in members]),
+                tuple(recent.tolist()),
+                len(members),
+            )
         )
     return sorted(found, key=lambda p: (-p.write_faults, -p.rss_bytes))
 

@@ -128,7 +128,9 @@ def _events(directory: Path) -> pd.DataFrame | None:
 
 
 def _keys(pid: I64, address: U64) -> U64:
-    found: U64 = (pid.astype(np.uint64) << np.uint64(PID_SHIFT)) | (address >> np.uint64(WORD_SHIFT))
+    found: U64 = (pid.astype(np.uint64) << np.uint64(PID_SHIFT)) | (
+        address >> np.uint64(WORD_SHIFT)
+    )
     return found
 
 
@@ -141,9 +143,7 @@ def _exact(events: pd.DataFrame, at: I64, count: int) -> list[Places]:
     same = (at[1:] == at[:-1]) & (pid[1:] == pid[:-1]) & (page[1:] == page[:-1])
     once = np.concatenate(([True], ~same))[: len(at)]
     at, keys = at[once], _keys(pid[once], page[once] << np.uint64(12))
-    return [
-        folded(keys[a:b], np.ones(b - a, np.int64)) for a, b in _bounds(at, np.arange(count))
-    ]
+    return [folded(keys[a:b], np.ones(b - a, np.int64)) for a, b in _bounds(at, np.arange(count))]
 
 
 def _estimated(pages: pd.DataFrame, numbers: I64, dirty: pd.Series[Any]) -> list[Places]:

@@ -47,7 +47,7 @@ class About:
 @dataclass(frozen=True, eq=False)
 class TargetSnapshot:
     """A target at one moment. number: grows with each. message: what happened, one line; "": nothing.
-    writers: None when threads and stacks were not asked for."""
+    note: what the guard did. writers: None when threads and stacks were not asked for."""
 
     number: int
     state: State
@@ -62,11 +62,12 @@ class TargetSnapshot:
     cost: Cost | None = None
     playback: Playback | None = None
     heat_estimated: bool = False
+    note: str = ""
 
 
 class Process(NamedTuple):
     """A process, or a group of them. Rates are for each second; None where the kernel does not tell.
-    kind: process, vm or cgroup. pid: 0 for a group. count: processes in it."""
+    kind: process, vm or cgroup. pid: 0 for a group. members: processes in it."""
 
     pid: int
     comm: str
@@ -79,7 +80,7 @@ class Process(NamedTuple):
     mkwrite: float | None
     tlb_flushes: float | None
     recent: tuple[float, ...] = ()
-    count: int = 1
+    members: int = 1
 
 
 @dataclass(frozen=True, eq=False)

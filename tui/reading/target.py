@@ -55,6 +55,7 @@ class TargetReader(Reader[TargetSnapshot]):
         playback: Playback | None = None,
         writers: bool = False,
         heat_estimated: bool = False,
+        note: str = "",
         model_from: int = 0,
     ) -> TargetSnapshot:
         """Of what is known. model_from: the first round that the model may go by."""
@@ -77,4 +78,5 @@ class TargetReader(Reader[TargetSnapshot]):
             cost=cost,
             playback=playback,
             heat_estimated=heat_estimated,
+            note=note,
         )

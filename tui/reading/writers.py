@@ -28,7 +28,9 @@ class WriterCounts:
     def tick(self) -> None:
         """Takes events before the ring is full."""
         ring = self._tracer.ring
-        records = ring.take() if ring is not None else np.empty(0)
+        if ring is None:
+            return
+        records = ring.take()
         if len(records):
             who = records["space"].astype(np.uint64) << np.uint64(32) | records["tid"]
             pages = records["address"] >> np.uint64(12)

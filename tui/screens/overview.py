@@ -41,8 +41,7 @@ class OverviewScreen(Watch):
     SCOPED_CSS = False
     CSS = """
     OverviewScreen #heading { height: 1; }
-    OverviewScreen #filter { display: none; height: 1; border: none; padding: 0 1; }
-    OverviewScreen #filter.shown { display: block; }
+    OverviewScreen #filter { height: 1; border: none; padding: 0 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "filter", id="filter", key_display="/",
@@ -79,6 +78,7 @@ class OverviewScreen(Watch):
 
     def on_mount(self) -> None:
         """Begins to count."""
+        self.query_one(Input).display = False
         self.query_one(Table).focus()
         self.reader.told = self.waker()
         self.keep(self.reader)
@@ -104,7 +104,7 @@ class OverviewScreen(Watch):
             "VMs only" if self.machines else "",
             "by cgroup" if self.grouped else "",
         ]
-        shown = sum(p.count for p in self.rows)
+        shown = sum(p.members for p in self.rows)
         return heading(s, shown, ", ".join(filter(None, how)), width)
 
     def newest(self) -> None:
@@ -129,7 +129,7 @@ class OverviewScreen(Watch):
     def action_filter(self) -> None:
         """Asks for words."""
         line = self.query_one(Input)
-        line.add_class("shown")
+        line.display = True  # at once: the next key is for it
         line.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -139,14 +139,14 @@ class OverviewScreen(Watch):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Back to the table."""
-        event.input.set_class(bool(event.value), "shown")
+        event.input.display = bool(event.value)
         self.query_one(Table).focus()
 
     def action_clear(self) -> None:
         """No filter."""
         line = self.query_one(Input)
         line.value = ""
-        line.remove_class("shown")
+        line.display = False
         self.machines = False
         self.query_one(Table).focus()
         self._show()

@@ -125,7 +125,9 @@ class TargetScreen(Watch):
         if self.paused and self.shown is not None and self.replay is None:
             self.shown = replace(
                 self.shown,
-                convergence=latest.convergence if self._asked_anew(latest) else self.shown.convergence,
+                convergence=latest.convergence
+                if self._asked_anew(latest)
+                else self.shown.convergence,
                 state=latest.state,
                 message=latest.message,
             )
@@ -249,5 +251,3 @@ class TargetScreen(Watch):
 
 def _mapping_key(table: MappingTable, i: int) -> object:
     return int(table.pid[i]), table.mappings[i].start
-
-
