@@ -7,9 +7,10 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from redirty.tui.reading.reader import Reader
+from redirty.tui.reading.snapshot import OverviewSnapshot, TargetSnapshot
 from redirty.tui.screens.base import Watch
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
@@ -37,7 +38,7 @@ class TopApp(App[int]):
     def __init__(self, first: Callable[[], Screen[None]], look: Look) -> None:
         super().__init__()
         self.error: Exception | None = None
-        self.readers: list[Reader[Any]] = []  # that must have let go before the program ends
+        self.readers: list[Reader[TargetSnapshot] | Reader[OverviewSnapshot]] = []  # that must have let go before the program ends
         self._first = first
         self._look = look
 
@@ -52,6 +53,11 @@ class TopApp(App[int]):
             with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: a test
                 loop.add_signal_handler(number, self.exit, 130)
         self.push_screen(self._first())
+
+    @property
+    def last(self) -> TargetSnapshot | OverviewSnapshot | None:
+        """What was known at the end."""
+        return self.readers[-1].latest if self.readers else None
 
     def _fatal_error(self) -> None:
         """Instead of Textual's traceback: the one who runs the program tells of the error."""
@@ -75,8 +81,3 @@ class TopApp(App[int]):
 
             title = b.tooltip or b.description
             yield SystemCommand(title, f"key {self.get_key_display(b)}", run)
-
-
-def exit_code(app: TopApp) -> int:
-    """After it ended."""
-    return app.return_value or app.return_code or 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.tui import terminal
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
     terminal.guard()  # before threads and large imports
     with terminal.screen_only():
         from redirty.tui import config
-        from redirty.tui.app import TopApp, exit_code
+        from redirty.tui.app import TopApp
+        from redirty.tui.reading.snapshot import State
 
         look = config.read(None if options.config is None else Path(options.config))
         choices = checked()
@@ -38,7 +40,12 @@ def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
                 reader.close()
     if app.error is not None:
         raise app.error
-    return exit_code(app)
+    last = app.last
+    if last is not None and last.state is State.ENDED:  # the screen that told so is gone
+        raise TargetEndedError(last.message)
+    if last is not None and last.state is State.FAILED:
+        raise RedirtyError(last.message)
+    return app.return_value or 0
 
 
 def _first_screen(choices: Choices) -> Callable[[], Screen[None]]:

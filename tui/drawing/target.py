@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from redirty.collector.errors import one_line
@@ -12,6 +13,8 @@ from redirty.tui.drawing.parts import Row, cell, clipped, wrapped
 from redirty.tui.reading.convergence import Convergence
 from redirty.tui.reading.history import MEAN, Series
 from redirty.tui.reading.snapshot import State, TargetSnapshot
+
+Picture = Callable[[TargetSnapshot, int, int], list[Row]]
 
 _WAITING: list[Row] = [[("no round yet", "dim")]]
 _KINDS = (

@@ -50,6 +50,12 @@ class Watch(Screen[None]):
         if kept is not None:
             kept.append(reader)
 
+    def drop(self, reader: Reader[Any]) -> None:
+        """One that was closed."""
+        kept = getattr(self.app, "readers", [])
+        if reader in kept:
+            kept.remove(reader)
+
     def on_watch_news(self) -> None:
         """Shows the newest snapshot."""
         self._told = False

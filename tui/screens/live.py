@@ -72,6 +72,7 @@ class LiveScreen(TargetScreen):
         self.reader = self._begin(self._wanted)
         self.reader.asked = old.asked
         self.reader.told = self.waker()
+        self.drop(old)
         self.keep(self.reader)
         self.reader.start()
         self.action_view("writers" if self._wanted.writers else self.view)

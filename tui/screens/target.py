@@ -102,6 +102,7 @@ class TargetScreen(Watch):
         if self.link is not None:
             self.link.follow(self.reader)
         self.newest()
+        self.set_timer(0.5, self.newest)  # news that came before the screen could hear of it
 
     def on_unmount(self) -> None:
         """Lets go of the target."""

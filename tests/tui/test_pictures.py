@@ -1,0 +1,71 @@
+"""Each screen as a picture, compared with the one that is kept; those in the README among them.
+
+REDIRTY_WRITE_PICTURES=1 writes them anew: look at them before you commit them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from redirty.tui.screens.layout import VIEWS
+from redirty.tui.screens.overview import OverviewScreen
+from textual.pilot import Pilot
+
+from tests.tui.made_up import ASKED, WANTED, machine
+from tests.tui.piloting import LARGE, SMALL, Told, parts, press, replaying, run, shown, until
+
+KEPT = Path(__file__).with_name("pictures")
+README = Path(__file__).resolve().parents[2] / "docs" / "pictures"
+WRITE = os.environ.get("REDIRTY_WRITE_PICTURES") == "1"
+
+
+def compare(pilot: Pilot[int], path: Path) -> None:
+    """All that is drawn, where, and in which style."""
+    picture = pilot.app.export_screenshot(title="redirty top")
+    if WRITE:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(picture, encoding="utf-8")
+    kept = parts(path.read_text(encoding="utf-8"))
+    new = parts(picture)
+    differences = [(a, b) for a, b in zip(kept, new, strict=False) if a != b]
+    assert new == kept, f"{path.name} has changed: {differences[:3]}"
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("view", VIEWS)
+def test_target_screen(size: tuple[int, int], view: str) -> None:
+    async def test() -> None:
+        async with replaying(size) as (pilot, _):
+            await press(pilot, str(list(VIEWS).index(view) + 1))
+            await pilot.pause()
+            compare(pilot, KEPT / f"{view}-{size[0]}x{size[1]}.svg")
+            if size == LARGE and view in ("summary", "convergence"):
+                compare(pilot, README / f"top-{view}.svg")
+
+    run(test())
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_overview(size: tuple[int, int]) -> None:
+    async def test() -> None:
+        screen = OverviewScreen(WANTED, ASKED)
+        told = Told()
+        screen.reader = told  # type: ignore[assignment]
+        async with shown(lambda: screen, size) as pilot:
+            told.publish(machine(40))
+            await until(pilot, lambda: screen.shown is not None, "a snapshot")
+            compare(pilot, KEPT / f"overview-{size[0]}x{size[1]}.svg")
+
+    run(test())
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_help(size: tuple[int, int]) -> None:
+    async def test() -> None:
+        async with replaying(size) as (pilot, _):
+            await press(pilot, "question_mark")
+            compare(pilot, KEPT / f"help-{size[0]}x{size[1]}.svg")
+
+    run(test())
