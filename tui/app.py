@@ -38,7 +38,9 @@ class TopApp(App[int]):
     def __init__(self, first: Callable[[], Screen[None]], look: Look) -> None:
         super().__init__()
         self.error: Exception | None = None
-        self.readers: list[Reader[TargetSnapshot] | Reader[OverviewSnapshot]] = []  # that must have let go before the program ends
+        self.readers: list[
+            Reader[TargetSnapshot] | Reader[OverviewSnapshot]
+        ] = []  # that must have let go before the program ends
         self._first = first
         self._look = look
 

@@ -22,7 +22,12 @@ class Terminal:
     """A terminal of a size in which a command runs. before, after: the line settings (stty) around it."""
 
     def __init__(
-        self, words: Sequence[object], directory: Path, columns: int = 80, lines: int = 24, env: str = ""
+        self,
+        words: Sequence[object],
+        directory: Path,
+        columns: int = 80,
+        lines: int = 24,
+        env: str = "",
     ) -> None:
         self._tmux = require_program("tmux", "tmux")
         self._socket = f"redirty-test-{os.getpid()}-{next(_NUMBERS)}"

@@ -22,8 +22,7 @@ pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
 
 
 def children(pid: int) -> list[int]:
-    found = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return found
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def programs(directory: Path) -> tuple[int, int]:
@@ -142,7 +141,10 @@ def test_a_target_that_ends(tmp_path: Path) -> None:
 
 
 def test_a_target_that_cannot_be_traced_is_told(tmp_path: Path) -> None:
-    with Hold("uffd-wp") as holder, Terminal([REDIRTY, "top", "-p", holder.pid], tmp_path) as terminal:
+    with (
+        Hold("uffd-wp") as holder,
+        Terminal([REDIRTY, "top", "-p", holder.pid], tmp_path) as terminal,
+    ):
         shown = terminal.wait("userfaultfd")
         assert "failed" in shown
         terminal.keys("2", "q")
@@ -196,15 +198,17 @@ def test_resized_while_drawing(tmp_path: Path) -> None:
 
 
 def test_sixty_thousand_mappings(tmp_path: Path) -> None:
-    with Crowd("mappings", 60_000) as crowd:
-        with Terminal([REDIRTY, "top", "-p", crowd.pid], tmp_path, 160, 48) as terminal:
-            terminal.wait("round 1")
-            crowd.write("private", 1, 5000)
-            terminal.wait("MiB/s  re-dirtied")
-            terminal.keys("2", "End")
-            terminal.wait("anon_")
-            terminal.keys("q")
-            assert terminal.exit_code() == 0
+    with (
+        Crowd("mappings", 60_000) as crowd,
+        Terminal([REDIRTY, "top", "-p", crowd.pid], tmp_path, 160, 48) as terminal,
+    ):
+        terminal.wait("round 1")
+        crowd.write("private", 1, 5000)
+        terminal.wait("MiB/s  re-dirtied")
+        terminal.keys("2", "End")
+        terminal.wait("anon_")
+        terminal.keys("q")
+        assert terminal.exit_code() == 0
 
 
 def test_costly_tracing_makes_rounds_longer(tmp_path: Path) -> None:
@@ -221,7 +225,9 @@ def test_costly_tracing_makes_rounds_longer(tmp_path: Path) -> None:
 
 
 def test_a_command_is_traced_apart_from_the_terminal(tmp_path: Path) -> None:
-    code = "import time\nm = bytearray(1 << 24)\nwhile True: m[::4096] = b'x' * 4096; print('noise')"
+    code = (
+        "import time\nm = bytearray(1 << 24)\nwhile True: m[::4096] = b'x' * 4096; print('noise')"
+    )
     words = [REDIRTY, "top", "200ms", "--", "python3", "-u", "-c", code]
     with Terminal(words, tmp_path) as terminal:
         shown = terminal.wait("round 3")

@@ -58,7 +58,10 @@ def facts(number: int, mappings: int, dirty: int = 4, cpu_s: float | None = 0.5)
         for i in range(mappings)
     )
     ones = np.ones(mappings, np.int64)
-    written = Written(items, ones * 77, ones * dirty * 4, ones * dirty, ones * (dirty - 1), ones)
+    starts = np.arange(mappings, dtype=np.uint64) * np.uint64(0x10000) + np.uint64(base)
+    written = Written(
+        items, ones * 77, starts, ones * dirty * 4, ones * dirty, ones * (dirty - 1), ones
+    )
     keys = (np.arange(mappings, dtype=np.uint64) + np.uint64(base >> 18)) | np.uint64(77 << 39)
     places = folded(keys, ones * dirty)
     return Facts(number, values, written, (), Points.none(), places, cpu_s)

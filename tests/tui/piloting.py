@@ -141,5 +141,3 @@ def working_in(directory: Path) -> Iterator[Path]:
     """Where exports go to."""
     with contextlib.chdir(directory):
         yield directory
-
-

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.bitmap import from_pages
-from redirty.collector.model.predict import Question, answer
 from redirty.collector.model.fit import fit
+from redirty.collector.model.predict import Question, answer
 from redirty.collector.schedule import Schedule
 from redirty.tui.reading.convergence import Asked, convergence
 from redirty.tui.reading.cost import LONGEST_S, Cost, cost_of, longer_interval
@@ -42,8 +42,9 @@ def test_mappings_are_means_over_the_latest_rounds_the_most_redirtied_first() ->
     wanted = recent.groupby("start")[["dirty_pages", "redirtied_pages"]].sum()
     wanted = wanted[wanted["dirty_pages"] > 0] / rounds["duration_s"].sum()
     assert len(table) == len(wanted)
-    for i, mapping in enumerate(table.mappings):
-        row = wanted.loc[f"{mapping.start:#x}"]
+    for i in range(len(table)):
+        assert table[i].start == table.start[i]
+        row = wanted.loc[f"{table[i].start:#x}"]
         assert table.dirty_per_s[i] == pytest.approx(row["dirty_pages"])
         assert table.redirtied_per_s[i] == pytest.approx(row["redirtied_pages"])
     assert (np.diff(table.redirtied_per_s) <= 0).all()

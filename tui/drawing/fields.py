@@ -57,12 +57,12 @@ MAPPINGS: tuple[Field[MappingTable], ...] = (
     Field("present_pages", "present", 10, "pages there when the last round began",
           lambda t, i: int(t.present[i]), _pages, least=108),
     Field("mapping_class", "class", 12, "anonymous or of a file, private or shared",
-          lambda t, i: t.mappings[i].mapping_class, _text, True),
+          lambda t, i: t[i].mapping_class, _text, True),
     Field("pid", "pid", 8, "the process", lambda t, i: int(t.pid[i]), str, least=118),
     Field("start", "start", 14, "its first address",
-          lambda t, i: f"{t.mappings[i].start:#x}", _text, True),
+          lambda t, i: f"{t[i].start:#x}", _text, True),
     Field("path", "path", 0, "the file, or what the kernel calls it",
-          lambda t, i: t.mappings[i].path or "(anonymous)", _text, True),
+          lambda t, i: t[i].path or "(anonymous)", _text, True),
 )  # fmt: skip
 
 Processes = tuple[Process, ...]

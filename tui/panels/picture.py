@@ -27,6 +27,7 @@ class Picture(Widget, Generic[S]):
         self._snapshot: S | None = None
         self._drawn: list[Row] | None = None
         self._drawn_size = (0, 0)
+        self._palette: styles.Palette | None = None
         if title:
             self.border_title = title
 
@@ -44,4 +45,11 @@ class Picture(Widget, Generic[S]):
             known = self._snapshot is not None
             self._drawn = self._make(self._snapshot, width, height) if known else []  # type: ignore[arg-type]
         row = self._drawn[y] if y < len(self._drawn) else []
-        return styles.strip(self, row, width)
+        if self._palette is None:
+            self._palette = styles.Palette(self)
+        return self._palette.strip(row, width)
+
+    def notify_style_update(self) -> None:
+        """Another theme."""
+        self._palette = None
+        super().notify_style_update()

@@ -30,12 +30,22 @@ CSS = """
 """
 
 
-def strip(widget: Widget, row: Row, width: int, style: Style | None = None) -> Strip:
-    """A row as Textual draws it, filled up to a width. style: over that of all parts."""
-    base = widget.rich_style
-    segments = []
-    for text, name in row:
-        own = base + widget.get_component_rich_style(f"part--{name}") if name else base
-        segments.append(Segment(text, own if style is None else own + style))
-    filler = base if style is None else base + style
-    return Strip(segments).crop(0, width).extend_cell_length(width, filler)
+class Palette:
+    """The styles of a widget as they are now: looked up once, not for every part of every row."""
+
+    def __init__(self, widget: Widget) -> None:
+        self.base = widget.rich_style
+        self._widget = widget
+        self._known: dict[str, Style] = {"": self.base}
+
+    def __getitem__(self, name: str) -> Style:
+        found = self._known.get(name)
+        if found is None:
+            found = self.base + self._widget.get_component_rich_style(f"part--{name}")
+            self._known[name] = found
+        return found
+
+    def strip(self, row: Row, width: int) -> Strip:
+        """A row as Textual draws it, filled up to a width."""
+        segments = [Segment(text, self[name]) for text, name in row if text]
+        return Strip(segments).crop(0, width).extend_cell_length(width, self.base)

@@ -55,6 +55,7 @@ class Table(ScrollView, can_focus=True, inherit_bindings=False):
         self._key: Callable[[Any, int], object] = lambda data, i: i
         self._cursor = 0
         self._selected: object = None
+        self._palette: styles.Palette | None = None
         self._default = sorted_by
         self.sorted_by = sorted_by  # name of a field; the data come sorted by the default one
         self.reversed = False
@@ -176,11 +177,14 @@ class Table(ScrollView, can_focus=True, inherit_bindings=False):
         """The heading, or a row."""
         width = self.size.width
         columns = self._columns(width)
+        if self._palette is None:
+            self._palette = styles.Palette(self)
+        palette = self._palette
         if y == 0:
-            return styles.strip(self, self._heading(columns), width)
+            return palette.strip(self._heading(columns), width)
         at = int(self.scroll_offset.y) + y - 1
         if at >= len(self._order):
-            return styles.strip(self, [], width)
+            return palette.strip([], width)
         parts: Row = []
         i = self._order[at]
         for field, room in columns:
@@ -190,7 +194,12 @@ class Table(ScrollView, can_focus=True, inherit_bindings=False):
             parts.append((cell(text, room, left=field.left) + " ", ""))
         if at == self._cursor and self.has_focus:
             parts = [("".join(text for text, _ in parts).ljust(width), "selected")]
-        return styles.strip(self, parts, width)
+        return palette.strip(parts, width)
+
+    def notify_style_update(self) -> None:
+        """Another theme, or the focus went elsewhere."""
+        self._palette = None
+        super().notify_style_update()
 
     def _heading(self, columns: list[tuple[Field[Any], int]]) -> Row:
         row: Row = []

@@ -130,7 +130,7 @@ def _in_the_way(found: Answer, mappings: MappingTable) -> str:
     """The mapping that alone is re-dirtied faster than the link carries, else all that is written."""
     page, bandwidth = found.fit.page_size, found.question.bandwidth
     if len(mappings):
-        first = mappings.mappings[0]
+        first = mappings[0]
         rate = float(mappings.redirtied_per_s[0]) * page
         name = one_line(first.path) or f"{first.start:#x} (anonymous)"
         if rate >= bandwidth:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.bitmap import U64, PageSet, count_in
+from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, count_in
 from redirty.collector.curves import Point
 from redirty.collector.export.columns import ROUNDS, TLB
 from redirty.collector.export.recording import round_row
@@ -28,11 +29,12 @@ _MOST_PLACES = 1024  # of one round
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """Mappings written in a round: (n,) each. present when it began, dirty, redirtied in pages, faults:
-    first logged write faults of pages."""
+    """Mappings written in a round: (n,) each. start: address. present when it began, dirty, redirtied
+    in pages, faults: first logged write faults of pages."""
 
     mappings: tuple[Mapping, ...]
     pid: I64
+    start: U64
     present: I64
     dirty: I64
     redirtied: I64
@@ -42,7 +44,7 @@ class Written:
     def none(cls) -> Written:
         """Nothing was written."""
         none = np.empty(0, np.int64)
-        return cls((), none, none, none, none, none)
+        return cls((), none, none.astype(np.uint64), none, none, none, none)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +114,7 @@ def of_round(
 
 def _written(result: Round) -> Written:
     mappings: list[Mapping] = []
-    columns: list[tuple[I64, ...]] = []
+    columns: list[tuple[I64 | U64, ...]] = []
     for space in result.spaces:
         m = space.mappings
         if not m.items:
@@ -124,6 +126,7 @@ def _written(result: Round) -> Written:
         columns.append(
             (
                 np.full(len(chosen), space.pid, np.int64),
+                starts << np.uint64(PAGE_SHIFT),
                 count_in(space.present, starts, ends),
                 dirty[chosen],
                 count_in(space.redirtied, starts, ends),
@@ -132,7 +135,8 @@ def _written(result: Round) -> Written:
         )
     if not mappings:
         return Written.none()
-    return Written(tuple(mappings), *(np.concatenate(c) for c in zip(*columns, strict=True)))
+    joined: list[Any] = [np.concatenate(c) for c in zip(*columns, strict=True)]
+    return Written(tuple(mappings), *joined)
 
 
 def places_of(sets: list[tuple[int, PageSet]]) -> Places:

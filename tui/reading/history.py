@@ -53,10 +53,13 @@ class Series:
 @dataclass(frozen=True, eq=False)
 class MappingTable:
     """Mappings written lately, (n,) each, the most re-dirtied first. Rates in pages per second, over
-    `seconds`; present: pages."""
+    `seconds`; present: pages. parts, part, row: where each was seen last; table[i] gives it."""
 
-    mappings: tuple[Mapping, ...]
+    parts: tuple[tuple[Mapping, ...], ...]
+    part: I64
+    row: I64
     pid: I64
+    start: U64
     dirty_per_s: Floats
     redirtied_per_s: Floats
     faults_per_s: Floats
@@ -64,7 +67,11 @@ class MappingTable:
     seconds: float
 
     def __len__(self) -> int:
-        return len(self.mappings)
+        return len(self.pid)
+
+    def __getitem__(self, i: int) -> Mapping:
+        """The mapping in a row: there may be 60,000, of which a screen shows 40."""
+        return self.parts[int(self.part[i])][int(self.row[i])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,11 +150,13 @@ class History:
         seconds = _seconds(recent)
         parts = [f.written for f in recent if f.written.mappings]
         if not parts or seconds <= 0:
-            none = np.empty(0)
-            return MappingTable((), none.astype(np.int64), *(none,) * 3, none.astype(np.int64), 0.0)
-        mappings: list[Mapping] = [m for p in parts for m in p.mappings]
+            none, floats = np.empty(0, np.int64), np.empty(0)
+            return MappingTable(
+                (), none, none, none, none.astype(np.uint64), floats, floats, floats, none, 0.0
+            )
+        sizes = [len(p.pid) for p in parts]
         pid = np.concatenate([p.pid for p in parts])
-        start = np.fromiter((m[0] for m in mappings), np.uint64, len(mappings))
+        start = np.concatenate([p.start for p in parts])
         order = np.lexsort((start, pid))  # stable: of one mapping the latest comes last
         p, s = pid[order], start[order]
         firsts = np.flatnonzero(np.concatenate(([True], (p[1:] != p[:-1]) | (s[1:] != s[:-1]))))
@@ -156,9 +165,14 @@ class History:
         sums = {n: np.add.reduceat(c[order], firsts) / seconds for n, c in columns.items()}
         best = np.lexsort((-sums["dirty"], -sums["redirtied"]))
         chosen = latest[best]
+        begins = np.cumsum([0, *sizes[:-1]])
+        part = np.searchsorted(begins, chosen, side="right") - 1
         return MappingTable(
-            tuple(mappings[i] for i in chosen.tolist()),
+            tuple(w.mappings for w in parts),
+            part,
+            chosen - begins[part],
             pid[chosen],
+            start[chosen],
             sums["dirty"][best],
             sums["redirtied"][best],
             sums["faults"][best],
@@ -266,7 +280,7 @@ class History:
                 float(table.dirty_per_s[i]),
             )
             for i in order.tolist()
-            for m in [table.mappings[i]]
+            for m in [table[i]]
         )
 
 

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 SHORTEST_S = 0.01
 _SETTLED = 3  # rounds after a change of the interval before the guard looks again
 _END_S = 20.0
+_REST_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,11 @@ class Live(TargetReader):
                     if not self.changed:
                         continue
                     self.changed = False
+                    asked = self.asked
                 self._publish(State.LIVE if len(self._history) else State.STARTING, "")
+                with self._wake:  # short rounds are not drawn one by one
+                    if self.asked == asked and not self.stopping:
+                        self._wake.wait_for(lambda a=asked: self.asked != a, _REST_S)
         finally:
             self._session.stop()
             runner.join(_END_S)
@@ -145,6 +150,7 @@ class Live(TargetReader):
             message,
             cost=cost,
             writers=self.wanted.writers,
+            fresh=state is not State.LIVE,
             model_from=first,
             note=self._note,
         )

@@ -88,8 +88,10 @@ def _written(frame: pd.DataFrame, numbers: I64) -> list[Written]:
     ]
     names = ("pid", "present_pages", "dirty_pages", "redirtied_pages", "write_faults")
     columns = [frame[c].fillna(0).to_numpy(np.int64) for c in names]
+    start = frame["start"].to_numpy(np.uint64)
+    pid, *counts = columns
     return [
-        Written(tuple(mappings[a:b]), *(c[a:b] for c in columns))
+        Written(tuple(mappings[a:b]), pid[a:b], start[a:b], *(c[a:b] for c in counts))
         for a, b in _bounds(frame["round"].to_numpy(np.int64), numbers)
     ]
 

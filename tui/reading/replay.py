@@ -106,6 +106,7 @@ class Replay(TargetReader):
                 playback=playback,
                 writers=recorded.writers,
                 heat_estimated=recorded.estimated,
+                fresh=not playing,
             )
         )
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 from redirty.tui.reading.convergence import Asked, Convergence, convergence
 from redirty.tui.reading.cost import Cost
-from redirty.tui.reading.history import History
+from redirty.tui.reading.history import History, MappingTable
 from redirty.tui.reading.reader import Reader
 from redirty.tui.reading.snapshot import About, Playback, State, TargetSnapshot
+
+_MODEL_SHARE = 0.01  # of a CPU, that the model may use while rounds go by
 
 
 class TargetReader(Reader[TargetSnapshot]):
@@ -16,6 +20,8 @@ class TargetReader(Reader[TargetSnapshot]):
         super().__init__()
         self.asked = asked
         self.about = About("")
+        self._answer: Convergence | None = None
+        self._answer_due = 0.0
         self.changed = False  # since the last snapshot: what was asked, or where a replay is
 
     def ask(self, asked: Asked) -> None:
@@ -45,6 +51,22 @@ class TargetReader(Reader[TargetSnapshot]):
             **{**vars(old), "number": self.next_number(), "state": state, "message": message}
         )
 
+    def _answered(
+        self, history: History, mappings: MappingTable, first: int, *, fresh: bool
+    ) -> Convergence | None:
+        old = self._answer
+        same = old is not None and old.asked == self.asked
+        if not fresh and same and time.monotonic() < self._answer_due:
+            return old
+        seen = history.observed(first)
+        if seen is None:
+            return None
+        begun = time.thread_time()
+        self._answer = convergence(seen, self.asked, mappings)
+        took = time.thread_time() - begun
+        self._answer_due = time.monotonic() + took / _MODEL_SHARE
+        return self._answer
+
     def snapshot(
         self,
         history: History,
@@ -57,13 +79,12 @@ class TargetReader(Reader[TargetSnapshot]):
         heat_estimated: bool = False,
         note: str = "",
         model_from: int = 0,
+        fresh: bool = True,
     ) -> TargetSnapshot:
-        """Of what is known. model_from: the first round that the model may go by."""
+        """Of what is known. model_from: the first round that the model may go by. fresh: the model is
+        asked anew; else only as often as it may use the CPU, and when something else is asked."""
         mappings = history.mappings()
-        found: Convergence | None = None
-        seen = history.observed(model_from)
-        if seen is not None:
-            found = convergence(seen, self.asked, mappings)
+        found = self._answered(history, mappings, model_from, fresh=fresh)
         return TargetSnapshot(
             number=self.next_number(),
             state=state,

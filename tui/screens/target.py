@@ -251,4 +251,4 @@ class TargetScreen(Watch):
 
 
 def _mapping_key(table: MappingTable, i: int) -> object:
-    return int(table.pid[i]), table.mappings[i].start
+    return int(table.pid[i]), int(table.start[i])
