@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redirty.tui.drawing import convergence as verdict
 from redirty.tui.drawing import target as draw
 from redirty.tui.drawing.charts import Canvas, bars, heat_rows, nice, sparkline
 from redirty.tui.drawing.parts import STYLES, Row, width_of
@@ -21,7 +22,7 @@ from tests.tui.made_up import facts
 
 REDIS = Path(__file__).resolve().parents[1] / "data" / "redis"
 PICTURES = (
-    draw.rates, draw.curve, draw.convergence, draw.heat, draw.faults, draw.tlb, draw.writers,
+    draw.rates, verdict.curve, verdict.convergence, draw.heat, draw.faults, draw.tlb, draw.writers,
 )  # fmt: skip
 
 

@@ -7,16 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 from redirty.collector.errors import one_line
-from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
-from redirty.tui.drawing.charts import LABEL, Canvas, axis, bars, heat_rows, nice, stretch
+from redirty.collector.units import show_bytes, show_pages, show_time
+from redirty.tui.drawing.charts import LABEL, bars, heat_rows, stretch
 from redirty.tui.drawing.parts import Row, cell, clipped, wrapped
-from redirty.tui.reading.convergence import Convergence
 from redirty.tui.reading.history import MEAN, Series
 from redirty.tui.reading.snapshot import State, TargetSnapshot
 
 Picture = Callable[[TargetSnapshot, int, int], list[Row]]
 
-_WAITING: list[Row] = [[("no round yet", "dim")]]
+WAITING: list[Row] = [[("no round yet", "dim")]]
 _KINDS = (
     ("first touch", "first_touch_faults"),
     ("write protect", "write_protect_faults"),
@@ -95,7 +94,7 @@ def rates(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     """Dirty and re-dirtied over time."""
     series = s.series
     if not len(series):
-        return _WAITING
+        return WAITING
     again, dirty = series.per_s("redirtied_pages"), series.per_s("dirty_pages")
     rows = bars(again, dirty, width, max(height - 1, 1), show_pages)
     return [*rows, _time_axis(series, width)]
@@ -112,110 +111,11 @@ def _time_axis(series: Series, width: int) -> Row:
     return [(f"{'/s':>{LABEL}} {text}"[:width], "dim")]
 
 
-def curve(s: TargetSnapshot, width: int, height: int) -> list[Row]:
-    """W(t) with the link's line across it: where the line is above the curve, a pass of that length
-    leaves less than it copied."""
-    c = s.convergence
-    if c is None:
-        return _WAITING
-    room, lines = max(width - LABEL - 1, 8), max(height - 2, 2)
-    first, last = float(c.elapsed_s[0]), float(c.elapsed_s[-1])
-    known = c.elapsed_s <= c.measured_s
-    top = nice(float(max(c.pages.max(), min(c.high[known].max(initial=0), 1.5 * c.pages.max()))))
-    x = np.log(c.elapsed_s / first) / math.log(last / first)
-    canvas = Canvas(room, lines)
-    canvas.curve(x, c.high / top, "dim", every=3)
-    canvas.curve(x, c.low / top, "dim", every=3)
-    steps = np.linspace(0, 1, room)
-    carried = c.asked.bandwidth * first * (last / first) ** steps / 4096 / top
-    for a, b in zip(steps.tolist(), carried.tolist(), strict=True):
-        canvas.mark(a, b, "+", "link")
-    canvas.curve(x[known], c.pages[known] / top, "curve")
-    if not known.all():
-        canvas.curve(x[~known], c.pages[~known] / top, "curve", every=2)
-    rows: list[Row] = [
-        [(axis(show_pages(top), show_pages(top / 2), n, lines), "dim"), *row]
-        for n, row in enumerate(canvas.rows())
-    ]
-    left, middle, right = (show_time(t) for t in (first, math.sqrt(first * last), last))
-    half = max(room // 2 - len(middle) // 2, len(left))
-    text = f"{left:<{half}}{middle:<{max(room - half - len(right), 0)}}{right}"
-    rows.append([(f"{'t':>{LABEL}} {text}"[:width], "dim")])
-    legend: Row = [("  ⠒⠒ ", "curve"), ("W(t)", ""), (" ⠂⠂ ", "curve"), ("carried on", "dim")]
-    legend += [("  ++ ", "link"), (f"what {show_bits(c.asked.bandwidth)} carry in t", "")]
-    return [*rows, clipped(legend, width)]
-
-
-def asked_row(c: Convergence, width: int) -> Row:
-    """What the answer is for."""
-    return clipped(
-        [
-            ("link ", "dim"),
-            (f"{show_bits(c.asked.bandwidth)} = {show_bytes(c.asked.bandwidth)}/s", "link"),
-            (f" ({c.asked.source})", "dim"),
-            ("  downtime ", "dim"),
-            (show_time(c.asked.downtime_s), "link"),
-            ("  policy ", "dim"),
-            (c.asked.policy, "link"),
-        ],
-        width,
-    )
-
-
-def verdict_rows(c: Convergence, width: int, most: int = 2) -> list[Row]:
-    """The verdict."""
-    style = {True: "good", False: "bad", None: "warn"}[c.good]
-    mark = {True: "✔ ", False: "✘ ", None: "? "}[c.good]
-    return wrapped(mark + c.verdict, width, style, "  ")[:most]
-
-
-def convergence(s: TargetSnapshot, width: int, height: int) -> list[Row]:
-    """The question, the verdict, passes as bars, notes."""
-    c = s.convergence
-    if c is None:
-        return _WAITING
-    rows = [asked_row(c, width), *verdict_rows(c, width)]
-    if c.enough is not None and c.good:
-        rows.append([("  needs ", "dim"), (f"{show_bytes(c.enough)}/s", ""), (" at least", "dim")])
-    told = [row for note in c.notes for row in wrapped("note: " + note, width, "dim", "  ")]
-    space = max(height - len(rows) - min(len(told), max(height // 4, 1)), 1)
-    rows += _passes(c, width, space)
-    return [*rows, *told][:height]
-
-
-def _passes(c: Convergence, width: int, room: int) -> list[Row]:
-    """A bar each; of many the first and the last ones."""
-    passes = c.passes
-    most = max((p.duration_s for p in passes), default=0.0) or 1.0
-    ends = math.isfinite(c.total_s)
-    shown: list[int | None] = list(range(len(passes)))
-    if len(passes) > room:
-        tail = max((room - 1) // 2, 1)
-        head = max(room - 1 - tail, 0)
-        shown = [*range(head), None, *range(len(passes) - tail, len(passes))][:room]
-    length = max(min(width - 40, 60), 8)
-    rows: list[Row] = []
-    for i in shown:
-        if i is None:
-            rows.append([(f"  …  {len(passes)} passes", "dim")])
-            continue
-        p = passes[i]
-        stopped = ends and i == len(passes) - 1
-        bar = "█" * max(round(p.duration_s / most * length), 1)
-        style = "warn" if stopped else "again"
-        said = f"{show_bytes(p.bytes):>11} {show_time(p.duration_s):>10}"
-        rows.append(
-            [(f"{p.number:>4} ", "dim"), (f"{bar:<{length}}", style), (said, "")]
-            + ([(" stopped", "warn")] if stopped else [])
-        )
-    return [clipped(row, width) for row in rows]
-
-
 def heat(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     """Addresses by time: a row a stretch of the addresses in use, a column a round."""
     h = s.heat
     if h is None:
-        return [[("nothing was written", "dim")]] if len(s.series) else _WAITING
+        return [[("nothing was written", "dim")]] if len(s.series) else WAITING
     label = 21
     room, lines = max(width - label - 1, 4), max(height - 1, 1)
     rows = heat_rows(h.pages, lines, room)
@@ -238,7 +138,7 @@ def faults(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     """Kinds of write faults, lately."""
     series = s.series
     if not len(series):
-        return _WAITING
+        return WAITING
     recent = Series(series.values[-MEAN:])
     seconds = max(float(recent["duration_s"].sum()), 1e-9)
     total = float(np.nansum(recent["write_faults"]))
@@ -260,7 +160,7 @@ def faults(s: TargetSnapshot, width: int, height: int) -> list[Row]:
 def tlb(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     """TLB flushes lately: the target's own, and what arming it caused."""
     if not len(s.series):
-        return _WAITING
+        return WAITING
     recent = Series(s.series.values[-MEAN:])
     arm = float(recent["arm_s"].mean())
     rows: list[Row] = []

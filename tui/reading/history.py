@@ -11,22 +11,11 @@ import numpy as np
 from redirty.collector.bitmap import U64
 from redirty.collector.host.mappings import CLASSES, Mapping
 from redirty.collector.model.observed import Kept, Observed, Points
-from redirty.tui.reading.facts import (
-    COLUMN,
-    I64,
-    PID_SHIFT,
-    TLB_COLUMN,
-    WORD_SHIFT,
-    Facts,
-    Floats,
-    Writer,
-    coarser,
-)
+from redirty.tui.reading.facts import COLUMN, I64, TLB_COLUMN, Facts, Floats, Writer
+from redirty.tui.reading.heat import HEAT_COLUMNS, HeatMap, heat_map
 
 KEPT = 240  # rounds
 MEAN = 5  # rounds that the rate of a mapping, of a writer and of flushes is the mean of
-_HEAT_COLUMNS = 120
-_HEAT_ROWS = 64
 _NAMED = 8  # mappings that the model may name
 _COUNTED = ("present", "dirty", "redirtied", "faults")
 
@@ -72,19 +61,6 @@ class MappingTable:
     def __getitem__(self, i: int) -> Mapping:
         """The mapping in a row: there may be 60,000, of which a screen shows 40."""
         return self.parts[int(self.part[i])][int(self.row[i])]
-
-
-@dataclass(frozen=True, eq=False)
-class HeatMap:
-    """pages: (rows, columns) dirty pages, a row a stretch of used addresses, a column a round, the
-    latest last. first: (rows,) (pid, address) at which each begins. shift: of a place's bytes.
-    start_s: (columns,) of the rounds."""
-
-    pages: I64
-    first: tuple[tuple[int, int], ...]
-    start_s: Floats
-    place_bytes: int
-    places: int
 
 
 @dataclass(frozen=True)
@@ -183,23 +159,7 @@ class History:
     def heat(self) -> HeatMap | None:
         """Addresses by time; None when nothing was written."""
         count = len(self._facts)
-        recent = [self._facts[i] for i in range(max(0, count - _HEAT_COLUMNS), count)]
-        shift = max((f.places.shift for f in recent), default=0)
-        columns = [coarser(f.places.keys, f.places.pages, shift) for f in recent]
-        used: U64 = np.unique(np.concatenate([keys for keys, _ in columns])) if columns else _NONE
-        if len(used) == 0:
-            return None
-        rows = min(len(used), _HEAT_ROWS)
-        bounds = np.linspace(0, len(used), rows + 1).astype(np.int64)[:-1]
-        pages = np.zeros((rows, len(columns)), np.int64)
-        for column, (keys, counts) in enumerate(columns):
-            if len(keys):
-                at = np.searchsorted(bounds, np.searchsorted(used, keys), side="right") - 1
-                pages[:, column] = np.bincount(at, counts, rows).astype(np.int64)
-        mask = np.uint64((1 << PID_SHIFT) - 1)
-        firsts = [(int(key) >> PID_SHIFT, int(key & mask) << WORD_SHIFT) for key in used[bounds]]
-        start_s = np.array([f["start_s"] for f in recent])
-        return HeatMap(pages, tuple(firsts), start_s, 1 << (WORD_SHIFT + shift), len(used))
+        return heat_map([self._facts[i] for i in range(max(0, count - HEAT_COLUMNS), count)])
 
     def tlb(self) -> tuple[TlbRow, ...]:
         """Flushes lately, by reason."""
@@ -282,9 +242,6 @@ class History:
             for i in order.tolist()
             for m in [table[i]]
         )
-
-
-_NONE = np.empty(0, np.uint64)
 
 
 def _seconds(facts: Sequence[Facts]) -> float:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from redirty.tui.reading.convergence import Convergence
 from redirty.tui.reading.cost import Cost
-from redirty.tui.reading.history import HeatMap, MappingTable, Series, TlbRow, WriterRow
+from redirty.tui.reading.heat import HeatMap
+from redirty.tui.reading.history import MappingTable, Series, TlbRow, WriterRow
 
 
 class State(Enum):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from redirty.collector.units import parse_rate
+from redirty.tui.drawing import convergence as verdict
 from redirty.tui.drawing import target as draw
 from redirty.tui.drawing.fields import MAPPINGS
 from redirty.tui.drawing.parts import Row
@@ -81,9 +82,9 @@ class TargetScreen(Watch):
         yield Picture[TargetSnapshot](self._cost, id="cost")
         with Container(id="top"):
             yield Picture(draw.rates, id="rates", title="dirty: █ again ░ new")
-            yield Picture(draw.curve, id="curve", title="W(t)")
+            yield Picture(verdict.curve, id="curve", title="W(t)")
         with Container(id="middle"):
-            yield Picture(draw.convergence, id="convergence", title="would a mirror converge?")
+            yield Picture(verdict.convergence, id="convergence", title="would a mirror converge?")
             yield Picture(draw.heat, id="heat", title="addresses by time")
         with Container(id="bottom"):
             yield Picture(draw.faults, id="faults", title="kinds of fault")
