@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,10 @@ def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
         look = config.read(None if options.config is None else Path(options.config))
         choices = checked()
         app = TopApp(_first_screen(choices), look)
+        # Each refresh makes thousands of small tuples, none in a cycle: a collection of all that was
+        # imported, again and again, would take longer than drawing.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
         try:
             app.run()
         finally:

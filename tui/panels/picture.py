@@ -7,6 +7,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from redirty.tui.drawing.parts import Row
 from redirty.tui.panels import styles
+from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -32,10 +33,21 @@ class Picture(Widget, Generic[S]):
             self.border_title = title
 
     def show(self, snapshot: S) -> None:
-        """Another snapshot. Drawn when the panel is on the screen, not before."""
+        """Another snapshot: rows that are other than before are drawn again."""
         self._snapshot = snapshot
-        self._drawn = None
-        self.refresh()
+        old, (width, height) = self._drawn, self.size
+        if old is None or self._drawn_size != (width, height):
+            self._drawn = None
+            self.refresh()
+            return
+        new = self._drawn = self._make(snapshot, width, height)
+        changed = [
+            Region(0, y, width, 1)
+            for y in range(min(height, max(len(old), len(new))))
+            if old[y : y + 1] != new[y : y + 1]
+        ]
+        if changed:
+            self.refresh(*changed)
 
     def render_line(self, y: int) -> Strip:
         """A row."""

@@ -11,7 +11,7 @@ from redirty.tui.drawing.parts import Row, cell, end_of
 from redirty.tui.panels import styles
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -56,6 +56,7 @@ class Table(ScrollView, can_focus=True, inherit_bindings=False):
         self._cursor = 0
         self._selected: object = None
         self._palette: styles.Palette | None = None
+        self._drawn: dict[int, Row] = {}  # by line of the screen
         self._default = sorted_by
         self.sorted_by = sorted_by  # name of a field; the data come sorted by the default one
         self.reversed = False
@@ -70,7 +71,18 @@ class Table(ScrollView, can_focus=True, inherit_bindings=False):
         self._cursor = min(max(found if found is not None else at, 0), max(count - 1, 0))
         self._selected = self._key_at(self._cursor)
         self.virtual_size = Size(self.size.width, count + 1)
-        self.refresh()
+        self._refresh_changed()
+
+    def _refresh_changed(self) -> None:
+        """Rows on the screen that are other than they were drawn."""
+        width, height = self.size
+        changed = [
+            Region(0, y, width, 1)
+            for y, row in self._drawn.items()
+            if y < height and self._parts(y, width) != row
+        ]
+        if changed or not self._drawn:
+            self.refresh(*changed)
 
     def _place(self) -> int:
         return self._cursor
@@ -176,15 +188,18 @@ class Table(ScrollView, can_focus=True, inherit_bindings=False):
     def render_line(self, y: int) -> Strip:
         """The heading, or a row."""
         width = self.size.width
-        columns = self._columns(width)
         if self._palette is None:
             self._palette = styles.Palette(self)
-        palette = self._palette
+        row = self._drawn[y] = self._parts(y, width)
+        return self._palette.strip(row, width)
+
+    def _parts(self, y: int, width: int) -> Row:
+        columns = self._columns(width)
         if y == 0:
-            return palette.strip(self._heading(columns), width)
+            return self._heading(columns)
         at = int(self.scroll_offset.y) + y - 1
         if at >= len(self._order):
-            return palette.strip([], width)
+            return []
         parts: Row = []
         i = self._order[at]
         for field, room in columns:
@@ -193,8 +208,8 @@ class Table(ScrollView, can_focus=True, inherit_bindings=False):
                 text = end_of(text, room)
             parts.append((cell(text, room, left=field.left) + " ", ""))
         if at == self._cursor and self.has_focus:
-            parts = [("".join(text for text, _ in parts).ljust(width), "selected")]
-        return palette.strip(parts, width)
+            return [("".join(text for text, _ in parts).ljust(width), "selected")]
+        return [("".join(text for text, _ in parts), "")]
 
     def notify_style_update(self) -> None:
         """Another theme, or the focus went elsewhere."""
