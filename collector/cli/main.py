@@ -17,7 +17,7 @@ VERBS = {
     "record": ("record", "trace a target's write faults into a recording"),
     "report": ("report", "sum a recording up on the terminal"),
     "predict": ("predict", "would mirroring a target's memory converge, and how soon"),
-    "top": ("top", "the live screen: a target's rounds, all processes, or a recording"),
+    "top": ("top", "the live screen, or a recording replayed on it"),
     "demo": ("demo", "the main job on a built-in workload"),
 }
 

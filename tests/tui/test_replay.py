@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import stat
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -67,6 +68,9 @@ def test_seeking() -> None:
                 assert screen.shown.playback is not None
                 return screen.shown.playback.position
 
+            def is_at(wanted: int) -> bool:
+                return at() == wanted
+
             assert at() == ROUNDS - 1
             keys = {
                 "left": 30, "shift+left": 20, "right": 21, "left_parenthesis": 0,
@@ -74,7 +78,7 @@ def test_seeking() -> None:
             }  # fmt: skip
             for key, wanted in keys.items():
                 await press(pilot, key)
-                await until(pilot, lambda wanted=wanted: at() == wanted, f"{key}: round {wanted}")
+                await until(pilot, partial(is_at, wanted), f"{key}: round {wanted}")
                 assert f"round {wanted} " in text(pilot)
 
     run(test())
@@ -90,9 +94,12 @@ def test_playing_pausing_and_speed() -> None:
                 p = screen.shown.playback
                 return p.playing, p.speed, p.position
 
+            def has_speed(wanted: float) -> bool:
+                return playback()[1] == wanted
+
             for key, speed in (("full_stop", 2.0), ("full_stop", 4.0), ("comma", 2.0)):
                 await press(pilot, key)
-                await until(pilot, lambda s=speed: playback()[1] == s, f"speed {speed}")
+                await until(pilot, partial(has_speed, speed), f"speed {speed}")
             assert "x2" in text(pilot)
             await press(pilot, "space")  # at the end: begins anew
             await until(pilot, lambda: playback()[0] and playback()[2] < 8, "the beginning")
@@ -192,7 +199,8 @@ def test_exports_hold_what_is_on_the_screen(tmp_path: Path) -> None:
     frames = {name: pd.read_csv(path) for name, path in files.items()}
     rounds = pd.read_csv(REDIS / "rounds.csv")
     assert frames["summary"]["dirty_pages"].tolist() == rounds["dirty_pages"].tolist()
-    assert frames["heat"]["dirty_pages"].sum() == rounds["dirty_pages"].sum()
+    lost = rounds["dirty_pages"].sum() - frames["heat"]["dirty_pages"].sum()
+    assert 0 <= lost <= rounds["lost_events"].sum()
     assert frames["mappings"]["redirtied_pages_per_s"].is_monotonic_decreasing or (
         frames["mappings"]["dirty_pages_per_s"].is_monotonic_decreasing
     )

@@ -91,7 +91,7 @@ def test_the_top_of_an_axis_is_just_above(value: float) -> None:
 
 def test_a_heat_map_shows_more_pages_darker() -> None:
     rows = heat_rows(np.array([[0, 1, 10, 1000]]), 1, 4)
-    assert "".join(text for text, _ in rows[0]) == " ░▓█"
+    assert "".join(text for text, _ in rows[0]) == " ░▒█"
 
 
 def test_rows_of_a_heat_map_that_do_not_fit_are_added_up() -> None:

@@ -53,8 +53,10 @@ def test_mappings_are_means_over_the_latest_rounds_the_most_redirtied_first() ->
 def test_the_heat_map_has_every_dirty_page_once() -> None:
     heat = History(Recorded(REDIS).facts).heat()
     assert heat is not None
-    dirty = pd.read_csv(REDIS / "rounds.csv")["dirty_pages"]
-    assert heat.pages.sum(axis=0).tolist() == dirty.tolist()
+    rounds = pd.read_csv(REDIS / "rounds.csv")
+    lost = rounds["dirty_pages"] - heat.pages.sum(axis=0)
+    assert 0 <= lost.min()
+    assert lost.sum() <= rounds["lost_events"].sum()  # it is made of events
     addresses = [address for _, address in heat.first]
     assert addresses == sorted(addresses)
 

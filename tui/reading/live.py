@@ -124,13 +124,16 @@ class Live(TargetReader):
                     self.changed = False
                     asked = self.asked
                 self._publish(State.LIVE if len(self._history) else State.STARTING, "")
-                with self._wake:  # short rounds are not drawn one by one
-                    if self.asked == asked and not self.stopping:
-                        self._wake.wait_for(lambda a=asked: self.asked != a, _REST_S)
+                self._rest(asked)
         finally:
             self._session.stop()
             runner.join(_END_S)
         self._told_end()
+
+    def _rest(self, asked: Asked) -> None:
+        """Short rounds are not drawn one by one; what is asked anew is answered at once."""
+        with self._wake:
+            self._wake.wait_for(lambda: self.asked != asked or self.stopping, _REST_S)
 
     def _told_end(self) -> None:
         if isinstance(self._error, TargetEndedError):
