@@ -49,6 +49,7 @@ def test_redis_under_load(tmp_path: Path) -> None:
         load = server.load(seconds_at_most=200, keys=20_000, size=256)
         try:
             words = [REDIRTY, "top", "-p", server.pid, "500ms", "--bandwidth", "1Gbit"]
+            words += ["--max-overhead", "100%"]
             with Terminal(words, tmp_path, 160, 48) as terminal:
                 shown = terminal.wait("round 3")
                 assert f"process {server.pid}: redis-server" in shown
@@ -62,6 +63,7 @@ def test_redis_under_load(tmp_path: Path) -> None:
                 terminal.keys("b")
                 terminal.wait("bandwidth:")
                 terminal.keys(*"100kbit", "Enter")
+                terminal.wait("bandwidth:", gone=True)
                 terminal.keys("4")
                 terminal.wait("100.0 kbit/s")
                 terminal.wait("will not")
@@ -216,8 +218,7 @@ def test_costly_tracing_makes_rounds_longer(tmp_path: Path) -> None:
         writer.start("cyclic", rate=20_000, pages=16_000, seconds=3600)
         words = [REDIRTY, "top", "-p", writer.pid, "100ms", "--max-overhead", "0.01%"]
         with Terminal(words, tmp_path, 160, 48) as terminal:
-            shown = terminal.wait("rounds made longer")
-            assert "more than 0.0%" in shown
+            terminal.wait("rounds made longer")
             terminal.wait("of 0.1 s", gone=True)
             terminal.keys("q")
             assert terminal.exit_code() == 0

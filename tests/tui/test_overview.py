@@ -76,7 +76,7 @@ def test_pause_interval_help_and_export(tmp_path: Path) -> None:
                 assert len(screen.rows) == 30
                 await press(pilot, "e")
                 await press(pilot, "question_mark")
-                assert "nothing is armed" in text(pilot)
+                assert "Enter traces the process" in text(pilot)
                 await press(pilot, "escape", "q")
 
     run(test())

@@ -170,7 +170,7 @@ def test_typed_bandwidth_and_downtime() -> None:
 
 def test_help_tells_what_is_shown_and_the_keys() -> None:
     async def test() -> None:
-        async with replaying((100, 70)) as (pilot, _):
+        async with replaying((120, 110)) as (pilot, _):
             await press(pilot, "question_mark")
             said = text(pilot)
             for words in ("re-dirtied", "a faster one", "a round back", "twice", "W(t)"):
@@ -305,7 +305,7 @@ def test_the_palette_has_the_screens_keys() -> None:
             assert any("heat" in title for title in titles)
             await press(pilot, "ctrl+p")
             await pilot.pause(0.2)
-            await press(pilot, *"next policy")
+            await press(pilot, *"next")
             await pilot.pause(0.5)
             await press(pilot, "enter")
             await until(pilot, lambda: screen.reader.asked.policy == "qemu", "the command's effect")

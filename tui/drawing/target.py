@@ -49,7 +49,7 @@ def heading(s: TargetSnapshot | None, width: int, paused: bool) -> list[Row]:
     if len(s.series):
         first.append((f"  round {int(s.series['round'][-1])}", ""))
     if about.probe:
-        first.append((f"  of {about.interval_s:g} s, {about.probe}, {about.arm}", "dim"))
+        first.append((f"  of {about.interval_s:.3g} s, {about.probe}, {about.arm}", "dim"))
     return [clipped(first, width), clipped(_second(s), width)]
 
 
