@@ -90,11 +90,8 @@ class OverviewScreen(Watch):
             self.reader.suspend(True)
 
     def on_screen_resume(self) -> None:
-        """Back: what was traced from here is let go of, which may take a moment."""
+        """Back."""
         self.reader.suspend(False)
-        for reader in list(getattr(self.app, "readers", ())):
-            if reader is not self.reader and reader.stopping:
-                self.drop(reader)
 
     def on_unmount(self) -> None:
         """Lets go of the kernel."""

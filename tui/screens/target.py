@@ -228,6 +228,8 @@ class TargetScreen(Watch):
     def action_leave(self) -> None:
         """To the overview, or out when there is none."""
         if len(self.app.screen_stack) > 2:
+            self.reader.request_stop()
+            self.drop(self.reader)  # what becomes of it is no matter of the overview's
             self.dismiss()
         else:
             self.app.exit()
