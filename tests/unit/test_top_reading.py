@@ -55,7 +55,7 @@ def test_the_heat_map_has_every_dirty_page_once() -> None:
     assert heat is not None
     rounds = pd.read_csv(REDIS / "rounds.csv")
     lost = rounds["dirty_pages"] - heat.pages.sum(axis=0)
-    assert 0 <= lost.min()
+    assert lost.min() >= 0
     assert lost.sum() <= rounds["lost_events"].sum()  # it is made of events
     addresses = [address for _, address in heat.first]
     assert addresses == sorted(addresses)
