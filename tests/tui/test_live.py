@@ -20,7 +20,7 @@ def nobody() -> TargetSet:
 
 
 class MadeUp(Live):
-    """A round every 20 ms until `end` is set."""
+    """A round every 100 ms until `end` is set."""
 
     def __init__(self, wanted: Wanted, mappings: int) -> None:
         super().__init__(nobody, wanted, ASKED)
@@ -45,7 +45,7 @@ class MadeUp(Live):
             if self.end is not None:
                 raise self.end
             with self._wake:
-                self._wake.wait(0.02)
+                self._wake.wait(0.1)
 
 
 def made(mappings: int = 20, wanted: Wanted | None = None) -> tuple[LiveScreen, list[MadeUp]]:
