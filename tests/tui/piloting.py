@@ -40,7 +40,7 @@ async def shown(
     """A running program; all its readers are closed at the end."""
     app = TopApp(first, look or Look())
     try:
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=size, notifications=True) as pilot:
             yield pilot
     finally:
         for reader in app.readers:
