@@ -4,7 +4,8 @@
  * tracepoint), of which one is compiled, and the life of targets (fork, exec, exit).
  *
  * -D flags: RD_ENTRY_FENTRY, RD_ENTRY_KPROBE or RD_ENTRY_TRACEPOINT; OFF_* (compat.h), RD_REGIONS, RD_SLOTS, RD_TARGETS; RD_EVENTS with RD_RING_PAGES
- * for the ring of single events; RD_STACKS for stacks of those who write.
+ * for the ring of single events; RD_STACKS for stacks of those who write; RD_PART where only some memory
+ * of a target is to be recorded (rd_config.chosen).
  */
 #include <uapi/linux/ptrace.h>
 #include "events.h"
@@ -273,10 +274,28 @@ static __always_inline u64 count_pages(struct rd_stats *s, u64 fresh)
 	return now;
 }
 
+static __always_inline bool belongs(struct rd_config *cfg, u64 address)
+{
+#ifdef RD_PART
+	for (u32 i = 0; i < RD_CHOSEN; i++) {
+		if (i >= cfg->chosen_count)
+			return false;
+		if (address >= cfg->chosen[i].start && address < cfg->chosen[i].end)
+			return true;
+	}
+	return false;
+#else
+	return true;
+#endif
+}
+
 static __always_inline void record(void *ctx, struct rd_config *cfg, u64 t, u64 address, u64 ip,
 				    u32 kind, bool huge)
 {
 	u64 epoch = cfg->epoch & 1;
+
+	if (!belongs(cfg, address))
+		return;
 	struct rd_stats *s = stats_of(t, epoch);
 
 	if (!s)
@@ -322,26 +341,30 @@ static __always_inline void record(void *ctx, struct rd_config *cfg, u64 t, u64 
 #endif
 }
 
-static __always_inline void count_for_mm(u64 mm, u32 kind)
+static __always_inline u64 mm_of_vmf(u64 vmf)
+{
+	return rd_read_u64((void *)rd_read_u64((void *)vmf, OFF_VMF_VMA), OFF_VMA_MM);
+}
+
+static __always_inline void count_fault(u64 vmf, u32 kind)
 {
 	u32 zero = 0;
 	struct rd_config *cfg = config.lookup(&zero);
 
 	if (!cfg)
 		return;
-	u64 t = target_of_mm(cfg, mm);
+	u64 t = target_of_mm(cfg, mm_of_vmf(vmf));
 
 	if (!t)
 		return;
+#ifdef RD_PART
+	if (!belongs(cfg, rd_read_u64((void *)vmf, OFF_VMF_ADDRESS)))
+		return;
+#endif
 	struct rd_stats *s = stats_of(t, cfg->epoch & 1);
 
 	if (s)
 		count(s, kind);
-}
-
-static __always_inline u64 mm_of_vmf(u64 vmf)
-{
-	return rd_read_u64((void *)rd_read_u64((void *)vmf, OFF_VMF_VMA), OFF_VMA_MM);
 }
 
 #ifdef RD_ENTRY_TRACEPOINT
@@ -440,7 +463,7 @@ static __always_inline int on_huge_at(void *ctx, u64 mm, u64 address)
 		return 0;
 	u64 t = target_of_mm(cfg, mm);
 
-	if (!t)
+	if (!t || !belongs(cfg, address))
 		return 0;
 	struct rd_stats *s = stats_of(t, cfg->epoch & 1);
 
@@ -466,17 +489,17 @@ KFUNC_PROBE(handle_mm_fault, void *vma, unsigned long address, unsigned int flag
 }
 KFUNC_PROBE(do_wp_page, void *vmf)
 {
-	count_for_mm(mm_of_vmf((u64)vmf), RD_WRITE_PROTECT);
+	count_fault((u64)vmf, RD_WRITE_PROTECT);
 	return 0;
 }
 KFUNC_PROBE(wp_page_copy, void *vmf)
 {
-	count_for_mm(mm_of_vmf((u64)vmf), RD_COW);
+	count_fault((u64)vmf, RD_COW);
 	return 0;
 }
 KFUNC_PROBE(do_page_mkwrite, void *vmf)
 {
-	count_for_mm(mm_of_vmf((u64)vmf), RD_MKWRITE);
+	count_fault((u64)vmf, RD_MKWRITE);
 	return 0;
 }
 /* At the return: most calls fall back to small pages, and only the result says so. */
@@ -499,19 +522,19 @@ int kp_handle_mm_fault(struct pt_regs *ctx)
 
 int kp_do_wp_page(struct pt_regs *ctx)
 {
-	count_for_mm(mm_of_vmf(PT_REGS_PARM1(ctx)), RD_WRITE_PROTECT);
+	count_fault(PT_REGS_PARM1(ctx), RD_WRITE_PROTECT);
 	return 0;
 }
 
 int kp_wp_page_copy(struct pt_regs *ctx)
 {
-	count_for_mm(mm_of_vmf(PT_REGS_PARM1(ctx)), RD_COW);
+	count_fault(PT_REGS_PARM1(ctx), RD_COW);
 	return 0;
 }
 
 int kp_do_page_mkwrite(struct pt_regs *ctx)
 {
-	count_for_mm(mm_of_vmf(PT_REGS_PARM1(ctx)), RD_MKWRITE);
+	count_fault(PT_REGS_PARM1(ctx), RD_MKWRITE);
 	return 0;
 }
 #endif

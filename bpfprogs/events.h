@@ -23,6 +23,7 @@
 #define RD_HIST_PER_OCTAVE 16
 #define RD_TLB_REASONS 8
 #define RD_RANGES 4096
+#define RD_CHOSEN 64
 
 enum rd_kind {
 	RD_WRITE_FAULTS = 0,  /* every write fault; what follows is a share of it. With tracepoints
@@ -41,6 +42,11 @@ enum rd_tlb_reason {
 	RD_TLB_BATCH = 7,    /* arch_tlbbatch_flush, timed */
 };
 
+struct rd_bounds { /* addresses, end exclusive */
+	__u64 start;
+	__u64 end;
+};
+
 struct rd_config {
 	__u64 epoch;        /* its lowest bit says which of the two sets of maps is written now */
 	__u64 follow_fork;  /* 1: children of a target are targets */
@@ -56,6 +62,9 @@ struct rd_config {
 	__u64 changes; /* the last such number of the kernel side */
 	__u64 used[2]; /* rows taken in each epoch's table; past RD_REGIONS they are in no list */
 	__u64 arming;  /* 1 + the slot of the target that the collector arms at this moment; 0: none */
+	/* With RD_PART nothing else of a target is recorded; ranges are only added. */
+	__u64 chosen_count;
+	struct rd_bounds chosen[RD_CHOSEN];
 };
 
 struct rd_target {

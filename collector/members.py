@@ -59,7 +59,7 @@ class Members:
             armed = self._open_armed(pid, number, descriptor, required=required)
             if not required and self.tracer.target_space(pid) != number:
                 raise GoneError  # it runs another program since: that one is taken in next
-            space = Space(number, slot, process, armed)
+            space = Space(number, slot, process, armed, self.targets)
         except BaseException as e:
             if armed is not None:
                 armed.close()
@@ -103,7 +103,7 @@ class Members:
                 armed: Armed = UffdArmed(pid, descriptor, 0.0)
             else:
                 timeout_s = _STOP_TIMEOUT_S if required else _NEWCOMER_STOP_TIMEOUT_S
-                armed = open_armed(self.way, pid, self.injector, timeout_s)
+                armed = open_armed(self.way, pid, self.injector, timeout_s, self.targets.part)
         except ArmError as e:
             if required:
                 raise

@@ -14,6 +14,7 @@ from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.export.stacks import StackFile
 from redirty.collector.family import Family
 from redirty.collector.host.command import Command
+from redirty.collector.host.guest import Guest
 from redirty.collector.host.targets import Cgroup, Pids, Tree
 from redirty.collector.physical import Physical
 from redirty.collector.plan import Plan
@@ -80,7 +81,7 @@ class Outputs:
     def _target(self) -> dict[str, Any]:
         processes = sorted(self._family.processes.values(), key=lambda p: int(p["pid"]))
         target = self._plan.target
-        kinds = {Pids: "pids", Tree: "tree", Cgroup: "cgroup", Command: "command"}
+        kinds = {Pids: "pids", Tree: "tree", Cgroup: "cgroup", Command: "command", Guest: "vm"}
         first = processes[0] if processes else {}
         return {
             "kind": kinds.get(type(target), "other"),

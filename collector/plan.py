@@ -23,6 +23,7 @@ class Plan:
     events: bool = False
     stacks: bool = False
     physical: bool = False
+    zeros: bool = False
 
     @property
     def bounded(self) -> bool:

@@ -93,6 +93,7 @@ class Recorder:
         self.members.adopt_all()
         for space in self.spaces.values():
             space.look()
+        self._choose()
         self.started_ns = self._round_ns = self.tracer.flip()
         candidates = self._arm()
         drained = self.tracer.drain()
@@ -100,6 +101,12 @@ class Recorder:
         self.tracer.take_stats()
         for space in self.spaces.values():
             space.settle(drained.get(space.number, empty()), candidates[space.number])
+
+    def _choose(self) -> None:
+        """What is armed is recorded, where not all of a process's memory belongs to the target."""
+        if self.targets.partial:
+            for space in self.spaces.values():
+                self.tracer.choose([(m.start, m.end) for m in space.mappings.items])
 
     def _arm(self) -> dict[int, PageSet]:
         """Arms, and waits for the grace period: by address space, what may have been written."""
@@ -142,6 +149,7 @@ class Recorder:
 
     def _turn(self) -> Round:
         arm_s = self._arm_s
+        self._choose()
         flipped = self.tracer.flip()
         candidates = self._arm()
         drained = self.tracer.drain()

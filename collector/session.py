@@ -18,6 +18,7 @@ from redirty.collector.attach.loading import Options
 from redirty.collector.attach.tracer import Tracer
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.export.files import require_new
+from redirty.collector.export.zeros import write_zeros
 from redirty.collector.family import Family
 from redirty.collector.host.command import Command
 from redirty.collector.host.process import regions_for
@@ -26,6 +27,7 @@ from redirty.collector.outputs import Outputs, Sink
 from redirty.collector.plan import Plan
 from redirty.collector.rounds import Recorder, Round
 from redirty.collector.schedule import Schedule
+from redirty.collector.zeros import Zeros
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Session:
         on_round: Callable[[Round], None] = lambda r: None,
         on_armed: Callable[[], None] = lambda: None,
         outputs: Callable[[Plan, Recorder, Family], Sink] = Outputs,
+        on_counted: Callable[[float], None] = lambda share: None,
     ) -> None:
         self.plan = plan
         self._make_outputs = outputs
@@ -53,7 +56,8 @@ class Session:
         self._interval_s = plan.interval_s
         self.on_round = on_round
         self.on_armed = on_armed
-        self.interrupted = False
+        self.on_counted = on_counted
+        self.interrupted = self._stopped = False
         self._finished = False
         self.rounds = 0
         self.lost_events = 0
@@ -64,7 +68,7 @@ class Session:
 
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """Ends it at the next occasion; what is done is kept."""
-        self.interrupted = True
+        self.interrupted = self._stopped = True
 
     def finish(self) -> None:
         """Ends it as planned, with a round that has all that was written before this call; may be
@@ -137,6 +141,7 @@ class Session:
             if many
             else max(_SLOTS_OF_FEW, 2 * len(self.plan.target.members())),
             follow_fork=many,
+            part=self.plan.target.partial,
         )
 
     # ---- rounds ----
@@ -156,9 +161,13 @@ class Session:
             with contextlib.suppress(RedirtyError):  # the first error is the one to tell
                 self._finish(recorder, complete=False)
             raise
+        counted = plan.zeros and plan.directory is not None
+        zeros = Zeros(recorder.spaces.values()) if counted else None
         recorder.close()
         stopped_by_hand = outcome == "interrupted" and not plan.bounded
         self._finish(recorder, complete=outcome == "planned" or to_its_end or stopped_by_hand)
+        if zeros is not None:
+            self._count(zeros)
         if outcome == "ended" and not to_its_end:
             n = self.rounds
             rounds = "1 complete round is" if n == 1 else f"{n} complete rounds are"
@@ -213,6 +222,23 @@ class Session:
         self.rounds += 1
         self.lost_events += int(result.stats["lost"].sum() + result.stats["lost_events"].sum())
         self.on_round(result)
+
+    def _count(self, zeros: Zeros) -> None:
+        """When nothing is armed any more. Asked to stop meanwhile, it leaves them uncounted."""
+        self._stopped = False
+        done, total = 0, max(zeros.pages, 1)
+
+        def looked(pages: int) -> None:
+            nonlocal done
+            done += pages
+            self.on_counted(done / total)
+
+        try:
+            found = list(zeros.count(lambda: self._stopped, looked))
+        finally:
+            zeros.close()
+        if found and not self._stopped and self.plan.directory is not None:
+            write_zeros(self.plan.directory, found)
 
     def _finish(self, recorder: Recorder, *, complete: bool) -> None:
         assert self._outputs is not None

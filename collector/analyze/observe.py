@@ -9,7 +9,7 @@ import numpy as np
 from redirty.collector.analyze import load
 from redirty.collector.errors import RedirtyError
 from redirty.collector.model import phases
-from redirty.collector.model.observed import ALL, Floats, Kept, Observed, Points
+from redirty.collector.model.observed import ALL, Floats, Kept, Layout, Observed, Points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,27 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observed:
         classes=classes,
         average=average_curve(directory) if curves.empty else None,
         mappings=_kept(directory, rounds.iloc[first:]),
+        layout=layout_of(load.load_zeros(directory)),
     )
+
+
+def layout_of(zeros: pd.DataFrame) -> Layout | None:
+    """Larger mappings first, as QEMU copies the blocks of a guest's memory. What was never touched is
+    copied, as zero pages, where nothing but the memory has it."""
+    if zeros.empty:
+        return None
+    neighbours = (zeros["start"] == zeros["end"].shift()) & (zeros["pid"] == zeros["pid"].shift())
+    area = (~neighbours).cumsum()
+    size = zeros.groupby(area)["pages"].transform("sum")
+    ordered = zeros.assign(area=area, size=size).sort_values(
+        ["size", "area", "start"], ascending=[False, True, True]
+    )
+    pages, present, zero = (
+        ordered[name].to_numpy(np.float64) for name in ("pages", "present_pages", "zero_pages")
+    )
+    anonymous = ordered["mapping_class"].str.startswith("anon").to_numpy()
+    untouched = np.where(anonymous, pages - present, 0.0)
+    return Layout(present + untouched, present, zero + untouched)
 
 
 def _points(curves: pd.DataFrame, classes: tuple[str, ...]) -> Points:

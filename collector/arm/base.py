@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from redirty.collector.bitmap import PageSet
 from redirty.collector.errors import RedirtyError
 from redirty.collector.host.mappings import Mappings
+
+Part = Callable[[Mappings], Mappings]
+
+
+def whole(mappings: Mappings) -> Mappings:
+    """The part that is all of it."""
+    return mappings
 
 
 class ArmError(RedirtyError):

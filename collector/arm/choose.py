@@ -14,7 +14,7 @@ import sys
 import numpy as np
 from redirty.collector import capabilities
 from redirty.collector.arm import pagemap as pm
-from redirty.collector.arm.base import Armed, ArmError, GoneError
+from redirty.collector.arm.base import Armed, ArmError, GoneError, Part, whole
 from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.soft_dirty import SoftDirtyArmed
 from redirty.collector.arm.uffd import UffdArmed
@@ -37,13 +37,19 @@ for line in sys.stdin:
 """
 
 
-def open_armed(way: str, pid: int, injector: Injector, stop_timeout_s: float = 2.0) -> Armed:
+def open_armed(
+    way: str,
+    pid: int,
+    injector: Injector,
+    stop_timeout_s: float = 2.0,
+    part: Part = whole,
+) -> Armed:
     """Makes a process ready for arming in one way (of WAYS).
 
     Errors: ArmError (code ETIMEDOUT: it did not come to a stop in time), GoneError.
     """
     if way == "soft-dirty":
-        return SoftDirtyArmed(pid)
+        return SoftDirtyArmed(pid, part)
     descriptor, stopped_s = injector.userfaultfd(pid, stop_timeout_s)
     return UffdArmed(pid, descriptor, stopped_s)
 

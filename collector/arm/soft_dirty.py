@@ -15,10 +15,11 @@ import os
 
 import numpy as np
 from redirty.collector.arm import pagemap as pm
-from redirty.collector.arm.base import ArmError, GoneError
+from redirty.collector.arm.base import ArmError, GoneError, Part, whole
 from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, drop_empty, empty
 from redirty.collector.errors import why
 from redirty.collector.host.mappings import Mapping, Mappings, MapsFile, appeared
+from redirty.collector.host.smaps import starts_with_flag
 
 _CHUNK_PAGES = 1 << 20
 
@@ -50,33 +51,22 @@ class HugetlbMappings:
         if not pm.hugetlb_kib(self._pid):
             return frozenset()
         if mappings is not self._known:
-            self._starts, self._known = self._look(), mappings
+            self._starts, self._known = starts_with_flag(self._pid, b"ht"), mappings
         return self._starts
-
-    def _look(self) -> frozenset[int]:
-        """From the flag "ht" of /proc/PID/smaps (filesystems/proc.rst)."""
-        found, start = set(), 0
-        try:
-            with open(f"/proc/{self._pid}/smaps", "rb") as smaps:  # noqa: PTH123
-                for line in smaps:
-                    name, _, rest = line.partition(b" ")
-                    if not name.endswith(b":"):
-                        start = int(name.partition(b"-")[0], 16)
-                    elif name == b"VmFlags:" and b"ht" in rest.split():
-                        found.add(start)
-        except OSError:
-            pass  # gone: the next reading of its page tables tells
-        return frozenset(found)
 
 
 class SoftDirtyArmed:
-    """An address space armed through its soft-dirty bits. The target is not stopped for it."""
+    """An address space armed through its soft-dirty bits. The target is not stopped for it.
+
+    part: of its mappings, those that matter: arming is of all, whatever they are.
+    """
 
     stopped_s = 0.0
     unarmed = 0
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, part: Part = whole) -> None:
         self.pid = pid
+        self._part = part
         try:
             self._pagemap = pm.Pagemap(pid, regions=1)
             self._maps = MapsFile(pid)
@@ -107,6 +97,7 @@ class SoftDirtyArmed:
         now = self._maps.read()
         if now is None:
             raise GoneError
+        now = self._part(now)
         if changed or now is not self._now:
             # Mapped after the list was read, and its bits cleared unread: pages that mremap moved
             # there are in no log. All that is there counts as written, once.

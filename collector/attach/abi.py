@@ -23,6 +23,7 @@ KIND_NAMES = ("write", "first_touch", "write_protect", "cow", "mkwrite", "huge")
 
 TLB_REASONS = 8
 RANGES = 4096
+CHOSEN = 64
 TLB_MM_RANGE, TLB_BATCH = 6, 7
 TLB_REASON_NAMES = (
     "task_switch",
@@ -35,6 +36,7 @@ TLB_REASON_NAMES = (
     "arch_tlbbatch_flush",
 )
 
+BOUNDS = np.dtype([("start", "<u8"), ("end", "<u8")])
 CONFIG = np.dtype(
     [
         ("epoch", "<u8"),
@@ -44,6 +46,8 @@ CONFIG = np.dtype(
         ("changes", "<u8"),
         ("used", "<u8", (2,)),
         ("arming", "<u8"),
+        ("chosen_count", "<u8"),
+        ("chosen", BOUNDS, (CHOSEN,)),
     ]
 )
 ROW = np.dtype([("key", "<u8"), ("bits", "<u8", (8,))])

@@ -29,7 +29,8 @@ class Options:
     """How to load.
 
     probe: auto or one of trial.PROBES. regions: room for 2 MiB regions in each epoch's map.
-    slots: targets with counters of their own. ring_bytes, stack_entries: powers of two.
+    slots: targets with counters of their own. part: only chosen ranges of memory are recorded (see
+    Tracer.choose). ring_bytes, stack_entries: powers of two.
     """
 
     probe: str = "auto"
@@ -41,6 +42,7 @@ class Options:
     ring_bytes: int = 64 << 20
     stack_entries: int = 16384
     follow_fork: bool = False
+    part: bool = False
     force_byte_maps: bool = False
 
 
@@ -97,6 +99,8 @@ def _compile(
         flags += ["-DRD_EVENTS", f"-DRD_RING_PAGES={o.ring_bytes // mmap.PAGESIZE}"]
     if o.stacks:
         flags += ["-DRD_STACKS", f"-DRD_STACK_ENTRIES={o.stack_entries}"]
+    if o.part:
+        flags.append("-DRD_PART")
     compiler = bcc_compiler()
     byte_maps = o.force_byte_maps or not kernel.has_atomics()
     if byte_maps:

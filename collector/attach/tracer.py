@@ -119,6 +119,25 @@ class Tracer:
         rows = zip(tgids.tolist(), values.tolist(), strict=True)
         return {tgid: (space, slot) for tgid, (space, slot) in rows}
 
+    def choose(self, ranges: list[tuple[int, int]]) -> None:
+        """With Options.part: from now on writes to these addresses, [start, end), are recorded, too.
+
+        Errors: RedirtyError when there are too many.
+        """
+        count = int(self._config["chosen_count"][0])
+        known = {tuple(row) for row in self._config["chosen"][0][:count].tolist()}
+        for bounds in ranges:
+            if bounds in known:
+                continue
+            if count == abi.CHOSEN:
+                raise RedirtyError(
+                    f"more than {abi.CHOSEN} pieces of memory can't be told apart from the rest: "
+                    "trace the whole process (-p)"
+                )
+            self._config["chosen"][0][count] = bounds
+            count += 1
+            self._config["chosen_count"] = count  # after what it counts
+
     # ---- epochs ----
 
     @property

@@ -38,7 +38,8 @@ examples:
   redirty predict rec --bandwidth 10Gbit --policy qemu --json
   sudo redirty predict -p 1234 -d 10 --bandwidth 1.25GB       records for 10 s, keeps no file
 
-The verdict is "uncertain" when it depends on which of the recorded rounds one takes. Rounds as long as
+The verdict is "uncertain" when it depends on which of the recorded rounds one takes, and within 10 %
+of the bandwidth at which it turns. Rounds as long as
 the passes that are to be expected, and many of them, make it narrower. With --policy qemu give
 --last-bandwidth when its max-bandwidth is below what the link carries: the last pass has all of it.
 """
@@ -60,10 +61,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="redirty, qemu, criu:N, passes:N or xen (default: redirty)",
     )
     parser.add_argument(
-        "--memory", metavar="SIZE", help="what is copied first (default: all that is present)"
+        "--memory",
+        metavar="SIZE",
+        help="what is copied first (default: all that is present; for qemu all of a guest's memory)",
     )
     parser.add_argument(
-        "--zero", metavar="SIZE", help="how much of that is zero pages (default: not known, none)"
+        "--zero",
+        metavar="SIZE",
+        help="how much of that is zero pages (default: as counted with --zeros, else none)",
     )
     parser.add_argument(
         "--last-bandwidth", metavar="RATE", help="of the last pass, while the target stands still"
@@ -73,6 +78,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     live = parser.add_argument_group("with a target")
     live.add_argument("-d", "--duration", metavar="TIME", help="records for so long (default: 10s)")
     live.add_argument("--interval", metavar="TIME", help="in rounds of so long (default: 500ms)")
+    live.add_argument(
+        "--zeros", action="store_true", help="counts zero pages: reads the target's memory once"
+    )
     live.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
@@ -82,8 +90,12 @@ def run(options: argparse.Namespace) -> int:
     if live and options.directory is not None:
         raise UsageError("give a recording or a target, not both")
     if not live and options.directory is None:
-        raise UsageError("give a recording (DIR), or a target: -p, --tree, --cgroup or -- COMMAND")
+        raise UsageError(
+            "give a recording (DIR), or a target: -p, --tree, --cgroup, --vm or -- COMMAND"
+        )
     if not live:
+        if options.zeros:
+            raise UsageError("--zeros goes with a target: give it to redirty record")
         for given, name in ((options.duration, "--duration"), (options.interval, "--interval")):
             if given is not None:
                 raise UsageError(
@@ -106,7 +118,7 @@ def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
             f"a downtime is more than 0: {options.downtime} (nothing is copied in no time)"
         )
     memory = None if options.memory is None else parse_size(options.memory)
-    zero = 0.0 if options.zero is None else parse_size(options.zero)
+    zero = None if options.zero is None else parse_size(options.zero)
     last = None if options.last_bandwidth is None else parse_rate(options.last_bandwidth)
     from redirty.collector.model.policy import policy_of
     from redirty.collector.model.predict import Question
@@ -122,7 +134,7 @@ def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json:
 
     meta = load.load_meta(directory)
     seen = observe.observe(directory, meta)
-    answer = predict.answer(fit(seen), question)
+    answer = predict.answer(fit(seen), question, seen.layout)
     found = predict.as_json(answer, seen.mappings)
     found["link"] = bandwidth.as_json()["link"]
     if not meta.get("complete"):
@@ -167,9 +179,10 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
             duration_s=duration_s,
             arm=options.arm,
             probe=options.probe,
+            zeros=options.zeros,
         )
         progress = Progress(quiet=options.quiet)
-        session = Session(plan, progress.show)
+        session = Session(plan, progress.show, on_counted=progress.counting)
         try:
             session.run()
         except TargetEndedError as e:

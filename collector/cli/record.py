@@ -50,6 +50,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="also write which page frames the dirty pages lie in (physical.parquet, frames.parquet)",
     )
     parser.add_argument(
+        "--zeros",
+        action="store_true",
+        help="at the end also count the pages that are all zeros: reads the target's memory once (zeros.csv)",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="a summary for programs on stdout at the end"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -92,9 +97,10 @@ def run(options: argparse.Namespace) -> int:
         events=options.events,
         stacks=options.stacks,
         physical=options.physical,
+        zeros=options.zeros,
     )
     progress = Progress(quiet=options.quiet)
-    session = Session(plan, progress.show)
+    session = Session(plan, progress.show, on_counted=progress.counting)
     try:
         session.run()
     except TargetEndedError:
@@ -141,6 +147,7 @@ class Progress:
         self._on = not quiet and sys.stderr.isatty()
         self._shown = False
         self._lost = 0
+        self._percent = -1
 
     def show(self, result: Round) -> None:
         """Says what the round was like."""
@@ -159,6 +166,14 @@ class Progress:
         )
         print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
         self._shown = True
+
+    def counting(self, share: float) -> None:
+        """Says how much of the memory was looked at for zero pages."""
+        if self._on and int(share * 100) != self._percent:
+            self._percent = int(share * 100)
+            line = f"counting pages of zeros: {self._percent} %"
+            print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
+            self._shown = True
 
     def end(self) -> None:
         """Leaves the line as it is."""

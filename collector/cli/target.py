@@ -7,11 +7,11 @@ from typing import Any
 
 from redirty.collector.errors import UsageError
 
-_HELP = "one of -p, --tree, --cgroup, or -- COMMAND at the end"
+_HELP = "one of -p, --tree, --cgroup, --vm, or -- COMMAND at the end"
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """-p PID (repeatable), --tree PID, --cgroup PATH; -- COMMAND is split off before."""
+    """-p PID (repeatable), --tree PID, --cgroup PATH, --vm PID; -- COMMAND is split off before."""
     group = parser.add_argument_group("target", _HELP)
     group.add_argument(
         "-p", "--pid", type=int, action="append", metavar="PID", help="a process (repeatable)"
@@ -21,6 +21,12 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--cgroup", metavar="PATH", help="a cgroup: its directory, or its path below the mount"
+    )
+    group.add_argument(
+        "--vm",
+        type=int,
+        metavar="PID",
+        help="a virtual machine: the guest's memory in a QEMU process",
     )
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -44,6 +50,7 @@ def targets_named(options: argparse.Namespace) -> int:
             bool(options.pid),
             options.tree is not None,
             options.cgroup is not None,
+            options.vm is not None,
             bool(options.command),
         )
     )
@@ -56,8 +63,8 @@ def target_of(options: argparse.Namespace, *, apart: bool = False) -> Any:
     """
     if targets_named(options) != 1:
         raise UsageError(f"give one target: {_HELP}")
-    for pid in [*(options.pid or []), *([] if options.tree is None else [options.tree])]:
-        if pid <= 0:
+    for pid in (*(options.pid or []), options.tree, options.vm):
+        if pid is not None and pid <= 0:
             raise UsageError(f"a process number is above 0: {pid}")
     from redirty.collector.host import targets
 
@@ -67,6 +74,10 @@ def target_of(options: argparse.Namespace, *, apart: bool = False) -> Any:
         return targets.Tree(options.tree)
     if options.cgroup is not None:
         return targets.Cgroup(options.cgroup)
+    if options.vm is not None:
+        from redirty.collector.host.guest import Guest
+
+        return Guest(options.vm)
     from redirty.collector.host.command import Command
 
     return Command(options.command, apart)

@@ -7,10 +7,11 @@ import signal
 from dataclasses import dataclass, field
 
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.host.targets import WholeProcesses
 
 
 @dataclass
-class Command:
+class Command(WholeProcesses):
     """A child that waits, before it runs the command, until release(). Its tree is the target."""
 
     argv: list[str]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from redirty.collector.errors import RedirtyError, TargetEndedError
+from redirty.collector.host.mappings import Mappings
 from redirty.collector.host.process import Process, descendants, has_memory
 
 _CGROUPS = ("cgroup", "cgroup2")
@@ -20,6 +21,7 @@ class TargetSet(Protocol):
     follow_fork: bool  # children belong to it from their first instruction on
     may_join: bool  # processes can come to belong to it in another way: look again each round
     required: bool  # each of members() must be armed, or it is an error
+    partial: bool  # part() leaves something out
 
     @property
     def description(self) -> str:
@@ -31,9 +33,23 @@ class TargetSet(Protocol):
         Errors: RedirtyError when there is no such target.
         """
 
+    def part(self, mappings: Mappings) -> Mappings:
+        """Of a member's mappings, those that belong to the target: the same object, as long as
+        nothing changes."""
+
+
+class WholeProcesses:
+    """Targets to which all memory of their processes belongs."""
+
+    partial = False
+
+    def part(self, mappings: Mappings) -> Mappings:
+        """See TargetSet."""
+        return mappings
+
 
 @dataclass
-class Pids:
+class Pids(WholeProcesses):
     """One process or several, without their children."""
 
     pids: list[int]
@@ -56,7 +72,7 @@ class Pids:
 
 
 @dataclass
-class Tree:
+class Tree(WholeProcesses):
     """A process and all that descend from it, now and later."""
 
     root: int
@@ -76,7 +92,7 @@ class Tree:
 
 
 @dataclass
-class Cgroup:
+class Cgroup(WholeProcesses):
     """All processes of a cgroup and of those below it, also those that join later."""
 
     path: str

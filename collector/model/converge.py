@@ -11,9 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 from redirty.collector.model.curve import Written
 from redirty.collector.model.policy import Left, Policy
+
+Floats = npt.NDArray[np.float64]
 
 # When so many passes have left no less than one before them did, to this part, none ever will.
 _PATIENCE = 50
@@ -23,22 +28,60 @@ _PASSES = 20_000  # of a policy that would make more, nobody waits for the end
 
 @dataclass(frozen=True)
 class Memory:
-    """What is to be mirrored. pages: present, zero_pages of them all zero. page_size in bytes."""
+    """What is to be mirrored. pages: present, zero_pages of them all zero. page_size in bytes.
+
+    layout: (pages, zero pages) of pieces of it, (n,) each, in the order in which they are copied;
+    without it zero pages are taken to lie evenly among the others.
+    """
 
     pages: float
     zero_pages: float
     page_size: int
+    layout: tuple[Floats, Floats] | None = None
 
     def first_pass_bytes(self, policy: Policy) -> float:
         """Everything once."""
+        return self._bytes(self.pages, self.zero_pages, policy)
+
+    def _bytes(self, pages: float, zero_pages: float, policy: Policy) -> float:
         zero = policy.zero_page_bytes
         if zero is None:
-            return self.pages * self.page_bytes(policy)
-        return (self.pages - self.zero_pages) * self.page_bytes(policy) + self.zero_pages * zero
+            return pages * self.page_bytes(policy)
+        return (pages - zero_pages) * self.page_bytes(policy) + zero_pages * zero
 
     def page_bytes(self, policy: Policy) -> float:
         """A page that is not zero, on the link."""
         return self.page_size + policy.header_bytes
+
+    def first_pass(self, policy: Policy) -> Left:
+        """Before anything is copied."""
+        whole = self.first_pass_bytes(policy)
+        pending = self.pages * self.page_size
+        if self.layout is None or policy.zero_page_bytes is None:
+            return Left(whole, pending)
+        pages, zero = self._from_the_end
+
+        def end_of(pending_bytes: float) -> float:
+            last = pending_bytes / self.page_size
+            return self._bytes(last, float(np.interp(last, pages, zero)), policy)
+
+        return Left(whole, pending, end_of)
+
+    @cached_property
+    def _from_the_end(self) -> tuple[Floats, Floats]:
+        """Of the last so many pages, how many are zero: ascending, from 0 on."""
+        assert self.layout is not None
+        pages, zero = (np.cumsum(part[::-1]) for part in self.layout)
+        return np.insert(pages, 0, 0.0), np.insert(zero, 0, 0.0)
+
+    def unsent_pages(self, unsent_bytes: float, policy: Policy) -> float:
+        """Of the first pass, how many pages so many bytes on the link, its last ones, are."""
+        whole = self.first_pass_bytes(policy)
+        if self.layout is None or policy.zero_page_bytes is None:
+            return self.pages * _share(unsent_bytes, whole)
+        pages, zero = self._from_the_end
+        sizes = (pages - zero) * self.page_bytes(policy) + zero * policy.zero_page_bytes
+        return float(np.interp(unsent_bytes, sizes, pages))
 
 
 @dataclass(frozen=True)
@@ -79,7 +122,7 @@ def simulate(
         raise ValueError("a link carries more than 0 bytes per second")
     page_bytes = memory.page_bytes(policy)
     known = memory.pages * page_bytes
-    left = Left(memory.first_pass_bytes(policy), memory.pages * memory.page_size)
+    left = memory.first_pass(policy)
     passes: list[Pass] = []
     least, tries = math.inf, 0
 
@@ -90,19 +133,21 @@ def simulate(
     while True:
         sent = policy.send(left, bandwidth, again)
         took_s = sent.bytes / bandwidth
-        unsent = (
-            known * _share(left.bytes - sent.bytes, left.bytes)
-            if not passes
-            else (left.bytes - sent.bytes)
-        )
-        passes.append(Pass(len(passes) + 1, sent.bytes, took_s))
+        unsent = left.bytes - sent.bytes
+        # as if none of its pages were zero
+        whole = unsent if passes else memory.unsent_pages(unsent, policy) * page_bytes
         dirty = written(took_s) * page_bytes
-        # Pages that were not sent may have been written again besides: both sets once. Hot ones mostly
-        # were, others no more than any page.
+        # Pages that were not sent may have been written again besides: both sets once. In the first pass
+        # they are no more likely to be than any page; later ones were written a pass before.
+        likely = (
+            _rewritten(written, passes[-1].duration_s, took_s) if passes else _share(dirty, known)
+        )
         sure = written_again(written, took_s, page_bytes)[1] if sent.hot else 0.0
-        overlap = unsent * max(_share(dirty, known), sure)
-        to_do = unsent + dirty - min(overlap, dirty)
-        left = Left(to_do, to_do / page_bytes * memory.page_size)
+        overlap = min(whole * max(likely, sure), dirty)
+        passes.append(Pass(len(passes) + 1, sent.bytes, took_s))
+        to_do = unsent * (1 - _share(overlap, whole)) + dirty
+        pending = (whole - overlap + dirty) / page_bytes * memory.page_size
+        left = Left(to_do, pending)
         if policy.stop(len(passes), left, bandwidth):
             return _stopped(passes, left.bytes, policy, bandwidth, last_bandwidth)
         tries = 0 if to_do < least * (1 - _LESS) else tries + 1
@@ -115,6 +160,13 @@ def simulate(
 
 def _share(part: float, whole: float) -> float:
     return min(part / whole, 1.0) if whole > 0 else 0.0
+
+
+def _rewritten(written: Written, before_s: float, now_s: float) -> float:
+    """Of a workload that stays as it is: with which probability a page written in a stretch of time is
+    written in the next one, too."""
+    one = written(before_s)
+    return _share(max(one + written(now_s) - written(before_s + now_s), 0.0), one)
 
 
 def written_again(written: Written, seconds: float, page_bytes: float) -> tuple[float, float]:

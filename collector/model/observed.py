@@ -56,10 +56,21 @@ class Kept:
 
 
 @dataclass(frozen=True, eq=False)
+class Layout:
+    """Memory in the order in which it is copied first, in pieces: (n,) pages of each, those of them that
+    are present, and those that are zero: never touched, or full of zeros."""
+
+    pages: Floats
+    present: Floats
+    zero: Floats
+
+
+@dataclass(frozen=True, eq=False)
 class Observed:
     """Complete rounds, (n,) each, ascending, in pages and seconds; and points of their curves.
 
-    average: (elapsed_s, pages) of an average curve, for recordings that have no points.
+    average: (elapsed_s, pages) of an average curve, for recordings that have no points. layout: where
+    the zero pages were counted.
     """
 
     page_size: int
@@ -74,6 +85,7 @@ class Observed:
     classes: tuple[str, ...] = ()
     average: tuple[Floats, Floats] | None = None
     mappings: tuple[Kept, ...] = field(default=())
+    layout: Layout | None = None
 
     @property
     def rounds(self) -> int:

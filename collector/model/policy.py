@@ -26,10 +26,20 @@ DEFAULT_DOWNTIME_S = 0.3
 
 @dataclass(frozen=True)
 class Left:
-    """What is to be copied in a pass. bytes: on the link. pending_bytes: whole pages, zero or not."""
+    """What is to be copied in a pass. bytes: on the link. pending_bytes: whole pages, zero or not.
+    end_of: of the last so many pending bytes, how many go over the link; None: as of all of them."""
 
     bytes: float
     pending_bytes: float
+    end_of: Callable[[float], float] | None = None
+
+    def of_the_last(self, pending_bytes: float) -> float:
+        """What the last so many pending bytes are on the link."""
+        if pending_bytes >= self.pending_bytes:
+            return self.bytes
+        if self.end_of is not None:
+            return self.end_of(pending_bytes)
+        return pending_bytes * self.bytes / self.pending_bytes
 
 
 # again(s): of the pages written in two stretches of s seconds, how many bytes in both, and with which
@@ -91,8 +101,7 @@ class Qemu:
     def send(self, left: Left, bandwidth: float, again: Again) -> Sent:
         """See Policy."""
         step = bandwidth * QEMU_LOOK_S
-        # zero pages are taken to lie evenly among the others
-        fits = bandwidth * self.downtime_s * left.bytes / max(left.pending_bytes, 1.0)
+        fits = left.of_the_last(bandwidth * self.downtime_s)
         # at a look with exactly the limit pending it goes on
         steps = max(1.0, math.floor((left.bytes - fits) / step) + 1)
         return Sent(min(left.bytes, steps * step))

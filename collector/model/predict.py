@@ -16,7 +16,7 @@ from redirty.collector.model.converge import (
 )
 from redirty.collector.model.curve import WriteCurve
 from redirty.collector.model.fit import Fit
-from redirty.collector.model.observed import Kept
+from redirty.collector.model.observed import Kept, Layout
 from redirty.collector.model.policy import Policy, policy_of
 from redirty.collector.model.words import reasons_of
 
@@ -24,19 +24,20 @@ CONVERGES, DOES_NOT, UNCERTAIN = "converges", "does not converge", "uncertain"
 
 _TIMES = (1 / 4, 1 / 2, 1, 2, 4)  # of the bandwidth asked for
 _DOWNTIMES_S = (0.03, 0.1, 0.3, 1.0)
+_NEAR = 1.1  # times the bandwidth at which it begins to converge: no verdict is sure there
 _FAST = 20e9  # bytes per second: no machine reads its memory page by page so quickly
 
 
 @dataclass(frozen=True)
 class Question:
     """bandwidth: bytes per second. downtime_s: the goal, None: the policy's own. memory, zero: bytes
-    copied first, and of those zero pages; None: what is present. last_bandwidth: see simulate()."""
+    copied first, and of those zero pages; None: what is known of them. last_bandwidth: see simulate()."""
 
     bandwidth: float
     downtime_s: float | None = None
     policy: str = "redirty"
     memory: float | None = None
-    zero: float = 0.0
+    zero: float | None = None
     last_bandwidth: float | None = None
 
     def policy_for(self, downtime_s: float | None) -> Policy:
@@ -46,7 +47,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """middle: what is to be expected; low, high: with the fewest and most pages written."""
+    """middle: what is to be expected; low, high: with the fewest and most pages written, or, near the
+    bandwidth at which it begins to converge, what comes of one that is 10 % away."""
 
     question: Question
     fit: Fit
@@ -65,22 +67,35 @@ class Answer:
         return UNCERTAIN if self.low.converges or self.middle.converges else DOES_NOT
 
 
-def answer(fit: Fit, question: Question) -> Answer:
-    """What would happen. Quick: a live screen asks it each round.
+def memory_of(fit: Fit, question: Question, policy: Policy, layout: Layout | None = None) -> Memory:
+    """What is copied: as the question says, else as it was counted, else what is present."""
+    page = fit.page_size
+    asked = question.memory is not None or question.zero is not None
+    if layout is not None and not asked and policy.zero_page_bytes is not None:
+        pages, zero = float(layout.pages.sum()), float(layout.zero.sum())
+        return Memory(pages, zero, page, (layout.pages, layout.zero))
+    pages = fit.present if question.memory is None else question.memory / page
+    return Memory(pages, min((question.zero or 0.0) / page, pages), page)
+
+
+def answer(fit: Fit, question: Question, layout: Layout | None = None) -> Answer:
+    """What would happen. Quick: a live screen asks it each round. layout: Observed's.
 
     Errors: UsageError for a policy that is none.
     """
     policy = question.policy_for(question.downtime_s)
-    page = fit.page_size
-    pages = fit.present if question.memory is None else question.memory / page
-    memory = Memory(pages, min(question.zero / page, pages), page)
+    memory = memory_of(fit, question, policy, layout)
 
-    def outcome(curve: WriteCurve) -> Outcome:
-        return simulate(memory, curve, policy, question.bandwidth, question.last_bandwidth)
+    def outcome(curve: WriteCurve, times: float = 1.0) -> Outcome:
+        return simulate(memory, curve, policy, question.bandwidth * times, question.last_bandwidth)
 
-    return Answer(
-        question, fit, policy, memory, outcome(fit.curve), outcome(fit.low), outcome(fit.high)
-    )
+    middle, low, high = outcome(fit.curve), outcome(fit.low), outcome(fit.high)
+    # So near to where it turns, chance decides.
+    if high.converges and not (below := outcome(fit.curve, 1 / _NEAR)).converges:
+        high = below
+    if not low.converges and (above := outcome(fit.curve, _NEAR)).converges:
+        low = above
+    return Answer(question, fit, policy, memory, middle, low, high)
 
 
 def as_json(a: Answer, mappings: tuple[Kept, ...] = ()) -> dict[str, Any]:
@@ -116,7 +131,7 @@ def as_json(a: Answer, mappings: tuple[Kept, ...] = ()) -> dict[str, Any]:
             "rounds_recorded": fit.rounds_seen,
             "measured_s": round(curve.measured_s, 6),
             "present_pages": round(fit.present),
-            "zero_pages": round(a.memory.zero_pages) if question.zero else None,
+            "zero_pages": round(a.memory.zero_pages) if a.memory.zero_pages else None,
             "page_size": fit.page_size,
         },
         "changed_in_rounds": list(fit.changes),

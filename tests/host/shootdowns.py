@@ -92,6 +92,8 @@ def traced(tids: set[int]) -> Iterator[Callable[[], list[Flush]]]:
     instance = TRACEFS / "instances" / f"redirty-test-{os.getpid()}"
     instance.mkdir()
     try:
+        # To know threads by their names the kernel would watch every switch of tasks.
+        (instance / "trace_options").write_text("norecord-cmd")
         chosen = "||".join(f"common_pid=={tid}" for tid in sorted(tids))
         for name, but in _ENTRIES.items():
             (instance / "events" / name / "filter").write_text(f"({chosen}){but}")

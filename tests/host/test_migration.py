@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from redirty.collector.analyze.load import load_mappings, load_zeros
 
 from tests.bench.migration import run, table
 from tests.bench.migration.results import Load, Predicted, Real, Sample, read
@@ -40,6 +41,13 @@ def test_a_guest_moves(tmp_path: Path) -> None:
     (load,) = read(plan.out, Load)
     assert load.memory_bytes == (160 << 20) - 8192
     assert 0 < load.zero_bytes < load.memory_bytes
+    # Counted once by redirty and once, a second later, by the benchmark.
+    zeros = load_zeros(plan.out / run.RECORDINGS / "cyclic")
+    mappings = load_mappings(plan.out / run.RECORDINGS / "cyclic")
+    ram = mappings.iloc[int((mappings["end"] - mappings["start"]).to_numpy().argmax())]
+    zeros = zeros[(zeros["start"] >= ram["start"]) & (zeros["end"] <= ram["end"])]
+    counted = zeros["pages"].sum() - zeros["present_pages"].sum() + zeros["zero_pages"].sum()
+    assert counted * PAGE_BYTES == pytest.approx(load.zero_bytes, rel=0.02)
     (moved,) = read(plan.out, Real)
     assert moved.status == "completed"
     assert moved.guest_wrong == 0

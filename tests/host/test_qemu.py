@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from redirty.collector.host.smaps import starts_with_flag
 
 from tests.host.programs import Server, guest, scratch
 from tests.host.running import run_redirty
@@ -103,16 +104,16 @@ def compare(console: Console, rounds: pd.DataFrame, dirty: Pages, started: float
 
 def record(pid: int, directory: Path) -> tuple[pd.DataFrame, pd.DataFrame, float]:
     """The rounds, the rows of the guest's memory, and when it started (UTC, s)."""
-    words = ["-p", pid, f"{INTERVAL_S}s", ROUNDS, "-o", directory]
+    words = ["--vm", pid, f"{INTERVAL_S}s", ROUNDS, "-o", directory]
     done = run_redirty("record", *words, timeout_s=120)
     assert done.code == 0, done
     meta = json.loads((directory / "meta.json").read_text())
     rounds = pd.read_csv(directory / "rounds.csv")
     mappings = pd.read_csv(directory / "mappings.csv")
     size = mappings["end"].map(lambda x: int(x, 16)) - mappings["start"].map(lambda x: int(x, 16))
-    # The other large one is executable: the emulator's translated code.
-    ram = mappings[(size >= MEMORY_MIB << 20) & (mappings["perms"] == "rw-p")]
-    ram = ram[ram["dirty_pages"] > 0]
+    assert set(mappings["start"]) <= {hex(at) for at in starts_with_flag(pid, b"dc")}
+    assert mappings["dirty_pages"].sum() == rounds["dirty_pages"].sum(), "nothing else counts"
+    ram = mappings[size >= MEMORY_MIB << 20]
     assert ram["start"].nunique() == 1, ram
     return rounds, ram, datetime.fromisoformat(meta["started"]).timestamp()
 

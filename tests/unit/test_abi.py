@@ -27,6 +27,7 @@ typedef unsigned long long __u64, u64;
 #define __always_inline inline
 """
 STRUCTS = {
+    "rd_bounds": abi.BOUNDS,
     "rd_config": abi.CONFIG,
     "rd_row": abi.ROW,
     "rd_target": abi.TARGET,
@@ -102,6 +103,7 @@ CONSTANTS = {
     "RD_REGION_SHIFT": 21,
     "RD_NEAR": abi.NEAR,
     "RD_PROBES": abi.PROBES,
+    "RD_CHOSEN": abi.CHOSEN,
     "RD_CLOCK_EACH": abi.CLOCK_EACH,
     "RD_CLOCK_EVERY": abi.CLOCK_EVERY,
     "RD_HIST": abi.HIST,

@@ -15,7 +15,8 @@ from redirty.collector.host import command, targets
 
 
 def options_with(**given: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{"pid": None, "tree": None, "cgroup": None, "command": [], **given})
+    nothing: dict[str, Any] = {"pid": None, "tree": None, "cgroup": None, "vm": None, "command": []}
+    return argparse.Namespace(**(nothing | given))
 
 
 @pytest.mark.parametrize(

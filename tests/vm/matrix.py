@@ -89,6 +89,7 @@ def refusals(check: dict[str, Any]) -> dict[str, str]:
     return {name: answers[name]["reason"] for name in wanted if not answers[name]["ok"]}
 
 
+@machine.despite_the_emulator
 def run_kernel(
     name: str, marked: bool = False, keep: Path | None = None, chosen: Choice = list
 ) -> KernelRun:
@@ -100,10 +101,14 @@ def run_kernel(
     with tempfile.TemporaryDirectory(prefix="redirty-traps-") as scratch:
         share = keep / name if keep is not None else Path(scratch)
         share.mkdir(parents=True, exist_ok=True)
+        for old in [*share.glob("*.json"), *share.glob("*.log")]:
+            old.unlink()
         try:
             with booted(kernel=name, memory_mib=2560, qemu_args=NUMA, shares=[share]) as vm:
                 found.release, found.boot_s = vm.kernel.release, vm.boot_s
                 _run_in(vm, share, found, marked, chosen)
+        except machine.EmulatorError:
+            raise
         except (machine.VmError, pytest.fail.Exception) as error:
             found.trouble.append(str(error))
         for path in sorted(share.glob("*.json")):

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from tests.vm.guest import PYTHON, booted
+from tests.vm.machine import despite_the_emulator
 
 PYTEST = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 MODULES = "8021q bonding dummy veth sch_fq sch_cake sch_netem sch_tbf sch_htb sch_hfsc"
@@ -20,6 +21,7 @@ KERNELS = [name for name in os.environ.get("REDIRTY_TEST_KERNELS", "").split(","
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not KERNELS, reason="takes minutes; REDIRTY_TEST_KERNELS=6.12 runs it")
 @pytest.mark.parametrize("kernel", KERNELS)
+@despite_the_emulator
 def test_links_of_all_kinds(kernel: str) -> None:
     with booted(kernel=kernel) as vm:
         done = vm.run(["sh", "-c", f"/usr/sbin/modprobe -a {MODULES}"])

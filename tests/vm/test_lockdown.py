@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.vm.guest import REDIRTY, booted
+from tests.vm.machine import despite_the_emulator
 
 PROBES = ("fentry", "kprobe", "tracepoint")
 
 pytestmark = pytest.mark.timeout(1800)
 
 
+@despite_the_emulator
 def test_lockdown_is_explained() -> None:
     """One machine for both modes: a running kernel can be locked further, never be opened."""
     with booted("lockdown=integrity") as locked:

@@ -15,7 +15,7 @@ import pytest
 from redirty.collector.attach import abi
 
 from tests.vm import machine
-from tests.vm.guest import REDIRTY, booted, in_guest
+from tests.vm.guest import PYTHON, REDIRTY, booted, in_guest
 from tests.workloads.driver import build
 
 PROBES = ("fentry", "kprobe", "tracepoint")
@@ -255,6 +255,22 @@ def test_record(vm: machine.Vm) -> None:
     assert classes >= {"anon_private", "file_shared"}
     assert len(found["curve"]) > 10
     assert any(row["reason"] == "flush_tlb_mm_range" and row["time_s"] for row in found["tlb"])
+
+
+TARGET = "tests/host/test_vm_target.py::test_only_the_guests_memory_counts"
+
+
+def test_a_guests_memory_alone(vm: machine.Vm) -> None:
+    """With userfaultfd and tracepoints the host does it."""
+    done = vm.run(
+        [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", TARGET],
+        env={
+            **{"REDIRTY_TEST_PROBE": "fentry", "REDIRTY_TEST_ARM": "soft-dirty"},
+            "REDIRTY_REQUIRE": "1",
+        },
+        timeout_s=600,
+    )
+    assert done.exit_code == 0, done.stdout.decode()[-6000:]
 
 
 def test_the_workloads_are_built_here_not_in_the_guest() -> None:

@@ -39,6 +39,7 @@ def ways(vm: machine.Vm) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+@machine.despite_the_emulator
 def test_flushes_are_counted_as_the_kernel_counts_them(kernel: str) -> None:
     with booted(kernel=kernel) as vm:
         made = vm.run(["sh", "-c", MAKE_EXT4])  # reclaim takes no page of tmpfs without swap

@@ -20,9 +20,18 @@ _PREDICT_S = 120.0
 
 
 def record(pid: int, directory: Path, interval: str, rounds: int) -> None:
-    """Records a process for so many rounds; it has ended when this returns. Errors: ProgramError."""
+    """Records a machine for so many rounds; it has ended when this returns. Errors: ProgramError."""
     done = run_redirty(
-        "record", "-q", "-p", pid, interval, rounds, "-o", directory, timeout_s=_RECORD_S
+        "record",
+        "-q",
+        "--zeros",
+        "--vm",
+        pid,
+        interval,
+        rounds,
+        "-o",
+        directory,
+        timeout_s=_RECORD_S,
     )
     if done.code:
         raise ProgramError(f"redirty record ended with {done.code}: {done.err.strip()}")
@@ -51,7 +60,6 @@ def ask(directory: Path, bandwidth: float, policy: str, *more: object) -> Any:
 def predict(load: Load, directory: Path, bandwidth: float, settings: Settings) -> Predicted:
     """What would come of a migration. Where redirty can't tell, its reason stands in `problem`."""
     more = ["--downtime", f"{round(settings.downtime_s * 1000)}ms"]
-    more += ["--memory", f"{load.memory_bytes}B", "--zero", f"{load.zero_bytes}B"]
     more += ["--last-bandwidth", f"{round(settings.last_bandwidth)}B"]
     try:
         answer = ask(directory, bandwidth, "qemu", *more)

@@ -93,11 +93,6 @@ class Real:
         first to see that they are few and then with the guest stopped."""
         return self.syncs - self.converged
 
-    @property
-    def sending_s(self) -> float:
-        """From the first page to the end, which is what can be predicted."""
-        return self.total_s - self.setup_s
-
 
 @dataclass(frozen=True)
 class Sample:

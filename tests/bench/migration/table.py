@@ -52,7 +52,7 @@ def _cells(row: Comparison) -> tuple[str, ...]:
         str(real.passes),
         number(told.total_s, ".2f"),
         _interval(told),
-        f"{real.sending_s:.2f}" if ended else f"> {real.sending_s:.0f}",
+        f"{real.total_s:.2f}" if ended else f"> {real.total_s:.0f}",
         percent(row.total_error),
         number(_over(told.transferred_bytes, _MIB), ".0f"),
         f"{real.transferred_bytes / _MIB:.0f}",

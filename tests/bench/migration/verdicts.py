@@ -55,7 +55,7 @@ class Comparison:
     @property
     def total_error(self) -> float | None:
         """Predicted time over real one, less 1. None unless both have an end."""
-        return self._error(self.told.total_s, self.real.sending_s)
+        return self._error(self.told.total_s, self.real.total_s)
 
     @property
     def bytes_error(self) -> float | None:

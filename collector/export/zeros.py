@@ -1,0 +1,21 @@
+"""zeros.csv: pages that are present, and that are all zeros, by pieces of mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from redirty.collector.export.columns import ZEROS
+from redirty.collector.export.files import csv_bytes, replace
+from redirty.collector.zeros import Stretch
+
+NAME = "zeros.csv"
+
+
+def write_zeros(directory: Path, found: Iterable[Stretch]) -> None:
+    """The whole file. Errors: RedirtyError."""
+    rows = (
+        (s.pid, hex(s.start), hex(s.end), s.mapping.mapping_class, s.pages, s.present, s.zero)
+        for s in found
+    )
+    replace(directory / NAME, [csv_bytes([ZEROS, *rows])])

@@ -1,0 +1,134 @@
+"""Counting pages of zeros, and predicting with where they lie."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from redirty.collector.analyze import load, observe
+from redirty.collector.export.zeros import write_zeros
+from redirty.collector.host.mappings import Mapping, Mappings
+from redirty.collector.model.converge import Memory, simulate
+from redirty.collector.model.policy import Fixed, Goal, Qemu
+from redirty.collector.zeros import Stretch, Zeros, joined, runs, zero_pages
+
+PAGE = 4096
+RAM = Mapping(0x40000000, 0x40000000 + 2000 * PAGE, "rw-p", "")
+ROM = Mapping(0x10000000, 0x10000000 + 10 * PAGE, "rw-p", "")
+FILE = Mapping(0x20000000, 0x20000000 + 10 * PAGE, "rw-p", "/x")
+
+
+def stretch(mapping: Mapping, first: int, last: int, present: int, zero: int) -> Stretch:
+    start = mapping.start + first * PAGE
+    return Stretch(7, mapping, start, mapping.start + last * PAGE, present, zero)
+
+
+def test_runs() -> None:
+    assert runs(np.array([False, True, True, False, True])) == [(1, 3), (4, 5)]
+    assert runs(np.array([True])) == [(0, 1)]
+    assert runs(np.array([], np.bool_)) == []
+
+
+def test_zero_pages() -> None:
+    last = bytearray(PAGE)
+    last[-1] = 1
+    assert zero_pages(bytes(PAGE) + b"x" * PAGE + bytes(PAGE) + bytes(last)) == 2
+    assert zero_pages(b"") == 0
+    assert zero_pages(bytes(PAGE) + bytes(100)) == 1, "a part of a page is none"
+
+
+def test_neighbours_that_are_alike_are_joined() -> None:
+    found = [
+        *(stretch(RAM, 0, 512, 0, 0), stretch(RAM, 512, 1024, 0, 0)),
+        *(stretch(RAM, 1024, 1536, 512, 0), stretch(RAM, 1536, 2000, 464, 0)),
+    ]
+    assert list(joined(found)) == [stretch(RAM, 0, 1024, 0, 0), stretch(RAM, 1024, 2000, 976, 0)]
+    mixed = [stretch(RAM, 0, 512, 512, 3), stretch(RAM, 512, 1024, 512, 3)]
+    assert list(joined(mixed)) == mixed
+    apart = [stretch(ROM, 0, 10, 0, 0), stretch(FILE, 0, 10, 0, 0)]
+    assert list(joined(apart)) == apart
+
+
+def test_a_recording_keeps_them(tmp_path: Path) -> None:
+    write_zeros(
+        tmp_path,
+        [
+            *(stretch(ROM, 0, 10, 10, 0), stretch(FILE, 0, 10, 4, 1)),
+            *(stretch(RAM, 0, 512, 512, 100), stretch(RAM, 512, 2000, 0, 0)),
+        ],
+    )
+    frame = load.load_zeros(tmp_path)
+    assert (tmp_path / "zeros.csv").stat().st_mode & 0o777 == 0o600
+    assert frame["start"].tolist() == [ROM.start, FILE.start, RAM.start, RAM.start + 512 * PAGE]
+    assert frame["zero_pages"].tolist() == [0, 1, 100, 0]
+    layout = observe.layout_of(frame)
+    assert layout is not None
+    # The largest first. What was never touched is zero where nothing but the memory has it: not in a
+    # file's mapping, which is not copied there.
+    assert layout.pages.tolist() == [512, 1488, 10, 4]
+    assert layout.zero.tolist() == [100, 1488, 0, 1]
+    assert observe.layout_of(load.load_zeros(tmp_path / "other")) is None
+
+
+def own_space(area: mmap.mmap, *, gone: bool = False) -> Any:
+    """This process, of which only an area counts."""
+    start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    mapping = Mapping(start, start + len(area), "rw-p", "")
+    return SimpleNamespace(pid=os.getpid(), mappings=Mappings.of((mapping,)), gone=gone)
+
+
+def test_memory_is_looked_at_page_by_page() -> None:
+    area = mmap.mmap(-1, 2000 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+    for page in range(100, 300):
+        area[page * PAGE] = page % 2
+    zeros = Zeros([own_space(area), own_space(area, gone=True)])
+    told: list[int] = []
+    found = list(zeros.count(looked=told.append))
+    assert zeros.pages == sum(told) == sum(s.pages for s in found) == 2000
+    assert sum(s.present for s in found) == 200
+    assert sum(s.zero for s in found) == 100
+    assert list(zeros.count(stop=lambda: True)) == []
+    zeros.close()
+    assert zeros.pages == 0
+
+
+def never(_t: float) -> float:
+    return 0.0
+
+
+def test_qemu_ends_its_first_pass_by_what_lies_last() -> None:
+    """100,000 pages, half of them zero. With the zeros last, all pages that cost anything are sent before
+    what is pending fits the limit; with the zeros first, the last of them are not."""
+    page = PAGE + 8
+    bandwidth, limit = 100 * page * 10, 0.3  # 100 pages in 100 ms, 1,000 a second
+    halves = np.array([50_000.0, 50_000.0])
+    last = Memory(100_000, 50_000, PAGE, (halves, np.array([0.0, 50_000.0])))
+    first = Memory(100_000, 50_000, PAGE, (halves, np.array([50_000.0, 0.0])))
+    even = Memory(100_000, 50_000, PAGE)
+    policy = Qemu(limit)
+    sizes = [m.first_pass_bytes(policy) for m in (last, first, even)]
+    assert sizes[0] == sizes[1] == sizes[2] == 50_000 * page + 50_000 * 9
+    sent = {name: simulate(m, never, policy, bandwidth).passes[0] for name, m in
+            (("last", last), ("first", first), ("even", even))}  # fmt: skip
+    # 300 pages fit the limit, and some bytes of headers.
+    assert sent["first"].bytes == pytest.approx(49_700 * page, rel=0.01)
+    assert sent["last"].bytes == pytest.approx(50_000 * page, rel=0.01)
+    assert sent["first"].bytes < sent["even"].bytes < sent["last"].bytes
+    # What the first pass left is still sent once, whatever it is.
+    for memory in (last, first, even):
+        whole = simulate(memory, never, policy, bandwidth)
+        assert whole.transferred_bytes == pytest.approx(memory.first_pass_bytes(policy), rel=1e-9)
+
+
+def test_other_policies_do_not_ask_where_zeros_lie() -> None:
+    layout = (np.array([500.0, 500.0]), np.array([0.0, 500.0]))
+    for policy in (Goal(0.3), Fixed(3)):
+        placed = simulate(Memory(1000, 500, PAGE, layout), never, policy, 1e6)
+        assert placed == simulate(Memory(1000, 500, PAGE), never, policy, 1e6)
