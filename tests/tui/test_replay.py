@@ -305,7 +305,7 @@ def test_the_palette_has_the_screens_keys() -> None:
             assert any("heat" in title for title in titles)
             await press(pilot, "ctrl+p")
             await pilot.pause(0.2)
-            await press(pilot, *"next")
+            await press(pilot, *"policy")
             await pilot.pause(0.5)
             await press(pilot, "enter")
             await until(pilot, lambda: screen.reader.asked.policy == "qemu", "the command's effect")

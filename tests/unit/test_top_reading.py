@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ from redirty.tui.reading.cost import LONGEST_S, Cost, cost_of, longer_interval
 from redirty.tui.reading.facts import PID_SHIFT, folded, places_of
 from redirty.tui.reading.history import KEPT, History
 from redirty.tui.reading.recorded import Recorded
+from redirty.tui.reading.replay import Replay
+from redirty.tui.reading.snapshot import TargetSnapshot
 
+from tests.host.running import wait_until
 from tests.tui.made_up import facts
 
 REDIS = Path(__file__).resolve().parents[1] / "data" / "redis"
@@ -74,6 +78,38 @@ def test_the_prediction_is_that_of_redirty_predict() -> None:
         [p.bytes for p in wanted.middle.passes], rel=1e-6
     )
     assert found.total_s == pytest.approx(wanted.middle.total_s, rel=1e-6)
+
+
+def test_a_replay_knows_the_zero_pages_that_were_counted(tmp_path: Path) -> None:
+    from redirty.collector.analyze.observe import observe
+
+    directory = tmp_path / "rec"
+    shutil.copytree(REDIS, directory)
+    mappings = pd.read_csv(directory / "mappings.csv")
+    last = mappings[mappings["round"] == mappings["round"].max()]
+    present = last["present_pages"]
+    pieces = last[["pid", "start", "end", "mapping_class"]].assign(
+        pages=present, present_pages=present, zero_pages=present // 2
+    )
+    pieces.to_csv(directory / "zeros.csv", index=False)
+    asked = Asked(20e6, 0.2, "qemu")
+
+    def replayed(recording: Path) -> TargetSnapshot:
+        replay = Replay(recording, asked)
+        replay.start()
+        wait_until(lambda: replay.latest is not None, 30, "a snapshot")
+        replay.close()
+        assert replay.latest is not None
+        return replay.latest
+
+    found = replayed(directory).convergence
+    wanted = answer(fit(seen := observe(directory)), asked.question(), seen.layout).middle
+    assert seen.layout is not None
+    assert found is not None
+    assert found.transferred_bytes == pytest.approx(wanted.transferred_bytes, rel=1e-6)
+    without = replayed(REDIS).convergence
+    assert without is not None
+    assert without.passes[0].bytes > found.passes[0].bytes
 
 
 def test_the_model_goes_by_rounds_of_one_length() -> None:

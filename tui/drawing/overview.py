@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from redirty.collector.errors import one_line
-from redirty.tui.drawing.parts import Row, clipped
+from redirty.tui.drawing.parts import Row, clipped, told
 from redirty.tui.reading.snapshot import OverviewSnapshot, State
 
 
@@ -11,8 +10,9 @@ def heading(s: OverviewSnapshot, shown: int, how: str, width: int) -> list[Row]:
     """How many processes, how fast they write in all, or what happened."""
     row: Row = [(" redirty top ", "title"), (" ", "")]
     if s.message:
-        row.append((one_line(s.message), "bad" if s.state is State.FAILED else "warn"))
-        return [clipped(row, width)]
+        how = "bad" if s.state is State.FAILED else "warn"
+        row.append((s.state.value, how))
+        return [clipped(row, width), *told(s.message, width, how)]
     row.append((s.state.value, "good" if s.state is State.LIVE else "dim"))
     row.append((f"  {shown} of {len(s.processes)} processes", ""))
     if s.state is State.LIVE:

@@ -3,6 +3,10 @@ screen's theme; without colour, glyphs alone must tell."""
 
 from __future__ import annotations
 
+from redirty.collector.errors import one_line
+
+_MESSAGE_LINES = 8
+
 Part = tuple[str, str]  # text, style name
 Row = list[Part]
 
@@ -36,6 +40,11 @@ def wrapped(text: str, width: int, style: str = "", indent: str = "") -> list[Ro
 
     lines = textwrap.wrap(text, max(width, 8), subsequent_indent=indent) or [""]
     return [[(line, style)] for line in lines]
+
+
+def told(message: str, width: int, style: str) -> list[Row]:
+    """What happened, whole if it is not endless: what to do about it comes last."""
+    return wrapped(one_line(message), width, style)[:_MESSAGE_LINES]
 
 
 def cell(text: str, width: int, *, left: bool = False) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from redirty.collector.errors import one_line
 from redirty.collector.units import show_bytes, show_pages, show_time
 from redirty.tui.drawing.charts import LABEL, bars, heat_rows, stretch
-from redirty.tui.drawing.parts import Row, cell, clipped, wrapped
+from redirty.tui.drawing.parts import Row, cell, clipped, told, wrapped
 from redirty.tui.reading.history import MEAN, Series
 from redirty.tui.reading.snapshot import State, TargetSnapshot
 
@@ -50,12 +50,13 @@ def heading(s: TargetSnapshot | None, width: int, paused: bool) -> list[Row]:
         first.append((f"  round {int(s.series['round'][-1])}", ""))
     if about.probe:
         first.append((f"  of {about.interval_s:.3g} s, {about.probe}, {about.arm}", "dim"))
-    return [clipped(first, width), clipped(_second(s), width)]
-
-
-def _second(s: TargetSnapshot) -> Row:
     if s.message:
-        return [(one_line(s.message), "bad" if s.state is State.FAILED else "warn")]
+        how = "bad" if s.state is State.FAILED else "warn"
+        return [clipped(first, width), *told(s.message, width, how)]
+    return [clipped(first, width), clipped(_rates(s), width)]
+
+
+def _rates(s: TargetSnapshot) -> Row:
     if not len(s.series):
         return [("arming …" if s.state is State.STARTING else "no round yet", "dim")]
     series = s.series

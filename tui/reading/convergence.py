@@ -76,7 +76,7 @@ def convergence(seen: Observed, asked: Asked, mappings: MappingTable) -> Converg
     Errors: UsageError for a policy that is none.
     """
     fitted = fit(seen)
-    found = answer(fitted, asked.question())
+    found = answer(fitted, asked.question(), seen.layout)
     enough = least_bandwidth(found.memory, fitted.curve, found.policy)
     times = _times(fitted)
     pages, low, high = (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from redirty.collector.analyze import load
+from redirty.collector.analyze.observe import layout_of
 from redirty.collector.analyze.writers import round_of
 from redirty.collector.bitmap import U64
 from redirty.collector.errors import RedirtyError
@@ -35,6 +36,7 @@ _TOP = 40  # threads, and stacks, of a round
 class Recorded:
     """A recording read as a whole. facts: by round, ascending. estimated: where pages were dirty is
     known by mapping, and within one made up from pages.csv. writers: events tell who.
+    layout: of its memory, when zero pages were counted.
 
     Errors: RedirtyError; also when no round is complete.
     """
@@ -69,6 +71,7 @@ class Recorded:
         start_s, duration_s = (rounds[c].to_numpy(np.float64) for c in ("start_s", "duration_s"))
         self.ends_s: Floats = start_s + duration_s
         self.begin_s = float(start_s[0])
+        self.layout = layout_of(load.load_zeros(directory))
 
 
 def _bounds(of: I64, numbers: I64) -> list[tuple[int, int]]:

@@ -71,6 +71,7 @@ class Replay(TargetReader):
         )
         if not meta.get("complete"):
             self._message = "the recording ended early: its complete rounds are shown"
+        self.layout = recorded.layout
         with self._wake:
             self._recorded = recorded
             self._position_s = float(recorded.ends_s[-1])

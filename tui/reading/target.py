@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
+from redirty.collector.model.observed import Layout
 from redirty.tui.reading.convergence import Asked, Convergence, convergence
 from redirty.tui.reading.cost import Cost
 from redirty.tui.reading.history import History, MappingTable
@@ -20,6 +22,7 @@ class TargetReader(Reader[TargetSnapshot]):
         super().__init__()
         self.asked = asked
         self.about = About("")
+        self.layout: Layout | None = None  # of the target's memory, where zero pages were counted
         self._answer: Convergence | None = None
         self._answer_due = 0.0
         self.changed = False  # since the last snapshot: what was asked, or where a replay is
@@ -62,7 +65,7 @@ class TargetReader(Reader[TargetSnapshot]):
         if seen is None:
             return None
         begun = time.thread_time()
-        self._answer = convergence(seen, self.asked, mappings)
+        self._answer = convergence(replace(seen, layout=self.layout), self.asked, mappings)
         took = time.thread_time() - begun
         self._answer_due = time.monotonic() + took / _MODEL_SHARE
         return self._answer

@@ -82,6 +82,10 @@ class Watch(Screen[None]):
 
     def action_export_svg(self) -> None:
         """A picture of the screen, likewise."""
+        self.app.clear_notifications()  # they would lie on it
+        self.call_after_refresh(self._save_svg)
+
+    def _save_svg(self) -> None:
         picture = self.app.export_screenshot(title="redirty top").encode()
         view = self.csv_rows()[0]
         self._save(lambda directory: export.save(directory, view, "svg", picture))
@@ -89,7 +93,8 @@ class Watch(Screen[None]):
     def _save(self, save: Callable[[Path], Path]) -> None:
         try:
             path = save(Path.cwd())
-        except RedirtyError as e:
-            self.notify(str(e), title="not exported", severity="error")
+        except (RedirtyError, FileNotFoundError) as e:  # the working directory may be gone
+            text = str(e) if isinstance(e, RedirtyError) else "the working directory is gone"
+            self.notify(text, title="not exported", severity="error")
         else:
             self.notify(str(path), title="exported")

@@ -93,6 +93,10 @@ class OverviewScreen(Watch):
         """Back."""
         self.reader.suspend(False)
 
+    def on_resize(self) -> None:
+        """A message may need more lines, or fewer."""
+        self._show()
+
     def on_unmount(self) -> None:
         """Lets go of the kernel."""
         self.reader.request_stop()
@@ -122,7 +126,9 @@ class OverviewScreen(Watch):
         found = chosen(s.processes, self.words, "vm" if self.machines else "")
         self.rows = tuple(by_cgroup(found) if self.grouped else found)
         self.query_one(Table).show(self.rows, len(self.rows), _key)
-        self.query_one(Picture).show(s)
+        picture = self.query_one(Picture)
+        picture.styles.height = len(self._heading(s, self.size.width, 0))
+        picture.show(s)
 
     # ---- keys ----
 

@@ -146,6 +146,8 @@ class TargetScreen(Watch):
         s = self.shown
         if s is None:
             return
+        rows = len(self._heading(s, self.size.width, 0))
+        self.query_one("#heading").styles.height = rows
         for picture in self.query(Picture):
             if picture.display:
                 picture.show(s)
