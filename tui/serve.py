@@ -60,6 +60,7 @@ def _bound(port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((_HOST, port))
+        bound.listen()  # before the address is told: who opens it at once may have to wait, no more
     except (OSError, OverflowError) as e:
         bound.close()
         reason = why(e) if isinstance(e, OSError) else "no such port"

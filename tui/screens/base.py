@@ -82,11 +82,12 @@ class Watch(Screen[None]):
 
     def action_export_svg(self) -> None:
         """A picture of the screen, likewise."""
-        self.app.clear_notifications()  # they would lie on it
+        self.query("ToastRack").set(display=False)  # notices would lie on it
         self.call_after_refresh(self._save_svg)
 
     def _save_svg(self) -> None:
         picture = self.app.export_screenshot(title="redirty top").encode()
+        self.query("ToastRack").set(display=True)
         view = self.csv_rows()[0]
         self._save(lambda directory: export.save(directory, view, "svg", picture))
 
