@@ -7,12 +7,16 @@ the address that is printed, which then is a cookie of that browser.
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import hmac
+import os
 import secrets
 import shlex
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -20,6 +24,7 @@ from redirty.collector.errors import RedirtyError, UsageError, why
 from textual_serve.server import Server
 
 _HOST = "127.0.0.1"
+_CLOSE_S, _END_S = 2.0, 20.0
 _COOKIE = "redirty-token"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -70,6 +75,15 @@ def _bound(port: int) -> socket.socket:
     return bound
 
 
+async def _visits_ended(_app: web.Application) -> None:
+    """No visit outlives the server, or is cut off while it lets go of its target."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    with contextlib.suppress(OSError, TimeoutError):  # a kernel that does not tell of children
+        async with asyncio.timeout(_END_S):
+            while children.read_text().split():
+                await asyncio.sleep(0.05)
+
+
 class _Loopback(Server):
     """textual-serve's server with a lock."""
 
@@ -89,6 +103,7 @@ class _Loopback(Server):
     async def _make_app(self) -> web.Application:
         app: web.Application = await super()._make_app()
         app.middlewares.append(self._locked)
+        app.on_cleanup.append(_visits_ended)
         return app
 
     @property
@@ -111,4 +126,4 @@ class _Loopback(Server):
 
     def serve(self, debug: bool = False) -> None:
         """Until SIGINT or SIGTERM."""
-        web.run_app(self._make_app(), sock=self._bound, print=None)
+        web.run_app(self._make_app(), sock=self._bound, print=None, shutdown_timeout=_CLOSE_S)

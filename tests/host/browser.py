@@ -6,7 +6,9 @@ import asyncio
 import base64
 import contextlib
 import itertools
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -79,6 +81,12 @@ class Page:
             more = {"text": text} if kind == "keyDown" else {}
             await self.do("Input.dispatchKeyEvent", type=kind, key=text, **more)
 
+    async def click(self) -> None:
+        """In the middle: what is there has the keys from now on."""
+        for kind in ("mousePressed", "mouseReleased"):
+            await self.do("Input.dispatchMouseEvent", type=kind, x=600, y=400, button="left",
+                          clickCount=1)  # fmt: skip
+
     async def picture(self) -> bytes:
         """A PNG of the page."""
         return base64.b64decode((await self.do("Page.captureScreenshot"))["data"])
@@ -108,6 +116,7 @@ async def browser() -> AsyncIterator[Page]:
             *("--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             told = Path(profile) / "DevToolsActivePort"
@@ -125,6 +134,10 @@ async def browser() -> AsyncIterator[Page]:
                     yield page
                 finally:
                     await page.close()
+                    await socket.send_json({"id": 0, "method": "Browser.close"})
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(process.wait(), _PATIENCE_S)
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # the program found may be a wrapper
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()

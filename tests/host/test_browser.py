@@ -27,6 +27,7 @@ def served(*words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     server = subprocess.Popen(
         [str(REDIRTY), "top", "--serve", *map(str, words)],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
@@ -37,7 +38,8 @@ def served(*words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         yield server, match[1]
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(30)
+        said = server.communicate(timeout=30)[1]
+    assert said == ""
 
 
 def _visits(server: int) -> list[int]:
@@ -51,6 +53,7 @@ def test_it_renders_and_takes_keys() -> None:
             await page.open(address)
             await page.said("redis-server")
             await page.said("would a mirror converge?")
+            await page.click()
             await asyncio.sleep(1)
             summary = await page.picture()
             assert await page.evaluate("document.querySelectorAll('.xterm canvas').length") or (
@@ -93,6 +96,21 @@ def test_nobody_gets_in_without_the_token() -> None:
 
     with served("--replay", RECORDING) as (_, address):
         asyncio.run(test(address))
+
+
+def test_a_server_that_is_told_to_end_ends_its_visits() -> None:
+    async def visit(server: int, address: str) -> list[int]:
+        async with browser() as page:
+            await page.open(address)
+            await page.said("redis-server")
+            visits = _visits(server)
+            assert len(visits) == 1
+            process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(process.wait, 30)
+            return [pid for pid in visits if Path(f"/proc/{pid}").exists()]
+
+    with served("--replay", RECORDING) as (process, address):
+        assert asyncio.run(visit(process.pid, address)) == []
 
 
 def test_a_server_that_is_killed_leaves_nothing() -> None:
