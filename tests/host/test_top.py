@@ -11,11 +11,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from redirty.collector.host.guest import Guest
+from redirty.collector.host.targets import Pids
+from redirty.collector.units import show_pages
+from redirty.tui.reading.snapshot import Process
+from redirty.tui.screens.overview import target_of
 
 from tests.host.condition import Condition, assert_released
 from tests.host.programs import redis
 from tests.host.running import REDIRTY, wait_until
 from tests.host.terminals import Terminal
+from tests.host.test_vm_target import program, written
 from tests.workloads.driver import Crowd, Hold, Writer
 
 pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
@@ -125,6 +131,21 @@ def test_the_rates_on_the_screen_are_the_recordings(tmp_path: Path) -> None:
             assert f"{name} {rate:.1f} MiB/s" in screen, (number, rate)
     middle = rounds["dirty_pages"].sum() / rounds["duration_s"].sum()
     assert 0.7 * 3000 < middle < 1.3 * 3000
+
+
+def test_a_guests_memory_alone(tmp_path: Path) -> None:
+    """From the command line, and of a virtual machine that was chosen in the overview."""
+    with program() as (child, ram), Hold("sleep") as other:
+        words = [REDIRTY, "top", "--vm", child.pid, "500ms", "--max-overhead", "100%"]
+        with Terminal(words, tmp_path) as terminal:
+            shown = terminal.wait("round 2")
+            assert f"virtual machine of process {child.pid}: python" in shown
+            assert f"present {show_pages(len(written(ram)))}" in shown
+            terminal.keys("q")
+            assert terminal.exit_code() == 0
+        row = Process(child.pid, "guest", "vm", "/", 0, 0.0, None, None, None, None)
+        assert isinstance(target_of(row), Guest)
+        assert isinstance(target_of(row._replace(pid=other.pid)), Pids)  # no memory of a guest's
 
 
 def test_a_target_that_ends(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import ClassVar
 
+from redirty.collector.errors import RedirtyError
+from redirty.collector.host.guest import Guest
 from redirty.collector.host.targets import Cgroup, Pids, TargetSet
 from redirty.tui.drawing.fields import OVERVIEW, Processes
 from redirty.tui.drawing.overview import heading
@@ -28,7 +31,8 @@ was there (1st), it was shared and had to be copied (COW), or its file system ha
 counted in the kernel for all processes at once; nothing is armed, so this shows who touches new memory, \
 and enter shows who writes again and again. ? is what this kernel does not tell.
 
-Enter traces the process, or with g the cgroup, that the cursor is on: it stands still for about a \
+Enter traces the process, of a virtual machine the guest's memory, or with g the cgroup, that the cursor \
+is on: it stands still for about a \
 millisecond, once. Escape comes back, and nothing stays attached.
 """
 
@@ -181,7 +185,7 @@ class OverviewScreen(Watch):
 
     def on_table_chosen(self, event: Table.Chosen) -> None:
         """Traces it."""
-        find = partial(_target, self.rows[event.row])
+        find = partial(target_of, self.rows[event.row])
         self.app.push_screen(
             LiveScreen(
                 lambda wanted: Live(find, wanted, self._asked), self._wanted, link=self._link
@@ -200,5 +204,11 @@ def _key(rows: Processes, i: int) -> object:
     return rows[i].pid or rows[i].cgroup
 
 
-def _target(p: Process) -> TargetSet:
+def target_of(p: Process) -> TargetSet:
+    """What a row stands for. Errors: RedirtyError when it is gone."""
+    if p.kind == "vm":
+        with contextlib.suppress(
+            RedirtyError
+        ):  # whose memory is marked as no QEMU does: as a process
+            return Guest(p.pid)
     return Pids([p.pid]) if p.pid else Cgroup(p.cgroup)
