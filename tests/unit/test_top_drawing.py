@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,22 @@ def test_one_of_little_or_much_fits_too(make: draw.Picture, number: int) -> None
         rows = make(OTHERS[number], width, height)
         assert rows
         fits(rows, width)
+
+
+@pytest.mark.parametrize("length", [1, 30, 60, 500])
+def test_state_and_round_are_seen_whatever_the_title(length: int) -> None:
+    shown = replace(REDIS_SHOWN, about=replace(REDIS_SHOWN.about, title="x" * length))
+    first, *_ = draw.heading(shown, 80, paused=False)
+    assert " live  round 31" in "".join(text for text, _ in first)
+    fits([first], 80)
+
+
+def test_a_message_is_shown_to_its_end() -> None:
+    words = [f"word{n}" for n in range(40)]
+    shown = replace(REDIS_SHOWN, message=" ".join(words), state=State.FAILED)
+    _, *rows = draw.heading(shown, 60, paused=False)
+    fits(rows, 60)
+    assert " ".join(text for row in rows for text, _ in row).split() == words
 
 
 def test_bars_show_their_values() -> None:

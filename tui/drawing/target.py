@@ -9,7 +9,7 @@ import numpy as np
 from redirty.collector.errors import one_line
 from redirty.collector.units import show_bytes, show_pages, show_time
 from redirty.tui.drawing.charts import LABEL, bars, heat_rows, stretch
-from redirty.tui.drawing.parts import Row, cell, clipped, told, wrapped
+from redirty.tui.drawing.parts import Row, cell, clipped, told, width_of, wrapped
 from redirty.tui.reading.history import MEAN, Series
 from redirty.tui.reading.snapshot import State, TargetSnapshot
 
@@ -25,6 +25,7 @@ _KINDS = (
 )
 _BAR = 24
 _BOTH = 150
+_LEAST_TITLE = 12
 
 
 def per_s(pages: float) -> str:
@@ -39,7 +40,7 @@ def heading(s: TargetSnapshot | None, width: int, paused: bool) -> list[Row]:
     about = s.about
     state = "PAUSED" if paused and s.playback is None else s.state.value
     style = {State.FAILED: "bad", State.ENDED: "warn"}.get(s.state, "good")
-    first: Row = [(f" {one_line(about.title)} ", "title"), (" ", "")]
+    first: Row = [(" ", "")]
     if s.playback is None:
         first.append((state, "warn" if paused else style))
     else:
@@ -48,6 +49,9 @@ def heading(s: TargetSnapshot | None, width: int, paused: bool) -> list[Row]:
         first.append((f"{mark} {p.position_s:.1f}/{p.length_s:.1f} s x{p.speed:g}", "warn"))
     if len(s.series):
         first.append((f"  round {int(s.series['round'][-1])}", ""))
+    title = one_line(about.title)  # a command line may be long: what follows it is to be seen, too
+    title = cell(title, min(len(title), max(width - width_of(first) - 2, _LEAST_TITLE)), left=True)
+    first.insert(0, (f" {title} ", "title"))
     if about.probe:
         first.append((f"  of {about.interval_s:.3g} s, {about.probe}, {about.arm}", "dim"))
     if s.message:
