@@ -1,4 +1,4 @@
-"""How the C library treats this process's memory."""
+"""How the C library treats this process's memory, and how many files it may have open."""
 
 from __future__ import annotations
 
@@ -25,3 +25,12 @@ def give_back_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def open_as_many_files_as_may_be() -> None:
+    """Raises the limit of open files to what the user may have: each file that a target maps is kept open
+    by a mirror, so that its inode's number is no other's."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

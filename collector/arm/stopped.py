@@ -66,6 +66,7 @@ class Thread:
                 return
             # A signal came first: it takes its way, the interruption comes after it.
             ptrace(CONT, self.tid, 0, 0 if status >> 16 else os.WSTOPSIG(status))
+            self.stopped = False
 
     def wait(self, timeout_s: float) -> int:
         """The wait status of its next stop."""

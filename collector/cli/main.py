@@ -17,6 +17,10 @@ VERBS = {
     "record": ("record", "trace a target's write faults into a recording"),
     "report": ("report", "sum a recording up on the terminal"),
     "predict": ("predict", "would mirroring a target's memory converge, and how soon"),
+    "mirror": ("mirror", "copy a running target's memory, then stop it for the rest"),
+    "receive": ("receive", "the other end of a mirror that goes over a network"),
+    "export-criu": ("export_criu", "a mirror as CRIU's page images"),
+    "export-guest": ("export_guest", "the guest's memory of a mirrored QEMU, as a raw image"),
     "top": ("top", "the live screen, or a recording replayed on it"),
     "demo": ("demo", "the main job on a built-in workload"),
 }

@@ -3,7 +3,8 @@ it never will.
 
 A pass that takes t leaves W(t) pages to copy again: each was written since the arm at which the pass
 began, before or after it was copied. So passes, total time and downtime follow from the curve and the
-bandwidth alone.
+bandwidth alone. A copier that compares contents finds those of them unchanged that were written before
+the pass read them, and not after.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ Floats = npt.NDArray[np.float64]
 # When so many passes have left no less than one before them did, to this part, none ever will.
 _PATIENCE = 50
 _LESS = 1e-6
+_PARTS = 6  # of the memory, in the order in which a pass reads it
 _PASSES = 20_000  # of a policy that would make more, nobody waits for the end
 
 
@@ -76,6 +78,8 @@ class Memory:
 
     def unsent_pages(self, unsent_bytes: float, policy: Policy) -> float:
         """Of the first pass, how many pages so many bytes on the link, its last ones, are."""
+        if unsent_bytes <= 0:
+            return 0.0
         whole = self.first_pass_bytes(policy)
         if self.layout is None or policy.zero_page_bytes is None:
             return self.pages * _share(unsent_bytes, whole)
@@ -125,6 +129,7 @@ def simulate(
     left = memory.first_pass(policy)
     passes: list[Pass] = []
     least, tries = math.inf, 0
+    order = np.ones(_PARTS)
 
     def again(seconds: float) -> tuple[float, float]:
         """See policy.Again; in the first pass everything is sent."""
@@ -136,6 +141,8 @@ def simulate(
         unsent = left.bytes - sent.bytes
         # as if none of its pages were zero
         whole = unsent if passes else memory.unsent_pages(unsent, policy) * page_bytes
+        if policy.compares:
+            whole = sent.kept_bytes
         dirty = written(took_s) * page_bytes
         # Pages that were not sent may have been written again besides: both sets once. In the first pass
         # they are no more likely to be than any page; later ones were written a pass before.
@@ -146,6 +153,13 @@ def simulate(
         overlap = min(whole * max(likely, sure), dirty)
         passes.append(Pass(len(passes) + 1, sent.bytes, took_s))
         to_do = unsent * (1 - _share(overlap, whole)) + dirty
+        if policy.compares:
+            before_s = passes[-2].duration_s if len(passes) > 1 else None
+            same = met_before_read(written, before_s, took_s, order) * _share(
+                sent.bytes, left.bytes
+            )
+            order = np.maximum(written(took_s) - same, 0.0)
+            to_do = whole - overlap + float(order.mean()) * page_bytes
         pending = (whole - overlap + dirty) / page_bytes * memory.page_size
         left = Left(to_do, pending)
         if policy.stop(len(passes), left, bandwidth):
@@ -155,7 +169,8 @@ def simulate(
         if policy.endless and (tries >= _PATIENCE or len(passes) >= _PASSES):
             total = sum(p.bytes for p in passes)
             shown = passes[: len(passes) - tries + 1] if tries else passes
-            return Outcome(False, tuple(shown), math.inf, math.inf, total, to_do)
+            kept = pending if policy.compares else to_do
+            return Outcome(False, tuple(shown), math.inf, math.inf, total, kept)
 
 
 def _share(part: float, whole: float) -> float:
@@ -167,6 +182,27 @@ def _rewritten(written: Written, before_s: float, now_s: float) -> float:
     written in the next one, too."""
     one = written(before_s)
     return _share(max(one + written(now_s) - written(before_s + now_s), 0.0), one)
+
+
+def met_before_read(
+    written: Written, before_s: float | None, now_s: float, order: Floats
+) -> Floats:
+    """Of the pages written in a pass of now_s, how many are as they were sent in it: not written after it
+    read them. It reads what was written in before_s before it; None: everything.
+
+    order: (n,) how much the pass sends of each of n equal parts of the memory, one after the other; the
+    result is of these, too, each as if all were like it.
+    """
+
+    def met(t: float) -> float:
+        """Pages that the pass reads, written within t."""
+        if before_s is None:
+            return written(t)
+        return max(written(before_s) + written(t) - written(before_s + t), 0.0)
+
+    read_at = (np.cumsum(order) - order / 2) / max(float(order.sum()), 1e-300)
+    all_met = met(now_s)
+    return np.array([max(all_met - met((1 - at) * now_s), 0.0) for at in read_at.tolist()])
 
 
 def written_again(written: Written, seconds: float, page_bytes: float) -> tuple[float, float]:

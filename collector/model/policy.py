@@ -50,16 +50,18 @@ Again = Callable[[float], tuple[float, float]]
 @dataclass(frozen=True)
 class Sent:
     """What a pass sends before the page tables are looked at again, in bytes. hot: what it does not
-    send are pages that were written again and again."""
+    send are pages that were written again and again, kept_bytes of them."""
 
     bytes: float
     hot: bool = False
+    kept_bytes: float = 0.0
 
 
 class Policy(Protocol):
     """name: as the user writes it. zero_page_bytes (None: as any other), header_bytes: what a page
     costs on the link beside its contents. downtime_s: the goal; None: it has none. endless: it goes
-    on for ever when it does not converge."""
+    on for ever when it does not converge. compares: pages with the contents that were sent are not
+    sent again."""
 
     @property
     def name(self) -> str: ...
@@ -75,6 +77,9 @@ class Policy(Protocol):
 
     @property
     def endless(self) -> bool: ...
+
+    @property
+    def compares(self) -> bool: ...
 
     def send(self, left: Left, bandwidth: float, again: Again) -> Sent:
         """Of what is left, how much is sent in this pass."""
@@ -93,6 +98,7 @@ class Qemu:
     zero_page_bytes: float | None = QEMU_ZERO_PAGE_BYTES
     header_bytes: float = QEMU_PAGE_HEADER_BYTES
     endless: bool = True
+    compares: bool = False
 
     @property
     def name(self) -> str:
@@ -114,10 +120,12 @@ class Qemu:
 @dataclass(frozen=True)
 class Goal:
     """Passes until what is left fits the downtime goal. keep_hot: pages that will surely be written
-    again are kept for the end, as far as they fit the goal: redirty's own."""
+    again are kept for the end, as far as they fit the goal: redirty's own. It stops when all that was
+    written fits, as what is unchanged shows only when it is read."""
 
     downtime_s: float
     keep_hot: bool = True
+    compares: bool = True
     zero_page_bytes: float | None = 0.0
     header_bytes: float = 0.0
     endless: bool = True
@@ -133,11 +141,14 @@ class Goal:
         hot, sure = again(left.bytes / bandwidth)
         if sure < SURE:
             return Sent(left.bytes)
-        return Sent(left.bytes - min(hot, bandwidth * self.downtime_s, left.bytes), hot=True)
+        kept = min(hot, bandwidth * self.downtime_s, left.pending_bytes)
+        # Pages that are written so often are hardly found unchanged; at random moments, half are at most.
+        sent = max(left.bytes - kept, (left.pending_bytes - kept) / 2)
+        return Sent(sent, hot=True, kept_bytes=kept)
 
     def stop(self, number: int, left: Left, bandwidth: float) -> bool:
         """See Policy."""
-        return left.bytes <= bandwidth * self.downtime_s
+        return left.pending_bytes <= bandwidth * self.downtime_s
 
 
 @dataclass(frozen=True)
@@ -150,6 +161,7 @@ class Fixed:
     zero_page_bytes: float | None = None
     header_bytes: float = 0.0
     endless: bool = False
+    compares: bool = False
 
     @property
     def name(self) -> str:
@@ -174,6 +186,7 @@ class Xen:
     zero_page_bytes: float | None = None
     header_bytes: float = 8.0
     endless: bool = False
+    compares: bool = False
 
     @property
     def name(self) -> str:

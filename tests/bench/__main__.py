@@ -22,6 +22,8 @@ GROUPS = {
     "ring": "the ring of events",
     "predictions": "predicting from a recording, and live",
     "startup": "waiting for redirty",
+    "mirror": "mirroring a target",
+    "converge": "mirrors as they were predicted",
     "servers": "redis under load",
     "top": "the live screen",
     "probes": "fentry and kprobe, in an emulated machine",

@@ -87,22 +87,26 @@ def predicted(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, A
 
 
 def test_a_link_that_is_fast_enough(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """min(S, P t) in closed form: 20,000 pages, then ever less by rate / bandwidth."""
+    """min(S, P t) in closed form: 20,000 pages, then what is written, ever less by rate / bandwidth, but for
+    what was written before the pass came to it. Of the first pass its first fifth leaves all, the rest ever
+    less, in a straight line to nothing at the end: so the second comes to a page after 0.656 of its time."""
     pages_per_s = 4 * RATE
     found = predicted(
         capsys, recording, "--bandwidth", f"{pages_per_s * PAGE:.0f}B", "--downtime", "100ms"
     )
     assert found.keys() >= PROMISED
     assert (found["converges"], found["verdict"]) == (True, "converges")
-    expected, left = [], float(PRESENT)
-    while left > pages_per_s * 0.1:
-        expected.append(left)
-        left = min(AREA, RATE * left / pages_per_s)
-    expected.append(left)
-    assert [p["bytes"] / PAGE for p in found["passes"]] == pytest.approx(expected, rel=0.01)
+    first = PRESENT / pages_per_s
+    second = AREA * (1 - AREA / RATE / first / 2)
+    assert AREA / RATE / first == pytest.approx(0.8)
+    read_at = (0.2**2 / 2 + 0.8 * 0.6 - 0.8**3 / 3 / 1.6) / 0.6
+    third = RATE * second / pages_per_s * (1 - read_at)
+    expected, left = [PRESENT, second, third], third
+    assert RATE * second / pages_per_s < pages_per_s * 0.1
+    assert [p["bytes"] / PAGE for p in found["passes"]] == pytest.approx(expected, rel=0.02)
     assert [p["pass"] for p in found["passes"]] == list(range(1, len(expected) + 1))
     assert found["total_s"] == pytest.approx(sum(expected) / pages_per_s, rel=0.01)
-    assert found["downtime_s"] == pytest.approx(left / pages_per_s, rel=0.01)
+    assert found["downtime_s"] == pytest.approx(left / pages_per_s, rel=0.02)
     assert found["transferred_bytes"] == pytest.approx(sum(expected) * PAGE, rel=0.01)
     assert found["min_bandwidth_bytes_per_s"] == pytest.approx(RATE * PAGE, rel=0.02)
     for key in ("total_s", "downtime_s", "transferred_bytes"):
@@ -113,7 +117,7 @@ def test_a_link_that_is_fast_enough(recording: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_link_that_is_not(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bandwidth = RATE * PAGE * 0.5
+    bandwidth = RATE * PAGE * 0.3
     found = predicted(capsys, recording, "--bandwidth", f"{bandwidth:.0f}B")
     assert (found["converges"], found["verdict"]) == (False, "does not converge")
     assert (found["total_s"], found["downtime_s"]) == (None, None)
@@ -123,7 +127,7 @@ def test_a_link_that_is_not(recording: Path, capsys: pytest.CaptureFixture[str])
     reasons = " ".join(found["reasons"])
     assert "and so does the next" in reasons
     assert f"{FIRST:#x} (anonymous)" in reasons, "which mapping keeps it"
-    assert found["min_downtime_s"] == pytest.approx(AREA / (RATE * 0.5), rel=0.05)
+    assert found["min_downtime_s"] == pytest.approx(AREA / (RATE * 0.3), rel=0.05)
 
 
 @pytest.mark.parametrize(("policy", "passes"), [("criu:3", 4), ("passes:1", 2), ("xen", 6)])

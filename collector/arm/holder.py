@@ -1,0 +1,248 @@
+"""The process that holds a target still: every thread stopped by ptrace, its registers read.
+
+A process of its own, with the bare library only, so that the target runs on whatever happens to the
+collector: it lets go when the collector's end of the socket closes, when the time it was given is
+over (the collector may hang), and, as the kernel does it for every tracer, when it dies itself. It
+changes nothing in the target.
+
+Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each way.
+  {"op": "stop", "pids": [P, ...], "limit_s": T, "wait_s": T}
+      -> {"ok": true, "stopped_s": T, "threads": [[P, TID, n, n, n], ...]} and after the line the
+         registers of each thread, n bytes of general, floating point and extended ones
+  {"op": "machine", "path": SOCKET, "limit_s": T, "wait_s": T}
+      -> {"ok": true}; a QEMU's guest is stopped, before its threads are
+  {"op": "more", "limit_s": T}     -> {"ok": true}, held for so long from now on
+  {"op": "release", "stop": false} -> {"ok": true, "held_s": T}, with stop under SIGSTOP
+Errors: {"ok": false, "errno": N, "why": text}; then the target runs.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+
+# A script: what it needs lies beside it.
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import qmp  # type: ignore[import-not-found]
+import stopped  # type: ignore[import-not-found]
+from injector import architecture  # type: ignore[import-not-found]
+from stopped import RefusedError, Thread
+
+NT_PRFPREG, NT_X86_XSTATE = 2, 0x202
+_SPACE = ctypes.create_string_buffer(1 << 16)
+
+
+def threads_of(pid: int) -> list[int]:
+    """Thread numbers, the first one first; also of threads that have ended and are not reaped."""
+    try:
+        return sorted(map(int, os.listdir(f"/proc/{pid}/task")), key=lambda t: (t != pid, t))
+    except OSError:
+        return []
+
+
+def lives(tid: int) -> bool:
+    """Whether a thread has not ended."""
+    try:
+        with open(f"/proc/{tid}/stat", encoding="utf-8", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def register_set(tid: int, kind: int) -> bytes:
+    """One set of a stopped thread's registers; nothing where there is no such set."""
+    vector = bytearray(struct.pack("PN", ctypes.addressof(_SPACE), len(_SPACE)))
+    buffer = (ctypes.c_char * len(vector)).from_buffer(vector)
+    try:
+        stopped.ptrace(stopped.GETREGSET, tid, kind, ctypes.addressof(buffer))
+    except OSError:
+        return b""
+    return ctypes.string_at(_SPACE, struct.unpack("PN", vector)[1])
+
+
+class Holder:
+    """What is held now. held: (process, thread), in the order in which they were stopped."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, tuple[int, Thread]] = {}
+        self.holds = False
+        self.machine: qmp.Machine | None = None
+        self.since = 0.0
+        self.until = 0.0
+        self.held_s = 0.0
+        self.ended: set[int] = set()  # threads that cannot be stopped any more
+        self.done_for = False  # a thread may stop later on: only this process's end frees it
+
+    def begin(self, limit_s: float) -> None:
+        """Holds something from now on, if it did not before."""
+        if not self.holds:
+            self.held_s, self.since, self.ended = 0.0, time.monotonic(), set()
+        self.holds = True
+        self.until = self.since + limit_s
+
+    def stop(self, pids: list[int], wait_s: float) -> None:
+        """Stops all threads, also those that are made meanwhile."""
+        begun = time.monotonic()
+        deadline = begun + wait_s
+        try:
+            while True:
+                new = []
+                for pid in pids:
+                    for tid in threads_of(pid):
+                        if tid not in self.held and tid not in self.ended:
+                            new.append(self.seize(pid, tid))
+                new = [thread for thread in new if thread is not None]
+                if not new:
+                    return
+                for thread in new:
+                    self.wait(thread, deadline)
+        except BaseException:
+            self.release(stay=False)
+            raise
+
+    def seize(self, pid: int, tid: int) -> "Thread | None":
+        """Asks one thread to stop."""
+        try:
+            thread = Thread(tid, architecture(), 0)
+        except OSError as e:
+            if e.errno == errno.ESRCH or not lives(tid):
+                self.ended.add(tid)
+                return None
+            with open(f"/proc/{tid}/status", encoding="utf-8", errors="replace") as status:
+                tracer = [line.split()[1] for line in status if line.startswith("TracerPid:")]
+            by = f": process {tracer[0]} is debugging it" if tracer and tracer[0] != "0" else ""
+            raise RefusedError(e.errno or 0, f"thread {tid} cannot be stopped{by}") from None
+        self.held[tid] = pid, thread
+        stopped.ptrace(stopped.INTERRUPT, tid)
+        return thread
+
+    def wait(self, thread: Thread, deadline: float) -> None:
+        """Waits for its stop."""
+        try:
+            thread.wait_for_stop(max(deadline - time.monotonic(), 0.001))
+        except RefusedError as e:
+            if e.code != errno.ESRCH:
+                raise RefusedError(e.code, f"thread {thread.tid} does not come to a stop") from None
+            self.held.pop(thread.tid)
+            self.ended.add(thread.tid)
+
+    def registers(self) -> "tuple[list[list[int]], bytes]":
+        table, parts = [], []
+        for tid, (pid, _) in self.held.items():
+            sets = [
+                register_set(tid, kind) for kind in (stopped.NT_PRSTATUS, NT_PRFPREG, NT_X86_XSTATE)
+            ]
+            table.append([pid, tid, *map(len, sets)])
+            parts += sets
+        return table, b"".join(parts)
+
+    def release(self, stay: bool) -> None:
+        """Lets all go on; with stay they stop at once, as by a user's SIGSTOP."""
+        if stay and self.machine is None:  # else it is the guest that stays stopped
+            for pid in {pid for pid, _ in self.held.values()}:
+                try:
+                    os.kill(pid, signal.SIGSTOP)
+                except OSError:
+                    pass
+        late = []
+        for _, thread in self.held.values():
+            if thread.stopped:
+                thread.release()
+            else:
+                late.append(thread)
+        if self.machine is not None:
+            if not stay:
+                self.machine.go()
+            self.machine = None
+        if self.holds:
+            self.held_s = time.monotonic() - self.since
+        self.held, self.holds = {}, False
+        for thread in late:
+            # Asked to stop, and not there yet: it would stop for good later on. Its stop is waited
+            # for, and if that takes too long it is the end of this process that lets it go.
+            try:
+                thread.wait_for_stop(0.05)
+                thread.release()
+            except (RefusedError, OSError):
+                self.done_for = True
+
+    def answer(self, request: "dict[str, object]") -> "tuple[dict[str, object], bytes]":
+        operation = request["op"]
+        if operation == "stop":
+            self.begin(float(str(request["limit_s"])))
+            pids = [int(str(pid)) for pid in list(request["pids"])]  # type: ignore[call-overload]
+            self.stop(pids, float(str(request["wait_s"])))
+            took = time.monotonic() - self.since
+            table, blob = self.registers()
+            return {"ok": True, "stopped_s": took, "threads": table}, blob
+        if operation == "machine":
+            self.begin(float(str(request["limit_s"])))
+            self.machine = qmp.Machine(str(request["path"]), float(str(request["wait_s"])))
+            return {"ok": True}, b""
+        if not self.holds:
+            raise RefusedError(errno.ETIMEDOUT, f"its time was over after {self.held_s:.3f} s")
+        if operation == "more":
+            self.until = time.monotonic() + float(str(request["limit_s"]))
+            return {"ok": True}, b""
+        if operation == "release":
+            self.release(bool(request["stop"]))
+            return {"ok": True, "held_s": self.held_s}, b""
+        return {"ok": False, "errno": errno.EINVAL, "why": f"no such request: {operation}"}, b""
+
+
+def serve(link: socket.socket) -> None:
+    holder = Holder()
+    data = b""
+    while True:
+        left = max(holder.until - time.monotonic(), 0) if holder.holds else None
+        if not select.select([link], [], [], left)[0]:
+            holder.release(stay=False)
+            continue
+        part = link.recv(65536)
+        if not part:
+            break
+        data += part
+        while b"\n" in data:
+            line, _, data = data.partition(b"\n")
+            blob = b""
+            try:
+                answer, blob = holder.answer(json.loads(line))
+            except (RefusedError, OSError) as e:
+                holder.release(stay=False)
+                code = getattr(e, "code", None) or getattr(e, "errno", None) or errno.EIO
+                answer = {"ok": False, "errno": code, "why": str(e)}
+            except Exception as e:  # whatever it is: an answer, or the collector would wait for one
+                answer = {"ok": False, "errno": errno.EIO, "why": f"{type(e).__name__}: {e}"}
+            try:
+                link.sendall(json.dumps(answer).encode() + b"\n" + blob)
+            except OSError:
+                break
+            if holder.done_for:
+                return
+    holder.release(stay=False)
+
+
+def main() -> None:
+    for number in range(1, signal.NSIG):
+        if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV):
+            try:
+                signal.signal(number, signal.SIG_IGN)
+            except (OSError, ValueError):
+                pass
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
+            f.write("-1000")
+    except OSError:
+        pass
+    serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The collector's side of the holder: the process beside it that holds a target still."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from redirty.collector.errors import RedirtyError
+
+_SCRIPT = Path(__file__).with_name("holder.py")
+_PYTHON: str = getattr(sys, "_base_executable", None) or sys.executable
+# As the injector, it has no path of ours on its command line.
+_RUN = (
+    "import os; p = os.environ['ARM_SCRIPT']; "
+    "exec(compile(open(p).read(), p, 'exec'), {'__name__': '__main__', '__file__': p})"
+)
+_SPARE_S = 5.0  # for an answer that should come at once
+
+
+class HoldError(RedirtyError):
+    """The target could not be held still, or not for so long; it runs on."""
+
+
+@dataclass(frozen=True)
+class ThreadState:
+    """A stopped thread's registers, as ptrace gives them; floating, extended: empty where there are none."""
+
+    pid: int
+    tid: int
+    registers: bytes
+    floating: bytes
+    extended: bytes
+
+
+class Holding:
+    """Started at once, so that no quiesce waits for it. holds: whether a target stands still by it."""
+
+    def __init__(self) -> None:
+        self.holds = False
+        self._start()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._process = subprocess.Popen(
+            [_PYTHON, "-I", "-S", "-c", _RUN, str(theirs.fileno())],
+            env={**os.environ, "ARM_SCRIPT": str(_SCRIPT)},
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self._link = ours
+        self._in = ours.makefile("rb")
+
+    def _ask(self, patience_s: float, /, **request: object) -> dict[str, object]:
+        self._link.settimeout(patience_s + _SPARE_S)
+        try:
+            self._link.sendall(json.dumps(request).encode() + b"\n")
+            line = self._in.readline()
+        except OSError as e:
+            self.close()
+            raise HoldError(f"the process that holds targets does not answer: {e}") from None
+        if not line:
+            self.close()
+            raise HoldError("the process that holds targets ended, and the target runs on")
+        answer: dict[str, object] = json.loads(line)
+        if not answer["ok"]:
+            self.holds = False
+            raise HoldError(str(answer["why"]))
+        return answer
+
+    def stop(
+        self, pids: list[int], limit_s: float, wait_s: float
+    ) -> tuple[list[ThreadState], float]:
+        """Stops all threads of processes: their states, and how long that took. After limit_s they run
+        on by themselves; wait_s: how long to wait for them to come to a stop.
+
+        Errors: HoldError.
+        """
+        self._renew()
+        answer = self._ask(wait_s, op="stop", pids=pids, limit_s=limit_s, wait_s=wait_s)
+        self.holds = True
+        found = []
+        table = answer["threads"]
+        assert isinstance(table, list)
+        for pid, tid, *sizes in table:
+            found.append(ThreadState(pid, tid, *(self._in.read(size) for size in sizes)))
+        return found, float(str(answer["stopped_s"]))
+
+    def stop_machine(self, path: str, limit_s: float, wait_s: float) -> None:
+        """Stops a QEMU's guest through its QMP socket, before its threads are stopped; it goes on when
+        they do. Errors: HoldError."""
+        self._renew()
+        self._ask(wait_s, op="machine", path=path, limit_s=limit_s, wait_s=wait_s)
+        self.holds = True
+
+    def _renew(self) -> None:
+        if self._process.poll() is not None:  # it ended to let go of a thread that never stopped
+            self.close()
+            self._start()
+
+    def more(self, limit_s: float) -> None:
+        """Holds them for so long from now on. Errors: HoldError when they run already."""
+        self._ask(0, op="more", limit_s=limit_s)
+
+    def release(self, *, stop: bool = False) -> float:
+        """Lets them run, or leaves them as SIGSTOP does. Returns for how long they stood still.
+
+        Errors: HoldError when they ran before that: what was read is not of one moment.
+        """
+        answer = self._ask(0, op="release", stop=stop)
+        self.holds = False
+        return float(str(answer["held_s"]))
+
+    def close(self) -> None:
+        """Lets all go."""
+        self.holds = False
+        self._in.close()
+        self._link.close()
+        self._process.wait()

@@ -1,0 +1,259 @@
+"""redirty mirror: copies a running target's memory to another place."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redirty.collector.cli.target import add_target, target_of
+from redirty.collector.errors import RedirtyError, UsageError, why
+from redirty.collector.units import (
+    parse_rate,
+    parse_time,
+    show_bits,
+    show_bytes,
+    show_pages,
+    show_time,
+)
+
+if TYPE_CHECKING:
+    from redirty.collector.copier.decide import Decision
+    from redirty.collector.copier.mirroring import Mirroring
+    from redirty.collector.copier.sink import Sink
+    from redirty.collector.copier.state import State
+    from redirty.collector.copier.wish import PassDone
+    from redirty.collector.rounds import Round
+
+_EPILOG = """\
+All memory is copied while the target runs, then again and again what it wrote meanwhile. When what is
+left can be copied within the downtime asked for, the target is stopped for it, and runs again. If that
+will not come, it says what would do, and the target is left alone.
+
+The mirror is memory.core, a core file that gdb reads (gdb PROGRAM DIR/memory.core), and mirror.json.
+It holds the target's secrets: 0600.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares them."""
+    parser.usage = (
+        "redirty mirror TARGET --to DIR|HOST:PORT [--downtime TIME] [--bandwidth RATE] ..."
+    )
+    parser.epilog = _EPILOG
+    add_target(parser)
+    parser.add_argument(
+        "--to",
+        metavar="DEST",
+        required=True,
+        help="a new directory, or HOST:PORT of redirty receive",
+    )
+    goals = parser.add_argument_group("goals")
+    goals.add_argument(
+        "--downtime", metavar="TIME", help="how long it may stand still (default 200ms)"
+    )
+    goals.add_argument("--deadline", metavar="TIME", help="when all is to be done")
+    goals.add_argument(
+        "--passes", type=int, metavar="N", help="stop it after so many passes, whatever is left"
+    )
+    parser.add_argument("--bandwidth", metavar="RATE", help="send no faster: 1Gbit, 100MiB")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare all memory with the mirror while the target stands still, which takes longer",
+    )
+    parser.add_argument(
+        "--leave",
+        choices=("running", "stopped"),
+        default="running",
+        help="what becomes of the target (stopped: as by SIGSTOP; kill -CONT lets it run)",
+    )
+    parser.add_argument(
+        "--qmp",
+        metavar="SOCKET",
+        help="of a QEMU: its guest is stopped through this, before QEMU is",
+    )
+    parser.add_argument("--code-file", metavar="FILE", help="the code of redirty receive; -: stdin")
+    parser.add_argument(
+        "--patience",
+        metavar="TIME",
+        default="30s",
+        help="how long a connection that broke is tried again (default 30s)",
+    )
+    parser.add_argument("--compress", action="store_true", help="compress what is sent (zstd)")
+    parser.add_argument("--json", action="store_true", help="mirror.json on stdout at the end")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Mirrors."""
+    from redirty.collector.copier.decide import Goals
+
+    if options.passes is not None and options.passes < 1:
+        raise UsageError(f"a number of passes is 1 or more: {options.passes}")
+    deadline_s = None if options.deadline is None else _positive("deadline", options.deadline)
+    downtime_s: float | None = 0.2
+    if options.downtime is not None:
+        downtime_s = _positive("downtime", options.downtime)
+    elif options.passes is not None or deadline_s is not None:
+        downtime_s = None
+    goals = Goals(downtime_s, deadline_s, options.passes)
+    bandwidth = None if options.bandwidth is None else parse_rate(options.bandwidth)
+    from redirty.collector.arm.choose import require_root
+    from redirty.collector.copier.mirroring import Mirroring
+    from redirty.collector.copier.wish import Wish
+
+    open_sink = _destination(options, bandwidth)
+    require_root()
+    wish = Wish(
+        target=target_of(options),
+        goals=goals,
+        bandwidth=bandwidth,
+        verify=options.verify,
+        leave_stopped=options.leave == "stopped",
+        arm=options.arm,
+        probe=options.probe,
+        compress=_compressor(options, bandwidth),
+        qmp=options.qmp,
+    )
+    progress = Progress(quiet=options.quiet)
+    mirroring = Mirroring(wish, open_sink, progress)
+    progress.of = mirroring
+    try:
+        information = mirroring.run()
+    finally:
+        progress.end()
+    if options.json:
+        import json
+
+        print(json.dumps(information, indent=2))
+    elif not options.quiet:
+        print(f"redirty: {_summary(information, options.to)}", file=sys.stderr)
+    return 0
+
+
+def _compressor(
+    options: argparse.Namespace, bandwidth: float | None
+) -> Callable[[memoryview], memoryview] | None:
+    if not options.compress:
+        return None
+    from redirty.collector.copier.door import parse_address
+    from redirty.collector.copier.receiver import compress
+
+    if parse_address(options.to) is None:
+        raise UsageError("--compress is for a connection: a directory's mirror is a core file")
+    return compress
+
+
+def _positive(name: str, text: str) -> float:
+    seconds = parse_time(text)
+    if seconds <= 0:
+        raise UsageError(f"a {name} is more than 0: {text}")
+    return seconds
+
+
+def _destination(options: argparse.Namespace, bandwidth: float | None) -> Callable[[], Sink]:
+    """What opens the other end. Errors: RedirtyError when it cannot be."""
+    from redirty.collector.copier.door import connect, parse_address
+    from redirty.collector.copier.pace import Pace
+    from redirty.collector.export.files import require_new
+
+    patience_s = _positive("patience", options.patience)
+    address = parse_address(options.to)
+    code = None
+    if options.code_file is not None:
+        from redirty.collector.cli.receive import read_code
+
+        code = read_code(options.code_file)
+    directory = Path(options.to)
+    if address is None:
+        require_new(directory)
+
+    def local() -> Sink:
+        import secrets
+
+        from redirty.collector.copier.image import Image
+        from redirty.collector.copier.sink import LocalSink
+
+        return LocalSink(Image.create(directory, secrets.token_hex(16)), Pace(bandwidth))
+
+    def remote() -> Sink:
+        from redirty.collector.copier.connection import NetworkSink
+        from redirty.collector.copier.sink import BrokenError
+
+        assert address is not None
+        try:
+            return NetworkSink(lambda: connect(*address, code), Pace(bandwidth), patience_s)
+        except (OSError, BrokenError) as e:
+            reason = why(e) if isinstance(e, OSError) else str(e)
+            raise RedirtyError(
+                f"cannot reach {options.to}: {reason}; is redirty receive running there?"
+            ) from None
+
+    return local if address is None else remote
+
+
+def _summary(information: dict[str, Any], to: str) -> str:
+    passes = len(information["passes"])
+    words = [
+        f"mirrored to {to} in {passes} passes, {show_time(information['total_s'])}",
+        f"{show_bytes(information['bytes'])} sent",
+        f"it stood still for {show_time(information['downtime_s'])}",
+    ]
+    if information["verified"]:
+        words.append(f"verified, digest {information['digest']}")
+    if information["unmirrored"]:
+        words.append(f"{len(information['unmirrored'])} mappings of devices have no contents in it")
+    return "; ".join(words)
+
+
+class Progress:
+    """A line a pass, and on a terminal one that is rewritten while a pass goes on."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._on = not quiet
+        self._terminal = self._on and sys.stderr.isatty()
+        self._shown = False
+        self.of: Mirroring | None = None
+
+    def _line(self, text: str) -> None:
+        if self._on:
+            self.end()
+            print(text, file=sys.stderr, flush=True)
+
+    def passed(self, done: PassDone, state: State, result: Round) -> None:
+        """See Listener."""
+        c = done.counts
+        rate = done.bytes / done.duration_s if done.duration_s > 0 else 0.0
+        dirty = done.dirty_pages / result.duration_s if result.duration_s > 0 else 0.0
+        kept = f", {show_pages(done.held_pages)} kept for the end" if done.held_pages else ""
+        self._line(
+            f"pass {done.number}: {show_pages(c.sent_pages)} in {show_time(done.duration_s)} "
+            f"({show_bits(rate)}), zero {show_pages(c.zero_pages)}, unchanged "
+            f"{show_pages(c.unchanged_pages)}{kept}; dirty {show_pages(dirty)}/s"
+        )
+
+    def decided(self, decision: Decision) -> None:
+        """See Listener."""
+        words = {"pass": "another pass", "quiesce": "stop it now", "give up": "give up"}
+        self._line(f"  {words[decision.action]}: {decision.reason}")
+
+    def said(self, text: str) -> None:
+        """See Listener."""
+        self._line(f"  {text}")
+
+    def going(self, number: int, left_bytes: int, rate: float) -> None:
+        """See Listener."""
+        if self._terminal:
+            end = show_time(left_bytes / rate) if rate else "?"
+            line = f"pass {number}: {show_bytes(left_bytes)} to look at, {end} or so"
+            print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
+            self._shown = True
+
+    def end(self) -> None:
+        """Leaves the line as it is."""
+        if self._shown:
+            print(f"\r{'':<78}\r", end="", file=sys.stderr)
+            self._shown = False

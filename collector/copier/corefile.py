@@ -1,0 +1,81 @@
+"""Reading a mirror's core files again: where contents lie, and the note of which pages are the process's own."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+from redirty.collector.bitmap import U64
+from redirty.collector.copier.notes import OWN_NAME, OWN_PAGES
+from redirty.collector.copier.reading import PAGE
+from redirty.collector.errors import RedirtyError, why
+
+_PHDR = struct.Struct("<IIQQQQQQ")
+
+
+class CoreFile:
+    """An open memory.core. own: (n, 2) first page and length of runs of the process's own pages.
+
+    Errors: RedirtyError when it is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as e:
+            raise RedirtyError(f"cannot read {path}: {why(e)}") from None
+        try:
+            self._read_head()
+        except (struct.error, IndexError, ValueError):
+            os.close(self._fd)
+            raise RedirtyError(f"{path} is no core file of redirty mirror") from None
+
+    def _read_head(self) -> None:
+        head = os.pread(self._fd, 64, 0)
+        if head[:4] != b"\x7fELF":
+            raise ValueError
+        (table,) = struct.unpack_from("<Q", head, 32)
+        (count,) = struct.unpack_from("<H", head, 56)
+        if count == 0xFFFF:
+            (at,) = struct.unpack_from("<Q", head, 40)
+            (count,) = struct.unpack("<I", os.pread(self._fd, 4, at + 44))
+        data = os.pread(self._fd, count * _PHDR.size, table)
+        rows = list(_PHDR.iter_unpack(data))
+        # start, end of what the file has, and where
+        self._segments = np.array(
+            sorted((r[3], r[3] + r[5], r[2]) for r in rows if r[0] == 1), np.uint64
+        ).reshape(-1, 3)
+        (notes,) = [r for r in rows if r[0] == 4]
+        self.own = _own_pages(os.pread(self._fd, notes[5], notes[2]))
+
+    def read(self, page: int, count: int) -> bytes:
+        """Contents of pages, zero where the file has none."""
+        found = bytearray(count * PAGE)
+        start, end = page * PAGE, (page + count) * PAGE
+        first = int(np.searchsorted(self._segments[:, 0], np.uint64(start), side="right")) - 1
+        for a, b, offset in self._segments[max(first, 0) :].tolist():
+            if a >= end:
+                break
+            low, high = max(a, start), min(b, end)
+            if low < high:
+                data = os.pread(self._fd, high - low, offset + low - a)
+                found[low - start : low - start + len(data)] = data
+        return bytes(found)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        os.close(self._fd)
+
+
+def _own_pages(notes: bytes) -> U64:
+    at = 0
+    while at < len(notes):
+        name, size, kind = struct.unpack_from("<III", notes, at)
+        body = at + 12 + -(-name // 4) * 4
+        if kind == OWN_PAGES and notes[at + 12 : at + 12 + name] == OWN_NAME + b"\0":
+            return np.frombuffer(notes, np.uint64, size // 8, body).reshape(-1, 2)
+        at = body + -(-size // 4) * 4
+    raise ValueError

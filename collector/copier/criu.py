@@ -1,0 +1,110 @@
+"""A mirror as CRIU's page images, which `criu dump --track-mem --prev-images-dir` takes as a parent.
+
+Sources: criu/include/magic.h, images/pagemap.proto, images/inventory.proto, criu/image.c (CRIU 3.17). An image
+is a magic number, then messages of protocol buffers, each with its size before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from redirty.collector.copier.corefile import CoreFile
+from redirty.collector.copier.reading import PAGE
+from redirty.collector.errors import RedirtyError, why
+from redirty.collector.export.files import new_directory
+
+_COMMON, _INVENTORY, _PAGEMAP = 0x54564319, 0x58313116, 0x56084025
+_IMAGES_VERSION = 2  # CRTOOLS_IMAGES_V1_1
+_PRESENT = 1 << 2  # PE_PRESENT
+_CHUNK = 1024  # pages
+_MOST_PAGES = 1 << 19  # in one entry
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
+
+
+def message(fields: Iterable[tuple[int, int]]) -> bytes:
+    """A message of whole numbers, (field, value), with its size before it."""
+    body = b"".join(_varint(number << 3) + _varint(value) for number, value in fields)
+    return struct.pack("<I", len(body)) + body
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def mirror_of(directory: Path) -> dict[str, Any]:
+    """What a mirror says of itself. Errors: RedirtyError when it is none."""
+    try:
+        information: dict[str, Any] = json.loads((directory / "mirror.json").read_bytes())
+        if information["state"] != "committed":
+            raise ValueError
+    except OSError as e:
+        raise RedirtyError(f"{directory} is no mirror: {why(e)}") from None
+    except (ValueError, KeyError, TypeError):
+        raise RedirtyError(f"{directory} is no mirror: its mirror.json is none") from None
+    return information
+
+
+def export(directory: Path, to: Path) -> int:
+    """Writes the images of a mirror's processes into a new directory; how many pages they have.
+
+    Errors: RedirtyError.
+    """
+    information = mirror_of(directory)
+    new_directory(to)
+    total = 0
+    try:
+        uptime_us = int(information["uptime_s"] * 1e6)
+        fd = _open(to / "inventory.img")
+        _write(fd, struct.pack("<I", _INVENTORY))
+        _write(fd, message([(1, _IMAGES_VERSION), (2, 1), (8, uptime_us)]))
+        os.close(fd)
+        pids = information["target"]["ns_pids"]
+        for number, (pid, name) in enumerate(zip(pids, information["cores"], strict=True), 1):
+            core = CoreFile(directory / Path(name).name)
+            try:
+                total += _export_process(core, int(pid), number, to)
+            finally:
+                core.close()
+    except OSError as e:
+        raise RedirtyError(f"cannot write to {to}: {why(e)}") from None
+    except (KeyError, ValueError, TypeError) as e:
+        raise RedirtyError(f"{directory} is no mirror that can be exported: {e}") from None
+    return total
+
+
+def _export_process(core: CoreFile, pid: int, number: int, to: Path) -> int:
+    """pagemap-PID.img says which pages follow each other in pages-NUMBER.img."""
+    maps, pages = _open(to / f"pagemap-{pid}.img"), _open(to / f"pages-{number}.img")
+    total = 0
+    try:
+        _write(maps, struct.pack("<II", _COMMON, _PAGEMAP) + message([(1, number)]))
+        for first, length in core.own.tolist():
+            for at in range(first, first + length, _MOST_PAGES):
+                count = min(_MOST_PAGES, first + length - at)
+                _write(maps, message([(1, at * PAGE), (2, count), (4, _PRESENT)]))
+            for at in range(first, first + length, _CHUNK):
+                _write(pages, core.read(at, min(_CHUNK, first + length - at)))
+            total += length
+    finally:
+        os.close(maps)
+        os.close(pages)
+    return total

@@ -1,0 +1,50 @@
+"""One number for all of a mirror's contents, made the same way at both ends.
+
+Of each source, ascending by number: its pages that are not zero, ascending, each with its page number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import xxhash
+from redirty.collector.bitmap import U64
+from redirty.collector.copier.content import zero_pages
+from redirty.collector.copier.reading import PAGE
+
+CHUNK_PAGES = 512  # both ends read in pieces of their own; this is a buffer's size only
+
+
+class Digest:
+    """Takes pages in the order above."""
+
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_128()
+        self._buffer = memoryview(bytearray(CHUNK_PAGES * PAGE))
+        self.pages = 0
+
+    def add(self, number: int, pages: U64, read: Callable[[U64, memoryview], object]) -> None:
+        """Adds pages of one source, ascending; read(pages, buffer) gets their contents."""
+        for at in range(0, len(pages), CHUNK_PAGES):
+            part = pages[at : at + CHUNK_PAGES]
+            view = self._buffer[: len(part) * PAGE]
+            read(part, view)
+            contents = np.frombuffer(view, np.uint64).reshape(-1, PAGE // 8)
+            kept = np.flatnonzero(~zero_pages(contents))
+            for i in kept.tolist():
+                self._hash.update(int(part[i]).to_bytes(8, "little") + number.to_bytes(4, "little"))
+                self._hash.update(view[i * PAGE : (i + 1) * PAGE])
+            self.pages += len(kept)
+
+    def hex(self) -> str:
+        """The digest of what was added."""
+        return self._hash.hexdigest()
+
+
+def digest_of(parts: Iterable[tuple[int, U64, Callable[[U64, memoryview], object]]]) -> str:
+    """Of parts (number, pages, read)."""
+    digest = Digest()
+    for number, pages, read in parts:
+        digest.add(number, pages, read)
+    return digest.hex()

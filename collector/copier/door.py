@@ -1,0 +1,142 @@
+"""Listening and connecting: addresses, TLS outside of loopback, and who may come in."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import select
+import socket
+import ssl
+
+from redirty.collector.copier import pairing
+from redirty.collector.copier.owner import is_loopback, require_own
+from redirty.collector.copier.receiver import LostError
+from redirty.collector.errors import RedirtyError, UsageError, why
+
+log = logging.getLogger(__name__)
+
+_UNSENT_BYTES = 256 << 10
+_HANDSHAKE_S = 10.0
+_ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^/\[\]:]+)):(\d{1,5})")
+
+
+def parse_address(text: str) -> tuple[str, int] | None:
+    """HOST:PORT or [HOST]:PORT; None when it is none, and so a directory."""
+    match = _ADDRESS.fullmatch(text)
+    if not match:
+        return None
+    port = int(match[3])
+    if port > 65535:
+        raise UsageError(f"a port is at most 65535: {text}")
+    return match[1] or match[2], port
+
+
+def _tune(connection: socket.socket) -> None:
+    """A peer that is gone without a word is found out."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # What waits here for the link is written anew meanwhile, and was sent in vain.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+
+
+def connect(host: str, port: int, code: bytes | None) -> socket.socket:
+    """A connection to a receiver: with a code TLS, without one only within this machine.
+
+    Errors: RedirtyError; OSError when nobody is there (it may come back).
+    """
+    connection = socket.create_connection((host, port), timeout=_HANDSHAKE_S)
+    try:
+        _tune(connection)
+        if code is None:
+            if not is_loopback(connection.getpeername()[0]):
+                raise UsageError(
+                    f"{host} is another machine: give the code that redirty receive shows there, "
+                    "by --code-file"
+                )
+            return connection
+        context = pairing.context(code, pairing.SENDER)
+        return context.wrap_socket(connection, server_hostname=pairing.RECEIVER)
+    except ssl.SSLError as e:
+        connection.close()
+        raise RedirtyError(
+            f"{host}:{port} does not know the code, or is no redirty receive ({e.reason or e})"
+        ) from None
+    except BaseException:
+        connection.close()
+        raise
+
+
+class Door:
+    """A listening socket. code: what senders have to know; None: only this user's, on loopback."""
+
+    def __init__(self, host: str, port: int, code: bytes | None) -> None:
+        self._context = None if code is None else pairing.context(code, pairing.RECEIVER)
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            self._listener = socket.create_server((host, port), family=family, backlog=8)
+        except OSError as e:
+            raise RedirtyError(f"cannot listen on {host}:{port}: {why(e)}") from None
+        self.port: int = self._listener.getsockname()[1]
+
+    def fileno(self) -> int:
+        """Readable when somebody knocks."""
+        return self._listener.fileno()
+
+    def accept(self, timeout_s: float) -> socket.socket | None:
+        """One who may come in, or None."""
+        if not select.select([self._listener], [], [], timeout_s)[0]:
+            return None
+        connection, address = self._listener.accept()
+        try:
+            connection.settimeout(_HANDSHAKE_S)
+            _tune(connection)
+            if self._context is None:
+                require_own(connection)
+                return connection
+            return self._context.wrap_socket(connection, server_side=True)
+        except (OSError, RedirtyError) as e:
+            log.info("%s was not let in: %s", address[0], e)
+            with contextlib.suppress(OSError):
+                connection.close()
+            return None
+
+    def close(self) -> None:
+        """Listens no more."""
+        self._listener.close()
+
+
+class Guarded:
+    """A connection that gives way when its sender comes anew: the old one may be cut without a word."""
+
+    def __init__(self, connection: socket.socket, door: Door) -> None:
+        self._connection, self._door = connection, door
+        self.newer: socket.socket | None = None
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """See receiver.Stream."""
+        connection = self._connection
+        while not (isinstance(connection, ssl.SSLSocket) and connection.pending()):
+            ready = select.select([connection.fileno(), self._door.fileno()], [], [])[0]
+            if self._door.fileno() in ready:
+                self.newer = self._door.accept(0)
+                if self.newer is not None:
+                    raise LostError("its sender connected anew")
+            if connection.fileno() in ready:
+                break
+        connection.settimeout(30.0)
+        return connection.recv_into(buffer)
+
+    def sendall(self, data: bytes, /) -> None:
+        """See receiver.Stream."""
+        self._connection.settimeout(30.0)
+        self._connection.sendall(data)
+
+    def close(self) -> None:
+        """The old connection."""
+        with contextlib.suppress(OSError):
+            self._connection.close()

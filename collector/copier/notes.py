@@ -1,0 +1,139 @@
+"""The notes of a core file: what a debugger asks of a process beside its memory.
+
+Sources: include/uapi/linux/elf.h, elfcore.h; fs/binfmt_elf.c; core(5).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from redirty.collector.arm.holding import ThreadState
+from redirty.collector.bitmap import PageSet, page_numbers
+from redirty.collector.copier.layout import Vma
+from redirty.collector.copier.reading import runs_of
+
+_PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _FILE = 1, 2, 3, 6, 0x46494C45
+_X86_XSTATE = 0x202
+# a number of our own: readers that go by it alone must not take it for registers
+OWN_NAME, OWN_PAGES = b"REDIRTY", 0x52445459
+"""The note that says which pages are the process's own: runs, (first page, how many), of 64 bits each."""
+_PAGE = 4096
+# the part of struct elf_prstatus before the registers: siginfo, cursig, sigpend, sighold, pid, ppid,
+# pgrp, sid, and four struct timeval
+_STATUS = struct.Struct("<3ih2xQQ4i8q")
+_INFO = struct.Struct("<cc?b4xQII4i16s80s")
+
+
+def _note(name: bytes, kind: int, content: bytes) -> bytes:
+    name += b"\0"
+    padded = name.ljust(-(-len(name) // 4) * 4, b"\0")
+    head = struct.pack("<III", len(name), len(content), kind)
+    return head + padded + content.ljust(-(-len(content) // 4) * 4, b"\0")
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc. Kept bare: there are two of each thread, and the target waits."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 1 << 16)
+    finally:
+        os.close(fd)
+
+
+def _fields(stat: bytes) -> list[str]:
+    return stat.decode(errors="replace").rpartition(")")[2].split()
+
+
+def _status(text: bytes) -> dict[str, str]:
+    pairs = (line.partition(":") for line in text.decode(errors="replace").split("\n"))
+    return {key: value.strip() for key, _, value in pairs}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What /proc said of a process while it stood still, as it came: notes are made of it later."""
+
+    pid: int
+    threads: tuple[tuple[ThreadState, bytes, bytes], ...]  # with stat and status
+    auxv: bytes
+    cmdline: bytes
+    comm: bytes
+    vmas: tuple[Vma, ...]
+
+    @property
+    def ns_pid(self) -> int:
+        """Its number in its own pid namespace."""
+        if not self.threads:
+            return self.pid
+        return int(_status(self.threads[0][2]).get("NSpid", str(self.pid)).split()[-1])
+
+
+def see(pid: int, threads: Sequence[ThreadState], vmas: Sequence[Vma]) -> Seen:
+    """Reads it. Errors: OSError when the process is gone."""
+    found = []
+    for thread in threads:
+        place = f"/proc/{pid}/task/{thread.tid}"
+        found.append((thread, _read(f"{place}/stat"), _read(f"{place}/status")))
+    auxv, cmdline, comm = (_read(f"/proc/{pid}/{name}") for name in ("auxv", "cmdline", "comm"))
+    return Seen(pid, tuple(found), auxv, cmdline, comm, tuple(vmas))
+
+
+def _timeval(ticks: str) -> tuple[int, int]:
+    per_second = os.sysconf("SC_CLK_TCK")
+    seconds, rest = divmod(int(ticks), per_second)
+    return seconds, rest * 1_000_000 // per_second
+
+
+def _prstatus(thread: ThreadState, stat_text: bytes, status_text: bytes) -> bytes:
+    stat, status = _fields(stat_text), _status(status_text)
+    ppid, group, session = (int(stat[i]) for i in (1, 2, 3))
+    times = [part for i in (11, 12, 13, 14) for part in _timeval(stat[i])]
+    head = _STATUS.pack(
+        *(0, 0, 0, 0, int(status.get("SigPnd", "0"), 16), int(status.get("SigBlk", "0"), 16)),
+        *(thread.tid, ppid, group, session, *times),
+    )
+    return head + thread.registers + struct.pack("<i4x", bool(thread.floating))
+
+
+def _prpsinfo(seen: Seen) -> bytes:
+    _, stat_text, status_text = seen.threads[0]
+    stat, status = _fields(stat_text), _status(status_text)
+    uid, gid = (int(status[name].split()[0]) for name in ("Uid", "Gid"))
+    ppid, group, session = (int(stat[i]) for i in (1, 2, 3))
+    nice, flags = int(stat[16]), int(stat[6])
+    command = seen.cmdline.replace(b"\0", b" ").strip()
+    return _INFO.pack(
+        *(b"\0", b"R", False, nice, flags, uid, gid, seen.pid, ppid, group, session),
+        *(seen.comm.removesuffix(b"\n")[:15], command[:79]),
+    )
+
+
+def _files(vmas: Sequence[Vma]) -> bytes:
+    shown = [v for v in vmas if v.inode]
+    head = struct.pack("<QQ", len(shown), _PAGE)
+    table = b"".join(struct.pack("<QQQ", v.start, v.end, v.offset // _PAGE) for v in shown)
+    names = b"".join(v.path.encode(errors="surrogateescape") + b"\0" for v in shown)
+    return head + table + names
+
+
+def notes_of(seen: Seen, own: PageSet) -> bytes:
+    """The notes of a process: its first thread's, then what belongs to the process, then the other
+    threads', as the kernel does it, and at last ours, of its own pages."""
+    parts = []
+    for number, (thread, stat, status) in enumerate(seen.threads):
+        parts.append(_note(b"CORE", _PRSTATUS, _prstatus(thread, stat, status)))
+        if number == 0:
+            parts.append(_note(b"CORE", _PRPSINFO, _prpsinfo(seen)))
+            parts.append(_note(b"CORE", _AUXV, seen.auxv))
+            parts.append(_note(b"CORE", _FILE, _files(seen.vmas)))
+        if thread.floating:
+            parts.append(_note(b"CORE", _PRFPREG, thread.floating))
+        if thread.extended:
+            parts.append(_note(b"LINUX", _X86_XSTATE, thread.extended))
+    runs = np.stack(runs_of(page_numbers(own)), axis=1)
+    parts.append(_note(OWN_NAME, OWN_PAGES, runs.tobytes()))
+    return b"".join(parts)

@@ -1,0 +1,24 @@
+"""Files and shared memory that processes outside the target can write to: these writes are seen by nobody."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+
+from redirty.collector.copier.layout import Key
+from redirty.collector.copier.sources import FileSource
+from redirty.collector.sharers import objects_of
+
+
+def mapped_outside(members: Collection[int], files: Iterable[FileSource]) -> set[Key]:
+    """Keys of those that some other process maps for writing now."""
+    ours = {file.key for file in files}
+    found: set[Key] = set()
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and int(entry.name) not in members:
+            try:
+                theirs = objects_of(int(entry.name))
+            except OSError:
+                continue
+            found |= {key for key, what in theirs.items() if what.writable and key in ours}
+    return found

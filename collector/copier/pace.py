@@ -1,0 +1,40 @@
+"""A rate limit: bytes leave as a clock allows, not faster and, when there are enough, not slower."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+_CATCH_UP_S = 0.02  # what sleeps were longer than asked is made up for, up to this
+PIECE_S = 0.004  # and so long is what is sent at once, at most
+
+
+class Pace:
+    """bytes_per_s: None without a limit. clock, sleep: of seconds, for tests."""
+
+    def __init__(
+        self,
+        bytes_per_s: float | None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.bytes_per_s = bytes_per_s
+        self._clock, self._sleep = clock, sleep
+        self._next = clock()
+
+    @property
+    def piece(self) -> int:
+        """How many bytes to ask for at once, at most."""
+        if self.bytes_per_s is None:
+            return 1 << 22
+        return max(4096, min(1 << 20, int(self.bytes_per_s * PIECE_S)))
+
+    def wait(self, size: int) -> None:
+        """Returns when so many bytes may leave."""
+        if self.bytes_per_s is None:
+            return
+        now = self._clock()
+        self._next = max(self._next, now - _CATCH_UP_S)
+        if self._next > now:
+            self._sleep(self._next - now)
+        self._next += size / self.bytes_per_s

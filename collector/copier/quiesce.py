@@ -1,0 +1,208 @@
+"""The last pass: the target stands still, what is left is copied, then it is let go of.
+
+Whatever fails, the target is let go of first, and only then is the reason told. What was not copied is
+still pending, so that another pass can follow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from redirty.collector.arm.base import GoneError
+from redirty.collector.arm.holding import HoldError, Holding, ThreadState
+from redirty.collector.attach import abi
+from redirty.collector.bitmap import page_numbers
+from redirty.collector.copier.commit import PlacedProcess
+from redirty.collector.copier.digest import digest_of
+from redirty.collector.copier.engine import Counts, Engine
+from redirty.collector.copier.notes import Seen, notes_of, see
+from redirty.collector.copier.sink import Sink
+from redirty.collector.copier.state import State
+from redirty.collector.errors import RedirtyError
+from redirty.collector.rounds import Recorder
+from redirty.collector.units import show_time
+
+_LONGEST_S = 60.0  # where no downtime was asked for
+_TO_STOP_S = 1.0
+_VERIFY_S = 600.0
+_LOOKS = 10
+
+
+class QuiesceError(RedirtyError):
+    """The target runs again, and is as it was."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """What the last pass gave. ns_pids: in the processes' own namespaces. uptime_s: of the machine, when
+    the target was stopped. digests: the target's and the mirror's, with verify."""
+
+    counts: Counts
+    downtime_s: float
+    stop_s: float
+    boundary_s: float
+    copy_s: float
+    verify_s: float
+    threads: int
+    ns_pids: tuple[int, ...]
+    uptime_s: float
+    processes: tuple[PlacedProcess, ...]
+    digests: tuple[str, str] | None
+
+    def as_json(self) -> dict[str, Any]:
+        """For mirror.json."""
+        return {
+            "downtime_s": self.downtime_s,
+            "stop_s": self.stop_s,
+            "boundary_s": self.boundary_s,
+            "copy_s": self.copy_s,
+            "verify_s": self.verify_s,
+            "threads": self.threads,
+            "uptime_s": self.uptime_s,
+        }
+
+
+class Quiesce:
+    """One try. limit_s: for how long the target may stand still, without the comparison of verify. qmp: the
+    socket of the QEMU that the target is: its guest is stopped first."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        state: State,
+        engine: Engine,
+        sink: Sink,
+        holding: Holding,
+        limit_s: float | None,
+        qmp: str | None = None,
+    ) -> None:
+        self._qmp = qmp
+        self._recorder, self._state, self._engine = recorder, state, engine
+        self._sink, self._holding = sink, holding
+        self._limit_s = _LONGEST_S if limit_s is None else limit_s
+
+    def run(
+        self,
+        living: Callable[[], dict[int, int]],
+        *,
+        verify: bool,
+        leave_stopped: bool,
+    ) -> Stopped:
+        """Stops the target, copies, lets it go. living: process by number of its space.
+
+        Errors: QuiesceError, BrokenError, TargetEndedError, RedirtyError; the target runs in each case.
+        """
+        begun = time.monotonic()
+        try:
+            deadline = begun + self._limit_s
+            threads = self._stop()
+            self._sink.deadline = deadline
+            stopped = time.monotonic()
+            self._arm(living)
+            armed = time.monotonic()
+            counts = self._engine.copy(
+                [(s, s.pending) for s in self._state.sources()], lambda: _in_time(deadline)
+            )
+            seen = self._look(threads)
+            self._sink.flush()
+            _in_time(deadline)
+            copied = time.monotonic()
+            self._sink.deadline = None
+            digests = self._compare() if verify else None
+            verified = time.monotonic()
+            good = digests is None or digests[0] == digests[1]
+            downtime_s = self._holding.release(stop=leave_stopped and good)
+        except HoldError as e:
+            raise QuiesceError(f"the target could not be held still: {e}") from None
+        except GoneError:
+            raise QuiesceError("a process ended while it was held still") from None
+        except OSError as e:
+            raise QuiesceError(f"a process could not be looked at: {e}") from None
+        finally:
+            if self._holding.holds:
+                self._let_go()
+        return Stopped(
+            counts=counts,
+            downtime_s=downtime_s,
+            stop_s=stopped - begun,
+            boundary_s=armed - stopped,
+            copy_s=copied - armed,
+            verify_s=verified - copied,
+            threads=len(threads),
+            ns_pids=tuple(seen[s.pid].ns_pid for s in self._state.spaces.values()),
+            uptime_s=time.clock_gettime(time.CLOCK_BOOTTIME) - (time.monotonic() - stopped),
+            processes=tuple(self._state.placed(lambda s: notes_of(seen[s.pid], s.have))),
+            digests=digests,
+        )
+
+    def _arm(self, living: Callable[[], dict[int, int]]) -> None:
+        """What it wrote until it was stopped becomes pending. An error in between would lose some of it,
+        so it is no QuiesceError."""
+        try:
+            result = self._recorder.end_round()
+            self._state.follow(self._with_newcomers(living()), result, last=True)
+        except OSError as e:
+            raise RedirtyError(
+                f"the target could not be looked at: {e}; there is no mirror"
+            ) from None
+
+    def _let_go(self) -> None:
+        try:
+            self._holding.release()
+        except HoldError:
+            pass  # it runs already
+
+    def _stop(self) -> list[ThreadState]:
+        """All threads of all processes, also of those that are born meanwhile."""
+        wait_s = min(self._limit_s, _TO_STOP_S)
+        if self._qmp is not None:
+            self._holding.stop_machine(self._qmp, self._limit_s, wait_s)
+        held: set[int] = set()
+        found: dict[int, ThreadState] = {}
+        for _ in range(_LOOKS):
+            new = self._members() - held
+            if not new:
+                return list(found.values())
+            states, _took = self._holding.stop(sorted(new), self._limit_s, wait_s)
+            found |= {s.tid: s for s in states}
+            held |= new
+        raise HoldError("processes are born faster than they can be stopped")
+
+    def _members(self) -> set[int]:
+        pids = {s.pid for s in self._recorder.spaces.values() if not s.gone}
+        pids |= self._recorder.tracer.targets().keys()
+        if self._recorder.targets.may_join:
+            pids |= set(self._recorder.targets.members())
+        return pids
+
+    def _with_newcomers(self, living: dict[int, int]) -> dict[int, int]:
+        """Those that were born since the last arm are not armed, and need not be: they stand still."""
+        for tgid, (number, _) in self._recorder.tracer.targets().items():
+            if abi.tgid_of(number) == tgid:
+                living.setdefault(number, tgid)
+        return living
+
+    def _look(self, threads: Collection[ThreadState]) -> dict[int, Seen]:
+        """What the notes are made of, by process."""
+        by_pid: dict[int, list[ThreadState]] = {}
+        for thread in threads:
+            by_pid.setdefault(thread.pid, []).append(thread)
+        spaces = self._state.spaces.values()
+        return {s.pid: see(s.pid, by_pid.get(s.pid, []), s.vmas) for s in spaces}
+
+    def _compare(self) -> tuple[str, str]:
+        self._holding.more(_VERIFY_S)
+        ours = digest_of(
+            (source.number, page_numbers(pages), source.read)
+            for source, pages in self._state.parts()
+        )
+        return ours, self._sink.digest()
+
+
+def _in_time(deadline: float) -> None:
+    late = time.monotonic() - deadline
+    if late > 0:
+        raise QuiesceError(f"the last pass took longer than was allowed, by {show_time(late)}")

@@ -1,0 +1,50 @@
+"""What mirror.json says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redirty.collector import VERSION
+from redirty.collector.copier.decide import Decision
+from redirty.collector.copier.guest import ram_blocks
+from redirty.collector.copier.quiesce import Stopped
+from redirty.collector.copier.wish import PassDone, Wish
+
+
+def information_of(
+    wish: Wish,
+    passes: Sequence[PassDone],
+    decisions: Sequence[Decision],
+    stopped: Stopped,
+    *,
+    sent_bytes: int,
+    total_s: float,
+    unmirrored: list[dict[str, object]],
+) -> dict[str, Any]:
+    """Everything but the state and the names of the core files, which the receiver adds. passes: the last
+    one, too. unmirrored: mappings that have no contents in the mirror."""
+    digests = stopped.digests
+    return {
+        "schema": 1,
+        "redirty": VERSION,
+        "target": {
+            "description": wish.target.description,
+            "pids": [p.pid for p in stopped.processes],
+            "ns_pids": list(stopped.ns_pids),
+        },
+        "passes": [p.as_json() for p in passes],
+        "decisions": [d.as_json() for d in decisions],
+        "bytes": sent_bytes,
+        "total_s": round(total_s, 6),
+        **stopped.as_json(),
+        "digest": None if digests is None else digests[0],
+        "verified": digests is not None,
+        "left": "stopped" if wish.leave_stopped else "running",
+        "unmirrored": unmirrored,
+        "guest_ram": [
+            {"pid": p.pid, "start": f"{a:#x}", "end": f"{b:#x}"}
+            for p in stopped.processes
+            for a, b in ram_blocks(p.pid)
+        ],
+    }

@@ -1,0 +1,247 @@
+"""The copier's speed beside bare loops, how long a target stands still, and what a mirror takes of memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from redirty.collector.bitmap import U64, PageSet, from_pages
+from redirty.collector.copier.engine import Engine
+from redirty.collector.copier.reading import PAGE, Reader
+from redirty.collector.copier.sink import LocalSink
+from redirty.collector.copier.sources import SpaceSource
+
+from tests.bench.figures import Interval, interval, of_pairs
+from tests.bench.table import Row, not_run
+from tests.bench.table import of_pairs as row_of_pairs
+from tests.bench.target import available_mib
+from tests.workloads.driver import Crowd, Sweep
+
+_REDIRTY = Path(sys.executable).with_name("redirty")
+_PIECE = 1 << 20
+_SHM = "/dev/shm"
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """First pass, scattered pages, standing still, memory."""
+    yield from _first_pass(512 if quick else 1024, 3 if quick else 9)
+    yield from _scattered(512, 5 if quick else 15)
+    yield from _still(3 if quick else 11)
+    yield from _memory(1024 if quick else 8192)
+
+
+# ---- bare loops ----
+
+
+def _bare_read(pid: int, first: int, pages: int) -> float:
+    """Bytes a second of process_vm_readv in pieces of 1 MiB into one buffer."""
+    reader, buffer = Reader(pid), memoryview(bytearray(_PIECE))
+    step = _PIECE // PAGE
+    begun = time.perf_counter()
+    for at in range(first, first + pages, step):
+        reader.read(np.arange(at, at + step, dtype=np.uint64), buffer)
+    took = time.perf_counter() - begun
+    reader.close()
+    return pages * PAGE / took
+
+
+_SINK = """
+import socket, sys
+s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1], flush=True)
+c, _ = s.accept(); b = bytearray(1 << 20)
+while c.recv_into(b): pass
+c.sendall(b"x")
+"""
+
+
+def _bare_tcp(size: int) -> float:
+    """Bytes a second from one process to another over loopback."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _SINK], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout
+        connection = socket.create_connection(("127.0.0.1", int(other.stdout.readline())))
+        data = memoryview(bytearray(_PIECE))
+        begun = time.perf_counter()
+        for _ in range(size // _PIECE):
+            connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1)
+        took = time.perf_counter() - begun
+        connection.close()
+    return size / took
+
+
+# ---- a mirror ----
+
+
+@contextlib.contextmanager
+def _receiver(to: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    with subprocess.Popen(
+        [_REDIRTY, "receive", "--listen", "127.0.0.1:0", "--to", to],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        match = re.search(r":(\d+)$", process.stderr.readline().strip())
+        assert match
+        try:
+            yield process, int(match[1])
+        finally:
+            if process.poll() is None:
+                process.terminate()
+
+
+def _mirror(pid: int, over_tcp: bool, *more: str) -> dict[str, Any]:
+    """mirror.json, with peak_kib of the sender and the receiver."""
+    peaks: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(dir=_SHM) as name, contextlib.ExitStack() as stack:
+        to, where = Path(name, "m"), ""
+        watched = {}
+        if over_tcp:
+            other, port = stack.enter_context(_receiver(to))
+            where, watched["receiver"] = f"127.0.0.1:{port}", other.pid
+        words = ["mirror", "-p", str(pid), "--to", where or str(to), "--json", "--downtime", "5s"]
+        sender = subprocess.Popen([_REDIRTY, *words, *more], stdout=subprocess.PIPE, text=True)
+        watched["sender"] = sender.pid
+        done = threading.Event()
+        thread = threading.Thread(target=_watch, args=(watched, peaks, done))
+        thread.start()
+        out, _ = sender.communicate()
+        done.set()
+        thread.join()
+        assert sender.returncode == 0
+    information: dict[str, Any] = json.loads(out)
+    return {**information, "peak_kib": peaks}
+
+
+def _watch(pids: dict[str, int], peaks: dict[str, int], done: threading.Event) -> None:
+    while not done.wait(0.02):
+        for name, pid in pids.items():
+            with contextlib.suppress(OSError):
+                text = Path(f"/proc/{pid}/status").read_text()
+                match = re.search(r"VmHWM:\s+(\d+)", text)
+                if match:
+                    peaks[name] = max(peaks.get(name, 0), int(match[1]))
+
+
+def _first_pass(mib: int, count: int) -> Iterator[Row]:
+    with Sweep(mib, "anon") as sweep:
+        sweep.sweep()
+        measured, floors, notes = [], [], []
+        for _ in range(count):
+            area = sweep.area
+            floor = min(
+                _bare_read(sweep.pid, area.first_page, area.page_count), _bare_tcp(mib << 20)
+            )
+            first = _mirror(sweep.pid, True)["passes"][0]
+            measured.append(first["bytes"] / first["duration_s"] / 1e9)
+            floors.append(floor / 1e9)
+            notes.append(_receiver_floor(mib << 20) / 1e9)
+    yield row_of_pairs(
+        "mirror: first pass over TCP to a receiver in tmpfs, of the slower bare loop",
+        of_pairs(measured, floors),
+        "GB/s",
+        note=f"goal: at least 0.8; writing a new file of tmpfs alone: {np.median(notes):.2f} GB/s",
+    )
+
+
+def _receiver_floor(size: int) -> float:
+    """Bytes a second of writing a new file where the receiver writes: what no receiver exceeds."""
+    data = bytes(_PIECE)
+    with tempfile.TemporaryFile(dir=_SHM, buffering=0) as file:
+        begun = time.perf_counter()
+        for at in range(0, size, _PIECE):
+            os.pwrite(file.fileno(), data, at)
+        return size / (time.perf_counter() - begun)
+
+
+class _Nowhere(LocalSink):
+    """Takes pages and drops them: what is left is reading, looking and comparing."""
+
+    def __init__(self) -> None:
+        self.sent_bytes = 0
+
+    def write(self, number: int, firsts: U64, lengths: U64, data: memoryview, raw: int) -> None:
+        self.sent_bytes += len(data)
+
+
+def _scattered(mib: int, count: int) -> Iterator[Row]:
+    with Sweep(mib, "anon") as sweep:
+        sweep.sweep()
+        rng = np.random.default_rng(1)
+        area = sweep.area
+        chosen = np.sort(rng.choice(area.page_count, area.page_count // 8, replace=False))
+        pages = chosen.astype(np.uint64) + np.uint64(area.first_page)
+        source, engine = SpaceSource(1, sweep.pid, scan=True), Engine(_Nowhere())
+        reader, buffer = Reader(sweep.pid), memoryview(bytearray(256 * PAGE))
+        wanted: PageSet = from_pages(pages)
+        measured, floors = [], []
+        for n in range(count + 1):
+            sweep.sweep()  # new contents in every page
+            begun = time.perf_counter()
+            counts = engine.copy([(source, wanted)])
+            took = time.perf_counter() - begun
+            assert counts.sent_pages == len(pages), counts
+            begun = time.perf_counter()
+            for at in range(0, len(pages), 256):
+                reader.read(pages[at : at + 256], buffer)
+            bare = time.perf_counter() - begun
+            if n:
+                measured.append(len(pages) * PAGE / took / 1e9)
+                floors.append(len(pages) * PAGE / bare / 1e9)
+        engine.close()
+        source.close()
+        reader.close()
+    yield row_of_pairs(
+        "mirror: scattered pages, read, compared and dropped, of a bare scattered read",
+        of_pairs(measured, floors),
+        "GB/s",
+        note="goal: at least 0.7",
+    )
+
+
+def _still(count: int) -> Iterator[Row]:
+    for threads, goal in ((1, 3.0), (200, 20.0)):
+        with Crowd("threads", threads) as crowd:
+            found = [_mirror(crowd.pid, False) for _ in range(count)]
+            parts = [
+                f"{name} {np.median([f[f'{name}_s'] for f in found]) * 1e3:.1f}"
+                for name in ("stop", "boundary", "copy")
+            ]
+            yield Row(
+                f"mirror: stands still with nothing left, {found[0]['threads']} threads",
+                figure=interval([f["downtime_s"] * 1e3 for f in found]),
+                unit="ms",
+                goal=goal,
+                note="ms: " + ", ".join(parts),
+            )
+
+
+def _memory(mib: int) -> Iterator[Row]:
+    if available_mib() < 2 * mib + 2048:
+        yield not_run(f"mirror: memory for {mib} MiB", f"needs {2 * mib + 2048} MiB of free memory")
+        return
+    with Sweep(mib, "anon") as sweep:
+        sweep.sweep()
+        peaks = _mirror(sweep.pid, True)["peak_kib"]
+    for name in ("sender", "receiver"):
+        value = peaks[name] / 1024
+        yield Row(
+            f"mirror: resident memory of the {name}, target of {mib} MiB",
+            figure=Interval(value, value, value, 1),
+            unit="MiB",
+            goal=150,
+        )

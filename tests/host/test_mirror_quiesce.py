@@ -1,0 +1,157 @@
+"""The moment in which the target stands still: whatever becomes of redirty then, the target runs on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redirty.collector.arm.holding import HoldError, Holding
+
+from tests.host.condition import Condition, assert_released, task_fields, tracer_of
+from tests.host.mirrored import let_run, mirror_json
+from tests.host.running import Done, finish, run_redirty, start_redirty, wait_until
+from tests.workloads.driver import Checksum, Crowd, Writer
+
+pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def large() -> Iterator[Writer]:
+    """So much memory that the comparison of --verify takes a while."""
+    with Writer(512) as target:
+        target.start("cyclic", 200_000, 131_072, 600)
+        time.sleep(1)
+        before = Condition.of(target.pid)
+        yield target
+        wait_until(lambda: tracer_of(target.pid) == 0, 5, "nobody traces it")
+        assert_released(target, before)
+        target.signal(signal.SIGKILL)
+
+
+def held(target: Writer, sender: subprocess.Popen[str]) -> int:
+    """Waits until the target stands still for the last pass; who holds it."""
+    since = 0.0
+
+    def stands() -> bool:
+        nonlocal since
+        assert sender.poll() is None, sender.communicate()
+        holder = tracer_of(target.pid)
+        since = (since or time.monotonic()) if holder else 0.0
+        return bool(holder) and time.monotonic() - since > 0.03  # arming takes a millisecond
+
+    deadline = time.monotonic() + 60
+    while not stands():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return tracer_of(target.pid)
+
+
+def begin(target: Writer, to: Path) -> subprocess.Popen[str]:
+    return start_redirty("mirror", "-p", target.pid, "--to", to, "--downtime", "2s", "--verify")
+
+
+def assert_runs_within(target: Writer, seconds: float) -> None:
+    def runs() -> bool:
+        states = task_fields(target.pid, "TracerPid", "State").values()
+        return all(tracer == "0" and state[0] in "RS" for tracer, state in states)
+
+    wait_until(runs, seconds, "the target runs")
+
+
+def assert_sound(done: Done, to: Path) -> None:
+    assert "Traceback" not in done.err and "internal error" not in done.err, done
+    assert (done.code == 0) == (to / "mirror.json").exists(), done
+
+
+def test_redirty_killed(large: Writer, tmp_path: Path) -> None:
+    sender = begin(large, tmp_path / "m")
+    held(large, sender)
+    sender.kill()
+    assert_runs_within(large, 1)
+    sender.communicate()
+    assert not (tmp_path / "m" / "mirror.json").exists()
+
+
+def test_the_holder_killed(large: Writer, tmp_path: Path) -> None:
+    """What was read after that is not of one moment: it must not become a mirror."""
+    sender = begin(large, tmp_path / "m")
+    os.kill(held(large, sender), signal.SIGKILL)
+    done = finish(sender)
+    assert "could not be held still" in done.err, done
+    assert_sound(done, tmp_path / "m")
+
+
+def test_redirty_stopped(large: Writer, tmp_path: Path) -> None:
+    """A collector that hangs: the holder lets go when the time is over."""
+    words = ["-p", large.pid, "--to", tmp_path / "m", "--downtime", "300ms", "--bandwidth", "1GiB"]
+    sender = start_redirty("mirror", *words, "--passes", "2", "--downtime", "2s")
+    holder = tracer_of(large.pid)
+    deadline = time.monotonic() + 60
+    while True:
+        assert sender.poll() is None and time.monotonic() < deadline
+        holder = tracer_of(large.pid)
+        if holder:
+            os.kill(sender.pid, signal.SIGSTOP)
+            time.sleep(0.02)
+            if tracer_of(large.pid) == holder:
+                break
+            os.kill(sender.pid, signal.SIGCONT)  # it was being armed
+        time.sleep(0.0005)
+    assert_runs_within(large, 6)
+    os.kill(sender.pid, signal.SIGCONT)
+    assert_sound(finish(sender), tmp_path / "m")
+
+
+def test_left_stopped_and_going_on(target: Checksum, tmp_path: Path) -> None:
+    to = tmp_path / "m"
+    done = run_redirty("mirror", "-p", target.pid, "--to", to, "--leave", "stopped")
+    assert done.code == 0, done
+    states = task_fields(target.pid, "TracerPid", "State")
+    assert all(tracer == "0" and state[0] == "T" for tracer, state in states.values()), states
+    let_run(target.pid)
+    assert target.stop().errors == 0
+    assert mirror_json(to)["left"] == "stopped"
+
+
+def test_two_hundred_threads(tmp_path: Path) -> None:
+    with Crowd("threads", 200) as crowd:
+        before = Condition.of(crowd.pid)
+        done = run_redirty("mirror", "-p", crowd.pid, "--to", tmp_path / "m", "--verify")
+        assert done.code == 0, done
+        assert mirror_json(tmp_path / "m")["threads"] == 201
+        assert_released(crowd, before)
+
+
+def test_a_hold_ends_with_its_time() -> None:
+    with Writer(4) as writer:
+        holding = Holding()
+        states, _ = holding.stop([writer.pid], 0.2, 1)
+        assert [s.pid for s in states] == [writer.pid] * len(states) and states[0].registers
+        assert tracer_of(writer.pid)
+        wait_until(lambda: not tracer_of(writer.pid), 2, "the end of the hold")
+        with pytest.raises(HoldError, match="its time was over"):
+            holding.release()
+        holding.stop([writer.pid], 5, 1)
+        holding.more(5)
+        assert holding.release() > 0
+        assert not tracer_of(writer.pid)
+        with pytest.raises(HoldError):
+            holding.stop_machine("/nonexistent", 1, 1)
+        holding.close()
+
+
+def test_one_that_is_debugged_is_left_alone(tmp_path: Path) -> None:
+    with Writer(4) as writer:
+        first, second = Holding(), Holding()
+        first.stop([writer.pid], 20, 1)
+        with pytest.raises(HoldError, match="debugging"):
+            second.stop([writer.pid], 1, 1)
+        assert tracer_of(writer.pid)
+        first.close()
+        second.close()
+        wait_until(lambda: not tracer_of(writer.pid), 2, "the end of the hold")
