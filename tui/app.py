@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from redirty.tui.reading.mirror import MirrorSnapshot
 from redirty.tui.reading.reader import Reader
 from redirty.tui.reading.snapshot import OverviewSnapshot, TargetSnapshot
 from redirty.tui.screens.base import Watch
@@ -39,7 +40,7 @@ class TopApp(App[int]):
         super().__init__()
         self.error: Exception | None = None
         self.readers: list[
-            Reader[TargetSnapshot] | Reader[OverviewSnapshot]
+            Reader[TargetSnapshot] | Reader[OverviewSnapshot] | Reader[MirrorSnapshot]
         ] = []  # that must have let go before the program ends
         self._first = first
         self._look = look
@@ -57,7 +58,7 @@ class TopApp(App[int]):
         self.push_screen(self._first())
 
     @property
-    def last(self) -> TargetSnapshot | OverviewSnapshot | None:
+    def last(self) -> TargetSnapshot | OverviewSnapshot | MirrorSnapshot | None:
         """What was known at the end."""
         return self.readers[-1].latest if self.readers else None
 

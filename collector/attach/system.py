@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 ROOM = 32768  # processes
 _BATCH = 4096
+_MORE = (("cow", "wp_page_copy"), ("mkwrite", "do_page_mkwrite"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +69,8 @@ def _load() -> tuple[Any, frozenset[str]]:
             f"cannot count write faults on this kernel: {reason}; {by_kprobe} (see: redirty check)"
         )
     flags = ["-DRD_FAULTS_KPROBE"] if reason is not None else []
-    types = btf.load()
-    more = ""
-    if trial.fentry(types, "wp_page_copy") is None:
-        more = "FENTRY"
-    elif trial.kprobe("wp_page_copy") is None:
-        more = "KPROBE"
     said = ""
-    for kind in (more, "") if more else ("",):
+    for kind in _ways_to_more():
         bpf, said = _compiled([*flags, *([f"-DRD_MORE_{kind}"] if kind else [])])
         if bpf is None:
             continue
@@ -85,6 +80,19 @@ def _load() -> tuple[Any, frozenset[str]]:
             said = str(e)
             bpf.cleanup()
     raise RedirtyError(f"cannot count write faults on this kernel: {said} (see: redirty check)")
+
+
+def _ways_to_more() -> list[str]:
+    """In which ways to count the kinds of fault that tracepoints do not tell, the best first; at last by
+    none. Kernels have one or the other function inlined."""
+    types, found = btf.load(), []
+    if any(trial.fentry(types, function) is None for _, function in _MORE):
+        found.append("FENTRY")
+    if trial.kprobe() is None:
+        symbols = entries.kernel_functions()
+        if any(trial.kprobe(entries.symbol(function, symbols)) is None for _, function in _MORE):
+            found.append("KPROBE")
+    return [*found, ""]
 
 
 def _compiled(flags: list[str]) -> tuple[Any, str]:
@@ -110,7 +118,7 @@ def _attached(bpf: Any, more: str, *, faults_by_kprobe: bool) -> frozenset[str]:
         bpf.attach_raw_tracepoint(tp=b"page_fault_kernel", fn_name=b"tp_fault")
         features.add("first_touch")
     symbols = entries.kernel_functions() if more == "KPROBE" else frozenset()
-    for feature, function in (("cow", "wp_page_copy"), ("mkwrite", "do_page_mkwrite")):
+    for feature, function in _MORE:
         try:
             if more == "FENTRY":
                 bpf.attach_kfunc(fn_name=function.encode())

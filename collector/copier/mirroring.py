@@ -26,7 +26,7 @@ from redirty.collector.copier.decide import (
     decide,
     would_do,
 )
-from redirty.collector.copier.engine import Engine, Job, batch_pages
+from redirty.collector.copier.engine import Counts, Engine, Job, batch_pages
 from redirty.collector.copier.held_back import cold_first, hold_back
 from redirty.collector.copier.outside import mapped_outside
 from redirty.collector.copier.quiesce import Quiesce, QuiesceError, Stopped
@@ -78,6 +78,11 @@ class Mirroring:
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """Ends it at the next occasion; there will be no mirror."""
         self.interrupted = True
+
+    @property
+    def counts(self) -> Counts | None:
+        """Of the pass that goes on, or of the last one; another object with each. From any thread."""
+        return None if self._engine is None else self._engine.counts
 
     # ---- start and end ----
 

@@ -1,6 +1,9 @@
-"""A machine's processes, and rounds of targets of any size, made up."""
+"""A machine's processes, and rounds of targets of any size, made up; a real mirror up to some line."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import numpy as np
 from redirty.collector.export.columns import ROUNDS
@@ -9,8 +12,11 @@ from redirty.collector.model.observed import Points
 from redirty.tui.reading.convergence import Asked
 from redirty.tui.reading.facts import COLUMN, Facts, Written, folded
 from redirty.tui.reading.live import Wanted
+from redirty.tui.reading.mirror import Mirror, MirrorSnapshot, MirrorWish
+from redirty.tui.reading.mirror_progress import Progress
 from redirty.tui.reading.snapshot import OverviewSnapshot, Process, State
 
+MIRROR_LINES = Path(__file__).resolve().parents[1] / "data" / "mirror.jsonl"
 WANTED = Wanted()
 ASKED = Asked(1.25e9)
 NAMES = ("redis-server", "postgres", "nginx", "java", "qemu-system-x86", "sshd")
@@ -65,3 +71,21 @@ def facts(number: int, mappings: int, dirty: int = 4, cpu_s: float | None = 0.5)
     keys = (np.arange(mappings, dtype=np.uint64) + np.uint64(base >> 18)) | np.uint64(77 << 39)
     places = folded(keys, ones * dirty)
     return Facts(number, values, written, (), Points.none(), places, cpu_s)
+
+
+def mirror_of(wish: MirrorWish, lines: int | None, took_s: float) -> MirrorSnapshot:
+    """A mirror of redis after so many of its lines; None: at its end."""
+    progress = Progress()
+    for line in MIRROR_LINES.read_text().splitlines()[:lines]:
+        progress = progress.take(json.loads(line))
+    message = ""
+    if lines is None:
+        progress, message = progress.ended(0, "", cancelled=False)
+    return MirrorSnapshot(1, State.LIVE, wish, progress, message, took_s)
+
+
+class Silent(Mirror):
+    """One that does nothing: what it publishes is told by a test."""
+
+    def work(self) -> None:
+        """Nothing."""

@@ -9,15 +9,22 @@ import os
 from pathlib import Path
 
 import pytest
+from redirty.tui.reading.mirror import MirrorWish
 from redirty.tui.screens.layout import VIEWS
+from redirty.tui.screens.mirror import MirrorScreen
+from redirty.tui.screens.mirror_question import MirrorQuestion
 from redirty.tui.screens.overview import OverviewScreen
 from textual.pilot import Pilot
 
-from tests.tui.made_up import ASKED, WANTED, machine
+from tests.tui.made_up import ASKED, WANTED, Silent, machine, mirror_of
 from tests.tui.piloting import LARGE, SMALL, Told, parts, press, replaying, run, shown, until
 
 KEPT = Path(__file__).with_name("pictures")
 README = Path(__file__).resolve().parents[2] / "docs" / "pictures"
+WISH = MirrorWish(
+    "process 2556: redis-server", ("-p", "2556"), (), "/var/tmp/redis-mirror", 0.12, 62.5e6,
+    verify=True, present_pages=7041,
+)  # fmt: skip
 WRITE = os.environ.get("REDIRTY_WRITE_PICTURES") == "1"
 
 
@@ -57,6 +64,29 @@ def test_overview(size: tuple[int, int]) -> None:
             told.publish(machine(40))
             await until(pilot, lambda: screen.shown is not None, "a snapshot")
             compare(pilot, KEPT / f"overview-{size[0]}x{size[1]}.svg")
+
+    run(test())
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_mirror(size: tuple[int, int]) -> None:
+    """The question, a mirror on its way, and how it ended: by the lines of a real one of redis."""
+
+    async def test() -> None:
+        async with shown(lambda: MirrorScreen(Silent(WISH)), size) as pilot:
+            screen = pilot.app.screen
+            assert isinstance(screen, MirrorScreen)
+            for name, count, took_s in (("going", 9, 0.8), ("done", None, 0.9)):
+                snapshot = mirror_of(WISH, count, took_s)
+                screen.reader.publish(snapshot)
+                await until(pilot, lambda s=snapshot: screen.shown is s, name)
+                compare(pilot, KEPT / f"mirror-{name}-{size[0]}x{size[1]}.svg")
+            if size == SMALL:
+                compare(pilot, README / "top-mirror.svg")
+            screen.app.push_screen(MirrorQuestion(WISH, "converges in 5 passes, 3.4 s"))
+            await pilot.pause()
+            await pilot.pause()
+            compare(pilot, KEPT / f"mirror-question-{size[0]}x{size[1]}.svg")
 
     run(test())
 

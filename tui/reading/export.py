@@ -9,6 +9,7 @@ from pathlib import Path
 
 from redirty.collector.export import files
 from redirty.collector.export.columns import ROUNDS
+from redirty.tui.reading.mirror import MirrorSnapshot
 from redirty.tui.reading.snapshot import TargetSnapshot
 
 Rows = Iterator[Sequence[object]]
@@ -74,3 +75,18 @@ def writers(s: TargetSnapshot) -> Rows:
     yield ("pid", "tid", "stack", "pages_per_s", "share")
     for w in s.writers or ():
         yield (w.writer.pid, w.writer.tid or None, w.writer.stack, w.pages_per_s, w.share)
+
+
+def mirror(s: MirrorSnapshot | None) -> Rows:
+    """The passes of a mirror that are over, each with what was decided after it."""
+    yield ("pass", "pages", "sent_pages", "zero_pages", "unchanged_pages", "held_pages", "bytes",
+           "duration_s", "dirty_pages_per_s", "decision", "reason")  # fmt: skip
+    if s is None:
+        return
+    steps = {step.after_pass: step for step in s.progress.steps if step.action}
+    for p in s.progress.passes:
+        dirty = None if p.dirty_per_s is None else round(p.dirty_per_s, 3)
+        step = steps.get(p.number)
+        yield (p.number, p.pages, p.sent_pages, p.zero_pages, p.unchanged_pages, p.held_pages,
+               p.bytes, f"{p.duration_s:.6f}", dirty,
+               *((None, None) if step is None else (step.action, step.reason)))  # fmt: skip

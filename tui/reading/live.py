@@ -67,9 +67,14 @@ class Live(TargetReader):
         self._note = ""
 
     @property
+    def target(self) -> TargetSet | None:
+        """What is traced; None before it was found."""
+        return None if self._session is None else self._session.plan.target
+
+    @property
     def target_is_command(self) -> bool:
         """Whether the target was started for it."""
-        return self._session is not None and isinstance(self._session.plan.target, Command)
+        return isinstance(self.target, Command)
 
     @property
     def interval_s(self) -> float:

@@ -1,15 +1,22 @@
-"""The target screen over a running target: with keys for the interval, and for threads and stacks."""
+"""The target screen over a running target: with keys for the interval, for threads and stacks, and for a
+mirror of it."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
 from redirty.tui.reading.link import LinkWatch
 from redirty.tui.reading.live import Live, Wanted
+from redirty.tui.reading.mirror import Mirror, MirrorWish, destination, pids_of, words_of
+from redirty.tui.reading.snapshot import State
 from redirty.tui.reading.target import TargetReader
+from redirty.tui.screens.mirror import MirrorScreen
+from redirty.tui.screens.mirror_question import MirrorQuestion
 from redirty.tui.screens.target import TargetScreen
+from redirty.tui.screens.typed import TypedScreen
 from textual.binding import Binding, BindingType
 
 
@@ -23,6 +30,8 @@ class LiveScreen(TargetScreen):
                 key_display="+"),
         Binding("w", "writers", "who", show=False, id="writers",
                 tooltip="trace anew with threads and stacks, or without"),
+        Binding("m", "mirror", "mirror", id="mirror",
+                tooltip="mirror the target's memory, after a question"),
     ]  # fmt: skip
 
     def __init__(
@@ -58,21 +67,84 @@ class LiveScreen(TargetScreen):
         if self.live.target_is_command:
             self.notify("not with -- COMMAND, which ends with its recording", severity="warning")
             return
-        old = self.live
         self._wanted = replace(
-            self._wanted, writers=not self._wanted.writers, interval_s=old.interval_s
+            self._wanted, writers=not self._wanted.writers, interval_s=self.live.interval_s
         )
+        self.run_worker(self._anew(), exclusive=True)
+
+    async def _anew(self) -> None:
+        old = await self._let_go()
+        self._go_on(old)
+        self.action_view("writers" if self._wanted.writers else self.view)
+
+    async def _let_go(self) -> Live:
+        """Ends the reader, and waits until the target is free."""
+        old = self.live
         old.told = lambda: None
-        self.run_worker(self._anew(old), exclusive=True)
+        await asyncio.to_thread(old.close)
+        self.drop(old)
+        return old
 
-    async def _anew(self, old: Live) -> None:
-        import asyncio
-
-        await asyncio.to_thread(old.close)  # it lets go of the target first
+    def _go_on(self, old: Live) -> None:
+        """With a new reader."""
         self.reader = self._begin(self._wanted)
         self.reader.asked = old.asked
         self.reader.told = self.waker()
-        self.drop(old)
         self.keep(self.reader)
         self.reader.start()
-        self.action_view("writers" if self._wanted.writers else self.view)
+        if self.link is not None:
+            self.link.close()
+            self.link.follow(self.reader)
+
+    # ---- mirror ----
+
+    def action_mirror(self) -> None:
+        """Asks where to, then whether."""
+        refused = self._why_no_mirror()
+        if refused:
+            self.notify(refused, severity="warning")
+            return
+        title = "mirror to: a directory that does not exist yet, or HOST:PORT"
+        self.app.push_screen(TypedScreen(title, "", destination), self._ask_to_mirror)
+
+    def _why_no_mirror(self) -> str:
+        live = self.live
+        if self._wanted.directory is not None:
+            return "not while recording (-o): end it, then redirty mirror"
+        if live.target_is_command:
+            return "not with -- COMMAND, which ends with its recording; redirty mirror -p does it"
+        if live.target is None:
+            return "the target is not known yet"
+        if live.latest is not None and live.latest.state is State.ENDED:
+            return "the target has ended"
+        return ""
+
+    def _ask_to_mirror(self, to: str | None) -> None:
+        target = self.live.target
+        words = None if target is None else words_of(target)
+        if to is None or target is None or words is None:
+            return
+        s = self.shown
+        c = None if s is None else s.convergence
+        wish = MirrorWish(
+            title=self.live.about.title,
+            words=words,
+            pids=pids_of(target),
+            to=destination(to),
+            downtime_s=self.live.asked.downtime_s,
+            arm=self._wanted.arm,
+            probe=self._wanted.probe,
+            present_pages=int(s.mappings.present.sum()) if s is not None and len(s.mappings) else 0,
+        )
+
+        def answered(wish: MirrorWish | None) -> None:
+            if wish is not None:
+                self.run_worker(self._mirror(wish), exclusive=True)
+
+        self.app.push_screen(MirrorQuestion(wish, "" if c is None else c.verdict), answered)
+
+    async def _mirror(self, wish: MirrorWish) -> None:
+        mirror = Mirror(wish)  # holds the process before it is let go of
+        self._wanted = replace(self._wanted, interval_s=self.live.interval_s)
+        old = await self._let_go()  # memory has room for one that write-protects it
+        await self.app.push_screen(MirrorScreen(mirror), lambda _: self._go_on(old))
