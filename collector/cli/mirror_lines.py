@@ -69,7 +69,7 @@ class Lines:
 
     def decided(self, decision: Decision) -> None:
         """See Listener."""
-        self._begins()
+        self._begins(decision.number + 1)
         self._line("decision", **decision.as_json())
 
     def said(self, text: str) -> None:
@@ -78,13 +78,13 @@ class Lines:
 
     def going(self, number: int, left_bytes: int, rate: float) -> None:
         """See Listener."""
-        self._begins()
-        self._pass = number
+        self._begins(number)
         values = {"pass": number, "bytes": left_bytes, "rate_bytes_per_s": round(rate)}
         self._line("pass_begins", **values)
 
-    def _begins(self) -> None:
+    def _begins(self, number: int) -> None:
         self._before = None if self.of is None else self.of.counts
+        self._pass = number
 
     def done(self, information: dict[str, Any]) -> None:
         """The mirror is there."""

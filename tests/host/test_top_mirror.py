@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,14 +66,17 @@ def test_redis_under_load(tmp_path: Path) -> None:
             with Terminal(words, tmp_path, 160, 48) as terminal:
                 terminal.wait("round 2")
                 ask(terminal, to)
-                shown = terminal.wait("y begins")
-                assert f"{to}, a new directory" in shown
-                assert "2.0 s" in shown
+                said = re.sub(r"[^│]*│ (.*) │.*\n", r"\1 ", terminal.wait("v verify"))
+                said = re.sub(r"\s+", " ", said)
+                assert f"process {server.pid}: redis-server" in said
+                assert "a new directory" in said
+                assert "copied within 2.0 s" in said
                 terminal.keys("v")
-                terminal.wait("compared with the mirror")
+                terminal.wait("v verify     yes")
                 terminal.keys("y")
-                shown = terminal.wait("verified: the mirror is what its memory was")
+                shown = terminal.wait("what its memory was")
                 assert f"process {server.pid}: redis-server" in shown
+                assert "✔ mirrored to" in shown
                 assert "stop it now" in shown
                 assert "stopped" in shown
                 terminal.keys("Escape")
@@ -109,7 +113,9 @@ def test_cancelled_and_what_did_not_converge(tmp_path: Path, writer: Writer) -> 
         terminal.wait("round 1")
         ask(terminal, to, "d")
         terminal.wait("downtime:")
-        terminal.keys(*"1us", "Enter", "y")
+        terminal.keys(*"1us", "Enter")
+        terminal.wait("downtime   1 us")
+        terminal.keys("y")
         shown = terminal.wait("it will not converge")
         assert "failed" in shown
         assert "the target was left alone" in terminal.screen()

@@ -6,10 +6,11 @@ REDIRTY_WRITE_PICTURES=1 writes them anew: look at them before you commit them.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
-from redirty.tui.reading.mirror import MirrorWish
+from redirty.tui.reading.mirror import MirrorSnapshot, MirrorWish
 from redirty.tui.screens.layout import VIEWS
 from redirty.tui.screens.mirror import MirrorScreen
 from redirty.tui.screens.mirror_question import MirrorQuestion
@@ -68,6 +69,10 @@ def test_overview(size: tuple[int, int]) -> None:
     run(test())
 
 
+def shows(screen: MirrorScreen, snapshot: MirrorSnapshot) -> bool:
+    return screen.shown is snapshot
+
+
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_mirror(size: tuple[int, int]) -> None:
     """The question, a mirror on its way, and how it ended: by the lines of a real one of redis."""
@@ -79,7 +84,7 @@ def test_mirror(size: tuple[int, int]) -> None:
             for name, count, took_s in (("going", 9, 0.8), ("done", None, 0.9)):
                 snapshot = mirror_of(WISH, count, took_s)
                 screen.reader.publish(snapshot)
-                await until(pilot, lambda s=snapshot: screen.shown is s, name)
+                await until(pilot, partial(shows, screen, snapshot), name)
                 compare(pilot, KEPT / f"mirror-{name}-{size[0]}x{size[1]}.svg")
             if size == SMALL:
                 compare(pilot, README / "top-mirror.svg")
