@@ -134,7 +134,9 @@ class LiveScreen(TargetScreen):
             downtime_s=self.live.asked.downtime_s,
             arm=self._wanted.arm,
             probe=self._wanted.probe,
-            present_pages=int(s.series["present_pages"][-1]) if s is not None and len(s.series) else 0,
+            present_pages=int(s.series["present_pages"][-1])
+            if s is not None and len(s.series)
+            else 0,
         )
 
         def answered(wish: MirrorWish | None) -> None:
