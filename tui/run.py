@@ -27,6 +27,7 @@ def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
     terminal.require_terminal()
     terminal.guard()  # before threads and large imports
     with terminal.screen_only():
+        gc.disable()  # nothing of what is imported is garbage
         from redirty.tui import config
         from redirty.tui.app import TopApp
         from redirty.tui.reading.snapshot import State
@@ -37,6 +38,7 @@ def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
         # Each refresh makes thousands of small tuples, none in a cycle: a collection of all that was
         # imported, again and again, would take longer than drawing.
         gc.freeze()
+        gc.enable()
         gc.set_threshold(50_000, 20, 100)
         try:
             app.run()

@@ -13,7 +13,7 @@ from redirty.tui.app import Look, TopApp
 from redirty.tui.reading.convergence import Asked
 from redirty.tui.reading.reader import Reader
 from redirty.tui.reading.replay import Replay
-from redirty.tui.reading.snapshot import OverviewSnapshot
+from redirty.tui.reading.snapshot import OverviewSnapshot, State
 from redirty.tui.screens.replay import ReplayScreen
 from textual.pilot import Pilot
 from textual.screen import Screen
@@ -22,6 +22,7 @@ REDIS = Path(__file__).resolve().parents[1] / "data" / "redis"
 SMALL, LARGE = (80, 24), (160, 48)
 ASKED = Asked(12e6, 0.1)  # bytes per second: less than the recorded redis dirties
 PATIENCE_S = 60.0
+_POLL_S = 0.03
 
 
 def run(test: Awaitable[None]) -> None:
@@ -59,8 +60,14 @@ async def replaying(
         return screen[0]
 
     async with shown(first, size, look) as pilot:
-        await until(pilot, lambda: screen and screen[0].shown is not None, "a snapshot")
+        await until(pilot, lambda: screen and read(screen[0]), "the recording")
         yield pilot, screen[0]
+
+
+def read(screen: ReplayScreen) -> bool:
+    """Whether all of the recording is there, or it is known that it cannot be read."""
+    s = screen.shown
+    return s is not None and s.state is not State.STARTING
 
 
 async def until(pilot: Pilot[int], condition: Callable[[], object], what: str) -> None:
@@ -69,7 +76,7 @@ async def until(pilot: Pilot[int], condition: Callable[[], object], what: str) -
     deadline = loop.time() + PATIENCE_S
     while not condition():
         assert loop.time() < deadline, f"{what}: not within {PATIENCE_S:g} s\n{text(pilot)}"
-        await pilot.pause(0.01)
+        await pilot.pause(_POLL_S)
     await pilot.pause()
 
 
@@ -80,12 +87,9 @@ async def press(pilot: Pilot[int], *keys: str) -> None:
 
 
 def lines(pilot: Pilot[int]) -> list[str]:
-    """What is on the screen on top."""
-    svg = pilot.app.export_screenshot()
-    rows: dict[float, list[tuple[float, str]]] = {}
-    for x, y, _, part in parts(svg):
-        rows.setdefault(y, []).append((x, part))
-    return ["".join(part for _, part in sorted(row)) for _, row in sorted(rows.items())]
+    """What is on the screen on top, and around it."""
+    strips = pilot.app.screen._compositor.render_strips()
+    return ["".join(segment.text for segment in strip) for strip in strips]
 
 
 def text(pilot: Pilot[int]) -> str:

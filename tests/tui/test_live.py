@@ -20,7 +20,7 @@ def nobody() -> TargetSet:
 
 
 class MadeUp(Live):
-    """A round every 100 ms until `end` is set."""
+    """Some rounds at once, then one now and then until `end` is set."""
 
     def __init__(self, wanted: Wanted, mappings: int) -> None:
         super().__init__(nobody, wanted, ASKED)
@@ -45,7 +45,7 @@ class MadeUp(Live):
             if self.end is not None:
                 raise self.end
             with self._wake:
-                self._wake.wait(0.1)
+                self._wake.wait(0.01 if number < 5 else 0.2)
 
 
 def made(mappings: int = 20, wanted: Wanted | None = None) -> tuple[LiveScreen, list[MadeUp]]:
@@ -68,7 +68,7 @@ def test_pause_holds_the_screen_and_lets_questions_through() -> None:
             assert screen.shown is not None
             held = len(screen.shown.series)
             assert "PAUSED" in text(pilot)
-            await pilot.pause(0.3)
+            await pilot.pause(0.5)
             assert len(screen.shown.series) == held
             await press(pilot, "right_square_bracket")
             wanted = ASKED.bandwidth * 1.25

@@ -19,14 +19,32 @@ from redirty.tui.reading.convergence import Asked, convergence
 from redirty.tui.reading.cost import LONGEST_S, Cost, cost_of, longer_interval
 from redirty.tui.reading.facts import PID_SHIFT, folded, places_of
 from redirty.tui.reading.history import KEPT, History
-from redirty.tui.reading.recorded import Recorded
+from redirty.tui.reading.recorded import Recorded, first_rounds
 from redirty.tui.reading.replay import Replay
-from redirty.tui.reading.snapshot import TargetSnapshot
+from redirty.tui.reading.snapshot import State, TargetSnapshot
 
 from tests.host.running import wait_until
 from tests.tui.made_up import facts
 
 REDIS = Path(__file__).resolve().parents[1] / "data" / "redis"
+
+
+def whole(replay: Replay) -> bool:
+    """Whether all of the recording was read."""
+    return replay.latest is not None and replay.latest.state is State.REPLAY
+
+
+def test_the_first_rates_are_those_of_the_whole_recording(tmp_path: Path) -> None:
+    """They are read in another way, so as to be on the screen sooner."""
+    first, facts_of_all = first_rounds(REDIS), Recorded(REDIS).facts
+    assert [f.number for f in first] == [f.number for f in facts_of_all]
+    for one, other in zip(first, facts_of_all, strict=True):
+        np.testing.assert_array_equal(one.values, other.values)
+    text = (REDIS / "rounds.csv").read_text()
+    assert first_rounds(tmp_path) == []
+    for damaged in (text[:200], text[:-3] + "x", "", text.replace("dirty_pages", "pages", 1)):
+        (tmp_path / "rounds.csv").write_text(damaged)
+        assert first_rounds(tmp_path) == []
 
 
 def test_history_is_bounded() -> None:
@@ -97,7 +115,7 @@ def test_a_replay_knows_the_zero_pages_that_were_counted(tmp_path: Path) -> None
     def replayed(recording: Path) -> TargetSnapshot:
         replay = Replay(recording, asked)
         replay.start()
-        wait_until(lambda: replay.latest is not None, 30, "a snapshot")
+        wait_until(lambda: whole(replay), 30, "the recording")
         replay.close()
         assert replay.latest is not None
         return replay.latest

@@ -8,7 +8,7 @@ import numpy as np
 from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
 from redirty.tui.drawing.charts import LABEL, Canvas, axis, nice
 from redirty.tui.drawing.parts import Row, clipped, wrapped
-from redirty.tui.drawing.target import WAITING
+from redirty.tui.drawing.target import waiting
 from redirty.tui.reading.convergence import Convergence
 from redirty.tui.reading.snapshot import TargetSnapshot
 
@@ -18,7 +18,7 @@ def curve(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     leaves less than it copied."""
     c = s.convergence
     if c is None:
-        return WAITING
+        return waiting(s)
     room, lines = max(width - LABEL - 1, 8), max(height - 2, 2)
     first, last = float(c.elapsed_s[0]), float(c.elapsed_s[-1])
     known = c.elapsed_s <= c.measured_s
@@ -74,7 +74,7 @@ def convergence(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     """The question, the verdict, passes as bars, notes."""
     c = s.convergence
     if c is None:
-        return WAITING
+        return waiting(s)
     rows = [asked_row(c, width), *verdict_rows(c, width)]
     if c.enough is not None and c.good:
         rows.append([("  needs ", "dim"), (f"{show_bytes(c.enough)}/s", ""), (" at least", "dim")])

@@ -15,7 +15,12 @@ from redirty.tui.reading.snapshot import State, TargetSnapshot
 
 Picture = Callable[[TargetSnapshot, int, int], list[Row]]
 
-WAITING: list[Row] = [[("no round yet", "dim")]]
+
+def waiting(s: TargetSnapshot) -> list[Row]:
+    """Of a panel that has nothing to show yet."""
+    return [[("not known yet" if len(s.series) else "no round yet", "dim")]]
+
+
 _KINDS = (
     ("first touch", "first_touch_faults"),
     ("write protect", "write_protect_faults"),
@@ -99,7 +104,7 @@ def rates(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     """Dirty and re-dirtied over time."""
     series = s.series
     if not len(series):
-        return WAITING
+        return waiting(s)
     again, dirty = series.per_s("redirtied_pages"), series.per_s("dirty_pages")
     rows = bars(again, dirty, width, max(height - 1, 1), show_pages)
     return [*rows, _time_axis(series, width)]
@@ -120,7 +125,7 @@ def heat(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     """Addresses by time: a row a stretch of the addresses in use, a column a round."""
     h = s.heat
     if h is None:
-        return [[("nothing was written", "dim")]] if len(s.series) else WAITING
+        return [[("nothing was written", "dim")]] if len(s.series) else waiting(s)
     label = 21
     room, lines = max(width - label - 1, 4), max(height - 1, 1)
     rows = heat_rows(h.pages, lines, room)
@@ -143,7 +148,7 @@ def faults(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     """Kinds of write faults, lately."""
     series = s.series
     if not len(series):
-        return WAITING
+        return waiting(s)
     recent = Series(series.values[-MEAN:])
     seconds = max(float(recent["duration_s"].sum()), 1e-9)
     total = float(np.nansum(recent["write_faults"]))
@@ -165,7 +170,7 @@ def faults(s: TargetSnapshot, width: int, height: int) -> list[Row]:
 def tlb(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     """TLB flushes lately: the target's own, and what arming it caused."""
     if not len(s.series):
-        return WAITING
+        return waiting(s)
     recent = Series(s.series.values[-MEAN:])
     arm = float(recent["arm_s"].mean())
     rows: list[Row] = []

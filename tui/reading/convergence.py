@@ -17,6 +17,7 @@ from redirty.tui.reading.history import MappingTable
 
 POLICIES = ("redirty", "qemu", "criu:3", "passes:5", "xen")
 _CURVE_POINTS = 96
+_SHOWN = 1.01  # precision of what would do: it is asked again and again while rounds go by
 _BEYOND = 4.0  # times what was measured: so far the curve is shown
 
 
@@ -77,7 +78,7 @@ def convergence(seen: Observed, asked: Asked, mappings: MappingTable) -> Converg
     """
     fitted = fit(seen)
     found = answer(fitted, asked.question(), seen.layout)
-    enough = least_bandwidth(found.memory, fitted.curve, found.policy)
+    enough = least_bandwidth(found.memory, fitted.curve, found.policy, precision=_SHOWN)
     times = _times(fitted)
     pages, low, high = (
         np.array([curve(t) for t in times.tolist()])

@@ -23,6 +23,7 @@ class Reader(Generic[S]):
     def __init__(self) -> None:
         self.latest: S | None = None
         self.told: Callable[[], None] = lambda: None
+        self.drawn = threading.Event()  # set by a screen that has shown one
         self._wake = threading.Condition()
         self._stopping = False
         self._number = 0

@@ -9,11 +9,12 @@ import numpy as np
 from redirty.collector.errors import one_line
 from redirty.tui.reading.convergence import Asked
 from redirty.tui.reading.history import KEPT, History
-from redirty.tui.reading.recorded import Recorded
+from redirty.tui.reading.recorded import Recorded, first_rounds
 from redirty.tui.reading.snapshot import About, Playback, State
 from redirty.tui.reading.target import TargetReader
 
 SLOWEST, FASTEST = 1 / 16, 1024.0
+_TO_DRAW_S = 0.5  # two threads at once draw later than one
 _TICK_S = 0.1  # a screen is not drawn more often than that, however fast it is played
 
 
@@ -60,6 +61,7 @@ class Replay(TargetReader):
 
     def work(self) -> None:
         """See Reader."""
+        self._first()
         recorded = Recorded(self.directory)
         meta, target = recorded.meta, recorded.meta["target"]
         self.about = About(
@@ -85,6 +87,13 @@ class Replay(TargetReader):
                 now = time.monotonic()
                 self._advance(recorded, now - then)
                 then = now
+
+    def _first(self) -> None:
+        """Rates, on the screen before the rest is read."""
+        found = first_rounds(self.directory)
+        if found:
+            self.publish(self.snapshot(History(found[-KEPT:]), State.STARTING, model=False))
+            self.drawn.wait(_TO_DRAW_S)
 
     def _publish(self, recorded: Recorded) -> None:
         with self._wake:

@@ -83,11 +83,13 @@ class TargetReader(Reader[TargetSnapshot]):
         note: str = "",
         model_from: int = 0,
         fresh: bool = True,
+        model: bool = True,
     ) -> TargetSnapshot:
         """Of what is known. model_from: the first round that the model may go by. fresh: the model is
-        asked anew; else only as often as it may use the CPU, and when something else is asked."""
+        asked anew; else only as often as it may use the CPU, and when something else is asked. model:
+        whether it is asked at all."""
         mappings = history.mappings()
-        found = self._answered(history, mappings, model_from, fresh=fresh)
+        found = self._answered(history, mappings, model_from, fresh=fresh) if model else None
         return TargetSnapshot(
             number=self.next_number(),
             state=state,

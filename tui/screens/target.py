@@ -155,6 +155,8 @@ class TargetScreen(Watch):
         if table.display:
             table.show(s.mappings, len(s.mappings), _mapping_key)
         self.query_one("#cost").display = s.cost is not None
+        if not self.reader.drawn.is_set():
+            self.call_after_refresh(self.reader.drawn.set)
 
     # ---- views ----
 
