@@ -24,7 +24,7 @@ from tests.host.terminals import Terminal
 from tests.host.test_vm_target import program, written
 from tests.workloads.driver import Crowd, Hold, Writer
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(900)]
 
 
 def children(pid: int) -> list[int]:
@@ -52,7 +52,7 @@ def programs(directory: Path) -> tuple[int, int]:
 def test_redis_under_load(tmp_path: Path) -> None:
     """Keys are sent, the screen is read back."""
     with redis() as server:
-        load = server.load(seconds_at_most=200, keys=20_000, size=256)
+        load = server.load(seconds_at_most=800, keys=20_000, size=256)
         try:
             words = [REDIRTY, "top", "-p", server.pid, "500ms", "--bandwidth", "1Gbit"]
             words += ["--max-overhead", "100%"]
@@ -187,7 +187,7 @@ def test_killed_with_9(tmp_path: Path, who: str) -> None:
             for pid in {"guard": [guard], "screen": [screen], "both": [guard, screen]}[who]:
                 os.kill(pid, signal.SIGKILL)
             terminal.wait("exit-code:")
-            wait_until(lambda: not Path(f"/proc/{screen}").exists(), 30, "its end")
+            wait_until(lambda: not Path(f"/proc/{screen}").exists(), 120, "its end")
             if who == "screen":
                 assert terminal.exit_code() == 128 + signal.SIGKILL
                 assert "ended by SIGKILL" in terminal.screen()
@@ -255,7 +255,7 @@ def test_a_command_is_traced_apart_from_the_terminal(tmp_path: Path) -> None:
     left: list[int] = []
     try:
         with Terminal(words, tmp_path) as terminal:
-            shown = terminal.wait("round 3")
+            shown = terminal.wait("round 1")  # it writes a line for each that it dirties
             assert "noise" not in shown
             (left,) = (children(pid) for pid in programs(tmp_path)[1:])
             left = [pid for pid in left if code.encode() in _words(pid)]
@@ -274,7 +274,7 @@ def _words(pid: int) -> bytes:
 
 def test_overview_and_back(tmp_path: Path) -> None:
     with redis() as server:
-        load = server.load(seconds_at_most=200, keys=20_000, size=256)
+        load = server.load(seconds_at_most=800, keys=20_000, size=256)
         try:
             with Terminal([REDIRTY, "top"], tmp_path, 120, 30) as terminal:
                 terminal.wait("write faults/s")

@@ -37,7 +37,6 @@ _TOP = 40  # threads, and stacks, of a round
 def first_rounds(directory: Path) -> list[Facts]:
     """rounds.csv alone, without the library that reads everything, which takes longer to import than to
     paint the screen. Empty where that file is not as it should be: Recorded tells what is wrong."""
-    nothing = (), np.empty(0, np.int64), np.empty(0, np.uint64), *[np.empty(0, np.int64)] * 4
     nowhere = folded(np.empty(0, np.uint64), np.empty(0, np.int64))
     try:
         with (directory / "rounds.csv").open(encoding="utf-8", newline="") as file:
@@ -48,7 +47,7 @@ def first_rounds(directory: Path) -> list[Facts]:
         return []
     number = ROUNDS.index("round")
     return [
-        Facts(int(row[number]), np.array(row), Written(*nothing), (), Points.none(), nowhere, None)
+        Facts(int(row[number]), np.array(row), Written.none(), (), Points.none(), nowhere, None)
         for row in values
     ]
 

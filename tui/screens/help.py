@@ -13,10 +13,10 @@ from textual.widgets import Static
 
 
 class HelpScreen(ModalScreen[None]):
-    """Any of its keys closes it."""
+    """Any of its keys closes it. It covers the screen below, which need not be drawn for it, then."""
 
     CSS = """
-    HelpScreen { align: center middle; }
+    HelpScreen { align: center middle; background: $background; }
     HelpScreen > VerticalScroll { width: 90%; max-width: 100; height: 90%; border: round $primary;
         padding: 0 1; background: $surface; }
     HelpScreen Static { height: auto; }
