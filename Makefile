@@ -9,15 +9,15 @@ setup:
 demo: setup
 	@.venv/bin/redirty demo
 
-# With PYTEST_ARGS just those. Without, first what runs on this kernel, alone; then the emulated machines,
-# each of which keeps one processor busy, two at a time.
+# With PYTEST_ARGS just those. Without, first what runs on this kernel, two files at a time, as most of it
+# waits most of the time; then the emulated machines, each of which keeps one processor busy, two at a time.
 ifneq ($(strip $(PYTEST_ARGS)),)
 test: test-setup
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
 else
 test: test-setup
 	@failed=0; \
-	$(PYTHON) -m pytest --ignore tests/vm --durations 15 || failed=1; \
+	$(PYTHON) -m pytest --ignore tests/vm --numprocesses 2 --dist loadfile --durations 15 || failed=1; \
 	$(PYTHON) -m pytest tests/vm --numprocesses 2 --dist loadgroup --durations 15 || failed=1; \
 	exit $$failed
 endif

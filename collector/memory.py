@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 64 << 20
+_MADV_DONTNEED = 4
 
 
 def keep_freed_memory() -> None:
@@ -25,6 +27,20 @@ def give_back_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def give_back_code(least_bytes: int = 8 << 20) -> None:
+    """Drops large libraries' code from this process's memory: the compiler's, once it has done its work. What
+    is needed again comes back from the file."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    with Path("/proc/self/maps").open(encoding="utf-8", errors="replace") as maps:
+        for line in maps:
+            place, permissions, _, _, inode = line.split(maxsplit=5)[:5]
+            start, end = (int(text, 16) for text in place.split("-"))
+            # Code is never written, so nothing of this process's own is lost.
+            if permissions == "r-xp" and inode != "0" and end - start >= least_bytes:
+                libc.madvise(start, end - start, _MADV_DONTNEED)
 
 
 def open_as_many_files_as_may_be() -> None:

@@ -53,7 +53,8 @@ class SpaceRound:
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """One complete round. start_s: since the recording's start; arm_s: how long arming took.
+    """One complete round. start_s: since the recording's start; arm_s: how long arming took; boundary_s:
+    from the look at the target that ended it until its dirty pages were known.
 
     stats: (slots,) abi.STATS, all targets' and, in slot 0, those that had no slot yet.
     """
@@ -64,6 +65,7 @@ class Round:
     arm_s: float
     spaces: tuple[SpaceRound, ...]
     stats: npt.NDArray[np.void]
+    boundary_s: float = 0.0
 
 
 class Recorder:
@@ -108,7 +110,7 @@ class Recorder:
             for space in self.spaces.values():
                 self.tracer.choose([(m.start, m.end) for m in space.mappings.items])
 
-    def _arm(self) -> dict[int, PageSet]:
+    def _arm(self, *, still: bool = False) -> dict[int, PageSet]:
         """Arms, and waits for the grace period: by address space, what may have been written."""
         begun = time.monotonic()
         skipped = self.tracer.skipped()
@@ -118,18 +120,22 @@ class Recorder:
             candidates[number] = empty() if space.gone else space.arm()
             self.tracer.armed(space.slot)
         self._arm_s = time.monotonic() - begun
-        self.tracer.wait_grace()
+        if not (still and all(s.armed and s.armed.one_step for s in self.spaces.values())):
+            self.tracer.wait_grace()
         if self.tracer.skipped() != skipped:
             for number, space in self.spaces.items():
                 candidates[number] = candidates[number] | space.doubt()
         return candidates
 
-    def end_round(self) -> Round:
-        """Ends the round at this moment and begins the next one.
+    def end_round(self, *, still: bool = False) -> Round:
+        """Ends the round at this moment and begins the next one. still: no thread of the target runs. What
+        they wrote is logged, and what others write to memory that is armed in one step is in the scan:
+        then nobody needs to wait for BPF programs that still run.
 
         Errors: TargetEndedError when nothing of the target is left; the round it ended in is
         not complete and gives no result.
         """
+        begun = time.monotonic()
         for space in self.spaces.values():
             if not space.gone:
                 space.look()
@@ -139,32 +145,34 @@ class Recorder:
                 space.look()
         if all(space.gone for space in self.spaces.values()):
             raise TargetEndedError(f"{self.targets.description} ended")
-        return self._turn()
+        return self._turn(begun, still=still)
 
     def last_round(self) -> Round:
         """The round in which the target ended: what was logged until then, without a scan."""
         for space in self.spaces.values():
             space.gone = True
-        return self._turn()
+        return self._turn(time.monotonic())
 
-    def _turn(self) -> Round:
+    def _turn(self, begun: float, *, still: bool = False) -> Round:
         arm_s = self._arm_s
         self._choose()
         flipped = self.tracer.flip()
-        candidates = self._arm()
+        candidates = self._arm(still=still)
         drained = self.tracer.drain()
         for number, pages in self.tracer.opened().items():
             if number in self.spaces:  # what was not there faults when it is written
                 known = pages & self.spaces[number].present
                 drained[number] = drained.get(number, empty()) | known
         stats = self.tracer.take_stats()
+        spaces = self._results(drained, candidates, stats)
         result = Round(
             number=self._round,
             start_s=(self._round_ns - self.started_ns) / 1e9,
             duration_s=(flipped - self._round_ns) / 1e9,
             arm_s=arm_s,
-            spaces=self._results(drained, candidates, stats),
+            spaces=spaces,
             stats=stats,
+            boundary_s=time.monotonic() - begun,
         )
         self._round += 1
         self._round_ns = flipped

@@ -39,7 +39,7 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observed:
     duration_s, dirty = column("duration_s"), column("dirty_pages")
     first = phases.find(dirty / np.maximum(duration_s, 1e-9)).first
     curves = load.load_curves(directory, _CURVES_BYTES)
-    classes = tuple(sorted(set(curves["mapping_class"]) - {""}))
+    classes = tuple(sorted(set(curves["mapping_class"].unique()) - {""}))
     return Observed(
         page_size=int(meta["page_size"]),
         number=number,
@@ -54,6 +54,7 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observed:
         average=average_curve(directory) if curves.empty else None,
         mappings=_kept(directory, rounds.iloc[first:]),
         layout=layout_of(load.load_zeros(directory)),
+        boundary_s=float(np.median(column("boundary_s")[first:])),
     )
 
 
@@ -73,7 +74,7 @@ def layout_of(zeros: pd.DataFrame) -> Layout | None:
     )
     anonymous = ordered["mapping_class"].str.startswith("anon").to_numpy()
     untouched = np.where(anonymous, pages - present, 0.0)
-    return Layout(present + untouched, present, zero + untouched)
+    return Layout(present + untouched, zero + untouched)
 
 
 def _points(curves: pd.DataFrame, classes: tuple[str, ...]) -> Points:
@@ -83,7 +84,7 @@ def _points(curves: pd.DataFrame, classes: tuple[str, ...]) -> Points:
     return Points(
         curves["round"].to_numpy(np.int64),
         curves["rounds"].to_numpy(np.int64),
-        np.array([codes[name] for name in curves["mapping_class"]], np.int64),
+        np.asarray(curves["mapping_class"].map(codes), np.int64),
         curves["elapsed_s"].to_numpy(np.float64),
         curves["dirty_pages"].to_numpy(np.float64),
         curves["redirtied_pages"].to_numpy(np.float64),

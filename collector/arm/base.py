@@ -35,10 +35,12 @@ class Armed(Protocol):
     stopped_s: for how long the target stood still, once, so that it could be armed.
     unarmed: how many of its writable mappings cannot be write-protected (a map of BPF's, memory
     under another userfaultfd and such).
+    one_step: whether reading and protecting a page is one step, which no write comes between.
     """
 
     stopped_s: float
     unarmed: int
+    one_step: bool
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
         """Write-protects every page. present: those known to be there, which makes it quicker.

@@ -11,6 +11,8 @@ Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each 
          registers of each thread, n bytes of general, floating point and extended ones
   {"op": "machine", "path": SOCKET, "limit_s": T, "wait_s": T}
       -> {"ok": true}; a QEMU's guest is stopped, before its threads are
+  {"op": "network", "pids": [P, ...], "trial": false}
+      -> {"ok": true}; what their network namespaces send is held, too; with trial it only tries
   {"op": "more", "limit_s": T}     -> {"ok": true}, held for so long from now on
   {"op": "release", "stop": false} -> {"ok": true, "held_s": T}, with stop under SIGSTOP
 Errors: {"ok": false, "errno": N, "why": text}; then the target runs.
@@ -30,6 +32,7 @@ import time
 # A script: what it needs lies beside it.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import network  # type: ignore[import-not-found]
 import qmp  # type: ignore[import-not-found]
 import stopped  # type: ignore[import-not-found]
 from injector import architecture  # type: ignore[import-not-found]
@@ -74,6 +77,7 @@ class Holder:
         self.held: dict[int, tuple[int, Thread]] = {}
         self.holds = False
         self.machine: qmp.Machine | None = None
+        self.networks = network.Networks()
         self.since = 0.0
         self.until = 0.0
         self.held_s = 0.0
@@ -151,6 +155,7 @@ class Holder:
                     os.kill(pid, signal.SIGSTOP)
                 except OSError:
                     pass
+        self.networks.let_go()  # before anyone sends
         late = []
         for _, thread in self.held.values():
             if thread.stopped:
@@ -164,6 +169,7 @@ class Holder:
         if self.holds:
             self.held_s = time.monotonic() - self.since
         self.held, self.holds = {}, False
+        self.networks.close()
         for thread in late:
             # Asked to stop, and not there yet: it would stop for good later on. Its stop is waited
             # for, and if that takes too long it is the end of this process that lets it go.
@@ -172,6 +178,19 @@ class Holder:
                 thread.release()
             except (RefusedError, OSError):
                 self.done_for = True
+
+    def hold_networks(self, request: "dict[str, object]") -> "tuple[dict[str, object], bytes]":
+        trial = bool(request["trial"])
+        if not trial and not self.holds:
+            raise RefusedError(errno.ETIMEDOUT, f"its time was over after {self.held_s:.3f} s")
+        pids = [int(str(pid)) for pid in list(request["pids"])]  # type: ignore[call-overload]
+        try:
+            self.networks.hold(pids, asleep=trial)
+        except OSError as e:
+            raise RefusedError(e.errno or errno.EIO, e.strerror or str(e)) from None
+        if trial:
+            self.networks.close()
+        return {"ok": True}, b""
 
     def answer(self, request: "dict[str, object]") -> "tuple[dict[str, object], bytes]":
         operation = request["op"]
@@ -186,6 +205,8 @@ class Holder:
             self.begin(float(str(request["limit_s"])))
             self.machine = qmp.Machine(str(request["path"]), float(str(request["wait_s"])))
             return {"ok": True}, b""
+        if operation == "network":
+            return self.hold_networks(request)
         if not self.holds:
             raise RefusedError(errno.ETIMEDOUT, f"its time was over after {self.held_s:.3f} s")
         if operation == "more":

@@ -100,6 +100,11 @@ class Holding:
         self._ask(wait_s, op="machine", path=path, limit_s=limit_s, wait_s=wait_s)
         self.holds = True
 
+    def hold_networks(self, pids: list[int], *, trial: bool = False) -> None:
+        """Holds what the network namespaces of processes send, for as long as they stand still; with
+        trial it is only tried. Errors: HoldError, with the kernel's reason; they run then."""
+        self._ask(0, op="network", pids=pids, trial=trial)
+
     def _renew(self) -> None:
         if self._process.poll() is not None:  # it ended to let go of a thread that never stopped
             self.close()

@@ -1,4 +1,4 @@
-"""Stopping a QEMU's guest through its QMP socket, and letting it go on. Bare library: the holder runs it.
+"""A QEMU's guest through its QMP socket: stopping it and letting it go on. Bare library: the holder runs it.
 
 Source: QEMU's docs/interop/qmp-spec.rst.
 """
@@ -11,26 +11,20 @@ class QmpError(OSError):
     """It could not be done; the guest is as it was, as far as that can be."""
 
 
-class Machine:
-    """A guest that was stopped. running: whether it ran before, and is to run again."""
+class Monitor:
+    """A connection. Errors: OSError, ValueError, here and in every method."""
 
     def __init__(self, path: str, timeout_s: float) -> None:
-        self.running = False
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout_s)
         self._data = b""
         try:
             self._socket.connect(path)
             self._line()  # its greeting
-            self._execute("qmp_capabilities")
-            status = self._execute("query-status")
-            # before it is stopped: should its answer never come, it is told to go on all the same
-            self.running = isinstance(status, dict) and bool(status.get("running"))
-            if self.running:
-                self._execute("stop")
-        except (OSError, ValueError) as e:
-            self.go()
-            raise QmpError(f"the guest cannot be stopped through {path}: {e}") from None
+            self.execute("qmp_capabilities")
+        except BaseException:
+            self._socket.close()
+            raise
 
     def _line(self) -> "dict[str, object]":
         while b"\n" not in self._data:
@@ -44,8 +38,10 @@ class Machine:
             raise ValueError("this is no QMP socket")
         return found
 
-    def _execute(self, command: str) -> object:
-        self._socket.sendall(json.dumps({"execute": command}).encode() + b"\n")
+    def execute(self, command: str, **arguments: object) -> object:
+        """What a command returns."""
+        request = {"execute": command, "arguments": arguments}
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
         while True:
             answer = self._line()
             if "error" in answer:
@@ -53,12 +49,35 @@ class Machine:
             if "return" in answer:
                 return answer["return"]
 
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Machine:
+    """A guest that was stopped. running: whether it ran before, and is to run again."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        self.running = False
+        self._monitor: Monitor | None = None
+        try:
+            self._monitor = Monitor(path, timeout_s)
+            status = self._monitor.execute("query-status")
+            # before it is stopped: should its answer never come, it is told to go on all the same
+            self.running = isinstance(status, dict) and bool(status.get("running"))
+            if self.running:
+                self._monitor.execute("stop")
+        except (OSError, ValueError) as e:
+            self.go()
+            raise QmpError(f"the guest cannot be stopped through {path}: {e}") from None
+
     def go(self) -> None:
         """Lets it run again, if it ran before."""
+        if self._monitor is None:
+            return
         try:
             if self.running:
-                self._execute("cont")
+                self._monitor.execute("cont")
         except (OSError, ValueError):
             pass  # it ended, or QEMU does not listen any more: nothing else can be tried
         self.running = False
-        self._socket.close()
+        self._monitor.close()

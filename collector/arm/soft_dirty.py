@@ -63,6 +63,7 @@ class SoftDirtyArmed:
 
     stopped_s = 0.0
     unarmed = 0
+    one_step = False
 
     def __init__(self, pid: int, part: Part = whole) -> None:
         self.pid = pid

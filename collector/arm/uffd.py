@@ -58,6 +58,8 @@ def initialise(descriptor: int) -> None:
 class UffdArmed:
     """An address space armed through its userfaultfd. Takes the descriptor over."""
 
+    one_step = True
+
     def __init__(self, pid: int, descriptor: int, stopped_s: float) -> None:
         self.pid = pid
         self.stopped_s = stopped_s

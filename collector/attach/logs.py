@@ -28,6 +28,9 @@ class Log(Protocol):
     def find(self, keys: U64) -> Rows:
         """Those of some keys that have a row now, as they are at this moment."""
 
+    def count(self) -> int | None:
+        """How many pages it holds at this moment, or so; None where counting them takes long."""
+
 
 def rows_bits(regions: int) -> int:
     """Binary logarithm of a table's rows: it is at most half full when it holds its regions."""
@@ -55,6 +58,11 @@ class TableLog:
         self._table[places] = np.zeros((), abi.ROW)
         self._used[0] = 0
         return found["key"].copy(), found["bits"].copy()
+
+    def count(self) -> int | None:
+        """See Log."""
+        places = self._taken[: min(int(self._used[0]), len(self._taken))]
+        return int(np.bitwise_count(self._table["bits"][places]).sum())
 
     def find(self, keys: U64) -> Rows:
         """See Log."""
@@ -86,6 +94,10 @@ class MapLog:
         """See Log."""
         keys, values = self._reader.drain()
         return keys.astype(np.uint64, copy=False), _packed(values)
+
+    def count(self) -> int | None:
+        """See Log."""
+        return None
 
     def find(self, keys: U64) -> Rows:
         """See Log."""

@@ -204,6 +204,10 @@ class Tracer:
         keys, words = self._logs[self.epoch].find(regions | base)
         return from_rows(keys & np.uint64((1 << abi.REGION_BITS) - 1), words)
 
+    def logged(self) -> int | None:
+        """How many pages were logged since the flip, or so; None where that is not known cheaply."""
+        return self._logs[self.epoch].count()
+
     def skipped(self) -> int:
         """Since the start, runs of programs that log writes that the kernel left out, of any
         process. Where it may preempt a BPF program (PREEMPT_LAZY, preempt=full), a fault on that

@@ -23,6 +23,12 @@ def run(options: argparse.Namespace) -> int:
 
     directory = Path(options.directory)
     to = Path(options.output) if options.output else directory / "guest.raw"
-    size = export(directory, to)
+    size, placed = export(directory, to)
+    if not placed:
+        print(
+            "redirty: this mirror was made without --qmp, which tells where in the guest memory lies: the image is "
+            "its largest block alone",
+            file=sys.stderr,
+        )
     print(f"redirty: {show_bytes(size)} of guest memory in {to}", file=sys.stderr)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +23,10 @@ from redirty.collector.units import (
 if TYPE_CHECKING:
     from redirty.collector.copier.decide import Decision
     from redirty.collector.copier.mirroring import Mirroring
+    from redirty.collector.copier.network import Network
     from redirty.collector.copier.sink import Sink
     from redirty.collector.copier.state import State
-    from redirty.collector.copier.wish import PassDone
+    from redirty.collector.copier.wish import Going, PassDone
     from redirty.collector.rounds import Round
 
 _EPILOG = """\
@@ -75,6 +77,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOCKET",
         help="of a QEMU: its guest is stopped through this, before QEMU is",
     )
+    parser.add_argument(
+        "--hold-network",
+        choices=("own", "shared"),
+        nargs="?",
+        const="own",
+        help="while it stands still nothing leaves its network namespaces, which are its own; shared: or others' too",
+    )
     parser.add_argument("--code-file", metavar="FILE", help="the code of redirty receive; -: stdin")
     parser.add_argument(
         "--patience",
@@ -107,6 +116,7 @@ def run(options: argparse.Namespace) -> int:
         downtime_s = None
     goals = Goals(downtime_s, deadline_s, options.passes)
     bandwidth = None if options.bandwidth is None else parse_rate(options.bandwidth)
+    network = _network(options)
     from redirty.collector.arm.choose import require_root
     from redirty.collector.copier.mirroring import Mirroring
     from redirty.collector.copier.wish import Wish
@@ -123,6 +133,7 @@ def run(options: argparse.Namespace) -> int:
         probe=options.probe,
         compress=_compressor(options, bandwidth),
         qmp=options.qmp,
+        network=network,
     )
     from redirty.collector.cli.mirror_lines import Lines
 
@@ -157,6 +168,20 @@ def _compressor(
     if parse_address(options.to) is None:
         raise UsageError("--compress is for a connection: a directory's mirror is a core file")
     return compress
+
+
+def _network(options: argparse.Namespace) -> Network | None:
+    if options.hold_network is None:
+        return None
+    if options.vm is not None:
+        raise UsageError("--hold-network is for processes: a guest that stands still sends nothing")
+    from redirty.collector.copier.door import parse_address
+    from redirty.collector.copier.network import Network
+    from redirty.collector.copier.owner import is_loopback
+
+    address = parse_address(options.to)
+    far = address is not None and address[0] != "localhost" and not is_loopback(address[0])
+    return Network(shared=options.hold_network == "shared", far=far)
 
 
 def _positive(name: str, text: str) -> float:
@@ -256,16 +281,27 @@ class Progress:
         """See Listener."""
         self._line(f"  {text}")
 
-    def going(self, number: int, left_bytes: int, rate: float) -> None:
+    def going(self, now: Going) -> None:
         """See Listener."""
         if self._terminal:
-            end = show_time(left_bytes / rate) if rate else "?"
-            line = f"pass {number}: {show_bytes(left_bytes)} to look at, {end} or so"
-            print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{going_line(now)[:width]:<{width}}", end="", file=sys.stderr, flush=True)
             self._shown = True
 
     def end(self) -> None:
         """Leaves the line as it is."""
         if self._shown:
-            print(f"\r{'':<78}\r", end="", file=sys.stderr)
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{'':<{width}}\r", end="", file=sys.stderr)
             self._shown = False
+
+
+def going_line(now: Going) -> str:
+    """How a pass goes on, in words; the most important ones first."""
+    share = now.done_pages / now.pages if now.pages else 1.0
+    words = [f"pass {now.number}: {share:.0%} of {show_pages(now.pages)}", show_bits(now.rate)]
+    if now.dirty_per_s is not None:
+        words.append(f"dirty {show_bytes(now.dirty_per_s)}/s")
+    if now.left_s is not None and now.downtime_s is not None:
+        words.append(f"{show_time(now.left_s)} left, downtime {show_time(now.downtime_s)}")
+    return ", ".join(words)

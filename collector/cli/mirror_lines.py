@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import sys
@@ -11,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from redirty.collector.copier.decide import Decision
-    from redirty.collector.copier.engine import Counts
     from redirty.collector.copier.mirroring import Mirroring
     from redirty.collector.copier.state import State
-    from redirty.collector.copier.wish import PassDone
+    from redirty.collector.copier.wish import Going, PassDone
     from redirty.collector.rounds import Round
 
 _EVERY_S = 0.2
-_PAGE = 4096
 
 
 class Lines:
@@ -29,8 +28,6 @@ class Lines:
         self.of: Mirroring | None = None
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self._pass = 0
-        self._before: Counts | None = None
         self._out = sys.stdout.fileno()
         self._thread = threading.Thread(target=self._watch, name="lines", daemon=True)
         self._thread.start()
@@ -50,18 +47,12 @@ class Lines:
             self.of.stop()
 
     def _watch(self) -> None:
-        """How far the pass is, and whether there is still a reader."""
+        """Whether there is still a reader: asked also while nothing is written."""
         poll = select.poll()
         poll.register(self._out, 0)
-        told = -1
         while not self._over.wait(_EVERY_S):
             if any(what & (select.POLLERR | select.POLLHUP) for _, what in poll.poll(0)):
                 self._cancel()
-                continue
-            counts = None if self.of is None else self.of.counts
-            if counts is not None and counts is not self._before and counts.pages != told:
-                told = counts.pages
-                self._line("progress", **{"pass": self._pass, "bytes": told * _PAGE})
 
     def passed(self, done: PassDone, state: State, result: Round) -> None:
         """See Listener."""
@@ -69,22 +60,25 @@ class Lines:
 
     def decided(self, decision: Decision) -> None:
         """See Listener."""
-        self._begins(decision.number + 1)
         self._line("decision", **decision.as_json())
 
     def said(self, text: str) -> None:
         """See Listener."""
         self._line("note", text=text)
 
-    def going(self, number: int, left_bytes: int, rate: float) -> None:
+    def going(self, now: Going) -> None:
         """See Listener."""
-        self._begins(number)
-        values = {"pass": number, "bytes": left_bytes, "rate_bytes_per_s": round(rate)}
-        self._line("pass_begins", **values)
-
-    def _begins(self, number: int) -> None:
-        self._before = None if self.of is None else self.of.counts
-        self._pass = number
+        self._line(
+            "going",
+            **{"pass": now.number},
+            pages=now.pages,
+            done_pages=now.done_pages,
+            sent_bytes=now.sent_bytes,
+            rate_bytes_per_s=_rounded(now.rate),
+            dirty_bytes_per_s=_rounded(now.dirty_per_s),
+            left_s=_rounded(now.left_s),
+            predicted_downtime_s=_rounded(now.downtime_s),
+        )
 
     def done(self, information: dict[str, Any]) -> None:
         """The mirror is there."""
@@ -94,3 +88,7 @@ class Lines:
         """Nothing comes any more."""
         self._over.set()
         self._thread.join()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 6)

@@ -6,6 +6,7 @@ whatever the target has.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -23,8 +24,9 @@ _LEAST_PAGES = 16
 # A page that is read long before it can be sent is sent in vain when it is written meanwhile.
 _BATCH_S = 0.005
 _REGIONS = 64  # whose page numbers are made at once
-_WORKERS = 2
+_WORKERS = min(2, max(1, (os.cpu_count() or 1) - 1))  # beside the thread that sends
 _BUFFERS = 6
+_SETTLE_BATCHES = 256  # whose page numbers are kept, before they become bits
 
 Job = tuple[Source, PageSet]
 _Done = dict[int, tuple[Source, list[U64], list[U64]]]
@@ -174,6 +176,9 @@ class Engine:
         _, read, unread = done.setdefault(source.number, (source, [], []))
         read.append(batch.read)
         unread.append(batch.unread)
+        if len(read) >= _SETTLE_BATCHES:
+            _settle(source, np.concatenate(read), np.concatenate(unread))
+            del done[source.number]
         counts.pages += len(batch.read) + len(batch.unread)
         counts.sent_pages += len(batch.pages)
         counts.unchanged_pages += batch.unchanged

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,14 +72,22 @@ class Seen:
         return int(_status(self.threads[0][2]).get("NSpid", str(self.pid)).split()[-1])
 
 
-def see(pid: int, threads: Sequence[ThreadState], vmas: Sequence[Vma]) -> Seen:
-    """Reads it. Errors: OSError when the process is gone."""
-    found = []
+def see_threads(
+    threads: Iterable[ThreadState],
+) -> dict[int, list[tuple[ThreadState, bytes, bytes]]]:
+    """By process, each thread with its stat and status. Errors: OSError when one is gone."""
+    found: dict[int, list[tuple[ThreadState, bytes, bytes]]] = {}
     for thread in threads:
-        place = f"/proc/{pid}/task/{thread.tid}"
-        found.append((thread, _read(f"{place}/stat"), _read(f"{place}/status")))
+        place = f"/proc/{thread.pid}/task/{thread.tid}"
+        texts = _read(f"{place}/stat"), _read(f"{place}/status")
+        found.setdefault(thread.pid, []).append((thread, *texts))
+    return found
+
+
+def see(pid: int, threads: Sequence[tuple[ThreadState, bytes, bytes]], vmas: Sequence[Vma]) -> Seen:
+    """The rest. Errors: OSError when the process is gone."""
     auxv, cmdline, comm = (_read(f"/proc/{pid}/{name}") for name in ("auxv", "cmdline", "comm"))
-    return Seen(pid, tuple(found), auxv, cmdline, comm, tuple(vmas))
+    return Seen(pid, tuple(threads), auxv, cmdline, comm, tuple(vmas))
 
 
 def _timeval(ticks: str) -> tuple[int, int]:

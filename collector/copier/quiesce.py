@@ -7,7 +7,8 @@ still pending, so that another pass can follow.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from redirty.collector.bitmap import page_numbers
 from redirty.collector.copier.commit import PlacedProcess
 from redirty.collector.copier.digest import digest_of
 from redirty.collector.copier.engine import Counts, Engine
-from redirty.collector.copier.notes import Seen, notes_of, see
+from redirty.collector.copier.notes import Seen, notes_of, see, see_threads
 from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.state import State
 from redirty.collector.errors import RedirtyError
@@ -67,7 +68,7 @@ class Stopped:
 
 class Quiesce:
     """One try. limit_s: for how long the target may stand still, without the comparison of verify. qmp: the
-    socket of the QEMU that the target is: its guest is stopped first."""
+    socket of the QEMU that the target is: its guest is stopped first. network: what it sends is held, too."""
 
     def __init__(
         self,
@@ -78,11 +79,14 @@ class Quiesce:
         holding: Holding,
         limit_s: float | None,
         qmp: str | None = None,
+        *,
+        network: bool = False,
     ) -> None:
-        self._qmp = qmp
+        self._qmp, self._network = qmp, network
         self._recorder, self._state, self._engine = recorder, state, engine
         self._sink, self._holding = sink, holding
         self._limit_s = _LONGEST_S if limit_s is None else limit_s
+        self._beside = ThreadPoolExecutor(1, "look")
 
     def run(
         self,
@@ -101,12 +105,14 @@ class Quiesce:
             threads = self._stop()
             self._sink.deadline = deadline
             stopped = time.monotonic()
+            # There are two files of each thread: read beside the arm.
+            seeing = self._beside.submit(see_threads, threads)
             self._arm(living)
             armed = time.monotonic()
             counts = self._engine.copy(
                 [(s, s.pending) for s in self._state.sources()], lambda: _in_time(deadline)
             )
-            seen = self._look(threads)
+            seen = self._look(seeing.result())
             self._sink.flush()
             _in_time(deadline)
             copied = time.monotonic()
@@ -124,6 +130,7 @@ class Quiesce:
         finally:
             if self._holding.holds:
                 self._let_go()
+            self._beside.shutdown()
         return Stopped(
             counts=counts,
             downtime_s=downtime_s,
@@ -142,7 +149,7 @@ class Quiesce:
         """What it wrote until it was stopped becomes pending. An error in between would lose some of it,
         so it is no QuiesceError."""
         try:
-            result = self._recorder.end_round()
+            result = self._recorder.end_round(still=True)
             self._state.follow(self._with_newcomers(living()), result, last=True)
         except OSError as e:
             raise RedirtyError(
@@ -165,11 +172,19 @@ class Quiesce:
         for _ in range(_LOOKS):
             new = self._members() - held
             if not new:
+                self._hold_networks(sorted(held))
                 return list(found.values())
             states, _took = self._holding.stop(sorted(new), self._limit_s, wait_s)
             found |= {s.tid: s for s in states}
             held |= new
         raise HoldError("processes are born faster than they can be stopped")
+
+    def _hold_networks(self, pids: list[int]) -> None:
+        if self._network:
+            try:
+                self._holding.hold_networks(pids)
+            except HoldError as e:
+                raise HoldError(f"what it sends could not be held: {e}") from None
 
     def _members(self) -> set[int]:
         pids = {s.pid for s in self._recorder.spaces.values() if not s.gone}
@@ -185,13 +200,10 @@ class Quiesce:
                 living.setdefault(number, tgid)
         return living
 
-    def _look(self, threads: Collection[ThreadState]) -> dict[int, Seen]:
+    def _look(self, threads: dict[int, list[tuple[ThreadState, bytes, bytes]]]) -> dict[int, Seen]:
         """What the notes are made of, by process."""
-        by_pid: dict[int, list[ThreadState]] = {}
-        for thread in threads:
-            by_pid.setdefault(thread.pid, []).append(thread)
         spaces = self._state.spaces.values()
-        return {s.pid: see(s.pid, by_pid.get(s.pid, []), s.vmas) for s in spaces}
+        return {s.pid: see(s.pid, threads.get(s.pid, []), s.vmas) for s in spaces}
 
     def _compare(self) -> tuple[str, str]:
         self._holding.more(_VERIFY_S)

@@ -182,6 +182,11 @@ class State:
         """All that is pending."""
         return sum(len(s.pending) for s in self.sources()) * PAGE
 
+    def fresh_pages(self) -> int:
+        """Dirty in the last round and not in the one before."""
+        dirty = [s.dirty for s in self.sources() if s.dirty]
+        return sum(len(d[0] - d[1]) if len(d) > 1 else len(d[0]) for d in dirty)
+
     def unsettled_bytes(self) -> int:
         """What is to be read again while the target stands still, beside what is pending."""
         files = self.files.by_key.values()

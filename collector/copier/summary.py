@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from redirty.collector import VERSION
 from redirty.collector.copier.decide import Decision
-from redirty.collector.copier.guest import ram_blocks
+from redirty.collector.copier.guest import Piece, ram_blocks
 from redirty.collector.copier.quiesce import Stopped
 from redirty.collector.copier.wish import PassDone, Wish
 
@@ -21,9 +22,10 @@ def information_of(
     sent_bytes: int,
     total_s: float,
     unmirrored: list[dict[str, object]],
+    guest_memory: Sequence[Piece],
 ) -> dict[str, Any]:
     """Everything but the state and the names of the core files, which the receiver adds. passes: the last
-    one, too. unmirrored: mappings that have no contents in the mirror."""
+    one, too. unmirrored: mappings that have no contents in the mirror. guest_memory: of a QEMU, where it is."""
     digests = stopped.digests
     return {
         "schema": 1,
@@ -40,6 +42,7 @@ def information_of(
         **stopped.as_json(),
         "digest": None if digests is None else digests[0],
         "verified": digests is not None,
+        "network_held": wish.network is not None,
         "left": "stopped" if wish.leave_stopped else "running",
         "unmirrored": unmirrored,
         "guest_ram": [
@@ -47,4 +50,5 @@ def information_of(
             for p in stopped.processes
             for a, b in ram_blocks(p.pid)
         ],
+        "guest_memory": [{k: f"{v:#x}" for k, v in asdict(p).items()} for p in guest_memory],
     }

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from redirty.collector.copier.decide import Decision, Goals
 from redirty.collector.copier.engine import Counts
+from redirty.collector.copier.network import Network
 from redirty.collector.copier.state import State
 from redirty.collector.host.targets import TargetSet
 from redirty.collector.rounds import Round
@@ -16,7 +17,7 @@ from redirty.collector.rounds import Round
 @dataclass(frozen=True)
 class Wish:
     """What is to be mirrored, and how. bandwidth: bytes a second, None without a limit. qmp: the
-    QMP socket of the QEMU that is mirrored."""
+    QMP socket of the QEMU that is mirrored. network: None when what it sends is not to be held."""
 
     target: TargetSet
     goals: Goals = field(default_factory=Goals)
@@ -28,6 +29,7 @@ class Wish:
     compress: Callable[[memoryview], memoryview] | None = None
     keep_lists: bool = False
     qmp: str | None = None
+    network: Network | None = None
 
 
 @dataclass
@@ -63,6 +65,21 @@ class PassDone:
         }
 
 
+@dataclass(frozen=True)
+class Going:
+    """How a pass goes on. done_pages: of pages, looked at. rate, dirty_per_s: bytes a second, of this pass.
+    left_s, downtime_s: as predicted from what was written so far; None: not known, or it will not end."""
+
+    number: int
+    pages: int
+    done_pages: int
+    sent_bytes: int
+    rate: float
+    dirty_per_s: float | None
+    left_s: float | None
+    downtime_s: float | None
+
+
 class Listener(Protocol):
     """Is told how it goes."""
 
@@ -75,5 +92,5 @@ class Listener(Protocol):
     def said(self, text: str) -> None:
         """Something else that a user should know."""
 
-    def going(self, number: int, left_bytes: int, rate: float) -> None:
-        """A pass begins."""
+    def going(self, now: Going) -> None:
+        """A pass goes on; now and then."""

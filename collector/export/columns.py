@@ -5,7 +5,7 @@ ROUNDS = (
     *("new_pages", "log_pages", "scan_pages", "missed_pages", "write_faults", "lost_events"),
     *("tlb_flushes", "tlb_flush_s"),
     *("first_touch_faults", "write_protect_faults", "cow_faults", "mkwrite_faults", "huge_faults"),
-    *("dirty_frames", "frameless_pages", "stayed_dirty_pages"),
+    *("dirty_frames", "frameless_pages", "stayed_dirty_pages", "boundary_s"),
 )
 MAPPINGS = (
     *("round", "pid", "start", "end", "perms", "mapping_class", "path"),

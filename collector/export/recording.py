@@ -296,4 +296,5 @@ def round_row(
         None if physical is None else len(physical.frames),
         None if physical is None else physical.frameless,
         stayed,
+        f"{result.boundary_s:.6f}",
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,6 +26,9 @@ _PATIENCE = 50
 _LESS = 1e-6
 _PARTS = 6  # of the memory, in the order in which a pass reads it
 _PRECISION = 1.001
+_READ_AT = (
+    np.arange(_PARTS) + 0.5
+) / _PARTS  # of its duration, when nothing is known of what it sends
 _PASSES = 20_000  # of a policy that would make more, nobody waits for the end
 
 
@@ -131,6 +134,8 @@ def simulate(
     passes: list[Pass] = []
     least, tries = math.inf, 0
     order = np.ones(_PARTS)
+    before_s: float | None = None  # the round of the pass before
+    meanwhile = written(policy.boundary_s) * page_bytes if policy.boundary_s else 0.0
 
     def again(seconds: float) -> tuple[float, float]:
         """See policy.Again; in the first pass everything is sent."""
@@ -139,32 +144,32 @@ def simulate(
     while True:
         sent = policy.send(left, bandwidth, again)
         took_s = sent.bytes / bandwidth
+        round_s = took_s + policy.boundary_s
         unsent = left.bytes - sent.bytes
         # as if none of its pages were zero
         whole = unsent if passes else memory.unsent_pages(unsent, policy) * page_bytes
         if policy.compares:
             whole = sent.kept_bytes
-        dirty = written(took_s) * page_bytes
+        dirty = written(round_s) * page_bytes
         # Pages that were not sent may have been written again besides: both sets once. In the first pass
         # they are no more likely to be than any page; later ones were written a pass before.
         likely = (
-            _rewritten(written, passes[-1].duration_s, took_s) if passes else _share(dirty, known)
+            _share(dirty, known) if before_s is None else _rewritten(written, before_s, round_s)
         )
-        sure = written_again(written, took_s, page_bytes)[1] if sent.hot else 0.0
+        sure = written_again(written, round_s, page_bytes)[1] if sent.hot else 0.0
         overlap = min(whole * max(likely, sure), dirty)
         passes.append(Pass(len(passes) + 1, sent.bytes, took_s))
         to_do = unsent * (1 - _share(overlap, whole)) + dirty
+        same = np.zeros(_PARTS)
         if policy.compares:
-            before_s = passes[-2].duration_s if len(passes) > 1 else None
-            same = met_before_read(written, before_s, took_s, order) * _share(
-                sent.bytes, left.bytes
-            )
-            order = np.maximum(written(took_s) - same, 0.0)
+            same = met_before_read(written, before_s, took_s, order, policy.boundary_s)
+            same *= _share(sent.bytes, left.bytes)
+            order = np.maximum(written(round_s) - same, 0.0)
             to_do = whole - overlap + float(order.mean()) * page_bytes
         pending = (whole - overlap + dirty) / page_bytes * memory.page_size
-        left = Left(to_do, pending)
+        left = Left(to_do, pending, meanwhile_bytes=meanwhile)
         if policy.stop(len(passes), left, bandwidth):
-            return _stopped(passes, left.bytes, policy, bandwidth, last_bandwidth)
+            return _stopped(passes, to_do + meanwhile, policy, bandwidth, last_bandwidth)
         tries = 0 if to_do < least * (1 - _LESS) else tries + 1
         least = min(least, to_do)
         if policy.endless and (tries >= _PATIENCE or len(passes) >= _PASSES):
@@ -172,6 +177,16 @@ def simulate(
             shown = passes[: len(passes) - tries + 1] if tries else passes
             kept = pending if policy.compares else to_do
             return Outcome(False, tuple(shown), math.inf, math.inf, total, kept)
+        if policy.compares:
+            # Of those that are as they were sent, some are written before the next pass reads them.
+            more = 0.0
+            for _ in range(2):  # what it sends for that makes it longer
+                chance = _rewritten(written, round_s, (to_do + more) / bandwidth)
+                changed = same * chance * _READ_AT
+                more = float(changed.mean()) * page_bytes
+            order = order + changed
+            left = replace(left, bytes=to_do + more)
+        before_s = round_s
 
 
 def _share(part: float, whole: float) -> float:
@@ -186,10 +201,11 @@ def _rewritten(written: Written, before_s: float, now_s: float) -> float:
 
 
 def met_before_read(
-    written: Written, before_s: float | None, now_s: float, order: Floats
+    written: Written, before_s: float | None, now_s: float, order: Floats, late_s: float = 0.0
 ) -> Floats:
-    """Of the pages written in a pass of now_s, how many are as they were sent in it: not written after it
-    read them. It reads what was written in before_s before it; None: everything.
+    """Of the pages written in a pass of now_s, which begins late_s after the arm, how many are as they were
+    sent in it: not written after it read them. It reads what was written in before_s before it; None:
+    everything.
 
     order: (n,) how much the pass sends of each of n equal parts of the memory, one after the other; the
     result is of these, too, each as if all were like it.
@@ -204,7 +220,7 @@ def met_before_read(
         return max(before + written(t) - written(before_s + t), 0.0)
 
     read_at = (np.cumsum(order) - order / 2) / max(float(order.sum()), 1e-300)
-    all_met = met(now_s)
+    all_met = met(late_s + now_s)
     return np.array([max(all_met - met((1 - at) * now_s), 0.0) for at in read_at.tolist()])
 
 
@@ -222,12 +238,13 @@ def _stopped(
 ) -> Outcome:
     down = Pass(len(passes) + 1, left, left / (last or bandwidth))
     made = (*passes, down)
-    goal = policy.downtime_s
+    goal, downtime_s = policy.downtime_s, down.duration_s + policy.boundary_s
     return Outcome(
-        converges=goal is None or down.duration_s <= goal * (1 + 1e-9),
+        converges=goal is None or downtime_s <= goal * (1 + 1e-9),
         passes=made,
-        total_s=sum(p.duration_s for p in made),
-        downtime_s=down.duration_s,
+        # the arm at the beginning, one after each pass, and one when the target stands still
+        total_s=sum(p.duration_s for p in made) + (len(made) + 1) * policy.boundary_s,
+        downtime_s=downtime_s,
         transferred_bytes=sum(p.bytes for p in made),
         left_bytes=0.0,
     )

@@ -33,7 +33,7 @@ _NOT_KNOWN = 0.01  # a share of missed pages that is worth a word
 class Fit:
     """Write curves of a target. low, high: between them single rounds lie. by_class: of the mapping
     classes that were written. present: pages to copy at first. basis: the rounds that count, of all.
-    notes: what a reader should know."""
+    notes: what a reader should know. boundary_s: see Observed."""
 
     curve: WriteCurve
     low: WriteCurve
@@ -48,6 +48,7 @@ class Fit:
     rounds_seen: int
     changes: tuple[int, ...]
     notes: tuple[str, ...]
+    boundary_s: float = 0.0
 
 
 def fit(seen: Observed) -> Fit:
@@ -78,6 +79,7 @@ def fit(seen: Observed) -> Fit:
         rounds_seen=seen.rounds,
         changes=tuple(int(seen.number[i]) for i in found.changes),
         notes=tuple(_notes(seen, found, count, missed)),
+        boundary_s=seen.boundary_s,
     )
 
 

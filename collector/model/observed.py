@@ -57,11 +57,10 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Memory in the order in which it is copied first, in pieces: (n,) pages of each, those of them that
-    are present, and those that are zero: never touched, or full of zeros."""
+    """Memory in the order in which it is copied first, in pieces: (n,) pages of each, and those of them
+    that are zero: never touched, or full of zeros."""
 
     pages: Floats
-    present: Floats
     zero: Floats
 
 
@@ -70,7 +69,7 @@ class Observed:
     """Complete rounds, (n,) each, ascending, in pages and seconds; and points of their curves.
 
     average: (elapsed_s, pages) of an average curve, for recordings that have no points. layout: where
-    the zero pages were counted.
+    the zero pages were counted. boundary_s: how long the end of a round takes, as a rule.
     """
 
     page_size: int
@@ -86,6 +85,7 @@ class Observed:
     average: tuple[Floats, Floats] | None = None
     mappings: tuple[Kept, ...] = field(default=())
     layout: Layout | None = None
+    boundary_s: float = 0.0
 
     @property
     def rounds(self) -> int:

@@ -27,11 +27,13 @@ DEFAULT_DOWNTIME_S = 0.3
 @dataclass(frozen=True)
 class Left:
     """What is to be copied in a pass. bytes: on the link. pending_bytes: whole pages, zero or not.
-    end_of: of the last so many pending bytes, how many go over the link; None: as of all of them."""
+    end_of: of the last so many pending bytes, how many go over the link; None: as of all of them.
+    meanwhile_bytes: what is written until the target stands still, if it is stopped now."""
 
     bytes: float
     pending_bytes: float
     end_of: Callable[[float], float] | None = None
+    meanwhile_bytes: float = 0.0
 
     def of_the_last(self, pending_bytes: float) -> float:
         """What the last so many pending bytes are on the link."""
@@ -61,7 +63,8 @@ class Policy(Protocol):
     """name: as the user writes it. zero_page_bytes (None: as any other), header_bytes: what a page
     costs on the link beside its contents. downtime_s: the goal; None: it has none. endless: it goes
     on for ever when it does not converge. compares: pages with the contents that were sent are not
-    sent again."""
+    sent again. boundary_s: what passes between one pass and the next, and before the last one, beside
+    sending."""
 
     @property
     def name(self) -> str: ...
@@ -81,6 +84,9 @@ class Policy(Protocol):
     @property
     def compares(self) -> bool: ...
 
+    @property
+    def boundary_s(self) -> float: ...
+
     def send(self, left: Left, bandwidth: float, again: Again) -> Sent:
         """Of what is left, how much is sent in this pass."""
 
@@ -99,6 +105,7 @@ class Qemu:
     header_bytes: float = QEMU_PAGE_HEADER_BYTES
     endless: bool = True
     compares: bool = False
+    boundary_s: float = 0.0
 
     @property
     def name(self) -> str:
@@ -124,6 +131,7 @@ class Goal:
     written fits, as what is unchanged shows only when it is read."""
 
     downtime_s: float
+    boundary_s: float = 0.0
     keep_hot: bool = True
     compares: bool = True
     zero_page_bytes: float | None = 0.0
@@ -141,14 +149,19 @@ class Goal:
         hot, sure = again(left.bytes / bandwidth)
         if sure < SURE:
             return Sent(left.bytes)
-        kept = min(hot, bandwidth * self.downtime_s, left.pending_bytes)
+        kept = min(hot, self._most(bandwidth), left.pending_bytes)
         # Pages that are written so often are hardly found unchanged; at random moments, half are at most.
         sent = max(left.bytes - kept, (left.pending_bytes - kept) / 2)
         return Sent(sent, hot=True, kept_bytes=kept)
 
     def stop(self, number: int, left: Left, bandwidth: float) -> bool:
         """See Policy."""
-        return left.pending_bytes <= bandwidth * self.downtime_s
+        fits = left.pending_bytes + left.meanwhile_bytes <= self._most(bandwidth)
+        return fits and self.boundary_s <= self.downtime_s
+
+    def _most(self, bandwidth: float) -> float:
+        """What the last pass can carry in time."""
+        return bandwidth * max(self.downtime_s - self.boundary_s, 0.0)
 
 
 @dataclass(frozen=True)
@@ -162,6 +175,7 @@ class Fixed:
     header_bytes: float = 0.0
     endless: bool = False
     compares: bool = False
+    boundary_s: float = 0.0
 
     @property
     def name(self) -> str:
@@ -187,6 +201,7 @@ class Xen:
     header_bytes: float = 8.0
     endless: bool = False
     compares: bool = False
+    boundary_s: float = 0.0
 
     @property
     def name(self) -> str:
@@ -201,14 +216,15 @@ class Xen:
         return number >= self.passes or left.pending_bytes < self.few_bytes
 
 
-def policy_of(text: str, downtime_s: float | None = None) -> Policy:
+def policy_of(text: str, downtime_s: float | None = None, boundary_s: float = 0.0) -> Policy:
     """A policy by its name. downtime_s: the goal; without it 0.3 s where the policy needs one.
+    boundary_s: see Policy, of redirty's own; what it is of others nobody measured.
 
     Errors: UsageError.
     """
     goal = DEFAULT_DOWNTIME_S if downtime_s is None else downtime_s
     if text == "redirty":
-        return Goal(goal)
+        return Goal(goal, boundary_s)
     if text == "qemu":
         return Qemu(goal)
     if text == "xen":

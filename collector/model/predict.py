@@ -40,9 +40,9 @@ class Question:
     zero: float | None = None
     last_bandwidth: float | None = None
 
-    def policy_for(self, downtime_s: float | None) -> Policy:
-        """The policy with another goal. Errors: UsageError."""
-        return policy_of(self.policy, downtime_s)
+    def policy_for(self, downtime_s: float | None, boundary_s: float) -> Policy:
+        """The policy with another goal. boundary_s: see Policy. Errors: UsageError."""
+        return policy_of(self.policy, downtime_s, boundary_s)
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class Answer:
     middle: Outcome
     low: Outcome
     high: Outcome
+
+    def policy_for(self, downtime_s: float | None) -> Policy:
+        """The policy with another goal."""
+        return self.question.policy_for(downtime_s, self.fit.boundary_s)
 
     @property
     def verdict(self) -> str:
@@ -83,7 +87,7 @@ def answer(fit: Fit, question: Question, layout: Layout | None = None) -> Answer
 
     Errors: UsageError for a policy that is none.
     """
-    policy = question.policy_for(question.downtime_s)
+    policy = question.policy_for(question.downtime_s, fit.boundary_s)
     memory = memory_of(fit, question, policy, layout)
 
     def outcome(curve: WriteCurve, times: float = 1.0) -> Outcome:
@@ -103,7 +107,7 @@ def as_json(a: Answer, mappings: tuple[Kept, ...] = ()) -> dict[str, Any]:
     fit, curve = a.fit, a.fit.curve
     question = a.question
     enough = least_bandwidth(a.memory, curve, a.policy)
-    goal = least_downtime(a.memory, curve, question.policy_for, question.bandwidth)
+    goal = least_downtime(a.memory, curve, a.policy_for, question.bandwidth)
     if not a.policy.endless:
         goal = a.middle.downtime_s
     return {
@@ -133,6 +137,7 @@ def as_json(a: Answer, mappings: tuple[Kept, ...] = ()) -> dict[str, Any]:
             "present_pages": round(fit.present),
             "zero_pages": round(a.memory.zero_pages) if a.memory.zero_pages else None,
             "page_size": fit.page_size,
+            "boundary_s": round(a.policy.boundary_s, 6),
         },
         "changed_in_rounds": list(fit.changes),
         "new_pages_per_s": round(fit.growth_per_s, 3),
@@ -212,7 +217,7 @@ def table(a: Answer) -> list[dict[str, Any]]:
         bandwidth = a.question.bandwidth * times
         for goal in goals:
             found = simulate(
-                a.memory, a.fit.curve, a.question.policy_for(goal), bandwidth,
+                a.memory, a.fit.curve, a.policy_for(goal), bandwidth,
                 a.question.last_bandwidth and a.question.last_bandwidth * times,
             )  # fmt: skip
             rows.append(

@@ -11,7 +11,7 @@ from redirty.collector.model.observed import ALL, Observed, Points
 Floats = npt.NDArray[np.float64]
 
 _AN_OCTAVE = 8  # columns
-_ROUNDS = 128  # rows at most, the latest ones
+_ROUNDS = 64  # rows at most, the latest ones
 _SHORT = 0.9  # a round shorter than this part of the usual one is none to take the end from
 
 
@@ -148,7 +148,10 @@ def _levels(
     found: list[Level] = []
     bases: dict[int, tuple[npt.NDArray[np.int64], Floats, float]] = {}
     bounds = [*starts.tolist(), len(number)]
-    for row, length in enumerate(lengths.tolist()):
+    of_length = zip(
+        lengths.tolist(), mean_s.tolist(), mean_new.tolist(), sums.tolist(), strict=True
+    )
+    for row, (length, elapsed, fresh, class_sums) in enumerate(of_length):
         a, b = bounds[row], bounds[row + 1]
         values, scale = pages[a:b], 1.0
         base = bases.get(1 << (length - 1).bit_length() - 1) if length > 1 else None
@@ -163,10 +166,10 @@ def _levels(
                 values = values * scale
         by_class = {
             name: one * scale / (b - a)
-            for name, one in zip(seen.classes, sums[row].tolist(), strict=True)
+            for name, one in zip(seen.classes, class_sums, strict=True)
             if one > 0
         }
-        found.append(Level(float(mean_s[row]), values, float(mean_new[row]) * scale, by_class))
+        found.append(Level(elapsed, values, fresh * scale, by_class))
         if length & (length - 1) == 0:
             bases[length] = (number[a:b], pages[a:b], float(values.sum()) / len(values))
     if not found:

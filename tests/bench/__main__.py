@@ -24,6 +24,7 @@ GROUPS = {
     "startup": "waiting for redirty",
     "mirror": "mirroring a target",
     "converge": "mirrors as they were predicted",
+    "peers": "mirroring, beside CRIU and QEMU",
     "servers": "redis under load",
     "top": "the live screen",
     "probes": "fentry and kprobe, in an emulated machine",

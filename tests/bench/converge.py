@@ -23,7 +23,7 @@ _REDIRTY = Path(sys.executable).with_name("redirty")
 _MIB = 1 << 20
 # of a frame of 1514 bytes TCP carries 1448, and TLS adds 22 bytes to 16 KiB
 _CARRIED = 1448 / 1514 * 16384 / 16406
-_RATES = (48.0, 64.0, 96.0, 160.0, 256.0)  # MiB/s on the link
+_RATES = (40.0, 48.0, 64.0, 80.0, 112.0)  # MiB/s on the link
 _DOWNTIME = "100ms"
 _BUCKET_S = 0.01  # of the link's rate
 

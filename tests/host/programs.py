@@ -203,8 +203,10 @@ def guest(
     append: str,
     memory_mib: int = 256,
     more: Sequence[object] = (),
+    wrapper: Sequence[object] = (),
 ) -> Server:
-    """An emulated machine whose console is the server's output. more: for QEMU's command line."""
+    """An emulated machine whose console is the server's output. more: for QEMU's command line. wrapper: a
+    command that runs it."""
     program = require_program("qemu-system-x86_64", "qemu-system-x86")
     # A fifth level of page tables makes every emulated walk longer.
     size = ["-cpu", "max,la57=off", "-smp", 1, "-m", f"{memory_mib}M"]
@@ -215,4 +217,6 @@ def guest(
     boot = ["-kernel", kernel, "-initrd", initramfs, "-append", line]
     # QEMU dies with this process, even when that is killed with -9.
     death = ["setpriv", "--pdeathsig", "KILL", "--"]
-    return Server([*death, program, "-accel", "tcg", *size, *plain, *boot, *more], directory)
+    return Server(
+        [*wrapper, *death, program, "-accel", "tcg", *size, *plain, *boot, *more], directory
+    )

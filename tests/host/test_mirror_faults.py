@@ -107,6 +107,7 @@ def test_receiver_killed_and_started_again(writer: Writer, tmp_path: Path) -> No
         to = tmp_path / f"m{i}"
         first = Receive(to, tmp_path / "log")
         sender = begin(writer, first.port, *SLOW, "--leave", "stopped")
+        wait_until(to.exists, 60, "the connection")  # before that, nobody is there to come back to
         time.sleep(moment)
         first.kill()
         time.sleep(0.3)

@@ -17,7 +17,7 @@ from redirty.collector.copier.mirroring import Mirroring
 from redirty.collector.copier.pace import Pace
 from redirty.collector.copier.sink import LocalSink, Sink
 from redirty.collector.copier.state import State
-from redirty.collector.copier.wish import PassDone, Wish
+from redirty.collector.copier.wish import Going, PassDone, Wish
 from redirty.collector.host.targets import Pids
 from redirty.collector.rounds import Round
 
@@ -38,7 +38,7 @@ class Watcher:
         self.dirty: list[dict[int, PageSet]] = []
         self.done: list[PassDone] = []
 
-    def going(self, number: int, left_bytes: int, rate: float) -> None:
+    def going(self, now: Going) -> None:
         pass
 
     def passed(self, done: PassDone, state: State, result: Round) -> None:
@@ -66,7 +66,7 @@ class WritingSink(LocalSink):
 
 def in_process(to: Path, write: Callable[[int], None], wish: Wish) -> tuple[Mirroring, Watcher]:
     def sink() -> Sink:
-        made = WritingSink(Image.create(to, "s" * 16), Pace(None))
+        made = WritingSink(Image.create(to, "s" * 16), Pace(wish.bandwidth))
         made.on_flush = write
         return made
 
@@ -117,11 +117,11 @@ def test_pages_that_are_written_again_and_again_wait_for_the_end(tmp_path: Path)
             if number <= 6:
                 phases.write("anon", "range:0", seed=number, count=20)
             if number <= 4:  # others than before
-                phases.write("anon", f"range:{number * 200}", seed=number, count=200)
+                phases.write("anon", f"range:{number * 500 - 480}", seed=number, count=500)
 
         goals = Goals(0.4)
         wish = Wish(
-            Pids([phases.pid]), goals, bandwidth=1 << 20, arm=ARM, probe=PROBE, keep_lists=True
+            Pids([phases.pid]), goals, bandwidth=4 << 20, arm=ARM, probe=PROBE, keep_lists=True
         )
         mirroring, watcher = in_process(tmp_path / "m", write, wish)
     held = [done.held_pages for done in watcher.done]
@@ -161,9 +161,10 @@ def test_what_the_kernel_writes_unseen_is_read_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mib", [4, 40])
 def test_the_rate_limit_is_kept(mib: int, tmp_path: Path) -> None:
-    """Within 2 % over each second: counted at a wire, not by the sender."""
-    with Writer(256) as writer, receive(tmp_path / "m", tmp_path / "log") as other:
-        writer.start("cyclic", 10, 65_536, 600)
+    """Within 2 % over a second: counted at a wire, not by the sender. Never more; a second in which the machine
+    has no processor for the sender has less, and that is not made up for in the next."""
+    with Writer(320) as writer, receive(tmp_path / "m", tmp_path / "log") as other:
+        writer.start("cyclic", 10, 81_920, 600)
         wire = Wire(other.port)
         words = ["-p", writer.pid, "--to", f"127.0.0.1:{wire.port}", "--bandwidth", f"{mib}MiB"]
         sender = start_redirty("mirror", *words)
@@ -172,7 +173,7 @@ def test_the_rate_limit_is_kept(mib: int, tmp_path: Path) -> None:
                 time.sleep(0.01)
             time.sleep(0.5)
             moments = []
-            for _ in range(4):
+            for _ in range(6):
                 moments.append((time.monotonic(), wire.passed))
                 time.sleep(1.0)
         finally:
@@ -181,7 +182,8 @@ def test_the_rate_limit_is_kept(mib: int, tmp_path: Path) -> None:
             wire.close()
         writer.signal(signal.SIGKILL)
     rates = [(b - a) / (t - s) / (mib << 20) for (s, a), (t, b) in itertools.pairwise(moments)]
-    assert np.all(np.abs(np.array(rates) - 1) < 0.02), rates
+    assert max(rates) < 1.02, rates
+    assert np.median(rates) > 0.98, rates
     assert not (tmp_path / "m" / "mirror.json").exists()
 
 

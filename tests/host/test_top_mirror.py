@@ -149,13 +149,14 @@ def test_lines(tmp_path: Path, writer: Writer) -> None:
     assert done.code == 0, done
     assert not done.err
     events = [json.loads(line) for line in done.out.splitlines()]
-    assert events[0]["event"] == "pass_begins"
     assert events[-1]["event"] == "done"
     kept = mirror_json(tmp_path / "m")
     assert events[-1]["mirror"]["passes"] == kept["passes"]
-    going = [e["bytes"] for e in events if e["event"] == "progress" and e["pass"] == 1]
-    assert going == sorted(going)
-    assert going[-1] <= events[0]["bytes"]
+    going = [e for e in events if e["event"] == "going" and e["pass"] == 1]
+    assert going
+    done_pages = [e["done_pages"] for e in going]
+    assert done_pages == sorted(done_pages)
+    assert done_pages[-1] <= going[0]["pages"]
     passes = [e for e in events if e["event"] == "pass"]
     assert [p["bytes"] for p in passes] == [p["bytes"] for p in kept["passes"][:-1]]
     assert all(p["round_s"] > 0 for p in passes)

@@ -28,6 +28,7 @@ from redirty.collector.copier.decide import (
 )
 from redirty.collector.copier.door import parse_address
 from redirty.collector.copier.engine import Engine
+from redirty.collector.copier.guest import Piece, _whose, pieces
 from redirty.collector.copier.held_back import again, cold_first, hold_back
 from redirty.collector.copier.image import FILE, SPACE, Image
 from redirty.collector.copier.journal import Journal
@@ -442,3 +443,39 @@ def test_more_mappings_than_a_head_can_count() -> None:
     assert head.endswith(b"notes")
     with pytest.raises(ValueError, match="room"):
         head_of(segments, bytes(64 << 20), 62)
+
+
+def test_where_guest_memory_is() -> None:
+    """QEMU's words: memory that is read-only in part is one piece; a screen, and what another view has, are none."""
+    told = """FlatView #0
+ AS "I/O", root: io
+ Root memory region: io
+  0000000000000000-0000000000000fff (prio 0, ram): pc.ram
+
+FlatView #1
+ AS "memory", root: system
+ AS "cpu-memory-0", root: system
+ Root memory region: system
+  0000000000000000-000000000009ffff (prio 0, ram): pc.ram
+  00000000000a0000-00000000000bffff (prio 1, i/o): vga-lowmem
+  00000000000c0000-00000000000effff (prio 0, rom): pc.ram @00000000000c0000
+  00000000000f0000-00000000bfffffff (prio 0, ram): pc.ram @00000000000f0000
+  00000000fd000000-00000000fdffffff (prio 1, ram): vga.vram
+  0000000100000000-000000013fffffff (prio 0, ram): pc.ram @00000000c0000000
+  0000000140000000-0000000147ffffff (prio 0, ram): /objects/one KVM
+"""
+    expected = [(0, 0xA0000), (0xC0000, 0xC0000000), (0x100000000, 0x140000000)]
+    assert pieces(told, {"pc.ram"}) == expected
+    assert pieces(told, {"one", "/objects/one"}) == [(0x140000000, 0x148000000)]
+    assert pieces("FlatView #0\n no such lines\n", {"pc.ram"}) == []
+
+
+def test_export_takes_the_guest_that_has_the_memory() -> None:
+    mib = 1 << 20
+    blocks = [(4 * mib, 16 * mib, 1), (4 * mib, 32 * mib, 1), (8 * mib, 64 * mib, 2)]
+    one, two = Piece(0, mib, 16 * mib), Piece(mib, 4 * mib, 32 * mib)
+    assert _whose([one, two], blocks) == 1
+    assert _whose([Piece(0, 8 * mib, 64 * mib)], blocks) == 2
+    for wrong in ([one, Piece(0, mib, 64 * mib)], [Piece(0, 8 * mib, 16 * mib)], [Piece(0, 1, 0)]):
+        with pytest.raises(ValueError, match="changed its place"):
+            _whose(wrong, blocks)

@@ -66,7 +66,7 @@ def test_stages() -> None:
         if not stages or stages[-1] is not p.stage:
             stages.append(p.stage)
         if p.going is not None:
-            assert 0 <= p.going.done <= p.going.bytes
+            assert 0 <= p.going.done_pages <= p.going.pages
     assert stages == [Stage.COPYING, Stage.STOPPING]
 
 

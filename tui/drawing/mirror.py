@@ -110,23 +110,23 @@ def progress(s: MirrorSnapshot, width: int, height: int) -> list[Row]:
     if g is None:
         said = {
             Stage.STARTING: "arming …",
-            Stage.COPYING: "what comes next is being decided",
+            Stage.COPYING: "…",
+            Stage.STOPPING: "the target stands still for the last pass …",
             Stage.CANCELLING: "letting go of the target …",
         }.get(s.progress.stage, "")
         return [clipped([(said, "dim")], width)]
-    return [clipped(_bar(g, s.progress.stage, width), width)]
+    return [clipped(_bar(g, width), width)]
 
 
-def _bar(g: Going, stage: Stage, width: int) -> Row:
-    done = f"{show_bytes(g.done)} of {show_bytes(g.bytes)}"
-    text = f" {g.done / g.bytes:>4.0%}  {done}" if g.bytes else f"  {done}"
-    if g.rate > 0 and stage is not Stage.STOPPING:
-        text += f", {show_time((g.bytes - g.done) / g.rate)} or so"
+def _bar(g: Going, width: int) -> Row:
+    share = g.done_pages / g.pages if g.pages else 1.0
+    text = f" {share:>4.0%} of {show_pages(g.pages)}, {show_bits(g.rate)}"
+    if g.left_s is not None and g.downtime_s is not None:
+        text += f", {show_time(g.left_s)} left, downtime {show_time(g.downtime_s)}"
     first = f"pass {g.number} "
     length = max(width - len(first) - len(text), _LEAST_BAR)
-    full = round(g.done / g.bytes * length) if g.bytes else length
-    style = "warn" if stage is Stage.STOPPING else "again"
-    return [(first, ""), ("█" * full, style), ("░" * (length - full), "dim"), (text, "")]
+    full = round(share * length)
+    return [(first, ""), ("█" * full, "again"), ("░" * (length - full), "dim"), (text, "")]
 
 
 _COLUMNS = ("pass", "sent", "took", "rate", "zero", "unchanged", "kept", "dirty/s")

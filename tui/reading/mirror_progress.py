@@ -10,6 +10,7 @@ from typing import Any
 from redirty.collector.errors import one_line
 
 _INTERRUPTED = 130
+_PREDICTED = ("left_s", "predicted_downtime_s")
 
 
 class Stage(Enum):
@@ -62,12 +63,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Going:
-    """The pass that goes on. bytes: to be looked at; done: of them, so far."""
+    """The pass that goes on. done_pages: of pages, looked at so far. rate: bytes a second. left_s,
+    downtime_s: of the whole mirror, as predicted from what was written so far; None: not known."""
 
     number: int
-    bytes: int
-    done: int
+    pages: int
+    done_pages: int
     rate: float
+    left_s: float | None = None
+    downtime_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,16 +104,15 @@ class Progress:
         return replace(self, stage=Stage.FAILED, going=None), text
 
 
-def _pass_begins(p: Progress, e: Mapping[str, Any]) -> Progress:
-    going = Going(int(e["pass"]), int(e["bytes"]), 0, float(e["rate_bytes_per_s"]))
+def _going(p: Progress, e: Mapping[str, Any]) -> Progress:
+    going = Going(
+        int(e["pass"]),
+        int(e["pages"]),
+        min(int(e["done_pages"]), int(e["pages"])),
+        float(e["rate_bytes_per_s"] or 0.0),
+        *(None if (v := e[name]) is None else float(v) for name in _PREDICTED),
+    )
     return replace(p, stage=_unless_cancelling(p, Stage.COPYING), going=going)
-
-
-def _progress(p: Progress, e: Mapping[str, Any]) -> Progress:
-    if p.going is None or p.going.number != int(e["pass"]):
-        return p
-    done = min(int(e["bytes"]), p.going.bytes)
-    return replace(p, going=replace(p.going, done=done))
 
 
 def pass_of(e: Mapping[str, Any]) -> MirrorPass:
@@ -130,17 +133,14 @@ def pass_of(e: Mapping[str, Any]) -> MirrorPass:
 
 
 def _passed(p: Progress, e: Mapping[str, Any]) -> Progress:
-    return replace(p, passes=(*p.passes, pass_of(e)), going=None)
+    stage = _unless_cancelling(p, Stage.COPYING)
+    return replace(p, stage=stage, passes=(*p.passes, pass_of(e)), going=None)
 
 
 def _decided(p: Progress, e: Mapping[str, Any]) -> Progress:
     step = Step(int(e["after_pass"]), str(e["decision"]), one_line(str(e["reason"])))
-    stage = p.stage
-    going = p.going
-    if step.action == "quiesce":
-        stage = _unless_cancelling(p, Stage.STOPPING)
-        going = Going(len(p.passes) + 1, int(e["left_bytes"]), 0, 0.0)
-    return replace(p, stage=stage, steps=(*p.steps, step), going=going)
+    stage = _unless_cancelling(p, Stage.STOPPING) if step.action == "quiesce" else p.stage
+    return replace(p, stage=stage, steps=(*p.steps, step))
 
 
 def _noted(p: Progress, e: Mapping[str, Any]) -> Progress:
@@ -160,8 +160,7 @@ def _unless_cancelling(p: Progress, stage: Stage) -> Stage:
 
 
 _TAKE = {
-    "pass_begins": _pass_begins,
-    "progress": _progress,
+    "going": _going,
     "pass": _passed,
     "decision": _decided,
     "note": _noted,

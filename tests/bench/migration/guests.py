@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,23 +38,33 @@ class Machine:
     """A QEMU process. Leaving its `with` block ends it.
 
     work: where its directory is made. number: tells it from others there. arriving: it does not boot,
-    but waits to be moved into.
+    but waits to be moved into. uri: where, for QEMU (default: a unix socket). wrapper: a command that runs it.
+    control: a second monitor, that nobody uses.
     """
 
     def __init__(
-        self, work: Path, number: int, kernel: Kernel, load: Workload, *, arriving: bool = False
+        self,
+        work: Path,
+        number: int,
+        kernel: Kernel,
+        load: Workload,
+        *,
+        arriving: bool = False,
+        uri: str | None = None,
+        wrapper: Sequence[object] = (),
     ) -> None:
         directory = work / f"machine{number}"
         directory.mkdir()
-        monitor = directory / "monitor"
-        self.incoming = directory / "incoming"
+        monitor, self.control = directory / "monitor", directory / "control"
+        self.uri = uri or f"unix:{directory / 'incoming'}"
         more = ["-qmp", f"unix:{monitor},server=on,wait=off"]
+        more += ["-qmp", f"unix:{self.control},server=on,wait=off"]
         more += ["-m", f"{load.memory_mib * 1024 - _ODD_KIB}K"]
         if arriving:
-            more += ["-incoming", f"unix:{self.incoming}"]
+            more += ["-incoming", self.uri]
         archive = load.initramfs(directory / "initramfs")
         append = f"{_APPEND} {load.append}"
-        self._server = guest(directory, kernel.image, archive, append, more=more)
+        self._server = guest(directory, kernel.image, archive, append, more=more, wrapper=wrapper)
         self.pid = self._server.pid
         try:
             self.qmp = Qmp(monitor, lambda: self._server.alive)

@@ -60,7 +60,7 @@ def move(source: Machine, destination: Machine, terms: Terms) -> Moved:
     )
     before = source.lines()
     samples: list[Sample] = []
-    source.qmp.ask("migrate", {"uri": f"unix:{destination.incoming}"})
+    source.qmp.ask("migrate", {"uri": destination.uri})
     answer = _watched(source, terms, samples.append)
     if answer["status"] == "failed":
         raise GuestError(f"the migration failed: {answer.get('error-desc', 'no reason given')}")

@@ -1,0 +1,161 @@
+"""Pass after pass, until the target can be stopped or it is clear that it cannot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redirty.collector.copier.decide import (
+    GIVE_UP,
+    PASS,
+    QUIESCE,
+    Decision,
+    Standing,
+    decide,
+    would_do,
+)
+from redirty.collector.copier.ending import TRIES, Ending, living, reconnect
+from redirty.collector.copier.engine import Engine, Job, batch_pages
+from redirty.collector.copier.held_back import cold_first, hold_back
+from redirty.collector.copier.outlook import Outlook
+from redirty.collector.copier.reading import PAGE
+from redirty.collector.copier.sink import BrokenError, Sink
+from redirty.collector.copier.state import State
+from redirty.collector.copier.wish import Listener, PassDone, Wish
+from redirty.collector.errors import RedirtyError, TargetEndedError
+from redirty.collector.rounds import Recorder
+from redirty.collector.space import Space
+
+
+class Passes:
+    """check() is called now and then, and ends it by an exception."""
+
+    def __init__(
+        self,
+        wish: Wish,
+        listener: Listener,
+        outlook: Outlook,
+        recorder: Recorder,
+        state: State,
+        engine: Engine,
+        sink: Sink,
+        ending: Ending,
+        check: Callable[[], None],
+    ) -> None:
+        self._wish, self._listener, self._outlook = wish, listener, outlook
+        self._recorder, self._state, self._engine = recorder, state, engine
+        self._sink, self._ending, self._check = sink, ending, check
+        self.passes: list[PassDone] = []
+        self.decisions: list[Decision] = []
+        self.left: list[float] = []
+
+    def run(self) -> dict[str, Any]:
+        """Until the mirror is committed: what mirror.json says. The target is armed.
+
+        Errors: RedirtyError; TargetEndedError.
+        """
+        recorder, state = self._recorder, self._state
+        state.follow(living(recorder), None)
+        held = 0
+        while True:
+            jobs, held = self._jobs(held_back=bool(self.passes))
+            done = self._pass(jobs, held)
+            begun = time.monotonic()
+            result = recorder.end_round()
+            state.follow(living(recorder), result)
+            state.unseen = {n for n, s in recorder.spaces.items() if _can_be_written_unseen(s)}
+            done.dirty_pages = sum(len(s.dirty) for s in result.spaces)
+            took_s = time.monotonic() - begun + state.saved_s
+            self._outlook.bounded(
+                done, result, took_s, state.fresh_pages(), state.unsettled_bytes()
+            )
+            done.new_pages = done.dirty_pages - sum(len(s.redirtied) for s in result.spaces)
+            self.passes.append(done)
+            self._listener.passed(done, state, result)
+            if done.broken:
+                continue  # what is left says nothing of whether it converges
+            self.left.append(float(state.left_bytes()))
+            decision = self._decide()
+            if decision.action == GIVE_UP:
+                raise RedirtyError(self._why_not(decision))
+            if decision.action == QUIESCE:
+                information = self._ending.run(self.passes, self.decisions)
+                if information is not None:
+                    return information
+
+    def _pass(self, jobs: Sequence[Job], held: int) -> PassDone:
+        engine, sink = self._engine, self._sink
+        number = len(self.passes) + 1
+        begun, before = time.monotonic(), sink.sent_bytes
+        self._outlook.passing(number, sum(len(p) for _, p in jobs), before)
+
+        def between() -> None:
+            self._check()
+            going = self._outlook.going(engine.counts, sink.sent_bytes)
+            if going is not None:
+                self._listener.going(going)
+
+        try:
+            counts = engine.copy(jobs, between, batch_pages(self._outlook.link_rate))
+            sink.flush()
+        except BrokenError as e:
+            reconnect(self._listener, self._state, sink, e)
+            return PassDone(
+                *(number, engine.counts, sink.sent_bytes - before),
+                *(time.monotonic() - begun, held),
+                broken=True,
+            )
+        took, sent = time.monotonic() - begun, sink.sent_bytes - before
+        self._outlook.sent(number, counts, sent, took)
+        return PassDone(number, counts, sent, took, held)
+
+    def _jobs(self, *, held_back: bool) -> tuple[list[Job], int]:
+        """What is to be sent, cold pages first, and how many pages are kept for the end."""
+        sources = self._state.sources()
+        rounds = [s.dirty for s in sources]
+        goal = self._wish.goals.downtime_s
+        keep = [s.pending - s.pending for s in sources]
+        if held_back and goal is not None and self._wish.goals.passes is None:
+            most = int(max(goal - self._outlook.fixed_s, 0) * self._outlook.rate) // PAGE
+            keep = hold_back(rounds, [s.pending for s in sources], most)
+        cold, hot = [], []
+        for source, kept in zip(sources, keep, strict=True):
+            one, two = cold_first(source.dirty, source.pending - kept)
+            cold.append((source, one))
+            hot.append((source, two))
+        return [job for job in (*cold, *hot) if len(job[1].keys)], sum(len(k) for k in keep)
+
+    def _decide(self) -> Decision:
+        self._check()
+        now = self._standing()
+        decision = decide(self._wish.goals, now)
+        if decision.action == PASS and self._ending.failed >= TRIES:
+            raise RedirtyError("the target could not be stopped in time; it runs on")
+        self.decisions.append(decision)
+        self._listener.decided(decision)
+        return decision
+
+    def _standing(self) -> Standing:
+        now = self._outlook
+        number = len(self.passes)
+        return Standing(
+            number, self.left, now.rate, now.fixed_s, now.elapsed_s, self._ending.failed
+        )
+
+    def _why_not(self, decision: Decision) -> str:
+        """Measures what is written within the downtime asked for, and says what would do."""
+        goal = self._wish.goals.downtime_s
+        assert goal is not None
+        recorder = self._recorder
+        recorder.end_round()
+        if not recorder.wait(time.monotonic() + goal, lambda: None, goal):
+            raise TargetEndedError(f"{self._wish.target.description} ended")
+        written = sum(len(s.dirty) for s in recorder.end_round().spaces) * PAGE
+        advice = would_do(self._wish.goals, written, self._standing())
+        return f"it will not converge: {decision.reason}; {advice}; the target was left alone"
+
+
+def _can_be_written_unseen(space: Space) -> bool:
+    """Neither its faults nor its page tables would tell of every write."""
+    return space.armed is None or space.unarmed > 0 or space.pinned_kib > 0
