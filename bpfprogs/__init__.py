@@ -17,3 +17,8 @@ def source() -> str:
     return "\n".join(
         f'#line 1 "{name}"\n' + (DIRECTORY / name).read_text(encoding="utf-8") for name in parts
     )
+
+
+def system_source() -> str:
+    """The program that counts for all processes; by itself."""
+    return '#line 1 "system.bpf.c"\n' + (DIRECTORY / "system.bpf.c").read_text(encoding="utf-8")

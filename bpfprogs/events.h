@@ -118,6 +118,16 @@ struct rd_stats { /* index: slot * 2 + epoch */
 	struct rd_tlb arm_tlb[RD_TLB_REASONS]; /* what arming caused */
 };
 
+/* Of one process, by thread group id: system.bpf.c. */
+struct rd_counts {
+	__u64 write_faults;
+	__u64 first_touch;   /* no page was there */
+	__u64 cow;           /* a copy was made */
+	__u64 mkwrite;       /* the file system was asked */
+	__u64 flushes_here;  /* TLB flushes on the CPU that began them, and */
+	__u64 flushes_asked; /* those that other CPUs were asked for: mostly the same ones */
+};
+
 struct rd_event {
 	__u64 ns;
 	__u64 address;

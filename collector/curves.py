@@ -155,10 +155,12 @@ class Runs:
     """Distinct pages of 1, 2, 3 ... 16, 18, 20 ... 32, 36 ... rounds, at 8 lengths an octave.
 
     A run of 2^j rounds begins at each multiple of that. It grows by single rounds up to j = 4, and by
-    whole runs of 2^(j - 4) beyond: five unions of sets a round, however long it goes on.
+    whole runs of 2^(j - 4) beyond: five unions of sets a round, however long it goes on. most: rounds
+    of the longest run that is followed; 0: no limit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 0) -> None:
+        self._most = most
         self._growing: dict[int, _Run] = {}  # by j
 
     def add(self, result: Round) -> Ends:
@@ -173,7 +175,7 @@ class Runs:
         windows: list[Window] = []
         done = {0: whole}
         j = 1
-        while max(0, j - _FINE) in done:
+        while max(0, j - _FINE) in done and (not self._most or 1 << j <= self._most):
             run = self._grown(j, done[max(0, j - _FINE)])
             if run is not None and 2 * run.rounds > 1 << j:
                 points.append(run.point())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from redirty.collector.export.events import EventFile
 from redirty.collector.export.files import FirstError
@@ -20,6 +20,19 @@ from redirty.collector.physical import Physical
 from redirty.collector.plan import Plan
 from redirty.collector.rounds import Recorder, Round
 from redirty.collector.sharers import Sharers
+
+
+class Sink(Protocol):
+    """What becomes of a session's rounds."""
+
+    def tick(self) -> None:
+        """Called many times a second."""
+
+    def add(self, result: Round) -> None:
+        """After each round."""
+
+    def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
+        """At the end, whatever it was."""
 
 
 class Outputs:
@@ -53,6 +66,7 @@ class Outputs:
             extra={"refused_probes": tracer.refused, "stopped_s": self._stopped_s()},
             started=started,
         )
+        assert plan.directory is not None
         self._recording = Recording(plan.directory, meta)
         if plan.events:
             self._events = EventFile(plan.directory, recorder.started_ns)

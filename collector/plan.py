@@ -10,10 +10,11 @@ from redirty.collector.host.targets import TargetSet
 
 @dataclass(frozen=True)
 class Plan:
-    """What to record. interval_s > 0; count: rounds, 0: no limit; duration_s: 0: no limit."""
+    """What to record. directory: None: no files are written. interval_s > 0; count: rounds, 0: no limit;
+    duration_s: 0: no limit."""
 
     target: TargetSet
-    directory: Path
+    directory: Path | None
     interval_s: float = 1.0
     count: int = 0
     duration_s: float = 0.0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import signal
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -21,9 +23,10 @@ from redirty.collector.family import Family
 from redirty.collector.host.command import Command
 from redirty.collector.host.process import regions_for
 from redirty.collector.memory import give_back_freed_memory, keep_freed_memory
-from redirty.collector.outputs import Outputs
+from redirty.collector.outputs import Outputs, Sink
 from redirty.collector.plan import Plan
 from redirty.collector.rounds import Recorder, Round
+from redirty.collector.schedule import Schedule
 from redirty.collector.zeros import Zeros
 
 log = logging.getLogger(__name__)
@@ -34,16 +37,23 @@ _SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
 
 
 class Session:
-    """One recording from start to end. stop() may be called from a signal handler."""
+    """One recording from start to end. stop() may be called from a signal handler.
+
+    outputs: what becomes of the rounds, made when the target is armed; files, unless told otherwise.
+    """
 
     def __init__(
         self,
         plan: Plan,
         on_round: Callable[[Round], None] = lambda r: None,
         on_armed: Callable[[], None] = lambda: None,
+        outputs: Callable[[Plan, Recorder, Family], Sink] = Outputs,
         on_counted: Callable[[float], None] = lambda share: None,
     ) -> None:
         self.plan = plan
+        self._make_outputs = outputs
+        self._schedule: Schedule | None = None
+        self._interval_s = plan.interval_s
         self.on_round = on_round
         self.on_armed = on_armed
         self.on_counted = on_counted
@@ -54,7 +64,7 @@ class Session:
         self.by_log_only = 0
         self.pinned_kib = 0
         self.family = Family()
-        self._outputs: Outputs | None = None
+        self._outputs: Sink | None = None
 
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """Ends it at the next occasion; what is done is kept."""
@@ -65,6 +75,17 @@ class Session:
         called from another thread."""
         self._finished = True
 
+    @property
+    def interval_s(self) -> float:
+        """Length of a round; may be set from another thread, for the round that runs, too."""
+        return self._interval_s
+
+    @interval_s.setter
+    def interval_s(self, seconds: float) -> None:
+        self._interval_s = seconds
+        if self._schedule is not None:
+            self._schedule.interval_s = seconds
+
     # ---- start ----
 
     def run(self) -> None:
@@ -73,11 +94,13 @@ class Session:
         Errors: RedirtyError; TargetEndedError when the target ended early. The recording made so
         far is valid in every case.
         """
-        require_new(self.plan.directory)
+        if self.plan.directory is not None:
+            require_new(self.plan.directory)
         keep_freed_memory()
-        old = {
-            n: signal.signal(n, self.stop) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        # In another thread somebody else takes the signals, and calls stop().
+        alone = threading.current_thread() is threading.main_thread()
+        listened = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if alone else ()
+        old = {n: signal.signal(n, self.stop) for n in listened}
         injector = Injector()
         tracer = None
         recorder = None
@@ -92,7 +115,7 @@ class Session:
                 start_command(recorder, self.plan.target)
             else:
                 recorder.begin()
-            self._outputs = Outputs(self.plan, recorder, self.family)
+            self._outputs = self._make_outputs(self.plan, recorder, self.family)
             self.on_armed()
             self._loop(recorder)
         finally:
@@ -138,7 +161,8 @@ class Session:
             with contextlib.suppress(RedirtyError):  # the first error is the one to tell
                 self._finish(recorder, complete=False)
             raise
-        zeros = Zeros(recorder.spaces.values()) if plan.zeros else None
+        counted = plan.zeros and plan.directory is not None
+        zeros = Zeros(recorder.spaces.values()) if counted else None
         recorder.close()
         stopped_by_hand = outcome == "interrupted" and not plan.bounded
         self._finish(recorder, complete=outcome == "planned" or to_its_end or stopped_by_hand)
@@ -147,21 +171,18 @@ class Session:
         if outcome == "ended" and not to_its_end:
             n = self.rounds
             rounds = "1 complete round is" if n == 1 else f"{n} complete rounds are"
+            kept = "" if plan.directory is None else f"; {rounds} kept in {plan.directory}"
             raise TargetEndedError(
-                f"{plan.target.description} ended before the recording was to end; "
-                f"{rounds} kept in {plan.directory}"
+                f"{plan.target.description} ended before the recording was to end{kept}"
             )
 
     def _rounds(self, recorder: Recorder) -> str:
         """Round after round: planned (all done), ended (the target did), or interrupted."""
         plan = self.plan
         start = recorder.started_ns / 1e9
-        boundary = 1
+        schedule = self._schedule = Schedule(start, self._interval_s)
         while True:
-            due = start + boundary * plan.interval_s
-            if plan.duration_s:
-                due = min(due, start + plan.duration_s)
-            alive = self._wait(recorder, due)
+            alive = self._wait(recorder, schedule, start)
             last = self._finished  # before the round ends: it must have all that was until then
             if not alive and not self.interrupted:
                 return "ended"
@@ -170,9 +191,9 @@ class Session:
             except (TargetEndedError, GoneError):
                 return "ended"
             self._add(result)
-            # Missed boundaries are skipped, not made up for: the schedule never drifts.
-            elapsed = time.monotonic() - start
-            boundary = max(boundary + 1, int(elapsed / plan.interval_s) + 1)
+            now = time.monotonic()
+            elapsed = now - start
+            schedule.ended(now)
             if last or (plan.count and self.rounds >= plan.count):
                 return "planned"
             if plan.duration_s and elapsed >= plan.duration_s:
@@ -180,11 +201,13 @@ class Session:
             if self.interrupted:
                 return "interrupted"
 
-    def _wait(self, recorder: Recorder, due: float) -> bool:
+    def _wait(self, recorder: Recorder, schedule: Schedule, start: float) -> bool:
         """Sleeps until a boundary, or an interruption. False: the target ended."""
         assert self._outputs is not None
+        end = start + self.plan.duration_s if self.plan.duration_s else math.inf
         tick_s = _EVENT_TICK_S if self.plan.events else _TICK_S
         while not (self.interrupted or self._finished):
+            due = min(schedule.due(), end)
             step = min(due, time.monotonic() + _TICK_S)
             if not recorder.wait(step, self._outputs.tick, tick_s):
                 return False
@@ -214,7 +237,7 @@ class Session:
             found = list(zeros.count(lambda: self._stopped, looked))
         finally:
             zeros.close()
-        if found and not self._stopped:
+        if found and not self._stopped and self.plan.directory is not None:
             write_zeros(self.plan.directory, found)
 
     def _finish(self, recorder: Recorder, *, complete: bool) -> None:

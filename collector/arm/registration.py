@@ -18,8 +18,8 @@ from redirty.collector.arm.base import ArmError, GoneError
 from redirty.collector.bitmap import PAGE_SHIFT, PageSet, count_in, empty, from_ranges
 from redirty.collector.host.mappings import Mapping, Mappings
 
-_REGISTER, _WRITE_PROTECT = 0xC020AA00, 0xC018AA06
-_MODE_WP = 2
+REGISTER, _WRITE_PROTECT = 0xC020AA00, 0xC018AA06
+MODE_WP = 2
 
 # A page of a shared mapping that was only read looks written unless it was protected before it
 # was there, which takes page tables for the whole mapping: 0.2 % of its size. Up to these many
@@ -114,9 +114,7 @@ class Registration:
         mapping, last = run[0], run[-1]
         length = last.end - mapping.start
         try:
-            fcntl.ioctl(
-                self._fd, _REGISTER, struct.pack("QQQQ", mapping.start, length, _MODE_WP, 0)
-            )
+            fcntl.ioctl(self._fd, REGISTER, struct.pack("QQQQ", mapping.start, length, MODE_WP, 0))
         except OSError as e:
             if len(run) > 1 and e.errno != errno.ESRCH:
                 self._register_run(run[: len(run) // 2])

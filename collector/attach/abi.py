@@ -66,6 +66,16 @@ STATS = np.dtype(
         ("arm_tlb", TLB, (TLB_REASONS,)),
     ]
 )
+COUNTS = np.dtype(
+    [
+        ("write_faults", "<u8"),
+        ("first_touch", "<u8"),
+        ("cow", "<u8"),
+        ("mkwrite", "<u8"),
+        ("flushes_here", "<u8"),
+        ("flushes_asked", "<u8"),
+    ]
+)
 EVENT = np.dtype(
     [
         ("ns", "<u8"),

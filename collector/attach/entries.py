@@ -53,7 +53,7 @@ _LIFE = (
 )
 
 
-def _symbol(name: str, symbols: frozenset[str]) -> str:
+def symbol(name: str, symbols: frozenset[str]) -> str:
     """The compiler's name of a function: static ones may carry .isra.0 or .constprop.0."""
     if name in symbols:
         return name
@@ -92,7 +92,7 @@ def attach(bpf: Any, probe: str) -> frozenset[str]:
         for feature, function, program, on_return in _KPROBE:
             if feature in features or (probe == "fentry" and feature not in _KPROBE_WITH_FENTRY):
                 continue
-            if _attach_kprobe(bpf, feature, _symbol(function, symbols), program, on_return):
+            if _attach_kprobe(bpf, feature, symbol(function, symbols), program, on_return):
                 features.add(feature)
     if "tlb_time" in features and _attach_shootdown(bpf, probe, symbols):
         features.add("tlb_cpus")
@@ -150,7 +150,7 @@ def _attach_shootdown(bpf: Any, probe: str, symbols: frozenset[str]) -> bool:
             took = all(_attach_fentry(bpf, "", (f,), True, False) for f in (answers, asks))
         else:
             took = all(
-                _attach_kprobe(bpf, "", _symbol(f, symbols), program, None)
+                _attach_kprobe(bpf, "", symbol(f, symbols), program, None)
                 for f, program in ((answers, "kp_flush_answers"), (asks, "kp_flush_asks"))
             )
         if took:

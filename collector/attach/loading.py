@@ -101,6 +101,25 @@ def _compile(
         flags += ["-DRD_STACKS", f"-DRD_STACK_ENTRIES={o.stack_entries}"]
     if o.part:
         flags.append("-DRD_PART")
+    compiler = bcc_compiler()
+    byte_maps = o.force_byte_maps or not kernel.has_atomics()
+    if byte_maps:
+        flags.append("-DRD_NO_ATOMIC_OR")
+    bpf: Any = None
+    with captured_stderr() as said:
+        try:
+            bpf = compiler(text=programs.source().encode(), cflags=flags)
+            return bpf, entries.attach(bpf, probe), byte_maps
+        except Exception as e:
+            reason = str(e).strip()
+    log.debug("BCC said: %s", said.text)
+    if bpf is not None:
+        bpf.cleanup()
+    return f"{reason} ({last_line(said.text)})"
+
+
+def bcc_compiler() -> Any:
+    """BCC's class BPF, made ready. Errors: RedirtyError when there is none."""
     os.environ["BCC_KERNEL_SOURCE"] = str(programs.KHEADERS)
     try:
         from bcc import BPF
@@ -109,22 +128,9 @@ def _compile(
             "BCC is missing: install Debian's package python3-bpfcc, and run redirty with the "
             "system's python3 (the venv of 'make setup' does)"
         ) from None
-    # BCC attaches what its naming rules match as soon as it compiles; entries.py decides here.
+    # BCC attaches what its naming rules match as soon as it compiles; redirty decides itself.
     BPF._trace_autoload = lambda self: None
-    byte_maps = o.force_byte_maps or not kernel.has_atomics()
-    if byte_maps:
-        flags.append("-DRD_NO_ATOMIC_OR")
-    bpf: Any = None
-    with _captured_stderr() as said:
-        try:
-            bpf = BPF(text=programs.source().encode(), cflags=flags)
-            return bpf, entries.attach(bpf, probe), byte_maps
-        except Exception as e:
-            reason = str(e).strip()
-    log.debug("BCC said: %s", said.text)
-    if bpf is not None:
-        bpf.cleanup()
-    return f"{reason} ({_last_line(said.text)})"
+    return BPF
 
 
 class _Said:
@@ -132,7 +138,7 @@ class _Said:
 
 
 @contextlib.contextmanager
-def _captured_stderr() -> Iterator[_Said]:
+def captured_stderr() -> Iterator[_Said]:
     """BCC and LLVM write to descriptor 2 when they fail: keep that for -v, spare the user."""
     said = _Said()
     saved = os.dup(2)
@@ -158,7 +164,7 @@ def _told_at_exit(captured: int, stderr: int) -> Iterator[None]:
         if inside:
             _libc.fflush(None)
             text = os.pread(captured, 1 << 16, 0).decode(errors="replace")
-            line = f"redirty: the compiler of the BPF programs gave up: {_last_line(text)}\n"
+            line = f"redirty: the compiler of the BPF programs gave up: {last_line(text)}\n"
             os.write(stderr, line.encode())
 
     owner = ctypes.create_string_buffer(1)  # of the handler: any address that is ours
@@ -171,6 +177,6 @@ def _told_at_exit(captured: int, stderr: int) -> Iterator[None]:
         _libc.__cxa_finalize(owner)  # takes it away: Python must not be called when it is gone
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "BCC gave no reason"

@@ -21,6 +21,7 @@ VERBS = {
     "receive": ("receive", "the other end of a mirror that goes over a network"),
     "export-criu": ("export_criu", "a mirror as CRIU's page images"),
     "export-guest": ("export_guest", "the guest's memory of a mirrored QEMU, as a raw image"),
+    "top": ("top", "the live screen, or a recording replayed on it"),
     "demo": ("demo", "the main job on a built-in workload"),
 }
 
@@ -32,6 +33,7 @@ examples:
   sudo redirty record -o rec -- ./server --port 80  a command from its first instruction
   redirty report rec                                what was dirty, and again
   redirty predict rec --bandwidth 1Gbit             would mirroring it converge?
+  sudo redirty top -p 1234                          the same and more, live
 
 exit codes: 0 done, 1 it could not, 2 wrong usage, 3 the target ended early
 (what was recorded is kept), 130 interrupted (likewise kept)

@@ -92,7 +92,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="how long a connection that broke is tried again (default 30s)",
     )
     parser.add_argument("--compress", action="store_true", help="compress what is sent (zstd)")
-    parser.add_argument("--json", action="store_true", help="mirror.json on stdout at the end")
+    told = parser.add_mutually_exclusive_group()
+    told.add_argument("--json", action="store_true", help="mirror.json on stdout at the end")
+    told.add_argument(
+        "--json-lines",
+        action="store_true",
+        help="all that happens as lines of JSON on stdout; cancelled when nobody reads them",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
@@ -129,13 +135,19 @@ def run(options: argparse.Namespace) -> int:
         qmp=options.qmp,
         network=network,
     )
-    progress = Progress(quiet=options.quiet)
+    from redirty.collector.cli.mirror_lines import Lines
+
+    progress = Lines() if options.json_lines else Progress(quiet=options.quiet)
     mirroring = Mirroring(wish, open_sink, progress)
     progress.of = mirroring
     try:
         information = mirroring.run()
+        if isinstance(progress, Lines):
+            progress.done(information)
     finally:
         progress.end()
+    if options.json_lines:
+        return 0
     if options.json:
         import json
 

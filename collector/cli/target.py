@@ -56,8 +56,8 @@ def targets_named(options: argparse.Namespace) -> int:
     )
 
 
-def target_of(options: argparse.Namespace) -> Any:
-    """A host.targets.TargetSet.
+def target_of(options: argparse.Namespace, *, apart: bool = False) -> Any:
+    """A host.targets.TargetSet. apart: a command gets neither the terminal's input nor its output.
 
     Errors: UsageError when there is not exactly one; RedirtyError when it is not there.
     """
@@ -80,4 +80,4 @@ def target_of(options: argparse.Namespace) -> Any:
         return Guest(options.vm)
     from redirty.collector.host.command import Command
 
-    return Command(options.command)
+    return Command(options.command, apart)

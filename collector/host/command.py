@@ -15,6 +15,9 @@ class Command(WholeProcesses):
     """A child that waits, before it runs the command, until release(). Its tree is the target."""
 
     argv: list[str]
+    apart: bool = (
+        False  # from the terminal, which a screen has: nothing to read, its output goes nowhere
+    )
     follow_fork: bool = field(default=True, init=False)
     may_join: bool = field(default=False, init=False)
     required: bool = field(default=True, init=False)
@@ -30,6 +33,11 @@ class Command(WholeProcesses):
                 os.close(self._gate)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+                if self.apart:
+                    os.setsid()
+                    nowhere = os.open(os.devnull, os.O_RDWR)
+                    for descriptor in range(3):
+                        os.dup2(nowhere, descriptor)
                 if os.read(gate_read, 1) == b"g":
                     os.execvp(self.argv[0], self.argv)
             except OSError as e:

@@ -25,6 +25,7 @@ Floats = npt.NDArray[np.float64]
 _PATIENCE = 50
 _LESS = 1e-6
 _PARTS = 6  # of the memory, in the order in which a pass reads it
+_PRECISION = 1.001
 _READ_AT = (
     np.arange(_PARTS) + 0.5
 ) / _PARTS  # of its duration, when nothing is known of what it sends
@@ -210,11 +211,13 @@ def met_before_read(
     result is of these, too, each as if all were like it.
     """
 
+    before = 0.0 if before_s is None else written(before_s)
+
     def met(t: float) -> float:
         """Pages that the pass reads, written within t."""
         if before_s is None:
             return written(t)
-        return max(written(before_s) + written(t) - written(before_s + t), 0.0)
+        return max(before + written(t) - written(before_s + t), 0.0)
 
     read_at = (np.cumsum(order) - order / 2) / max(float(order.sum()), 1e-300)
     all_met = met(late_s + now_s)
@@ -248,15 +251,21 @@ def _stopped(
 
 
 def least_bandwidth(
-    memory: Memory, written: Written, policy: Policy, most: float = 1e15
+    memory: Memory,
+    written: Written,
+    policy: Policy,
+    most: float = 1e15,
+    precision: float = _PRECISION,
 ) -> float | None:
-    """The smallest bandwidth, in bytes per second to 0.1 %, with which the policy ends within its
-    downtime; None when not even `most` does, or when it has none to keep."""
+    """The smallest bandwidth, in bytes per second to a precision (1.001: 0.1 %), with which the policy
+    ends within its downtime; None when not even `most` does, or when it has none to keep."""
     goal = policy.downtime_s
     if goal is None:
         return None
     guess = max(written(goal) * memory.page_bytes(policy) / goal, 1.0)
-    return _least(lambda b: simulate(memory, written, policy, b).converges, guess, most)
+    return _least(
+        lambda b: simulate(memory, written, policy, b).converges, guess, most, precision=precision
+    )
 
 
 def least_downtime(
@@ -272,9 +281,13 @@ def least_downtime(
 
 
 def _least(
-    enough: Callable[[float], bool], guess: float, most: float, least: float = 1.0
+    enough: Callable[[float], bool],
+    guess: float,
+    most: float,
+    least: float = 1.0,
+    precision: float = _PRECISION,
 ) -> float | None:
-    """The smallest number that is enough, to 0.1 %; at least `least`. More is always enough."""
+    """The smallest number that is enough, to a precision; at least `least`. More is always enough."""
     low = high = max(guess, least)
     while not enough(high):
         low, high = high, high * 2
@@ -285,7 +298,7 @@ def _least(
             low, high = max(low / 2, least), low
         if low == least and enough(low):
             return least
-    while high / low > 1.001:
+    while high / low > precision:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high

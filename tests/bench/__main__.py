@@ -26,6 +26,7 @@ GROUPS = {
     "converge": "mirrors as they were predicted",
     "peers": "mirroring, beside CRIU and QEMU",
     "servers": "redis under load",
+    "top": "the live screen",
     "probes": "fentry and kprobe, in an emulated machine",
 }
 MODULES = {"probes": "vm_probes"}  # where the name is not the group's

@@ -33,6 +33,7 @@ STRUCTS = {
     "rd_target": abi.TARGET,
     "rd_tlb": abi.TLB,
     "rd_stats": abi.STATS,
+    "rd_counts": abi.COUNTS,
     "rd_event": abi.EVENT,
     "rd_range": abi.RANGE,
     "rd_stack_key": abi.STACK_KEY,

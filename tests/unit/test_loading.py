@@ -9,8 +9,8 @@ import pytest
 
 SAY = """
 import ctypes, os
-from redirty.collector.attach.loading import _captured_stderr
-with _captured_stderr() as said:
+from redirty.collector.attach.loading import captured_stderr
+with captured_stderr() as said:
     os.write(2, b"warning: of no interest\\nLLVM ERROR: no stack left\\n")
     {then}
 os.write(2, b"after\\n" + said.text.encode()[:7])

@@ -257,6 +257,24 @@ def test_record(vm: machine.Vm) -> None:
     assert any(row["reason"] == "flush_tlb_mm_range" and row["time_s"] for row in found["tlb"])
 
 
+def test_counts_of_all_processes(vm: machine.Vm) -> None:
+    """The overview of the live screen: what only kprobes and fentry tell of."""
+    found = in_guest(vm, "guest_counts.py", "/tmp/ext4")
+    # Not "cow": see above.
+    assert set(found["features"]) == {"first_touch", "mkwrite", "tlb"}
+    pages = found["pages"]
+    touched, shared, copied = (found["phases"][name] for name in ("touch", "shared_file", "fork"))
+    for phase in (touched, shared, copied):
+        assert pages <= phase["write_faults"] <= pages + 300, phase
+    assert pages <= touched["first_touch"] <= pages + 300
+    assert copied["first_touch"] <= 300
+    assert touched["mkwrite"] == copied["mkwrite"] == 0
+    assert shared["mkwrite"] == pages
+    # and a share that is not known is none on the screen
+    assert found["shown"]["cow"] is None
+    assert found["shown"]["mkwrite"] == pytest.approx(found["shown"]["write_faults"], rel=0.3)
+
+
 TARGET = "tests/host/test_vm_target.py::test_only_the_guests_memory_counts"
 
 

@@ -1,0 +1,294 @@
+"""The live screen: its first paint, what it uses of the CPU, how soon a key is answered, its memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pty
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from redirty.collector.host.cputime import cpu_s
+
+from tests.bench.figures import interval
+from tests.bench.table import Row, not_run, number
+from tests.tui.made_up import facts
+from tests.workloads.driver import Crowd, Writer
+
+_PROGRAM = Path(sys.executable).with_name("redirty")
+_RECORDING = Path(__file__).resolve().parents[1] / "data" / "redis"
+_FIRST_PAINT_GOAL_S, _CPU_GOAL, _KEY_GOAL_S = 1.0, 0.03, 0.05
+_TIMEOUT_S = 60.0
+_PROCESSES, _MAPPINGS = 1000, 5000
+_REFRESHES, _SETTLED = 10_000, 1000
+_ONE_MIB = 1 << 20
+_EMPTY = """
+from textual.app import App
+from textual.widgets import Footer, Static
+class Empty(App):
+    def compose(self):
+        yield Static("an empty app")
+        yield Footer()
+Empty().run()
+"""
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """Each on the real program in a pseudo-terminal, but for the memory of 10,000 refreshes."""
+    if not _PROGRAM.exists():
+        yield not_run("redirty top", f"{_PROGRAM} is missing: make setup")
+        return
+    paints, empty = [], []
+    for _ in range(3 if quick else 9):  # in turn: the machine is not the same from one to the next
+        paints.append(
+            _first_paint([str(_PROGRAM), "top", "--replay", str(_RECORDING)], b"re-dirtied")
+        )
+        empty.append(_first_paint([sys.executable, "-c", _EMPTY], b"an empty app"))
+    yield Row("redirty top --replay, to the first paint", figure=interval(paints), unit="s",
+              floor=f"{number(sorted(empty)[len(empty) // 2])} s", goal=_FIRST_PAINT_GOAL_S,
+              note="rates on the screen; floor: an empty Textual app")  # fmt: skip
+    seconds = 5.0 if quick else 20.0
+    with _processes(_PROCESSES):
+        used = [_cpu_share(("top",), b"write faults/s", seconds) for _ in range(1 if quick else 3)]
+    yield Row(f"redirty top, {_PROCESSES} processes at 1 Hz", figure=interval(used),
+              unit="of a CPU", goal=_CPU_GOAL)  # fmt: skip
+    with Crowd("mappings", _MAPPINGS) as crowd, _writing(crowd):
+        words = ("top", "-p", str(crowd.pid), "--max-overhead", "100%")
+        used = [_cpu_share(words, b"re-dirtied", seconds) for _ in range(1 if quick else 3)]
+        alone = _recording_share(crowd.pid, seconds)
+    yield Row(f"redirty top of {_MAPPINGS} mappings at 1 Hz", figure=interval(used),
+              unit="of a CPU", floor=f"{number(alone)} of a CPU", goal=_CPU_GOAL,
+              note="recording included; floor: redirty record")  # fmt: skip
+    with Writer(mib=512) as writer:
+        writer.start("uniform", rate=200_000, pages=100_000, seconds=3600)
+        answers = _key_answers(writer.pid, 10 if quick else 40)
+        writer.signal(signal.SIGKILL)
+    worst = max(answers)
+    yield Row("a key, while recording at full load", figure=interval(answers), unit="s",
+              goal=_KEY_GOAL_S, note=f"worst of {len(answers)}: {number(worst)} s")  # fmt: skip
+    grown = asyncio.run(_grown(_REFRESHES // (10 if quick else 1)))
+    yield Row(f"memory over {_REFRESHES // (10 if quick else 1)} refreshes", figure=interval([grown]),
+              unit="MiB more", goal=8.0, note=f"after the first {_SETTLED}")  # fmt: skip
+
+
+class Screen:
+    """The program in a pseudo-terminal of 160x48, read all the time."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.pid, self._fd = pty.fork()
+        if self.pid == 0:
+            os.environ["TERM"] = "xterm-256color"
+            os.execv(words[0], list(words))
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 48, 160, 0, 0))
+
+    def wait(self, text: bytes, timeout_s: float = _TIMEOUT_S) -> float:
+        """Until a text was written: CLOCK_MONOTONIC."""
+        seen = b""
+        deadline = time.monotonic() + timeout_s
+        while text not in seen:
+            seen = seen[-4096:] + self.read(deadline - time.monotonic())
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{text!r} was not shown within {timeout_s:g} s")
+        return time.monotonic()
+
+    def read(self, timeout_s: float) -> bytes:
+        """What was written since; empty when nothing was in time."""
+        if not select.select([self._fd], [], [], max(timeout_s, 0))[0]:
+            return b""
+        return os.read(self._fd, 1 << 16)
+
+    def quiet(self, seconds: float) -> None:
+        """Reads until nothing was written for so long."""
+        while self.read(seconds):
+            pass
+
+    def drain(self, seconds: float) -> None:
+        """Reads for so long."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.read(deadline - time.monotonic())
+
+    def key(self, text: bytes) -> float:
+        """Presses a key: CLOCK_MONOTONIC."""
+        os.write(self._fd, text)
+        return time.monotonic()
+
+    @property
+    def drawing(self) -> int:
+        """The process that draws, a child of the one that guards the terminal."""
+        return int(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()[0])
+
+    def close(self) -> None:
+        """Ends it."""
+        with contextlib.suppress(OSError):
+            os.kill(self.pid, signal.SIGTERM)
+            self.drain(0.5)
+        deadline = time.monotonic() + _TIMEOUT_S
+        while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(OSError):
+                self.read(0.05)
+        os.close(self._fd)
+
+
+@contextlib.contextmanager
+def _screen(words: Sequence[str]) -> Iterator[Screen]:
+    screen = Screen(words)
+    try:
+        yield screen
+    finally:
+        screen.close()
+
+
+def _first_paint(words: Sequence[str], text: bytes) -> float:
+    begun = time.monotonic()
+    with _screen(words) as screen:
+        return screen.wait(text) - begun
+
+
+def _cpu_share(words: tuple[str, ...], ready: bytes, seconds: float) -> float:
+    """Of one CPU, once it has settled."""
+    with _screen([str(_PROGRAM), *words]) as screen:
+        screen.wait(ready)
+        screen.drain(3.0)
+        pid = screen.drawing
+        before, begun = cpu_s(pid), time.monotonic()
+        screen.drain(seconds)
+        after, passed = cpu_s(pid), time.monotonic() - begun
+    if before is None or after is None:
+        raise RuntimeError("redirty top ended")
+    return (after - before) / passed
+
+
+def _recording_share(pid: int, seconds: float) -> float:
+    """Of one CPU, that redirty record uses for the same rounds."""
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory, "rec")
+        recording = subprocess.Popen([_PROGRAM, "record", "-q", "-p", str(pid), "-o", place])
+        try:
+            deadline = time.monotonic() + _TIMEOUT_S
+            while not (place / "rounds.csv").exists():
+                if time.monotonic() > deadline:
+                    raise RuntimeError("redirty record did not begin")
+                time.sleep(0.1)
+            time.sleep(3.0)
+            before, begun = cpu_s(recording.pid), time.monotonic()
+            time.sleep(seconds)
+            after, passed = cpu_s(recording.pid), time.monotonic() - begun
+        finally:
+            recording.send_signal(signal.SIGINT)
+            recording.wait()
+    if before is None or after is None:
+        raise RuntimeError("redirty record ended")
+    return (after - before) / passed
+
+
+@contextlib.contextmanager
+def _processes(count: int) -> Iterator[None]:
+    """So many that sleep, a tenth of which touch memory now and then."""
+    code = (
+        "import os, sys, time\n"
+        f"for i in range({count}):\n"
+        "    if os.fork() == 0:\n"
+        "        while i % 10 == 0:\n"
+        "            time.sleep(0.5); m = bytearray(1 << 18)\n"
+        "        time.sleep(100000)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(100000)\n"
+    )
+    words = [sys.executable, "-I", "-S", "-c", code]
+    parent = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        yield
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL)  # the session that was started for it
+        parent.wait()
+
+
+@contextlib.contextmanager
+def _writing(crowd: Crowd) -> Iterator[None]:
+    """All its private mappings are written, ten times a second."""
+    import threading
+
+    stop = threading.Event()
+
+    def write() -> None:
+        seed = 0
+        while not stop.wait(0.1):
+            seed += 1
+            crowd.write("private", seed, _MAPPINGS)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _key_answers(pid: int, count: int) -> list[float]:
+    """Seconds from a key to the first byte of what it changes on the screen."""
+    found = []
+    words = [str(_PROGRAM), "top", "-p", str(pid), "200ms", "--max-overhead", "100%"]
+    with _screen(words) as screen:
+        screen.wait(b"re-dirtied")
+        screen.drain(2.0)
+        for i in range(count):
+            screen.drain(0.05 + 0.137 * (i % 7))  # at any moment of a round
+            pressed = screen.key(b"?")
+            found.append(screen.wait(b"escape closes it") - pressed)
+            screen.drain(0.05)
+            screen.key(b"\x1b")
+            screen.drain(0.4)
+    return found
+
+
+async def _grown(refreshes: int) -> float:
+    """MiB that the resident memory grows by: the screen drawn again and again with new rounds."""
+    from redirty.tui.app import Look, TopApp
+    from redirty.tui.reading.convergence import Asked
+    from redirty.tui.reading.history import History
+    from redirty.tui.reading.snapshot import State
+    from redirty.tui.reading.target import TargetReader
+    from redirty.tui.screens.target import TargetScreen
+
+    class Made(TargetReader):
+        def work(self) -> None:
+            while not self.stopping:
+                with self._wake:
+                    self._wake.wait(1.0)
+
+    reader = Made(Asked(1e9))
+    history = History()
+    app = TopApp(lambda: TargetScreen(reader), Look())
+    settled = 0.0
+    begin = min(_SETTLED, refreshes // 2)
+    async with app.run_test(size=(160, 48)) as pilot:
+        for i in range(refreshes):
+            history.add(facts(i, 50, 1 + i % 5))
+            reader.publish(reader.snapshot(history, State.LIVE))
+            await pilot.pause(0)
+            if i == begin:
+                settled = _resident_mib()
+    reader.close()
+    return _resident_mib() - settled
+
+
+def _resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / _ONE_MIB

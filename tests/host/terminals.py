@@ -1,0 +1,104 @@
+"""A program in a real terminal: tmux holds it, keys are sent, the screen is read back."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.tiers import require_program
+
+PATIENCE_S = 240.0  # a busy machine compiles BPF for minutes
+_NUMBERS = itertools.count()
+
+
+class Terminal:
+    """A terminal of a size in which a command runs. before, after: the line settings (stty) around it."""
+
+    def __init__(
+        self,
+        words: Sequence[object],
+        directory: Path,
+        columns: int = 80,
+        lines: int = 24,
+        env: str = "",
+    ) -> None:
+        self._tmux = require_program("tmux", "tmux")
+        self._socket = f"redirty-test-{os.getpid()}-{next(_NUMBERS)}"
+        self._directory = directory
+        command = shlex.join(map(str, words))
+        script = (
+            f"cd {shlex.quote(str(directory))}; stty -g > before; {env} {command}; "
+            "echo exit-code:$?:; stty -g > after; sleep 1000"
+        )
+        self._do("-f", "/dev/null", "new-session", "-d", "-x", columns, "-y", lines, script)
+
+    def _do(self, *words: object) -> str:
+        done = subprocess.run(
+            [self._tmux, "-L", self._socket, *map(str, words)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout
+
+    def keys(self, *keys: str) -> None:
+        """As tmux calls them: Enter, Escape, Space, a."""
+        self._do("send-keys", *keys)
+
+    def screen(self) -> str:
+        """What is on it."""
+        return self._do("capture-pane", "-p")
+
+    def colours(self) -> str:
+        """The same with its escape sequences."""
+        return self._do("capture-pane", "-p", "-e")
+
+    def resize(self, columns: int, lines: int) -> None:
+        """Another size."""
+        self._do("resize-window", "-x", columns, "-y", lines)
+
+    def wait(self, text: str, timeout_s: float = PATIENCE_S, gone: bool = False) -> str:
+        """Until a text is on the screen, or gone: the screen."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            shown = self.screen()
+            if (text in shown) is not gone:
+                return shown
+            assert time.monotonic() < deadline, f"{text!r}: not within {timeout_s:g} s\n{shown}"
+            time.sleep(0.05)
+
+    def exit_code(self) -> int:
+        """Of the command, when it has ended; the terminal must be as it was before."""
+        shown = self.wait("exit-code:")
+        deadline = time.monotonic() + PATIENCE_S
+        while not (self._directory / "after").exists() or not self._after:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert self._after == (self._directory / "before").read_text(), "line settings"
+        flags = ("alternate_on", "mouse_any_flag", "keypad_flag")
+        state = self._do("display-message", "-p", " ".join(f"#{{{f}}}" for f in flags)).split()
+        assert state == ["0"] * len(flags), dict(zip(flags, state, strict=True))
+        assert self._do("display-message", "-p", "#{cursor_flag}").strip() == "1", "cursor"
+        return int(shown.split("exit-code:")[1].split(":")[0])
+
+    @property
+    def _after(self) -> str:
+        return (self._directory / "after").read_text()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        subprocess.run([self._tmux, "-L", self._socket, "kill-server"], check=False)

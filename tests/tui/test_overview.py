@@ -1,0 +1,161 @@
+"""Every key of the overview, on made-up machines; tests/host/test_top.py has the real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from redirty.tui.panels.table import Table
+from redirty.tui.reading.overview import by_cgroup, chosen
+from redirty.tui.reading.snapshot import OverviewSnapshot, State
+from redirty.tui.screens.overview import OverviewScreen
+from textual.pilot import Pilot
+
+from tests.tui.made_up import ASKED, WANTED, machine
+from tests.tui.piloting import LARGE, Told, press, run, shown, text, until, working_in
+
+
+def told(processes: int) -> tuple[OverviewScreen, Told]:
+    screen = OverviewScreen(WANTED, ASKED)
+    reader = Told()
+    reader.latest = machine(processes)
+    screen.reader = reader  # type: ignore[assignment]
+    return screen, reader
+
+
+async def ready(pilot: Pilot[int], screen: OverviewScreen) -> None:
+    screen.reader.told()
+    await until(pilot, lambda: screen.rows, "processes")
+
+
+def test_sorting_filtering_grouping() -> None:
+    screen, _ = told(60)
+
+    async def test() -> None:
+        async with shown(lambda: screen, LARGE) as pilot:
+            await ready(pilot, screen)
+            assert "60 of 60 processes" in text(pilot)
+            faults = [p.write_faults for p in screen.rows]
+            assert faults == sorted(faults, reverse=True)
+            await press(pilot, "slash", *"redis", "enter")
+            assert {p.comm for p in screen.rows} == {"redis-server"}
+            assert "10 of 60" in text(pilot)
+            await press(pilot, "escape")
+            assert len(screen.rows) == 60
+            await press(pilot, "g")
+            assert {p.kind for p in screen.rows} == {"cgroup"}
+            assert sum(p.members for p in screen.rows) == 60
+            await press(pilot, "g", "v")
+            assert {p.kind for p in screen.rows} == {"vm"}
+            await press(pilot, "v", "slash", *"1003", "enter")
+            assert [p.pid for p in screen.rows] == [1003]
+            await press(pilot, "escape", "s")
+            table = screen.query_one(Table)
+            values = [table.fields[4].value(screen.rows, i) for i in table.order]
+            assert table.sorted_by == table.fields[4].name
+            assert values == sorted(values, reverse=True)  # type: ignore[type-var]
+
+    run(test())
+
+
+def test_pause_interval_help_and_export(tmp_path: Path) -> None:
+    screen, reader = told(20)
+
+    async def test() -> None:
+        with working_in(tmp_path):
+            async with shown(lambda: screen, LARGE) as pilot:
+                await ready(pilot, screen)
+                await press(pilot, "plus", "plus", "minus")
+                assert reader.interval_s == 2.0
+                await press(pilot, "space")
+                reader.publish(machine(30, 2))
+                await pilot.pause()
+                assert len(screen.rows) == 20
+                assert "paused" in text(pilot)
+                await press(pilot, "space")
+                assert len(screen.rows) == 30
+                await press(pilot, "e")
+                await press(pilot, "question_mark")
+                assert "Enter traces the process" in text(pilot)
+                await press(pilot, "escape", "q")
+
+    run(test())
+    (path,) = tmp_path.glob("redirty-overview-*.csv")
+    frame = pd.read_csv(path)
+    assert len(frame) == 30
+    assert frame["write_faults_per_s"].is_monotonic_decreasing
+    assert frame["cow_share"].isna().all()  # not known, and so not 0
+
+
+def test_the_cursor_stays_on_its_process() -> None:
+    screen, reader = told(50)
+
+    async def test() -> None:
+        async with shown(lambda: screen) as pilot:
+            await ready(pilot, screen)
+            table = screen.query_one(Table)
+            await press(pilot, *["down"] * 5)
+            assert table.chosen is not None
+            pid = screen.rows[table.chosen].pid
+            for number in (2, 3, 4):
+                reader.publish(machine(50, number))
+                await pilot.pause()
+                assert table.chosen is not None
+                assert screen.rows[table.chosen].pid == pid
+
+    run(test())
+
+
+def test_five_thousand_processes() -> None:
+    screen, reader = told(5000)
+
+    async def test() -> None:
+        async with shown(lambda: screen, LARGE) as pilot:
+            await ready(pilot, screen)
+            assert "5000 of 5000" in text(pilot)
+            await press(pilot, "end")
+            table = screen.query_one(Table)
+            assert table.chosen == table.order[-1]
+            await press(pilot, "g", "g", "s", "slash", *"java", "enter")
+            assert len(screen.rows) == 833
+            reader.publish(machine(4000, 2))
+            await until(pilot, lambda: len(screen.rows) < 833, "fewer")
+
+    run(test())
+
+
+def test_an_error_stays_on_the_screen() -> None:
+    screen, reader = told(10)
+
+    async def test() -> None:
+        async with shown(lambda: screen) as pilot:
+            await ready(pilot, screen)
+            old = reader.latest
+            assert old is not None
+            reader.publish(
+                OverviewSnapshot(2, State.FAILED, "the kernel refuses BPF", old.processes)
+            )
+            await until(pilot, lambda: "the kernel refuses BPF" in text(pilot), "the error")
+            assert len(screen.rows) == 10
+            await press(pilot, "q")
+
+    run(test())
+
+
+def test_filter_takes_all_words_in_any_case() -> None:
+    processes = machine(60).processes
+    assert {p.comm for p in chosen(processes, "REDIS system.slice")} == {"redis-server"}
+    assert chosen(processes, "redis nginx") == []
+    assert len(chosen(processes, "")) == 60
+
+
+def test_a_cgroup_is_the_sum_of_its_processes() -> None:
+    processes = machine(60).processes
+    groups = by_cgroup(processes)
+    assert sum(g.write_faults for g in groups) == sum(p.write_faults for p in processes)
+    assert sum(g.rss_bytes for g in groups) == sum(p.rss_bytes for p in processes)
+    assert all(g.cow is None for g in groups)
+    for group in groups:
+        members = [p for p in processes if p.cgroup == group.cgroup]
+        assert group.members == len(members)
+        assert sum(group.recent) == sum(sum(p.recent) for p in members)

@@ -1,0 +1,83 @@
+"""The user's own keys and theme: a TOML file.
+
+theme = "textual-light"
+[keys]
+pause = "space,x"      # by the names that the help of --config lists
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+from redirty.collector.errors import UsageError, why
+from redirty.tui.app import Look
+
+
+def default_path() -> Path:
+    """$XDG_CONFIG_HOME/redirty/top.toml, or below ~/.config."""
+    home = os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()
+    return Path(home) / "redirty" / "top.toml"
+
+
+def read(path: Path | None) -> Look:
+    """What the file says; path: None: the default one, if it is there.
+
+    Errors: UsageError.
+    """
+    file = path or default_path()
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if path is None:
+            return Look()
+        raise UsageError(f"{file} does not exist: give another --config") from None
+    except OSError as e:
+        raise UsageError(f"cannot read {file}: {why(e)}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UsageError(f"{file} is no TOML: {e}") from None
+    unknown = content.keys() - {"theme", "keys"}
+    if unknown:
+        raise UsageError(f"{file}: {min(unknown)} is not known; theme and [keys] are")
+    return Look(_theme(file, content.get("theme", "")), _keys(file, content.get("keys", {})))
+
+
+def _theme(file: Path, theme: object) -> str:
+    from textual.theme import BUILTIN_THEMES
+
+    if theme and theme not in BUILTIN_THEMES:
+        raise UsageError(
+            f"{file}: no theme {theme!r}; there are {', '.join(sorted(BUILTIN_THEMES))}"
+        )
+    return str(theme)
+
+
+def _keys(file: Path, keys: object) -> dict[str, str]:
+    known = key_names()
+    if not isinstance(keys, dict):
+        raise UsageError(f"{file}: [keys] is a table: name = 'key'")
+    for name, key in keys.items():
+        if name not in known:
+            raise UsageError(f"{file}: no key is called {name!r}; there are {', '.join(known)}")
+        if not isinstance(key, str) or not key.strip():
+            raise UsageError(f"{file}: the key of {name} is a text, like 'space' or 'ctrl+p,x'")
+    return {str(name): str(key) for name, key in keys.items()}
+
+
+def key_names() -> list[str]:
+    """Of all bindings that can be changed."""
+    from redirty.tui.app import TopApp
+    from redirty.tui.panels.table import Table
+    from redirty.tui.screens.help import HelpScreen
+    from redirty.tui.screens.live import LiveScreen
+    from redirty.tui.screens.overview import OverviewScreen
+    from redirty.tui.screens.replay import ReplayScreen
+
+    found: dict[str, None] = {}
+    for owner in (TopApp, OverviewScreen, LiveScreen, ReplayScreen, Table, HelpScreen):
+        for base in reversed(owner.__mro__):
+            for binding in base.__dict__.get("BINDINGS", ()):
+                if getattr(binding, "id", None):
+                    found[binding.id] = None
+    return list(found)

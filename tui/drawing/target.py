@@ -1,0 +1,230 @@
+"""The panels of the target screen, as rows: pure functions of a snapshot and a size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from redirty.collector.errors import one_line
+from redirty.collector.units import show_bytes, show_pages, show_time
+from redirty.tui.drawing.charts import LABEL, bars, heat_rows, stretch
+from redirty.tui.drawing.parts import Row, cell, clipped, told, width_of, wrapped
+from redirty.tui.reading.history import MEAN, Series
+from redirty.tui.reading.snapshot import State, TargetSnapshot
+
+Picture = Callable[[TargetSnapshot, int, int], list[Row]]
+
+
+def waiting(s: TargetSnapshot) -> list[Row]:
+    """Of a panel that has nothing to show yet."""
+    return [[("not known yet" if len(s.series) else "no round yet", "dim")]]
+
+
+_KINDS = (
+    ("first touch", "first_touch_faults"),
+    ("write protect", "write_protect_faults"),
+    ("COW", "cow_faults"),
+    ("page_mkwrite", "mkwrite_faults"),
+    ("huge page", "huge_faults"),
+)
+_BAR = 24
+_BOTH = 150
+_LEAST_TITLE = 12
+
+
+def per_s(pages: float) -> str:
+    """A rate of pages."""
+    return f"{show_pages(pages)}/s"
+
+
+def heading(s: TargetSnapshot | None, width: int, paused: bool) -> list[Row]:
+    """Who, how, and what state it is in; then rates of the last round, or what happened."""
+    if s is None:
+        return [[("starting …", "dim")], []]
+    about = s.about
+    state = "PAUSED" if paused and s.playback is None else s.state.value
+    style = {State.FAILED: "bad", State.ENDED: "warn"}.get(s.state, "good")
+    first: Row = [(" ", "")]
+    if s.playback is None:
+        first.append((state, "warn" if paused else style))
+    else:
+        p = s.playback
+        mark = "▶" if p.playing else "❚❚"
+        first.append((f"{mark} {p.position_s:.1f}/{p.length_s:.1f} s x{p.speed:g}", "warn"))
+    if len(s.series):
+        first.append((f"  round {int(s.series['round'][-1])}", ""))
+    title = one_line(about.title)  # a command line may be long: what follows it is to be seen, too
+    title = cell(title, min(len(title), max(width - width_of(first) - 2, _LEAST_TITLE)), left=True)
+    first.insert(0, (f" {title} ", "title"))
+    if about.probe:
+        first.append((f"  of {about.interval_s:.3g} s, {about.probe}, {about.arm}", "dim"))
+    if s.message:
+        how = "bad" if s.state is State.FAILED else "warn"
+        return [clipped(first, width), *told(s.message, width, how)]
+    return [clipped(first, width), clipped(_rates(s), width)]
+
+
+def _rates(s: TargetSnapshot) -> Row:
+    if not len(s.series):
+        return [("arming …" if s.state is State.STARTING else "no round yet", "dim")]
+    series = s.series
+    row: Row = [
+        ("dirty ", "dim"),
+        (per_s(float(series.per_s("dirty_pages")[-1])), ""),
+        ("  re-dirtied ", "dim"),
+        (per_s(float(series.per_s("redirtied_pages")[-1])), "again"),
+        ("  new ", "dim"),
+        (per_s(float(series.per_s("new_pages")[-1])), "new"),
+        ("  present ", "dim"),
+        (show_pages(float(series["present_pages"][-1])), ""),
+    ]
+    missed, lost = float(series["missed_pages"][-1]), float(series["lost_events"].sum())
+    row.append((f"  missed {'?' if math.isnan(missed) else int(missed)}", "dim"))
+    if lost:
+        row.append((f"  lost {int(lost)}", "warn"))
+    return row
+
+
+def cost_line(s: TargetSnapshot | None, width: int) -> Row:
+    """What tracing costs now."""
+    if s is None or s.cost is None:
+        return []
+    row: Row = [(s.cost.said(), "warn" if s.cost.too_much else "dim")]
+    if s.note:  # that matters more where there is no room for both
+        row = (
+            [(s.note, "warn"), ("; ", "dim"), *row]
+            if width < _BOTH
+            else [*row, (f"; {s.note}", "warn")]
+        )
+    return clipped(row, width)
+
+
+def rates(s: TargetSnapshot, width: int, height: int) -> list[Row]:
+    """Dirty and re-dirtied over time."""
+    series = s.series
+    if not len(series):
+        return waiting(s)
+    again, dirty = series.per_s("redirtied_pages"), series.per_s("dirty_pages")
+    rows = bars(again, dirty, width, max(height - 1, 1), show_pages)
+    return [*rows, _time_axis(series, width)]
+
+
+def _time_axis(series: Series, width: int) -> Row:
+    room = max(width - LABEL - 1, 1)
+    start = series["start_s"]
+    rounds = min(room, len(start))
+    first = f"{start[-rounds]:.0f} s"
+    last = f"{start[-1] + series['duration_s'][-1]:.0f} s"
+    text = " " * (room - rounds * stretch(len(start), room)) + first
+    text = text[: max(room - len(last), 0)].ljust(max(room - len(last), 0)) + last
+    return [(f"{'/s':>{LABEL}} {text}"[:width], "dim")]
+
+
+def heat(s: TargetSnapshot, width: int, height: int) -> list[Row]:
+    """Addresses by time: a row a stretch of the addresses in use, a column a round."""
+    h = s.heat
+    if h is None:
+        return [[("nothing was written", "dim")]] if len(s.series) else waiting(s)
+    label = 21
+    room, lines = max(width - label - 1, 4), max(height - 1, 1)
+    rows = heat_rows(h.pages, lines, room)
+    bounds = np.linspace(0, len(h.first), len(rows) + 1).astype(np.int64)[:-1].tolist()
+    found: list[Row] = []
+    before = None
+    for at, row in zip(bounds, rows, strict=True):
+        pid, address = h.first[at]
+        who = f"{pid}" if pid != before else ""
+        before = pid
+        found.append([(f"{who:>7} {address:#x}".ljust(label)[:label] + "│", "dim"), *row])
+    each = show_bytes(h.place_bytes)
+    said = f"{h.places} x {each} in use; a column a round; ░▒▓█ more dirty pages (log)"
+    if s.heat_estimated:
+        said = "a guess within mappings (no --events); " + said
+    return [*found, clipped([(said, "dim")], width)]
+
+
+def faults(s: TargetSnapshot, width: int, height: int) -> list[Row]:
+    """Kinds of write faults, lately."""
+    series = s.series
+    if not len(series):
+        return waiting(s)
+    recent = Series(series.values[-MEAN:])
+    seconds = max(float(recent["duration_s"].sum()), 1e-9)
+    total = float(np.nansum(recent["write_faults"]))
+    rows: list[Row] = [[("write faults ", "dim"), (f"{total / seconds:,.0f}/s", "")]]
+    for name, column in _KINDS:
+        values = recent[column]
+        if np.isnan(values).all():
+            rows.append([(f"  {name:<14}", "dim"), ("not known with this probe", "dim")])
+            continue
+        rate = float(np.nansum(values)) / seconds
+        part = rate * seconds / total if total else 0.0
+        bar = "█" * round(min(part, 1.0) * _BAR)
+        rows.append(
+            [(f"  {name:<14}", "dim"), (f"{rate:>11,.0f}/s {part:>5.0%} ", ""), (bar, "again")]
+        )
+    return [clipped(row, width) for row in rows][:height]
+
+
+def tlb(s: TargetSnapshot, width: int, height: int) -> list[Row]:
+    """TLB flushes lately: the target's own, and what arming it caused."""
+    if not len(s.series):
+        return waiting(s)
+    recent = Series(s.series.values[-MEAN:])
+    arm = float(recent["arm_s"].mean())
+    rows: list[Row] = []
+    total = recent.per_s("tlb_flushes")
+    if np.isnan(total).all():
+        rows.append([("TLB flushes are not known on this kernel", "dim")])
+    else:
+        rows.append([("TLB flushes ", "dim"), (f"{float(np.nanmean(total)):,.1f}/s", "")])
+        waited = recent.per_s("tlb_flush_s")
+        if not np.isnan(waited).all():
+            rows[-1].append((f", {show_time(float(np.nanmean(waited)))} waited each second", ""))
+    rows[-1].append((f"   an arm takes {show_time(arm)}", "dim"))
+    if s.tlb:
+        rows.append(
+            [(f"  {'':<20}{'flushes/s':>11}{'full/s':>9}{'pages/s':>10}{'arm/s':>9}", "dim")]
+        )
+    for t in s.tlb:
+        row = f"{t.flushes:>11,.1f}{_maybe(t.full_flushes):>9}{t.pages:>10,.0f}"
+        rows.append(
+            [(f"  {cell(t.reason, 20, left=True)}", "dim"), (row, ""),
+             (f"{_maybe(t.arm_flushes):>9}", "warn")]
+        )  # fmt: skip
+    return [clipped(row, width) for row in rows][:height]
+
+
+def _maybe(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.1f}"
+
+
+def writers(s: TargetSnapshot, width: int, height: int) -> list[Row]:
+    """Threads and stacks that dirty most."""
+    if s.writers is None:
+        if s.playback is not None:
+            return wrapped(
+                "no events: recorded without --events, so nobody knows who wrote", width, "dim"
+            )
+        return wrapped(
+            "not traced: press w to begin anew with threads and stacks; that costs more (each write "
+            "fault is told one by one, and a stack is walked for it)",
+            width,
+        )
+    rows: list[Row] = []
+    for stack in (False, True):
+        found = [w for w in s.writers if bool(w.writer.stack) is stack]
+        room = max((height - 2) // 2, 1) if not stack else height - len(rows) - 1
+        rows.append([(f"{'pages/s':>11} {'part':>5}  {'stack' if stack else 'thread'}", "dim")])
+        if not found:
+            rows.append([("             none lately", "dim")])
+        for w in found[:room]:
+            name = _innermost(w.writer.stack) if stack else f"{w.writer.tid} of {w.writer.pid}"
+            rows.append([(f"{w.pages_per_s:>11,.0f} {w.share:>5.0%}  {name}", "")])
+    return [clipped(row, width) for row in rows][:height]
+
+
+def _innermost(stack: str) -> str:
+    comm, *frames = one_line(stack).split(";")
+    return f"{comm}: {' < '.join(reversed(frames[-5:])) or '[stack unknown]'}"

@@ -1,0 +1,92 @@
+"""What is on the screen, as CSV: a heading and rows for each view."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from redirty.collector.export import files
+from redirty.collector.export.columns import ROUNDS
+from redirty.tui.reading.mirror import MirrorSnapshot
+from redirty.tui.reading.snapshot import TargetSnapshot
+
+Rows = Iterator[Sequence[object]]
+
+
+def save_csv(directory: Path, view: str, rows: Rows) -> Path:
+    """Writes rows into a new file (0600) of the directory: its path.
+
+    Errors: RedirtyError.
+    """
+    return save(directory, view, "csv", files.csv_bytes(rows))
+
+
+def save(directory: Path, view: str, ending: str, content: bytes) -> Path:
+    """Writes a new file (0600). Errors: RedirtyError."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    path = directory / f"redirty-{view}-{stamp}.{ending}"
+    number = 1
+    while path.exists():
+        number += 1
+        path = directory / f"redirty-{view}-{stamp}-{number}.{ending}"
+    files.replace(path, [content])
+    return path
+
+
+def rounds(s: TargetSnapshot) -> Rows:
+    """The rounds shown, with the columns of rounds.csv."""
+    yield ROUNDS
+    for row in s.series.values.tolist():
+        yield [None if math.isnan(v) else int(v) if v == int(v) else round(v, 9) for v in row]
+
+
+def heat(s: TargetSnapshot) -> Rows:
+    """The heat map, a row for each of its cells that is not empty."""
+    yield ("start_s", "pid", "address", "dirty_pages")
+    if s.heat is not None:
+        for column, start in enumerate(s.heat.start_s.tolist()):
+            for row, (pid, address) in enumerate(s.heat.first):
+                if pages := int(s.heat.pages[row, column]):
+                    yield (f"{start:.6f}", pid, f"{address:#x}", pages)
+
+
+def passes(s: TargetSnapshot) -> Rows:
+    """The passes of the prediction."""
+    yield ("pass", "bytes", "duration_s", "bandwidth_bytes_per_s", "downtime_goal_s", "policy")
+    c = s.convergence
+    for p in c.passes if c is not None else ():
+        assert c is not None
+        a = c.asked
+        yield (p.number, round(p.bytes), f"{p.duration_s:.6f}", a.bandwidth, a.downtime_s, a.policy)
+
+
+def tlb(s: TargetSnapshot) -> Rows:
+    """TLB flushes lately."""
+    yield ("reason", "flushes_per_s", "full_flushes_per_s", "pages_per_s", "time_s_per_s",
+           "arm_flushes_per_s", "arm_time_s_per_s")  # fmt: skip
+    for t in s.tlb:
+        yield (t.reason, t.flushes, t.full_flushes, t.pages, t.time_s, t.arm_flushes, t.arm_time_s)
+
+
+def writers(s: TargetSnapshot) -> Rows:
+    """Threads and stacks lately."""
+    yield ("pid", "tid", "stack", "pages_per_s", "share")
+    for w in s.writers or ():
+        yield (w.writer.pid, w.writer.tid or None, w.writer.stack, w.pages_per_s, w.share)
+
+
+def mirror(s: MirrorSnapshot | None) -> Rows:
+    """The passes of a mirror that are over, each with what was decided after it."""
+    yield ("pass", "pages", "sent_pages", "zero_pages", "unchanged_pages", "held_pages", "bytes",
+           "duration_s", "dirty_pages_per_s", "decision", "reason")  # fmt: skip
+    if s is None:
+        return
+    steps = {step.after_pass: step for step in s.progress.steps if step.action}
+    for p in s.progress.passes:
+        dirty = None if p.dirty_per_s is None else round(p.dirty_per_s, 3)
+        step = steps.get(p.number)
+        yield (p.number, p.pages, p.sent_pages, p.zero_pages, p.unchanged_pages, p.held_pages,
+               p.bytes, f"{p.duration_s:.6f}", dirty,
+               *((None, None) if step is None else (step.action, step.reason)))  # fmt: skip

@@ -1,0 +1,261 @@
+"""A running target: a session in a thread of its own, a snapshot after each of its rounds."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from redirty.collector.arm.price import fault_s
+from redirty.collector.curves import Runs, inside
+from redirty.collector.errors import TargetEndedError, one_line
+from redirty.collector.family import Family
+from redirty.collector.host.command import Command
+from redirty.collector.host.cputime import CpuTimes
+from redirty.collector.host.targets import TargetSet
+from redirty.collector.outputs import Outputs
+from redirty.collector.plan import Plan
+from redirty.collector.rounds import Recorder, Round
+from redirty.collector.session import Session
+from redirty.tui.reading.convergence import Asked
+from redirty.tui.reading.cost import DEFAULT_MAX, Cost, cost_of, longer_interval
+from redirty.tui.reading.facts import Facts, of_round, points_of
+from redirty.tui.reading.history import KEPT, MEAN, History
+from redirty.tui.reading.snapshot import About, State
+from redirty.tui.reading.target import TargetReader
+from redirty.tui.reading.writers import WriterCounts
+
+log = logging.getLogger(__name__)
+
+SHORTEST_S = 0.01
+_SETTLED = 3  # rounds after a change of the interval before the guard looks again
+_END_S = 20.0
+_REST_S = 0.2
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How to trace. directory: also record, None: no files. max_overhead: share of the target's CPU
+    that tracing may cost before the interval is made longer."""
+
+    interval_s: float = 1.0
+    arm: str = "auto"
+    probe: str = "auto"
+    directory: Path | None = None
+    max_overhead: float = DEFAULT_MAX
+    writers: bool = False
+
+
+class Live(TargetReader):
+    """find: gives the target; called in the thread, so that what is wrong with it is on the screen."""
+
+    def __init__(self, find: Callable[[], TargetSet], wanted: Wanted, asked: Asked) -> None:
+        super().__init__(asked)
+        self.wanted = wanted
+        self.about = About("starting", interval_s=wanted.interval_s)
+        self._find = find
+        self._session: Session | None = None
+        self._history = History()
+        self._error: Exception | None = None
+        self._fault_s = 0.0
+        self._cost: Cost | None = None
+        self._model_from = 0
+        self._settled = 0
+        self._note = ""
+
+    @property
+    def target(self) -> TargetSet | None:
+        """What is traced; None before it was found."""
+        return None if self._session is None else self._session.plan.target
+
+    @property
+    def target_is_command(self) -> bool:
+        """Whether the target was started for it."""
+        return isinstance(self.target, Command)
+
+    @property
+    def interval_s(self) -> float:
+        """Length of a round."""
+        session = self._session
+        return self.wanted.interval_s if session is None else session.interval_s
+
+    def set_interval(self, seconds: float, note: str = "") -> None:
+        """Another one, for the round that runs, too."""
+        session = self._session
+        if session is None:
+            return
+        session.interval_s = max(seconds, SHORTEST_S)
+        with self._wake:
+            self._settled = -_SETTLED
+            self._note = note
+            last = self._history.last
+            self._model_from = 0 if last is None else last.number + 2
+            self.about = replace(self.about, interval_s=session.interval_s)
+            self._changed()
+
+    def request_stop(self) -> None:
+        """See Reader."""
+        super().request_stop()
+        if self._session is not None:
+            self._session.stop()
+
+    # ---- in the thread ----
+
+    def work(self) -> None:
+        """See Reader. The session has a thread of its own: whoever asks is answered between rounds."""
+        self.publish(self.snapshot(History(), State.STARTING))
+        target = self._find()
+        w = self.wanted
+        plan = Plan(
+            target, w.directory, w.interval_s, arm=w.arm, probe=w.probe,
+            events=w.writers, stacks=w.writers,
+        )  # fmt: skip
+        self._session = Session(plan, outputs=self._sink)
+        self.about = replace(self.about, title=one_line(target.description))
+        if self.stopping:  # before there was a session to stop
+            return
+        runner = threading.Thread(target=self._record, args=(self._session,), name="session")
+        runner.start()
+        try:
+            while runner.is_alive() and not self.stopping:
+                with self._wake:
+                    if not self.changed:
+                        self._wake.wait(1.0)
+                    if not self.changed:
+                        continue
+                    self.changed = False
+                    asked = self.asked
+                self._publish(State.LIVE if len(self._history) else State.STARTING, "")
+                self._rest(asked)
+        finally:
+            self._session.stop()
+            runner.join(_END_S)
+        self._told_end()
+
+    def _rest(self, asked: Asked) -> None:
+        """Short rounds are not drawn one by one; what is asked anew is answered at once."""
+        with self._wake:
+            self._wake.wait_for(lambda: self.asked != asked or self.stopping, _REST_S)
+
+    def _told_end(self) -> None:
+        if isinstance(self._error, TargetEndedError):
+            self._publish(State.ENDED, str(self._error))
+        elif self._error is not None:
+            raise self._error
+
+    def _publish(self, state: State, message: str) -> None:
+        with self._wake:
+            history, cost, first = self._history.copy(), self._cost, self._model_from
+        last = history.last
+        if last is not None and first > last.number:
+            first = last.number
+        shown = self.snapshot(
+            history,
+            state,
+            message,
+            cost=cost,
+            writers=self.wanted.writers,
+            fresh=state is not State.LIVE,
+            model_from=first,
+            note=self._note,
+        )
+        self.publish(shown)
+
+    # ---- in the session's thread ----
+
+    def _record(self, session: Session) -> None:
+        try:
+            session.run()
+        except Exception as e:
+            log.debug("the session ended", exc_info=True)
+            self._error = e
+        with self._wake:
+            self._wake.notify_all()
+
+    def _sink(self, plan: Plan, recorder: Recorder, family: Family) -> LiveSink:
+        self._fault_s = fault_s(recorder.members.way)
+        sink = LiveSink(plan, recorder, family, self._add)
+        names = [f"{one_line(str(p['comm']))}" for p in family.processes.values()][:3]
+        more = ", …" if len(family.processes) > len(names) else ""
+        title = f"{plan.target.description}: {', '.join(names)}{more}"
+        with self._wake:
+            self.about = About(
+                one_line(title), recorder.tracer.probe, recorder.members.way, plan.interval_s,
+                "" if plan.directory is None else str(plan.directory),
+            )  # fmt: skip
+            self._changed()
+        return sink
+
+    def _add(self, facts: Facts) -> None:
+        with self._wake:
+            self._history.add(facts)
+            recent = self._history.lately
+            self._settled = min(self._settled + 1, MEAN)
+            if self._settled > 0:
+                recent = recent[-self._settled :]
+            self._cost = cost_of(recent, self._fault_s, self.wanted.max_overhead)
+            guarded = self._cost if self._settled >= _SETTLED else None
+            self._changed()
+        if guarded is not None and guarded.too_much:
+            self._lengthen(guarded)
+
+    def _lengthen(self, cost: Cost) -> None:
+        before = self.interval_s
+        after = longer_interval(before, cost)
+        if after > before:
+            self.set_interval(
+                after,
+                f"rounds made longer, {before:.3g} s to {after:.3g} s: tracing cost "
+                f"{cost.share or 0:.1%}, more than {cost.limit:.1%}",
+            )
+
+
+class LiveSink:
+    """Of a session: facts of each round go on to the reader; files, too, when they are wanted."""
+
+    def __init__(
+        self, plan: Plan, recorder: Recorder, family: Family, add: Callable[[Facts], None]
+    ) -> None:
+        self._recorder = recorder
+        self._family = family
+        self._add = add
+        self._runs = Runs(most=KEPT)
+        self._cpu = CpuTimes()
+        self._writers: WriterCounts | None = None
+        self._follow = plan.target.follow_fork
+        for space in recorder.spaces.values():
+            family.note(space.pid)
+        names = {pid: str(p["comm"]) for pid, p in family.processes.items()}
+        if plan.events:
+            self._writers = WriterCounts(recorder.tracer, names)
+        self._files: Outputs | None = None
+        if plan.directory is not None:
+            self._files = Outputs(replace(plan, events=False, stacks=False), recorder, family)
+        self._cpu.take(space.pid for space in recorder.spaces.values())
+
+    def tick(self) -> None:
+        """See Sink."""
+        if self._writers is not None:
+            self._writers.tick()
+        if self._files is not None:
+            self._files.tick()
+        elif self._follow:
+            self._family.poll()
+
+    def add(self, result: Round) -> None:
+        """See Sink."""
+        if self._files is not None:
+            self._files.add(result)
+        points = points_of([*inside(result), *self._runs.add(result).points])
+        cpu_s = self._cpu.take(space.pid for space in result.spaces)
+        writers = () if self._writers is None else self._writers.take()
+        features = self._recorder.tracer.attached
+        self._add(of_round(result, features, points, cpu_s, writers))
+
+    def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
+        """See Sink."""
+        if self._files is not None:
+            self._files.close(complete=complete, lost_events=lost_events, extra=extra)

@@ -1,0 +1,82 @@
+"""From the command line to the screens."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redirty.collector.errors import RedirtyError, TargetEndedError
+from redirty.tui import terminal
+
+if TYPE_CHECKING:
+    from redirty.tui.choices import Choices
+    from redirty.tui.reading.link import LinkWatch
+    from textual.screen import Screen
+
+
+def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
+    """Shows what the command line asks for; the exit code. checked: gives the choices, once, and says what
+    is wrong with them; it may start a command. Errors: RedirtyError."""
+    if options.serve is not None:
+        from redirty.tui.serve import serve
+
+        return serve(options, checked)
+    terminal.require_terminal()
+    terminal.guard()  # before threads and large imports
+    with terminal.screen_only():
+        gc.disable()  # nothing of what is imported is garbage
+        from redirty.tui import config
+        from redirty.tui.app import TopApp
+        from redirty.tui.reading.snapshot import State
+
+        look = config.read(None if options.config is None else Path(options.config))
+        choices = checked()
+        app = TopApp(_first_screen(choices), look)
+        # Each refresh makes thousands of small tuples, none in a cycle: a collection of all that was
+        # imported, again and again, would take longer than drawing.
+        gc.freeze()
+        gc.enable()
+        gc.set_threshold(50_000, 20, 100)
+        try:
+            app.run()
+        finally:
+            for reader in app.readers:
+                reader.close()
+    if app.error is not None:
+        raise app.error
+    last = app.last
+    if last is not None and last.state is State.ENDED:  # the screen that told so is gone
+        raise TargetEndedError(last.message)
+    if last is not None and last.state is State.FAILED:
+        raise RedirtyError(last.message)
+    return app.return_value or 0
+
+
+def _first_screen(choices: Choices) -> Callable[[], Screen[None]]:
+    if choices.replay is not None:
+        from redirty.tui.reading.replay import Replay
+        from redirty.tui.screens.replay import ReplayScreen
+
+        directory = choices.replay
+        return lambda: ReplayScreen(Replay(directory, choices.asked), link=_link(choices))
+    from redirty.tui.reading.live import Live
+    from redirty.tui.screens.live import LiveScreen
+
+    target = choices.target
+    if target is None:
+        from redirty.tui.screens.overview import OverviewScreen
+
+        return lambda: OverviewScreen(choices.wanted, choices.asked, _link(choices))
+    return lambda: LiveScreen(
+        lambda wanted: Live(lambda: target, wanted, choices.asked), choices.wanted,
+        link=_link(choices),
+    )  # fmt: skip
+
+
+def _link(choices: Choices) -> LinkWatch | None:
+    from redirty.tui.reading.link import LinkWatch
+
+    return None if choices.measure is None else LinkWatch(choices.measure)

@@ -1,0 +1,1 @@
+"""Screens of redirty top: what is on them, and their keys."""

@@ -1,0 +1,42 @@
+"""A question for yes or no."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+
+class ConfirmScreen(ModalScreen[bool]):
+    """Gives the answer."""
+
+    CSS = """
+    ConfirmScreen { align: center middle; }
+    ConfirmScreen > Vertical { width: 64; max-width: 95%; height: auto; border: round $warning;
+        background: $surface; padding: 0 1; }
+    ConfirmScreen Static { height: auto; }
+    """
+    SCOPED_CSS = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "answer(True)", "yes", id="confirm.yes"),
+        Binding("escape,n", "answer(False)", "no", id="confirm.no"),
+    ]
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        """See Screen."""
+        with Vertical() as box:
+            box.border_subtitle = "y: yes, escape: no"
+            yield Static(Text(self._text))
+
+    def action_answer(self, yes: bool) -> None:
+        """What was answered."""
+        self.dismiss(yes)

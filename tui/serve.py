@@ -1,0 +1,129 @@
+"""redirty top in a browser on this machine, through textual-serve.
+
+Whoever may open the page may trace: it is served on the loopback only, and only to who knows the token in
+the address that is printed, which then is a cookie of that browser.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hmac
+import os
+import secrets
+import shlex
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from redirty.collector.errors import RedirtyError, UsageError, why
+from textual_serve.server import Server
+
+_HOST = "127.0.0.1"
+_CLOSE_S, _END_S = 2.0, 20.0
+_COOKIE = "redirty-token"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def serve(options: argparse.Namespace, checked: Callable[[], object]) -> int:
+    """Serves until it is interrupted; each visit is a redirty top of its own. Errors: RedirtyError."""
+    if options.command:
+        raise UsageError(
+            "--serve begins anew for each visit: start the command, then name it by -p"
+        )
+    if options.output is not None:
+        raise UsageError("--serve begins anew for each visit: leave out -o")
+    checked()  # here, not in each visit
+    bound = _bound(options.serve)
+    port = bound.getsockname()[1]
+    _Loopback(shlex.join(words_without_serve(sys.argv)), bound, port).serve()
+    return 0
+
+
+def words_without_serve(argv: Sequence[str]) -> list[str]:
+    """The command line of a visit."""
+    words: list[str] = []
+    port_may_follow = False
+    for word in argv:
+        if word == "--serve":
+            port_may_follow = True
+        elif not word.startswith("--serve=") and not (port_may_follow and word.isdigit()):
+            words.append(word)
+            port_may_follow = False
+        else:
+            port_may_follow = False
+    return words
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket of the loopback. Errors: RedirtyError."""
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((_HOST, port))
+        bound.listen()  # before the address is told: who opens it at once may have to wait, no more
+    except (OSError, OverflowError) as e:
+        bound.close()
+        reason = why(e) if isinstance(e, OSError) else "no such port"
+        raise RedirtyError(
+            f"cannot listen on {_HOST}:{port}: {reason}; give another --serve PORT"
+        ) from None
+    return bound
+
+
+async def _visits_ended(_app: web.Application) -> None:
+    """No visit outlives the server, or is cut off while it lets go of its target."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    with contextlib.suppress(OSError, TimeoutError):  # a kernel that does not tell of children
+        async with asyncio.timeout(_END_S):
+            while children.read_text().split():
+                await asyncio.sleep(0.05)
+
+
+class _Loopback(Server):
+    """textual-serve's server with a lock."""
+
+    def __init__(self, command: str, bound: socket.socket, port: int) -> None:
+        # exec: no shell stays between, which would outlive a server that is killed
+        super().__init__(f"exec {command}", host=_HOST, port=port, title="redirty top")
+        self._bound = bound
+        self._token = secrets.token_urlsafe(18)
+
+    def initialize_logging(self) -> None:
+        """Nothing but the address is printed."""
+
+    async def on_startup(self, app: web.Application) -> None:
+        """Tells where."""
+        print(f"redirty: {self.public_url}/?token={self._token}  (ctrl+c ends it)", flush=True)
+
+    async def _make_app(self) -> web.Application:
+        app: web.Application = await super()._make_app()
+        app.middlewares.append(self._locked)
+        app.on_cleanup.append(_visits_ended)
+        return app
+
+    @property
+    def _locked(self) -> Any:
+        token = self._token
+
+        @web.middleware
+        async def locked(request: web.Request, handler: Handler) -> web.StreamResponse:
+            given = request.query.get("token") or request.cookies.get(_COOKIE, "")
+            # the name of this machine, not of one that was made to lead here
+            here = request.host in (f"{_HOST}:{self.port}", f"localhost:{self.port}")
+            if not here or not hmac.compare_digest(given.encode(), token.encode()):
+                raise web.HTTPForbidden(text="redirty: open the address that it printed\n")
+            response = await handler(request)
+            if not response.prepared:
+                response.set_cookie(_COOKIE, token, httponly=True, samesite="Strict")
+            return response
+
+        return locked
+
+    def serve(self, debug: bool = False) -> None:
+        """Until SIGINT or SIGTERM."""
+        web.run_app(self._make_app(), sock=self._bound, print=None, shutdown_timeout=_CLOSE_S)

@@ -1,0 +1,99 @@
+"""The terminal: kept clean while a screen is on it, and given back as it was however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import tempfile
+import termios
+from collections.abc import Iterator
+
+from redirty.collector.errors import RedirtyError
+
+_PR_SET_PDEATHSIG = 1
+# the main screen; cursor, mouse, pasting, focus and keyboard as they were; no colour
+_RESET = (
+    b"\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1015l\x1b[?2004l"
+    b"\x1b[?1004l\x1b[<u\x1b[0m"
+)
+_LISTENED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+_SAID_BYTES = 4096
+
+
+def require_terminal() -> None:
+    """Errors: RedirtyError when there is no terminal to show anything on."""
+    if os.environ.get("TEXTUAL_DRIVER"):
+        return  # a browser
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RedirtyError(
+            "redirty top needs a terminal on stdin and stderr (redirty record and report do not)"
+        )
+
+
+def guard() -> None:
+    """Goes on in a child process; this one waits and restores the terminal when the child could not:
+    killed with -9, or ended by a library. Call it before threads and large imports.
+
+    When the child ends this process does, with its exit code; when this one is killed, so is the child.
+    """
+    if os.environ.get("TEXTUAL_DRIVER"):  # a browser's: ends with the server
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        return
+    before = termios.tcgetattr(0)
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(130)
+        return
+    for number in _LISTENED:
+        signal.signal(number, lambda n, _: os.kill(child, n))
+    while True:
+        try:
+            _, status = os.waitpid(child, 0)
+            break
+        except InterruptedError:
+            continue
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0 or termios.tcgetattr(0)[3] != before[3]:
+        with contextlib.suppress(OSError):
+            os.write(2, _RESET)
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(0, termios.TCSANOW, before)
+    if code < 0:
+        name = signal.Signals(-code).name
+        os.write(2, f"redirty: the live screen was ended by {name}\n".encode())
+        code = 128 - code
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def screen_only() -> Iterator[None]:
+    """What libraries and the compiler of the BPF programs write to descriptor 2 does not get on the
+    screen, which is drawn through a copy of it; the end of it is printed afterwards under
+    REDIRTY_DEBUG."""
+    if os.environ.get("TEXTUAL_DRIVER"):
+        yield
+        return
+    sys.stderr.flush()
+    saved = os.dup(2)
+    drawn = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
+    old = sys.__stderr__
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        sys.__stderr__ = drawn  # type: ignore[misc]
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            sys.__stderr__ = old  # type: ignore[misc]
+            os.dup2(saved, 2)
+            os.close(saved)
+            drawn.close()
+            if os.environ.get("REDIRTY_DEBUG"):
+                size = file.seek(0, 2)
+                os.write(2, os.pread(file.fileno(), _SAID_BYTES, max(0, size - _SAID_BYTES)))
