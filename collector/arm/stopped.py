@@ -102,10 +102,15 @@ class Thread:
         """Blocks the thread's signals; the mask it had. A handler must not run on registers that
         are not the program's. SIGTRAP stays open: it tells of a step, and the kernel would
         reset its handler if it had to force it through."""
-        old = ctypes.create_string_buffer(8)
-        ptrace(GETSIGMASK, self.tid, 8, ctypes.addressof(old))
+        old = ctypes.create_string_buffer(self.mask(), 8)
         self.set_mask(ctypes.create_string_buffer(b"\xef" + b"\xff" * 7, 8))
         return old
+
+    def mask(self) -> bytes:
+        """The signals that are blocked, 8 bytes."""
+        mask = ctypes.create_string_buffer(8)
+        ptrace(GETSIGMASK, self.tid, 8, ctypes.addressof(mask))
+        return mask.raw
 
     def set_mask(self, mask: "ctypes.Array[ctypes.c_char]") -> None:
         ptrace(SETSIGMASK, self.tid, 8, ctypes.addressof(mask))

@@ -22,6 +22,7 @@ from redirty.collector.errors import RedirtyError
 log = logging.getLogger(__name__)
 
 _libc = ctypes.CDLL(None)
+_COMMON = (f"-I{programs.DIRECTORY}", "-Wno-unused-function")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _compile(
 ) -> tuple[Any, frozenset[str], bool] | str:
     """(bpf, features, byte_maps) with one kind of entry, or why it went wrong."""
     flags = [
-        *(f"-I{programs.DIRECTORY}", "-Wno-unused-function", f"-DRD_ENTRY_{probe.upper()}"),
+        *(*_COMMON, f"-DRD_ENTRY_{probe.upper()}"),
         *(f"-DRD_REGIONS={o.regions}", f"-DRD_SLOTS={o.slots}", f"-DRD_TARGETS={o.targets}"),
         f"-DRD_ROWS_BITS={logs.rows_bits(o.regions)}",
         *offset_flags,
@@ -101,6 +102,25 @@ def _compile(
         flags += ["-DRD_STACKS", f"-DRD_STACK_ENTRIES={o.stack_entries}"]
     if o.part:
         flags.append("-DRD_PART")
+    byte_maps = o.force_byte_maps or not kernel.has_atomics()
+    if byte_maps:
+        flags.append("-DRD_NO_ATOMIC_OR")
+    bpf: Any = None
+    compiler = _bcc()
+    with _captured_stderr() as said:
+        try:
+            bpf = compiler(text=programs.source().encode(), cflags=flags)
+            return bpf, entries.attach(bpf, probe), byte_maps
+        except Exception as e:
+            reason = str(e).strip()
+    log.debug("BCC said: %s", said.text)
+    if bpf is not None:
+        bpf.cleanup()
+    return f"{reason} ({_last_line(said.text)})"
+
+
+def _bcc() -> Any:
+    """BCC's class BPF. Errors: RedirtyError when BCC is not installed."""
     os.environ["BCC_KERNEL_SOURCE"] = str(programs.KHEADERS)
     try:
         from bcc import BPF
@@ -111,20 +131,26 @@ def _compile(
         ) from None
     # BCC attaches what its naming rules match as soon as it compiles; entries.py decides here.
     BPF._trace_autoload = lambda self: None
-    byte_maps = o.force_byte_maps or not kernel.has_atomics()
-    if byte_maps:
-        flags.append("-DRD_NO_ATOMIC_OR")
-    bpf: Any = None
+    return BPF
+
+
+class BpfError(RedirtyError):
+    """The kernel, or the compiler, refused a program."""
+
+
+def compile_programs(source: str, flags: list[str]) -> Any:
+    """A bcc.BPF of a source that needs no attaching.
+
+    Errors: BpfError; RedirtyError when BCC is not installed.
+    """
+    compiler = _bcc()
     with _captured_stderr() as said:
         try:
-            bpf = BPF(text=programs.source().encode(), cflags=flags)
-            return bpf, entries.attach(bpf, probe), byte_maps
+            return compiler(text=source.encode(), cflags=[*_COMMON, *flags])
         except Exception as e:
             reason = str(e).strip()
     log.debug("BCC said: %s", said.text)
-    if bpf is not None:
-        bpf.cleanup()
-    return f"{reason} ({_last_line(said.text)})"
+    raise BpfError(f"{reason} ({_last_line(said.text)})")
 
 
 class _Said:

@@ -224,6 +224,10 @@ class Tracer:
             kinds[:, abi.WRITE_FAULTS] = kinds[:, abi.FIRST_TOUCH] + kinds[:, abi.WRITE_PROTECT]
         return taken
 
+    def tlb_counts(self, slot: int) -> npt.NDArray[np.void]:
+        """(TLB_REASONS,) flushes of a slot's target so far in the epoch that runs."""
+        return self._stats["tlb"][slot, self.epoch].copy()
+
     # ---- stacks ----
 
     def take_stacks(self) -> list[tuple[int, int, int]]:

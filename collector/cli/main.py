@@ -17,6 +17,7 @@ VERBS = {
     "record": ("record", "trace a target's write faults into a recording"),
     "report": ("report", "sum a recording up on the terminal"),
     "predict": ("predict", "would mirroring a target's memory converge, and how soon"),
+    "pagetables": ("pagetables", "where page tables live, and moving them between NUMA nodes"),
     "demo": ("demo", "the main job on a built-in workload"),
 }
 

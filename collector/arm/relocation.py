@@ -1,0 +1,309 @@
+"""Relocating page tables: all threads of a target held, one of them moves memory away and back.
+
+Filled anew on both ways, the tables come to lie where that thread's memory policy says. From the
+first move to the last the target depends on nobody: see relocate.S. Run by the injector, with
+Python's bare library.
+"""
+
+import ctypes
+import errno
+import os
+import struct
+import time
+
+import routine  # type: ignore[import-not-found]  # beside it: the injector is a script
+import stopped  # type: ignore[import-not-found]
+from stopped import RefusedError, Thread
+
+_MMAP, _MUNMAP = 9, 11
+_PROTECTION = 7
+_MAP_FLAGS = 0x100022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+_REGION = 1 << 21
+_LOWEST, _HIGHEST = 1 << 21, (1 << 47) - (1 << 21)
+_SPARE_MAPPINGS = 16
+_POLL_S = 0.00005
+
+Line = "tuple[int, int, str]"
+
+
+def parse_maps(text: bytes) -> "list[Line]":
+    """(start, end, permissions) of each line of a maps file."""
+    found = []
+    for line in text.split(b"\n"):
+        if line:
+            bounds, perms = line.split(b" ", 2)[:2]
+            start, _, end = bounds.partition(b"-")
+            found.append((int(start, 16), int(end, 16), perms.decode()))
+    return found
+
+
+def clipped(lines: "list[Line]", runs: "list[tuple[int, int]]") -> "list[Line]":
+    """What of the mappings lies in ranges of addresses."""
+    return [
+        (max(start, first), min(end, last), perms)
+        for first, last in runs
+        for start, end, perms in lines
+        if start < last and end > first
+    ]
+
+
+def free_place(lines: "list[Line]", size: int) -> int:
+    """A multiple of 2 MiB at which so many bytes are free, far from everything. 0: none."""
+    place, most = 0, size
+    at = _LOWEST
+    for start, end, _ in [*lines, (_HIGHEST, _HIGHEST, "")]:
+        if min(start, _HIGHEST) - at > most + 2 * _REGION:
+            most = start - at
+            place = at + (most - size) // 2
+        at = max(at, end)
+    return (place + _REGION - 1) & ~(_REGION - 1)
+
+
+def layout(
+    runs: "list[tuple[int, int]]", segments: "list[Line]", place: int
+) -> "list[tuple[int, int, int]]":
+    """(address, where to in between, bytes) of each segment: a page off the alignment that would
+    let the kernel hand whole tables over."""
+    found = []
+    for first, last in runs:
+        for start, end, _ in segments:
+            if first <= start < last:
+                found.append((start, place + (start - first) + 4096, end - start))
+        place += last - first + _REGION
+    return found
+
+
+def _state(tid: int) -> str:
+    with open(f"/proc/{tid}/stat", encoding="utf-8", errors="replace") as stat:
+        return stat.read().rpartition(")")[2].split()[0]
+
+
+def living_threads(pid: int) -> "list[int]":
+    """Threads that have not ended."""
+    found = []
+    for tid in sorted(int(t) for t in os.listdir(f"/proc/{pid}/task")):
+        try:
+            if _state(tid) not in "ZX":
+                found.append(tid)
+        except OSError:
+            continue
+    return found
+
+
+class Held:
+    """All threads of a process, stopped. release() lets them run as they are."""
+
+    def __init__(self, pid: int, arch: object, options: int, timeout_s: float) -> None:
+        self.pid = pid
+        self.threads: list[Thread] = []
+        deadline = time.monotonic() + timeout_s
+        known: set[int] = set()
+        try:
+            # Until no thread is new: one that is not stopped yet may start others.
+            while new := [tid for tid in living_threads(pid) if tid not in known]:
+                known.update(new)
+                fresh = [t for tid in new if (t := self._seize(tid, arch, options))]
+                for thread in fresh:
+                    stopped.ptrace(stopped.INTERRUPT, thread.tid)
+                for thread in fresh:
+                    self._wait(thread, deadline)
+        except BaseException:
+            self.release()
+            raise
+        if not self.threads:
+            raise RefusedError(errno.ESRCH, "the process ended")
+
+    def _seize(self, tid: int, arch: object, options: int) -> "Thread | None":
+        try:
+            return Thread(tid, arch, options)
+        except OSError as e:
+            if e.errno == errno.ESRCH:
+                return None
+            with open(f"/proc/{tid}/comm", encoding="utf-8", errors="replace") as comm:
+                name = comm.read().strip()
+            raise RefusedError(
+                errno.EPERM,
+                f"its thread {tid} ({name}) can't be stopped by ptrace, and may use its memory",
+            ) from None
+
+    def _wait(self, thread: Thread, deadline: float) -> None:
+        self.threads.append(thread)
+        try:
+            thread.wait_for_stop(max(0.0, deadline - time.monotonic()))
+        except RefusedError as e:
+            if e.code != errno.ESRCH:
+                raise
+            self.threads.remove(thread)  # it ended
+
+    def release(self) -> None:
+        """Lets all run on. A thread that is not stopped is freed by this process's end."""
+        for thread in self.threads:
+            thread.release()
+
+
+class Relocation:
+    """One move of some segments, away and back, with all threads held.
+
+    at: a system call instruction in the target.
+    """
+
+    def __init__(self, held: Held, at: int, memory: int) -> None:
+        self.held = held
+        self.mover: Thread = held.threads[0]
+        self.at = at
+        self.memory = memory
+        self.place = 0
+        self.bytes = 0
+        self.moved_s = 0.0
+        self.saved = {}
+        self.masks = {}
+        for thread in held.threads:
+            words = thread.registers()
+            if words[thread.arch.mode] != thread.arch.mode_value:
+                raise RefusedError(errno.ENOSYS, "it is a 32-bit program")
+            stopped.leave_critical_section(thread, words)
+            self.saved[thread.tid] = words
+            self.masks[thread.tid] = thread.mask()
+
+    def run(self, place: int, shared: bytes) -> bytes:
+        """Maps the routine at a free place, runs it, unmaps it. What is shared with it, at its end."""
+        count = len(self.held.threads)
+        self.bytes = (len(shared) + count * routine.SLOT_BYTES + 4095) & ~4095
+        self._map(place)
+        try:
+            slots = [
+                routine.slot(place, self.masks[t.tid], list(self.saved[t.tid]))
+                for t in self.held.threads
+            ]
+            os.pwrite(self.memory, shared + b"".join(slots), place)
+            try:
+                for i, thread in reversed(list(enumerate(self.held.threads))):
+                    entry = routine.PARK if i else routine.MOVER  # the mover is the last to be set
+                    code = place + len(shared) + i * routine.SLOT_BYTES
+                    self._enter(thread, code + entry)
+                self._move()
+            finally:
+                self._leave()
+            return os.pread(self.memory, len(shared), place)
+        finally:
+            self._unmap()
+
+    def _enter(self, thread: Thread, entry: int) -> None:
+        saved = self.saved[thread.tid]
+        words = type(saved)(*routine.borrowed(list(saved), entry))
+        # Registers first: who is let go in between opens its own signals again.
+        thread.set_registers(words)
+        thread.block_signals()
+
+    def _move(self) -> None:
+        """Lets the mover run until it says that it is done."""
+        begun = time.monotonic()
+        mover = self.mover
+        stopped.ptrace(stopped.CONT, mover.tid, 0, 0)
+        state = struct.Struct("<I")
+        while state.unpack(os.pread(self.memory, 4, self.place + routine.STATE))[0] != routine.OVER:
+            got, status = os.waitpid(mover.tid, os.WNOHANG | stopped.WALL)
+            if got == mover.tid:
+                if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+                    raise RefusedError(errno.ESRCH, "the process ended")
+                if status >> 16 == 0:
+                    mover.deliver = os.WSTOPSIG(status)  # SIGSTOP: it waits for the release
+                stopped.ptrace(stopped.CONT, mover.tid, 0, 0)
+            time.sleep(_POLL_S)
+        self.moved_s = time.monotonic() - begun
+        mover.interrupt(stopped.STOP_TIMEOUT_S)
+        now = mover.registers()
+        if not self.place <= routine.instruction(list(now)) < self.place + self.bytes:
+            # This process was held up for long, and the thread has gone on by itself.
+            self.saved[mover.tid], self.masks[mover.tid] = now, mover.mask()
+
+    def _leave(self) -> None:
+        """All threads as they were; the other way round than _enter."""
+        for thread in self.held.threads:
+            try:
+                thread.set_mask(ctypes.create_string_buffer(self.masks[thread.tid], 8))
+                thread.set_registers(self.saved[thread.tid])
+            except OSError:
+                pass  # killed meanwhile
+
+    def _map(self, place: int) -> None:
+        flags = _MAP_FLAGS
+        got = self._call(_MMAP, place, self.bytes, _PROTECTION, flags, 0xFFFF_FFFF_FFFF_FFFF, 0)
+        if got != place:
+            code = -got if got < 0 else errno.EEXIST
+            raise RefusedError(code, f"mmap in it: {os.strerror(code)}")
+        self.place = place
+
+    def _unmap(self) -> None:
+        try:
+            self._call(_MUNMAP, self.place, self.bytes)
+        except OSError:
+            pass  # killed meanwhile
+
+    def _call(self, number: int, *arguments: int) -> int:
+        """One system call by the mover, which is as it was afterwards."""
+        thread, saved = self.mover, self.saved[self.mover.tid]
+        thread.block_signals()
+        try:
+            return int(thread.call(saved, self.at, number, *arguments))
+        finally:
+            try:
+                thread.set_registers(saved)
+                thread.set_mask(ctypes.create_string_buffer(self.masks[thread.tid], 8))
+            except OSError:
+                pass
+
+
+def relocate(
+    request: "dict[str, object]", arch: object, at: int, options: int
+) -> "dict[str, object]":
+    """Answers a request: pid, node, runs ([start, end) multiples of 2 MiB, to be moved as a whole),
+    segments (start, end, permissions: what is expected to be mapped there), timeout_s."""
+    pid, node = int(str(request["pid"])), int(str(request["node"]))
+    runs = [(int(a), int(b)) for a, b in request["runs"]]  # type: ignore[attr-defined]
+    expected = [(int(a), int(b), str(p)) for a, b, p in request["segments"]]  # type: ignore[attr-defined]
+    if not at:
+        raise RefusedError(errno.ENOENT, "no system call instruction is mapped in it")
+    if len(expected) > routine.MOST_SEGMENTS or node >= routine.MOST_NODES:
+        raise RefusedError(errno.E2BIG, "too many mappings for one step")
+    with open("/proc/sys/vm/max_map_count", encoding="ascii") as limit:
+        most = int(limit.read())
+    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+        begun = time.monotonic()
+        held = Held(pid, arch, options, float(str(request["timeout_s"])))
+        try:
+            with open(f"/proc/{pid}/maps", "rb", buffering=0) as maps:
+                lines = parse_maps(maps.read())
+            if clipped(lines, runs) != expected:
+                raise RefusedError(errno.EAGAIN, "its mappings changed")
+            if len(lines) + 2 * len(expected) + _SPARE_MAPPINGS > most:
+                raise RefusedError(
+                    errno.ENOMEM, f"it has {len(lines)} mappings, near vm.max_map_count"
+                )
+            code_bytes = _REGION + len(held.threads) * routine.SLOT_BYTES
+            size = code_bytes + sum(b - a + 2 * _REGION for a, b in runs)
+            place = free_place(lines, size)
+            if not place:
+                raise RefusedError(errno.ENOMEM, "no free addresses to move memory to")
+            beyond = (place + code_bytes + _REGION) & ~(_REGION - 1)
+            segments = layout(runs, expected, beyond)
+            one = Relocation(held, at, memory.fileno())
+            shared = one.run(place, routine.shared(node, segments))
+        finally:
+            held.release()
+        stopped_s = time.monotonic() - begun
+    policy, refused, retries = (
+        struct.unpack_from("<q", shared, o)[0]
+        for o in (routine.POLICY_ERROR, routine.ERROR, routine.RETRIES)
+    )
+    if policy:
+        raise RefusedError(-policy, f"set_mempolicy in it: {os.strerror(-policy)}")
+    if refused:
+        raise RefusedError(-refused, f"mremap in it: {os.strerror(-refused)}")
+    return {
+        "ok": True,
+        "stopped_s": stopped_s,
+        "moved_s": one.moved_s,
+        "threads": len(held.threads),
+        "retries": retries,
+    }
