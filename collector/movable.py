@@ -6,7 +6,7 @@ A table maps 2 MiB, a region, and only goes when all that is mapped in its regio
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -38,6 +38,7 @@ _PATHS = {
     "anon_inode:": "the kernel's own",
     "/[": "the kernel's own",
 }
+IN_USE = "thread data that the kernel uses (rseq)"
 MANY = "too many mappings in 2 MiB"
 HUGE = "huge pages, which would be split (--split-huge)"
 
@@ -75,8 +76,9 @@ def overlaps(regions: U64, mappings: Sequence[Detailed]) -> tuple[I64, I64]:
     return first, last
 
 
-def plan(regions: U64, mappings: Sequence[Detailed]) -> Plan:
-    """Of regions with tables in the wrong place those that can be relocated. mappings: all of the process."""
+def plan(regions: U64, mappings: Sequence[Detailed], in_use: Collection[int] = ()) -> Plan:
+    """Of regions with tables in the wrong place those that can be relocated. mappings: all of the
+    process. in_use: addresses that may not be away for a moment."""
     reasons = [stays(m) for m in mappings]
     bad = np.flatnonzero([bool(r) for r in reasons])
     first, last = overlaps(regions, mappings)
@@ -88,7 +90,11 @@ def plan(regions: U64, mappings: Sequence[Detailed]) -> Plan:
     if many.any():
         kept[MANY] += int(many.sum())
     # with nothing mapped there the table went away meanwhile
-    return Plan(regions[~blocked & ~many & (last > first)], mappings, kept)
+    good = ~blocked & ~many & (last > first)
+    used = np.isin(regions, [address // REGION * REGION for address in in_use])
+    if (good & used).any():
+        kept[IN_USE] += int((good & used).sum())
+    return Plan(regions[good & ~used], mappings, kept)
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,18 @@ import errno
 import mmap
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from redirty.collector.arm.base import ArmError, GoneError
-from redirty.collector.arm.injection import Injector
+from redirty.collector.arm.injection import Injector, InUseError
 from redirty.collector.bitmap import U64
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.host.nodes import Nodes, parse_list
-from redirty.collector.host.process import sharing_memory
+from redirty.collector.host.process import open_files, sharing_memory
 from redirty.collector.host.smaps import detailed
 from redirty.collector.movable import HUGE, REGION, Plan, Steps, plan
 from redirty.collector.tables import Tables, Walker
@@ -33,7 +33,9 @@ _MARGIN = 0.6  # of the pause asked for is planned: steps differ
 _STOP_SHARE = 0.5  # of the pause asked for may go by until the threads have stopped
 _LEAST_STOP_S = 0.01
 _STOP_TRIES, _STOP_WAIT_S = 50, 0.02
-_PASSES = 4  # over what changed meanwhile
+_PASSES = 6  # over what changed meanwhile
+# Descriptors through which the kernel works in a process's memory on its own, threads stopped or not.
+_KERNEL_HELPERS = {"anon_inode:[io_uring]": "io_uring", "/dev/vhost-": "vhost (/dev/vhost-*)"}
 _TRIAL_BYTES = 16 << 20
 
 
@@ -62,6 +64,7 @@ class Moved:
     moves_s: float = 0.0
     took_s: float = 0.0
     kept: Counter[str] = field(default_factory=Counter)
+    in_use: set[int] = field(default_factory=set)
 
 
 def require_node(nodes: Nodes, node: int) -> None:
@@ -92,6 +95,14 @@ def require_movable(pid: int, node: int) -> None:
             "while it is moved: try again when that has ended"
         )
 
+    for path in open_files(pid):
+        for used, what in _KERNEL_HELPERS.items():
+            if path.startswith(used):
+                raise RedirtyError(
+                    f"process {pid} uses {what}: the kernel would go on using its memory while that is "
+                    "away, so its page tables can't be moved"
+                )
+
 
 def _allowed_nodes(pid: int) -> list[int]:
     try:
@@ -117,7 +128,13 @@ def misplaced(tables: Tables, nodes: Nodes, node: int, *, split_huge: bool) -> U
 
 
 def plan_for(
-    pid: int, walker: Walker, nodes: Nodes, node: int, *, split_huge: bool
+    pid: int,
+    walker: Walker,
+    nodes: Nodes,
+    node: int,
+    *,
+    split_huge: bool,
+    in_use: Collection[int] = (),
 ) -> tuple[Plan, Tables]:
     """What is to be relocated now. Errors: TargetEndedError."""
     try:
@@ -125,7 +142,7 @@ def plan_for(
     except OSError:
         raise TargetEndedError(f"process {pid} ended") from None
     mappings = detailed(pid)
-    wanted = plan(misplaced(tables, nodes, node, split_huge=split_huge), mappings)
+    wanted = plan(misplaced(tables, nodes, node, split_huge=split_huge), mappings, in_use)
     if len(tables.huge) and not split_huge:
         huge = plan(tables.huge, mappings)
         wanted.kept.update(huge.kept)
@@ -161,7 +178,9 @@ def relocate(
         for _ in range(_PASSES):
             count, before = len(wanted.regions), result.moved
             changed = _one_pass(pid, node, injector, wanted, pace, result, on_step, around)
-            wanted, tables = plan_for(pid, walker, nodes, node, split_huge=False)
+            wanted, tables = plan_for(
+                pid, walker, nodes, node, split_huge=False, in_use=result.in_use
+            )
             if not len(wanted.regions) or (not changed and result.moved == before + count):
                 break
     finally:
@@ -202,6 +221,7 @@ def _one_pass(
 ) -> bool:
     """Every step of a plan, once; whether some were left out because other mappings are there now."""
     steps = Steps(wanted)
+    known = len(result.in_use)
     changed = False
     done = 0
     while step := steps.next(pace.regions):
@@ -209,6 +229,12 @@ def _one_pass(
             around.begin()
         try:
             stopped_s, moves_s = _try_step(pid, node, injector, step.runs, step.segments, pace)
+        except InUseError as e:
+            # Known for all threads now: what is left of the plan is made anew.
+            result.in_use.update(e.addresses)
+            if len(result.in_use) == known:
+                raise RedirtyError(str(e)) from None
+            return True
         except ArmError as e:
             if e.code not in (errno.EAGAIN, errno.ENOMEM, errno.EFAULT):
                 raise RedirtyError(str(e)) from None

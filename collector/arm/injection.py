@@ -22,6 +22,15 @@ _RUN = (
     "exec(compile(open(p).read(), p, 'exec'), {'__name__': '__main__', '__file__': p})"
 )
 _ANSWER_TIMEOUT_S = 40.0
+_ANSWER_BYTES = 1 << 17
+
+
+class InUseError(ArmError):
+    """Memory that may not be away for a moment. addresses: all such of the process."""
+
+    def __init__(self, message: str, addresses: list[int]) -> None:
+        super().__init__(message, errno.EADDRINUSE)
+        self.addresses = addresses
 
 
 class Injector:
@@ -47,7 +56,7 @@ class Injector:
             self._link = ours
         try:
             self._link.send(json.dumps(request).encode())
-            message, descriptors, _, _ = socket.recv_fds(self._link, 4096, 4)
+            message, descriptors, _, _ = socket.recv_fds(self._link, _ANSWER_BYTES, 4)
         except OSError as e:
             raise ArmError(f"the process that stops targets does not answer: {e}") from None
         if not message:
@@ -67,6 +76,8 @@ class Injector:
         if answer["errno"] == errno.EPERM:
             lacking = capabilities.root_lacks(capabilities.PTRACE)
             reason += f": that needs {lacking}" if lacking else ""
+        if answer["errno"] == errno.EADDRINUSE:
+            raise InUseError(reason, [int(a) for a in answer.get("in_use", [])])  # type: ignore[attr-defined]
         raise ArmError(f"cannot {what.format(pid)}: {reason}", int(str(answer["errno"])))
 
     def userfaultfd(self, pid: int, timeout_s: float) -> tuple[int, float]:
@@ -111,7 +122,7 @@ class Injector:
         there, (start, end, permissions). timeout_s: how long to wait for the threads to stop.
 
         Returns for how many seconds they stood still, and how many of those the moves took.
-        Errors: GoneError; ArmError with the reason (code ETIMEDOUT: they did not stop; EAGAIN: other
+        Errors: GoneError; InUseError; ArmError with the reason (code ETIMEDOUT: they did not stop; EAGAIN: other
         mappings are there now; EINVAL: the node is not allowed to it).
         """
         request: dict[str, object] = {"op": "relocate", "pid": pid, "node": node, "runs": runs}

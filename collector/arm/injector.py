@@ -198,7 +198,8 @@ class Server:
             try:
                 self.answer(json.loads(request))
             except RefusedError as e:
-                self.reply({"ok": False, "errno": e.code, "why": str(e)})
+                more = {"in_use": e.addresses} if isinstance(e, relocation.InUseError) else {}
+                self.reply({"ok": False, "errno": e.code, "why": str(e), **more})
             except (OSError, ValueError) as e:
                 code = getattr(e, "errno", None) or errno.EIO
                 gone = code in (errno.ESRCH, errno.ENOENT)

@@ -7,12 +7,17 @@ Python's bare library.
 
 import ctypes
 import errno
+import gc
+import io
 import os
+import signal
 import struct
 import time
 
-import routine  # type: ignore[import-not-found]  # beside it: the injector is a script
+import held  # type: ignore[import-not-found]  # beside it: the injector is a script
+import routine  # type: ignore[import-not-found]
 import stopped  # type: ignore[import-not-found]
+from held import Held
 from stopped import RefusedError, Thread
 
 _MMAP, _MUNMAP = 9, 11
@@ -35,6 +40,12 @@ def parse_maps(text: bytes) -> "list[Line]":
             start, _, end = bounds.partition(b"-")
             found.append((int(start, 16), int(end, 16), perms.decode()))
     return found
+
+
+def read_all(maps: "io.FileIO") -> bytes:
+    """An open maps file as it is now."""
+    maps.seek(0)
+    return maps.readall()
 
 
 def clipped(lines: "list[Line]", runs: "list[tuple[int, int]]") -> "list[Line]":
@@ -73,72 +84,24 @@ def layout(
     return found
 
 
-def _state(tid: int) -> str:
-    with open(f"/proc/{tid}/stat", encoding="utf-8", errors="replace") as stat:
-        return stat.read().rpartition(")")[2].split()[0]
+class InUseError(RefusedError):
+    """Memory that the kernel itself uses on a thread's way back to the program. addresses: where."""
+
+    def __init__(self, addresses: "list[int]") -> None:
+        super().__init__(errno.EADDRINUSE, "the kernel keeps a thread's rseq area in use")
+        self.addresses = addresses
 
 
-def living_threads(pid: int) -> "list[int]":
-    """Threads that have not ended."""
-    found = []
-    for tid in sorted(int(t) for t in os.listdir(f"/proc/{pid}/task")):
-        try:
-            if _state(tid) not in "ZX":
-                found.append(tid)
-        except OSError:
-            continue
-    return found
-
-
-class Held:
-    """All threads of a process, stopped. release() lets them run as they are."""
-
-    def __init__(self, pid: int, arch: object, options: int, timeout_s: float) -> None:
-        self.pid = pid
-        self.threads: list[Thread] = []
-        deadline = time.monotonic() + timeout_s
-        known: set[int] = set()
-        try:
-            # Until no thread is new: one that is not stopped yet may start others.
-            while new := [tid for tid in living_threads(pid) if tid not in known]:
-                known.update(new)
-                fresh = [t for tid in new if (t := self._seize(tid, arch, options))]
-                for thread in fresh:
-                    stopped.ptrace(stopped.INTERRUPT, thread.tid)
-                for thread in fresh:
-                    self._wait(thread, deadline)
-        except BaseException:
-            self.release()
-            raise
-        if not self.threads:
-            raise RefusedError(errno.ESRCH, "the process ended")
-
-    def _seize(self, tid: int, arch: object, options: int) -> "Thread | None":
-        try:
-            return Thread(tid, arch, options)
-        except OSError as e:
-            if e.errno == errno.ESRCH:
-                return None
-            with open(f"/proc/{tid}/comm", encoding="utf-8", errors="replace") as comm:
-                name = comm.read().strip()
-            raise RefusedError(
-                errno.EPERM,
-                f"its thread {tid} ({name}) can't be stopped by ptrace, and may use its memory",
-            ) from None
-
-    def _wait(self, thread: Thread, deadline: float) -> None:
-        self.threads.append(thread)
-        try:
-            thread.wait_for_stop(max(0.0, deadline - time.monotonic()))
-        except RefusedError as e:
-            if e.code != errno.ESRCH:
-                raise
-            self.threads.remove(thread)  # it ended
-
-    def release(self) -> None:
-        """Lets all run on. A thread that is not stopped is freed by this process's end."""
-        for thread in self.threads:
-            thread.release()
+def require_unused(areas: "list[int]", segments: "list[tuple[int, int, int]]") -> None:
+    """A thread that returns from the kernel while its rseq area is away is killed by it (SIGSEGV), the
+    mover and, if nobody holds them any more, the parked ones. Errors: InUseError; RefusedError when
+    the kernel does not tell where they are."""
+    if -1 in areas:
+        raise RefusedError(
+            errno.ENOSYS, "the kernel (before 5.13) does not tell where rseq areas are"
+        )
+    if any(start <= area < start + size for area in areas for start, _, size in segments):
+        raise InUseError(areas)
 
 
 class Relocation:
@@ -147,9 +110,9 @@ class Relocation:
     at: a system call instruction in the target.
     """
 
-    def __init__(self, held: Held, at: int, memory: int) -> None:
-        self.held = held
-        self.mover: Thread = held.threads[0]
+    def __init__(self, target: Held, at: int, memory: int) -> None:
+        self.threads: list[Thread] = target.threads
+        self.mover: Thread = target.threads[0]
         self.at = at
         self.memory = memory
         self.place = 0
@@ -157,27 +120,27 @@ class Relocation:
         self.moved_s = 0.0
         self.saved = {}
         self.masks = {}
-        for thread in held.threads:
+        for thread in self.threads:
             words = thread.registers()
             if words[thread.arch.mode] != thread.arch.mode_value:
                 raise RefusedError(errno.ENOSYS, "it is a 32-bit program")
-            stopped.leave_critical_section(thread, words)
+            stopped.leave_critical_section(thread, words, memory)
             self.saved[thread.tid] = words
             self.masks[thread.tid] = thread.mask()
 
     def run(self, place: int, shared: bytes) -> bytes:
         """Maps the routine at a free place, runs it, unmaps it. What is shared with it, at its end."""
-        count = len(self.held.threads)
+        count = len(self.threads)
         self.bytes = (len(shared) + count * routine.SLOT_BYTES + 4095) & ~4095
         self._map(place)
         try:
             slots = [
                 routine.slot(place, self.masks[t.tid], list(self.saved[t.tid]))
-                for t in self.held.threads
+                for t in self.threads
             ]
             os.pwrite(self.memory, shared + b"".join(slots), place)
             try:
-                for i, thread in reversed(list(enumerate(self.held.threads))):
+                for i, thread in reversed(list(enumerate(self.threads))):
                     entry = routine.PARK if i else routine.MOVER  # the mover is the last to be set
                     code = place + len(shared) + i * routine.SLOT_BYTES
                     self._enter(thread, code + entry)
@@ -206,8 +169,8 @@ class Relocation:
             if got == mover.tid:
                 if os.WIFEXITED(status) or os.WIFSIGNALED(status):
                     raise RefusedError(errno.ESRCH, "the process ended")
-                if status >> 16 == 0:
-                    mover.deliver = os.WSTOPSIG(status)  # SIGSTOP: it waits for the release
+                if status >> 16 == 0 and os.WSTOPSIG(status) == signal.SIGSTOP:
+                    mover.deliver = signal.SIGSTOP  # it waits for the release
                 stopped.ptrace(stopped.CONT, mover.tid, 0, 0)
             time.sleep(_POLL_S)
         self.moved_s = time.monotonic() - begun
@@ -219,7 +182,7 @@ class Relocation:
 
     def _leave(self) -> None:
         """All threads as they were; the other way round than _enter."""
-        for thread in self.held.threads:
+        for thread in self.threads:
             try:
                 thread.set_mask(ctypes.create_string_buffer(self.masks[thread.tid], 8))
                 thread.set_registers(self.saved[thread.tid])
@@ -254,44 +217,61 @@ class Relocation:
                 pass
 
 
+class Prepared:
+    """What can be thought out while the target still runs: from its maps file, for a request with
+    so much room for threads. Errors: RefusedError."""
+
+    def __init__(self, maps: bytes, request: "dict[str, object]", threads: int) -> None:
+        self.maps = maps
+        node = int(str(request["node"]))
+        runs = [(int(a), int(b)) for a, b in request["runs"]]  # type: ignore[attr-defined]
+        expected = [(int(a), int(b), str(p)) for a, b, p in request["segments"]]  # type: ignore[attr-defined]
+        if len(expected) > routine.MOST_SEGMENTS or node >= routine.MOST_NODES:
+            raise RefusedError(errno.E2BIG, "too many mappings for one step")
+        lines = parse_maps(maps)
+        if clipped(lines, runs) != expected:
+            raise RefusedError(errno.EAGAIN, "its mappings changed")
+        with open("/proc/sys/vm/max_map_count", encoding="ascii") as limit:
+            most = int(limit.read())
+        if len(lines) + 2 * len(expected) + _SPARE_MAPPINGS > most:
+            why = f"it has {len(lines)} mappings, near vm.max_map_count"
+            raise RefusedError(errno.ENOMEM, why)
+        self.threads = threads
+        code_bytes = _REGION + threads * routine.SLOT_BYTES
+        self.place = free_place(lines, code_bytes + sum(b - a + 2 * _REGION for a, b in runs))
+        if not self.place:
+            raise RefusedError(errno.ENOMEM, "no free addresses to move memory to")
+        beyond = (self.place + code_bytes + _REGION) & ~(_REGION - 1)
+        self.segments = layout(runs, expected, beyond)
+        self.shared = routine.shared(node, self.segments)
+
+
 def relocate(
     request: "dict[str, object]", arch: object, at: int, options: int
 ) -> "dict[str, object]":
     """Answers a request: pid, node, runs ([start, end) multiples of 2 MiB, to be moved as a whole),
     segments (start, end, permissions: what is expected to be mapped there), timeout_s."""
-    pid, node = int(str(request["pid"])), int(str(request["node"]))
-    runs = [(int(a), int(b)) for a, b in request["runs"]]  # type: ignore[attr-defined]
-    expected = [(int(a), int(b), str(p)) for a, b, p in request["segments"]]  # type: ignore[attr-defined]
+    pid = int(str(request["pid"]))
     if not at:
         raise RefusedError(errno.ENOENT, "no system call instruction is mapped in it")
-    if len(expected) > routine.MOST_SEGMENTS or node >= routine.MOST_NODES:
-        raise RefusedError(errno.E2BIG, "too many mappings for one step")
-    with open("/proc/sys/vm/max_map_count", encoding="ascii") as limit:
-        most = int(limit.read())
-    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
-        begun = time.monotonic()
-        held = Held(pid, arch, options, float(str(request["timeout_s"])))
+    gc.disable()
+    with (
+        open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory,
+        open(f"/proc/{pid}/maps", "rb", buffering=0) as maps,
+    ):
+        ready = Prepared(read_all(maps), request, 2 * len(held.living_threads(pid)) + 16)
+        target = Held(pid, arch, options, float(str(request["timeout_s"])))
         try:
-            with open(f"/proc/{pid}/maps", "rb", buffering=0) as maps:
-                lines = parse_maps(maps.read())
-            if clipped(lines, runs) != expected:
-                raise RefusedError(errno.EAGAIN, "its mappings changed")
-            if len(lines) + 2 * len(expected) + _SPARE_MAPPINGS > most:
-                raise RefusedError(
-                    errno.ENOMEM, f"it has {len(lines)} mappings, near vm.max_map_count"
-                )
-            code_bytes = _REGION + len(held.threads) * routine.SLOT_BYTES
-            size = code_bytes + sum(b - a + 2 * _REGION for a, b in runs)
-            place = free_place(lines, size)
-            if not place:
-                raise RefusedError(errno.ENOMEM, "no free addresses to move memory to")
-            beyond = (place + code_bytes + _REGION) & ~(_REGION - 1)
-            segments = layout(runs, expected, beyond)
-            one = Relocation(held, at, memory.fileno())
-            shared = one.run(place, routine.shared(node, segments))
+            now = read_all(maps)
+            if now != ready.maps or len(target.threads) > ready.threads:
+                ready = Prepared(now, request, len(target.threads))
+            areas = [stopped.rseq_area(thread) for thread in target.threads]
+            require_unused([area for area in areas if area], ready.segments)
+            one = Relocation(target, at, memory.fileno())
+            shared = one.run(ready.place, ready.shared)
         finally:
-            held.release()
-        stopped_s = time.monotonic() - begun
+            target.release()
+        stopped_s = time.monotonic() - target.begun
     policy, refused, retries = (
         struct.unpack_from("<q", shared, o)[0]
         for o in (routine.POLICY_ERROR, routine.ERROR, routine.RETRIES)
@@ -304,6 +284,6 @@ def relocate(
         "ok": True,
         "stopped_s": stopped_s,
         "moved_s": one.moved_s,
-        "threads": len(held.threads),
+        "threads": len(target.threads),
         "retries": retries,
     }

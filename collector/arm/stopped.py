@@ -146,25 +146,40 @@ class Thread:
             pass  # gone, or not stopped: then this process's end releases it
 
 
-def leave_critical_section(thread: Thread, words: "ctypes.Array[ctypes.c_uint64]") -> None:
-    """Restartable sequences: a thread stopped inside one must go on at its abort handler. The
-    kernel would see to that on the way back, but not with a program counter that was borrowed."""
+def rseq_area(thread: Thread) -> int:
+    """Where a thread's area for restartable sequences is; 0: it has none; -1: the kernel (before
+    5.13, or built without) does not tell."""
     buffer = ctypes.create_string_buffer(24)
     try:
         ptrace(GET_RSEQ, thread.tid, 24, ctypes.addressof(buffer))
-    except OSError:
-        return  # a kernel before 5.13, or built without
-    (area,) = struct.unpack_from("<Q", buffer)
-    if not area:
+    except OSError as e:
+        if e.errno != errno.EIO:
+            raise
+        return -1
+    return int(struct.unpack_from("<Q", buffer)[0])
+
+
+def leave_critical_section(
+    thread: Thread, words: "ctypes.Array[ctypes.c_uint64]", memory: int = -1
+) -> None:
+    """Restartable sequences: a thread stopped inside one must go on at its abort handler. The
+    kernel would see to that on the way back, but not with a program counter that was borrowed.
+    memory: a descriptor of its /proc/PID/mem, if there is one."""
+    area = rseq_area(thread)
+    if area <= 0:
         return
-    with open(f"/proc/{thread.tid}/mem", "r+b", buffering=0) as memory:
+    opened = os.open(f"/proc/{thread.tid}/mem", os.O_RDWR) if memory < 0 else memory
+    try:
         try:
-            (section,) = struct.unpack("<Q", os.pread(memory.fileno(), 8, area + 8))
+            (section,) = struct.unpack("<Q", os.pread(opened, 8, area + 8))
         except OSError:
             return  # at an exec: the old program's, no more there
         if not section:
             return
-        start, length, abort = struct.unpack("<QQQ", os.pread(memory.fileno(), 24, section + 8))
+        start, length, abort = struct.unpack("<QQQ", os.pread(opened, 24, section + 8))
         if 0 <= words[thread.arch.counter] - start < length:
             words[thread.arch.counter] = abort
-            os.pwrite(memory.fileno(), bytes(8), area + 8)
+            os.pwrite(opened, bytes(8), area + 8)
+    finally:
+        if memory < 0:
+            os.close(opened)
