@@ -1,0 +1,239 @@
+"""Runs in a test VM with two NUMA nodes: `redirty pagetables` on programs of all kinds, as JSON.
+
+Usage: guest_pagetables.py PART [ARGUMENTS], where PART is one of the functions below.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from redirty.collector.host import nodes as host_nodes
+from redirty.collector.host.smaps import Detailed, detailed
+from redirty.collector.relocate import Moved, leaves_by_node, relocate
+from redirty.collector.tables import Walker
+
+from tests.host.mapped import Mapped
+from tests.workloads.driver import Checksum
+
+REDIRTY = Path(sys.executable).with_name("redirty")
+MAX_PAUSE_S = 0.2  # emulated: ten times and more what it is otherwise
+ON_NODE_0 = ("taskset", "-c", "0")
+
+
+def run(*words: object, timeout_s: float = 300) -> tuple[int, str, str]:
+    """redirty: exit code, stdout, stderr."""
+    done = subprocess.run(
+        [REDIRTY, "pagetables", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def layout(pid: int) -> list[Detailed]:
+    """The mappings but for what grows by itself."""
+    return [m for m in detailed(pid) if m.path != "[heap]"]
+
+
+class Mover:
+    """Moves tables in this process, as the program does it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.nodes = host_nodes.look()
+        self.walker = Walker(self.nodes.highest)
+
+    def by_node(self) -> dict[int, int]:
+        """Tables of the lowest level by node."""
+        return leaves_by_node(self.walker.walk(self.pid), self.nodes)
+
+    def to(self, node: int) -> Moved:
+        """Moves them there."""
+        return relocate(self.pid, self.walker, self.nodes, node, max_pause_s=MAX_PAUSE_S)
+
+
+def there_and_back(pid: int, times: int) -> dict[str, Any]:
+    """To node 1 and back, again and again: what stayed, what it took."""
+    mover = Mover(pid)
+    left, longest, stopped, moved, kept = [], 0.0, 0.0, 0, Counter[str]()
+    before = mover.by_node()
+    for turn in range(2 * times):
+        node = 1 - turn % 2
+        result = mover.to(node)
+        left.append(sum(count for n, count in result.after.items() if n != node))
+        longest, stopped = max(longest, result.longest_s), stopped + result.stopped_s
+        moved += result.moved
+        kept = result.kept
+    return {
+        "before": before,
+        "after": mover.by_node(),
+        "left": left,
+        "kept": dict(kept),
+        "moved": moved,
+        "longest_s": longest,
+        "stopped_s": stopped,
+    }
+
+
+def mapping(kind: str, mib: str, times: str) -> dict[str, Any]:
+    """One large mapping of a kind: private, shared, file."""
+    path = "/dev/shm/mapped"
+    with Mapped(kind, int(mib), path, wrapper=ON_NODE_0) as target:
+        maps = layout(target.pid)
+        found = there_and_back(target.pid, int(times))
+        found["wrong"] = target.wrong()
+        found["wrong_after_write"] = target.write(7)
+        found["same_maps"] = layout(target.pid) == maps
+    return found
+
+
+def program() -> dict[str, Any]:
+    """The command itself, as people call it."""
+    with Mapped("private", 64, wrapper=ON_NODE_0) as target:
+        looked = json.loads(run("-p", target.pid, "--sample", "200ms", "--json")[1])
+        would = run("-p", target.pid, "--to-node", 1)
+        text = run("-p", target.pid, "--sample", "200ms")
+        moved = run("-p", target.pid, "--to-node", 1, "--yes", "--json", "--max-pause", "200ms")
+        back = run("-p", target.pid, "--to-node", 0, "--yes", "--max-pause", "200ms")
+        wrong = target.wrong()
+    return {
+        "looked": looked,
+        "would": would,
+        "text": text,
+        "moved": json.loads(moved[1]) if moved[0] == 0 else moved,
+        "back": back,
+        "wrong": wrong,
+    }
+
+
+def writers(times: str) -> dict[str, Any]:
+    """Threads that write, with checksums, all the while."""
+    with Checksum(threads=4, mib=64, wrapper=ON_NODE_0) as target:
+        maps = layout(target.pid)
+        found = there_and_back(target.pid, int(times))
+        found["same_maps"] = layout(target.pid) == maps
+        result = target.stop()
+    found |= {"errors": result.errors, "loops": result.loops, "checks": result.checks}
+    return found
+
+
+def redis(times: str) -> dict[str, Any]:
+    """redis under redis-benchmark."""
+    from tests.host.programs import redis as started
+
+    with started() as server:
+        server.ask("set", "kept", "as it was")
+        load = server.load(seconds_at_most=600, keys=20_000)
+        try:
+            server.server.wait_ready(lambda: int(server.ask("dbsize")) > 5_000)
+            found = there_and_back(server.pid, int(times))
+            found["alive"] = load.alive
+        finally:
+            load.close()
+        found["said"] = load.said()[-2000:]
+        found["pong"] = server.ask("ping")
+        found["kept_value"] = server.ask("get", "kept")
+        found["errors"] = server.ask("info", "errorstats").splitlines()[1:]
+    return found
+
+
+def kills(count: str) -> dict[str, Any]:
+    """kill -9 of a mover at random moments, while it moves a program's tables to and fro."""
+    seed = int(os.environ.get("REDIRTY_SEED", time.time_ns()))
+    rng = random.Random(seed)
+    held = 0
+    with Checksum(threads=3, mib=16) as target:
+        for _ in range(int(count)):
+            words = [sys.executable, __file__, "forever", str(target.pid)]
+            mover = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+            assert mover.stdout is not None
+            mover.stdout.readline()  # it begins
+            time.sleep(rng.uniform(0, 0.5))
+            held += "TracerPid:\t0" not in Path(f"/proc/{target.pid}/status").read_text()
+            mover.kill()
+            mover.wait()
+        deadline = time.monotonic() + 30
+        while "TracerPid:\t0" not in Path(f"/proc/{target.pid}/status").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        strange = [m.perms for m in detailed(target.pid) if m.perms == "rwxp"]
+        result = target.stop()
+    return {
+        "seed": seed,
+        "kills": int(count),
+        "held": held,
+        "errors": result.errors,
+        "loops": result.loops,
+        "strange": strange,
+    }
+
+
+def forever(pid: str) -> dict[str, Any]:
+    """To and fro until it is killed."""
+    mover = Mover(int(pid))
+    print("begins", flush=True)
+    turn = 0
+    while True:
+        mover.to(turn % 2)
+        turn += 1
+
+
+def written_back() -> dict[str, Any]:
+    """Writes to a mapped file just before a move: in the file afterwards? Run on ext4."""
+    path = Path("/tmp/ext4/mapped")
+    subprocess.run(["sync"], check=True)
+    with Mapped("file", 64, str(path), wrapper=ON_NODE_0) as target:
+        os.sync()  # its pages are clean now, and write-protected
+        target.write(99)
+        moved = Mover(target.pid).to(1)
+        os.kill(target.pid, signal.SIGKILL)
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    import numpy as np
+
+    from tests.host.mapped import SHOWN, WORDS, contents
+
+    words = np.fromfile(path, np.uint64).reshape(-1, WORDS)
+    wrong = int((words[:, :SHOWN] != contents(len(words), 99)).any(axis=1).sum())
+    return {"moved": moved.moved, "wrong": wrong, "pages": len(words)}
+
+
+def refusals() -> dict[str, Any]:
+    """What can't be done, one line each."""
+    with Mapped("private", 4) as target:
+        found = {
+            "no_node": run("-p", target.pid, "--to-node", 7),
+            "yes_alone": run("-p", target.pid, "--yes"),
+        }
+        debugger = subprocess.Popen(
+            ["gdb", "-q", "-p", str(target.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while "TracerPid:\t0" in Path(f"/proc/{target.pid}/status").read_text():
+            time.sleep(0.05)
+        found["debugged"] = run("-p", target.pid, "--to-node", 1, "--yes")
+        debugger.kill()
+        debugger.wait()
+        found["wrong"] = target.wrong()
+    return found
+
+
+if __name__ == "__main__":
+    parts = {
+        f.__name__: f
+        for f in (mapping, program, writers, redis, kills, forever, written_back, refusals)
+    }
+    json.dump(parts[sys.argv[1]](*sys.argv[2:]), sys.stdout)
