@@ -7,6 +7,7 @@ Python's bare library.
 
 import ctypes
 import errno
+import fcntl
 import gc
 import io
 import os
@@ -27,6 +28,7 @@ _REGION = 1 << 21
 _LOWEST, _HIGHEST = 1 << 21, (1 << 47) - (1 << 21)
 _SPARE_MAPPINGS = 16
 _POLL_S = 0.00005
+_SCAN = 0xC0606610  # as in pagemap.py, which is not for the bare library
 
 Line = "tuple[int, int, str]"
 
@@ -102,6 +104,23 @@ def require_unused(areas: "list[int]", segments: "list[tuple[int, int, int]]") -
         )
     if any(start <= area < start + size for area in areas for start, _, size in segments):
         raise InUseError(areas)
+
+
+def require_unarmed(pid: int, segments: "list[tuple[int, int, int]]") -> None:
+    """A registration with a userfaultfd would be lost by a move, and with it what a recording would
+    find. The plan leaves such mappings out; this sees one that began to be recorded since. Errors:
+    RefusedError."""
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        for start, _, _ in segments:
+            # PAGEMAP_SCAN of one page that only succeeds where asynchronous write protection is on
+            argument = bytearray(struct.pack("<12Q", 96, 2, start, start + 4096, *(0,) * 8))
+            try:
+                fcntl.ioctl(pagemap, _SCAN, argument, True)
+            except OSError as e:
+                if e.errno == errno.EPERM:
+                    continue
+                return  # before Linux 6.7: there is no such protection
+            raise RefusedError(errno.EAGAIN, "it began to be recorded")
 
 
 class Relocation:
@@ -267,6 +286,7 @@ def relocate(
                 ready = Prepared(now, request, len(target.threads))
             areas = [stopped.rseq_area(thread) for thread in target.threads]
             require_unused([area for area in areas if area], ready.segments)
+            require_unarmed(pid, ready.segments)
             one = Relocation(target, at, memory.fileno())
             shared = one.run(ready.place, ready.shared)
         finally:

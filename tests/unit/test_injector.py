@@ -34,7 +34,7 @@ def injector() -> Iterator[ModuleType]:
     finally:
         sys.path[:] = path
         for name in set(sys.modules) - set(modules):
-            if name in ("injector", "stopped", "architectures"):
+            if name in ("injector", "stopped", "architectures", "relocation", "held", "routine"):
                 del sys.modules[name]
 
 

