@@ -209,11 +209,50 @@ def written_back() -> dict[str, Any]:
     return {"moved": moved.moved, "wrong": wrong, "pages": len(words)}
 
 
+def recorded() -> dict[str, Any]:
+    """A recording in whose rounds tables move: is each page that was written dirty in some round?"""
+    import pandas as pd
+
+    found = {}
+    for arm in ("soft-dirty", "uffd"):
+        directory = Path(f"/tmp/recorded-{arm}")
+        with Mapped("private", 32, wrapper=ON_NODE_0) as target:
+            words = ["record", "-p", str(target.pid), "2s", "4", "--arm", arm, "-o", directory]
+            recorder = subprocess.Popen([REDIRTY, *words], stderr=subprocess.PIPE, text=True)
+            while not (directory / "meta.json").exists() and recorder.poll() is None:
+                time.sleep(0.05)
+            mover = Mover(target.pid)
+            target.write(3)
+            moved = mover.to(1)
+            target.write(4)
+            again = mover.to(0)
+            _, said = recorder.communicate()
+        rounds = pd.read_csv(directory / "rounds.csv")
+        pages = pd.read_csv(directory / "pages.csv")
+        inside = (
+            pages["address"]
+            .map(lambda a: int(a, 16))
+            .between(target.address, target.address + (32 << 20) - 1)
+        )
+        meta = json.loads((directory / "meta.json").read_text())
+        found[arm] = {
+            "said": said,
+            "moved": [moved.moved, again.moved],
+            "kept": dict(moved.kept),
+            "lost_writes": (32 << 8) - int((inside & (pages["rounds_dirty"] > 0)).sum()),
+            "missed": rounds["missed_pages"].tolist(),
+            "dirty": rounds["dirty_pages"].tolist(),
+            "moved_tables_pages": meta.get("relocated_pages"),
+        }
+    return found
+
+
 def refusals() -> dict[str, Any]:
     """What can't be done, one line each."""
     with Mapped("private", 4) as target:
         found = {
             "no_node": run("-p", target.pid, "--to-node", 7),
+            "bare_node": run("-p", target.pid, "--to-node", 1),
             "yes_alone": run("-p", target.pid, "--yes"),
         }
         debugger = subprocess.Popen(
@@ -234,6 +273,16 @@ def refusals() -> dict[str, Any]:
 if __name__ == "__main__":
     parts = {
         f.__name__: f
-        for f in (mapping, program, writers, redis, kills, forever, written_back, refusals)
+        for f in (
+            mapping,
+            program,
+            writers,
+            redis,
+            kills,
+            forever,
+            written_back,
+            recorded,
+            refusals,
+        )
     }
     json.dump(parts[sys.argv[1]](*sys.argv[2:]), sys.stdout)
