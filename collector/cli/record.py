@@ -125,6 +125,12 @@ def run(options: argparse.Namespace) -> int:
                 "can write there unseen, and that does not count as dirty",
                 file=sys.stderr,
             )
+        if session.moved_pages:
+            print(
+                f"redirty: {session.moved_pages} pages look written since memory was moved or its page "
+                "tables relocated (mremap): soft-dirty bits can't tell, so they count as dirty",
+                file=sys.stderr,
+            )
         rounds = "1 round" if session.rounds == 1 else f"{session.rounds} rounds"
         print(
             f"redirty: {rounds} in {directory} (see: redirty report {directory})", file=sys.stderr

@@ -217,15 +217,16 @@ def recorded() -> dict[str, Any]:
     for arm in ("soft-dirty", "uffd"):
         directory = Path(f"/tmp/recorded-{arm}")
         with Mapped("private", 32, wrapper=ON_NODE_0) as target:
-            words = ["record", "-p", str(target.pid), "2s", "4", "--arm", arm, "-o", directory]
+            words = ["record", "-p", str(target.pid), "2s", "6", "--arm", arm, "-o", directory]
             recorder = subprocess.Popen([REDIRTY, *words], stderr=subprocess.PIPE, text=True)
             while not (directory / "meta.json").exists() and recorder.poll() is None:
                 time.sleep(0.05)
             mover = Mover(target.pid)
             target.write(3)
             moved = mover.to(1)
+            time.sleep(2.5)
+            again = mover.to(0)  # in a round in which nothing is written
             target.write(4)
-            again = mover.to(0)
             _, said = recorder.communicate()
         rounds = pd.read_csv(directory / "rounds.csv")
         pages = pd.read_csv(directory / "pages.csv")
@@ -242,7 +243,7 @@ def recorded() -> dict[str, Any]:
             "lost_writes": (32 << 8) - int((inside & (pages["rounds_dirty"] > 0)).sum()),
             "missed": rounds["missed_pages"].tolist(),
             "dirty": rounds["dirty_pages"].tolist(),
-            "moved_tables_pages": meta.get("relocated_pages"),
+            "moved_pages": meta["moved_pages"],
         }
     return found
 

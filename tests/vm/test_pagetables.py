@@ -122,6 +122,11 @@ def test_writes_before_a_move_reach_the_file() -> None:
     print(recorded)
     for way, said in recorded.items():
         assert said["lost_writes"] == 0, (way, said)
+    # what is registered with a userfaultfd stays; what is moved looks written, and it is said
+    assert recorded["uffd"]["kept"]["registered with a userfaultfd"] >= 15, recorded
+    assert recorded["soft-dirty"]["moved"][0] >= 15, recorded
+    assert recorded["soft-dirty"]["moved_pages"] > 0, recorded
+    assert "mremap" in recorded["soft-dirty"]["said"], recorded
 
 
 @machine.despite_the_emulator
