@@ -23,6 +23,7 @@ GROUPS = {
     "predictions": "predicting from a recording, and live",
     "startup": "waiting for redirty",
     "servers": "redis under load",
+    "pagetables": "page tables moved",
     "probes": "fentry and kprobe, in an emulated machine",
 }
 MODULES = {"probes": "vm_probes"}  # where the name is not the group's

@@ -22,7 +22,8 @@ def movable(tables: Tables) -> dict[int, int]:
 
 
 class Relocator:
-    """Moves what can be moved, in steps of so many regions."""
+    """Moves what can be moved, in steps of so many regions. stopped_s, moves_s: of all steps, and of
+    that the moves."""
 
     def __init__(self, pid: int, regions: int) -> None:
         self.pid = pid
@@ -30,6 +31,7 @@ class Relocator:
         self.walker = Walker(nodes.look().highest)
         self.injector = Injector()
         self.in_use: set[int] = set()
+        self.stopped_s = self.moves_s = 0.0
 
     def round(self) -> tuple[int, int, float]:
         """(tables that are elsewhere now, of how many that were to move, the longest stop in s)."""
@@ -50,8 +52,12 @@ class Relocator:
         longest = 0.0
         while step := steps.next(self.regions):
             try:
-                took, _ = self.injector.relocate(self.pid, 0, step.runs, step.segments, TIMEOUT_S)
+                took, moves_s = self.injector.relocate(
+                    self.pid, 0, step.runs, step.segments, TIMEOUT_S
+                )
                 longest = max(longest, took)
+                self.stopped_s += took
+                self.moves_s += moves_s
             except InUseError:
                 raise
             except ArmError as e:

@@ -189,6 +189,35 @@ def forever(pid: str) -> dict[str, Any]:
         turn += 1
 
 
+def speed(mib: str, times: str) -> dict[str, Any]:
+    """A GiB's pause, against move_pages(2) of the same memory between the same nodes."""
+    import ctypes
+
+    import numpy as np
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    ratios, stopped, longest = [], [], 0.0
+    with Mapped("private", int(mib), wrapper=ON_NODE_0) as target:
+        mover = Mover(target.pid)
+        pages = target.address + np.arange(int(mib) << 8, dtype=np.uint64) * np.uint64(4096)
+        status = np.zeros(len(pages), np.int32)
+        for turn in range(int(times)):
+            node = 1 - turn % 2
+            result = mover.to(node)
+            nodes = np.full(len(pages), node, np.int32)
+            begun = time.monotonic()
+            arrays = (a.ctypes.data_as(ctypes.c_void_p) for a in (pages, nodes, status))
+            moved = libc.syscall(279, target.pid, ctypes.c_ulong(len(pages)), *arrays, 2)
+            took = time.monotonic() - begun
+            assert moved == 0, ctypes.get_errno()
+            assert (status == node).all()
+            stopped.append(result.stopped_s / result.moved * 512)
+            ratios.append(result.stopped_s / result.moved * (int(mib) / 2) / took)
+            longest = max(longest, result.longest_s)
+        wrong = target.wrong()
+    return {"s_per_gib": stopped, "of_move_pages": ratios, "longest_s": longest, "wrong": wrong}
+
+
 def written_back() -> dict[str, Any]:
     """Writes to a mapped file just before a move: in the file afterwards? Run on ext4."""
     path = Path("/tmp/ext4/mapped")
