@@ -18,6 +18,7 @@ from typing import Any
 
 from redirty.collector.host import nodes as host_nodes
 from redirty.collector.host.smaps import Detailed, detailed
+from redirty.collector.movable import HUGE
 from redirty.collector.relocate import Moved, leaves_by_node, relocate
 from redirty.collector.tables import Walker
 
@@ -66,7 +67,8 @@ class Mover:
 def there_and_back(pid: int, times: int) -> dict[str, Any]:
     """To node 1 and back, again and again: what stayed, what it took."""
     mover = Mover(pid)
-    left, longest, stopped, moved, kept = [], 0.0, 0.0, 0, Counter[str]()
+    left, kept, longest, stopped, moved = [], [], 0.0, 0.0, 0
+    reasons = Counter[str]()
     before = mover.by_node()
     for turn in range(2 * times):
         node = 1 - turn % 2
@@ -74,12 +76,14 @@ def there_and_back(pid: int, times: int) -> dict[str, Any]:
         left.append(sum(count for n, count in result.after.items() if n != node))
         longest, stopped = max(longest, result.longest_s), stopped + result.stopped_s
         moved += result.moved
-        kept = result.kept
+        kept.append(sum(result.kept.values()) - result.kept[HUGE])
+        reasons |= result.kept
     return {
         "before": before,
         "after": mover.by_node(),
         "left": left,
-        "kept": dict(kept),
+        "kept": kept,
+        "reasons": dict(reasons),
         "moved": moved,
         "longest_s": longest,
         "stopped_s": stopped,
