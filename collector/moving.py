@@ -38,7 +38,7 @@ class Flushes:
     def __init__(self, pid: int) -> None:
         self._tracer: Tracer | None = None
         try:
-            self._tracer = Tracer(Options(slots=2, targets=64))
+            self._tracer = Tracer(Options(slots=2, targets=64, regions=1024))
             self._tracer.set_target(pid, pid, _SLOT)
         except RedirtyError as e:
             log.info("TLB flushes are not counted: %s", e)
@@ -54,8 +54,9 @@ class Flushes:
         if self._tracer is None:
             return {}
         counts = self._tracer.tlb_counts(_SLOT)
-        # asked for, and timed, where that is seen; else what the processors tell
-        rows = counts[abi.TLB_MM_RANGE :] if self.timed else counts[: abi.TLB_MM_RANGE]
+        # asked for, and timed, where that is seen; else what the processors tell, but for switches
+        # of tasks (0), which nobody asked for
+        rows = counts[abi.TLB_MM_RANGE :] if self.timed else counts[1 : abi.TLB_MM_RANGE]
         return {name: int(rows[name].sum()) for name in self._sum}
 
     def begin(self) -> None:

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from redirty.collector.errors import RedirtyError
+from redirty.collector.host.nodes import Nodes
 from redirty.collector.host.smaps import Detailed
 from redirty.collector.movable import HUGE, IN_USE, REGION, Steps, overlaps, plan, stays
+from redirty.collector.relocate import Pace, require_node
 
 from tests.tiers import require
 
@@ -199,3 +202,43 @@ def test_steps_have_every_region_once_and_what_is_mapped_there() -> None:
                 expected = relocation.clipped([m[:3] for m in mappings], [(start, end)])
                 assert inside == expected
         assert seen == wanted.regions.tolist()
+
+
+# ---- how large a step is, and what is refused ----
+
+
+def test_steps_grow_to_what_the_pause_allows_and_no_further() -> None:
+    pace = Pace(0.020)
+    sizes = []
+    for _ in range(12):
+        sizes.append(pace.regions)
+        # 2 ms of stopping and 0.1 ms a table
+        pace.learn(pace.regions, 0.002 + pace.regions * 1e-4, pace.regions * 1e-4)
+    assert sizes[0] <= 2
+    assert all(b <= 2 * a for a, b in pairwise(sizes))
+    assert 0.002 + max(sizes) * 1e-4 <= 0.020
+    assert sizes[-1] > 50
+    pace.learn(pace.regions, 0.030, 0.001)  # stopping alone takes longer than is allowed
+    assert pace.regions == 1
+
+
+def nodes(online: tuple[int, ...], with_memory: tuple[int, ...]) -> Nodes:
+    none = np.empty(0, np.uint64)
+    return Nodes(online, with_memory, {}, none, none, none.astype(np.int64))
+
+
+@pytest.mark.parametrize(
+    ("online", "with_memory", "node", "expected"),
+    [
+        ((0,), (0,), 0, "one node only"),
+        ((0,), (0,), 1, "no node 1 here"),
+        ((0, 1), (0, 1), 2, "no node 2 here: nodes with memory are 0, 1"),
+        ((0, 1), (0,), 1, "node 1 has no memory"),
+    ],
+)
+def test_nodes_that_are_refused(
+    online: tuple[int, ...], with_memory: tuple[int, ...], node: int, expected: str
+) -> None:
+    with pytest.raises(RedirtyError, match=expected):
+        require_node(nodes(online, with_memory), node)
+    require_node(nodes((0, 1), (0, 1)), 1)

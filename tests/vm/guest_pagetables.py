@@ -26,7 +26,7 @@ from tests.host.mapped import Mapped
 from tests.workloads.driver import Checksum
 
 REDIRTY = Path(sys.executable).with_name("redirty")
-MAX_PAUSE_S = 0.2  # emulated: ten times and more what it is otherwise
+MAX_PAUSE_S = 0.5  # emulated: ten times and more what it is otherwise
 ON_NODE_0 = ("taskset", "-c", "0")
 
 
