@@ -147,7 +147,8 @@ class Steps:
         self._at = min(at + most, max(room, at + 1), len(self._regions))
         regions = self._regions[at : self._at]
         cuts = np.flatnonzero(regions[1:] - regions[:-1] != REGION) + 1
-        runs, segments = [], []
+        runs: list[tuple[int, int]] = []
+        segments: list[tuple[int, int, str]] = []
         for a, b in pairwise([0, *cuts.tolist(), len(regions)]):
             start, end = int(regions[a]), int(regions[b - 1]) + REGION
             runs.append((start, end))

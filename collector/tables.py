@@ -74,8 +74,14 @@ def walk(read: Read, addresses: Callable[[U64], U64], top: int, levels: int) -> 
         else:
             table = (entries & _PRESENT) != 0
         at, where = places[table], addresses(entries[table])
+    levels_of, addresses_of, places_of = zip(*found, strict=True)
     return Tables(
-        *(np.concatenate([f[i] for f in found]) for i in range(3)), huge[1], huge[2], levels
+        np.concatenate(levels_of),
+        np.concatenate(addresses_of),
+        np.concatenate(places_of),
+        huge[1],
+        huge[2],
+        levels,
     )
 
 

@@ -30,7 +30,7 @@ _SPARE_MAPPINGS = 16
 _POLL_S = 0.00005
 _SCAN = 0xC0606610  # as in pagemap.py, which is not for the bare library
 
-Line = "tuple[int, int, str]"
+Line = tuple[int, int, str]
 
 
 def parse_maps(text: bytes) -> "list[Line]":
@@ -86,7 +86,7 @@ def layout(
     return found
 
 
-class InUseError(RefusedError):
+class InUseError(RefusedError):  # type: ignore[misc]  # of the injector, which is a script
     """Memory that the kernel itself uses on a thread's way back to the program. addresses: where."""
 
     def __init__(self, addresses: "list[int]") -> None:

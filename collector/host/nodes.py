@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from redirty.collector.bitmap import U64
 
 _DIRECTORY = Path("/sys/devices/system/node")
@@ -28,9 +29,9 @@ class Nodes:
     cpus: dict[int, int]
     starts: U64
     ends: U64
-    owners: np.ndarray[tuple[int], np.dtype[np.int64]]
+    owners: npt.NDArray[np.int64]
 
-    def of_frames(self, frames: U64) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def of_frames(self, frames: U64) -> npt.NDArray[np.int64]:
         """The node of each frame, -1 where there is no memory."""
         at = np.searchsorted(self.starts, frames, side="right").astype(np.int64) - 1
         inside = (at >= 0) & (frames < self.ends[at])

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 WORDS = 512
 SHOWN = 4  # words of a page that are written and checked
 
 
-def contents(pages: int, seed: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint64]]:
+def contents(pages: int, seed: int) -> npt.NDArray[np.uint64]:
     """(pages, SHOWN) what the pages begin with."""
     words = np.arange(pages * SHOWN, dtype=np.uint64).reshape(pages, SHOWN)
     return words * np.uint64(0x9E37_79B9_7F4A_7C15) + np.uint64(seed)

@@ -172,7 +172,7 @@ def test_killed_at_random_moments(tracing: None, also_injector: bool) -> None:
                 with contextlib.suppress(ProcessLookupError):  # a step's process has its end
                     os.kill(pid, 9)
             mover.wait()
-            wait_until(lambda mark=mark: not processes_with(mark), 10, "all of it is gone")  # type: ignore[misc]
+            _wait_gone(mark)
             outcomes[_outcome(target, before)] += 1
         print(f"REDIRTY_SEED={SEED}; {KILLS} kills, {held} while it was held: {outcomes}")
         if not also_injector:
@@ -182,6 +182,10 @@ def test_killed_at_random_moments(tracing: None, also_injector: bool) -> None:
             assert result.errors == 0, result
     finally:
         target.__exit__(None, None, None)
+
+
+def _wait_gone(mark: str) -> None:
+    wait_until(lambda: not processes_with(mark), 10, "all of it is gone")
 
 
 def _traced(pid: int) -> bool:

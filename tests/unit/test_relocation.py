@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from redirty.collector.errors import RedirtyError
 from redirty.collector.host.nodes import Nodes
@@ -167,7 +168,7 @@ def test_which_mappings_move(path: str, flags: str, moves: bool) -> None:
     assert (stays(mapping(0, 1, path, flags)) == "") is moves
 
 
-def regions(*numbers: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def regions(*numbers: int) -> npt.NDArray[np.uint64]:
     return np.array(numbers, np.uint64) * np.uint64(REGION)
 
 

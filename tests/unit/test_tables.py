@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from redirty.collector.bitmap import U64
 from redirty.collector.host.nodes import Nodes, parse_list, zone_ranges
@@ -27,7 +28,7 @@ class Memory:
             page[int(name[1:])] = value
         return at | PRESENT | OTHERS
 
-    def read(self, physical: U64) -> tuple[U64, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    def read(self, physical: U64) -> tuple[U64, npt.NDArray[np.bool_]]:
         """See KernelPages."""
         good = np.array([int(p) in self.pages for p in physical])
         none = np.full(512, 0xDEAD, np.uint64)

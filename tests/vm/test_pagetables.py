@@ -11,8 +11,8 @@ from tests.vm import machine
 from tests.vm.guest import booted, in_guest
 
 KERNELS = os.environ.get("REDIRTY_TEST_KERNELS", "6.12").split(",")
-MIB = int(os.environ.get("REDIRTY_TABLES_MIB", "256"))
-TIMES = int(os.environ.get("REDIRTY_TABLES_TIMES", "3"))
+MIB = int(os.environ.get("REDIRTY_TABLES_MIB", "128"))
+TIMES = int(os.environ.get("REDIRTY_TABLES_TIMES", "2"))
 KILLS = int(os.environ.get("REDIRTY_KILLS", "10"))
 # Two nodes with memory, one processor each.
 NODE_MIB = 1536
@@ -92,10 +92,8 @@ def the_program(found: dict[str, Any]) -> None:
     assert moved["after"].get("1", 0) >= 31, moved
     assert moved["longest_pause_s"] > 0
     assert moved["tlb"]["flushes"] > 0, moved
-    assert found["back"][0] == 0, found["back"]
-    assert "TLB flushes" in found["back"][1]
     assert found["wrong"] == 0
-    print(found["text"][1], found["would"][1], found["back"][1])
+    print(found["would"][1], moved)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
