@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from redirty.collector.attach.kernel_pages import UnreadableError
-from redirty.collector.errors import RedirtyError, one_line
+from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError, one_line
 from redirty.collector.host.mappings import mapping_class
 from redirty.collector.host.nodes import Nodes, machine_tables
 from redirty.collector.host.process import Process
@@ -114,8 +113,6 @@ def walker_or_reason(nodes: Nodes) -> tuple[Walker | None, str]:
     """What walks page tables here, or why nothing does."""
     try:
         return Walker(nodes.highest), ""
-    except UnreadableError as e:
-        return None, str(e)
     except RedirtyError as e:
         return None, str(e)
 
@@ -124,9 +121,15 @@ def look(pids: list[int], walker: Walker | None, nodes: Nodes, sample_s: float) 
     """Samples threads for so long, then walks. A process that ended meanwhile is left out."""
     names = {}
     for pid in pids:
-        process = Process(pid)
+        try:
+            process = Process(pid)
+        except (NoProcessError, TargetEndedError):
+            if len(pids) == 1:
+                raise
+            continue  # one of many
         names[pid] = process.comm
         process.close()
+    pids = list(names)
     ran = run_by_node(pids, nodes.cpus, sample_s)
     found = []
     for pid, ran_s in zip(pids, ran, strict=True):

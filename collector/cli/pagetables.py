@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from redirty.collector.cli.target import add_target, target_of
-from redirty.collector.errors import RedirtyError, UsageError
+from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
 from redirty.collector.units import parse_time
 
 if TYPE_CHECKING:
@@ -85,9 +85,7 @@ def run(options: argparse.Namespace) -> int:
                 print(placement.as_text(found, nodes, reason), end="")
             return 0
         if walker is None:
-            raise RedirtyError(
-                f"page tables can't be moved where they can't be read: {reason} (see: redirty check)"
-            )
+            raise RedirtyError(f"page tables can't be moved where they can't be read: {reason}")
         return _move(options, target.members(), walker, nodes, max_pause_s)
     finally:
         if walker is not None:
@@ -101,16 +99,20 @@ def _move(
 
     answers: list[dict[str, Any]] = []
     for pid in pids:
-        if options.yes:
-            answer = moving.move(
-                *(pid, walker, nodes, options.to_node, max_pause_s),
-                split_huge=options.split_huge,
-                progress=sys.stderr.isatty() and not options.quiet,
-            )
-        else:
-            answer = moving.would_move(
-                *(pid, walker, nodes, options.to_node, max_pause_s), split_huge=options.split_huge
-            )
+        what = (pid, walker, nodes, options.to_node, max_pause_s)
+        try:
+            if options.yes:
+                answer = moving.move(
+                    *what,
+                    split_huge=options.split_huge,
+                    progress=sys.stderr.isatty() and not options.quiet,
+                )
+            else:
+                answer = moving.would_move(*what, split_huge=options.split_huge)
+        except TargetEndedError:
+            if len(pids) == 1:
+                raise
+            continue  # one of many
         answers.append(answer)
         if not options.json:
             print(moving.as_text(answer), end="")
