@@ -29,6 +29,7 @@ examples:
   sudo redirty record -o rec -- ./server --port 80  a command from its first instruction
   redirty report rec                                what was dirty, and again
   redirty predict rec --bandwidth 1Gbit             would mirroring it converge?
+  sudo redirty pagetables -p 1234                   on which NUMA nodes its page tables lie
 
 exit codes: 0 done, 1 it could not, 2 wrong usage, 3 the target ended early
 (what was recorded is kept), 130 interrupted (likewise kept)
