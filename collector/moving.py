@@ -12,12 +12,12 @@ from redirty.collector.attach.loading import Options
 from redirty.collector.attach.tracer import Tracer
 from redirty.collector.errors import RedirtyError
 from redirty.collector.host.nodes import Nodes
+from redirty.collector.refusals import require_movable
 from redirty.collector.relocate import (
     Moved,
     leaves_by_node,
     plan_for,
     relocate,
-    require_movable,
     trial_s,
 )
 from redirty.collector.tables import Walker

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -21,10 +20,10 @@ from redirty.collector.arm.base import ArmError, GoneError
 from redirty.collector.arm.injection import Injector, InUseError
 from redirty.collector.bitmap import U64
 from redirty.collector.errors import RedirtyError, TargetEndedError
-from redirty.collector.host.nodes import Nodes, parse_list
-from redirty.collector.host.process import open_files, sharing_memory
+from redirty.collector.host.nodes import Nodes
 from redirty.collector.host.smaps import detailed
 from redirty.collector.movable import HUGE, REGION, Plan, Steps, plan
+from redirty.collector.refusals import require_movable, require_node
 from redirty.collector.tables import Tables, Walker
 
 _FIRST_REGIONS = 2  # of the first step, when it is not known yet how long one takes
@@ -34,8 +33,6 @@ _STOP_SHARE = 0.5  # of the pause asked for may go by until the threads have sto
 _LEAST_STOP_S = 0.01
 _STOP_TRIES, _STOP_WAIT_S = 50, 0.02
 _PASSES = 6  # over what changed meanwhile
-# Descriptors through which the kernel works in a process's memory on its own, threads stopped or not.
-_KERNEL_HELPERS = {"anon_inode:[io_uring]": "io_uring", "/dev/vhost-": "vhost (/dev/vhost-*)"}
 _TRIAL_BYTES = 16 << 20
 
 
@@ -65,52 +62,6 @@ class Moved:
     took_s: float = 0.0
     kept: Counter[str] = field(default_factory=Counter)
     in_use: set[int] = field(default_factory=set)
-
-
-def require_node(nodes: Nodes, node: int) -> None:
-    """Errors: RedirtyError when page tables can't be moved there, from anywhere."""
-    listed = ", ".join(map(str, nodes.with_memory))
-    if node not in nodes.online:
-        raise RedirtyError(f"there is no node {node} here: nodes with memory are {listed}")
-    if node not in nodes.with_memory:
-        raise RedirtyError(f"node {node} has no memory: nodes with memory are {listed}")
-    if len(nodes.with_memory) == 1:
-        raise RedirtyError(
-            f"this machine has one node only ({listed}): its page tables are where they can be"
-        )
-
-
-def require_movable(pid: int, node: int) -> None:
-    """Errors: RedirtyError when nothing of this process may be moved."""
-    allowed = _allowed_nodes(pid)
-    if allowed and node not in allowed:
-        raise RedirtyError(
-            f"process {pid} may not have memory on node {node}: its cpuset (Mems_allowed_list) has "
-            f"{', '.join(map(str, allowed))}"
-        )
-    others = sharing_memory(pid)
-    if others:
-        raise RedirtyError(
-            f"process {others[0]} shares all memory of process {pid} (CLONE_VM) and would run on "
-            "while it is moved: try again when that has ended"
-        )
-
-    for path in open_files(pid):
-        for used, what in _KERNEL_HELPERS.items():
-            if path.startswith(used):
-                raise RedirtyError(
-                    f"process {pid} uses {what}: the kernel would go on using its memory while that is "
-                    "away, so its page tables can't be moved"
-                )
-
-
-def _allowed_nodes(pid: int) -> list[int]:
-    try:
-        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
-    except OSError:
-        return []
-    _, _, rest = text.partition("\nMems_allowed_list:")
-    return parse_list(rest.partition("\n")[0])
 
 
 def leaves_by_node(tables: Tables, nodes: Nodes) -> dict[int, int]:

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     target = target_of(options)
     from redirty.collector import placement
     from redirty.collector.host import nodes as host_nodes
-    from redirty.collector.relocate import require_node
+    from redirty.collector.refusals import require_node
 
     nodes = host_nodes.look()
     if options.to_node is not None:

@@ -18,7 +18,8 @@ from redirty.collector.errors import RedirtyError
 from redirty.collector.host.nodes import Nodes
 from redirty.collector.host.smaps import Detailed
 from redirty.collector.movable import HUGE, IN_USE, REGION, Steps, overlaps, plan, stays
-from redirty.collector.relocate import Pace, require_node
+from redirty.collector.refusals import require_node
+from redirty.collector.relocate import Pace
 
 from tests.tiers import require
 
