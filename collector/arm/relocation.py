@@ -143,6 +143,8 @@ class Relocation:
             words = thread.registers()
             if words[thread.arch.mode] != thread.arch.mode_value:
                 raise RefusedError(errno.ENOSYS, "it is a 32-bit program")
+            if stopped.catches_calls(thread):
+                raise RefusedError(errno.EPERM, "it catches its own system calls (user dispatch)")
             stopped.leave_critical_section(thread, words, memory)
             self.saved[thread.tid] = words
             self.masks[thread.tid] = thread.mask()

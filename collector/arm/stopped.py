@@ -20,7 +20,7 @@ _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 SEIZE, INTERRUPT, DETACH, CONT, SINGLESTEP = 0x4206, 0x4207, 17, 7, 9
 GETREGSET, SETREGSET, GETSIGMASK, SETSIGMASK = 0x4204, 0x4205, 0x420A, 0x420B
 O_TRACEEXEC, O_SUSPEND_SECCOMP = 0x10, 1 << 21
-GET_RSEQ = 0x420F
+GET_RSEQ, GET_DISPATCH = 0x420F, 0x4211
 NT_PRSTATUS = 1
 EVENT_EXEC, EVENT_STOP = 4, 128
 WALL = 0x40000000
@@ -157,6 +157,17 @@ def rseq_area(thread: Thread) -> int:
             raise
         return -1
     return int(struct.unpack_from("<Q", buffer)[0])
+
+
+def catches_calls(thread: Thread) -> bool:
+    """Whether the thread has its own system calls sent to a handler (syscall user dispatch, as Wine
+    does): then none can be run in it. Kernels before 6.4 do not tell."""
+    buffer = ctypes.create_string_buffer(32)
+    try:
+        ptrace(GET_DISPATCH, thread.tid, 32, ctypes.addressof(buffer))
+    except OSError:
+        return False
+    return bool(struct.unpack_from("<Q", buffer)[0])
 
 
 def leave_critical_section(
