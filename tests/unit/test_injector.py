@@ -34,7 +34,15 @@ def injector() -> Iterator[ModuleType]:
     finally:
         sys.path[:] = path
         for name in set(sys.modules) - set(modules):
-            if name in ("injector", "stopped", "architectures", "relocation", "held", "routine"):
+            if name in (
+                "injector",
+                "stopped",
+                "architectures",
+                "relocation",
+                "held",
+                "routine",
+                "places",
+            ):
                 del sys.modules[name]
 
 
