@@ -140,8 +140,8 @@ def _say_notes(session: Session) -> None:
         )
     if session.moved_pages:
         print(
-            f"redirty: {session.moved_pages} pages look written since memory was moved or its page "
-            "tables relocated (mremap): soft-dirty bits can't tell, so they count as dirty",
+            f"redirty: {session.moved_pages} pages look written, with all around them and no write "
+            "logged: memory moved (mremap, page tables relocated) does; they count as dirty",
             file=sys.stderr,
         )
 
