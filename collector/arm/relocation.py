@@ -119,9 +119,16 @@ class Relocation:
                 self._move()
             finally:
                 self._leave()
-            return os.pread(self.memory, len(shared), place)
+            return self._read(0, len(shared))
         finally:
             self._unmap()
+
+    def _read(self, offset: int, size: int) -> bytes:
+        """Of what is shared with the routine."""
+        data = os.pread(self.memory, size, self.place + offset)
+        if len(data) != size:
+            raise RefusedError(errno.ESRCH, "the process ended")
+        return data
 
     def _enter(self, thread: Thread, entry: int) -> None:
         saved = self.saved[thread.tid]
@@ -135,8 +142,8 @@ class Relocation:
         begun = time.monotonic()
         mover = self.mover
         stopped.ptrace(stopped.CONT, mover.tid, 0, 0)
-        state = struct.Struct("<I")
-        while state.unpack(os.pread(self.memory, 4, self.place + routine.STATE))[0] != routine.OVER:
+        over = struct.pack("<I", routine.OVER)
+        while self._read(routine.STATE, 4) != over:
             got, status = os.waitpid(mover.tid, os.WNOHANG | stopped.WALL)
             if got == mover.tid:
                 if os.WIFEXITED(status) or os.WIFSIGNALED(status):

@@ -190,7 +190,9 @@ def leave_critical_section(
         start, length, abort = struct.unpack("<QQQ", os.pread(opened, 24, section + 8))
         if 0 <= words[thread.arch.counter] - start < length:
             words[thread.arch.counter] = abort
-            os.pwrite(opened, bytes(8), area + 8)
+        # Also where it was left already: the kernel clears it only later, and reads what it points
+        # to first, which may be memory that is away then.
+        os.pwrite(opened, bytes(8), area + 8)
     finally:
         if memory < 0:
             os.close(opened)
