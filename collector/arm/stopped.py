@@ -187,7 +187,10 @@ def leave_critical_section(
             return  # at an exec: the old program's, no more there
         if not section:
             return
-        start, length, abort = struct.unpack("<QQQ", os.pread(opened, 24, section + 8))
+        try:
+            start, length, abort = struct.unpack("<QQQ", os.pread(opened, 24, section + 8))
+        except OSError:
+            start, length, abort = 0, 0, 0  # of a library that is gone
         if 0 <= words[thread.arch.counter] - start < length:
             words[thread.arch.counter] = abort
         # Also where it was left already: the kernel clears it only later, and reads what it points
