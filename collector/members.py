@@ -60,7 +60,7 @@ class Members:
             armed = self._open_armed(pid, number, descriptor, required=required)
             if not required and self.tracer.target_space(pid) != number:
                 raise GoneError  # it runs another program since: that one is taken in next
-            space = Space(number, slot, process, armed, self.targets.part)
+            space = Space(number, slot, process, armed, self.targets)
         except BaseException as e:
             if armed is not None:
                 armed.close()

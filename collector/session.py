@@ -41,10 +41,12 @@ class Session:
         plan: Plan,
         on_round: Callable[[Round], None] = lambda r: None,
         on_armed: Callable[[], None] = lambda: None,
+        on_counted: Callable[[float], None] = lambda share: None,
     ) -> None:
         self.plan = plan
         self.on_round = on_round
         self.on_armed = on_armed
+        self.on_counted = on_counted
         self.interrupted = self._stopped = False
         self._finished = False
         self.rounds = 0
@@ -202,8 +204,15 @@ class Session:
     def _count(self, zeros: Zeros) -> None:
         """When nothing is armed any more. Asked to stop meanwhile, it leaves them uncounted."""
         self._stopped = False
+        done, total = 0, max(zeros.pages, 1)
+
+        def looked(pages: int) -> None:
+            nonlocal done
+            done += pages
+            self.on_counted(done / total)
+
         try:
-            found = list(zeros.count(lambda: self._stopped))
+            found = list(zeros.count(lambda: self._stopped, looked))
         finally:
             zeros.close()
         if found and not self._stopped:

@@ -6,12 +6,13 @@ import logging
 import time
 
 from redirty.collector.arm import pagemap as pm
-from redirty.collector.arm.base import Armed, GoneError, Part
+from redirty.collector.arm.base import Armed, GoneError
 from redirty.collector.arm.soft_dirty import SoftDirtyArmed
 from redirty.collector.bitmap import PageSet, empty, whole_regions
 from redirty.collector.host import io_uring
 from redirty.collector.host.mappings import Mappings, MapsFile
 from redirty.collector.host.process import Process
+from redirty.collector.host.targets import TargetSet
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ _PINNED_EVERY_S = 1.0  # looking costs some 30 us
 
 class Space:
     """number: the kernel side's name for it. armed: None when it is traced by its faults alone.
-    part: of its mappings, those that belong to the target."""
+    target: says which of its mappings belong to it."""
 
     def __init__(
         self,
@@ -32,13 +33,13 @@ class Space:
         slot: int,
         process: Process,
         armed: Armed | None,
-        part: Part,
+        target: TargetSet,
     ) -> None:
         self.number = number
         self.slot = slot
         self.process = process
         self.armed = armed
-        self._part = part
+        self._target = target
         self.maps = MapsFile(process.pid)
         self.mappings = Mappings.of(())
         self.present = empty()  # when the round began
@@ -62,7 +63,7 @@ class Space:
         if mappings is None or not mappings.items:
             self.gone = True
             return False
-        self.mappings = self._part(mappings)
+        self.mappings = self._target.part(mappings)
         if time.monotonic() >= self._pinned_due:
             self.look_at_pinned()
         try:
@@ -84,14 +85,27 @@ class Space:
         if self.armed is None:
             return
         if len(self.present) <= 2 * PRESENCE_PAGES_A_ROUND:
-            self._next_present = self.armed.present(self.mappings, 0, 1 << 52)
+            self._next_present = self._present(self.armed, 0, 1 << 52)
             return
         first, last = self._slice()
-        fresh = self.armed.present(self.mappings, first, last)
+        fresh = self._present(self.armed, first, last)
         keys = self.present.keys
         keep = (keys < first >> 9) | (keys >= last >> 9)
         kept = PageSet(keys[keep], self.present.words[keep])
         self._next_present = kept | fresh
+
+    def _present(self, armed: Armed, first: int, last: int) -> PageSet:
+        if not self._target.partial:
+            return armed.present(self.mappings, first, last)
+        found = empty()
+        # between them lies what does not belong to the target
+        for start, end in zip(
+            self.mappings.starts.tolist(), self.mappings.ends.tolist(), strict=True
+        ):
+            a, b = max(first, start), min(last, end)
+            if a < b:
+                found = found | armed.present(self.mappings, a, b)
+        return found
 
     def _slice(self) -> tuple[int, int]:
         """Page numbers [first, last) of the next slice, in whole regions of 2 MiB."""

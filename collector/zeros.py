@@ -84,6 +84,8 @@ class Zeros:
     def __init__(self, spaces: Iterable[Space]) -> None:
         self._held: list[tuple[int, Mappings, Pagemap, int]] = []
         for space in spaces:
+            if space.gone:
+                continue
             try:
                 pagemap = Pagemap(space.pid, regions=1)
             except OSError:
@@ -95,11 +97,20 @@ class Zeros:
                 continue
             self._held.append((space.pid, space.mappings, pagemap, memory))
 
-    def count(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Stretch]:
+    def count(
+        self,
+        stop: Callable[[], bool] = lambda: False,
+        looked: Callable[[int], None] = lambda n: None,
+    ) -> Iterator[Stretch]:
         """Reads all, until it is told to stop: pieces of at most 2 MiB, larger ones where all is
-        alike."""
+        alike. looked: is told of so many more pages."""
         for pid, mappings, pagemap, memory in self._held:
-            yield from joined(_pieces(pid, mappings, pagemap, memory, stop))
+            yield from joined(_told(_pieces(pid, mappings, pagemap, memory, stop), looked))
+
+    @property
+    def pages(self) -> int:
+        """How many there are, present or not."""
+        return sum(int((m.ends - m.starts).sum()) for _, m, _, _ in self._held)
 
     def close(self) -> None:
         """Lets go of the memory."""
@@ -107,6 +118,12 @@ class Zeros:
             pagemap.close()
             os.close(memory)
         self._held = []
+
+
+def _told(found: Iterable[Stretch], looked: Callable[[int], None]) -> Iterator[Stretch]:
+    for one in found:
+        yield one
+        looked(one.pages)
 
 
 def _pieces(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
+_TEXT = ("start", "end", "perms", "mapping_class", "path", "address", "reason", "stack")
 _COUNTS = ("pages", "faults", "flushes", "events", "round")
 
 
@@ -83,6 +84,10 @@ def _read(
         )
     except (ValueError, pd.errors.ParserError) as e:
         raise RedirtyError(f"{path} is damaged: {e}") from None
+    numbers = [c for c in columns if c in frame and c not in _TEXT]
+    wrong = [c for c in numbers if not pd.api.types.is_numeric_dtype(frame[c])]
+    if wrong and len(frame):
+        raise RedirtyError(f"{path} is damaged: column {wrong[0]} has what is no number")
     missing = [c for c in columns if c not in frame.columns]
     if missing and len(frame.columns) and tuple(frame.columns) == columns[: len(frame.columns)]:
         return frame.reindex(columns=list(columns))  # of an older redirty, which had fewer
@@ -126,17 +131,14 @@ def load_mappings(directory: Path, most: int | None = None) -> pd.DataFrame:
     about so many bytes at its end. Errors: RedirtyError."""
     frame = _complete_only(_read(directory, "mappings.csv", MAPPINGS, most), directory)
     frame["path"] = _text(frame["path"])
-    for column in ("start", "end"):
-        frame[column] = _addresses(frame[column])
-    return frame
+    return _with_addresses(directory / "mappings.csv", frame, "start", "end")
 
 
 def load_pages(directory: Path) -> pd.DataFrame:
     """pages.csv, with address as a number. Errors: RedirtyError."""
     frame = _read(directory, "pages.csv", PAGES)
-    frame["address"] = _addresses(frame["address"])
     frame["mapping_class"] = _text(frame["mapping_class"])
-    return frame
+    return _with_addresses(directory / "pages.csv", frame, "address")
 
 
 def load_curve(directory: Path) -> pd.DataFrame:
@@ -179,9 +181,7 @@ def load_zeros(directory: Path) -> pd.DataFrame:
     """zeros.csv: which pages were all zeros at the end; start and end are numbers. Empty when it was
     recorded without --zeros. Errors: RedirtyError."""
     frame = _read(directory, "zeros.csv", ZEROS)
-    for column in ("start", "end"):
-        frame[column] = _addresses(frame[column])
-    return frame
+    return _with_addresses(directory / "zeros.csv", frame, "start", "end")
 
 
 def load_stacks(directory: Path) -> pd.DataFrame | None:
@@ -288,12 +288,16 @@ def _text(column: pd.Series[Any]) -> pd.Series[Any]:
     return column.astype("str").where(column.notna(), "")
 
 
-def _addresses(column: pd.Series[Any]) -> pd.Series[Any]:
+def _with_addresses(path: Path, frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """With addresses as numbers. Errors: RedirtyError."""
     import numpy as np
     import pandas as pd
 
-    return pd.Series(
-        np.array([int(text, 16) for text in column], np.uint64),
-        index=column.index,
-        name=column.name,
-    )
+    for name in columns:
+        try:
+            texts = frame[name].to_numpy(object)  # one by one out of pandas takes ten times as long
+            numbers = np.array([int(text, 16) for text in texts], np.uint64)
+        except (ValueError, TypeError, OverflowError) as e:
+            raise RedirtyError(f"{path} is damaged: column {name}: {e}") from None
+        frame[name] = pd.Series(numbers, index=frame.index, name=name)
+    return frame

@@ -39,7 +39,7 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observed:
     duration_s, dirty = column("duration_s"), column("dirty_pages")
     first = phases.find(dirty / np.maximum(duration_s, 1e-9)).first
     curves = load.load_curves(directory, _CURVES_BYTES)
-    classes = tuple(sorted(set(curves["mapping_class"]) - {""}))
+    classes = tuple(sorted(set(curves["mapping_class"].unique()) - {""}))
     return Observed(
         page_size=int(meta["page_size"]),
         number=number,
@@ -83,7 +83,7 @@ def _points(curves: pd.DataFrame, classes: tuple[str, ...]) -> Points:
     return Points(
         curves["round"].to_numpy(np.int64),
         curves["rounds"].to_numpy(np.int64),
-        np.array([codes[name] for name in curves["mapping_class"]], np.int64),
+        np.asarray(curves["mapping_class"].map(codes), np.int64),
         curves["elapsed_s"].to_numpy(np.float64),
         curves["dirty_pages"].to_numpy(np.float64),
         curves["redirtied_pages"].to_numpy(np.float64),

@@ -38,7 +38,8 @@ examples:
   redirty predict rec --bandwidth 10Gbit --policy qemu --json
   sudo redirty predict -p 1234 -d 10 --bandwidth 1.25GB       records for 10 s, keeps no file
 
-The verdict is "uncertain" when it depends on which of the recorded rounds one takes. Rounds as long as
+The verdict is "uncertain" when it depends on which of the recorded rounds one takes, and within 10 %
+of the bandwidth at which it turns. Rounds as long as
 the passes that are to be expected, and many of them, make it narrower. With --policy qemu give
 --last-bandwidth when its max-bandwidth is below what the link carries: the last pass has all of it.
 """
@@ -181,7 +182,7 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
             zeros=options.zeros,
         )
         progress = Progress(quiet=options.quiet)
-        session = Session(plan, progress.show)
+        session = Session(plan, progress.show, on_counted=progress.counting)
         try:
             session.run()
         except TargetEndedError as e:

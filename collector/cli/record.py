@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
         zeros=options.zeros,
     )
     progress = Progress(quiet=options.quiet)
-    session = Session(plan, progress.show)
+    session = Session(plan, progress.show, on_counted=progress.counting)
     try:
         session.run()
     except TargetEndedError:
@@ -159,6 +159,7 @@ class Progress:
         self._on = not quiet and sys.stderr.isatty()
         self._shown = False
         self._lost = 0
+        self._percent = -1
 
     def show(self, result: Round) -> None:
         """Says what the round was like."""
@@ -177,6 +178,14 @@ class Progress:
         )
         print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
         self._shown = True
+
+    def counting(self, share: float) -> None:
+        """Says how much of the memory was looked at for zero pages."""
+        if self._on and int(share * 100) != self._percent:
+            self._percent = int(share * 100)
+            line = f"counting pages of zeros: {self._percent} %"
+            print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
+            self._shown = True
 
     def end(self) -> None:
         """Leaves the line as it is."""

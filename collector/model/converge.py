@@ -136,12 +136,15 @@ def simulate(
         unsent = left.bytes - sent.bytes
         # as if none of its pages were zero
         whole = unsent if passes else memory.unsent_pages(unsent, policy) * page_bytes
-        passes.append(Pass(len(passes) + 1, sent.bytes, took_s))
         dirty = written(took_s) * page_bytes
-        # Pages that were not sent may have been written again besides: both sets once. Hot ones mostly
-        # were, others no more than any page.
+        # Pages that were not sent may have been written again besides: both sets once. In the first pass
+        # they are no more likely to be than any page; later ones were written a pass before.
+        likely = (
+            _rewritten(written, passes[-1].duration_s, took_s) if passes else _share(dirty, known)
+        )
         sure = written_again(written, took_s, page_bytes)[1] if sent.hot else 0.0
-        overlap = min(whole * max(_share(dirty, known), sure), dirty)
+        overlap = min(whole * max(likely, sure), dirty)
+        passes.append(Pass(len(passes) + 1, sent.bytes, took_s))
         to_do = unsent * (1 - _share(overlap, whole)) + dirty
         pending = (whole - overlap + dirty) / page_bytes * memory.page_size
         left = Left(to_do, pending)
@@ -157,6 +160,13 @@ def simulate(
 
 def _share(part: float, whole: float) -> float:
     return min(part / whole, 1.0) if whole > 0 else 0.0
+
+
+def _rewritten(written: Written, before_s: float, now_s: float) -> float:
+    """Of a workload that stays as it is: with which probability a page written in a stretch of time is
+    written in the next one, too."""
+    one = written(before_s)
+    return _share(max(one + written(now_s) - written(before_s + now_s), 0.0), one)
 
 
 def written_again(written: Written, seconds: float, page_bytes: float) -> tuple[float, float]:

@@ -187,8 +187,9 @@ def _by_class(table: Table, whole: WriteCurve, present: float) -> dict[str, Writ
     shape of the whole."""
     found = {}
     first = table.levels[0]
-    inside = whole.elapsed_s[whole.elapsed_s < first.elapsed_s * (1 - 1e-9)]
-    shape = np.array([whole(t) for t in inside.tolist()]) / max(whole(first.elapsed_s), 1e-9)
+    before = whole.elapsed_s < first.elapsed_s * (1 - 1e-9)
+    inside = whole.elapsed_s[before]
+    shape = whole.pages[before] / max(whole(first.elapsed_s), 1e-9)
     for name in sorted({n for level in table.levels for n in level.by_class}):
         ends = [level.by_class.get(name, 0.0) for level in table.levels]
         times = np.concatenate((inside, [level.elapsed_s for level in table.levels]))

@@ -24,6 +24,7 @@ CONVERGES, DOES_NOT, UNCERTAIN = "converges", "does not converge", "uncertain"
 
 _TIMES = (1 / 4, 1 / 2, 1, 2, 4)  # of the bandwidth asked for
 _DOWNTIMES_S = (0.03, 0.1, 0.3, 1.0)
+_NEAR = 1.1  # times the bandwidth at which it begins to converge: no verdict is sure there
 _FAST = 20e9  # bytes per second: no machine reads its memory page by page so quickly
 
 
@@ -46,7 +47,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """middle: what is to be expected; low, high: with the fewest and most pages written."""
+    """middle: what is to be expected; low, high: with the fewest and most pages written, or, near the
+    bandwidth at which it begins to converge, what comes of one that is 10 % away."""
 
     question: Question
     fit: Fit
@@ -84,12 +86,16 @@ def answer(fit: Fit, question: Question, layout: Layout | None = None) -> Answer
     policy = question.policy_for(question.downtime_s)
     memory = memory_of(fit, question, policy, layout)
 
-    def outcome(curve: WriteCurve) -> Outcome:
-        return simulate(memory, curve, policy, question.bandwidth, question.last_bandwidth)
+    def outcome(curve: WriteCurve, times: float = 1.0) -> Outcome:
+        return simulate(memory, curve, policy, question.bandwidth * times, question.last_bandwidth)
 
-    return Answer(
-        question, fit, policy, memory, outcome(fit.curve), outcome(fit.low), outcome(fit.high)
-    )
+    middle, low, high = outcome(fit.curve), outcome(fit.low), outcome(fit.high)
+    # So near to where it turns, chance decides.
+    if high.converges and not (below := outcome(fit.curve, 1 / _NEAR)).converges:
+        high = below
+    if not low.converges and (above := outcome(fit.curve, _NEAR)).converges:
+        low = above
+    return Answer(question, fit, policy, memory, middle, low, high)
 
 
 def as_json(a: Answer, mappings: tuple[Kept, ...] = ()) -> dict[str, Any]:

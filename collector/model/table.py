@@ -11,7 +11,7 @@ from redirty.collector.model.observed import ALL, Observed, Points
 Floats = npt.NDArray[np.float64]
 
 _AN_OCTAVE = 8  # columns
-_ROUNDS = 128  # rows at most, the latest ones
+_ROUNDS = 64  # rows at most, the latest ones
 _SHORT = 0.9  # a round shorter than this part of the usual one is none to take the end from
 
 
@@ -107,20 +107,14 @@ def _inside(points: Points, usual: float) -> tuple[npt.NDArray[np.int64], Floats
     return number[starts], rows, times
 
 
-def _at_the_end(rounds: npt.NDArray[np.int64], elapsed_s: Floats, dirty: Floats) -> Floats:
-    """By run, how fast new pages come at its end, pages per second: since the end of runs that are half as
-    long. All (n,), runs ascending by their number of rounds; 0 for single rounds."""
-    if not len(rounds):
-        return np.empty(0)
-    lengths, starts, level, counts = np.unique(
-        rounds, return_index=True, return_inverse=True, return_counts=True
-    )
-    mean_s = np.add.reduceat(elapsed_s, starts) / counts
-    mean = np.add.reduceat(dirty, starts) / counts
+def _at_the_end(lengths: npt.NDArray[np.int64], mean_s: Floats, mean: Floats) -> Floats:
+    """By length of runs, in rounds and ascending, how fast new pages come at their end, pages per second:
+    since the end of runs that are half as long. All (n,); 0 for the shortest. mean_s, mean: of the runs
+    of a length, how long they took and how many pages were written in them."""
     half = np.maximum(np.searchsorted(lengths, lengths // 2, side="right") - 1, 0)
     longer = np.maximum(mean_s - mean_s[half], 1e-9)
-    slope = np.where(half < np.arange(len(lengths)), np.maximum(mean - mean[half], 0.0) / longer, 0)
-    found: Floats = slope[level]
+    slope = np.maximum(mean - mean[half], 0.0) / longer
+    found: Floats = np.where(half < np.arange(len(lengths)), slope, 0.0)
     return found
 
 
@@ -135,11 +129,17 @@ def _levels(
     order = np.lexsort((whole.number, whole.rounds))
     number, rounds, elapsed_s = whole.number[order], whole.rounds[order], whole.elapsed_s[order]
     dirty = whole.dirty[order]
-    lengths, starts = np.unique(rounds, return_index=True)
-    at = np.searchsorted(seen.number[first:], number)
-    late = seen.arm_s[first:][at] / 2 * _at_the_end(rounds, elapsed_s, dirty)
-    raced = np.where(rounds == 1, excess[at], late)
-    pages, new = np.maximum(dirty - raced, 0.0), np.maximum(dirty - whole.redirtied[order], 0.0)
+    lengths, starts, counts = np.unique(rounds, return_index=True, return_counts=True)
+    mean_s, mean_new = np.empty(0), np.empty(0)
+    pages = dirty
+    if len(starts):
+        mean_s = np.add.reduceat(elapsed_s, starts) / counts
+        at = np.searchsorted(seen.number[first:], number)
+        slope = _at_the_end(lengths, mean_s, np.add.reduceat(dirty, starts) / counts)
+        late = seen.arm_s[first:][at] / 2 * np.repeat(slope, counts)
+        pages = np.maximum(dirty - np.where(rounds == 1, excess[at], late), 0.0)
+        new = np.maximum(dirty - whole.redirtied[order], 0.0)
+        mean_new = np.add.reduceat(new, starts) / counts
     classes = points.chosen(whole_runs & (points.mapping_class != ALL))
     sums = np.zeros((len(lengths), len(seen.classes)))
     known = np.isin(classes.rounds, lengths)
@@ -148,12 +148,10 @@ def _levels(
     found: list[Level] = []
     bases: dict[int, tuple[npt.NDArray[np.int64], Floats, float]] = {}
     bounds = [*starts.tolist(), len(number)]
-    mean_s, mean_new = np.empty(0), np.empty(0)
-    if len(starts):
-        counts = np.diff(bounds)
-        mean_s = np.add.reduceat(elapsed_s, starts) / counts
-        mean_new = np.add.reduceat(new, starts) / counts
-    for row, length in enumerate(lengths.tolist()):
+    of_length = zip(
+        lengths.tolist(), mean_s.tolist(), mean_new.tolist(), sums.tolist(), strict=True
+    )
+    for row, (length, elapsed, fresh, class_sums) in enumerate(of_length):
         a, b = bounds[row], bounds[row + 1]
         values, scale = pages[a:b], 1.0
         base = bases.get(1 << (length - 1).bit_length() - 1) if length > 1 else None
@@ -168,10 +166,10 @@ def _levels(
                 values = values * scale
         by_class = {
             name: one * scale / (b - a)
-            for name, one in zip(seen.classes, sums[row].tolist(), strict=True)
+            for name, one in zip(seen.classes, class_sums, strict=True)
             if one > 0
         }
-        found.append(Level(float(mean_s[row]), values, float(mean_new[row]) * scale, by_class))
+        found.append(Level(elapsed, values, fresh * scale, by_class))
         if length & (length - 1) == 0:
             bases[length] = (number[a:b], pages[a:b], float(values.sum()) / len(values))
     if not found:

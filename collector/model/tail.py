@@ -67,10 +67,11 @@ def _not_negative(a: Floats, b: Floats) -> Floats:
     count = a.shape[1]
     scale = np.linalg.norm(a, axis=0)
     a = a / scale
+    products, wanted = a.T @ a, a.T @ b
     x = np.zeros(count)
     chosen = np.zeros(count, np.bool_)
     for _ in range(_STEPS):
-        gradient = a.T @ (b - a @ x)
+        gradient = wanted - products @ x
         gradient[chosen] = -np.inf
         best = int(np.argmax(gradient))
         if gradient[best] <= 1e-9:

@@ -86,6 +86,9 @@ def test_only_the_guests_memory_counts(tmp_path: Path) -> None:
     rounds = pd.read_csv(directory / "rounds.csv")
     assert (rounds["dirty_pages"] <= len(written(ram))).all()
     assert (rounds["missed_pages"].iloc[1:] == 0).all(), rounds
+    # Touched pages alone are there, and after the first round all were there before.
+    assert (rounds["present_pages"].iloc[1:] == len(written(ram))).all(), rounds
+    assert (rounds["redirtied_pages"].iloc[1:] == len(written(ram))).all(), rounds
     # Each page faults once a round: what the program writes besides would be 4 times as much.
     assert rounds["write_faults"].iloc[1:].max() <= 1.1 * len(written(ram)), rounds
     curve = pd.read_csv(directory / "curve.csv")

@@ -144,7 +144,7 @@ def test_a_number_may_begin_or_end_with_its_point(
 ) -> None:
     seen: list[float] = []
 
-    def session(plan: Any, *_: Any) -> None:
+    def session(plan: Any, *_: Any, **_more: Any) -> None:
         seen.append(plan.interval_s)
         raise RedirtyError("far enough")
 

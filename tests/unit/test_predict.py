@@ -302,6 +302,32 @@ def test_damage_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 # ---- the plot ----
 
 
+@pytest.mark.parametrize(
+    ("name", "column", "value"),
+    [
+        *(("mappings.csv", "start", "zz"), ("mappings.csv", "end", "0x1ffffffffffffffff")),
+        *(("mappings.csv", "dirty_pages", "many"), ("rounds.csv", "duration_s", "0.1.2")),
+        *(("curves.csv", "elapsed_s", "-"), ("zeros.csv", "start", "")),
+        *(("zeros.csv", "zero_pages", "none"), ("zeros.csv", "end", "12 pages")),
+    ],
+)
+def test_a_damaged_value_is_told(
+    name: str, column: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = record(tmp_path / "rec", 4)
+    (directory / "zeros.csv").write_text(
+        "pid,start,end,mapping_class,pages,present_pages,zero_pages\n"
+        "7,0x1000,0x3000,anon_private,2,2,1\n"
+    )
+    frame = pd.read_csv(directory / name, dtype=str)
+    frame.loc[0, column] = value
+    frame.to_csv(directory / name, index=False, lineterminator="\r\n")
+    assert cli.main(["predict", str(directory), "--bandwidth", "1GB"]) == 1
+    shown = capsys.readouterr().err
+    assert f"{name} is damaged: column {column}" in shown
+    assert shown.count("\n") == 1
+
+
 def test_plot() -> None:
     lines = plot.plot(lambda t: 1000 * t, 0.001, 10.0, 1.0, (lambda t: 0.0, lambda t: 1500 * t))
     assert len(lines) == plot.HEIGHT + 2

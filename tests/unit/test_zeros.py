@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from redirty.collector.analyze import load, observe
 from redirty.collector.export.zeros import write_zeros
-from redirty.collector.host.mappings import Mapping
+from redirty.collector.host.mappings import Mapping, Mappings
 from redirty.collector.model.converge import Memory, simulate
 from redirty.collector.model.policy import Fixed, Goal, Qemu
-from redirty.collector.zeros import Stretch, joined, runs, zero_pages
+from redirty.collector.zeros import Stretch, Zeros, joined, runs, zero_pages
 
 PAGE = 4096
 RAM = Mapping(0x40000000, 0x40000000 + 2000 * PAGE, "rw-p", "")
@@ -69,6 +74,29 @@ def test_a_recording_keeps_them(tmp_path: Path) -> None:
     assert layout.pages.tolist() == [512, 1488, 10, 4]
     assert layout.zero.tolist() == [100, 1488, 0, 1]
     assert observe.layout_of(load.load_zeros(tmp_path / "other")) is None
+
+
+def own_space(area: mmap.mmap, *, gone: bool = False) -> Any:
+    """This process, of which only an area counts."""
+    start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    mapping = Mapping(start, start + len(area), "rw-p", "")
+    return SimpleNamespace(pid=os.getpid(), mappings=Mappings.of((mapping,)), gone=gone)
+
+
+def test_memory_is_looked_at_page_by_page() -> None:
+    area = mmap.mmap(-1, 2000 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+    for page in range(100, 300):
+        area[page * PAGE] = page % 2
+    zeros = Zeros([own_space(area), own_space(area, gone=True)])
+    told: list[int] = []
+    found = list(zeros.count(looked=told.append))
+    assert zeros.pages == sum(told) == sum(s.pages for s in found) == 2000
+    assert sum(s.present for s in found) == 200
+    assert sum(s.zero for s in found) == 100
+    assert list(zeros.count(stop=lambda: True)) == []
+    zeros.close()
+    assert zeros.pages == 0
 
 
 def never(_t: float) -> float:

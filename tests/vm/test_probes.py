@@ -257,10 +257,13 @@ def test_record(vm: machine.Vm) -> None:
     assert any(row["reason"] == "flush_tlb_mm_range" and row["time_s"] for row in found["tlb"])
 
 
+TARGET = "tests/host/test_vm_target.py::test_only_the_guests_memory_counts"
+
+
 def test_a_guests_memory_alone(vm: machine.Vm) -> None:
     """With userfaultfd and tracepoints the host does it."""
     done = vm.run(
-        [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/host/test_vm_target.py"],
+        [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", TARGET],
         env={
             **{"REDIRTY_TEST_PROBE": "fentry", "REDIRTY_TEST_ARM": "soft-dirty"},
             "REDIRTY_REQUIRE": "1",
