@@ -42,7 +42,8 @@ class Tables:
     @property
     def leaves(self) -> npt.NDArray[np.bool_]:
         """(n,) those that map pages."""
-        return self.level == 1
+        found: npt.NDArray[np.bool_] = self.level == 1
+        return found
 
     def name(self, level: int) -> str:
         """What the kernel calls a level; the highest is the pgd, however many there are."""

@@ -226,7 +226,8 @@ class Tracer:
 
     def tlb_counts(self, slot: int) -> npt.NDArray[np.void]:
         """(TLB_REASONS,) flushes of a slot's target so far in the epoch that runs."""
-        return self._stats["tlb"][slot, self.epoch].copy()
+        counts: npt.NDArray[np.void] = self._stats["tlb"][slot, self.epoch].copy()
+        return counts
 
     # ---- stacks ----
 

@@ -71,7 +71,7 @@ def look() -> Nodes:
     ranges = zone_ranges(Path("/proc/zoneinfo").read_text())
     starts, ends, owners = (np.array([r[i] for r in ranges]) for i in range(3))
     online = _listed("online") or [0]
-    cpus = {}
+    cpus: dict[int, int] = {}
     for node in online:
         path = _DIRECTORY / f"node{node}/cpulist"
         if path.exists():

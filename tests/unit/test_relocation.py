@@ -65,7 +65,10 @@ def test_registers_are_where_the_routine_looks_for_them(tmp_path: Path) -> None:
     registers[names.index("flags")] = 0x246 | 1 << 11
     slot = routine.slot(0xABC, b"\x01" * 8, registers)
     assert len(slot) == routine.SLOT_BYTES
-    word = lambda symbol: struct.unpack_from("<Q", slot, symbols[symbol])[0]  # noqa: E731
+
+    def word(symbol: str) -> int:
+        return int(struct.unpack_from("<Q", slot, symbols[symbol])[0])
+
     assert word("D_SHARED") == 0xABC
     assert word("D_MASK") == 0x0101_0101_0101_0101
     for name in (*names[:11], "rcx", "rdx", "rsi", "rdi", "rip"):

@@ -302,8 +302,8 @@ def refusals() -> dict[str, Any]:
         found["debugged"] = run("-p", target.pid, "--to-node", 1, "--yes")
         debugger.kill()
         debugger.wait()
-        found["wrong"] = target.wrong()
-    return found
+        wrong = target.wrong()
+    return {**found, "wrong": wrong}
 
 
 if __name__ == "__main__":
