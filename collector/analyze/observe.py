@@ -73,7 +73,7 @@ def layout_of(zeros: pd.DataFrame) -> Layout | None:
     )
     anonymous = ordered["mapping_class"].str.startswith("anon").to_numpy()
     untouched = np.where(anonymous, pages - present, 0.0)
-    return Layout(present + untouched, present, zero + untouched)
+    return Layout(present + untouched, zero + untouched)
 
 
 def _points(curves: pd.DataFrame, classes: tuple[str, ...]) -> Points:

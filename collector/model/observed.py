@@ -57,11 +57,10 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Memory in the order in which it is copied first, in pieces: (n,) pages of each, those of them that
-    are present, and those that are zero: never touched, or full of zeros."""
+    """Memory in the order in which it is copied first, in pieces: (n,) pages of each, and those of them
+    that are zero: never touched, or full of zeros."""
 
     pages: Floats
-    present: Floats
     zero: Floats
 
 
