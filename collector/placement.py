@@ -44,12 +44,14 @@ class MappingRow:
 @dataclass(frozen=True)
 class Placement:
     """Of one process. levels: the highest first; none where nobody can walk. counted_pages: as the
-    kernel counts them (VmPTE), with what it holds in reserve for huge pages, without the top table.
-    ran_s: processor time by node while it was sampled."""
+    kernel counts them (VmPTE), without the top table, but with one that it holds in reserve for each
+    huge page of private memory, which no walk finds. huge_pages: mapped as such, None where nobody
+    can walk. ran_s: processor time by node while it was sampled."""
 
     pid: int
     comm: str
     counted_pages: int
+    huge_pages: int | None
     levels: list[Row]
     mappings: list[MappingRow]
     ran_s: dict[int, float]
@@ -133,18 +135,20 @@ def look(pids: list[int], walker: Walker | None, nodes: Nodes, sample_s: float) 
     ran = run_by_node(pids, nodes.cpus, sample_s)
     found = []
     for pid, ran_s in zip(pids, ran, strict=True):
+        huge: int | None = None
         levels: list[Row] = []
         mappings: list[MappingRow] = []
         try:
             if walker is not None:
                 tables = walker.walk(pid)
+                huge = len(tables.huge)
                 levels = levels_of(tables, nodes)
                 mappings = by_mapping(tables, nodes, detailed(pid))
         except OSError:
             continue
         counted = counted_pages(pid)
         if counted:
-            found.append(Placement(pid, names[pid], counted, levels, mappings, ran_s, nodes))
+            found.append(Placement(pid, names[pid], counted, huge, levels, mappings, ran_s, nodes))
     return found
 
 
@@ -167,6 +171,7 @@ def _process_json(p: Placement) -> dict[str, Any]:
         "pid": p.pid,
         "comm": p.comm,
         "counted_pages": p.counted_pages,
+        "huge_pages": p.huge_pages,
         "levels": [{"level": r.what, "node": r.node, "pages": r.pages} for r in p.levels],
         "mappings": [
             {
@@ -218,6 +223,8 @@ def _levels_text(p: Placement) -> list[str]:
     for name in dict.fromkeys(row.what for row in p.levels):
         counts = {row.node: row.pages for row in p.levels if row.what == name}
         lines.append(f"  {name:<8}" + "".join(f"{counts.get(n, 0):>12}" for n in nodes))
+    if p.huge_pages:
+        lines.append(f"  {p.huge_pages} huge pages need no pte; for most a page is held in reserve")
     rows = sorted(p.mappings, key=lambda r: -r.pages)
     lines += ["", f"  {'pages':>8}  {'node':>4}  mapping (pte level)"]
     for row in rows[:_SHOWN_MAPPINGS]:

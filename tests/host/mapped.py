@@ -1,13 +1,16 @@
 """A program with one large mapping of known contents, whose page tables are moved by tests.
 
-As a script: KIND (private, shared, file) MIB [PATH]; answers a line to each line of its input.
+As a script: KIND (private, shared, file, huge) MIB [PATH]; answers a line to each line of its input. With
+Python's bare library, as it starts in emulated machines again and again.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -16,17 +19,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
+PAGE = 4096
+_PYTHON: str = getattr(sys, "_base_executable", None) or sys.executable
+SHOWN = struct.Struct("<4Q")  # words with which a page begins, that are written and checked
+_FACTOR, _MASK = 0x9E37_79B9_7F4A_7C15, (1 << 64) - 1
 
-WORDS = 512
-SHOWN = 4  # words of a page that are written and checked
+
+def content(page: int, seed: int) -> bytes:
+    """What a page begins with."""
+    return SHOWN.pack(*((n * _FACTOR + seed) & _MASK for n in range(4 * page, 4 * page + 4)))
 
 
-def contents(pages: int, seed: int) -> npt.NDArray[np.uint64]:
-    """(pages, SHOWN) what the pages begin with."""
-    words = np.arange(pages * SHOWN, dtype=np.uint64).reshape(pages, SHOWN)
-    return words * np.uint64(0x9E37_79B9_7F4A_7C15) + np.uint64(seed)
+def wrong_pages(memory: mmap.mmap | bytes, seed: int) -> int:
+    """How many pages do not begin as they should."""
+    return sum(
+        memory[n * PAGE : n * PAGE + SHOWN.size] != content(n, seed)
+        for n in range(len(memory) // PAGE)
+    )
 
 
 def main() -> None:
@@ -39,18 +48,31 @@ def main() -> None:
     else:
         shared = mmap.MAP_SHARED if kind == "shared" else mmap.MAP_PRIVATE
         memory = mmap.mmap(-1, size, flags=shared | mmap.MAP_ANONYMOUS)
-        if kind != "huge":
-            memory.madvise(mmap.MADV_NOHUGEPAGE)
-    array = np.frombuffer(memory, np.uint64).reshape(-1, WORDS)
-    array[:, :SHOWN] = contents(len(array), 0)
+    if kind != "huge":  # a file's page cache may lie in huge pages, too
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    pages = size // PAGE
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+    def write(seed: int, step: int = 1) -> None:
+        for n in range(0, pages, step):
+            memory[n * PAGE : n * PAGE + SHOWN.size] = content(n, seed)
+
+    write(0)
     threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()
-    print(json.dumps({"pid": os.getpid(), "address": array.ctypes.data}), flush=True)
+    print(json.dumps({"pid": os.getpid(), "address": address}), flush=True)
     for line in sys.stdin:
-        command, seed = line.split()
-        if command == "write":
-            array[:, :SHOWN] = contents(len(array), int(seed))
-        wrong = int((array[:, :SHOWN] != contents(len(array), int(seed))).any(axis=1).sum())
-        print(json.dumps({"wrong": wrong, "address": array.ctypes.data}), flush=True)
+        command, number = line.split()
+        wrong = 0
+        if command == "use":
+            write(int(number), 3)
+            sum(memory[n * PAGE] for n in range(0, pages, 5))
+        elif command == "sync":
+            memory.flush()
+        else:
+            if command == "write":
+                write(int(number))
+            wrong = wrong_pages(memory, int(number))
+        print(json.dumps({"wrong": wrong, "address": address}), flush=True)
 
 
 class Mapped:
@@ -58,7 +80,7 @@ class Mapped:
 
     def __init__(self, kind: str, mib: int, path: str = "", wrapper: Sequence[str] = ()) -> None:
         self._process = subprocess.Popen(
-            [*wrapper, sys.executable, str(Path(__file__).resolve()), kind, str(mib), path],
+            [*wrapper, _PYTHON, "-I", "-S", str(Path(__file__).resolve()), kind, str(mib), path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -87,6 +109,14 @@ class Mapped:
     def write(self, seed: int) -> int:
         """Writes every page; how many are wrong then."""
         return self._ask(f"write {seed}")
+
+    def sync(self) -> None:
+        """Writes a file's pages back: they are clean then, and write-protected."""
+        self._ask("sync 0")
+
+    def use(self, seed: int) -> None:
+        """Writes every third page, with what it has already, and reads every fifth."""
+        self._ask(f"use {seed}")
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 
 from redirty.collector.arm.base import ArmError
 from redirty.collector.arm.injection import Injector, InUseError
@@ -23,7 +24,7 @@ def movable(tables: Tables) -> dict[int, int]:
 
 class Relocator:
     """Moves what can be moved, in steps of so many regions. stopped_s, moves_s: of all steps, and of
-    that the moves."""
+    that the moves. refused: why steps were not done."""
 
     def __init__(self, pid: int, regions: int) -> None:
         self.pid = pid
@@ -32,6 +33,7 @@ class Relocator:
         self.injector = Injector()
         self.in_use: set[int] = set()
         self.stopped_s = self.moves_s = 0.0
+        self.refused = Counter[str]()
 
     def round(self) -> tuple[int, int, float]:
         """(tables that are elsewhere now, of how many that were to move, the longest stop in s)."""
@@ -61,7 +63,7 @@ class Relocator:
             except InUseError:
                 raise
             except ArmError as e:
-                print(e, file=sys.stderr, flush=True)
+                self.refused[str(e)] += 1
         return longest
 
     def close(self) -> None:
@@ -75,7 +77,7 @@ def main() -> None:
     relocator = Relocator(int(sys.argv[1]), int(sys.argv[2]))
     while True:
         moved, of, longest = relocator.round()
-        print(moved, of, f"{longest:.6f}", flush=True)
+        print(moved, of, f"{longest:.6f}", dict(relocator.refused), flush=True)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ def placed(**other: Any) -> Placement:
         "pid": 7,
         "comm": "x\ty",
         "counted_pages": 44,
+        "huge_pages": 4,
         "levels": rows,
         "mappings": [MappingRow(mapping, 0, 30), MappingRow(mapping, 1, 10)],
         "ran_s": {1: 2.0},
@@ -77,6 +78,7 @@ def test_where_tables_lie_in_words() -> None:
     assert "process 7 (x y): 176.0 KiB of page tables" in text
     assert "  pte               30          10" in text
     assert "0x1000 rw-p /a b" in text
+    assert "4 huge pages need no pte" in text
     assert "remote page walks  75%" in text
     assert "-p 7 --to-node 1 --yes" in text
     assert "walked by BPF" in text
@@ -86,7 +88,7 @@ def test_where_tables_lie_in_words() -> None:
 
 
 def test_where_nobody_can_walk() -> None:
-    one = placed(levels=[], mappings=[])
+    one = placed(levels=[], mappings=[], huge_pages=None)
     text = placement.as_text([one], NODES, "lockdown")
     assert "not known for one process here (lockdown)" in text
     assert "vmstat" in text

@@ -1,6 +1,7 @@
 """Runs in a test VM with two NUMA nodes: `redirty pagetables` on programs of all kinds, as JSON.
 
-Usage: guest_pagetables.py PART [ARGUMENTS], where PART is one of the functions below.
+Usage: guest_pagetables.py PART[:ARGUMENT...] ..., where PART is one of the functions below; the answer to
+each is under its words, an error instead of one as "error".
 """
 
 from __future__ import annotations
@@ -12,23 +13,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+import traceback
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from redirty.collector.host import nodes as host_nodes
-from redirty.collector.host.smaps import Detailed, detailed
-from redirty.collector.movable import HUGE
-from redirty.collector.relocate import Moved, leaves_by_node, relocate
-from redirty.collector.tables import Walker
-
-from tests.host.mapped import Mapped
+from tests.host.condition import Condition, assert_released
+from tests.host.entries import changed_by_a_move
+from tests.host.mapped import PAGE, Mapped, wrong_pages
+from tests.vm.mover import ON_NODE_0, Mover, changes, killed, layout, there_and_back
 from tests.workloads.driver import Checksum
 
 REDIRTY = Path(sys.executable).with_name("redirty")
-MAX_PAUSE_S = 0.5  # emulated: ten times and more what it is otherwise
-ON_NODE_0 = ("taskset", "-c", "0")
+EXT4 = Path("/tmp/ext4")
+_MAKE_EXT4 = f"""
+set -e
+truncate -s 256M {EXT4}.image
+/usr/sbin/mkfs.ext4 -q {EXT4}.image
+/usr/sbin/modprobe -a loop ext4
+mkdir {EXT4}
+mount -o loop {EXT4}.image {EXT4}
+"""
 
 
 def run(*words: object, timeout_s: float = 300) -> tuple[int, str, str]:
@@ -43,64 +49,16 @@ def run(*words: object, timeout_s: float = 300) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def layout(pid: int) -> list[Detailed]:
-    """The mappings but for what grows by itself, and without the mark that mremap leaves (sd)."""
-    found = [m for m in detailed(pid) if m.path != "[heap]"]
-    return [m._replace(flags=m.flags - {"sd"}) for m in found]
-
-
-class Mover:
-    """Moves tables in this process, as the program does it."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.nodes = host_nodes.look()
-        self.walker = Walker(self.nodes.highest)
-
-    def by_node(self) -> dict[int, int]:
-        """Tables of the lowest level by node."""
-        return leaves_by_node(self.walker.walk(self.pid), self.nodes)
-
-    def to(self, node: int) -> Moved:
-        """Moves them there."""
-        return relocate(self.pid, self.walker, self.nodes, node, max_pause_s=MAX_PAUSE_S)
-
-
-def there_and_back(pid: int, times: int) -> dict[str, Any]:
-    """To node 1 and back, again and again: what stayed, what it took."""
-    mover = Mover(pid)
-    left: list[int] = []
-    kept: list[int] = []
-    longest, stopped, moved = 0.0, 0.0, 0
-    reasons = Counter[str]()
-    before = mover.by_node()
-    for turn in range(2 * times):
-        node = 1 - turn % 2
-        result = mover.to(node)
-        left.append(sum(count for n, count in result.after.items() if n != node))
-        longest, stopped = max(longest, result.longest_s), stopped + result.stopped_s
-        moved += result.moved
-        kept.append(sum(result.kept.values()) - result.kept[HUGE])
-        reasons |= result.kept
-    return {
-        "before": before,
-        "after": mover.by_node(),
-        "left": left,
-        "kept": kept,
-        "reasons": dict(reasons),
-        "moved": moved,
-        "longest_s": longest,
-        "stopped_s": stopped,
-    }
-
-
 def mapping(kind: str, mib: str, times: str) -> dict[str, Any]:
     """One large mapping of a kind: private, shared, file."""
     path = "/dev/shm/mapped"
     with Mapped(kind, int(mib), path, wrapper=ON_NODE_0) as target:
         maps = layout(target.pid)
+        mover = Mover(target.pid)
+        changed = changed_by_a_move(mover.walker, target, lambda: (mover.to(1), mover.to(0)))
         found = there_and_back(target.pid, int(times))
-        found["same_maps"] = layout(target.pid) == maps
+        found["changes"] = changes(maps, target.pid)
+        found["wrong_entries"], found["bits"] = changed
         found["wrong"] = target.wrong()
         found["wrong_after_write"] = target.write(7)
     return found
@@ -126,7 +84,7 @@ def writers(times: str) -> dict[str, Any]:
     with Checksum(threads=4, mib=64, wrapper=ON_NODE_0) as target:
         maps = layout(target.pid)
         found = there_and_back(target.pid, int(times))
-        found["same_maps"] = layout(target.pid) == maps
+        found["changes"] = changes(maps, target.pid)
         result = target.stop()
     found |= {"errors": result.errors, "loops": result.loops, "checks": result.checks}
     return found
@@ -138,7 +96,7 @@ def redis(times: str) -> dict[str, Any]:
 
     with started() as server:
         server.ask("set", "kept", "as it was")
-        load = server.load(seconds_at_most=600, keys=20_000)
+        load = server.load(seconds_at_most=7200, keys=20_000)
         try:
             server.server.wait_ready(lambda: int(server.ask("dbsize")) > 5_000)
             found = there_and_back(server.pid, int(times))
@@ -153,44 +111,26 @@ def redis(times: str) -> dict[str, Any]:
 
 
 def kills(count: str) -> dict[str, Any]:
-    """kill -9 of a mover at random moments, while it moves a program's tables to and fro."""
+    """kill -9 of a mover at random moments: each time all is as it was before, and goes on."""
     seed = int(os.environ.get("REDIRTY_SEED", time.time_ns()))
-    rng = random.Random(seed)
-    held = 0
     with Checksum(threads=3, mib=16) as target:
-        for _ in range(int(count)):
-            words = [sys.executable, __file__, "forever", str(target.pid)]
-            mover = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-            assert mover.stdout is not None
-            mover.stdout.readline()  # it begins
-            time.sleep(rng.uniform(0, 0.5))
-            held += "TracerPid:\t0" not in Path(f"/proc/{target.pid}/status").read_text()
-            mover.kill()
-            mover.wait()
-        deadline = time.monotonic() + 30
-        while "TracerPid:\t0" not in Path(f"/proc/{target.pid}/status").read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        strange = [m.perms for m in detailed(target.pid) if m.perms == "rwxp"]
+        before, maps = Condition.of(target.pid), layout(target.pid)
+        places = []
+
+        def look() -> None:
+            assert_released(target, before)
+            places.append(not changes(maps, target.pid))
+
+        held, trouble = killed(Mover(target.pid), int(count), random.Random(seed), look)
         result = target.stop()
     return {
         "seed": seed,
-        "kills": int(count),
         "held": held,
+        "trouble": trouble,
+        "in_place": sum(places),
         "errors": result.errors,
         "loops": result.loops,
-        "strange": strange,
     }
-
-
-def forever(pid: str) -> dict[str, Any]:
-    """To and fro until it is killed."""
-    mover = Mover(int(pid))
-    print("begins", flush=True)
-    turn = 0
-    while True:
-        mover.to(turn % 2)
-        turn += 1
 
 
 def speed(mib: str, times: str) -> dict[str, Any]:
@@ -225,9 +165,9 @@ def speed(mib: str, times: str) -> dict[str, Any]:
 
 
 def written_back() -> dict[str, Any]:
-    """Writes to a mapped file just before a move: in the file afterwards? Run on ext4."""
-    path = Path("/tmp/ext4/mapped")
-    subprocess.run(["sync"], check=True)
+    """Writes to a mapped file of ext4 just before a move: in the file afterwards?"""
+    subprocess.run(["sh", "-c", _MAKE_EXT4], check=True)
+    path = EXT4 / "mapped"
     with Mapped("file", 64, str(path), wrapper=ON_NODE_0) as target:
         os.sync()  # its pages are clean now, and write-protected
         target.write(99)
@@ -235,52 +175,70 @@ def written_back() -> dict[str, Any]:
         os.kill(target.pid, signal.SIGKILL)
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
-    import numpy as np
-
-    from tests.host.mapped import SHOWN, WORDS, contents
-
-    words = np.fromfile(path, np.uint64).reshape(-1, WORDS)
-    wrong = int((words[:, :SHOWN] != contents(len(words), 99)).any(axis=1).sum())
-    return {"moved": moved.moved, "wrong": wrong, "pages": len(words)}
+    memory = path.read_bytes()
+    return {"moved": moved.moved, "wrong": wrong_pages(memory, 99), "pages": len(memory) // PAGE}
 
 
 def recorded() -> dict[str, Any]:
-    """A recording in whose rounds tables move: is each page that was written dirty in some round?"""
+    """Recordings in whose rounds tables move: is each page that was written dirty, in time?"""
+    return {arm: _recorded(arm) for arm in ("soft-dirty", "uffd")}
+
+
+def _recorded(arm: str) -> dict[str, Any]:
     import pandas as pd
 
-    found = {}
-    for arm in ("soft-dirty", "uffd"):
-        directory = Path(f"/tmp/recorded-{arm}")
-        with Mapped("private", 32, wrapper=ON_NODE_0) as target:
-            words = ["record", "-p", str(target.pid), "2s", "6", "--arm", arm, "-o", directory]
-            recorder = subprocess.Popen([REDIRTY, *words], stderr=subprocess.PIPE, text=True)
-            while not (directory / "meta.json").exists() and recorder.poll() is None:
-                time.sleep(0.05)
-            mover = Mover(target.pid)
-            target.write(3)
-            moved = mover.to(1)
-            time.sleep(2.5)
-            again = mover.to(0)  # in a round in which nothing is written
-            target.write(4)
-            _, said = recorder.communicate()
-        rounds = pd.read_csv(directory / "rounds.csv")
-        pages = pd.read_csv(directory / "pages.csv")
-        inside = (
-            pages["address"]
-            .map(lambda a: int(a, 16))
-            .between(target.address, target.address + (32 << 20) - 1)
-        )
-        meta = json.loads((directory / "meta.json").read_text())
-        found[arm] = {
-            "said": said,
-            "moved": [moved.moved, again.moved],
-            "kept": dict(moved.kept),
-            "lost_writes": (32 << 8) - int((inside & (pages["rounds_dirty"] > 0)).sum()),
-            "missed": rounds["missed_pages"].tolist(),
-            "dirty": rounds["dirty_pages"].tolist(),
-            "moved_pages": meta["moved_pages"],
-        }
-    return found
+    directory = Path(f"/tmp/recorded-{arm}")
+    with Mapped("private", 32, wrapper=ON_NODE_0) as target:
+        words = ["record", "-p", str(target.pid), "1s", "--arm", arm, "-o", str(directory)]
+        recorder = subprocess.Popen([REDIRTY, *words], stderr=subprocess.PIPE, text=True)
+        written = directory / "rounds.csv"
+        while recorder.poll() is None and (
+            not written.exists() or written.read_text().count("\n") < 3
+        ):
+            time.sleep(0.05)
+        if recorder.poll() is not None:
+            return {"refused": recorder.communicate()[1]}
+        mover = Mover(target.pid)
+        target.write(3)
+        moved = [mover.to(1)]
+        time.sleep(2.5)
+        moved.append(mover.to(0))  # in a round in which nothing is written
+        last = time.time()
+        target.write(4)
+        time.sleep(2.5)
+        recorder.send_signal(signal.SIGINT)
+        _, said = recorder.communicate()
+    rounds, pages = (pd.read_csv(directory / f"{name}.csv") for name in ("rounds", "pages"))
+    meta = json.loads((directory / "meta.json").read_text())
+    addresses = pages["address"].map(lambda a: int(a, 16))
+    mine = pages[addresses.between(target.address, target.address + (32 << 20) - 1)]
+    last_s = last - datetime.fromisoformat(meta["started"]).timestamp()
+    late = rounds["round"][rounds["start_s"] + rounds["duration_s"] >= last_s].min()
+    return {
+        "said": said,
+        "moved": [m.moved for m in moved],
+        "kept": dict(moved[0].kept),
+        "lost_writes": (32 << 8) - int((mine["last_round"] >= late).sum()),
+        "missed": rounds["missed_pages"].tolist(),
+        "dirty": rounds["dirty_pages"].tolist(),
+        "moved_pages": meta["moved_pages"],
+    }
+
+
+def torture(seconds: str) -> dict[str, Any]:
+    """The torture test while page tables move: a mirror kept by the round protocol must end equal."""
+    from tests.torture.run import Plan
+    from tests.torture.run import torture as tortured
+
+    seed = int(os.environ.get("REDIRTY_SEED", time.time_ns() % (1 << 30)))
+    tally = tortured(Plan(float(seconds), seed, arm="soft-dirty", moving=True))
+    return {
+        "said": f"seed {seed}: {tally}",
+        "moved": tally.moved,
+        "laps": tally.laps,
+        "late": tally.late,
+        "losses": [str(loss) for loss in tally.losses],
+    }
 
 
 def refusals() -> dict[str, Any]:
@@ -288,7 +246,7 @@ def refusals() -> dict[str, Any]:
     with Mapped("private", 4) as target:
         found = {
             "no_node": run("-p", target.pid, "--to-node", 7),
-            "bare_node": run("-p", target.pid, "--to-node", 1),
+            "bare_node": run("-p", target.pid, "--to-node", 2),
             "yes_alone": run("-p", target.pid, "--yes"),
         }
         debugger = subprocess.Popen(
@@ -306,18 +264,35 @@ def refusals() -> dict[str, Any]:
     return {**found, "wrong": wrong}
 
 
-if __name__ == "__main__":
-    functions = (
+def main() -> None:
+    """Each part that is asked for, whatever becomes of the others."""
+    found: dict[str, Any] = {}
+    for words in sys.argv[1:]:
+        name, *arguments = words.split(":")
+        begun = time.monotonic()
+        try:
+            found[words] = PARTS[name](*arguments)
+        except Exception:
+            found[words] = {"error": traceback.format_exc()}
+        print(f"{words}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    json.dump(found, sys.stdout)
+
+
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    part.__name__: part
+    for part in (
         mapping,
         program,
         writers,
         redis,
         kills,
         speed,
-        forever,
         written_back,
         recorded,
+        torture,
         refusals,
     )
-    parts: dict[str, Callable[..., dict[str, Any]]] = {f.__name__: f for f in functions}
-    json.dump(parts[sys.argv[1]](*sys.argv[2:]), sys.stdout)
+}
+
+if __name__ == "__main__":
+    main()
