@@ -24,9 +24,10 @@ GROUPS = {
     "startup": "waiting for redirty",
     "servers": "redis under load",
     "pagetables": "page tables moved",
+    "nodes": "page tables moved between two nodes, in an emulated machine",
     "probes": "fentry and kprobe, in an emulated machine",
 }
-MODULES = {"probes": "vm_probes"}  # where the name is not the group's
+MODULES = {"probes": "vm_probes", "nodes": "vm_tables"}  # where the name is not the group's
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Page tables moved: how long the target stands still, and what its page faults cost afterwards.
 
-This machine may have one node: the tables are made anew where they are, which is the same work.
+This machine may have one node: the tables are made anew where they are, which is the same work. Between
+two nodes, and beside move_pages(2): vm_tables.py.
 """
 
 from __future__ import annotations
@@ -57,11 +58,11 @@ def rows(quick: bool) -> Iterator[Row]:
         contextlib.closing(Relocator(moved.pid, 16)) as one,
     ):
         one.round()
-        found = pairs(lambda: _touch(moved), lambda: _touch(untouched), 21 if quick else 151)
+        found = pairs(lambda: touch_ns(moved), lambda: touch_ns(untouched), 21 if quick else 151)
         yield of_pairs("first touch by a moved target / an untouched one", found, "ns", _GOAL)
 
 
-def _touch(program: Sweep) -> float:
+def touch_ns(program: Sweep) -> float:
     """ns a page, of processor time."""
     before = cpu_ns(program.pid)
     pages = program.touch(_TOUCHED_MIB).pages

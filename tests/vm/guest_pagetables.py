@@ -1,4 +1,4 @@
-"""Runs in a test VM with two NUMA nodes: `redirty pagetables` on programs of all kinds, as JSON.
+"""Runs in a test VM with NUMA nodes: `redirty pagetables` on programs of all kinds, as JSON.
 
 Usage: guest_pagetables.py PART[:ARGUMENT...] ..., where PART is one of the functions below; the answer to
 each is under its words, an error instead of one as "error".
@@ -6,6 +6,9 @@ each is under its words, an error instead of one as "error".
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import json
 import os
 import random
@@ -19,10 +22,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from redirty.collector.cli import main
+
 from tests.host.condition import Condition, assert_released
 from tests.host.entries import changed_by_a_move
 from tests.host.mapped import PAGE, Mapped, wrong_pages
-from tests.vm.mover import ON_NODE_0, Mover, changes, killed, layout, there_and_back
+from tests.vm.mover import BARE, FAR, ON_NODE_0, Mover, changes, killed, layout, there_and_back
 from tests.workloads.driver import Checksum
 
 REDIRTY = Path(sys.executable).with_name("redirty")
@@ -37,16 +42,12 @@ mount -o loop {EXT4}.image {EXT4}
 """
 
 
-def run(*words: object, timeout_s: float = 300) -> tuple[int, str, str]:
-    """redirty: exit code, stdout, stderr."""
-    done = subprocess.run(
-        [REDIRTY, "pagetables", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
+def run(*words: object) -> tuple[int, str, str]:
+    """redirty pagetables, in this process, as importing it takes long here: exit code, stdout, stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main.main(["pagetables", *map(str, words)])
+    return code, out.getvalue(), err.getvalue()
 
 
 def mapping(kind: str, mib: str, times: str) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def mapping(kind: str, mib: str, times: str) -> dict[str, Any]:
     with Mapped(kind, int(mib), path, wrapper=ON_NODE_0) as target:
         maps = layout(target.pid)
         mover = Mover(target.pid)
-        changed = changed_by_a_move(mover.walker, target, lambda: (mover.to(1), mover.to(0)))
+        changed = changed_by_a_move(mover.walker, target, lambda: (mover.to(FAR), mover.to(0)))
         found = there_and_back(target.pid, int(times))
         found["changes"] = changes(maps, target.pid)
         found["wrong_entries"], found["bits"] = changed
@@ -68,8 +69,8 @@ def program() -> dict[str, Any]:
     """The command itself, as people call it."""
     with Mapped("private", 64, wrapper=ON_NODE_0) as target:
         looked = json.loads(run("-p", target.pid, "--sample", "200ms", "--json")[1])
-        would = run("-p", target.pid, "--to-node", 1)
-        moved = run("-p", target.pid, "--to-node", 1, "--yes", "--json", "--max-pause", "200ms")
+        would = run("-p", target.pid, "--to-node", FAR)
+        moved = run("-p", target.pid, "--to-node", FAR, "--yes", "--json", "--max-pause", "200ms")
         wrong = target.wrong()
     return {
         "looked": looked,
@@ -133,37 +134,6 @@ def kills(count: str) -> dict[str, Any]:
     }
 
 
-def speed(mib: str, times: str) -> dict[str, Any]:
-    """A GiB's pause, against move_pages(2) of the same memory between the same nodes."""
-    import ctypes
-
-    import numpy as np
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    ratios: list[float] = []
-    stopped: list[float] = []
-    longest = 0.0
-    with Mapped("private", int(mib), wrapper=ON_NODE_0) as target:
-        mover = Mover(target.pid)
-        pages = target.address + np.arange(int(mib) << 8, dtype=np.uint64) * np.uint64(4096)
-        status = np.zeros(len(pages), np.int32)
-        for turn in range(int(times)):
-            node = 1 - turn % 2
-            result = mover.to(node)
-            nodes = np.full(len(pages), node, np.int32)
-            begun = time.monotonic()
-            arrays = (a.ctypes.data_as(ctypes.c_void_p) for a in (pages, nodes, status))
-            moved = libc.syscall(279, target.pid, ctypes.c_ulong(len(pages)), *arrays, 2)
-            took = time.monotonic() - begun
-            assert moved == 0, ctypes.get_errno()
-            assert (status == node).all()
-            stopped.append(result.stopped_s / result.moved * 512)
-            ratios.append(result.stopped_s / result.moved * (int(mib) / 2) / took)
-            longest = max(longest, result.longest_s)
-        wrong = target.wrong()
-    return {"s_per_gib": stopped, "of_move_pages": ratios, "longest_s": longest, "wrong": wrong}
-
-
 def written_back() -> dict[str, Any]:
     """Writes to a mapped file of ext4 just before a move: in the file afterwards?"""
     subprocess.run(["sh", "-c", _MAKE_EXT4], check=True)
@@ -171,7 +141,7 @@ def written_back() -> dict[str, Any]:
     with Mapped("file", 64, str(path), wrapper=ON_NODE_0) as target:
         os.sync()  # its pages are clean now, and write-protected
         target.write(99)
-        moved = Mover(target.pid).to(1)
+        moved = Mover(target.pid).to(FAR)
         os.kill(target.pid, signal.SIGKILL)
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
@@ -179,28 +149,26 @@ def written_back() -> dict[str, Any]:
     return {"moved": moved.moved, "wrong": wrong_pages(memory, 99), "pages": len(memory) // PAGE}
 
 
+def rows(path: Path) -> list[dict[str, str]]:
+    """Of a CSV file; pandas takes long to import here."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def recorded() -> dict[str, Any]:
-    """Recordings in whose rounds tables move: is each page that was written dirty, in time?"""
-    return {arm: _recorded(arm) for arm in ("soft-dirty", "uffd")}
-
-
-def _recorded(arm: str) -> dict[str, Any]:
-    import pandas as pd
-
-    directory = Path(f"/tmp/recorded-{arm}")
+    """A recording in whose rounds tables move: is each page that was written dirty, in time?"""
+    directory = Path("/tmp/recorded")
     with Mapped("private", 32, wrapper=ON_NODE_0) as target:
-        words = ["record", "-p", str(target.pid), "1s", "--arm", arm, "-o", str(directory)]
+        words = ["record", "-p", str(target.pid), "1s", "--arm", "soft-dirty", "-o", str(directory)]
         recorder = subprocess.Popen([REDIRTY, *words], stderr=subprocess.PIPE, text=True)
         written = directory / "rounds.csv"
         while recorder.poll() is None and (
             not written.exists() or written.read_text().count("\n") < 3
         ):
             time.sleep(0.05)
-        if recorder.poll() is not None:
-            return {"refused": recorder.communicate()[1]}
         mover = Mover(target.pid)
         target.write(3)
-        moved = [mover.to(1)]
+        moved = [mover.to(FAR)]
         time.sleep(2.5)
         moved.append(mover.to(0))  # in a round in which nothing is written
         last = time.time()
@@ -208,19 +176,20 @@ def _recorded(arm: str) -> dict[str, Any]:
         time.sleep(2.5)
         recorder.send_signal(signal.SIGINT)
         _, said = recorder.communicate()
-    rounds, pages = (pd.read_csv(directory / f"{name}.csv") for name in ("rounds", "pages"))
+    rounds, pages = (rows(directory / f"{name}.csv") for name in ("rounds", "pages"))
     meta = json.loads((directory / "meta.json").read_text())
-    addresses = pages["address"].map(lambda a: int(a, 16))
-    mine = pages[addresses.between(target.address, target.address + (32 << 20) - 1)]
     last_s = last - datetime.fromisoformat(meta["started"]).timestamp()
-    late = rounds["round"][rounds["start_s"] + rounds["duration_s"] >= last_s].min()
+    ends = {int(r["round"]): float(r["start_s"]) + float(r["duration_s"]) for r in rounds}
+    late = min(number for number, end_s in ends.items() if end_s >= last_s)
+    inside = range(target.address, target.address + (32 << 20))
+    found = sum(int(p["address"], 16) in inside and int(p["last_round"]) >= late for p in pages)
     return {
         "said": said,
         "moved": [m.moved for m in moved],
         "kept": dict(moved[0].kept),
-        "lost_writes": (32 << 8) - int((mine["last_round"] >= late).sum()),
-        "missed": rounds["missed_pages"].tolist(),
-        "dirty": rounds["dirty_pages"].tolist(),
+        "lost_writes": (32 << 8) - found,
+        "missed": [int(r["missed_pages"]) for r in rounds],
+        "dirty": [int(r["dirty_pages"]) for r in rounds],
         "moved_pages": meta["moved_pages"],
     }
 
@@ -246,7 +215,7 @@ def refusals() -> dict[str, Any]:
     with Mapped("private", 4) as target:
         found = {
             "no_node": run("-p", target.pid, "--to-node", 7),
-            "bare_node": run("-p", target.pid, "--to-node", 2),
+            "bare_node": run("-p", target.pid, "--to-node", BARE),
             "yes_alone": run("-p", target.pid, "--yes"),
         }
         debugger = subprocess.Popen(
@@ -257,14 +226,14 @@ def refusals() -> dict[str, Any]:
         )
         while "TracerPid:\t0" in Path(f"/proc/{target.pid}/status").read_text():
             time.sleep(0.05)
-        found["debugged"] = run("-p", target.pid, "--to-node", 1, "--yes")
+        found["debugged"] = run("-p", target.pid, "--to-node", FAR, "--yes")
         debugger.kill()
         debugger.wait()
         wrong = target.wrong()
     return {**found, "wrong": wrong}
 
 
-def main() -> None:
+def run_parts() -> None:
     """Each part that is asked for, whatever becomes of the others."""
     found: dict[str, Any] = {}
     for words in sys.argv[1:]:
@@ -286,7 +255,6 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
         writers,
         redis,
         kills,
-        speed,
         written_back,
         recorded,
         torture,
@@ -295,4 +263,4 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
-    main()
+    run_parts()

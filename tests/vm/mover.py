@@ -1,4 +1,4 @@
-"""Moves page tables of programs in a test VM with two NUMA nodes, as `redirty pagetables` does it."""
+"""Moves page tables of programs in a test VM with NUMA nodes, as `redirty pagetables` does it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from tests.host.running import wait_until
 
 MAX_PAUSE_S = 0.5  # emulated: ten times and more what it is otherwise
 ON_NODE_0 = ("taskset", "-c", "0")
+BARE, FAR = 1, 2  # nodes: one without memory, one with nothing but memory (see test_pagetables.py)
 _SET_CHILD_SUBREAPER = 36
 _STOP_S = 0.05  # about as long as a stop
 
@@ -73,7 +74,7 @@ class Mover:
 
 
 def there_and_back(pid: int, times: int) -> dict[str, Any]:
-    """To node 1 and back, again and again: what stayed, what it took."""
+    """To the far node and back, again and again: what stayed, what it took."""
     mover = Mover(pid)
     left: list[int] = []
     kept: list[int] = []
@@ -81,7 +82,7 @@ def there_and_back(pid: int, times: int) -> dict[str, Any]:
     reasons = Counter[str]()
     before = mover.by_node()
     for turn in range(2 * times):
-        node = 1 - turn % 2
+        node = 0 if turn % 2 else FAR
         result = mover.to(node)
         left.append(sum(count for n, count in result.after.items() if n != node))
         longest, stopped = max(longest, result.longest_s), stopped + result.stopped_s
@@ -117,7 +118,7 @@ def killed(
     # What a killed one leaves behind becomes a child of this process, which sees its end.
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
     begun = time.monotonic()
-    mover.to(1)
+    mover.to(FAR)
     mover.to(0)
     span_s = time.monotonic() - begun
     held, trouble = 0, []
@@ -126,7 +127,7 @@ def killed(
         if child == 0:
             try:
                 while True:
-                    mover.to(1)
+                    mover.to(FAR)
                     mover.to(0)
             except BaseException:
                 traceback.print_exc()
