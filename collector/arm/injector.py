@@ -181,7 +181,7 @@ class Server:
     def run(self) -> None:
         """Each target is dealt with by a child: a thread that does not come to its stop in time
         stays seized, and would stop for good later on; the child's end frees it in every case."""
-        while request := self.link.recv(REQUEST_BYTES):
+        while request := self.request():
             child = os.fork()
             if child == 0:
                 try:
@@ -191,6 +191,13 @@ class Server:
             _, status = os.waitpid(child, 0)
             if status != 0:
                 self.reply({"ok": False, "errno": errno.EIO, "why": "the injector was killed"})
+
+    def request(self) -> bytes:
+        """The next one; empty when the collector is gone, also with an answer unread."""
+        try:
+            return self.link.recv(REQUEST_BYTES)
+        except ConnectionResetError:
+            return b""
 
     def serve(self, request: bytes) -> None:
         """Answers one request, and while a target is held at its exec those that follow."""
@@ -208,7 +215,7 @@ class Server:
                 self.reply({"ok": False, "errno": errno.EIO, "why": f"{type(e).__name__}: {e}"})
             if self.held is None:
                 return
-            request = self.link.recv(REQUEST_BYTES)
+            request = self.request()
         if self.held is not None:
             self.held.release()
 

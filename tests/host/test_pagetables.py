@@ -167,24 +167,27 @@ def test_a_program_that_checks_itself_notices_nothing(relocator_of: list[Relocat
 
 @pytest.mark.timeout(max(600, 10 * KILLS))
 @pytest.mark.parametrize("also_injector", [False, True])
-def test_killed_at_random_moments(tracing: None, also_injector: bool) -> None:
+def test_killed_at_random_moments(tracing: None, also_injector: bool, tmp_path: Path) -> None:
     """kill -9: memory is in its place, and the target goes on. also_injector: of all its processes,
     what no other program could survive; of those the outcome is a figure."""
     rng = random.Random(SEED)
     outcomes: Counter[str] = Counter()
     held = 0
+    said = tmp_path / "stderr"
     target = Checksum(threads=3, mib=4)
     try:
         before = Condition.of(target.pid)
         for number in range(KILLS):
             mark = f"REDIRTY_TEST_MARK={SEED}.{os.getpid()}.{also_injector}.{number}"
             words = [sys.executable, "-m", "tests.host.relocator", str(target.pid), "4"]
-            mover = subprocess.Popen(
-                words,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=os.environ | dict([mark.split("=", 1)]),
-            )
+            with said.open("a") as err:
+                mover = subprocess.Popen(
+                    words,
+                    stdout=subprocess.PIPE,
+                    stderr=err,
+                    text=True,
+                    env=os.environ | dict([mark.split("=", 1)]),
+                )
             assert mover.stdout is not None
             mover.stdout.readline()
             time.sleep(rng.uniform(0, 0.2))
@@ -202,6 +205,7 @@ def test_killed_at_random_moments(tracing: None, also_injector: bool) -> None:
             assert held or KILLS < 10
             result = target.stop()
             assert result.errors == 0, result
+        assert said.read_text() == ""
     finally:
         target.__exit__(None, None, None)
 
