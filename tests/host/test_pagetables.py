@@ -14,14 +14,19 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from redirty.collector.arm.base import ArmError
+from redirty.collector.bitmap import page_numbers
 from redirty.collector.host import nodes as host_nodes
 from redirty.collector.host.smaps import detailed
+from redirty.collector.movable import Steps, plan
 from redirty.collector.tables import Walker
 
 from tests.host.condition import Condition, assert_released
 from tests.host.entries import changed_by_a_move
-from tests.host.mapped import Mapped, wrong_pages
+from tests.host.mapped import PAGE, Mapped, wrong_pages
+from tests.host.recording import LiveRounds, way
 from tests.host.relocator import Relocator
 from tests.host.running import processes_with, run_redirty, wait_until
 from tests.tiers import require
@@ -163,6 +168,27 @@ def test_a_program_that_checks_itself_notices_nothing(relocator_of: list[Relocat
         result = target.stop()
         assert result.ok, result
         assert result.loops > 10
+
+
+def test_what_a_recording_has_registered_stays(relocator_of: list[Relocator]) -> None:
+    """With a plan of before it began, too: moved memory would be registered no more, and its writes lost."""
+    require(way() == "uffd", "registers nothing here")
+    with Mapped("private", 8) as target, LiveRounds(target.pid) as rounds:
+        relocator = Relocator(target.pid, 1)
+        relocator_of.append(relocator)
+        inside = range(target.address, target.address + (8 << 20) - (2 << 20))
+        regions = np.arange(inside.start + (2 << 20) - 1 >> 21 << 21, inside.stop, 2 << 20)
+        before = Steps(plan(regions.astype(np.uint64), detailed(target.pid))).next(1)
+        assert before is not None
+        rounds.begin()
+        with pytest.raises(ArmError, match="began to be recorded"):
+            relocator.injector.relocate(target.pid, 0, before.runs, before.segments, 2.0)
+        now = plan(regions.astype(np.uint64), detailed(target.pid))
+        assert now.kept == {"registered with a userfaultfd": len(regions)}
+        assert target.write(3) == 0
+        pages = page_numbers(rounds.round_of(target.pid).dirty)
+        first = target.address // PAGE
+        assert set(range(first, first + (8 << 8))) <= set(pages.tolist())
 
 
 @pytest.mark.timeout(max(600, 10 * KILLS))

@@ -32,13 +32,14 @@ from tests.workloads.driver import Checksum
 
 REDIRTY = Path(sys.executable).with_name("redirty")
 EXT4 = Path("/tmp/ext4")
+_MOUNT = f"mount -o loop {EXT4}.image {EXT4}"
 _MAKE_EXT4 = f"""
 set -e
-truncate -s 256M {EXT4}.image
+truncate -s 64M {EXT4}.image
 /usr/sbin/mkfs.ext4 -q {EXT4}.image
 /usr/sbin/modprobe -a loop ext4
 mkdir {EXT4}
-mount -o loop {EXT4}.image {EXT4}
+{_MOUNT}
 """
 
 
@@ -135,16 +136,16 @@ def kills(count: str) -> dict[str, Any]:
 
 
 def written_back() -> dict[str, Any]:
-    """Writes to a mapped file of ext4 just before a move: in the file afterwards?"""
+    """Writes to a mapped file of ext4 just before a move: in the file afterwards, on the disk?"""
     subprocess.run(["sh", "-c", _MAKE_EXT4], check=True)
     path = EXT4 / "mapped"
-    with Mapped("file", 64, str(path), wrapper=ON_NODE_0) as target:
-        os.sync()  # its pages are clean now, and write-protected
+    with Mapped("file", 16, str(path), wrapper=ON_NODE_0) as target:
+        target.sync()  # its pages are clean now, and write-protected
         target.write(99)
         moved = Mover(target.pid).to(FAR)
-        os.kill(target.pid, signal.SIGKILL)
-    os.sync()
-    Path("/proc/sys/vm/drop_caches").write_text("3")
+    subprocess.run(
+        ["sh", "-c", f"umount {EXT4} && {_MOUNT}"], check=True
+    )  # nothing of it is cached
     memory = path.read_bytes()
     return {"moved": moved.moved, "wrong": wrong_pages(memory, 99), "pages": len(memory) // PAGE}
 
