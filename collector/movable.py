@@ -40,11 +40,15 @@ _PATHS = {
 }
 IN_USE = "thread data that the kernel uses (rseq)"
 MANY = "too many mappings in 2 MiB"
+MERGED = "pages merged by KSM, which would be parted"
 HUGE = "huge pages, which would be split (--split-huge)"
 
 
-def stays(mapping: Detailed) -> str:
-    """Why a mapping can't be moved away for a moment; empty when it can."""
+def stays(mapping: Detailed, *, merged: bool = False) -> str:
+    """Why a mapping can't be moved away for a moment; empty when it can. merged: whether KSM has merged
+    pages; the kernel parts those of a mapping that it moves."""
+    if merged and "mg" in mapping.flags:
+        return MERGED
     for flag, reason in _FLAGS.items():
         if flag in mapping.flags:
             return reason
@@ -76,10 +80,16 @@ def overlaps(regions: U64, mappings: Sequence[Detailed]) -> tuple[I64, I64]:
     return first, last
 
 
-def plan(regions: U64, mappings: Sequence[Detailed], in_use: Collection[int] = ()) -> Plan:
+def plan(
+    regions: U64,
+    mappings: Sequence[Detailed],
+    in_use: Collection[int] = (),
+    *,
+    merged: bool = False,
+) -> Plan:
     """Of regions with tables in the wrong place those that can be relocated. mappings: all of the
-    process. in_use: addresses that may not be away for a moment."""
-    reasons = [stays(m) for m in mappings]
+    process. in_use: addresses that may not be away for a moment. merged: see stays()."""
+    reasons = [stays(m, merged=merged) for m in mappings]
     bad = np.flatnonzero([bool(r) for r in reasons])
     first, last = overlaps(regions, mappings)
     # of what is bad, the first that is not before the region's first mapping

@@ -21,7 +21,7 @@ from redirty.collector.arm.injection import Injector, InUseError
 from redirty.collector.bitmap import U64
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.host.nodes import Nodes
-from redirty.collector.host.smaps import detailed
+from redirty.collector.host.smaps import detailed, pages_merged
 from redirty.collector.movable import HUGE, REGION, Plan, Steps, plan
 from redirty.collector.refusals import require_movable, require_node
 from redirty.collector.tables import Tables, Walker
@@ -93,9 +93,11 @@ def plan_for(
     except OSError:
         raise TargetEndedError(f"process {pid} ended") from None
     mappings = detailed(pid)
-    wanted = plan(misplaced(tables, nodes, node, split_huge=split_huge), mappings, in_use)
+    merged = pages_merged()
+    regions = misplaced(tables, nodes, node, split_huge=split_huge)
+    wanted = plan(regions, mappings, in_use, merged=merged)
     if len(tables.huge) and not split_huge:
-        huge = plan(tables.huge, mappings)
+        huge = plan(tables.huge, mappings, merged=merged)
         wanted.kept.update(huge.kept)
         if len(huge.regions):
             wanted.kept[HUGE] += len(huge.regions)

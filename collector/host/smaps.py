@@ -6,6 +6,7 @@ Source: Documentation/filesystems/proc.rst (VmFlags).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -23,6 +24,14 @@ def starts_with_flag(pid: int, flag: bytes) -> frozenset[int]:
     except OSError:
         pass  # gone: the next reading of its page tables tells
     return frozenset(found)
+
+
+def pages_merged() -> bool:
+    """Whether KSM has merged any pages of this machine (Documentation/admin-guide/mm/ksm.rst)."""
+    try:
+        return int(Path("/sys/kernel/mm/ksm/pages_shared").read_text()) > 0
+    except OSError:
+        return False  # a kernel without
 
 
 class Detailed(NamedTuple):

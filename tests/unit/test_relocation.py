@@ -17,7 +17,7 @@ import pytest
 from redirty.collector.errors import RedirtyError
 from redirty.collector.host.nodes import Nodes
 from redirty.collector.host.smaps import Detailed
-from redirty.collector.movable import HUGE, IN_USE, REGION, Steps, overlaps, plan, stays
+from redirty.collector.movable import HUGE, IN_USE, MERGED, REGION, Steps, overlaps, plan, stays
 from redirty.collector.refusals import require_node
 from redirty.collector.relocate import Pace
 
@@ -174,6 +174,14 @@ def test_which_mappings_move(path: str, flags: str, moves: bool) -> None:
 
 def regions(*numbers: int) -> npt.NDArray[np.uint64]:
     return np.array(numbers, np.uint64) * np.uint64(REGION)
+
+
+def test_merged_pages_stay_merged() -> None:
+    mergeable = mapping(0, 1, "", "rd wr mg")
+    assert stays(mergeable) == ""
+    assert stays(mergeable, merged=True) == MERGED
+    assert plan(regions(0), [mergeable], merged=True).kept == {MERGED: 1}
+    assert stays(mapping(0, 1, "", "rd wr"), merged=True) == ""
 
 
 def test_a_region_goes_as_a_whole_or_not_at_all() -> None:

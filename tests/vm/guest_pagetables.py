@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import ctypes
 import io
 import json
 import os
@@ -17,21 +18,23 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from redirty.collector.cli import main
 
-from tests.host.condition import Condition, assert_released
+from tests.host.condition import Condition, assert_released, tracer_of
 from tests.host.entries import changed_by_a_move
 from tests.host.mapped import PAGE, Mapped, wrong_pages
+from tests.host.running import wait_until
 from tests.vm.mover import BARE, FAR, ON_NODE_0, Mover, changes, killed, layout, there_and_back
 from tests.workloads.driver import Checksum
 
 REDIRTY = Path(sys.executable).with_name("redirty")
 EXT4 = Path("/tmp/ext4")
+_SEIZE = 0x4206  # ptrace
 _MOUNT = f"mount -o loop {EXT4}.image {EXT4}"
 _MAKE_EXT4 = f"""
 set -e
@@ -211,6 +214,22 @@ def torture(seconds: str) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def debugged(pid: int) -> Iterator[None]:
+    """Another process traces it, as a debugger does (gdb takes a minute to start here)."""
+    child = os.fork()
+    if child == 0:
+        ctypes.CDLL(None).ptrace(_SEIZE, pid, None, None)
+        signal.pause()
+        os._exit(1)
+    try:
+        wait_until(lambda: tracer_of(pid) == child, 60, "traced")
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def refusals() -> dict[str, Any]:
     """What can't be done, one line each."""
     with Mapped("private", 4) as target:
@@ -219,17 +238,8 @@ def refusals() -> dict[str, Any]:
             "bare_node": run("-p", target.pid, "--to-node", BARE),
             "yes_alone": run("-p", target.pid, "--yes"),
         }
-        debugger = subprocess.Popen(
-            ["gdb", "-q", "-p", str(target.pid)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while "TracerPid:\t0" in Path(f"/proc/{target.pid}/status").read_text():
-            time.sleep(0.05)
-        found["debugged"] = run("-p", target.pid, "--to-node", FAR, "--yes")
-        debugger.kill()
-        debugger.wait()
+        with debugged(target.pid):
+            found["debugged"] = run("-p", target.pid, "--to-node", FAR, "--yes")
         wrong = target.wrong()
     return {**found, "wrong": wrong}
 
