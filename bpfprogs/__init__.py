@@ -11,9 +11,17 @@ KHEADERS = DIRECTORY / "kheaders"
 
 
 def source() -> str:
-    """One translation unit: BCC rewrites map accesses in the main file only, so the parts
-    are joined rather than included."""
-    parts = ("dirty.bpf.c", "tlb.bpf.c")
+    """The tracer: one translation unit. BCC rewrites map accesses in the main file only, so the
+    parts are joined rather than included."""
+    return _joined("dirty.bpf.c", "tlb.bpf.c")
+
+
+def tables_source() -> str:
+    """The reader of page tables."""
+    return _joined("tables.bpf.c")
+
+
+def _joined(*parts: str) -> str:
     return "\n".join(
         f'#line 1 "{name}"\n' + (DIRECTORY / name).read_text(encoding="utf-8") for name in parts
     )

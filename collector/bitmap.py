@@ -184,6 +184,15 @@ def difference(a: PageSet, b: PageSet) -> PageSet:
     return drop_empty(PageSet(a.keys, words))
 
 
+def whole_regions(part: PageSet, of: PageSet, least: int) -> int:
+    """How many pages of a set lie in regions where it has all of another set, at least so many."""
+    at, found = find(of.keys, part.keys)
+    rows, whole = part.words[found], of.words[at[found]]
+    counts = np.bitwise_count(rows).sum(axis=1, dtype=np.int64)
+    all_of_it = ((whole & ~rows) == 0).all(axis=1) & (counts >= least)
+    return int(counts[all_of_it].sum())
+
+
 def matrix(pages: PageSet) -> npt.NDArray[np.uint8]:
     """(n, 512) array of 0 and 1, one row for each of pages.keys."""
     as_bytes = np.ascontiguousarray(pages.words).view(np.uint8)

@@ -40,6 +40,7 @@ class Members:
         # of spaces let go of
         self._pinned_kib: dict[int, int] = {}
         self._unarmed: dict[int, int] = {}
+        self._moved_pages: dict[int, int] = {}
         self._failures: dict[int, int] = {}  # by the kernel side's number
         self._free_slots = list(range(tracer.options.slots - 1, 0, -1))
         self._slots_to_free: list[int] = []
@@ -185,12 +186,19 @@ class Members:
             if space.slot:
                 self._slots_to_free.append(space.slot)
             self._pinned_kib[number], self._unarmed[number] = space.pinned_kib, space.unarmed
+            self._moved_pages[number] = space.moved_pages
             space.close()
 
     def unarmed(self) -> int:
         """How many writable mappings could not be armed: the most of each process."""
         living = {number: space.unarmed for number, space in self.spaces.items()}
         return sum((self._unarmed | living).values())
+
+    def moved_pages(self) -> int:
+        """Pages that counted as dirty, in all rounds, as all around them looked written at once and
+        no write was logged."""
+        living = {number: space.moved_pages for number, space in self.spaces.items()}
+        return sum((self._moved_pages | living).values())
 
     def pinned_kib(self) -> int:
         """How much memory was pinned, and could be written unseen: the most of each process."""
@@ -203,5 +211,6 @@ class Members:
             if not space.gone and space.process.alive():
                 space.look_at_pinned()
             self._pinned_kib[number], self._unarmed[number] = space.pinned_kib, space.unarmed
+            self._moved_pages[number] = space.moved_pages
             space.close()
         self.spaces = {}

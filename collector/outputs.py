@@ -147,6 +147,7 @@ class Outputs:
                     "stopped_s": self._stopped_s(),
                     "by_log_only": self._recorder.members.by_log_only,
                     "pinned_kib": self._recorder.members.pinned_kib(),
+                    "moved_pages": self._recorder.members.moved_pages(),
                     "unarmed_mappings": self._recorder.members.unarmed(),
                     "lost_events": lost_events,
                     **shared,

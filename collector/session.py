@@ -63,6 +63,7 @@ class Session:
         self.lost_events = 0
         self.by_log_only = 0
         self.pinned_kib = 0
+        self.moved_pages = 0
         self.family = Family()
         self._outputs: Sink | None = None
 
@@ -244,6 +245,7 @@ class Session:
         assert self._outputs is not None
         self.by_log_only = recorder.members.by_log_only
         self.pinned_kib = recorder.members.pinned_kib()
+        self.moved_pages = recorder.members.moved_pages()
         target = self.plan.target
         exit_status = {"exit_status": target.reap()} if isinstance(target, Command) else {}
         self._outputs.close(complete=complete, lost_events=self.lost_events, extra=exit_status)

@@ -7,7 +7,8 @@ import time
 
 from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import Armed, GoneError
-from redirty.collector.bitmap import PageSet, empty
+from redirty.collector.arm.soft_dirty import SoftDirtyArmed
+from redirty.collector.bitmap import PageSet, empty, whole_regions
 from redirty.collector.host import io_uring
 from redirty.collector.host.mappings import Mappings, MapsFile
 from redirty.collector.host.process import Process
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 # A walk over all present pages costs about 15 ns each. Up to these many are looked at in every
 # round; of more, this many a round in turn. In between, pages that were unmapped count as present.
 PRESENCE_PAGES_A_ROUND = 131072
+_MOVED_LEAST = 64  # of a region's 512: fewer may have been written by others, unseen
 _PINNED_EVERY_S = 1.0  # looking costs some 30 us
 
 
@@ -47,6 +49,7 @@ class Space:
         self._pinned_due = 0.0
         self.pinned_kib = 0  # the most seen so far
         self.unarmed = 0  # likewise, of mappings
+        self.moved_pages = 0  # in all rounds, pages that look written since they were moved
         self.gone = False
 
     @property
@@ -151,13 +154,18 @@ class Space:
         except GoneError:
             self.gone = True
             return empty()
-        self.present, self._next_present = self._next_present | present, empty()
+        before, self.present = self.present, self._next_present | present
+        self._next_present = empty()
         if not self._armed_before:
             # Nothing was protected before, so the page tables tell nothing of writes yet: all
             # that is there (what a child inherited, say) is present, and was not "missed".
             self._armed_before = True
             return empty()
-        return written & unlogged
+        missed = written & unlogged
+        if isinstance(self.armed, SoftDirtyArmed):
+            # mremap marks all that it moves, also when page tables are relocated.
+            self.moved_pages += whole_regions(missed, before - log_pages, _MOVED_LEAST)
+        return missed
 
     def close(self) -> None:
         """Lets go of the process; its memory is unprotected from then on."""

@@ -22,6 +22,15 @@ _RUN = (
     "exec(compile(open(p).read(), p, 'exec'), {'__name__': '__main__', '__file__': p})"
 )
 _ANSWER_TIMEOUT_S = 40.0
+_ANSWER_BYTES = 1 << 17
+
+
+class InUseError(ArmError):
+    """Memory that may not be away for a moment. addresses: all such of the process."""
+
+    def __init__(self, message: str, addresses: list[int]) -> None:
+        super().__init__(message, errno.EADDRINUSE)
+        self.addresses = addresses
 
 
 class Injector:
@@ -47,7 +56,7 @@ class Injector:
             self._link = ours
         try:
             self._link.send(json.dumps(request).encode())
-            message, descriptors, _, _ = socket.recv_fds(self._link, 4096, 4)
+            message, descriptors, _, _ = socket.recv_fds(self._link, _ANSWER_BYTES, 4)
         except OSError as e:
             raise ArmError(f"the process that stops targets does not answer: {e}") from None
         if not message:
@@ -55,7 +64,9 @@ class Injector:
         answer: dict[str, object] = json.loads(message)
         return answer, descriptors
 
-    def _ask(self, request: dict[str, object], pid: int) -> tuple[dict[str, object], int | None]:
+    def _ask(
+        self, request: dict[str, object], pid: int, what: str = "arm process {} with userfaultfd"
+    ) -> tuple[dict[str, object], int | None]:
         answer, descriptors = self._request(request)
         if answer["ok"]:
             return answer, descriptors[0] if descriptors else None
@@ -65,9 +76,9 @@ class Injector:
         if answer["errno"] == errno.EPERM:
             lacking = capabilities.root_lacks(capabilities.PTRACE)
             reason += f": that needs {lacking}" if lacking else ""
-        raise ArmError(
-            f"cannot arm process {pid} with userfaultfd: {reason}", int(str(answer["errno"]))
-        )
+        if answer["errno"] == errno.EADDRINUSE:
+            raise InUseError(reason, [int(a) for a in answer.get("in_use", [])])  # type: ignore[attr-defined]
+        raise ArmError(f"cannot {what.format(pid)}: {reason}", int(str(answer["errno"])))
 
     def userfaultfd(self, pid: int, timeout_s: float) -> tuple[int, float]:
         """A userfaultfd of the process's memory, not yet initialised, and for how many seconds
@@ -97,6 +108,27 @@ class Injector:
     def go(self) -> None:
         """The process held at its exec runs."""
         self._request({"op": "go"})
+
+    def relocate(
+        self,
+        pid: int,
+        node: int,
+        runs: list[tuple[int, int]],
+        segments: list[tuple[int, int, str]],
+        timeout_s: float,
+    ) -> tuple[float, float]:
+        """Moves memory away and back with all threads held, so that its page tables are made anew,
+        on a node if that has room. runs: [start, end), multiples of 2 MiB. segments: what is mapped
+        there, (start, end, permissions). timeout_s: how long to wait for the threads to stop.
+
+        Returns for how many seconds they stood still, and how many of those the moves took.
+        Errors: GoneError; InUseError; ArmError with the reason (code ETIMEDOUT: they did not stop; EAGAIN: other
+        mappings are there now; EINVAL: the node is not allowed to it).
+        """
+        request: dict[str, object] = {"op": "relocate", "pid": pid, "node": node, "runs": runs}
+        request |= {"segments": segments, "timeout_s": timeout_s}
+        answer, _ = self._ask(request, pid, "relocate page tables of process {}")
+        return float(str(answer["stopped_s"])), float(str(answer["moved_s"]))
 
     def close(self) -> None:
         """Ends the injector; a process it held runs on."""

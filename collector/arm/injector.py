@@ -1,4 +1,4 @@
-"""The process that stops a target for a moment and runs userfaultfd(2) in it.
+"""The process that stops a target for a moment: runs userfaultfd(2) in it, relocates its page tables.
 
 A process of its own, started at once by the collector and run with the bare library only, for
 one reason: between changing a thread's registers and putting them back nobody may die. The
@@ -13,6 +13,7 @@ answer, with the userfaultfd attached to it.
   {"op": "wait_exec", "userfaultfd": true}
       -> {"ok": true} + descriptor, the target stopped at its first instruction
   {"op": "go"}                    -> {"ok": true}, the target runs
+  {"op": "relocate", "pid": P, ...}: see relocation.py
 Errors: {"ok": false, "errno": N, "why": text}; the target runs on.
 """
 
@@ -30,11 +31,13 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import architectures  # type: ignore[import-not-found]
+import relocation  # type: ignore[import-not-found]
 import stopped  # type: ignore[import-not-found]
 from stopped import RefusedError, Thread
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+REQUEST_BYTES = 1 << 16
 UFFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | 1  # USER_MODE_ONLY: allowed to every user's process
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
 
@@ -104,12 +107,26 @@ def architecture() -> "architectures.Architecture":
         raise RefusedError(errno.ENOSYS, f"not built for {platform.machine()} yet") from None
 
 
-def seize(pid: int, options: int) -> Thread:
+def options_for(pid: int) -> int:
+    """What ptrace is to do with it. Errors: RefusedError when a debugger has it."""
     tracer = status_field(pid, "TracerPid")
     if tracer not in ("", "0"):
         raise RefusedError(errno.EBUSY, f"it is being debugged by process {tracer}")
     if status_field(pid, "Seccomp") not in ("", "0"):
-        options |= stopped.O_SUSPEND_SECCOMP  # its filter may forbid userfaultfd, or kill for it
+        return int(
+            stopped.O_SUSPEND_SECCOMP
+        )  # its filter may forbid what it is to do, or kill for it
+    return 0
+
+
+def can_step(pid: int) -> None:
+    """Errors: RefusedError when it can't go a single step."""
+    if int(status_field(pid, "SigIgn") or "0", 16) & 1 << (signal.SIGTRAP - 1):
+        raise RefusedError(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
+
+
+def seize(pid: int, options: int) -> Thread:
+    options |= options_for(pid)
     try:
         return Thread(running_thread(pid), architecture(), options)
     except OSError as e:
@@ -127,8 +144,7 @@ def get_userfaultfd(thread: Thread, pid: int, at: int) -> int:
     saved = thread.registers()
     if saved[arch.mode] != arch.mode_value:
         raise RefusedError(errno.ENOSYS, "it is a 32-bit program")
-    if int(status_field(pid, "SigIgn") or "0", 16) & 1 << (signal.SIGTRAP - 1):
-        raise RefusedError(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
+    can_step(pid)
     if not at or not is_system_call(pid, at, arch):
         at = system_call_address(pid, arch)
     pidfd = _libc.syscall(PIDFD_OPEN, pid, 0)
@@ -165,7 +181,7 @@ class Server:
     def run(self) -> None:
         """Each target is dealt with by a child: a thread that does not come to its stop in time
         stays seized, and would stop for good later on; the child's end frees it in every case."""
-        while request := self.link.recv(4096):
+        while request := self.request():
             child = os.fork()
             if child == 0:
                 try:
@@ -176,13 +192,21 @@ class Server:
             if status != 0:
                 self.reply({"ok": False, "errno": errno.EIO, "why": "the injector was killed"})
 
+    def request(self) -> bytes:
+        """The next one; empty when the collector is gone, also with an answer unread."""
+        try:
+            return self.link.recv(REQUEST_BYTES)
+        except ConnectionResetError:
+            return b""
+
     def serve(self, request: bytes) -> None:
         """Answers one request, and while a target is held at its exec those that follow."""
         while request:
             try:
                 self.answer(json.loads(request))
             except RefusedError as e:
-                self.reply({"ok": False, "errno": e.code, "why": str(e)})
+                more = {"in_use": e.addresses} if isinstance(e, relocation.InUseError) else {}
+                self.reply({"ok": False, "errno": e.code, "why": str(e), **more})
             except (OSError, ValueError) as e:
                 code = getattr(e, "errno", None) or errno.EIO
                 gone = code in (errno.ESRCH, errno.ENOENT)
@@ -191,7 +215,7 @@ class Server:
                 self.reply({"ok": False, "errno": errno.EIO, "why": f"{type(e).__name__}: {e}"})
             if self.held is None:
                 return
-            request = self.link.recv(4096)
+            request = self.request()
         if self.held is not None:
             self.held.release()
 
@@ -227,6 +251,12 @@ class Server:
             self.reply({"ok": True})
         elif operation == "wait_exec" and self.held is not None:
             self.wait_exec(self.held, bool(request["userfaultfd"]))
+        elif operation == "relocate":
+            options = options_for(pid)
+            can_step(pid)
+            self.reply(
+                relocation.relocate(request, architecture(), address_beforehand(pid), options)
+            )
         elif operation == "go":
             if self.held is not None:
                 self.held.release()

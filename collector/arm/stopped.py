@@ -20,7 +20,7 @@ _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 SEIZE, INTERRUPT, DETACH, CONT, SINGLESTEP = 0x4206, 0x4207, 17, 7, 9
 GETREGSET, SETREGSET, GETSIGMASK, SETSIGMASK = 0x4204, 0x4205, 0x420A, 0x420B
 O_TRACEEXEC, O_SUSPEND_SECCOMP = 0x10, 1 << 21
-GET_RSEQ = 0x420F
+GET_RSEQ, GET_DISPATCH = 0x420F, 0x4211
 NT_PRSTATUS = 1
 EVENT_EXEC, EVENT_STOP = 4, 128
 WALL = 0x40000000
@@ -103,10 +103,15 @@ class Thread:
         """Blocks the thread's signals; the mask it had. A handler must not run on registers that
         are not the program's. SIGTRAP stays open: it tells of a step, and the kernel would
         reset its handler if it had to force it through."""
-        old = ctypes.create_string_buffer(8)
-        ptrace(GETSIGMASK, self.tid, 8, ctypes.addressof(old))
+        old = ctypes.create_string_buffer(self.mask(), 8)
         self.set_mask(ctypes.create_string_buffer(b"\xef" + b"\xff" * 7, 8))
         return old
+
+    def mask(self) -> bytes:
+        """The signals that are blocked, 8 bytes."""
+        mask = ctypes.create_string_buffer(8)
+        ptrace(GETSIGMASK, self.tid, 8, ctypes.addressof(mask))
+        return mask.raw
 
     def set_mask(self, mask: "ctypes.Array[ctypes.c_char]") -> None:
         ptrace(SETSIGMASK, self.tid, 8, ctypes.addressof(mask))
@@ -142,25 +147,56 @@ class Thread:
             pass  # gone, or not stopped: then this process's end releases it
 
 
-def leave_critical_section(thread: Thread, words: "ctypes.Array[ctypes.c_uint64]") -> None:
-    """Restartable sequences: a thread stopped inside one must go on at its abort handler. The
-    kernel would see to that on the way back, but not with a program counter that was borrowed."""
+def rseq_area(thread: Thread) -> int:
+    """Where a thread's area for restartable sequences is; 0: it has none; -1: the kernel (before
+    5.13, or built without) does not tell."""
     buffer = ctypes.create_string_buffer(24)
     try:
         ptrace(GET_RSEQ, thread.tid, 24, ctypes.addressof(buffer))
+    except OSError as e:
+        if e.errno != errno.EIO:
+            raise
+        return -1
+    return int(struct.unpack_from("<Q", buffer)[0])
+
+
+def catches_calls(thread: Thread) -> bool:
+    """Whether the thread has its own system calls sent to a handler (syscall user dispatch, as Wine
+    does): then none can be run in it. Kernels before 6.4 do not tell."""
+    buffer = ctypes.create_string_buffer(32)
+    try:
+        ptrace(GET_DISPATCH, thread.tid, 32, ctypes.addressof(buffer))
     except OSError:
-        return  # a kernel before 5.13, or built without
-    (area,) = struct.unpack_from("<Q", buffer)
-    if not area:
+        return False
+    return bool(struct.unpack_from("<Q", buffer)[0])
+
+
+def leave_critical_section(
+    thread: Thread, words: "ctypes.Array[ctypes.c_uint64]", memory: int = -1
+) -> None:
+    """Restartable sequences: a thread stopped inside one must go on at its abort handler. The
+    kernel would see to that on the way back, but not with a program counter that was borrowed.
+    memory: a descriptor of its /proc/PID/mem, if there is one."""
+    area = rseq_area(thread)
+    if area <= 0:
         return
-    with open(f"/proc/{thread.tid}/mem", "r+b", buffering=0) as memory:
+    opened = os.open(f"/proc/{thread.tid}/mem", os.O_RDWR) if memory < 0 else memory
+    try:
         try:
-            (section,) = struct.unpack("<Q", os.pread(memory.fileno(), 8, area + 8))
+            (section,) = struct.unpack("<Q", os.pread(opened, 8, area + 8))
         except OSError:
             return  # at an exec: the old program's, no more there
         if not section:
             return
-        start, length, abort = struct.unpack("<QQQ", os.pread(memory.fileno(), 24, section + 8))
+        try:
+            start, length, abort = struct.unpack("<QQQ", os.pread(opened, 24, section + 8))
+        except OSError:
+            start, length, abort = 0, 0, 0  # of a library that is gone
         if 0 <= words[thread.arch.counter] - start < length:
             words[thread.arch.counter] = abort
-            os.pwrite(memory.fileno(), bytes(8), area + 8)
+        # Also where it was left already: the kernel clears it only later, and reads what it points
+        # to first, which may be memory that is away then.
+        os.pwrite(opened, bytes(8), area + 8)
+    finally:
+        if memory < 0:
+            os.close(opened)

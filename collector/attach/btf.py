@@ -153,6 +153,14 @@ _OFFSETS = (
     ("OFF_VMF_FLAGS", "vm_fault", "flags", True),
     ("OFF_VMF_ADDRESS", "vm_fault", "address", True),
 )
+# likewise, for reading page tables
+_TABLE_OFFSETS = (
+    ("OFF_TASK_FILES", "task_struct", "files"),
+    ("OFF_FILES_FDT", "files_struct", "fdt"),
+    ("OFF_FDT_FD", "fdtable", "fd"),
+    ("OFF_FILE_PRIVATE", "file", "private_data"),
+    ("OFF_MM_PGD", "mm_struct", "pgd"),
+)
 
 
 def offset_flags(btf: Btf) -> list[str]:
@@ -173,4 +181,18 @@ def offset_flags(btf: Btf) -> list[str]:
     # bits had armed (mended in 6.0, "fix soft-dirty check in can_change_pte_writable").
     if btf.parameters("change_protection")[:1] == ["vma"]:
         flags.append("-DRD_MPROTECT_OPENS")
+    return flags
+
+
+def table_offset_flags(btf: Btf) -> list[str]:
+    """-D flags for tables.bpf.c.
+
+    Errors: BtfError when a structure or member is missing.
+    """
+    flags = []
+    for flag, structure, member in _TABLE_OFFSETS:
+        offset = btf.offset(structure, member)
+        if offset is None:
+            raise BtfError(f"this kernel's {structure} has no member {member}")
+        flags.append(f"-D{flag}={offset}")
     return flags

@@ -20,7 +20,7 @@ import numpy.typing as npt
 _libc = ctypes.CDLL(None, use_errno=True)
 _NR = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
 
-PROG_LOAD, OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN = 5, 15, 17
+PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN = 5, 10, 15, 17
 MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 1, 2, 3
 MAP_LOOKUP_BATCH, MAP_LOOKUP_AND_DELETE_BATCH = 24, 25
 TYPE_KPROBE, TYPE_RAW_TRACEPOINT, TYPE_TRACING = 2, 17, 26
@@ -112,6 +112,17 @@ def open_raw_tracepoint(program: int, name: str | None) -> int:
     text = ctypes.create_string_buffer(name.encode()) if name else None
     address = ctypes.addressof(text) if text else 0
     return bpf(RAW_TRACEPOINT_OPEN, struct.pack("<QI", address, program))
+
+
+def run_raw_tracepoint(program: int, argument: int = 0) -> None:
+    """Runs a raw tracepoint's program once, here and now, as if called with one argument.
+
+    Errors: OSError (before Linux 5.10 the kernel does not do that).
+    """
+    arguments = struct.pack("<Q", argument)
+    buffer = ctypes.create_string_buffer(arguments, len(arguments))
+    context = (len(arguments), 0, ctypes.addressof(buffer), 0)
+    bpf(PROG_TEST_RUN, struct.pack("<IIIIQQIIIIQQ", program, *(0,) * 7, *context))
 
 
 def open_kprobe(pmu_type: int, function: str) -> int:

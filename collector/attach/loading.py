@@ -22,6 +22,7 @@ from redirty.collector.errors import RedirtyError
 log = logging.getLogger(__name__)
 
 _libc = ctypes.CDLL(None)
+_COMMON = (f"-I{programs.DIRECTORY}", "-Wno-unused-function")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _compile(
 ) -> tuple[Any, frozenset[str], bool] | str:
     """(bpf, features, byte_maps) with one kind of entry, or why it went wrong."""
     flags = [
-        *(f"-I{programs.DIRECTORY}", "-Wno-unused-function", f"-DRD_ENTRY_{probe.upper()}"),
+        *(*_COMMON, f"-DRD_ENTRY_{probe.upper()}"),
         *(f"-DRD_REGIONS={o.regions}", f"-DRD_SLOTS={o.slots}", f"-DRD_TARGETS={o.targets}"),
         f"-DRD_ROWS_BITS={logs.rows_bits(o.regions)}",
         *offset_flags,
@@ -131,6 +132,25 @@ def bcc_compiler() -> Any:
     # BCC attaches what its naming rules match as soon as it compiles; redirty decides itself.
     BPF._trace_autoload = lambda self: None
     return BPF
+
+
+class BpfError(RedirtyError):
+    """The kernel, or the compiler, refused a program."""
+
+
+def compile_programs(source: str, flags: list[str]) -> Any:
+    """A bcc.BPF of a source that needs no attaching.
+
+    Errors: BpfError; RedirtyError when BCC is not installed.
+    """
+    compiler = bcc_compiler()
+    with captured_stderr() as said:
+        try:
+            return compiler(text=source.encode(), cflags=[*_COMMON, *flags])
+        except Exception as e:
+            reason = str(e).strip()
+    log.debug("BCC said: %s", said.text)
+    raise BpfError(f"{reason} ({last_line(said.text)})")
 
 
 class _Said:

@@ -228,6 +228,11 @@ class Tracer:
             kinds[:, abi.WRITE_FAULTS] = kinds[:, abi.FIRST_TOUCH] + kinds[:, abi.WRITE_PROTECT]
         return taken
 
+    def tlb_counts(self, slot: int) -> npt.NDArray[np.void]:
+        """(TLB_REASONS,) flushes of a slot's target so far in the epoch that runs."""
+        counts: npt.NDArray[np.void] = self._stats["tlb"][slot, self.epoch].copy()
+        return counts
+
     # ---- stacks ----
 
     def take_stacks(self) -> list[tuple[int, int, int]]:

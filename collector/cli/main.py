@@ -22,6 +22,7 @@ VERBS = {
     "export-criu": ("export_criu", "a mirror as CRIU's page images"),
     "export-guest": ("export_guest", "the guest's memory of a mirrored QEMU, as a raw image"),
     "top": ("top", "the live screen, or a recording replayed on it"),
+    "pagetables": ("pagetables", "where page tables live, and moving them between NUMA nodes"),
     "demo": ("demo", "the main job on a built-in workload"),
 }
 
@@ -34,6 +35,7 @@ examples:
   redirty report rec                                what was dirty, and again
   redirty predict rec --bandwidth 1Gbit             would mirroring it converge?
   sudo redirty top -p 1234                          the same and more, live
+  sudo redirty pagetables -p 1234                   on which NUMA nodes its page tables lie
 
 exit codes: 0 done, 1 it could not, 2 wrong usage, 3 the target ended early
 (what was recorded is kept), 130 interrupted (likewise kept)

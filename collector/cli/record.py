@@ -13,6 +13,7 @@ from redirty.collector.units import parse_time, show_pages
 
 if TYPE_CHECKING:
     from redirty.collector.rounds import Round
+    from redirty.collector.session import Session
 
 _EPILOG = """\
 A round is the time between two arms. At its start every page of the target is write-protected;
@@ -113,18 +114,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(directory)
     elif not options.quiet:
-        if session.by_log_only:
-            print(
-                f"redirty: {session.by_log_only} processes could not be armed and were traced by "
-                "their faults alone (-v tells why)",
-                file=sys.stderr,
-            )
-        if session.pinned_kib:
-            print(
-                f"redirty: {session.pinned_kib} KiB of the target are pinned: io_uring or a device "
-                "can write there unseen, and that does not count as dirty",
-                file=sys.stderr,
-            )
+        _say_notes(session)
         rounds = "1 round" if session.rounds == 1 else f"{session.rounds} rounds"
         print(
             f"redirty: {rounds} in {directory} (see: redirty report {directory})", file=sys.stderr
@@ -132,6 +122,28 @@ def run(options: argparse.Namespace) -> int:
     if options.command and not options.quiet and target.reap() is None:
         print(f"redirty: the command goes on as process {target.pid}", file=sys.stderr)
     return 130 if session.interrupted else 0
+
+
+def _say_notes(session: Session) -> None:
+    """What a reader of the recording must know."""
+    if session.by_log_only:
+        print(
+            f"redirty: {session.by_log_only} processes could not be armed and were traced by "
+            "their faults alone (-v tells why)",
+            file=sys.stderr,
+        )
+    if session.pinned_kib:
+        print(
+            f"redirty: {session.pinned_kib} KiB of the target are pinned: io_uring or a device "
+            "can write there unseen, and that does not count as dirty",
+            file=sys.stderr,
+        )
+    if session.moved_pages:
+        print(
+            f"redirty: {session.moved_pages} pages look written, with all around them and no write "
+            "logged: memory moved (mremap, page tables relocated) does; they count as dirty",
+            file=sys.stderr,
+        )
 
 
 def _print_json(directory: Path) -> None:

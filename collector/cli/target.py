@@ -10,8 +10,9 @@ from redirty.collector.errors import UsageError
 _HELP = "one of -p, --tree, --cgroup, --vm, or -- COMMAND at the end"
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """-p PID (repeatable), --tree PID, --cgroup PATH, --vm PID; -- COMMAND is split off before."""
+def add_target(parser: argparse.ArgumentParser, *, tracing: bool = True) -> None:
+    """-p PID (repeatable), --tree PID, --cgroup PATH, --vm PID; -- COMMAND is split off before.
+    tracing: also how it is armed and traced."""
     group = parser.add_argument_group("target", _HELP)
     group.add_argument(
         "-p", "--pid", type=int, action="append", metavar="PID", help="a process (repeatable)"
@@ -28,6 +29,8 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         metavar="PID",
         help="a virtual machine: the guest's memory in a QEMU process",
     )
+    if not tracing:
+        return
     how = parser.add_argument_group("how")
     how.add_argument(
         "--arm",

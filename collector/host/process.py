@@ -13,6 +13,7 @@ from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedEr
 _LEAST_REGIONS, _MOST_REGIONS = 1 << 16, 1 << 20
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h, shown in /proc/PID/stat
+_KCMP_VM = 1  # include/uapi/linux/kcmp.h
 
 
 class Process:
@@ -155,3 +156,32 @@ def regions_for(pids: list[int]) -> int:
 def in_first_pid_namespace() -> bool:
     """Whether our process numbers are those that the kernel's own programs see."""
     return Path("/proc/self/ns/pid").stat().st_ino == _FIRST_PID_NAMESPACE
+
+
+def sharing_memory(pid: int) -> list[int]:
+    """Other processes that run in the very memory of this one (clone with CLONE_VM, vfork); empty
+    when the kernel does not tell (kcmp(2))."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine)
+    if number is None:
+        return []
+    others = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
+    return [
+        other
+        for other in others
+        if other != pid and libc.syscall(number, pid, other, _KCMP_VM, 0, 0) == 0
+    ]
+
+
+def open_files(pid: int) -> list[str]:
+    """What the descriptors of a process lead to; none when it is gone."""
+    found = []
+    try:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                found.append(str(descriptor.readlink()))
+    except OSError:
+        pass
+    return found

@@ -6,6 +6,9 @@ Source: Documentation/filesystems/proc.rst (VmFlags).
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import NamedTuple
+
 
 def starts_with_flag(pid: int, flag: bytes) -> frozenset[int]:
     """Start addresses of the mappings that have a flag of two letters; none when the process is gone."""
@@ -21,3 +24,47 @@ def starts_with_flag(pid: int, flag: bytes) -> frozenset[int]:
     except OSError:
         pass  # gone: the next reading of its page tables tells
     return frozenset(found)
+
+
+def pages_merged() -> bool:
+    """Whether KSM has merged any pages of this machine (Documentation/admin-guide/mm/ksm.rst)."""
+    try:
+        return int(Path("/sys/kernel/mm/ksm/pages_shared").read_text()) > 0
+    except OSError:
+        return False  # a kernel without
+
+
+class Detailed(NamedTuple):
+    """A mapping, the kernel's own included, with its flags. start, end: addresses, end exclusive."""
+
+    start: int
+    end: int
+    perms: str
+    path: str
+    flags: frozenset[str]
+
+
+def detailed(pid: int) -> list[Detailed]:
+    """All mappings of a process, ascending; none when it is gone."""
+    found: list[Detailed] = []
+    line = b""
+    try:
+        with open(f"/proc/{pid}/smaps", "rb") as smaps:  # noqa: PTH123
+            for text in smaps:
+                name, _, rest = text.partition(b" ")
+                if not name.endswith(b":"):
+                    line = text
+                elif name == b"VmFlags:":
+                    found.append(_detailed(line, rest))
+    except OSError:
+        return []
+    return found
+
+
+def _detailed(line: bytes, flags: bytes) -> Detailed:
+    bounds, perms, _offset, _device, _inode, *rest = line.rstrip(b"\n").split(None, 5)
+    start, _, end = bounds.partition(b"-")
+    path = rest[0].decode(errors="surrogateescape") if rest else ""
+    return Detailed(
+        int(start, 16), int(end, 16), perms.decode(), path, frozenset(flags.decode().split())
+    )

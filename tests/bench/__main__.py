@@ -27,9 +27,11 @@ GROUPS = {
     "peers": "mirroring, beside CRIU and QEMU",
     "servers": "redis under load",
     "top": "the live screen",
+    "pagetables": "page tables moved",
+    "nodes": "page tables moved between two nodes, in an emulated machine",
     "probes": "fentry and kprobe, in an emulated machine",
 }
-MODULES = {"probes": "vm_probes"}  # where the name is not the group's
+MODULES = {"probes": "vm_probes", "nodes": "vm_tables"}  # where the name is not the group's
 
 
 def main() -> int:

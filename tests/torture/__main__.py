@@ -35,6 +35,9 @@ lost.""",
     )
     parser.add_argument("--threads", type=int, default=6, help="that write; default 6")
     parser.add_argument("--mib", type=int, default=1, help="size of most areas; default 1")
+    parser.add_argument(
+        "--moving", action="store_true", help="page tables are made anew meanwhile (soft-dirty)"
+    )
     parser.add_argument("--directory", type=Path, help="for its files; default: a temporary one")
     return parser
 
@@ -62,6 +65,7 @@ def main() -> int:
         threads=options.threads,
         mib=options.mib,
         directory=options.directory,
+        moving=options.moving,
     )
     try:
         tally = torture(plan, _Progress())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from redirty.collector.rounds import Recorder
 from tests.host.recording import wait_idle
 from tests.torture.check import Loss, compare
 from tests.torture.mirror import Mirror
+from tests.torture.moves import Moves
 from tests.workloads.torture import Rest, Torture
 
 LONGEST_ROUND_S = 0.05
@@ -27,7 +29,7 @@ _LATEST = 50  # rounds until all children of a rest are traced
 
 @dataclass(frozen=True)
 class Plan:
-    """seconds: for how long. arm, probe: as redirty's options."""
+    """seconds: for how long. arm, probe: as redirty's options. moving: page tables, all the while."""
 
     seconds: float
     seed: int
@@ -37,12 +39,13 @@ class Plan:
     mib: int = 1
     directory: Path | None = None
     most_losses: int = 20
+    moving: bool = False
 
 
 @dataclass
 class Tally:
     """What a run did. late: rounds after which programs still wrote to a log that was drained.
-    compared: pages, in all laps."""
+    compared: pages, in all laps. moved: page tables."""
 
     arm: str
     probe: str
@@ -56,6 +59,7 @@ class Tally:
     missed: int = 0
     spaces: int = 0
     late: int = 0
+    moved: int = 0
     losses: list[Loss] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -65,7 +69,7 @@ class Tally:
             f"{self.rounds} rounds (arms), {self.writes + self.child_writes} writes "
             f"({self.child_writes} by {self.spaces - 1} other address spaces), "
             f"{self.changes} changes of mappings and children, {self.copies} pages copied, "
-            f"{self.missed} seen by the scan only, {self.compared} compared, "
+            f"{self.missed} seen by the scan only, {self.compared} compared, {self.moved} page tables moved, "
             f"{len(self.losses)} lost, {self.late} late logs"
         )
 
@@ -81,12 +85,15 @@ class Run:
         self.mirror = Mirror(workload.pid)
         self.random = random.Random(plan.seed)
         self.told: set[int] = {workload.pid}
+        self.moves = Moves(workload.pid) if plan.moving else None
 
     def begin(self) -> None:
         """Arms, and copies all that is there."""
         self.recorder.begin()
         self.mirror.begin(self._live())
         self.tally.spaces = len(self.mirror.spaces)
+        if self.moves is not None:
+            self.moves.begin()
 
     def _live(self) -> dict[int, int]:
         return {number: space.pid for number, space in self.recorder.spaces.items()}
@@ -120,13 +127,20 @@ class Run:
             self.end_round()
             if time.monotonic() > deadline:
                 break
-        rest = self.workload.rest()
-        self._last_round(rest)
-        found = compare(self.mirror)
+        with contextlib.nullcontext() if self.moves is None else self.moves.paused():
+            rest = self.workload.rest()
+            self._last_round(rest)
+            found = compare(self.mirror)
         self.tally.laps += 1
         self.tally.compared += found.pages
         self.tally.copies = self.mirror.copies
         self.tally.losses += [_named(loss, rest) for loss in found.losses]
+
+    def close(self) -> None:
+        """Ends what moves."""
+        if self.moves is not None:
+            self.moves.close()
+            self.tally.moved = self.moves.tables
 
     def _last_round(self, rest: Rest) -> None:
         """The boundary after the last write; another when it took a child in, whose being armed may
@@ -179,8 +193,8 @@ def _with(
         directory=plan.directory,
     ) as workload:
         recorder = Recorder(tracer, Tree(workload.pid), arm, injector)
+        run = Run(plan, workload, recorder, tally)
         try:
-            run = Run(plan, workload, recorder, tally)
             run.begin()
             begun = time.monotonic()
             while tally.seconds < plan.seconds and len(tally.losses) < plan.most_losses:
@@ -189,5 +203,6 @@ def _with(
                 progress(tally)
             assert recorder.members.by_log_only == 0, "a child could not be armed"
         finally:
+            run.close()
             recorder.close()
     return tally

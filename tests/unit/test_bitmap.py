@@ -171,3 +171,16 @@ def test_empty() -> None:
     assert bitmap.matrix(nothing).shape == (0, 512)
     assert listed(nothing | made([3])) == listed(made([3]) - nothing) == [3]
     assert listed(nothing & made([3])) == listed(nothing - made([3])) == []
+
+
+def test_whole_regions() -> None:
+    of = bitmap.from_ranges(
+        np.array([0, 512, 1024], np.uint64), np.array([100, 1024, 1030], np.uint64)
+    )
+    part = bitmap.from_ranges(
+        np.array([0, 512, 1024], np.uint64), np.array([100, 1023, 1536], np.uint64)
+    )
+    assert bitmap.whole_regions(part, of, 64) == 100 + 512
+    assert bitmap.whole_regions(part, of, 101) == 512
+    assert bitmap.whole_regions(bitmap.empty(), of, 1) == 0
+    assert bitmap.whole_regions(part, bitmap.empty(), 1) == 0

@@ -34,14 +34,22 @@ def injector() -> Iterator[ModuleType]:
     finally:
         sys.path[:] = path
         for name in set(sys.modules) - set(modules):
-            if name in ("injector", "stopped", "architectures"):
+            if name in (
+                "injector",
+                "stopped",
+                "architectures",
+                "relocation",
+                "held",
+                "routine",
+                "places",
+            ):
                 del sys.modules[name]
 
 
 def test_registers_are_where_the_table_says(injector: ModuleType, tmp_path: Path) -> None:
     require(platform.machine() == "x86_64", "needs an x86-64 machine")
     gcc = require_program("gcc", "gcc")
-    names = ("rax", "rip", "orig_rax", "cs", "rdi", "rsi", "rdx")
+    names = ("rax", "rip", "orig_rax", "cs", "rdi", "rsi", "rdx", "r10", "r8", "r9")
     words = ", ".join(f"offsetof(struct user_regs_struct, {n}) / 8" for n in names)
     code = f"""
     #include <stddef.h>

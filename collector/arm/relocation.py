@@ -1,0 +1,269 @@
+"""Relocating page tables: all threads of a target held, one of them moves memory away and back.
+
+Filled anew on both ways, the tables come to lie where that thread's memory policy says. From the
+first move to the last the target depends on nobody: see relocate.S. Run by the injector, with
+Python's bare library.
+"""
+
+import ctypes
+import errno
+import fcntl
+import gc
+import io
+import os
+import signal
+import struct
+import time
+
+import held  # type: ignore[import-not-found]  # beside it: the injector is a script
+import routine  # type: ignore[import-not-found]
+import stopped  # type: ignore[import-not-found]
+from held import Held
+from places import clipped, free_place, layout, parse_maps  # type: ignore[import-not-found]
+from stopped import RefusedError, Thread
+
+_MMAP, _MUNMAP = 9, 11
+_PROTECTION = 7
+_MAP_FLAGS = 0x100022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+_REGION = 1 << 21
+_SPARE_MAPPINGS = 16
+_POLL_S = 0.00005
+_SCAN = 0xC0606610  # as in pagemap.py, which is not for the bare library
+
+
+def read_all(maps: "io.FileIO") -> bytes:
+    """An open maps file as it is now."""
+    maps.seek(0)
+    return maps.readall()
+
+
+class InUseError(RefusedError):  # type: ignore[misc]  # of the injector, which is a script
+    """Memory that the kernel itself uses on a thread's way back to the program. addresses: where."""
+
+    def __init__(self, addresses: "list[int]") -> None:
+        super().__init__(errno.EADDRINUSE, "the kernel keeps a thread's rseq area in use")
+        self.addresses = addresses
+
+
+def require_unused(areas: "list[int]", segments: "list[tuple[int, int, int]]") -> None:
+    """A thread that returns from the kernel while its rseq area is away is killed by it (SIGSEGV), the
+    mover and, if nobody holds them any more, the parked ones. Errors: InUseError; RefusedError when
+    the kernel does not tell where they are."""
+    if -1 in areas:
+        raise RefusedError(
+            errno.ENOSYS, "the kernel (before 5.13) does not tell where rseq areas are"
+        )
+    if any(start <= area < start + size for area in areas for start, _, size in segments):
+        raise InUseError(areas)
+
+
+def require_unarmed(pid: int, segments: "list[tuple[int, int, int]]") -> None:
+    """A registration with a userfaultfd would be lost by a move, and with it what a recording would
+    find. The plan leaves such mappings out; this sees one that began to be recorded since. Errors:
+    RefusedError."""
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        for start, _, _ in segments:
+            # PAGEMAP_SCAN of one page that only succeeds where asynchronous write protection is on
+            argument = bytearray(struct.pack("<12Q", 96, 2, start, start + 4096, *(0,) * 8))
+            try:
+                fcntl.ioctl(pagemap, _SCAN, argument, True)
+            except OSError as e:
+                if e.errno == errno.EPERM:
+                    continue
+                return  # before Linux 6.7: there is no such protection
+            raise RefusedError(errno.EAGAIN, "it began to be recorded")
+
+
+class Relocation:
+    """One move of some segments, away and back, with all threads held.
+
+    at: a system call instruction in the target.
+    """
+
+    def __init__(self, target: Held, at: int, memory: int) -> None:
+        self.threads: list[Thread] = target.threads
+        self.mover: Thread = target.threads[0]
+        self.at = at
+        self.memory = memory
+        self.place = 0
+        self.bytes = 0
+        self.moved_s = 0.0
+        self.saved = {}
+        self.masks = {}
+        for thread in self.threads:
+            words = thread.registers()
+            if words[thread.arch.mode] != thread.arch.mode_value:
+                raise RefusedError(errno.ENOSYS, "it is a 32-bit program")
+            if stopped.catches_calls(thread):
+                raise RefusedError(errno.EPERM, "it catches its own system calls (user dispatch)")
+            stopped.leave_critical_section(thread, words, memory)
+            self.saved[thread.tid] = words
+            self.masks[thread.tid] = thread.mask()
+
+    def run(self, place: int, shared: bytes) -> bytes:
+        """Maps the routine at a free place, runs it, unmaps it. What is shared with it, at its end."""
+        count = len(self.threads)
+        self.bytes = (len(shared) + count * routine.SLOT_BYTES + 4095) & ~4095
+        self._map(place)
+        try:
+            slots = [
+                routine.slot(place, self.masks[t.tid], list(self.saved[t.tid]))
+                for t in self.threads
+            ]
+            os.pwrite(self.memory, shared + b"".join(slots), place)
+            try:
+                for i, thread in reversed(list(enumerate(self.threads))):
+                    entry = routine.PARK if i else routine.MOVER  # the mover is the last to be set
+                    code = place + len(shared) + i * routine.SLOT_BYTES
+                    self._enter(thread, code + entry)
+                self._move()
+            finally:
+                self._leave()
+            return self._read(0, len(shared))
+        finally:
+            self._unmap()
+
+    def _read(self, offset: int, size: int) -> bytes:
+        """Of what is shared with the routine."""
+        data = os.pread(self.memory, size, self.place + offset)
+        if len(data) != size:
+            raise RefusedError(errno.ESRCH, "the process ended")
+        return data
+
+    def _enter(self, thread: Thread, entry: int) -> None:
+        saved = self.saved[thread.tid]
+        words = type(saved)(*routine.borrowed(list(saved), entry))
+        # Registers first: who is let go in between opens its own signals again.
+        thread.set_registers(words)
+        thread.block_signals()
+
+    def _move(self) -> None:
+        """Lets the mover run until it says that it is done."""
+        begun = time.monotonic()
+        mover = self.mover
+        stopped.ptrace(stopped.CONT, mover.tid, 0, 0)
+        over = struct.pack("<I", routine.OVER)
+        while self._read(routine.STATE, 4) != over:
+            got, status = os.waitpid(mover.tid, os.WNOHANG | stopped.WALL)
+            if got == mover.tid:
+                if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+                    raise RefusedError(errno.ESRCH, "the process ended")
+                if status >> 16 == 0 and os.WSTOPSIG(status) == signal.SIGSTOP:
+                    mover.deliver = signal.SIGSTOP  # it waits for the release
+                stopped.ptrace(stopped.CONT, mover.tid, 0, 0)
+            time.sleep(_POLL_S)
+        self.moved_s = time.monotonic() - begun
+        mover.interrupt(stopped.STOP_TIMEOUT_S)
+        now = mover.registers()
+        if not self.place <= routine.instruction(list(now)) < self.place + self.bytes:
+            # This process was held up for long, and the thread has gone on by itself.
+            self.saved[mover.tid], self.masks[mover.tid] = now, mover.mask()
+
+    def _leave(self) -> None:
+        """All threads as they were; the other way round than _enter."""
+        for thread in self.threads:
+            try:
+                thread.set_mask(ctypes.create_string_buffer(self.masks[thread.tid], 8))
+                thread.set_registers(self.saved[thread.tid])
+            except OSError:
+                pass  # killed meanwhile
+
+    def _map(self, place: int) -> None:
+        flags = _MAP_FLAGS
+        got = self._call(_MMAP, place, self.bytes, _PROTECTION, flags, 0xFFFF_FFFF_FFFF_FFFF, 0)
+        if got != place:
+            code = -got if got < 0 else errno.EEXIST
+            raise RefusedError(code, f"mmap in it: {os.strerror(code)}")
+        self.place = place
+
+    def _unmap(self) -> None:
+        try:
+            self._call(_MUNMAP, self.place, self.bytes)
+        except OSError:
+            pass  # killed meanwhile
+
+    def _call(self, number: int, *arguments: int) -> int:
+        """One system call by the mover, which is as it was afterwards."""
+        thread, saved = self.mover, self.saved[self.mover.tid]
+        thread.block_signals()
+        try:
+            return int(thread.call(saved, self.at, number, *arguments))
+        finally:
+            try:
+                thread.set_registers(saved)
+                thread.set_mask(ctypes.create_string_buffer(self.masks[thread.tid], 8))
+            except OSError:
+                pass
+
+
+class Prepared:
+    """What can be thought out while the target still runs: from its maps file, for a request with
+    so much room for threads. Errors: RefusedError."""
+
+    def __init__(self, maps: bytes, request: "dict[str, object]", threads: int) -> None:
+        self.maps = maps
+        node = int(str(request["node"]))
+        runs = [(int(a), int(b)) for a, b in request["runs"]]  # type: ignore[attr-defined]
+        expected = [(int(a), int(b), str(p)) for a, b, p in request["segments"]]  # type: ignore[attr-defined]
+        if len(expected) > routine.MOST_SEGMENTS or node >= routine.MOST_NODES:
+            raise RefusedError(errno.E2BIG, "too many mappings for one step")
+        lines = parse_maps(maps)
+        if clipped(lines, runs) != expected:
+            raise RefusedError(errno.EAGAIN, "its mappings changed")
+        with open("/proc/sys/vm/max_map_count", encoding="ascii") as limit:
+            most = int(limit.read())
+        if len(lines) + 2 * len(expected) + _SPARE_MAPPINGS > most:
+            why = f"it has {len(lines)} mappings, near vm.max_map_count"
+            raise RefusedError(errno.ENOMEM, why)
+        self.threads = threads
+        code_bytes = _REGION + threads * routine.SLOT_BYTES
+        self.place = free_place(lines, code_bytes + sum(b - a + 2 * _REGION for a, b in runs))
+        if not self.place:
+            raise RefusedError(errno.ENOMEM, "no free addresses to move memory to")
+        beyond = (self.place + code_bytes + _REGION) & ~(_REGION - 1)
+        self.segments = layout(runs, expected, beyond)
+        self.shared = routine.shared(node, self.segments)
+
+
+def relocate(
+    request: "dict[str, object]", arch: object, at: int, options: int
+) -> "dict[str, object]":
+    """Answers a request: pid, node, runs ([start, end) multiples of 2 MiB, to be moved as a whole),
+    segments (start, end, permissions: what is expected to be mapped there), timeout_s."""
+    pid = int(str(request["pid"]))
+    if not at:
+        raise RefusedError(errno.ENOENT, "no system call instruction is mapped in it")
+    gc.disable()
+    with (
+        open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory,
+        open(f"/proc/{pid}/maps", "rb", buffering=0) as maps,
+    ):
+        ready = Prepared(read_all(maps), request, 2 * len(held.living_threads(pid)) + 16)
+        target = Held(pid, arch, options, float(str(request["timeout_s"])))
+        try:
+            now = read_all(maps)
+            if now != ready.maps or len(target.threads) > ready.threads:
+                ready = Prepared(now, request, len(target.threads))
+            areas = [stopped.rseq_area(thread) for thread in target.threads]
+            require_unused([area for area in areas if area], ready.segments)
+            require_unarmed(pid, ready.segments)
+            one = Relocation(target, at, memory.fileno())
+            shared = one.run(ready.place, ready.shared)
+        finally:
+            target.release()
+        stopped_s = time.monotonic() - target.begun
+    policy, refused, retries = (
+        struct.unpack_from("<q", shared, o)[0]
+        for o in (routine.POLICY_ERROR, routine.ERROR, routine.RETRIES)
+    )
+    if policy:
+        raise RefusedError(-policy, f"set_mempolicy in it: {os.strerror(-policy)}")
+    if refused:
+        raise RefusedError(-refused, f"mremap in it: {os.strerror(-refused)}")
+    return {
+        "ok": True,
+        "stopped_s": stopped_s,
+        "moved_s": one.moved_s,
+        "threads": len(target.threads),
+        "retries": retries,
+    }

@@ -1,0 +1,148 @@
+"""Pages of the kernel's own memory, read by BPF: where an address space's top page table is, and what is
+in a page table.
+
+Nothing is attached: the kernel runs the programs when they are asked for. x86-64 only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import platform
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import redirty.bpfprogs as programs
+from redirty.collector.attach import btf, kernel
+from redirty.collector.attach.loading import compile_programs
+from redirty.collector.bitmap import PAGE_SHIFT, U64
+from redirty.collector.errors import RedirtyError, why
+
+ENTRIES = 512
+_BATCH = 32  # tables.bpf.c: RD_TABLES
+_WANTED = np.dtype([("address", "<u8"), ("error", "<i8")])
+# KASLR places the map of all memory at a multiple of what one entry of a third-level table maps.
+_BASE_STEP = 1 << 30
+_COOKIE_BYTES = 64
+
+
+class UnreadableError(RedirtyError):
+    """This kernel does not let its page tables be read. The message is the reason, a phrase."""
+
+
+class KernelPages:
+    """A loaded reader. highest: physical addresses are below this (a wrong one is never read).
+
+    Errors: UnreadableError.
+    """
+
+    def __init__(self, highest: int) -> None:
+        if platform.machine() != "x86_64":
+            raise UnreadableError(f"page tables of {platform.machine()} are not known here yet")
+        self._base = 0
+        # An entry's address bits above all memory are flags (memory encryption's, say).
+        self._address_mask = np.uint64(((1 << highest.bit_length()) - 1) & ~0xFFF)
+        try:
+            flags = [f"-DRD_TABLES={_BATCH}", *btf.table_offset_flags(btf.load())]
+            self._bpf = compile_programs(programs.tables_source(), flags)
+            self._programs = [
+                self._bpf.load_func(name, self._bpf.RAW_TRACEPOINT).fd
+                for name in (b"tables_top", b"tables_read")
+            ]
+        except RedirtyError as e:
+            raise UnreadableError(str(e)) from None
+        except Exception as e:
+            raise UnreadableError(f"the kernel refused the program that reads them: {e}") from None
+        wanted, tables = (self._bpf[name].map_fd for name in (b"wanted", b"tables"))
+        self._wanted_map = mmap.mmap(wanted, mmap.PAGESIZE)
+        self._tables_map = mmap.mmap(tables, _BATCH * mmap.PAGESIZE)
+        self._wanted = np.frombuffer(self._wanted_map, _WANTED, _BATCH)
+        self._tables = np.frombuffer(self._tables_map, np.uint64).reshape(_BATCH, ENTRIES)
+        try:
+            self._base = self._find_base(highest)
+        except OSError as e:
+            self.close()
+            raise UnreadableError(f"the kernel does not run programs on demand: {why(e)}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def top(self, pid: int | str) -> int:
+        """Physical address of a process's top page table.
+
+        Errors: OSError when the process is gone, or may not be looked at.
+        """
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:  # noqa: PTH123
+            return self._top_virtual(memory.fileno()) - self._base
+
+    def _top_virtual(self, descriptor: int) -> int:
+        kernel.run_raw_tracepoint(self._programs[0], descriptor)
+        return int(self._wanted["address"][0])
+
+    def read(self, physical: U64) -> tuple[U64, npt.NDArray[np.bool_]]:
+        """Contents of pages at (n,) physical addresses: (n, 512) words, and (n,) which were read."""
+        words = np.zeros((len(physical), ENTRIES), np.uint64)
+        good = np.zeros(len(physical), np.bool_)
+        for at in range(0, len(physical), _BATCH):
+            some = physical[at : at + _BATCH] + np.uint64(self._base)
+            n = len(some)
+            self._wanted["address"][:n] = some
+            self._wanted["address"][n:] = 0
+            self._wanted["error"][:n] = -1
+            kernel.run_raw_tracepoint(self._programs[1])
+            words[at : at + n] = self._tables[:n]
+            good[at : at + n] = self._wanted["error"][:n] == 0
+        return words, good
+
+    def addresses(self, entries: U64) -> U64:
+        """The physical addresses that entries of page tables hold."""
+        return entries & self._address_mask
+
+    def _find_base(self, highest: int) -> int:
+        """Where the kernel has all memory mapped: below our own top table, which is in there, at
+        one of few places; at the right one a page of ours is found with its contents."""
+        with open("/proc/self/mem", "rb", buffering=0) as memory:  # noqa: PTH123
+            top = self._top_virtual(memory.fileno())
+        with known_page() as (_, frame, content):
+            first = top & ~(_BASE_STEP - 1)
+            steps = np.arange(0, highest + _BASE_STEP, _BASE_STEP, dtype=np.uint64)
+            bases = np.uint64(first) - steps
+            for at in range(0, len(bases), _BATCH):
+                some = bases[at : at + _BATCH]
+                words, good = self.read(some + np.uint64(frame << PAGE_SHIFT))
+                right = good & (words[:, : len(content)] == content).all(axis=1)
+                if right.any():
+                    return int(some[right][0])
+        raise UnreadableError(
+            "a page of our own is not found in the kernel's map of memory (lockdown hides it, or "
+            "memory is laid out in a way that is not known here)"
+        )
+
+    def close(self) -> None:
+        """Unloads it."""
+        del self._wanted, self._tables
+        self._wanted_map.close()
+        self._tables_map.close()
+        self._bpf.cleanup()
+
+
+@contextlib.contextmanager
+def known_page() -> Iterator[tuple[int, int, U64]]:
+    """A page of our own, in place while in use: (address, frame number, its first words).
+
+    Errors: UnreadableError when the kernel hides frame numbers.
+    """
+    with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
+        page[:_COOKIE_BYTES] = os.urandom(_COOKIE_BYTES)
+        array = np.frombuffer(page, np.uint64)
+        address = int(array.ctypes.data)
+        content = array[: _COOKIE_BYTES // 8].copy()
+        del array
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:  # noqa: PTH123
+            entry = os.pread(pagemap.fileno(), 8, (address >> PAGE_SHIFT) * 8)
+        frame = int.from_bytes(entry, "little") & ((1 << 55) - 1)
+        if not frame:
+            raise UnreadableError("the kernel hides page frames (that needs CAP_SYS_ADMIN)")
+        yield address, frame, content

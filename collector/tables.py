@@ -1,0 +1,136 @@
+"""Page tables of a process: walked from the top, each with the page that it lies in.
+
+Format: Intel SDM volume 3, 4.5 (paging); Documentation/mm/page_tables.rst has the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from redirty.collector.attach.kernel_pages import KernelPages, UnreadableError, known_page
+from redirty.collector.bitmap import PAGE_SHIFT, U64
+
+# by level: 1 maps pages, the highest is the process's own
+NAMES = ("pte", "pmd", "pud", "p4d", "pgd")
+REGION_SHIFT = 21  # what a table of level 1 maps
+_PRESENT, _HUGE = np.uint64(1), np.uint64(0x80)
+_USER_ENTRIES = 256  # of the top table; the others are the kernel's
+
+Read = Callable[[U64], tuple[U64, npt.NDArray[np.bool_]]]
+
+
+def shift_of(level: int) -> int:
+    """Bits of an address that a table of this level maps: 21 for level 1."""
+    return PAGE_SHIFT + 9 * level
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """(n,) page tables, by level and ascending address: level, address (the first it maps), physical
+    (where it lies). huge: (m,) addresses of huge pages of 2 MiB, huge_1g: of 1 GiB."""
+
+    level: npt.NDArray[np.int64]
+    address: U64
+    physical: U64
+    huge: U64
+    huge_1g: U64
+    top: int
+
+    @property
+    def leaves(self) -> npt.NDArray[np.bool_]:
+        """(n,) those that map pages."""
+        found: npt.NDArray[np.bool_] = self.level == 1
+        return found
+
+    def name(self, level: int) -> str:
+        """What the kernel calls a level; the highest is the pgd, however many there are."""
+        return "pgd" if level == self.top else NAMES[level - 1]
+
+
+def walk(read: Read, addresses: Callable[[U64], U64], top: int, levels: int) -> Tables:
+    """All tables below the one at physical address `top`. read: contents of pages, see KernelPages.
+
+    The process may change them meanwhile: a table that went away is left out or counts as it was.
+    """
+    at, where = np.zeros(1, np.uint64), np.array([top], np.uint64)
+    found = []
+    huge: dict[int, U64] = {1: at[:0], 2: at[:0]}
+    for level in range(levels, 0, -1):
+        found.append((np.full(len(at), level, np.int64), at, where))
+        if level == 1 or not len(at):
+            break
+        entries, good = read(where)
+        entries = np.where(good[:, None], entries, np.uint64(0))
+        if level == levels:
+            entries = entries[:, :_USER_ENTRIES]
+        step = np.uint64(shift_of(level - 1))
+        places = at[:, None] + (np.arange(entries.shape[1], dtype=np.uint64) << step)
+        big = (entries & _HUGE) != 0
+        if level <= 3:
+            huge[level - 1] = places[big]
+            table = ((entries & _PRESENT) != 0) & ~big
+        else:
+            table = (entries & _PRESENT) != 0
+        at, where = places[table], addresses(entries[table])
+    levels_of, addresses_of, places_of = zip(*found, strict=True)
+    return Tables(
+        np.concatenate(levels_of),
+        np.concatenate(addresses_of),
+        np.concatenate(places_of),
+        huge[1],
+        huge[2],
+        levels,
+    )
+
+
+def translate(read: Read, addresses: Callable[[U64], U64], top: int, levels: int, at: int) -> int:
+    """The page frame that an address maps to, -1: none."""
+    where = top
+    for level in range(levels, 0, -1):
+        entries, good = read(np.array([where], np.uint64))
+        entry = entries[0, at >> shift_of(level - 1) & 511]
+        if not good[0] or not entry & _PRESENT:
+            return -1
+        if 1 < level <= 3 and entry & _HUGE:
+            return -1
+        where = int(addresses(np.array([entry], np.uint64))[0])
+    return where >> PAGE_SHIFT
+
+
+class Walker:
+    """Walks address spaces through BPF.
+
+    Errors of the constructor: UnreadableError, also when our own page tables, walked for a trial, do
+    not lead where the kernel says that they lead.
+    """
+
+    def __init__(self, highest: int) -> None:
+        self._pages = KernelPages(highest)
+        try:
+            self._levels = self._count_levels()
+        except BaseException:
+            self._pages.close()
+            raise
+
+    def _count_levels(self) -> int:
+        top = self._pages.top("self")
+        with known_page() as (address, frame, _):
+            for levels in (4, 5):
+                if (
+                    translate(self._pages.read, self._pages.addresses, top, levels, address)
+                    == frame
+                ):
+                    return levels
+        raise UnreadableError("our own page tables do not lead to our memory when BPF walks them")
+
+    def walk(self, pid: int) -> Tables:
+        """The tables of a process. Errors: OSError when it is gone."""
+        top = self._pages.top(pid)
+        return walk(self._pages.read, self._pages.addresses, top, self._levels)
+
+    def close(self) -> None:
+        """Unloads it."""
+        self._pages.close()

@@ -1,0 +1,277 @@
+"""Runs in a test VM with NUMA nodes: `redirty pagetables` on programs of all kinds, as JSON.
+
+Usage: guest_pagetables.py PART[:ARGUMENT...] ..., where PART is one of the functions below; the answer to
+each is under its words, an error instead of one as "error".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import ctypes
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from redirty.collector.cli import main
+
+from tests.host.condition import Condition, assert_released, tracer_of
+from tests.host.entries import changed_by_a_move
+from tests.host.mapped import PAGE, Mapped, wrong_pages
+from tests.host.running import wait_until
+from tests.vm.mover import BARE, FAR, ON_NODE_0, Mover, changes, killed, layout, there_and_back
+from tests.workloads.driver import Checksum
+
+REDIRTY = Path(sys.executable).with_name("redirty")
+EXT4 = Path("/tmp/ext4")
+_SEIZE = 0x4206  # ptrace
+_MOUNT = f"mount -o loop {EXT4}.image {EXT4}"
+_MAKE_EXT4 = f"""
+set -e
+truncate -s 64M {EXT4}.image
+/usr/sbin/mkfs.ext4 -q {EXT4}.image
+/usr/sbin/modprobe -a loop ext4
+mkdir {EXT4}
+{_MOUNT}
+"""
+
+
+def run(*words: object) -> tuple[int, str, str]:
+    """redirty pagetables, in this process, as importing it takes long here: exit code, stdout, stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main.main(["pagetables", *map(str, words)])
+    return code, out.getvalue(), err.getvalue()
+
+
+def mapping(kind: str, mib: str, times: str) -> dict[str, Any]:
+    """One large mapping of a kind: private, shared, file."""
+    path = "/dev/shm/mapped"
+    with Mapped(kind, int(mib), path, wrapper=ON_NODE_0) as target:
+        maps = layout(target.pid)
+        mover = Mover(target.pid)
+        changed = changed_by_a_move(mover.walker, target, lambda: (mover.to(FAR), mover.to(0)))
+        found = there_and_back(target.pid, int(times))
+        found["changes"] = changes(maps, target.pid)
+        found["wrong_entries"], found["bits"] = changed
+        found["wrong"] = target.wrong()
+        found["wrong_after_write"] = target.write(7)
+    return found
+
+
+def program() -> dict[str, Any]:
+    """The command itself, as people call it."""
+    with Mapped("private", 64, wrapper=ON_NODE_0) as target:
+        looked = json.loads(run("-p", target.pid, "--sample", "200ms", "--json")[1])
+        would = run("-p", target.pid, "--to-node", FAR)
+        moved = run("-p", target.pid, "--to-node", FAR, "--yes", "--json", "--max-pause", "200ms")
+        wrong = target.wrong()
+    return {
+        "looked": looked,
+        "would": would,
+        "moved": json.loads(moved[1]) if moved[0] == 0 else moved,
+        "wrong": wrong,
+    }
+
+
+def writers(times: str) -> dict[str, Any]:
+    """Threads that write, with checksums, all the while."""
+    with Checksum(threads=4, mib=64, wrapper=ON_NODE_0) as target:
+        maps = layout(target.pid)
+        found = there_and_back(target.pid, int(times))
+        found["changes"] = changes(maps, target.pid)
+        result = target.stop()
+    found |= {"errors": result.errors, "loops": result.loops, "checks": result.checks}
+    return found
+
+
+def redis(times: str) -> dict[str, Any]:
+    """redis under redis-benchmark."""
+    from tests.host.programs import redis as started
+
+    with started() as server:
+        server.ask("set", "kept", "as it was")
+        load = server.load(seconds_at_most=7200, keys=20_000)
+        try:
+            server.server.wait_ready(lambda: int(server.ask("dbsize")) > 5_000)
+            found = there_and_back(server.pid, int(times))
+            found["alive"] = load.alive
+        finally:
+            load.close()
+        found["said"] = load.said()[-2000:]
+        found["pong"] = server.ask("ping")
+        found["kept_value"] = server.ask("get", "kept")
+        found["errors"] = server.ask("info", "errorstats").splitlines()[1:]
+    return found
+
+
+def kills(count: str) -> dict[str, Any]:
+    """kill -9 of a mover at random moments: each time all is as it was before, and goes on."""
+    seed = int(os.environ.get("REDIRTY_SEED", time.time_ns()))
+    with Checksum(threads=3, mib=16) as target:
+        before, maps = Condition.of(target.pid), layout(target.pid)
+        places = []
+
+        def look() -> None:
+            assert_released(target, before)
+            places.append(not changes(maps, target.pid))
+
+        held, trouble = killed(Mover(target.pid), int(count), random.Random(seed), look)
+        result = target.stop()
+    return {
+        "seed": seed,
+        "held": held,
+        "trouble": trouble,
+        "in_place": sum(places),
+        "errors": result.errors,
+        "loops": result.loops,
+    }
+
+
+def written_back() -> dict[str, Any]:
+    """Writes to a mapped file of ext4 just before a move: in the file afterwards, on the disk?"""
+    subprocess.run(["sh", "-c", _MAKE_EXT4], check=True)
+    path = EXT4 / "mapped"
+    with Mapped("file", 16, str(path), wrapper=ON_NODE_0) as target:
+        target.sync()  # its pages are clean now, and write-protected
+        target.write(99)
+        moved = Mover(target.pid).to(FAR)
+    subprocess.run(
+        ["sh", "-c", f"umount {EXT4} && {_MOUNT}"], check=True
+    )  # nothing of it is cached
+    memory = path.read_bytes()
+    return {"moved": moved.moved, "wrong": wrong_pages(memory, 99), "pages": len(memory) // PAGE}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Of a CSV file; pandas takes long to import here."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def recorded() -> dict[str, Any]:
+    """A recording in whose rounds tables move: is each page that was written dirty, in time?"""
+    directory = Path("/tmp/recorded")
+    with Mapped("private", 32, wrapper=ON_NODE_0) as target:
+        words = ["record", "-p", str(target.pid), "1s", "--arm", "soft-dirty", "-o", str(directory)]
+        recorder = subprocess.Popen([REDIRTY, *words], stderr=subprocess.PIPE, text=True)
+        written = directory / "rounds.csv"
+        while recorder.poll() is None and (
+            not written.exists() or written.read_text().count("\n") < 3
+        ):
+            time.sleep(0.05)
+        mover = Mover(target.pid)
+        target.write(3)
+        moved = [mover.to(FAR)]
+        time.sleep(2.5)
+        moved.append(mover.to(0))  # in a round in which nothing is written
+        last = time.time()
+        target.write(4)
+        time.sleep(2.5)
+        recorder.send_signal(signal.SIGINT)
+        _, said = recorder.communicate()
+    rounds, pages = (rows(directory / f"{name}.csv") for name in ("rounds", "pages"))
+    meta = json.loads((directory / "meta.json").read_text())
+    last_s = last - datetime.fromisoformat(meta["started"]).timestamp()
+    ends = {int(r["round"]): float(r["start_s"]) + float(r["duration_s"]) for r in rounds}
+    late = min(number for number, end_s in ends.items() if end_s >= last_s)
+    inside = range(target.address, target.address + (32 << 20))
+    found = sum(int(p["address"], 16) in inside and int(p["last_round"]) >= late for p in pages)
+    return {
+        "said": said,
+        "moved": [m.moved for m in moved],
+        "kept": dict(moved[0].kept),
+        "lost_writes": (32 << 8) - found,
+        "missed": [int(r["missed_pages"]) for r in rounds],
+        "dirty": [int(r["dirty_pages"]) for r in rounds],
+        "moved_pages": meta["moved_pages"],
+    }
+
+
+def torture(seconds: str) -> dict[str, Any]:
+    """The torture test while page tables move: a mirror kept by the round protocol must end equal."""
+    from tests.torture.run import Plan
+    from tests.torture.run import torture as tortured
+
+    seed = int(os.environ.get("REDIRTY_SEED", time.time_ns() % (1 << 30)))
+    tally = tortured(Plan(float(seconds), seed, arm="soft-dirty", moving=True))
+    return {
+        "said": f"seed {seed}: {tally}",
+        "moved": tally.moved,
+        "laps": tally.laps,
+        "late": tally.late,
+        "losses": [str(loss) for loss in tally.losses],
+    }
+
+
+@contextlib.contextmanager
+def debugged(pid: int) -> Iterator[None]:
+    """Another process traces it, as a debugger does (gdb takes a minute to start here)."""
+    child = os.fork()
+    if child == 0:
+        ctypes.CDLL(None).ptrace(_SEIZE, pid, None, None)
+        signal.pause()
+        os._exit(1)
+    try:
+        wait_until(lambda: tracer_of(pid) == child, 60, "traced")
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def refusals() -> dict[str, Any]:
+    """What can't be done, one line each."""
+    with Mapped("private", 4) as target:
+        found = {
+            "no_node": run("-p", target.pid, "--to-node", 7),
+            "bare_node": run("-p", target.pid, "--to-node", BARE),
+            "yes_alone": run("-p", target.pid, "--yes"),
+        }
+        with debugged(target.pid):
+            found["debugged"] = run("-p", target.pid, "--to-node", FAR, "--yes")
+        wrong = target.wrong()
+    return {**found, "wrong": wrong}
+
+
+def run_parts() -> None:
+    """Each part that is asked for, whatever becomes of the others."""
+    found: dict[str, Any] = {}
+    for words in sys.argv[1:]:
+        name, *arguments = words.split(":")
+        begun = time.monotonic()
+        try:
+            found[words] = PARTS[name](*arguments)
+        except Exception:
+            found[words] = {"error": traceback.format_exc()}
+        print(f"{words}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    json.dump(found, sys.stdout)
+
+
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    part.__name__: part
+    for part in (
+        mapping,
+        program,
+        writers,
+        redis,
+        kills,
+        written_back,
+        recorded,
+        torture,
+        refusals,
+    )
+}
+
+if __name__ == "__main__":
+    run_parts()

@@ -1,0 +1,149 @@
+"""Moves page tables of programs in a test VM with NUMA nodes, as `redirty pagetables` does it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import random
+import signal
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from redirty.collector.host import nodes as host_nodes
+from redirty.collector.host.smaps import Detailed, detailed
+from redirty.collector.movable import HUGE
+from redirty.collector.relocate import Moved, leaves_by_node, relocate
+from redirty.collector.tables import Walker
+
+from tests.host.condition import tracer_of
+from tests.host.running import wait_until
+
+MAX_PAUSE_S = 0.5  # emulated: ten times and more what it is otherwise
+ON_NODE_0 = ("taskset", "-c", "0")
+BARE, FAR = 1, 2  # nodes: one without memory, one with nothing but memory (see test_pagetables.py)
+_SET_CHILD_SUBREAPER = 36
+_STOP_S = 0.05  # about as long as a stop
+
+
+@functools.cache
+def the_walker() -> Walker:
+    """One for all: loading it takes seconds here."""
+    return Walker(host_nodes.look().highest)
+
+
+def layout(pid: int) -> list[Detailed]:
+    """The mappings but for what grows by itself, without the mark that mremap leaves (sd), and
+    neighbours that are alike as one: kernels may join some when they come home."""
+    found: list[Detailed] = []
+    for mapping in detailed(pid):
+        m = mapping._replace(flags=mapping.flags - {"sd"})
+        if found and found[-1]._replace(start=m.start, end=m.end) == m and found[-1].end == m.start:
+            found[-1] = found[-1]._replace(end=m.end)
+        elif m.path != "[heap]":
+            found.append(m)
+    return found
+
+
+def changes(before: list[Detailed], pid: int) -> list[str]:
+    """What of a layout is not as it was."""
+    now = layout(pid)
+    gone = [f"- {m}" for m in before if m not in now]
+    return gone + [f"+ {m}" for m in now if m not in before]
+
+
+class Mover:
+    """Moves a process's tables in this process."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.nodes = host_nodes.look()
+        self.walker = the_walker()
+
+    def by_node(self) -> dict[int, int]:
+        """Tables of the lowest level by node."""
+        return leaves_by_node(self.walker.walk(self.pid), self.nodes)
+
+    def to(self, node: int) -> Moved:
+        """Moves them there."""
+        return relocate(self.pid, self.walker, self.nodes, node, max_pause_s=MAX_PAUSE_S)
+
+
+def there_and_back(pid: int, times: int) -> dict[str, Any]:
+    """To the far node and back, again and again: what stayed, what it took."""
+    mover = Mover(pid)
+    left: list[int] = []
+    kept: list[int] = []
+    longest, stopped, took, moved = 0.0, 0.0, 0.0, 0
+    reasons = Counter[str]()
+    before = mover.by_node()
+    for turn in range(2 * times):
+        node = 0 if turn % 2 else FAR
+        result = mover.to(node)
+        left.append(sum(count for n, count in result.after.items() if n != node))
+        longest, stopped = max(longest, result.longest_s), stopped + result.stopped_s
+        moved, took = moved + result.moved, took + result.took_s
+        kept.append(sum(result.kept.values()) - result.kept[HUGE])
+        reasons |= result.kept
+    return {
+        "before": before,
+        "after": mover.by_node(),
+        "left": left,
+        "kept": kept,
+        "reasons": dict(reasons),
+        "moved": moved,
+        "longest_s": longest,
+        "stopped_s": stopped,
+        "took_s": took,
+    }
+
+
+def _others(keep: int) -> Iterator[int]:
+    text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return (pid for pid in map(int, text.split()) if pid != keep)
+
+
+def killed(
+    mover: Mover, count: int, rng: random.Random, look: Callable[[], object]
+) -> tuple[int, list[str]]:
+    """kill -9, so many times, of a process that moves tables to and fro: at any moment, and in turn
+    while it holds the target. look: called when all that it had started is gone.
+
+    Returns how often the target was held just then, and what stopped a mover before.
+    """
+    # What a killed one leaves behind becomes a child of this process, which sees its end.
+    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
+    begun = time.monotonic()
+    mover.to(FAR)
+    mover.to(0)
+    span_s = time.monotonic() - begun
+    held, trouble = 0, []
+    for turn in range(count):
+        child = os.fork()
+        if child == 0:
+            try:
+                while True:
+                    mover.to(FAR)
+                    mover.to(0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        time.sleep(rng.uniform(0, span_s))
+        if turn % 2:  # the target stands still for a tenth of the time only
+            wait_until(lambda: tracer_of(mover.pid), span_s + 60, "held")
+            time.sleep(rng.uniform(0, _STOP_S))
+        held += tracer_of(mover.pid) != 0
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        if not os.WIFSIGNALED(status):
+            trouble.append("a mover ended by itself")
+        while others := list(_others(mover.pid)):
+            for pid in others:
+                os.waitpid(pid, 0)
+        look()
+    return held, trouble

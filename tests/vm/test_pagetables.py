@@ -1,0 +1,174 @@
+"""Page tables moved between two NUMA nodes: nothing else changes, whatever happens to redirty."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import pytest
+
+from tests.vm import machine
+from tests.vm.guest import KERNEL, booted, in_guest
+from tests.vm.mover import BARE, FAR
+
+KERNELS = os.environ.get("REDIRTY_TEST_KERNELS", KERNEL).split(",")
+MIB = int(os.environ.get("REDIRTY_TABLES_MIB", "64"))
+TIMES = int(os.environ.get("REDIRTY_TABLES_TIMES", "1"))
+KILLS = int(os.environ.get("REDIRTY_KILLS", "5"))
+NODE_MIB = 2048
+# Linux numbers those with a processor first: 0 has both, 1 has no memory, 2 no processor.
+NODES = (
+    *("-object", f"memory-backend-ram,id=ram0,size={NODE_MIB}M"),
+    *("-object", f"memory-backend-ram,id=ram2,size={NODE_MIB}M"),
+    *("-numa", "node,nodeid=0,cpus=0,memdev=ram0"),
+    *("-numa", "node,nodeid=1,cpus=1"),
+    *("-numa", "node,nodeid=2,memdev=ram2"),
+)
+MAPPINGS = tuple(f"mapping:{kind}:{MIB}:{TIMES}" for kind in ("private", "shared", "file"))
+TORTURE_S = os.environ.get("REDIRTY_TORTURE_S", "10")
+WRITERS, REDIS, KILLED = f"writers:{TIMES}", f"redis:{TIMES}", f"kills:{KILLS}"
+TORTURE = f"torture:{TORTURE_S}"
+PARTS = (
+    "program",
+    *MAPPINGS,
+    WRITERS,
+    REDIS,
+    KILLED,
+    "written_back",
+    "recorded",
+    TORTURE,
+    "refusals",
+)
+
+pytestmark = [pytest.mark.timeout(4 * 3600), pytest.mark.xdist_group("pagetables")]
+
+
+@functools.cache
+@machine.despite_the_emulator
+def ran(kernel: str) -> dict[str, Any]:
+    """All parts in one machine: booting it, and importing there, takes longer than most."""
+    with booted(kernel=kernel, memory_mib=2 * NODE_MIB, qemu_args=NODES) as vm:
+        found: dict[str, Any] = in_guest(vm, "guest_pagetables.py", *PARTS, timeout_s=4 * 3600)
+    return found
+
+
+@pytest.fixture(params=KERNELS)
+def parts(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What each part said on a kernel."""
+    return ran(request.param)
+
+
+def part(parts: dict[str, Any], words: str) -> Any:
+    """What one said; fails with its error."""
+    found = parts[words]
+    assert "error" not in found, found["error"]
+    return found
+
+
+def there_and_back(found: dict[str, Any], tables: int) -> None:
+    """What holds of every there_and_back() of the guest."""
+    before = {int(n): c for n, c in found["before"].items()}
+    assert before[0] >= tables, found
+    # all but what can't be moved was on the node each time
+    assert all(a <= b for a, b in zip(found["left"], found["kept"], strict=True)), found
+    assert found["moved"] >= tables * len(found["left"]), found
+    print(
+        f"{found['moved']} tables moved in {len(found['left'])} moves ({found['took_s']:.1f} s), standing "
+        f"still {found['stopped_s']:.3f} s in all, {found['longest_s']:.3f} s at most; stayed {found['reasons']}"
+    )
+
+
+@pytest.mark.parametrize("words", MAPPINGS)
+def test_a_mapping(parts: dict[str, Any], words: str) -> None:
+    found = part(parts, words)
+    there_and_back(found, MIB // 2 - 1)
+    assert (found["wrong"], found["wrong_after_write"], found["wrong_entries"]) == (0, 0, []), found
+    assert all(found["bits"][kind] for kind in ("accessed", "dirty", "not accessed")), found
+    assert found["changes"] == []
+
+
+def test_threads_that_write(parts: dict[str, Any]) -> None:
+    found = part(parts, WRITERS)
+    there_and_back(found, 32)
+    assert found["errors"] == 0, found
+    assert found["loops"] > 0
+    assert found["changes"] == []
+
+
+def test_redis_under_load(parts: dict[str, Any]) -> None:
+    found = part(parts, REDIS)
+    there_and_back(found, 1)
+    assert found["alive"], found
+    assert (found["pong"], found["kept_value"], found["errors"]) == ("PONG", "as it was", [])
+    assert "error" not in found["said"].lower(), found["said"]
+
+
+def test_the_program(parts: dict[str, Any]) -> None:
+    found = part(parts, "program")
+    looked = found["looked"]
+    assert looked["source"] == "walk", looked["reason"]
+    assert looked["nodes"]["with_memory"] == [0, FAR]
+    (process,) = looked["processes"]
+    # The kernel holds a table in reserve for each huge page (of private memory; no other is there).
+    walked = sum(row["pages"] for row in process["levels"]) - 1
+    assert process["counted_pages"] == walked + process["huge_pages"], process
+    code, said, _ = found["would"]
+    assert code == 0
+    assert "nothing was moved: --yes does it" in said
+    (moved,) = found["moved"]["processes"]
+    assert moved["tables"] >= 31, moved
+    assert moved["after"].get(str(FAR), 0) >= 31, moved
+    assert moved["longest_pause_s"] > 0
+    assert moved["tlb"]["flushes"] > 0, moved
+    assert found["wrong"] == 0
+    print(said, moved)
+
+
+def test_killed_while_it_moves(parts: dict[str, Any]) -> None:
+    found = part(parts, KILLED)
+    print({**found, "kills": KILLS})
+    assert found["trouble"] == []
+    assert found["in_place"] == KILLS, found
+    assert found["errors"] == 0, found
+    assert found["loops"] > 0
+
+
+def test_writes_before_a_move_reach_the_file(parts: dict[str, Any]) -> None:
+    found = part(parts, "written_back")
+    assert found["moved"] >= 8, found
+    assert found["pages"] == 16 << 8
+    assert found["wrong"] == 0, found
+
+
+def test_a_move_in_a_round_loses_no_page(parts: dict[str, Any]) -> None:
+    """Armed by soft-dirty bits: what is moved looks written, and that is said."""
+    found = part(parts, "recorded")
+    print(found)
+    assert found["lost_writes"] == 0, found
+    assert min(found["moved"]) >= 15, found
+    assert found["moved_pages"] > 0, found
+    assert "mremap" in found["said"], found
+
+
+def test_a_mirror_kept_while_tables_move_is_right(parts: dict[str, Any]) -> None:
+    found = part(parts, TORTURE)
+    print(found["said"])
+    assert found["losses"] == [], found
+    assert found["late"] == 0, found
+    assert found["laps"] > 0
+    assert found["moved"] > 0
+
+
+def test_refusals_are_one_line(parts: dict[str, Any]) -> None:
+    found = part(parts, "refusals")
+    for name, code, expected in (
+        ("no_node", 1, "there is no node 7 here"),
+        ("bare_node", 1, f"node {BARE} has no memory"),
+        ("yes_alone", 2, "--to-node"),
+        ("debugged", 1, "being debugged"),
+    ):
+        assert found[name][0] == code, found[name]
+        assert len(found[name][2].splitlines()) == 1, found[name]
+        assert expected in found[name][2]
+    assert found["wrong"] == 0
