@@ -202,13 +202,18 @@ def page_numbers(pages: PageSet) -> U64:
 
 def ranges(pages: PageSet) -> tuple[U64, U64]:
     """Half-open ranges of page numbers (starts, ends), ascending, as long as they can be."""
-    numbers = page_numbers(pages)
-    if len(numbers) == 0:
-        return numbers, numbers
-    breaks = np.flatnonzero(numbers[1:] != numbers[:-1] + np.uint64(1))
-    starts = numbers[np.concatenate(([0], breaks + 1))]
-    ends = numbers[np.concatenate((breaks, [len(numbers) - 1]))] + np.uint64(1)
-    return starts, ends
+    # No list of pages: of millions in a few runs it would take a hundred times more than their bits.
+    bits = matrix(pages).astype(np.bool_)
+    joined = np.diff(pages.keys) == np.uint64(1)
+    before, after = np.zeros_like(bits), np.zeros_like(bits)
+    before[:, 1:], after[:, :-1] = bits[:, :-1], bits[:, 1:]
+    before[1:, 0], after[:-1, -1] = bits[:-1, -1] & joined, bits[1:, 0] & joined
+
+    def numbers(where: npt.NDArray[np.bool_]) -> U64:
+        rows, columns = np.nonzero(where)
+        return (pages.keys[rows] << np.uint64(9)) | columns.astype(np.uint64)
+
+    return numbers(bits & ~before), numbers(bits & ~after) + np.uint64(1)
 
 
 def count_in(pages: PageSet, starts: U64, ends: U64) -> npt.NDArray[np.int64]:

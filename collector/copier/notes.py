@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from redirty.collector.arm.holding import ThreadState
-from redirty.collector.bitmap import PageSet, page_numbers
+from redirty.collector.bitmap import PageSet, ranges
 from redirty.collector.copier.layout import Vma
-from redirty.collector.copier.reading import runs_of
 
 _PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _FILE = 1, 2, 3, 6, 0x46494C45
 _X86_XSTATE = 0x202
@@ -142,6 +141,7 @@ def notes_of(seen: Seen, own: PageSet) -> bytes:
             parts.append(_note(b"CORE", _PRFPREG, thread.floating))
         if thread.extended:
             parts.append(_note(b"LINUX", _X86_XSTATE, thread.extended))
-    runs = np.stack(runs_of(page_numbers(own)), axis=1)
+    starts, ends = ranges(own)
+    runs = np.stack((starts, ends - starts), axis=1)
     parts.append(_note(OWN_NAME, OWN_PAGES, runs.tobytes()))
     return b"".join(parts)

@@ -15,10 +15,9 @@ from typing import Any
 from redirty.collector.arm.base import GoneError
 from redirty.collector.arm.holding import HoldError, Holding, ThreadState
 from redirty.collector.attach import abi
-from redirty.collector.bitmap import page_numbers
 from redirty.collector.copier.commit import PlacedProcess
 from redirty.collector.copier.digest import digest_of
-from redirty.collector.copier.engine import Counts, Engine
+from redirty.collector.copier.engine import Counts, Engine, batches
 from redirty.collector.copier.notes import Seen, notes_of, see, see_threads
 from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.state import State
@@ -207,10 +206,8 @@ class Quiesce:
 
     def _compare(self) -> tuple[str, str]:
         self._holding.more(_VERIFY_S)
-        ours = digest_of(
-            (source.number, page_numbers(pages), source.read)
-            for source, pages in self._state.parts()
-        )
+        parts = batches(self._state.parts())
+        ours = digest_of((source.number, numbers, source.read) for source, numbers in parts)
         return ours, self._sink.digest()
 
 

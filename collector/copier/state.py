@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from redirty.collector.arm.base import GoneError
-from redirty.collector.bitmap import PageSet, empty, page_numbers
+from redirty.collector.bitmap import PageSet, empty, page_numbers, ranges
 from redirty.collector.copier.commit import PlacedMapping, PlacedProcess
 from redirty.collector.copier.image import FILE, SPACE
 from redirty.collector.copier.layout import Key, pages_of
@@ -143,7 +143,8 @@ class State:
     def _forget(self, number: int) -> None:
         space = self.spaces.pop(number)
         self._looks_s.pop(number, None)
-        self._sink.zero(space.number, *runs_of(page_numbers(space.have)))
+        starts, ends = ranges(space.have)
+        self._sink.zero(space.number, starts, ends - starts)
         space.close()
 
     def _bring_up(self, source: Source, wanted: PageSet, dirty: PageSet) -> None:
