@@ -6,7 +6,6 @@ whatever the target has.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -24,7 +23,7 @@ _LEAST_PAGES = 16
 # A page that is read long before it can be sent is sent in vain when it is written meanwhile.
 _BATCH_S = 0.005
 _REGIONS = 64  # whose page numbers are made at once
-_WORKERS = min(2, max(1, (os.cpu_count() or 1) - 1))  # beside the thread that sends
+_WORKERS = 2  # beside the thread that sends
 _BUFFERS = 6
 _SETTLE_BATCHES = 256  # whose page numbers are kept, before they become bits
 

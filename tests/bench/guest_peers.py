@@ -28,6 +28,7 @@ from tests.workloads.driver import Writer
 
 _LIFE_S = 100_000
 _SETTLE_S = 3.0
+_PATIENCE_S = 180.0
 
 
 def main() -> int:
@@ -45,6 +46,7 @@ def main() -> int:
                 theirs = by_criu(writer.pid, dumps)
                 ours = by_redirty(writer.pid, theirs["downtime_s"])
                 found.append({"workload": name, "criu": theirs, "redirty": ours})
+                print(json.dumps(found[-1]), file=sys.stderr, flush=True)
             writer.signal(signal.SIGKILL)
     json.dump(found, sys.stdout)
     return 0
@@ -99,7 +101,9 @@ def _one(pid: int, work: Path, number: int, verb: str) -> dict[str, Any]:
         parent += ["--prev-images-dir", f"../here{number - 1}"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
-            wait_until(lambda: server.poll() is not None or _listens(port), 60, "the page server")
+            wait_until(
+                lambda: server.poll() is not None or _listens(port), _PATIENCE_S, "the page server"
+            )
             argv = ["criu", verb, "--tree", str(pid), "--images-dir", str(here), *parent]
             argv += ["--page-server", "--address", "127.0.0.1", "--port", str(port), "--shell-job"]
             argv += ["-v4", "-o", "log", *(["--leave-running"] if verb == "dump" else [])]
@@ -134,7 +138,7 @@ def by_redirty(pid: int, downtime_s: float) -> dict[str, Any]:
     """A mirror over TCP; without downtime_s in the answer when it would not have done."""
     with tempfile.TemporaryDirectory() as name:
         before = sent_bytes()
-        with receive(Path(name, "m"), Path(name, "log")) as other:
+        with receive(Path(name, "m"), Path(name, "log"), patience_s=_PATIENCE_S) as other:
             # taking fentry's programs off takes an emulated machine a minute, after the mirror is made
             words = ["--downtime", f"{downtime_s * 1e3:.0f}ms", "--json", "--probe", "tracepoint"]
             done = run_redirty(

@@ -64,6 +64,7 @@ def _beside(peer: str, measure: Any) -> Iterator[Row]:
     try:
         found = measure()
     except _TROUBLE as e:
+        print(f"  {peer}: {e}", file=sys.stderr)
         yield not_run(f"mirror beside {name}", " ".join(str(e).split())[-300:])
         return
     both = []
@@ -110,4 +111,6 @@ def _line(one: Found, peer: str) -> str:
                 f"{text}, {f['passes']} passes, {f['total_s']:.2f} s, down {f['downtime_s'] * 1e3:.0f} ms"
             )
     rate = f" at {one['bandwidth'] / _MIB:.1f} MiB/s" if "bandwidth" in one else ""
+    if "busy" in one:
+        parts.append(f"waited for a processor {one['busy']:.0%} of the time")
     return f"  {one['workload']}{rate}: " + "; ".join(parts)

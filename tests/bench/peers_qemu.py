@@ -54,6 +54,7 @@ def _one(kernel: Kernel, load: Workload, peer: int, work: Path, bandwidth: float
     over = ["nsenter", "-t", str(peer), "-n"]
     with Machine(work, 0, kernel, load) as source:
         source.wait_lines(_SETTLED_LINES)
+        begun, waited = time.monotonic(), waited_s()
         ours = _mirrored(source, over, work, bandwidth)
         source.wait_lines(2)
         uri = f"tcp:{_ADDRESS}:7412"
@@ -68,7 +69,19 @@ def _one(kernel: Kernel, load: Workload, peer: int, work: Path, bandwidth: float
                 theirs |= {"total_s": real.total_s, "downtime_s": real.downtime_s}
             if real.guest_wrong:
                 raise GuestError(f"{load.name}: {real.guest_wrong} pages of the guest are wrong")
-    return {"bandwidth": bandwidth, "redirty": ours, "qemu": theirs}
+        busy = (waited_s() - waited) / (time.monotonic() - begun)
+    return {"bandwidth": bandwidth, "redirty": ours, "qemu": theirs, "busy": busy}
+
+
+def waited_s() -> float:
+    """For how long some task had to wait for a processor since the machine's start; 0 where the kernel does not
+    tell. Source: Documentation/accounting/psi.rst."""
+    try:
+        return (
+            int(re.findall(r"some .*total=(\d+)", Path("/proc/pressure/cpu").read_text())[0]) / 1e6
+        )
+    except (OSError, IndexError):
+        return 0.0
 
 
 def sent_bytes() -> int:

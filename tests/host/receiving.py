@@ -19,7 +19,9 @@ from tests.host.running import REDIRTY, ProgramError, wait_until
 class Receive:
     """redirty receive. port: where it listens."""
 
-    def __init__(self, to: Path, log: Path, *more: object, port: int = 0) -> None:
+    def __init__(
+        self, to: Path, log: Path, *more: object, port: int = 0, patience_s: float = 30
+    ) -> None:
         self.log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -30,7 +32,7 @@ class Receive:
                 process_group=0,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
-        wait_until(lambda: self._port() or self.process.poll() is not None, 30, "listening")
+        wait_until(lambda: self._port() or self.process.poll() is not None, patience_s, "listening")
         if not self._port():
             raise ProgramError(f"receive ended: {self.said()}")
         self.port = self._port()
@@ -62,8 +64,10 @@ class Receive:
 
 
 @contextlib.contextmanager
-def receive(to: Path, log: Path, *more: object, port: int = 0) -> Iterator[Receive]:
-    running = Receive(to, log, *more, port=port)
+def receive(
+    to: Path, log: Path, *more: object, port: int = 0, patience_s: float = 30
+) -> Iterator[Receive]:
+    running = Receive(to, log, *more, port=port, patience_s=patience_s)
     try:
         yield running
     finally:

@@ -189,7 +189,7 @@ def test_nothing_happens_without_a_yes(telling: Callable[[list[str]], list[Mirro
 @pytest.mark.parametrize("key", ["x", "escape", "q"])
 def test_cancelled(key: str, telling: Callable[[list[str]], list[MirrorWish]]) -> None:
     screen, _ = made()
-    telling(teller(4, said="wait"))
+    telling(teller(2, said="wait"))
 
     async def test() -> None:
         async with shown(lambda: screen) as pilot:

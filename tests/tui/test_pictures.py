@@ -23,8 +23,8 @@ from tests.tui.piloting import LARGE, SMALL, Told, parts, press, replaying, run,
 KEPT = Path(__file__).with_name("pictures")
 README = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 WISH = MirrorWish(
-    "process 2556: redis-server", ("-p", "2556"), (), "/var/tmp/redis-mirror", 0.12, 62.5e6,
-    verify=True, present_pages=7041,
+    "process 2556: redis-server", ("-p", "2556"), (), "/var/tmp/redis-mirror", 0.29, 25e6,
+    verify=True, present_pages=7040,
 )  # fmt: skip
 WRITE = os.environ.get("REDIRTY_WRITE_PICTURES") == "1"
 
@@ -85,7 +85,7 @@ def test_mirror(size: tuple[int, int]) -> None:
         async with shown(lambda: MirrorScreen(Silent(WISH)), size) as pilot:
             screen = pilot.app.screen
             assert isinstance(screen, MirrorScreen)
-            for name, count, took_s in (("going", 9, 0.8), ("done", None, 0.9)):
+            for name, count, took_s in (("going", 2, 2.4), ("done", None, 5.8)):
                 snapshot = mirror_of(WISH, count, took_s)
                 screen.reader.publish(snapshot)
                 await until(pilot, partial(shows, screen, snapshot), name)

@@ -134,7 +134,7 @@ def main() -> int:
     address = last_of_area(pid)
     mirror = WORK / "mirror"
     # CRIU tells by the soft-dirty bits what was written since: the mirror has to be armed by them.
-    how = ["--arm", "soft-dirty", "--passes", "3", "--json", "--hold-network=shared"]
+    how = ["--arm", "soft-dirty", "--passes", "3", "--json"]
     done = run_redirty("mirror", "-p", pid, "--to", mirror, *how, timeout_s=600)
     if done.code:
         raise ProgramError(f"redirty mirror ended with {done.code}: {done.err}")

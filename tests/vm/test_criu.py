@@ -29,7 +29,6 @@ def test_criu_dumps_on_top_of_a_mirror() -> None:
     print(found["parent"], found["dump"], found["stats"], found["restored"], found["spoiled"])
     passes = found["mirror"]["passes"]
     assert len(passes) == 4 and all(p["sent_pages"] for p in passes), passes
-    assert found["mirror"]["network_held"] is True, "here nftables is a module"
     assert found["parent"]["own"] >= PAGES and not found["parent"]["parent"]
     # all that was not written since the mirror is left to it
     dump = found["dump"]

@@ -94,7 +94,8 @@ def outcome(s: MirrorSnapshot, width: int) -> list[Row]:
             f"{show_bytes(r['bytes'])} sent; it stood still for {show_time(r['downtime_s'])}"
         )
         if r["verified"]:
-            text += "; verified: the mirror is what its memory was"
+            compared = show_time(r["verify_s"])
+            text += f", {compared} of it to compare: the mirror is what its memory was"
         if r["unmirrored"]:
             text += f"; {len(r['unmirrored'])} mappings of devices have no contents in it"
         return told(text, width, "good")

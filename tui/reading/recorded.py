@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _EVENTS_BYTES = 128 << 20  # of a larger file of events, pages.csv stands in
+_NEEDED = ROUNDS[: ROUNDS.index("new_pages") + 1]  # later columns are not in each recording
 _TOP = 40  # threads, and stacks, of a round
 
 
@@ -41,8 +42,11 @@ def first_rounds(directory: Path) -> list[Facts]:
     try:
         with (directory / "rounds.csv").open(encoding="utf-8", newline="") as file:
             head, *rows = csv.reader(file)
-            columns = [head.index(name) for name in ROUNDS]
-            values = [[float(row[c]) if row[c] else np.nan for c in columns] for row in rows]
+            at = {name: head.index(name) for name in ROUNDS if name in head or name in _NEEDED}
+            values = [
+                [float(row[at[n]]) if n in at and row[at[n]] else np.nan for n in ROUNDS]
+                for row in rows
+            ]
     except (OSError, ValueError, IndexError, csv.Error):
         return []
     number = ROUNDS.index("round")
