@@ -32,7 +32,7 @@ from tests.host.running import processes_with, run_redirty, wait_until
 from tests.tiers import require
 from tests.workloads.driver import Checksum
 
-KILLS = int(os.environ.get("REDIRTY_KILLS", "20"))
+KILLS = int(os.environ.get("REDIRTY_KILLS", "10"))
 SEED = int(os.environ.get("REDIRTY_SEED", time.time_ns()))
 
 
