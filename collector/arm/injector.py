@@ -31,6 +31,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import architectures  # type: ignore[import-not-found]
+import held  # type: ignore[import-not-found]
 import relocation  # type: ignore[import-not-found]
 import stopped  # type: ignore[import-not-found]
 from stopped import RefusedError, Thread
@@ -93,10 +94,8 @@ def status_field(pid: int, name: str) -> str:
 
 def running_thread(pid: int) -> int:
     """A thread that lives: the first one may have ended before the others."""
-    for tid in sorted(int(t) for t in os.listdir(f"/proc/{pid}/task")):
-        with open(f"/proc/{pid}/task/{tid}/stat", encoding="utf-8", errors="replace") as stat:
-            if stat.read().rpartition(")")[2].split()[0] not in ("Z", "X"):
-                return tid
+    if threads := held.living_threads(pid):
+        return int(threads[0])
     raise RefusedError(errno.ESRCH, "the process ended")
 
 

@@ -131,6 +131,7 @@ class Run:
             rest = self.workload.rest()
             self._last_round(rest)
             found = compare(self.mirror)
+            self.tally.moved = self.moves.tables if self.moves is not None else 0
         self.tally.laps += 1
         self.tally.compared += found.pages
         self.tally.copies = self.mirror.copies
@@ -140,7 +141,6 @@ class Run:
         """Ends what moves."""
         if self.moves is not None:
             self.moves.close()
-            self.tally.moved = self.moves.tables
 
     def _last_round(self, rest: Rest) -> None:
         """The boundary after the last write; another when it took a child in, whose being armed may

@@ -241,7 +241,8 @@ class Vm:
             problem = f"did not boot within {self._boot_timeout_s:g} s"
             if not self._alive():
                 problem = "ended while it booted"
-            raise VmBootError(self._explain(f"kernel {self.kernel.release} {problem}"))
+            kind = EmulatorError if _LOST_RACE in self.console() else VmBootError
+            raise kind(self._explain(f"kernel {self.kernel.release} {problem}"))
         self.boot_s = time.monotonic() - begin
 
     def _setup(self) -> str:
