@@ -105,7 +105,7 @@ def test_cancelled_and_what_did_not_converge(tmp_path: Path, writer: Writer) -> 
         terminal.wait("33.6 Mbit/s")
         terminal.keys("y")
         terminal.wait("copying, pass 1")
-        terminal.wait(" MiB of ")
+        terminal.wait("% of ")
         terminal.keys("x")
         terminal.wait("there is no mirror")
         assert not to.exists() or not (to / "mirror.json").exists()
@@ -134,7 +134,7 @@ def test_a_screen_that_is_killed_leaves_the_target_alone(tmp_path: Path, writer:
         terminal.keys(*"4MiB", "Enter")
         terminal.wait("33.6 Mbit/s")
         terminal.keys("y")
-        terminal.wait(" MiB of ")
+        terminal.wait("% of ")
         assert len(mirrors()) == 1
         os.kill(programs(tmp_path)[1], signal.SIGKILL)
         terminal.wait("exit-code:")
