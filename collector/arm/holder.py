@@ -251,17 +251,7 @@ def serve(link: socket.socket) -> None:
 
 
 def main() -> None:
-    for number in range(1, signal.NSIG):
-        if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV):
-            try:
-                signal.signal(number, signal.SIG_IGN)
-            except (OSError, ValueError):
-                pass
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
-            f.write("-1000")
-    except OSError:
-        pass
+    stopped.outlive_others()
     serve(socket.socket(fileno=int(sys.argv[1])))
 
 

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
+from redirty.collector.arm.beside import start_beside
 from redirty.collector.errors import RedirtyError
 
-_SCRIPT = Path(__file__).with_name("holder.py")
-_PYTHON: str = getattr(sys, "_base_executable", None) or sys.executable
-# As the injector, it has no path of ours on its command line.
-_RUN = (
-    "import os; p = os.environ['ARM_SCRIPT']; "
-    "exec(compile(open(p).read(), p, 'exec'), {'__name__': '__main__', '__file__': p})"
-)
 _SPARE_S = 5.0  # for an answer that should come at once
 
 
@@ -46,15 +36,7 @@ class Holding:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        self._process = subprocess.Popen(
-            [_PYTHON, "-I", "-S", "-c", _RUN, str(theirs.fileno())],
-            env={**os.environ, "ARM_SCRIPT": str(_SCRIPT)},
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        theirs.close()
+        self._process = start_beside("holder.py", theirs)
         self._link = ours
         self._in = ours.makefile("rb")
 

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import socket
 import subprocess
-import sys
-from pathlib import Path
 
 from redirty.collector import capabilities
 from redirty.collector.arm.base import ArmError, GoneError
+from redirty.collector.arm.beside import start_beside
 
-_SCRIPT = Path(__file__).with_name("injector.py")
-# The command line names no path of ours: "pkill -9 -f redirty" must not hit the one process that
-# may not die while it holds a target.
-_PYTHON: str = getattr(sys, "_base_executable", None) or sys.executable
-_RUN = (
-    "import os; p = os.environ['ARM_SCRIPT']; "
-    "exec(compile(open(p).read(), p, 'exec'), {'__name__': '__main__', '__file__': p})"
-)
 _ANSWER_TIMEOUT_S = 40.0
 _ANSWER_BYTES = 1 << 17
 
@@ -43,15 +33,7 @@ class Injector:
     def _request(self, request: dict[str, object]) -> tuple[dict[str, object], list[int]]:
         if self._link is None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._process = subprocess.Popen(
-                [_PYTHON, "-I", "-S", "-c", _RUN, str(theirs.fileno())],
-                env={**os.environ, "ARM_SCRIPT": str(_SCRIPT)},
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
-            theirs.close()
+            self._process = start_beside("injector.py", theirs)
             ours.settimeout(_ANSWER_TIMEOUT_S)
             self._link = ours
         try:

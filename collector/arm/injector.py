@@ -286,17 +286,7 @@ class Server:
 
 
 def main() -> None:
-    for number in range(1, signal.NSIG):
-        if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV):
-            try:
-                signal.signal(number, signal.SIG_IGN)
-            except (OSError, ValueError):
-                pass
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
-            f.write("-1000")
-    except OSError:
-        pass
+    stopped.outlive_others()
     Server(socket.socket(fileno=int(sys.argv[1]))).run()
 
 

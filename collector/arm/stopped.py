@@ -200,3 +200,19 @@ def leave_critical_section(
     finally:
         if memory < 0:
             os.close(opened)
+
+
+def outlive_others() -> None:
+    """Has this process ignore all signals that can be, and be the last that the kernel kills for memory: it
+    may not die while it holds a target."""
+    for number in range(1, signal.NSIG):
+        if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV):
+            try:
+                signal.signal(number, signal.SIG_IGN)
+            except (OSError, ValueError):
+                pass
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
+            f.write("-1000")
+    except OSError:
+        pass

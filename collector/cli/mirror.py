@@ -22,7 +22,6 @@ from redirty.collector.units import (
 
 if TYPE_CHECKING:
     from redirty.collector.copier.decide import Decision
-    from redirty.collector.copier.mirroring import Mirroring
     from redirty.collector.copier.network import Network
     from redirty.collector.copier.sink import Sink
     from redirty.collector.copier.state import State
@@ -139,7 +138,6 @@ def run(options: argparse.Namespace) -> int:
 
     progress = Lines() if options.json_lines else Progress(quiet=options.quiet)
     mirroring = Mirroring(wish, open_sink, progress)
-    progress.of = mirroring
     try:
         information = mirroring.run()
         if isinstance(progress, Lines):
@@ -253,7 +251,6 @@ class Progress:
         self._on = not quiet
         self._terminal = self._on and sys.stderr.isatty()
         self._shown = False
-        self.of: Mirroring | None = None
 
     def _line(self, text: str) -> None:
         if self._on:

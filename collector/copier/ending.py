@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from redirty.collector.arm.holding import Holding
@@ -26,23 +27,26 @@ from redirty.collector.rounds import Recorder
 TRIES = 4
 
 
+@dataclass(frozen=True)
+class Means:
+    """What a mirror is made with, from its first pass to its end."""
+
+    wish: Wish
+    listener: Listener
+    outlook: Outlook
+    recorder: Recorder
+    state: State
+    engine: Engine
+    sink: Sink
+
+
 class Ending:
     """failed: stops that did not end well."""
 
-    def __init__(
-        self,
-        wish: Wish,
-        listener: Listener,
-        outlook: Outlook,
-        recorder: Recorder,
-        state: State,
-        engine: Engine,
-        sink: Sink,
-        holding: Holding,
-    ) -> None:
-        self._wish, self._listener, self._outlook = wish, listener, outlook
-        self._recorder, self._state, self._engine = recorder, state, engine
-        self._sink, self._holding = sink, holding
+    def __init__(self, means: Means, holding: Holding) -> None:
+        self._wish, self._listener, self._outlook = means.wish, means.listener, means.outlook
+        self._recorder, self._state, self._engine = means.recorder, means.state, means.engine
+        self._sink, self._holding = means.sink, holding
         self._guest_memory: list[Piece] = []
         self.failed = 0
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from redirty.collector.bitmap import PageSet, empty, from_pages, page_numbers
 from redirty.collector.model.policy import SURE
 
@@ -47,8 +46,3 @@ def cold_first(rounds: Sequence[PageSet], pages: PageSet) -> tuple[PageSet, Page
         return pages, empty()
     hot = rounds[0] & rounds[1] & pages
     return pages - hot, hot
-
-
-def pages_in(sets: Sequence[PageSet]) -> int:
-    """How many there are in all."""
-    return int(np.sum([len(s) for s in sets], dtype=np.int64))

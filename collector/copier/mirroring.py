@@ -14,7 +14,7 @@ from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.pagemap import scan_supported
 from redirty.collector.attach.loading import Options
 from redirty.collector.attach.tracer import Tracer
-from redirty.collector.copier.ending import Ending, living
+from redirty.collector.copier.ending import Ending, Means, living
 from redirty.collector.copier.engine import Engine
 from redirty.collector.copier.outlook import Outlook
 from redirty.collector.copier.passes import Passes
@@ -85,9 +85,9 @@ class Mirroring:
             if self.wish.network is not None:
                 pids = set(living(recorder).values())
                 self.wish.network.require_possible(holding, pids)
-            both = (self.wish, self.listener, outlook, recorder, state, engine, sink)
-            ending = Ending(*both, holding)
-            self.information = Passes(*both, ending, self._check).run()
+            means = Means(self.wish, self.listener, outlook, recorder, state, engine, sink)
+            ending = Ending(means, holding)
+            self.information = Passes(means, ending, self._check).run()
             return self.information
         finally:
             if holding is not None:

@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from redirty.collector.bitmap import PAGE_SHIFT
 from redirty.collector.copier.engine import Counts
 from redirty.collector.copier.reading import PAGE
 from redirty.collector.copier.wish import Going, PassDone, Wish
 from redirty.collector.model.converge import Memory, simulate
 from redirty.collector.model.curve import WriteCurve
-from redirty.collector.model.policy import Fixed, Goal
+from redirty.collector.model.policy import Fixed, Goal, Policy
 from redirty.collector.rounds import Round
 
 _ENOUGH_TO_MEASURE = 4 << 20  # bytes
@@ -126,18 +125,10 @@ class Outlook:
         pages = np.maximum.accumulate([self._points[t] for t in times.tolist()])
         curve = WriteCurve(times, pages, limit=float(max(self._pages, pages[-1])))
         goals = self._wish.goals
-        boundary_s = min(self._boundaries, default=0.0)
+        policy: Policy = Fixed(goals.passes or 1)
         if goals.downtime_s is not None and goals.passes is None:
-            found = simulate(
-                Memory(self._pages, 0, 1 << PAGE_SHIFT),
-                curve,
-                Goal(goals.downtime_s, boundary_s),
-                rate,
-            )
-        else:
-            found = simulate(
-                Memory(self._pages, 0, 1 << PAGE_SHIFT), curve, Fixed(goals.passes or 1), rate
-            )
+            policy = Goal(goals.downtime_s, min(self._boundaries, default=0.0))
+        found = simulate(Memory(self._pages, 0, PAGE), curve, policy, rate)
         if not found.converges:
             return None, None
         return max(found.total_s - self.elapsed_s, 0.0), found.downtime_s

@@ -15,37 +15,23 @@ from redirty.collector.copier.decide import (
     decide,
     would_do,
 )
-from redirty.collector.copier.ending import TRIES, Ending, living, reconnect
-from redirty.collector.copier.engine import Engine, Job, batch_pages
+from redirty.collector.copier.ending import TRIES, Ending, Means, living, reconnect
+from redirty.collector.copier.engine import Job, batch_pages
 from redirty.collector.copier.held_back import cold_first, hold_back
-from redirty.collector.copier.outlook import Outlook
 from redirty.collector.copier.reading import PAGE
-from redirty.collector.copier.sink import BrokenError, Sink
-from redirty.collector.copier.state import State
-from redirty.collector.copier.wish import Listener, PassDone, Wish
+from redirty.collector.copier.sink import BrokenError
+from redirty.collector.copier.wish import PassDone
 from redirty.collector.errors import RedirtyError, TargetEndedError
-from redirty.collector.rounds import Recorder
 from redirty.collector.space import Space
 
 
 class Passes:
     """check() is called now and then, and ends it by an exception."""
 
-    def __init__(
-        self,
-        wish: Wish,
-        listener: Listener,
-        outlook: Outlook,
-        recorder: Recorder,
-        state: State,
-        engine: Engine,
-        sink: Sink,
-        ending: Ending,
-        check: Callable[[], None],
-    ) -> None:
-        self._wish, self._listener, self._outlook = wish, listener, outlook
-        self._recorder, self._state, self._engine = recorder, state, engine
-        self._sink, self._ending, self._check = sink, ending, check
+    def __init__(self, means: Means, ending: Ending, check: Callable[[], None]) -> None:
+        self._wish, self._listener, self._outlook = means.wish, means.listener, means.outlook
+        self._recorder, self._state, self._engine = means.recorder, means.state, means.engine
+        self._sink, self._ending, self._check = means.sink, ending, check
         self.passes: list[PassDone] = []
         self.decisions: list[Decision] = []
         self.left: list[float] = []
