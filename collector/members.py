@@ -14,7 +14,7 @@ from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.attach import abi
 from redirty.collector.attach.tracer import Tracer
 from redirty.collector.errors import NoProcessError, TargetEndedError
-from redirty.collector.host.process import Process
+from redirty.collector.host.process import Process, lives
 from redirty.collector.host.targets import TargetSet
 from redirty.collector.space import Space
 
@@ -172,9 +172,9 @@ class Members:
             pass
 
     def others_alive(self) -> bool:
-        """Whether the kernel side knows of a process of the target."""
+        """Whether the kernel side knows of a process of the target that lives."""
         targets = self.tracer.targets().items()
-        return any(abi.tgid_of(number) == tgid for tgid, (number, _) in targets)
+        return any(abi.tgid_of(number) == tgid and lives(tgid) for tgid, (number, _) in targets)
 
     def bury(self) -> None:
         """Lets go of memory that is gone. Its slot is free one round later, when its last counts

@@ -143,8 +143,9 @@ class Recorder:
         for space in self.spaces.values():
             if not space.gone and not space.mappings.items:
                 space.look()
-        if all(space.gone for space in self.spaces.values()):
+        if all(space.gone for space in self.spaces.values()) and not self.members.others_alive():
             raise TargetEndedError(f"{self.targets.description} ended")
+        # With others: in the middle of running another program, say. They are logged, and armed next time.
         return self._turn(begun, still=still)
 
     def last_round(self) -> Round:

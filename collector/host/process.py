@@ -74,9 +74,7 @@ class Process:
 
     def alive(self) -> bool:
         """Whether it has not ended (a zombie has)."""
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return not poll.poll(0)
+        return _runs(self._pidfd)
 
     def fileno(self) -> int:
         """The pidfd: readable once the process has ended."""
@@ -87,6 +85,24 @@ class Process:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        return _runs(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def _runs(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return not poll.poll(0)
 
 
 def _refusal() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from redirty.collector.arm.base import Armed, ArmError, GoneError
 from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.soft_dirty import SoftDirtyArmed
 from redirty.collector.arm.uffd import UffdArmed
+from redirty.collector.errors import TargetEndedError
 from redirty.collector.host.mappings import MapsFile
 from redirty.collector.host.targets import Tree
 from redirty.collector.members import Members
@@ -139,6 +141,35 @@ def test_a_child_in_the_middle_of_something(tracing: None, monkeypatch: pytest.M
                 break
         assert [s.armed is not None for s in found] == [True]
         assert live.recorder.members.by_log_only == 0
+
+
+def test_the_only_process_in_the_middle_of_something(
+    tracing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs another program, which does not come to its stop in time: the target has not ended."""
+    require(way() == "uffd", "needs userfaultfd: nothing is stopped for the other way of arming")
+
+    def late(self: Injector, pid: int, timeout_s: float) -> tuple[int, float]:
+        raise ArmError("the thread does not come to a stop", errno.ETIMEDOUT)
+
+    with Hold("sleep") as target, LiveRounds(target.pid).begin() as live:
+        live.end_round()
+        target.exec()
+        with monkeypatch.context() as patched:
+            patched.setattr(Injector, "userfaultfd", late)
+            for _ in range(2):
+                live.end_round()
+                assert live.recorder.spaces == {}
+            assert live.recorder.wait(0.0, lambda: None, 0.1)
+        for _ in range(100):
+            live.end_round()
+            if found := list(live.recorder.spaces.values()):
+                break
+        assert [s.pid for s in found if s.armed] == [target.pid]
+        target.signal(signal.SIGKILL)
+        with pytest.raises(TargetEndedError):
+            while True:
+                live.end_round()
 
 
 @pytest.mark.parametrize("arming", ["uffd", "soft-dirty"])

@@ -268,6 +268,16 @@ def test_a_command_is_traced_apart_from_the_terminal(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def test_a_command_that_ends(tmp_path: Path) -> None:
+    """All of it was traced: the screen says so and stays, and it is no error."""
+    words = [REDIRTY, "top", "100ms", "--", "sh", "-c", "sleep 1; exit 7"]
+    with Terminal(words, tmp_path) as terminal:
+        shown = terminal.wait("has ended, exit status 7")
+        assert " done " in shown
+        terminal.keys("q")
+        assert terminal.exit_code() == 0
+
+
 def _words(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 

@@ -44,7 +44,7 @@ def heading(s: TargetSnapshot | None, width: int, paused: bool) -> list[Row]:
         return [[("starting …", "dim")], []]
     about = s.about
     state = "PAUSED" if paused and s.playback is None else s.state.value
-    style = {State.FAILED: "bad", State.ENDED: "warn"}.get(s.state, "good")
+    style = {State.FAILED: "bad", State.ENDED: "warn", State.DONE: "warn"}.get(s.state, "good")
     first: Row = [(" ", "")]
     if s.playback is None:
         first.append((state, "warn" if paused else style))

@@ -145,6 +145,10 @@ class Live(TargetReader):
             self._publish(State.ENDED, str(self._error))
         elif self._error is not None:
             raise self._error
+        elif not self.stopping and isinstance(self.target, Command):
+            status = self.target.status
+            code = "" if status is None else f", exit status {status}"
+            self._publish(State.DONE, f"{self.target.description} has ended{code}")
 
     def _publish(self, state: State, message: str) -> None:
         with self._wake:

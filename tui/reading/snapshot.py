@@ -19,6 +19,7 @@ class State(Enum):
     LIVE = "live"
     REPLAY = "replay"
     ENDED = "ended"
+    DONE = "done"  # as it was to: a command to its end
     FAILED = "failed"
 
 
