@@ -217,9 +217,11 @@ class Tracer:
     def take_stats(self) -> npt.NDArray[np.void]:
         """(slots,) counters of the epoch before, then set to 0; in slot 0's `lost` the faults that
         were skipped, too. Call after wait_grace."""
-        old = self._stats[:, 1 - self.epoch]
-        taken = old.copy()
-        old[...] = np.zeros((), abi.STATS)
+        # as words: numpy copies records field by field
+        words = self._stats.view(np.uint64).reshape(len(self._stats), 2, -1)
+        old = words[:, 1 - self.epoch]
+        taken: npt.NDArray[np.void] = old.copy().view(abi.STATS).reshape(-1)
+        old[...] = 0
         before, self._skipped = self._skipped, self.skipped()
         taken["lost"][0] += self._skipped - before
         # a sum that the kernel side need not keep

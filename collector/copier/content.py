@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 from redirty.collector.bitmap import PAGES_PER_REGION, U64, PageSet, from_pages, page_numbers
-from redirty.collector.copier.reading import PAGE, Bools
+from redirty.collector.copier.reading import Bools
 
 _SEED = secrets.randbits(64)
 # instead of a hash: nothing was sent, it is zero, or nobody knows what the other end has
@@ -30,14 +32,10 @@ def zero_pages(contents: U64) -> Bools:
     return np.asarray(zero)
 
 
-def hashes_of(buffer: memoryview, count: int, zero: Bools) -> U64:
-    """(count,) hashes of pages; of zero pages 1, of others more than 2."""
-    one = xxhash.xxh3_64_intdigest
-    found = np.fromiter(
-        (one(buffer[at : at + PAGE], _SEED) for at in range(0, count * PAGE, PAGE)),
-        np.uint64,
-        count,
-    )
+def hashes_of(pages: Sequence[memoryview], zero: Bools) -> U64:
+    """(n,) hashes of pages; of zero pages 1, of others more than 2."""
+    digests = map(xxhash.xxh3_64_intdigest, pages, itertools.repeat(_SEED))
+    found = np.fromiter(digests, np.uint64, len(pages))
     found[found <= _UNKNOWN] = np.uint64(3)
     found[zero] = _ZERO
     return found

@@ -45,10 +45,18 @@ class Counts:
     sent: dict[int, PageSet] = field(default_factory=dict)
 
 
+class _Buffer:
+    """pages: of data, made once, as a hash of each is asked for again and again."""
+
+    def __init__(self) -> None:
+        self.data = memoryview(bytearray(BATCH_PAGES * PAGE))
+        self.pages = [self.data[at : at + PAGE] for at in range(0, len(self.data), PAGE)]
+
+
 @dataclass(eq=False)
 class _Batch:
     source: Source
-    buffer: memoryview
+    buffer: _Buffer
     pages: U64  # sent
     data: memoryview
     zero: U64  # told as zero
@@ -87,7 +95,7 @@ class Engine:
         self._sink = sink
         self._compress = compress
         self._keep_lists = keep_lists
-        self._buffers = [memoryview(bytearray(BATCH_PAGES * PAGE)) for _ in range(_BUFFERS)]
+        self._buffers = [_Buffer() for _ in range(_BUFFERS)]
         self.counts = Counts()  # of the last copy, also of one that did not end well
         self._pool = ThreadPoolExecutor(_WORKERS, "reader")
 
@@ -127,13 +135,13 @@ class Engine:
         """Ends its threads."""
         self._pool.shutdown()
 
-    def _prepare(self, source: Source, pages: U64, buffer: memoryview) -> _Batch:
+    def _prepare(self, source: Source, pages: U64, buffer: _Buffer) -> _Batch:
         """Reads pages, and sorts out those that need not be sent."""
-        view = buffer[: len(pages) * PAGE]
+        view = buffer.data[: len(pages) * PAGE]
         good = source.read(pages, view)
         contents = np.frombuffer(view, np.uint64).reshape(-1, PAGE // 8)
         zero = zero_pages(contents)
-        hashes = hashes_of(view, len(pages), zero)
+        hashes = hashes_of(buffer.pages[: len(pages)], zero)
         before = source.sent.of(pages)
         same = hashes == before
         # Zero pages need no word where nothing was sent before.
@@ -161,7 +169,7 @@ class Engine:
             unchanged=int((same & good & ~zero).sum()),
         )
 
-    def _send(self, batch: _Batch, counts: Counts, done: _Done) -> memoryview:
+    def _send(self, batch: _Batch, counts: Counts, done: _Done) -> _Buffer:
         """Sends a batch, and returns its buffer."""
         source, sink = batch.source, self._sink
         if len(batch.pages):

@@ -167,7 +167,7 @@ def test_zero_pages_and_hashes() -> None:
     words[1, 511], words[2, 0], words[4, :] = 1, 7, 9
     zero = zero_pages(words)
     assert zero.tolist() == [True, False, False, True, False]
-    found = hashes_of(memoryview(words.tobytes()), 5, zero)
+    found = hashes_of([memoryview(row.tobytes()) for row in words], zero)
     assert found[0] == found[3] == 1 and (found[[1, 2, 4]] > 2).all()
     assert len(set(found.tolist())) == 4
     assert zero_pages(np.zeros((3, 512), U)).all()
