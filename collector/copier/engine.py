@@ -6,6 +6,7 @@ whatever the target has.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -22,6 +23,7 @@ BATCH_PAGES = 256  # 1 MiB: read, looked at and sent while it is in the processo
 _LEAST_PAGES = 16
 # A page that is read long before it can be sent is sent in vain when it is written meanwhile.
 _BATCH_S = 0.005
+_OWN_TIMES = 4  # but so many times what we need for a batch ourselves, or that would be the limit
 _REGIONS = 64  # whose page numbers are made at once
 _WORKERS = 2  # beside the thread that sends
 _BUFFERS = 6
@@ -34,13 +36,16 @@ _Done = dict[int, tuple[Source, list[U64], list[U64]]]
 
 @dataclass
 class Counts:
-    """What became of the pages of a pass. unread: unmapped meanwhile, or not readable."""
+    """What became of the pages of a pass. unread: unmapped meanwhile, or not readable. link_s: for how long
+    the other end, or the link, was waited for."""
 
     pages: int = 0
     sent_pages: int = 0
     zero_pages: int = 0
     unchanged_pages: int = 0
     unread_pages: int = 0
+    batches: int = 0
+    link_s: float = 0.0
     # by source number; only kept when asked for
     sent: dict[int, PageSet] = field(default_factory=dict)
 
@@ -66,9 +71,11 @@ class _Batch:
     unchanged: int
 
 
-def batch_pages(rate: float) -> int:
-    """How many pages are read at once, for a link of so many bytes a second."""
-    return int(min(max(rate * _BATCH_S / PAGE, _LEAST_PAGES), BATCH_PAGES))
+def batch_pages(rate: float, own_s: float) -> int:
+    """How many pages are read at once, for a link of so many bytes a second. own_s: what a batch took beside
+    waiting for the link."""
+    seconds = max(_BATCH_S, _OWN_TIMES * own_s)
+    return int(min(max(rate * seconds / PAGE, _LEAST_PAGES), BATCH_PAGES))
 
 
 def batches(jobs: Iterable[Job], size: int = BATCH_PAGES) -> Iterator[tuple[Source, U64]]:
@@ -174,7 +181,9 @@ class Engine:
         source, sink = batch.source, self._sink
         if len(batch.pages):
             raw = len(batch.pages) * PAGE
+            begun, used = time.monotonic(), time.thread_time()
             sink.write(source.number, *runs_of(batch.pages), batch.data, raw)
+            counts.link_s += (time.monotonic() - begun) - (time.thread_time() - used)
         zero = np.union1d(batch.zero, batch.unread)
         if len(zero):
             sink.zero(source.number, *runs_of(zero))
@@ -186,6 +195,7 @@ class Engine:
         if len(read) >= _SETTLE_BATCHES:
             _settle(source, np.concatenate(read), np.concatenate(unread))
             del done[source.number]
+        counts.batches += 1
         counts.pages += len(batch.read) + len(batch.unread)
         counts.sent_pages += len(batch.pages)
         counts.unchanged_pages += batch.unchanged

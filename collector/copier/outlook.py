@@ -23,8 +23,9 @@ _LEAST_S = 1e-3
 
 
 class Outlook:
-    """rate: bytes a second. fixed_s: what stopping takes beside sending. written: pages written since the last
-    arm, None where that is not known. clock: of seconds, for tests."""
+    """rate: bytes a second. own_s: what a batch takes beside waiting for the link. fixed_s: what stopping takes
+    beside sending. written: pages written since the last arm, None where that is not known. clock: of seconds,
+    for tests."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Outlook:
     ) -> None:
         self._wish, self._written, self._clock = wish, written, clock
         self.rate = 1e9
+        self.own_s = 0.0
         self.fixed_s = 0.0
         self.begun = clock()
         self._known = False
@@ -73,6 +75,8 @@ class Outlook:
         if self._wish.bandwidth is not None:
             self.rate = min(self.rate, self._wish.bandwidth)
         self._known = True
+        if counts.batches:
+            self.own_s = max(took_s - counts.link_s, 0.0) / counts.batches
 
     def bounded(
         self, done: PassDone, result: Round, took_s: float, fresh_pages: int, unsettled_bytes: int

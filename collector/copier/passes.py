@@ -83,7 +83,8 @@ class Passes:
                 self._listener.going(going)
 
         try:
-            counts = engine.copy(jobs, between, batch_pages(self._outlook.link_rate))
+            size = batch_pages(self._outlook.link_rate, self._outlook.own_s)
+            counts = engine.copy(jobs, between, size)
             sink.flush()
         except BrokenError as e:
             reconnect(self._listener, self._state, sink, e)

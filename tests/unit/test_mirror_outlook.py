@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from redirty.collector.cli.mirror import going_line
 from redirty.collector.copier.decide import Goals
-from redirty.collector.copier.engine import Counts
+from redirty.collector.copier.engine import BATCH_PAGES, Counts, batch_pages
 from redirty.collector.copier.outlook import Outlook
 from redirty.collector.copier.wish import Going, PassDone, Wish
 from redirty.collector.host.targets import TargetSet
@@ -99,3 +99,18 @@ def test_a_short_pass_does_not_change_what_is_known_of_the_rate() -> None:
     assert look.rate == look.link_rate == 10 * MIB
     look.sent(3, Counts(pages=PAGES, sent_pages=PAGES), 100 * MIB, 1.0)
     assert look.rate == 20 * MIB, "never above the limit"
+
+
+def test_batches_are_not_so_small_that_we_are_the_limit() -> None:
+    """On a machine that is slow or busy, or each pass would be slower than the one before."""
+    look, _ = outlook(Goals(0.1), 0)
+    assert look.own_s == 0.0
+    assert batch_pages(20 * MIB, look.own_s) == 25, "5 ms of the link"
+    counts = Counts(pages=PAGES, sent_pages=PAGES, batches=100, link_s=9.9)
+    look.sent(1, counts, 100 * MIB, 10.0)
+    assert batch_pages(20 * MIB, look.own_s) == 25, "1 ms is our own"
+    counts = Counts(pages=PAGES, sent_pages=PAGES, batches=100, link_s=9.0)
+    look.sent(2, counts, 100 * MIB, 10.0)
+    assert batch_pages(20 * MIB, look.own_s) == 204, "10 ms are"
+    assert batch_pages(200 * MIB, 1.0) == BATCH_PAGES
+    assert batch_pages(1.0, 0.0) == 16
