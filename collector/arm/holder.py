@@ -7,8 +7,10 @@ changes nothing in the target.
 
 Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each way.
   {"op": "stop", "pids": [P, ...], "limit_s": T, "wait_s": T}
-      -> {"ok": true, "stopped_s": T, "threads": [[P, TID, n, n, n], ...]} and after the line the
-         registers of each thread, n bytes of general, floating point and extended ones
+      -> {"ok": true, "stopped_s": T, "threads": n}, how many are held now
+  {"op": "state"}
+      -> {"ok": true, "threads": [[P, TID, n, n, n, n, n], ...]} of all that is held, and after the line
+         of each thread n bytes of general, floating point and extended registers, of its stat and status
   {"op": "machine", "path": SOCKET, "limit_s": T, "wait_s": T}
       -> {"ok": true}; a QEMU's guest is stopped, before its threads are
   {"op": "network", "pids": [P, ...], "trial": false}
@@ -68,6 +70,15 @@ def register_set(tid: int, kind: int) -> bytes:
     except OSError:
         return b""
     return ctypes.string_at(_SPACE, struct.unpack("PN", vector)[1])
+
+
+def contents(path: str) -> bytes:
+    """Of a file of /proc. Kept bare: there are two of each thread, and they stand still."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 1 << 16)
+    finally:
+        os.close(fd)
 
 
 class Holder:
@@ -137,14 +148,15 @@ class Holder:
             self.held.pop(thread.tid)
             self.ended.add(thread.tid)
 
-    def registers(self) -> "tuple[list[list[int]], bytes]":
+    def state(self) -> "tuple[list[list[int]], bytes]":
         table, parts = [], []
         for tid, (pid, _) in self.held.items():
-            sets = [
+            found = [
                 register_set(tid, kind) for kind in (stopped.NT_PRSTATUS, NT_PRFPREG, NT_X86_XSTATE)
             ]
-            table.append([pid, tid, *map(len, sets)])
-            parts += sets
+            found += [contents(f"/proc/{pid}/task/{tid}/{name}") for name in ("stat", "status")]
+            table.append([pid, tid, *map(len, found)])
+            parts += found
         return table, b"".join(parts)
 
     def release(self, stay: bool) -> None:
@@ -199,8 +211,7 @@ class Holder:
             pids = [int(str(pid)) for pid in list(request["pids"])]  # type: ignore[call-overload]
             self.stop(pids, float(str(request["wait_s"])))
             took = time.monotonic() - self.since
-            table, blob = self.registers()
-            return {"ok": True, "stopped_s": took, "threads": table}, blob
+            return {"ok": True, "stopped_s": took, "threads": len(self.held)}, b""
         if operation == "machine":
             self.begin(float(str(request["limit_s"])))
             self.machine = qmp.Machine(str(request["path"]), float(str(request["wait_s"])))
@@ -209,6 +220,9 @@ class Holder:
             return self.hold_networks(request)
         if not self.holds:
             raise RefusedError(errno.ETIMEDOUT, f"its time was over after {self.held_s:.3f} s")
+        if operation == "state":
+            table, blob = self.state()
+            return {"ok": True, "threads": table}, blob
         if operation == "more":
             self.until = time.monotonic() + float(str(request["limit_s"]))
             return {"ok": True}, b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from dataclasses import dataclass
+from typing import NoReturn
 
 from redirty.collector.arm.beside import start_beside
 from redirty.collector.errors import RedirtyError
@@ -18,13 +19,16 @@ class HoldError(RedirtyError):
 
 @dataclass(frozen=True)
 class ThreadState:
-    """A stopped thread's registers, as ptrace gives them; floating, extended: empty where there are none."""
+    """A stopped thread's registers, as ptrace gives them; floating, extended: empty where there are none.
+    stat, status: its files in /proc."""
 
     pid: int
     tid: int
     registers: bytes
     floating: bytes
     extended: bytes
+    stat: bytes
+    status: bytes
 
 
 class Holding:
@@ -32,6 +36,7 @@ class Holding:
 
     def __init__(self) -> None:
         self.holds = False
+        self._asked = False  # for the threads' states, whose answer was not read yet
         self._start()
 
     def _start(self) -> None:
@@ -41,13 +46,27 @@ class Holding:
         self._in = ours.makefile("rb")
 
     def _ask(self, patience_s: float, /, **request: object) -> dict[str, object]:
+        if self._asked:
+            self.states()
+        self._send(patience_s, request)
+        return self._answer()
+
+    def _send(self, patience_s: float, request: dict[str, object]) -> None:
         self._link.settimeout(patience_s + _SPARE_S)
         try:
             self._link.sendall(json.dumps(request).encode() + b"\n")
+        except OSError as e:
+            self._failed(e)
+
+    def _failed(self, error: OSError) -> NoReturn:
+        self.close()
+        raise HoldError(f"the process that holds targets does not answer: {error}") from None
+
+    def _answer(self) -> dict[str, object]:
+        try:
             line = self._in.readline()
         except OSError as e:
-            self.close()
-            raise HoldError(f"the process that holds targets does not answer: {e}") from None
+            self._failed(e)
         if not line:
             self.close()
             raise HoldError("the process that holds targets ended, and the target runs on")
@@ -57,10 +76,8 @@ class Holding:
             raise HoldError(str(answer["why"]))
         return answer
 
-    def stop(
-        self, pids: list[int], limit_s: float, wait_s: float
-    ) -> tuple[list[ThreadState], float]:
-        """Stops all threads of processes: their states, and how long that took. After limit_s they run
+    def stop(self, pids: list[int], limit_s: float, wait_s: float) -> int:
+        """Stops all threads of processes: how many are held now, in all. After limit_s they run
         on by themselves; wait_s: how long to wait for them to come to a stop.
 
         Errors: HoldError.
@@ -68,12 +85,25 @@ class Holding:
         self._renew()
         answer = self._ask(wait_s, op="stop", pids=pids, limit_s=limit_s, wait_s=wait_s)
         self.holds = True
-        found = []
-        table = answer["threads"]
+        return int(str(answer["threads"]))
+
+    def ask_states(self) -> None:
+        """Has the states of all threads that are held be read, beside what is done meanwhile. Errors: HoldError."""
+        self._send(0, {"op": "state"})
+        self._asked = True
+
+    def states(self) -> list[ThreadState]:
+        """Those. Errors: HoldError when one cannot be looked at; all run then."""
+        self._asked = False
+        table = self._answer()["threads"]
         assert isinstance(table, list)
-        for pid, tid, *sizes in table:
-            found.append(ThreadState(pid, tid, *(self._in.read(size) for size in sizes)))
-        return found, float(str(answer["stopped_s"]))
+        found = []
+        try:
+            for pid, tid, *sizes in table:
+                found.append(ThreadState(pid, tid, *(self._in.read(size) for size in sizes)))
+        except OSError as e:
+            self._failed(e)
+        return found
 
     def stop_machine(self, path: str, limit_s: float, wait_s: float) -> None:
         """Stops a QEMU's guest through its QMP socket, before its threads are stopped; it goes on when
@@ -107,7 +137,7 @@ class Holding:
 
     def close(self) -> None:
         """Lets all go."""
-        self.holds = False
+        self.holds = self._asked = False
         self._in.close()
         self._link.close()
         self._process.wait()

@@ -138,6 +138,8 @@ def run(options: argparse.Namespace) -> int:
 
     progress = Lines() if options.json_lines else Progress(quiet=options.quiet)
     mirroring = Mirroring(wish, open_sink, progress)
+    if isinstance(progress, Lines):
+        progress.of = mirroring
     try:
         information = mirroring.run()
         if isinstance(progress, Lines):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ def _note(name: bytes, kind: int, content: bytes) -> bytes:
 
 
 def _read(path: str) -> bytes:
-    """A file of /proc. Kept bare: there are two of each thread, and the target waits."""
+    """A file of /proc."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 1 << 16)
@@ -57,7 +57,7 @@ class Seen:
     """What /proc said of a process while it stood still, as it came: notes are made of it later."""
 
     pid: int
-    threads: tuple[tuple[ThreadState, bytes, bytes], ...]  # with stat and status
+    threads: tuple[ThreadState, ...]
     auxv: bytes
     cmdline: bytes
     comm: bytes
@@ -68,22 +68,10 @@ class Seen:
         """Its number in its own pid namespace."""
         if not self.threads:
             return self.pid
-        return int(_status(self.threads[0][2]).get("NSpid", str(self.pid)).split()[-1])
+        return int(_status(self.threads[0].status).get("NSpid", str(self.pid)).split()[-1])
 
 
-def see_threads(
-    threads: Iterable[ThreadState],
-) -> dict[int, list[tuple[ThreadState, bytes, bytes]]]:
-    """By process, each thread with its stat and status. Errors: OSError when one is gone."""
-    found: dict[int, list[tuple[ThreadState, bytes, bytes]]] = {}
-    for thread in threads:
-        place = f"/proc/{thread.pid}/task/{thread.tid}"
-        texts = _read(f"{place}/stat"), _read(f"{place}/status")
-        found.setdefault(thread.pid, []).append((thread, *texts))
-    return found
-
-
-def see(pid: int, threads: Sequence[tuple[ThreadState, bytes, bytes]], vmas: Sequence[Vma]) -> Seen:
+def see(pid: int, threads: Sequence[ThreadState], vmas: Sequence[Vma]) -> Seen:
     """The rest. Errors: OSError when the process is gone."""
     auxv, cmdline, comm = (_read(f"/proc/{pid}/{name}") for name in ("auxv", "cmdline", "comm"))
     return Seen(pid, tuple(threads), auxv, cmdline, comm, tuple(vmas))
@@ -95,8 +83,8 @@ def _timeval(ticks: str) -> tuple[int, int]:
     return seconds, rest * 1_000_000 // per_second
 
 
-def _prstatus(thread: ThreadState, stat_text: bytes, status_text: bytes) -> bytes:
-    stat, status = _fields(stat_text), _status(status_text)
+def _prstatus(thread: ThreadState) -> bytes:
+    stat, status = _fields(thread.stat), _status(thread.status)
     ppid, group, session = (int(stat[i]) for i in (1, 2, 3))
     times = [part for i in (11, 12, 13, 14) for part in _timeval(stat[i])]
     head = _STATUS.pack(
@@ -107,8 +95,8 @@ def _prstatus(thread: ThreadState, stat_text: bytes, status_text: bytes) -> byte
 
 
 def _prpsinfo(seen: Seen) -> bytes:
-    _, stat_text, status_text = seen.threads[0]
-    stat, status = _fields(stat_text), _status(status_text)
+    first = seen.threads[0]
+    stat, status = _fields(first.stat), _status(first.status)
     uid, gid = (int(status[name].split()[0]) for name in ("Uid", "Gid"))
     ppid, group, session = (int(stat[i]) for i in (1, 2, 3))
     nice, flags = int(stat[16]), int(stat[6])
@@ -131,8 +119,8 @@ def notes_of(seen: Seen, own: PageSet) -> bytes:
     """The notes of a process: its first thread's, then what belongs to the process, then the other
     threads', as the kernel does it, and at last ours, of its own pages."""
     parts = []
-    for number, (thread, stat, status) in enumerate(seen.threads):
-        parts.append(_note(b"CORE", _PRSTATUS, _prstatus(thread, stat, status)))
+    for number, thread in enumerate(seen.threads):
+        parts.append(_note(b"CORE", _PRSTATUS, _prstatus(thread)))
         if number == 0:
             parts.append(_note(b"CORE", _PRPSINFO, _prpsinfo(seen)))
             parts.append(_note(b"CORE", _AUXV, seen.auxv))

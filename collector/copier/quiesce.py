@@ -7,8 +7,7 @@ still pending, so that another pass can follow.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from redirty.collector.attach import abi
 from redirty.collector.copier.commit import PlacedProcess
 from redirty.collector.copier.digest import digest_of
 from redirty.collector.copier.engine import Counts, Engine, batches
-from redirty.collector.copier.notes import Seen, notes_of, see, see_threads
+from redirty.collector.copier.notes import Seen, notes_of, see
 from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.state import State
 from redirty.collector.errors import RedirtyError
@@ -85,7 +84,6 @@ class Quiesce:
         self._recorder, self._state, self._engine = recorder, state, engine
         self._sink, self._holding = sink, holding
         self._limit_s = _LONGEST_S if limit_s is None else limit_s
-        self._beside = ThreadPoolExecutor(1, "look")
 
     def run(
         self,
@@ -104,14 +102,13 @@ class Quiesce:
             threads = self._stop()
             self._sink.deadline = deadline
             stopped = time.monotonic()
-            # There are two files of each thread: read beside the arm.
-            seeing = self._beside.submit(see_threads, threads)
+            self._holding.ask_states()  # read while this arms and copies
             self._arm(living)
             armed = time.monotonic()
             counts = self._engine.copy(
                 [(s, s.pending) for s in self._state.sources()], lambda: _in_time(deadline)
             )
-            seen = self._look(seeing.result())
+            seen = self._look(self._holding.states())
             self._sink.flush()
             _in_time(deadline)
             copied = time.monotonic()
@@ -129,7 +126,6 @@ class Quiesce:
         finally:
             if self._holding.holds:
                 self._let_go()
-            self._beside.shutdown()
         return Stopped(
             counts=counts,
             downtime_s=downtime_s,
@@ -137,7 +133,7 @@ class Quiesce:
             boundary_s=armed - stopped,
             copy_s=copied - armed,
             verify_s=verified - copied,
-            threads=len(threads),
+            threads=threads,
             ns_pids=tuple(seen[s.pid].ns_pid for s in self._state.spaces.values()),
             uptime_s=time.clock_gettime(time.CLOCK_BOOTTIME) - (time.monotonic() - stopped),
             processes=tuple(self._state.placed(lambda s: notes_of(seen[s.pid], s.have))),
@@ -161,20 +157,19 @@ class Quiesce:
         except HoldError:
             pass  # it runs already
 
-    def _stop(self) -> list[ThreadState]:
-        """All threads of all processes, also of those that are born meanwhile."""
+    def _stop(self) -> int:
+        """All threads of all processes, also of those that are born meanwhile; how many."""
         wait_s = min(self._limit_s, _TO_STOP_S)
         if self._qmp is not None:
             self._holding.stop_machine(self._qmp, self._limit_s, wait_s)
         held: set[int] = set()
-        found: dict[int, ThreadState] = {}
+        threads = 0
         for _ in range(_LOOKS):
             new = self._members() - held
             if not new:
                 self._hold_networks(sorted(held))
-                return list(found.values())
-            states, _took = self._holding.stop(sorted(new), self._limit_s, wait_s)
-            found |= {s.tid: s for s in states}
+                return threads
+            threads = self._holding.stop(sorted(new), self._limit_s, wait_s)
             held |= new
         raise HoldError("processes are born faster than they can be stopped")
 
@@ -199,8 +194,11 @@ class Quiesce:
                 living.setdefault(number, tgid)
         return living
 
-    def _look(self, threads: dict[int, list[tuple[ThreadState, bytes, bytes]]]) -> dict[int, Seen]:
+    def _look(self, states: Sequence[ThreadState]) -> dict[int, Seen]:
         """What the notes are made of, by process."""
+        threads: dict[int, list[ThreadState]] = {}
+        for state in states:
+            threads.setdefault(state.pid, []).append(state)
         spaces = self._state.spaces.values()
         return {s.pid: see(s.pid, threads.get(s.pid, []), s.vmas) for s in spaces}
 

@@ -130,13 +130,17 @@ def test_two_hundred_threads(tmp_path: Path) -> None:
 def test_a_hold_ends_with_its_time() -> None:
     with Writer(4) as writer:
         holding = Holding()
-        states, _ = holding.stop([writer.pid], 0.2, 1)
-        assert [s.pid for s in states] == [writer.pid] * len(states) and states[0].registers
+        count = holding.stop([writer.pid], 0.2, 1)
+        holding.ask_states()
+        states = holding.states()
+        assert [s.pid for s in states] == [writer.pid] * count and states[0].registers
+        assert states[0].stat.startswith(f"{writer.pid} (".encode())
         assert tracer_of(writer.pid)
         wait_until(lambda: not tracer_of(writer.pid), 2, "the end of the hold")
         with pytest.raises(HoldError, match="its time was over"):
             holding.release()
         holding.stop([writer.pid], 5, 1)
+        holding.ask_states()  # and not waited for
         holding.more(5)
         assert holding.release() > 0
         assert not tracer_of(writer.pid)
