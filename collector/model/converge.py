@@ -26,9 +26,8 @@ _PATIENCE = 50
 _LESS = 1e-6
 _PARTS = 6  # of the memory, in the order in which a pass reads it
 _PRECISION = 1.001
-_READ_AT = (
-    np.arange(_PARTS) + 0.5
-) / _PARTS  # of its duration, when nothing is known of what it sends
+# of its duration, when nothing is known of what it sends
+_READ_AT = [(part + 0.5) / _PARTS for part in range(_PARTS)]
 _PASSES = 20_000  # of a policy that would make more, nobody waits for the end
 
 
@@ -132,8 +131,7 @@ def simulate(
     known = memory.pages * page_bytes
     left = memory.first_pass(policy)
     passes: list[Pass] = []
-    least, tries = math.inf, 0
-    order = np.ones(_PARTS)
+    least, tries, order = math.inf, 0, [1.0] * _PARTS  # so few are quicker as a list
     before_s: float | None = None  # the round of the pass before
     meanwhile = written(policy.boundary_s) * page_bytes if policy.boundary_s else 0.0
 
@@ -160,12 +158,13 @@ def simulate(
         overlap = min(whole * max(likely, sure), dirty)
         passes.append(Pass(len(passes) + 1, sent.bytes, took_s))
         to_do = unsent * (1 - _share(overlap, whole)) + dirty
-        same = np.zeros(_PARTS)
+        same: list[float] = []
         if policy.compares:
-            same = met_before_read(written, before_s, took_s, order, policy.boundary_s)
-            same *= _share(sent.bytes, left.bytes)
-            order = np.maximum(written(round_s) - same, 0.0)
-            to_do = whole - overlap + float(order.mean()) * page_bytes
+            share, all_dirty = _share(sent.bytes, left.bytes), written(round_s)
+            met = met_before_read(written, before_s, took_s, order, policy.boundary_s)
+            same = [pages * share for pages in met]
+            order = [max(all_dirty - pages, 0.0) for pages in same]
+            to_do = whole - overlap + sum(order) / _PARTS * page_bytes
         pending = (whole - overlap + dirty) / page_bytes * memory.page_size
         left = Left(to_do, pending, meanwhile_bytes=meanwhile)
         if policy.stop(len(passes), left, bandwidth):
@@ -182,9 +181,9 @@ def simulate(
             more = 0.0
             for _ in range(2):  # what it sends for that makes it longer
                 chance = _rewritten(written, round_s, (to_do + more) / bandwidth)
-                changed = same * chance * _READ_AT
-                more = float(changed.mean()) * page_bytes
-            order = order + changed
+                changed = [pages * chance * at for pages, at in zip(same, _READ_AT, strict=True)]
+                more = sum(changed) / _PARTS * page_bytes
+            order = [a + b for a, b in zip(order, changed, strict=True)]
             left = replace(left, bytes=to_do + more)
         before_s = round_s
 
@@ -201,13 +200,13 @@ def _rewritten(written: Written, before_s: float, now_s: float) -> float:
 
 
 def met_before_read(
-    written: Written, before_s: float | None, now_s: float, order: Floats, late_s: float = 0.0
-) -> Floats:
+    written: Written, before_s: float | None, now_s: float, order: list[float], late_s: float = 0.0
+) -> list[float]:
     """Of the pages written in a pass of now_s, which begins late_s after the arm, how many are as they were
     sent in it: not written after it read them. It reads what was written in before_s before it; None:
     everything.
 
-    order: (n,) how much the pass sends of each of n equal parts of the memory, one after the other; the
+    order: how much the pass sends of each of n equal parts of the memory, one after the other; the
     result is of these, too, each as if all were like it.
     """
 
@@ -219,9 +218,14 @@ def met_before_read(
             return written(t)
         return max(before + written(t) - written(before_s + t), 0.0)
 
-    read_at = (np.cumsum(order) - order / 2) / max(float(order.sum()), 1e-300)
+    total = max(sum(order), 1e-300)
     all_met = met(late_s + now_s)
-    return np.array([max(all_met - met((1 - at) * now_s), 0.0) for at in read_at.tolist()])
+    found, done = [], 0.0
+    for part in order:
+        at = (done + part / 2) / total
+        found.append(max(all_met - met((1 - at) * now_s), 0.0))
+        done += part
+    return found
 
 
 def written_again(written: Written, seconds: float, page_bytes: float) -> tuple[float, float]:
