@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
     terminal.require_terminal()
     terminal.guard()  # before threads and large imports
     with terminal.screen_only():
+        sys.setswitchinterval(0.001)  # a key must not wait for the thread that records
         gc.disable()  # nothing of what is imported is garbage
         from redirty.tui import config
         from redirty.tui.app import TopApp

@@ -9,8 +9,9 @@ Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each 
   {"op": "stop", "pids": [P, ...], "limit_s": T, "wait_s": T}
       -> {"ok": true, "stopped_s": T, "threads": n}, how many are held now
   {"op": "state"}
-      -> {"ok": true, "threads": [[P, TID, n, n, n, n, n], ...]} of all that is held, and after the line
-         of each thread n bytes of general, floating point and extended registers, of its stat and status
+      -> {"ok": true, "threads": [[P, TID, n, n, n, n, n, n], ...]} of all that is held, and after the line
+         of each thread n bytes of general, floating point and extended registers, of its signal mask, its
+         stat and, of the first one of a process, its status
   {"op": "machine", "path": SOCKET, "limit_s": T, "wait_s": T}
       -> {"ok": true}; a QEMU's guest is stopped, before its threads are
   {"op": "network", "pids": [P, ...], "trial": false}
@@ -149,12 +150,18 @@ class Holder:
             self.ended.add(thread.tid)
 
     def state(self) -> "tuple[list[list[int]], bytes]":
-        table, parts = [], []
-        for tid, (pid, _) in self.held.items():
+        table: list[list[int]] = []
+        parts = []
+        seen = set()
+        for tid, (pid, thread) in self.held.items():
             found = [
                 register_set(tid, kind) for kind in (stopped.NT_PRSTATUS, NT_PRFPREG, NT_X86_XSTATE)
             ]
-            found += [contents(f"/proc/{pid}/task/{tid}/{name}") for name in ("stat", "status")]
+            place = f"/proc/{pid}/task/{tid}"
+            # the kernel takes longest for status
+            status = b"" if pid in seen else contents(f"{place}/status")
+            seen.add(pid)
+            found += [thread.mask(), contents(f"{place}/stat"), status]
             table.append([pid, tid, *map(len, found)])
             parts += found
         return table, b"".join(parts)

@@ -20,13 +20,14 @@ class HoldError(RedirtyError):
 @dataclass(frozen=True)
 class ThreadState:
     """A stopped thread's registers, as ptrace gives them; floating, extended: empty where there are none.
-    stat, status: its files in /proc."""
+    mask: of blocked signals. stat, status: its files in /proc, status of the first thread alone."""
 
     pid: int
     tid: int
     registers: bytes
     floating: bytes
     extended: bytes
+    mask: bytes
     stat: bytes
     status: bytes
 

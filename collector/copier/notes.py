@@ -84,11 +84,11 @@ def _timeval(ticks: str) -> tuple[int, int]:
 
 
 def _prstatus(thread: ThreadState) -> bytes:
-    stat, status = _fields(thread.stat), _status(thread.status)
-    ppid, group, session = (int(stat[i]) for i in (1, 2, 3))
+    stat = _fields(thread.stat)
+    ppid, group, session, pending = (int(stat[i]) for i in (1, 2, 3, 28))
     times = [part for i in (11, 12, 13, 14) for part in _timeval(stat[i])]
     head = _STATUS.pack(
-        *(0, 0, 0, 0, int(status.get("SigPnd", "0"), 16), int(status.get("SigBlk", "0"), 16)),
+        *(0, 0, 0, 0, pending, int.from_bytes(thread.mask, "little")),
         *(thread.tid, ppid, group, session, *times),
     )
     return head + thread.registers + struct.pack("<i4x", bool(thread.floating))

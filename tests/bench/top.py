@@ -33,6 +33,12 @@ _TIMEOUT_S = 60.0
 _PROCESSES, _MAPPINGS = 1000, 5000
 _REFRESHES, _SETTLED = 10_000, 1000
 _ONE_MIB = 1 << 20
+# a key, what only it brings to the screen, and the way back
+_KEYS = (
+    (b"6", b"not traced", b"1"),
+    (b"?", b"escape closes it", b"\x1b"),
+    (b"d", b"downtime: 300ms", b"\x1b"),
+)
 _EMPTY = """
 from textual.app import App
 from textual.widgets import Footer, Static
@@ -242,18 +248,19 @@ def _writing(crowd: Crowd) -> Iterator[None]:
 
 
 def _key_answers(pid: int, count: int) -> list[float]:
-    """Seconds from a key to the first byte of what it changes on the screen."""
+    """Seconds from a key to what it changes on the screen: another view, help, a line to type in, by turns."""
     found = []
     words = [str(_PROGRAM), "top", "-p", str(pid), "200ms", "--max-overhead", "100%"]
     with _screen(words) as screen:
         screen.wait(b"re-dirtied")
         screen.drain(2.0)
         for i in range(count):
+            key, text, back = _KEYS[i % len(_KEYS)]
             screen.drain(0.05 + 0.137 * (i % 7))  # at any moment of a round
-            pressed = screen.key(b"?")
-            found.append(screen.wait(b"escape closes it") - pressed)
+            pressed = screen.key(key)
+            found.append(screen.wait(text) - pressed)
             screen.drain(0.05)
-            screen.key(b"\x1b")
+            screen.key(back)
             screen.drain(0.4)
     return found
 
