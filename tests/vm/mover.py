@@ -17,8 +17,8 @@ from typing import Any
 from redirty.collector.host import nodes as host_nodes
 from redirty.collector.host.smaps import Detailed, detailed
 from redirty.collector.movable import HUGE
-from redirty.collector.relocate import Moved, leaves_by_node, relocate
-from redirty.collector.tables import Walker
+from redirty.collector.relocate import Moved, relocate
+from redirty.collector.tables import Walker, leaves_by_node
 
 from tests.host.condition import tracer_of
 from tests.host.running import wait_until

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -48,6 +49,7 @@ pytestmark = [pytest.mark.timeout(4 * 3600), pytest.mark.xdist_group("pagetables
 def run(kernel: str) -> dict[str, Any]:
     """All parts in one machine: booting it, and importing there, takes longer than most."""
     with booted(kernel=kernel, memory_mib=2 * NODE_MIB, qemu_args=NODES) as vm:
+        print(f"{kernel}: booted in {vm.boot_s:.0f} s", file=sys.stderr)
         found: dict[str, Any] = in_guest(vm, "guest_pagetables.py", *PARTS, timeout_s=4 * 3600)
     return found
 
