@@ -31,9 +31,15 @@ _STOP_S = 0.05  # about as long as a stop
 
 
 @functools.cache
-def the_walker() -> Walker:
-    """One for all: loading it takes seconds here."""
+def _loaded() -> Walker:
     return Walker(host_nodes.look().highest)
+
+
+def the_walker(highest: int = 0) -> Walker:
+    """One for all, which nobody closes: loading it takes ten seconds here."""
+    walker = _loaded()
+    walker.close = lambda: None  # type: ignore[method-assign]
+    return walker
 
 
 def layout(pid: int) -> list[Detailed]:
