@@ -113,6 +113,7 @@ def move(
     progress: bool,
 ) -> dict[str, Any]:
     """Moves. Errors: RedirtyError, TargetEndedError."""
+    require_movable(pid, node)  # what counts flushes takes a while to load
     flushes = Flushes(pid)
     show: Callable[[int, int], None] = _progress if progress else lambda done, of: None
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import ctypes
 import functools
 import io
 import json
@@ -29,7 +28,7 @@ from redirty.collector.cli import main
 from redirty.tui.reading import page_tables
 
 from tests.host import relocator
-from tests.host.condition import Condition, assert_released, tracer_of
+from tests.host.condition import Condition, assert_released, debugged
 from tests.host.entries import changed_by_a_move
 from tests.host.mapped import PAGE, Mapped, wrong_pages
 from tests.host.running import wait_until
@@ -47,7 +46,6 @@ from tests.vm.mover import (
 from tests.workloads.driver import Checksum
 
 EXT4 = Path("/tmp/ext4")
-_SEIZE = 0x4206  # ptrace
 _MOUNT = f"mount -o loop {EXT4}.image {EXT4}"
 _MAKE_EXT4 = f"""
 set -e
@@ -217,11 +215,11 @@ def watched() -> dict[str, Any]:
     return {"said": said}
 
 
-def recorded() -> dict[str, Any]:
+def recorded(probe: str) -> dict[str, Any]:
     """A recording in whose rounds tables move: is each page that was written dirty, in time?"""
     directory = Path("/tmp/recorded")
     with Mapped("private", 32, wrapper=ON_NODE_0) as target:
-        words = ["record", "-p", str(target.pid), "500ms", "--arm", "soft-dirty"]
+        words = ["record", "-p", str(target.pid), "500ms", "--arm", "soft-dirty", "--probe", probe]
         with forked([*words, "-o", str(directory)], directory.with_suffix(".said")) as recorder:
             written = directory / "rounds.csv"
 
@@ -272,22 +270,6 @@ def torture(seconds: str) -> dict[str, Any]:
         "late": tally.late,
         "losses": [str(loss) for loss in tally.losses],
     }
-
-
-@contextlib.contextmanager
-def debugged(pid: int) -> Iterator[None]:
-    """Another process traces it, as a debugger does (gdb takes a minute to start here)."""
-    child = os.fork()
-    if child == 0:
-        ctypes.CDLL(None).ptrace(_SEIZE, pid, None, None)
-        signal.pause()
-        os._exit(1)
-    try:
-        wait_until(lambda: tracer_of(pid) == child, 60, "traced")
-        yield
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
 
 
 def refusals() -> dict[str, Any]:

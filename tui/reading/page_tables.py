@@ -13,6 +13,7 @@ from redirty.collector.errors import RedirtyError
 from redirty.collector.host import nodes as host_nodes
 from redirty.collector.host.nodes import Nodes
 from redirty.collector.host.threads import Sampled
+from redirty.collector.memory import give_back_freed_memory
 from redirty.collector.model.placement import shares
 from redirty.collector.placement import counted_pages
 from redirty.collector.tables import Walker, leaves_by_node
@@ -28,7 +29,7 @@ _PATIENCE_S = 10.0  # a walker may be about to be loaded
 @dataclass(frozen=True)
 class PageTables:
     """pages: as the kernel counts them (VmPTE). by_node: of the lowest level, on each node; ran_s: what
-    the target used of processors since the look before, by node; both empty on a machine with one."""
+    the target used of processors since the look before, by node; both empty where one alone has memory."""
 
     pages: int
     by_node: dict[int, float]
@@ -51,12 +52,15 @@ def _parts(amounts: dict[int, float], word: str) -> str:
 
 
 class Look:
-    """Looks at processes. On a machine with several nodes page tables are walked. Errors of the
+    """Looks at processes. Where several nodes have memory page tables are walked. Errors of the
     constructor: RedirtyError when the kernel refuses that."""
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
-        self._walker = None if len(nodes.online) == 1 else Walker(nodes.highest)
+        self._walker: Walker | None = None
+        if len(nodes.with_memory) > 1:
+            self._walker = Walker(nodes.highest)
+            give_back_freed_memory()  # the compiler's
         self._ran: dict[int, Sampled] = {}
 
     def take(self, pids: Collection[int]) -> PageTables:
