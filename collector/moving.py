@@ -13,14 +13,8 @@ from redirty.collector.attach.tracer import Tracer
 from redirty.collector.errors import RedirtyError
 from redirty.collector.host.nodes import Nodes
 from redirty.collector.refusals import require_movable
-from redirty.collector.relocate import (
-    Moved,
-    leaves_by_node,
-    plan_for,
-    relocate,
-    trial_s,
-)
-from redirty.collector.tables import Walker
+from redirty.collector.relocate import Moved, plan_for, relocate, trial_s
+from redirty.collector.tables import Walker, leaves_by_node
 from redirty.collector.units import show_pages, show_time
 
 log = logging.getLogger(__name__)
@@ -119,6 +113,7 @@ def move(
     progress: bool,
 ) -> dict[str, Any]:
     """Moves. Errors: RedirtyError, TargetEndedError."""
+    require_movable(pid, node)  # what counts flushes takes a while to load
     flushes = Flushes(pid)
     show: Callable[[int, int], None] = _progress if progress else lambda done, of: None
     try:

@@ -27,7 +27,12 @@ def require_node(nodes: Nodes, node: int) -> None:
 
 def require_movable(pid: int, node: int) -> None:
     """Errors: RedirtyError when nothing of this process may be moved."""
-    allowed = _allowed_nodes(pid)
+    tracer = _status(pid, "TracerPid")
+    if tracer not in ("", "0"):
+        raise RedirtyError(
+            f"cannot relocate page tables of process {pid}: it is being debugged by process {tracer}"
+        )
+    allowed = parse_list(_status(pid, "Mems_allowed_list"))
     if allowed and node not in allowed:
         raise RedirtyError(
             f"process {pid} may not have memory on node {node}: its cpuset (Mems_allowed_list) has "
@@ -49,10 +54,10 @@ def require_movable(pid: int, node: int) -> None:
                 )
 
 
-def _allowed_nodes(pid: int) -> list[int]:
+def _status(pid: int, name: str) -> str:
+    """A field of its status; empty when it is gone."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except OSError:
-        return []
-    _, _, rest = text.partition("\nMems_allowed_list:")
-    return parse_list(rest.partition("\n")[0])
+        return ""
+    return text.partition(f"\n{name}:")[2].partition("\n")[0].strip()

@@ -24,7 +24,7 @@ from redirty.collector.host.nodes import Nodes
 from redirty.collector.host.smaps import detailed, pages_merged
 from redirty.collector.movable import HUGE, REGION, Plan, Steps, plan
 from redirty.collector.refusals import require_movable, require_node
-from redirty.collector.tables import Tables, Walker
+from redirty.collector.tables import Tables, Walker, leaves_by_node
 
 _FIRST_REGIONS = 2  # of the first step, when it is not known yet how long one takes
 _GROWTH = 2  # from one step to the next, at most
@@ -62,12 +62,6 @@ class Moved:
     took_s: float = 0.0
     kept: Counter[str] = field(default_factory=Counter)
     in_use: set[int] = field(default_factory=set)
-
-
-def leaves_by_node(tables: Tables, nodes: Nodes) -> dict[int, int]:
-    """Tables of the lowest level by node."""
-    where = nodes.of_frames(tables.physical[tables.leaves] >> np.uint64(12))
-    return {int(n): int(c) for n, c in zip(*np.unique(where, return_counts=True), strict=True)}
 
 
 def misplaced(tables: Tables, nodes: Nodes, node: int, *, split_huge: bool) -> U64:

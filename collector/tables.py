@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from redirty.collector.attach.kernel_pages import KernelPages, UnreadableError, known_page
 from redirty.collector.bitmap import PAGE_SHIFT, U64
+from redirty.collector.host.nodes import Nodes
 
 # by level: 1 maps pages, the highest is the process's own
 NAMES = ("pte", "pmd", "pud", "p4d", "pgd")
@@ -48,6 +49,12 @@ class Tables:
     def name(self, level: int) -> str:
         """What the kernel calls a level; the highest is the pgd, however many there are."""
         return "pgd" if level == self.top else NAMES[level - 1]
+
+
+def leaves_by_node(tables: Tables, nodes: Nodes) -> dict[int, int]:
+    """Tables of the lowest level by node."""
+    where = nodes.of_frames(tables.physical[tables.leaves] >> np.uint64(PAGE_SHIFT))
+    return {int(n): int(c) for n, c in zip(*np.unique(where, return_counts=True), strict=True)}
 
 
 def walk(read: Read, addresses: Callable[[U64], U64], top: int, levels: int) -> Tables:

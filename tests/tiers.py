@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 
-import pytest
-
 
 def require(condition: object, reason: str) -> None:
     """Skips the test unless the condition holds; with REDIRTY_REQUIRE=1 it fails instead."""
     if condition:
         return
+    import pytest  # takes seconds in an emulated machine, where programs use what is here
+
     if os.environ.get("REDIRTY_REQUIRE") == "1":
         pytest.fail(f"required here: {reason}")
     pytest.skip(reason)

@@ -48,6 +48,12 @@ class Sampled:
                 self.ns[self._nodes.get(where, 0)] += ran - self._before[tid]
         self._before = now
 
+    def taken(self) -> Counter[int]:
+        """What a look adds: nanoseconds by node since the look before."""
+        before = self.ns.copy()
+        self.look()
+        return self.ns - before
+
 
 def run_by_node(
     pids: list[int], nodes: Mapping[int, int], seconds: float

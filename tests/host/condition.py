@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from tests.host.running import wait_until
+
+_SEIZE = 0x4206  # ptrace
 
 
 class _Running(Protocol):
@@ -65,3 +72,19 @@ def assert_released(target: _Running, before: Condition) -> None:
     after = Condition.of(target.pid)
     # In words: this module is no test, so a bare assertion would not say what differs.
     assert after == before, f"before {before}, after {after}"
+
+
+@contextlib.contextmanager
+def debugged(pid: int) -> Iterator[None]:
+    """Another process traces it, as a debugger does (gdb takes a minute to start here)."""
+    child = os.fork()
+    if child == 0:
+        ctypes.CDLL(None).ptrace(_SEIZE, pid, None, None)
+        signal.pause()
+        os._exit(1)
+    try:
+        wait_until(lambda: tracer_of(pid) == child, 60, "traced")
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 from redirty.collector.arm.base import ArmError
 from redirty.collector.bitmap import page_numbers
+from redirty.collector.errors import RedirtyError
 from redirty.collector.host import nodes as host_nodes
 from redirty.collector.host.smaps import detailed
 from redirty.collector.movable import Steps, plan
+from redirty.collector.refusals import require_movable
 from redirty.collector.tables import Walker
 
-from tests.host.condition import Condition, assert_released
+from tests.host.condition import Condition, assert_released, debugged
 from tests.host.entries import changed_by_a_move
 from tests.host.mapped import PAGE, Mapped, wrong_pages
 from tests.host.recording import LiveRounds, way
@@ -105,6 +107,17 @@ def test_refusals_are_one_line(tracing: None) -> None:
     assert (ended.code, len(ended.lines)) == (1, 1), ended
     command = run_redirty("pagetables", "--", "true")
     assert (command.code, len(command.lines)) == (2, 1), command
+
+
+def test_one_that_is_debugged_is_refused_before_anything_is_done() -> None:
+    require(os.geteuid() == 0, "needs root")
+    with Mapped("private", 1) as target:
+        with (
+            debugged(target.pid),
+            pytest.raises(RedirtyError, match="is being debugged by process"),
+        ):
+            require_movable(target.pid, 0)
+        require_movable(target.pid, 0)
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ def test_redis_under_load(tmp_path: Path) -> None:
                 assert " live " in shown
                 assert re.search(r"dirty [1-9][\d.]* MiB/s", shown)
                 assert "tracing costs" in shown
+                assert re.search(r"page tables [1-9][\d.]* [KM]iB", shown)
                 assert "converges in" in shown or "will not" in shown or "uncertain" in shown
                 assert "anon_private" in shown
                 terminal.keys("3")

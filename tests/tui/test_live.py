@@ -8,6 +8,7 @@ from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.host.targets import TargetSet
 from redirty.tui.reading.cost import cost_of
 from redirty.tui.reading.live import Live, Wanted
+from redirty.tui.reading.page_tables import PageTables
 from redirty.tui.reading.snapshot import About, State
 from redirty.tui.screens.live import LiveScreen
 
@@ -27,6 +28,7 @@ class MadeUp(Live):
         self.about = About("process 77: made up", "tracepoint", "uffd", wanted.interval_s)
         self.mappings = mappings
         self.end: Exception | None = None
+        self.tables: PageTables | None = None
 
     def work(self) -> None:
         number = 0
@@ -36,7 +38,12 @@ class MadeUp(Live):
             cost = cost_of(self._history.lately, 1e-6, self.wanted.max_overhead)
             self.publish(
                 self.snapshot(
-                    self._history, State.LIVE, cost=cost, writers=self.wanted.writers, fresh=False
+                    self._history,
+                    State.LIVE,
+                    cost=cost,
+                    tables=self.tables,
+                    writers=self.wanted.writers,
+                    fresh=False,
                 )
             )
             if isinstance(self.end, TargetEndedError):
@@ -128,6 +135,22 @@ def test_cost_is_on_the_screen() -> None:
             assert screen.shown is not None
             assert screen.shown.cost is not None
             assert screen.shown.cost.share == pytest.approx((2000 * 4e-6 + 0.001) / 0.5)
+
+    run(test())
+
+
+def test_page_tables_are_on_the_screen_where_they_are_known() -> None:
+    screen, readers = made()
+
+    async def test() -> None:
+        async with shown(lambda: screen) as pilot:
+            await until(pilot, lambda: "tracing costs" in text(pilot), "the cost")
+            assert "page tables" not in text(pilot)
+            readers[0].tables = PageTables(3149, {0: 97, 1: 3}, {1: 0.7})
+            said = "page tables 12.3 MiB: node 0 97%, node 1 3%; ran on node 1"
+            await until(pilot, lambda: said in text(pilot), "them")
+            assert "tracing costs" in text(pilot)
+            assert "dirty " in text(pilot)
 
     run(test())
 

@@ -43,11 +43,12 @@ def booted(
 
 
 def in_guest(vm: machine.Vm, script: str, *arguments: str, timeout_s: float = 900.0) -> Any:
-    """What a script of this directory says, as JSON."""
+    """What a script of this directory says, as JSON; its stderr is this process's."""
     done = vm.run(
         [PYTHON, str(SCRIPTS / script), *arguments],
         env={"PYTHONPATH": str(machine.PROJECT)},
         timeout_s=timeout_s,
+        follow=["stderr"],
     )
     assert done.exit_code == 0, done.stderr.decode()
     return json.loads(done.stdout)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import ctypes
+import functools
 import io
 import json
 import os
@@ -23,18 +23,29 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from redirty.collector import placement
 from redirty.collector.cli import main
+from redirty.tui.reading import page_tables
 
-from tests.host.condition import Condition, assert_released, tracer_of
+from tests.host import relocator
+from tests.host.condition import Condition, assert_released, debugged
 from tests.host.entries import changed_by_a_move
 from tests.host.mapped import PAGE, Mapped, wrong_pages
 from tests.host.running import wait_until
-from tests.vm.mover import BARE, FAR, ON_NODE_0, Mover, changes, killed, layout, there_and_back
+from tests.vm.mover import (
+    BARE,
+    FAR,
+    ON_NODE_0,
+    Mover,
+    changes,
+    killed,
+    layout,
+    the_walker,
+    there_and_back,
+)
 from tests.workloads.driver import Checksum
 
-REDIRTY = Path(sys.executable).with_name("redirty")
 EXT4 = Path("/tmp/ext4")
-_SEIZE = 0x4206  # ptrace
 _MOUNT = f"mount -o loop {EXT4}.image {EXT4}"
 _MAKE_EXT4 = f"""
 set -e
@@ -59,11 +70,11 @@ def mapping(kind: str, mib: str, times: str) -> dict[str, Any]:
     path = "/dev/shm/mapped"
     with Mapped(kind, int(mib), path, wrapper=ON_NODE_0) as target:
         maps = layout(target.pid)
-        mover = Mover(target.pid)
-        changed = changed_by_a_move(mover.walker, target, lambda: (mover.to(FAR), mover.to(0)))
-        found = there_and_back(target.pid, int(times))
+        found: dict[str, Any] = {}
+        found["wrong_entries"], found["bits"] = changed_by_a_move(
+            the_walker(), target, lambda: found.update(there_and_back(target.pid, int(times)))
+        )
         found["changes"] = changes(maps, target.pid)
-        found["wrong_entries"], found["bits"] = changed
         found["wrong"] = target.wrong()
         found["wrong_after_write"] = target.write(7)
     return found
@@ -71,7 +82,7 @@ def mapping(kind: str, mib: str, times: str) -> dict[str, Any]:
 
 def program() -> dict[str, Any]:
     """The command itself, as people call it."""
-    with Mapped("private", 64, wrapper=ON_NODE_0) as target:
+    with Mapped("private", 32, wrapper=ON_NODE_0) as target:
         looked = json.loads(run("-p", target.pid, "--sample", "200ms", "--json")[1])
         would = run("-p", target.pid, "--to-node", FAR)
         moved = run("-p", target.pid, "--to-node", FAR, "--yes", "--json", "--max-pause", "200ms")
@@ -86,7 +97,7 @@ def program() -> dict[str, Any]:
 
 def writers(times: str) -> dict[str, Any]:
     """Threads that write, with checksums, all the while."""
-    with Checksum(threads=4, mib=64, wrapper=ON_NODE_0) as target:
+    with Checksum(threads=4, mib=32, wrapper=ON_NODE_0) as target:
         maps = layout(target.pid)
         found = there_and_back(target.pid, int(times))
         found["changes"] = changes(maps, target.pid)
@@ -101,9 +112,9 @@ def redis(times: str) -> dict[str, Any]:
 
     with started() as server:
         server.ask("set", "kept", "as it was")
-        load = server.load(seconds_at_most=7200, keys=20_000)
+        load = server.load(seconds_at_most=7200, keys=8_000)
         try:
-            server.server.wait_ready(lambda: int(server.ask("dbsize")) > 5_000)
+            server.server.wait_ready(lambda: int(server.ask("dbsize")) > 2_000)
             found = there_and_back(server.pid, int(times))
             found["alive"] = load.alive
         finally:
@@ -159,27 +170,74 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def recorded() -> dict[str, Any]:
+@contextlib.contextmanager
+def forked(words: list[str], stderr: Path) -> Iterator[int]:
+    """redirty in a process of its own, that need not import all of it again; ends with it."""
+    child = os.fork()
+    if child == 0:
+        with stderr.open("wb") as file:
+            os.dup2(file.fileno(), 2)
+        code = 1
+        try:
+            code = main.main(words)
+        finally:
+            os._exit(code)
+    try:
+        yield child
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        os.waitpid(child, 0)
+
+
+def watched() -> dict[str, Any]:
+    """What a live screen tells while tables move."""
+    with Mapped("private", 32, wrapper=ON_NODE_0) as target:
+        watch = page_tables.TablesWatch(lambda: [target.pid])
+        watch.start()
+        said = []
+
+        def told(node: int) -> bool:
+            target.use(0)  # so that it runs
+            now = watch.latest
+            if now is None or not now.ran_s:
+                return False
+            if now.by_node.get(node, 0) <= 0.8 * sum(now.by_node.values()):
+                return False
+            said.append(now.said())
+            return True
+
+        for node in (0, FAR):
+            Mover(target.pid).to(node)
+            wait_until(functools.partial(told, node), 60, f"tables on node {node}")
+        watch.close()
+    return {"said": said}
+
+
+def recorded(probe: str) -> dict[str, Any]:
     """A recording in whose rounds tables move: is each page that was written dirty, in time?"""
     directory = Path("/tmp/recorded")
     with Mapped("private", 32, wrapper=ON_NODE_0) as target:
-        words = ["record", "-p", str(target.pid), "1s", "--arm", "soft-dirty", "-o", str(directory)]
-        recorder = subprocess.Popen([REDIRTY, *words], stderr=subprocess.PIPE, text=True)
-        written = directory / "rounds.csv"
-        while recorder.poll() is None and (
-            not written.exists() or written.read_text().count("\n") < 3
-        ):
-            time.sleep(0.05)
-        mover = Mover(target.pid)
-        target.write(3)
-        moved = [mover.to(FAR)]
-        time.sleep(2.5)
-        moved.append(mover.to(0))  # in a round in which nothing is written
-        last = time.time()
-        target.write(4)
-        time.sleep(2.5)
-        recorder.send_signal(signal.SIGINT)
-        _, said = recorder.communicate()
+        words = ["record", "-p", str(target.pid), "500ms", "--arm", "soft-dirty", "--probe", probe]
+        with forked([*words, "-o", str(directory)], directory.with_suffix(".said")) as recorder:
+            written = directory / "rounds.csv"
+
+            def rounds_go_by(more: int) -> None:
+                count = written.read_text().count("\n") if written.exists() else 0
+                wait_until(lambda: written.read_text().count("\n") >= count + more, 120, "rounds")
+
+            wait_until(written.exists, 300, "the recording")
+            rounds_go_by(2)
+            mover = Mover(target.pid)
+            target.write(3)
+            moved = [mover.to(FAR)]
+            rounds_go_by(2)
+            moved.append(mover.to(0))  # in a round in which nothing is written
+            last = time.time()
+            target.write(4)
+            rounds_go_by(2)
+            os.kill(recorder, signal.SIGINT)
     rounds, pages = (rows(directory / f"{name}.csv") for name in ("rounds", "pages"))
     meta = json.loads((directory / "meta.json").read_text())
     last_s = last - datetime.fromisoformat(meta["started"]).timestamp()
@@ -188,7 +246,7 @@ def recorded() -> dict[str, Any]:
     inside = range(target.address, target.address + (32 << 20))
     found = sum(int(p["address"], 16) in inside and int(p["last_round"]) >= late for p in pages)
     return {
-        "said": said,
+        "said": directory.with_suffix(".said").read_text(),
         "moved": [m.moved for m in moved],
         "kept": dict(moved[0].kept),
         "lost_writes": (32 << 8) - found,
@@ -214,22 +272,6 @@ def torture(seconds: str) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def debugged(pid: int) -> Iterator[None]:
-    """Another process traces it, as a debugger does (gdb takes a minute to start here)."""
-    child = os.fork()
-    if child == 0:
-        ctypes.CDLL(None).ptrace(_SEIZE, pid, None, None)
-        signal.pause()
-        os._exit(1)
-    try:
-        wait_until(lambda: tracer_of(pid) == child, 60, "traced")
-        yield
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-
-
 def refusals() -> dict[str, Any]:
     """What can't be done, one line each."""
     with Mapped("private", 4) as target:
@@ -247,6 +289,12 @@ def refusals() -> dict[str, Any]:
 def run_parts() -> None:
     """Each part that is asked for, whatever becomes of the others."""
     found: dict[str, Any] = {}
+    for module in (placement, page_tables, relocator):  # where the one that is loaded will do
+        module.Walker = the_walker  # type: ignore[attr-defined]
+    # clock ticks of 10 ms since booting, as proc(5) has them
+    started_s = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]) / 100
+    imports_s = time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
+    print(f"imports: {imports_s:.0f} s", file=sys.stderr, flush=True)
     for words in sys.argv[1:]:
         name, *arguments = words.split(":")
         begun = time.monotonic()
@@ -267,6 +315,7 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
         redis,
         kills,
         written_back,
+        watched,
         recorded,
         torture,
         refusals,

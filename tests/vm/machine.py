@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -158,12 +158,12 @@ class Vm:
         timeout_s: float = 300.0,
         env: Mapping[str, str] | None = None,
         cwd: Path = PROJECT,
-        follow: bool = False,
+        follow: Collection[str] = (),
     ) -> VmResult:
         """Run a command as root and wait for it. Its standard input is empty.
 
-        env: added to a small fixed environment. follow: copy its output to this process's
-        own, as it comes. Exit code 127: there is no such command.
+        env: added to a small fixed environment. follow: which of its "stdout" and "stderr" to copy to
+        this process's own, as it comes. Exit code 127: there is no such command.
         Raises VmTimeoutError, VmDiedError.
         """
         control = self._running()
@@ -177,16 +177,17 @@ class Vm:
         )
         draft.rename(control / f"{self._commands}.run")
         begin = time.monotonic()
-        copied = [0, 0]
+        copied = dict.fromkeys(follow, 0)
 
         def copy_output() -> None:
-            for index, (path, stream) in enumerate(((out, sys.stdout), (err, sys.stderr))):
+            for name in copied:
+                path, stream = {"stdout": (out, sys.stdout), "stderr": (err, sys.stderr)}[name]
                 if not path.exists():
                     continue
                 with path.open("rb") as file:
-                    file.seek(copied[index])
+                    file.seek(copied[name])
                     if chunk := file.read():
-                        copied[index] += len(chunk)
+                        copied[name] += len(chunk)
                         stream.buffer.write(chunk)
                         stream.flush()
 

@@ -17,8 +17,8 @@ from typing import Any
 from redirty.collector.host import nodes as host_nodes
 from redirty.collector.host.smaps import Detailed, detailed
 from redirty.collector.movable import HUGE
-from redirty.collector.relocate import Moved, leaves_by_node, relocate
-from redirty.collector.tables import Walker
+from redirty.collector.relocate import Moved, relocate
+from redirty.collector.tables import Walker, leaves_by_node
 
 from tests.host.condition import tracer_of
 from tests.host.running import wait_until
@@ -31,9 +31,15 @@ _STOP_S = 0.05  # about as long as a stop
 
 
 @functools.cache
-def the_walker() -> Walker:
-    """One for all: loading it takes seconds here."""
+def _loaded() -> Walker:
     return Walker(host_nodes.look().highest)
+
+
+def the_walker(highest: int = 0) -> Walker:
+    """One for all, which nobody closes: loading it takes ten seconds here."""
+    walker = _loaded()
+    walker.close = lambda: None  # type: ignore[method-assign]
+    return walker
 
 
 def layout(pid: int) -> list[Detailed]:

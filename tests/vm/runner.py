@@ -62,7 +62,12 @@ def main() -> int:
             shares=options.share,
         ) as vm:
             print(f"{vm.kernel.release} booted in {vm.boot_s:.1f} s", file=sys.stderr)
-            done = vm.run(options.command, timeout_s=options.timeout, cwd=Path.cwd(), follow=True)
+            done = vm.run(
+                options.command,
+                timeout_s=options.timeout,
+                cwd=Path.cwd(),
+                follow=["stdout", "stderr"],
+            )
             if options.console:
                 print(vm.console(), file=sys.stderr)
             return done.exit_code

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+import sys
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from tests.vm.guest import KERNEL, booted, in_guest
 from tests.vm.mover import BARE, FAR
 
 KERNELS = os.environ.get("REDIRTY_TEST_KERNELS", KERNEL).split(",")
-MIB = int(os.environ.get("REDIRTY_TABLES_MIB", "64"))
+MIB = int(os.environ.get("REDIRTY_TABLES_MIB", "32"))
 TIMES = int(os.environ.get("REDIRTY_TABLES_TIMES", "1"))
 KILLS = int(os.environ.get("REDIRTY_KILLS", "5"))
 NODE_MIB = 2048
@@ -26,9 +28,11 @@ NODES = (
     *("-numa", "node,nodeid=2,memdev=ram2"),
 )
 MAPPINGS = tuple(f"mapping:{kind}:{MIB}:{TIMES}" for kind in ("private", "shared", "file"))
-TORTURE_S = os.environ.get("REDIRTY_TORTURE_S", "10")
+TORTURE_S = os.environ.get("REDIRTY_TORTURE_S", "5")
 WRITERS, REDIS, KILLED = f"writers:{TIMES}", f"redis:{TIMES}", f"kills:{KILLS}"
 TORTURE = f"torture:{TORTURE_S}"
+# attaching to functions, and detaching, takes half a minute in an emulated machine
+RECORDED = f"recorded:{'auto' if TIMES > 1 else 'tracepoint'}"
 PARTS = (
     "program",
     *MAPPINGS,
@@ -36,7 +40,8 @@ PARTS = (
     REDIS,
     KILLED,
     "written_back",
-    "recorded",
+    "watched",
+    RECORDED,
     TORTURE,
     "refusals",
 )
@@ -48,6 +53,7 @@ pytestmark = [pytest.mark.timeout(4 * 3600), pytest.mark.xdist_group("pagetables
 def run(kernel: str) -> dict[str, Any]:
     """All parts in one machine: booting it, and importing there, takes longer than most."""
     with booted(kernel=kernel, memory_mib=2 * NODE_MIB, qemu_args=NODES) as vm:
+        print(f"{kernel}: booted in {vm.boot_s:.0f} s", file=sys.stderr)
         found: dict[str, Any] = in_guest(vm, "guest_pagetables.py", *PARTS, timeout_s=4 * 3600)
     return found
 
@@ -98,7 +104,7 @@ def test_a_mapping(parts: dict[str, Any], words: str) -> None:
 
 def test_threads_that_write(parts: dict[str, Any]) -> None:
     found = part(parts, WRITERS)
-    there_and_back(found, 32)
+    there_and_back(found, 16)
     assert found["errors"] == 0, found
     assert found["loops"] > 0
     assert found["changes"] == []
@@ -125,8 +131,8 @@ def test_the_program(parts: dict[str, Any]) -> None:
     assert code == 0
     assert "nothing was moved: --yes does it" in said
     (moved,) = found["moved"]["processes"]
-    assert moved["tables"] >= 31, moved
-    assert moved["after"].get(str(FAR), 0) >= 31, moved
+    assert moved["tables"] >= 15, moved
+    assert moved["after"].get(str(FAR), 0) >= 15, moved
     assert moved["longest_pause_s"] > 0
     assert moved["tlb"]["flushes"] > 0, moved
     assert found["wrong"] == 0
@@ -149,9 +155,16 @@ def test_writes_before_a_move_reach_the_file(parts: dict[str, Any]) -> None:
     assert found["wrong"] == 0, found
 
 
+def test_a_live_screen_follows_a_move(parts: dict[str, Any]) -> None:
+    near, far = part(parts, "watched")["said"]
+    assert re.fullmatch(r"page tables [\d.]+ KiB: node 0 100%; ran on node 0", near), near
+    shares = rf"page tables [\d.]+ KiB: node 0 \d+%, node {FAR} [89]\d%; ran on node 0"
+    assert re.fullmatch(shares, far), far
+
+
 def test_a_move_in_a_round_loses_no_page(parts: dict[str, Any]) -> None:
     """Armed by soft-dirty bits: what is moved looks written, and that is said."""
-    found = part(parts, "recorded")
+    found = part(parts, RECORDED)
     print(found)
     assert found["lost_writes"] == 0, found
     assert min(found["moved"]) >= 15, found

@@ -86,9 +86,16 @@ def _rates(s: TargetSnapshot) -> Row:
     return row
 
 
-def cost_line(s: TargetSnapshot | None, width: int) -> Row:
-    """What tracing costs now."""
-    if s is None or s.cost is None:
+def beneath(s: TargetSnapshot, width: int) -> list[Row]:
+    """What follows the heading where it is known: what tracing costs, where page tables are."""
+    rows = [_cost(s, width)] if s.cost is not None else []
+    if s.tables is not None:
+        rows.append(clipped([(s.tables.said(), "dim")], width))
+    return rows
+
+
+def _cost(s: TargetSnapshot, width: int) -> Row:
+    if s.cost is None:
         return []
     row: Row = [(s.cost.said(), "warn" if s.cost.too_much else "dim")]
     if s.note:  # that matters more where there is no room for both

@@ -24,6 +24,7 @@ from redirty.tui.reading.convergence import Asked
 from redirty.tui.reading.cost import DEFAULT_MAX, Cost, cost_of, longer_interval
 from redirty.tui.reading.facts import Facts, of_round, points_of
 from redirty.tui.reading.history import KEPT, MEAN, History
+from redirty.tui.reading.page_tables import TablesWatch
 from redirty.tui.reading.snapshot import About, State
 from redirty.tui.reading.target import TargetReader
 from redirty.tui.reading.writers import WriterCounts
@@ -65,6 +66,7 @@ class Live(TargetReader):
         self._model_from = 0
         self._settled = 0
         self._note = ""
+        self._tables: TablesWatch | None = None
 
     @property
     def target(self) -> TargetSet | None:
@@ -133,6 +135,8 @@ class Live(TargetReader):
         finally:
             self._session.stop()
             runner.join(_END_S)
+            if self._tables is not None:
+                self._tables.close()
         self._told_end()
 
     def _rest(self, asked: Asked) -> None:
@@ -161,6 +165,7 @@ class Live(TargetReader):
             state,
             message,
             cost=cost,
+            tables=None if self._tables is None else self._tables.latest,
             writers=self.wanted.writers,
             fresh=state is not State.LIVE,
             model_from=first,
@@ -181,6 +186,8 @@ class Live(TargetReader):
 
     def _sink(self, plan: Plan, recorder: Recorder, family: Family) -> LiveSink:
         self._fault_s = fault_s(recorder.members.way)
+        self._tables = TablesWatch(lambda: [s.pid for s in list(recorder.spaces.values())])
+        self._tables.start()
         sink = LiveSink(plan, recorder, family, self._add)
         names = [f"{one_line(str(p['comm']))}" for p in family.processes.values()][:3]
         more = ", …" if len(family.processes) > len(names) else ""

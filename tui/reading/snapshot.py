@@ -10,6 +10,7 @@ from redirty.tui.reading.convergence import Convergence
 from redirty.tui.reading.cost import Cost
 from redirty.tui.reading.heat import HeatMap
 from redirty.tui.reading.history import MappingTable, Series, TlbRow, WriterRow
+from redirty.tui.reading.page_tables import PageTables
 
 
 class State(Enum):
@@ -49,7 +50,8 @@ class About:
 @dataclass(frozen=True, eq=False)
 class TargetSnapshot:
     """A target at one moment. number: grows with each. message: what happened, one line; "": nothing.
-    note: what the guard did. writers: None when threads and stacks were not asked for."""
+    note: what the guard did. tables: None where they are not known. writers: None when threads and
+    stacks were not asked for."""
 
     number: int
     state: State
@@ -62,6 +64,7 @@ class TargetSnapshot:
     writers: tuple[WriterRow, ...] | None = None
     convergence: Convergence | None = None
     cost: Cost | None = None
+    tables: PageTables | None = None
     playback: Playback | None = None
     heat_estimated: bool = False
     note: str = ""

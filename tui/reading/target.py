@@ -9,6 +9,7 @@ from redirty.collector.model.observed import Layout
 from redirty.tui.reading.convergence import Asked, Convergence, convergence
 from redirty.tui.reading.cost import Cost
 from redirty.tui.reading.history import History, MappingTable
+from redirty.tui.reading.page_tables import PageTables
 from redirty.tui.reading.reader import Reader
 from redirty.tui.reading.snapshot import About, Playback, State, TargetSnapshot
 
@@ -77,6 +78,7 @@ class TargetReader(Reader[TargetSnapshot]):
         message: str = "",
         *,
         cost: Cost | None = None,
+        tables: PageTables | None = None,
         playback: Playback | None = None,
         writers: bool = False,
         heat_estimated: bool = False,
@@ -102,6 +104,7 @@ class TargetReader(Reader[TargetSnapshot]):
             writers=history.writers() if writers else None,
             convergence=found,
             cost=cost,
+            tables=tables,
             playback=playback,
             heat_estimated=heat_estimated,
             note=note,

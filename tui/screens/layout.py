@@ -32,7 +32,7 @@ _WIDE_COLUMNS, _WIDE_LINES = 120, 36
 
 CSS = """
 TargetScreen #heading { height: 2; }
-TargetScreen #cost { height: 1; display: none; }
+TargetScreen #beneath { height: 1; display: none; }
 TargetScreen #top, TargetScreen #middle, TargetScreen #bottom { layout: vertical; height: 1fr; }
 TargetScreen #rates, TargetScreen #curve, TargetScreen #convergence, TargetScreen #heat,
 TargetScreen #faults, TargetScreen #tlb, TargetScreen #writers {
@@ -59,6 +59,10 @@ length t leaves W(t) to copy again, so where + is above the curve, passes become
 Tracing costs the first write to a page in a round a fault. What all of them take, as measured on this \
 machine, and the time of arming are shown as a share of the target's CPU time; when that passes the limit \
 (--max-overhead) the interval is made longer.
+
+On a machine with several NUMA nodes: on which of them the target's page tables are, and on which it ran \
+lately. A page walk by a thread on another node than the table is slower; redirty pagetables tells more, \
+and moves them.
 """
 
 

@@ -79,7 +79,7 @@ class TargetScreen(Watch):
     def compose(self) -> ComposeResult:
         """See Screen."""
         yield Picture[TargetSnapshot](self._heading, id="heading")
-        yield Picture[TargetSnapshot](self._cost, id="cost")
+        yield Picture[TargetSnapshot](self._beneath, id="beneath")
         with Container(id="top"):
             yield Picture(draw.rates, id="rates", title="dirty: █ again ░ new")
             yield Picture(verdict.curve, id="curve", title="W(t)")
@@ -114,8 +114,8 @@ class TargetScreen(Watch):
     def _heading(self, s: TargetSnapshot, width: int, height: int) -> list[Row]:
         return draw.heading(s, width, self.paused)
 
-    def _cost(self, s: TargetSnapshot, width: int, height: int) -> list[Row]:
-        return [draw.cost_line(s, width)]
+    def _beneath(self, s: TargetSnapshot, width: int, height: int) -> list[Row]:
+        return draw.beneath(s, width)
 
     # ---- snapshots ----
 
@@ -148,13 +148,15 @@ class TargetScreen(Watch):
             return
         rows = len(self._heading(s, self.size.width, 0))
         self.query_one("#heading").styles.height = rows
+        beneath = self.query_one("#beneath")
+        rows = len(self._beneath(s, self.size.width, 0))
+        beneath.styles.height, beneath.display = rows, rows > 0
         for picture in self.query(Picture):
             if picture.display:
                 picture.show(s)
         table = self.query_one(Table)
         if table.display:
             table.show(s.mappings, len(s.mappings), _mapping_key)
-        self.query_one("#cost").display = s.cost is not None
         if not self.reader.drawn.is_set():
             self.call_after_refresh(self.reader.drawn.set)
 

@@ -1,0 +1,82 @@
+"""What the target screen says of page tables, and how often it looks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+
+import numpy as np
+import pytest
+from redirty.collector.errors import RedirtyError
+from redirty.collector.host import nodes as host_nodes
+from redirty.collector.host.nodes import Nodes
+from redirty.tui.reading import page_tables
+from redirty.tui.reading.page_tables import Look, PageTables, TablesWatch
+
+from tests.host.running import wait_until
+
+_NONE = np.empty(0, np.uint64)
+ONE, TWO = (
+    Nodes(numbers, numbers, dict.fromkeys(numbers, 0), _NONE, _NONE, _NONE.astype(np.int64))
+    for numbers in ((0,), (0, 1))
+)
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        (PageTables(3149, {}, {}), "page tables 12.3 MiB"),
+        (PageTables(3, {0: 2}, {}), "page tables 12.0 KiB: node 0 100%"),
+        (PageTables(4, {1: 1, 0: 3}, {1: 0.5}), "page tables 16.0 KiB: node 0 75%, node 1 25%; ran on node 1"),
+        (
+            PageTables(4, {0: 4}, {2: 1.0, 0: 3.0}),
+            "page tables 16.0 KiB: node 0 100%; ran on node 0 75%, node 2 25%",
+        ),
+    ],
+)  # fmt: skip
+def test_in_words(tables: PageTables, said: str) -> None:
+    assert tables.said() == said
+
+
+def test_one_node_needs_no_walk() -> None:
+    """Only what the kernel counts: nothing is loaded for it."""
+    look = Look(ONE)
+    found = look.take([os.getpid()])
+    look.close()
+    assert found.pages > 10
+    assert (found.by_node, found.ran_s) == ({}, {})
+    assert look.take([1 << 30]).pages == 0  # a process that ended
+
+
+def test_nothing_where_the_walk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(highest: int) -> None:
+        raise RedirtyError("not here")
+
+    monkeypatch.setattr(page_tables, "Walker", refused)
+    monkeypatch.setattr(host_nodes, "look", lambda: TWO)
+    watch = TablesWatch(lambda: [os.getpid()])
+    watch.start()
+    wait_until(lambda: not watch._thread.is_alive(), 10, "it gives up")
+    watch.close()
+    assert watch.latest is None
+
+
+def test_it_looks_no_more_often_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+
+    def take(self: Look, pids: list[int]) -> PageTables:
+        looks.append(time.monotonic())
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+        return PageTables(len(looks), {}, {})
+
+    monkeypatch.setattr(page_tables, "_EVERY_S", 0.01)
+    monkeypatch.setattr(host_nodes, "look", lambda: ONE)
+    monkeypatch.setattr(Look, "take", take)
+    watch = TablesWatch(lambda: [os.getpid()])
+    watch.start()
+    wait_until(lambda: len(looks) == 3, 60, "three looks")
+    watch.close()
+    assert all(after - before >= 0.02 / 0.01 for before, after in itertools.pairwise(looks))

@@ -1,0 +1,119 @@
+"""Where a target's page tables lie, looked at now and then while it is traced."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from redirty.collector.errors import RedirtyError
+from redirty.collector.host import nodes as host_nodes
+from redirty.collector.host.nodes import Nodes
+from redirty.collector.host.threads import Sampled
+from redirty.collector.memory import give_back_freed_memory
+from redirty.collector.model.placement import shares
+from redirty.collector.placement import counted_pages
+from redirty.collector.tables import Walker, leaves_by_node
+from redirty.collector.units import show_pages
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 1.0
+_CPU_SHARE = 0.01  # of a CPU, that looking may use
+_PATIENCE_S = 10.0  # a walker may be about to be loaded
+
+
+@dataclass(frozen=True)
+class PageTables:
+    """pages: as the kernel counts them (VmPTE). by_node: of the lowest level, on each node; ran_s: what
+    the target used of processors since the look before, by node; both empty where one alone has memory."""
+
+    pages: int
+    by_node: dict[int, float]
+    ran_s: dict[int, float]
+
+    def said(self) -> str:
+        """In words."""
+        text = f"page tables {show_pages(self.pages)}"
+        if self.by_node:
+            text += f": {_parts(self.by_node, 'node ')}"
+        if ran := shares(self.ran_s):
+            (first, *more) = ran
+            text += f"; ran on node {first}" if not more else f"; ran on {_parts(ran, 'node ')}"
+        return text
+
+
+def _parts(amounts: dict[int, float], word: str) -> str:
+    found = sorted(shares(amounts).items())
+    return ", ".join(f"{word}{node} {share:.0%}" for node, share in found)
+
+
+class Look:
+    """Looks at processes. Where several nodes have memory page tables are walked. Errors of the
+    constructor: RedirtyError when the kernel refuses that."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._walker: Walker | None = None
+        if len(nodes.with_memory) > 1:
+            self._walker = Walker(nodes.highest)
+            give_back_freed_memory()  # the compiler's
+        self._ran: dict[int, Sampled] = {}
+
+    def take(self, pids: Collection[int]) -> PageTables:
+        """As it is now. Processes that ended are left out."""
+        by_node, ran_s = Counter[int](), Counter[int]()
+        if self._walker is not None:
+            self._ran = {pid: self._ran.get(pid) or Sampled(pid, self._nodes.cpus) for pid in pids}
+            for pid, sampled in self._ran.items():
+                ran_s.update(sampled.taken())
+                try:
+                    by_node.update(leaves_by_node(self._walker.walk(pid), self._nodes))
+                except OSError:
+                    continue
+        seconds = {node: ns / 1e9 for node, ns in ran_s.items()}
+        return PageTables(sum(map(counted_pages, pids)), dict(by_node), seconds)
+
+    def close(self) -> None:
+        """Unloads what walks."""
+        if self._walker is not None:
+            self._walker.close()
+
+
+class TablesWatch:
+    """A thread that looks again and again, as often as it may use the CPU. pids: the processes now; latest:
+    None where nothing can be told."""
+
+    def __init__(self, pids: Callable[[], Collection[int]]) -> None:
+        self.latest: PageTables | None = None
+        self._pids = pids
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="page tables", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            look = Look(host_nodes.look())
+        except (RedirtyError, OSError) as e:
+            log.debug("page tables are not looked at: %s", e)
+            return
+        try:
+            while True:
+                begun = time.thread_time()
+                self.latest = look.take(self._pids())
+                took = time.thread_time() - begun
+                if self._stop.wait(max(_EVERY_S, took / _CPU_SHARE)):
+                    return
+        finally:
+            look.close()
+
+    def close(self) -> None:
+        """Ends it, and waits until nothing of it is loaded."""
+        self._stop.set()
+        self._thread.join(_PATIENCE_S)
