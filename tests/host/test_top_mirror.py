@@ -55,6 +55,14 @@ def ask(terminal: Terminal, to: Path, *keys: str) -> None:
     terminal.keys(*keys)
 
 
+def mirror_slowly(terminal: Terminal, to: Path) -> None:
+    ask(terminal, to, "b")
+    terminal.wait("send no faster")
+    terminal.keys(*"4MiB", "Enter")
+    terminal.wait("33.6 Mbit/s")
+    terminal.keys("y")
+
+
 def test_redis_under_load(tmp_path: Path) -> None:
     """From the target screen to a mirror that is right, and back."""
     to = tmp_path / "mirror"
@@ -99,11 +107,7 @@ def test_cancelled_and_what_did_not_converge(tmp_path: Path, writer: Writer) -> 
     words = [REDIRTY, "top", "-p", writer.pid, "500ms", "--max-overhead", "100%"]
     with Terminal(words, tmp_path) as terminal:
         terminal.wait("round 1")
-        ask(terminal, to, "b")
-        terminal.wait("send no faster")
-        terminal.keys(*"4MiB", "Enter")
-        terminal.wait("33.6 Mbit/s")
-        terminal.keys("y")
+        mirror_slowly(terminal, to)
         terminal.wait("copying, pass 1")
         terminal.wait("% of ")
         terminal.keys("x")
@@ -129,11 +133,7 @@ def test_a_screen_that_is_killed_leaves_the_target_alone(tmp_path: Path, writer:
     to = tmp_path / "mirror"
     with Terminal([REDIRTY, "top", "-p", writer.pid, "500ms"], tmp_path) as terminal:
         terminal.wait("round 1")
-        ask(terminal, to, "b")
-        terminal.wait("send no faster")
-        terminal.keys(*"4MiB", "Enter")
-        terminal.wait("33.6 Mbit/s")
-        terminal.keys("y")
+        mirror_slowly(terminal, to)
         terminal.wait("% of ")
         assert len(mirrors(to)) == 1
         os.kill(programs(tmp_path)[1], signal.SIGKILL)
