@@ -65,10 +65,23 @@ def run(*words: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
+@contextlib.contextmanager
+def no_balancing() -> Iterator[None]:
+    """The kernel's NUMA balancing does not change entries meanwhile: it takes access away from whole ranges, to
+    see who touches them."""
+    switch = Path("/proc/sys/kernel/numa_balancing")
+    before = switch.read_text()
+    switch.write_text("0")
+    try:
+        yield
+    finally:
+        switch.write_text(before)
+
+
 def mapping(kind: str, mib: str, times: str) -> dict[str, Any]:
     """One large mapping of a kind: private, shared, file."""
     path = "/dev/shm/mapped"
-    with Mapped(kind, int(mib), path, wrapper=ON_NODE_0) as target:
+    with no_balancing(), Mapped(kind, int(mib), path, wrapper=ON_NODE_0) as target:
         maps = layout(target.pid)
         found: dict[str, Any] = {}
         found["wrong_entries"], found["bits"] = changed_by_a_move(

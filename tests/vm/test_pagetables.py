@@ -99,6 +99,7 @@ def test_a_mapping(parts: dict[str, Any], words: str) -> None:
     there_and_back(found, MIB // 2 - 1)
     assert (found["wrong"], found["wrong_after_write"], found["wrong_entries"]) == (0, 0, []), found
     assert all(found["bits"][kind] for kind in ("accessed", "dirty", "not accessed")), found
+    assert found["bits"]["present"] == MIB << 8
     assert found["changes"] == []
 
 
