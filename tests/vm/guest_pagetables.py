@@ -206,6 +206,7 @@ def forked(words: list[str], stderr: Path) -> Iterator[int]:
 
 def watched() -> dict[str, Any]:
     """What a live screen tells while tables move."""
+    page_tables._CPU_SHARE = 0.5  # emulated, a hundredth of a processor is a walk a minute
     with Mapped("private", 32, wrapper=ON_NODE_0) as target:
         watch = page_tables.TablesWatch(lambda: [target.pid])
         watch.start()
@@ -223,7 +224,7 @@ def watched() -> dict[str, Any]:
 
         for node in (0, FAR):
             Mover(target.pid).to(node)
-            wait_until(functools.partial(told, node), 60, f"tables on node {node}")
+            wait_until(functools.partial(told, node), 600, f"tables on node {node}")
         watch.close()
     return {"said": said}
 
