@@ -11,6 +11,7 @@ import logging
 import mmap
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from redirty.collector.errors import RedirtyError
 log = logging.getLogger(__name__)
 
 _libc = ctypes.CDLL(None)
+_one_at_a_time = threading.RLock()
 _COMMON = (f"-I{programs.DIRECTORY}", "-Wno-unused-function")
 
 
@@ -159,7 +161,13 @@ class _Said:
 
 @contextlib.contextmanager
 def captured_stderr() -> Iterator[_Said]:
-    """BCC and LLVM write to descriptor 2 when they fail: keep that for -v, spare the user."""
+    """BCC and LLVM write to descriptor 2 when they fail: keep that for -v, spare the user. One thread at a
+    time: the descriptor is the whole process's, and the compiler crashes when two threads use it at once."""
+    with _one_at_a_time:
+        yield from _captured()
+
+
+def _captured() -> Iterator[_Said]:
     said = _Said()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as file, _told_at_exit(file.fileno(), saved):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from redirty.collector.attach import btf, entries, loading
 from redirty.collector.attach.loading import Options
@@ -23,3 +26,35 @@ def test_with_all_that_can_be_asked_for(
     bpf, features, as_bytes = found
     bpf.cleanup()
     assert (features, as_bytes) == (frozenset((probe,)), byte_maps)
+
+
+_TWO_AT_ONCE = """
+import threading
+import redirty.bpfprogs as programs
+from redirty.collector.attach import btf
+from redirty.collector.attach.loading import compile_programs
+flags = ["-DRD_TABLES=32", *btf.table_offset_flags(btf.load())]
+done = []
+def compile():
+    for _ in range(3):
+        compile_programs(programs.tables_source(), flags).cleanup()
+    done.append(1)
+threads = [threading.Thread(target=compile) for _ in range(2)]
+for t in threads:
+    t.start()
+for t in threads:
+    t.join()
+assert len(done) == 2
+"""
+
+
+def test_two_threads_at_once() -> None:
+    """A live screen has several that compile; LLVM crashes when they do so together."""
+    done = subprocess.run(
+        [sys.executable, "-c", _TWO_AT_ONCE],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done
