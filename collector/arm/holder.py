@@ -7,7 +7,7 @@ changes nothing in the target.
 
 Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each way.
   {"op": "stop", "pids": [P, ...], "limit_s": T, "wait_s": T}
-      -> {"ok": true, "stopped_s": T, "threads": n}, how many are held now
+      -> {"ok": true, "threads": n}, how many are held now
   {"op": "state"}
       -> {"ok": true, "threads": [[P, TID, n, n, n, n, n, n], ...]} of all that is held, and after the line
          of each thread n bytes of general, floating point and extended registers, of its signal mask, its
@@ -74,7 +74,7 @@ def register_set(tid: int, kind: int) -> bytes:
 
 
 def contents(path: str) -> bytes:
-    """Of a file of /proc. Kept bare: there are two of each thread, and they stand still."""
+    """Of a file of /proc. Kept bare: there is one of each thread, and they stand still."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 1 << 16)
@@ -217,8 +217,7 @@ class Holder:
             self.begin(float(str(request["limit_s"])))
             pids = [int(str(pid)) for pid in list(request["pids"])]  # type: ignore[call-overload]
             self.stop(pids, float(str(request["wait_s"])))
-            took = time.monotonic() - self.since
-            return {"ok": True, "stopped_s": took, "threads": len(self.held)}, b""
+            return {"ok": True, "threads": len(self.held)}, b""
         if operation == "machine":
             self.begin(float(str(request["limit_s"])))
             self.machine = qmp.Machine(str(request["path"]), float(str(request["wait_s"])))

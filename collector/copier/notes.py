@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from redirty.collector.arm.holding import ThreadState
@@ -32,15 +33,6 @@ def _note(name: bytes, kind: int, content: bytes) -> bytes:
     padded = name.ljust(-(-len(name) // 4) * 4, b"\0")
     head = struct.pack("<III", len(name), len(content), kind)
     return head + padded + content.ljust(-(-len(content) // 4) * 4, b"\0")
-
-
-def _read(path: str) -> bytes:
-    """A file of /proc."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 1 << 16)
-    finally:
-        os.close(fd)
 
 
 def _fields(stat: bytes) -> list[str]:
@@ -73,7 +65,9 @@ class Seen:
 
 def see(pid: int, threads: Sequence[ThreadState], vmas: Sequence[Vma]) -> Seen:
     """The rest. Errors: OSError when the process is gone."""
-    auxv, cmdline, comm = (_read(f"/proc/{pid}/{name}") for name in ("auxv", "cmdline", "comm"))
+    auxv, cmdline, comm = (
+        Path(f"/proc/{pid}/{name}").read_bytes() for name in ("auxv", "cmdline", "comm")
+    )
     return Seen(pid, tuple(threads), auxv, cmdline, comm, tuple(vmas))
 
 
