@@ -153,13 +153,20 @@ def find(haystack: U64, needles: U64) -> tuple[npt.NDArray[np.int64], npt.NDArra
     return clipped, found
 
 
+def _same_regions(a: PageSet, b: PageSet) -> bool:
+    """Mostly so: then nothing needs to be searched for."""
+    return a.keys is b.keys or (
+        len(a.keys) == len(b.keys) and bool(np.logical_and.reduce(a.keys == b.keys))
+    )
+
+
 def union(a: PageSet, b: PageSet) -> PageSet:
     """Pages in a or b."""
     if len(a.keys) == 0:
         return b
     if len(b.keys) == 0:
         return a
-    if np.array_equal(a.keys, b.keys):
+    if _same_regions(a, b):
         return PageSet(a.keys, a.words | b.words)
     keys = np.union1d(a.keys, b.keys)
     words = np.zeros((len(keys), WORDS_PER_REGION), np.uint64)
@@ -170,18 +177,50 @@ def union(a: PageSet, b: PageSet) -> PageSet:
 
 def intersection(a: PageSet, b: PageSet) -> PageSet:
     """Pages in both."""
+    if len(a.keys) == 0 or len(b.keys) == 0:
+        return empty()
+    if _same_regions(a, b):
+        return drop_empty(PageSet(a.keys, a.words & b.words))
     at, found = find(b.keys, a.keys)
     return drop_empty(PageSet(a.keys[found], a.words[found] & b.words[at[found]]))
 
 
 def difference(a: PageSet, b: PageSet) -> PageSet:
     """Pages in a that are not in b."""
+    if len(a.keys) == 0 or len(b.keys) == 0:
+        return a
+    if _same_regions(a, b):
+        return drop_empty(PageSet(a.keys, a.words & ~b.words))
     at, found = find(b.keys, a.keys)
     if not bool(found.any()):
         return a
     words = a.words.copy()
     words[found] &= ~b.words[at[found]]
     return drop_empty(PageSet(a.keys, words))
+
+
+def within(pages: PageSet, starts: U64, ends: U64) -> PageSet:
+    """Those of the pages that lie in half-open ranges of page numbers, ascending and not overlapping. Takes
+    no memory for the ranges, of which a program can have terabytes."""
+    if len(pages.keys) == 0 or len(starts) == 0:
+        return empty()
+    firsts = pages.keys << np.uint64(9)
+    lasts = firsts + np.uint64(PAGES_PER_REGION)
+    at = np.searchsorted(ends, firsts, side="right")
+    clipped = np.minimum(at, len(ends) - 1)
+    whole = (starts[clipped] <= firsts) & (ends[clipped] >= lasts)
+    if bool(whole.all()):
+        return pages
+    # Regions in which ranges begin or end: the pieces of ranges in each of them.
+    broken = ~whole
+    firsts, lasts, at = firsts[broken], lasts[broken], at[broken]
+    counts = np.searchsorted(starts, lasts) - at
+    begins = np.cumsum(counts) - counts
+    row = np.repeat(np.arange(len(counts)), counts)
+    piece = at[row] + np.arange(len(row)) - begins[row]
+    bounds = np.maximum(starts[piece], firsts[row]), np.minimum(ends[piece], lasts[row])
+    part = PageSet(pages.keys[broken], pages.words[broken]) & from_ranges(*bounds)
+    return PageSet(pages.keys[whole], pages.words[whole]) | part
 
 
 def whole_regions(part: PageSet, of: PageSet, least: int) -> int:

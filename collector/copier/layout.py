@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from redirty.collector.bitmap import PAGE_SHIFT, PageSet, empty, from_ranges
+from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, empty, from_ranges
 from redirty.collector.host.mappings import Mappings
 
 Key = tuple[str, int, int]
@@ -72,7 +72,9 @@ class LayoutFile:
         except BaseException:
             os.close(self._fd)
             raise
+        self._text = b""
         self._lines: dict[bytes, Vma | None] = {}
+        self._vmas: tuple[Vma, ...] = ()
 
     def read(self) -> tuple[Vma, ...]:
         """The mappings, ascending, without overlaps; none when this memory is gone."""
@@ -83,10 +85,13 @@ class LayoutFile:
                 parts.append(part)
         except ProcessLookupError:
             return ()
-        lines = [line for line in b"".join(parts).split(b"\n") if line]
-        old = self._lines
-        self._lines = {line: old[line] if line in old else parse_line(line) for line in lines}
-        return without_overlaps(v for v in self._lines.values() if v is not None)
+        text = b"".join(parts)
+        if text != self._text:
+            old, lines = self._lines, [line for line in text.split(b"\n") if line]
+            self._lines = {line: old[line] if line in old else parse_line(line) for line in lines}
+            self._vmas = without_overlaps(v for v in self._lines.values() if v is not None)
+            self._text = text
+        return self._vmas
 
     def close(self) -> None:
         """Lets go of the process's memory."""
@@ -122,10 +127,15 @@ def key_of(vma: Vma, namespace: int) -> Key:
     return vma.device, vma.inode, namespace if vma.path.startswith(_SYSTEM_V) else 0
 
 
+def bounds_of(vmas: Iterable[Vma]) -> U64:
+    """(n, 2) page numbers, first and end, of mappings."""
+    bounds = np.array([(v.start, v.end) for v in vmas], np.uint64).reshape(-1, 2)
+    return bounds >> np.uint64(PAGE_SHIFT)
+
+
 def pages_of(vmas: Iterable[Vma]) -> PageSet:
     """All pages of mappings, ascending."""
-    bounds = np.array([(v.start, v.end) for v in vmas], np.uint64).reshape(-1, 2)
-    bounds >>= np.uint64(PAGE_SHIFT)
+    bounds = bounds_of(vmas)
     return from_ranges(bounds[:, 0], bounds[:, 1]) if len(bounds) else empty()
 
 

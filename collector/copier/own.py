@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from redirty.collector.arm import pagemap as pm
-from redirty.collector.bitmap import PAGE_SHIFT, PageSet, empty, from_ranges, spans
+from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, empty, spans, within
 
 _MARKER, _SWAP_TYPE = np.uint64(31), np.uint64(31)  # include/linux/swapops.h: the last swap type
 _CHUNK = 1 << 16  # pages whose raw entries are read at once
@@ -22,22 +22,23 @@ class OwnPages:
         self._pagemap = pm.Pagemap(pid)
         self._scan = scan
 
-    def find(self, ranges: list[tuple[int, int]]) -> PageSet:
-        """Own pages, swapped out ones too, of ascending ranges of addresses of private mappings.
+    def find(self, bounds: U64) -> PageSet:
+        """Own pages, swapped out ones too, of private mappings. bounds: (n, 2) their page numbers, first and
+        end, ascending.
 
         Errors: arm.base.GoneError, arm.base.ArmError.
         """
-        if not ranges:
+        if not len(bounds):
             return empty()
-        return self._scanned(ranges) if self._scan else self._from_entries(ranges)
+        return self._scanned(bounds) if self._scan else self._from_entries(bounds)
 
-    def _scanned(self, ranges: list[tuple[int, int]]) -> PageSet:
+    def _scanned(self, bounds: U64) -> PageSet:
         kinds = pm.PRESENT | pm.SWAPPED
         # One walk over all that lies close together: a call for each of 65,530 mappings would take
         # longer than their pages.
         regions = self._pagemap.scan(
-            ranges[0][0],
-            ranges[-1][1],
+            int(bounds[0, 0]) << PAGE_SHIFT,
+            int(bounds[-1, 1]) << PAGE_SHIFT,
             inverted=pm.FILE | pm.PFNZERO,
             mask=pm.FILE | pm.PFNZERO,
             anyof=kinds,
@@ -47,7 +48,7 @@ class OwnPages:
         found = pm.to_pages(regions[~out])
         if out.any():
             found = found | self._without_markers(pm.to_pages(regions[out]))
-        return found & _bounds(ranges)
+        return within(found, bounds[:, 0], bounds[:, 1])
 
     def _without_markers(self, pages: PageSet) -> PageSet:
         """Write protection of a place with no page is noted in the form of a swap entry, too."""
@@ -56,10 +57,10 @@ class OwnPages:
             found = found | self._entries(first << 9, last << 9)
         return found & pages
 
-    def _from_entries(self, ranges: list[tuple[int, int]]) -> PageSet:
+    def _from_entries(self, bounds: U64) -> PageSet:
         found = empty()
-        for start, end in ranges:
-            found = found | self._entries(start >> PAGE_SHIFT, end >> PAGE_SHIFT)
+        for first, end in bounds.tolist():
+            found = found | self._entries(first, end)
         return found
 
     def _entries(self, first: int, last: int) -> PageSet:
@@ -78,8 +79,3 @@ class OwnPages:
     def close(self) -> None:
         """Lets go of the process's memory."""
         self._pagemap.close()
-
-
-def _bounds(ranges: list[tuple[int, int]]) -> PageSet:
-    pages = np.array(ranges, np.uint64) >> np.uint64(PAGE_SHIFT)
-    return from_ranges(pages[:, 0], pages[:, 1])

@@ -21,6 +21,7 @@ from redirty.collector.copier.layout import (
     Key,
     LayoutFile,
     Vma,
+    bounds_of,
     inside,
     key_of,
     pages_of,
@@ -68,6 +69,12 @@ class SpaceSource:
         self.vmas: tuple[Vma, ...] = ()
         self.before: tuple[Vma, ...] = ()
         self.direct: list[Vma] = []  # whose file cannot be opened
+        # of these mappings: the private ones' page numbers, first and end, and the pages of the vdso
+        self._private: tuple[tuple[Vma, ...], U64, PageSet] = (
+            (),
+            np.empty((0, 2), np.uint64),
+            empty(),
+        )
         with contextlib.ExitStack() as stack:
             self._layout = LayoutFile(pid)
             stack.callback(self._layout.close)
@@ -90,8 +97,12 @@ class SpaceSource:
 
     def wanted(self) -> PageSet:
         """The own pages it has now. Errors: arm.base.GoneError."""
-        found = self._own.find([(v.start, v.end) for v in self.vmas if not v.shared])
-        return found | pages_of(v for v in self.vmas if v.path == _VDSO) | pages_of(self.direct)
+        vmas, private, vdso = self._private
+        if vmas is not self.vmas:
+            private = bounds_of(v for v in self.vmas if not v.shared)
+            vdso = pages_of(v for v in self.vmas if v.path == _VDSO)
+            self._private = self.vmas, private, vdso
+        return self._own.find(private) | vdso | pages_of(self.direct)
 
     def read(self, pages: U64, buffer: memoryview) -> Bools:
         """See Source."""
@@ -122,6 +133,7 @@ class FileSource:
         self.declared = False
         self._fd = fd
         self._settled: Signature | None = None
+        self._wanted: tuple[list[tuple[SpaceSource, Vma]], int, PageSet] = [], 0, empty()
 
     @property
     def writable(self) -> bool:
@@ -134,8 +146,12 @@ class FileSource:
     def wanted(self) -> PageSet:
         """The pages that mappings show, up to the file's end."""
         end = -(-self._status().st_size // PAGE)
-        whole = from_ranges(np.array([0], np.uint64), np.array([end], np.uint64))
-        return ranges_of_file(v for _, v in self.shown_by) & whole
+        shown_by, known_end, found = self._wanted
+        if known_end != end or shown_by != self.shown_by:
+            whole = from_ranges(np.array([0], np.uint64), np.array([end], np.uint64))
+            found = ranges_of_file(v for _, v in self.shown_by) & whole
+            self._wanted = self.shown_by, end, found
+        return found
 
     def holes(self, pages: PageSet) -> PageSet:
         """Those of the pages that the file system says are zero, without reading them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterable
 
 import numpy as np
@@ -101,6 +102,25 @@ def test_count_in(pages: set[int], places: list[tuple[int, int]]) -> None:
     bounds = [(a, min(a + length, LAST_PAGE + 1)) for a, length in places]
     counts = bitmap.count_in(made(pages), u64(a for a, _ in bounds), u64(b for _, b in bounds))
     assert counts.tolist() == [sum(a <= page < b for page in pages) for a, b in bounds]
+
+
+@given(_PAGES, half_open_ranges())
+def test_within(pages: set[int], ranges: list[tuple[int, int]]) -> None:
+    bounds = np.array(ranges, np.uint64).reshape(-1, 2)
+    found = bitmap.within(made(pages), bounds[:, 0], bounds[:, 1])
+    assert listed(found) == sorted(p for p in pages if any(a <= p < b for a, b in ranges))
+    assert (np.diff(found.keys.astype(np.int64)) > 0).all()
+
+
+def test_within_takes_no_memory_for_the_ranges() -> None:
+    """A sanitizer reserves 20 TiB."""
+    pages, reserved = made([7, 1 << 30, 1 << 33]), (u64([1]), u64([1 << 32]))
+    tracemalloc.start()
+    found = bitmap.within(pages, *reserved)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert listed(found) == [7, 1 << 30]
+    assert most < 1 << 16
 
 
 @given(_PAGES)
