@@ -56,7 +56,7 @@ class Round:
     """One complete round. start_s: since the recording's start; arm_s: how long arming took; boundary_s:
     from the look at the target that ended it until its dirty pages were known.
 
-    stats: (slots,) abi.STATS, all targets' and, in slot 0, those that had no slot yet.
+    stats: (slots used,) abi.STATS, all targets' and, in slot 0, those that had no slot yet.
     """
 
     number: int
@@ -138,7 +138,7 @@ class Recorder:
         begun = time.monotonic()
         for space in self.spaces.values():
             if not space.gone:
-                space.look()
+                space.look(still=still)
         self.members.adopt_newcomers()
         for space in self.spaces.values():
             if not space.gone and not space.mappings.items:

@@ -57,13 +57,17 @@ class Space:
         """The process."""
         return self.process.pid
 
-    def look(self) -> bool:
-        """Reads mappings and presence, just before an arm. False when this memory is gone."""
+    def look(self, *, still: bool = False) -> bool:
+        """Reads mappings and presence, just before an arm. False when this memory is gone. still: no thread
+        of it runs, and it waits for this: what was present at the arm before has to do."""
         mappings = self.maps.read()
         if mappings is None or not mappings.items:
             self.gone = True
             return False
         self.mappings = self._target.part(mappings)
+        if still:
+            self._next_present = self.present
+            return True
         if time.monotonic() >= self._pinned_due:
             self.look_at_pinned()
         try:

@@ -10,8 +10,9 @@ Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each 
       -> {"ok": true, "threads": n}, how many are held now
   {"op": "state"}
       -> {"ok": true, "threads": [[P, TID, n, n, n, n, n, n], ...]} of all that is held, and after the line
-         of each thread n bytes of general, floating point and extended registers, of its signal mask, its
-         stat and, of the first one of a process, its status
+         of each thread n bytes of general, floating point and extended registers (floating point ones only
+         where there are no extended ones, which begin with them), of its signal mask, its stat and, of the
+         first one of a process, its status
   {"op": "machine", "path": SOCKET, "limit_s": T, "wait_s": T}
       -> {"ok": true}; a QEMU's guest is stopped, before its threads are
   {"op": "network", "pids": [P, ...], "trial": false}
@@ -43,6 +44,10 @@ from stopped import RefusedError, Thread
 
 NT_PRFPREG, NT_X86_XSTATE = 2, 0x202
 _SPACE = ctypes.create_string_buffer(1 << 16)
+_SPACE_AT = ctypes.addressof(_SPACE)
+_PLACE = struct.Struct("PN")  # struct iovec
+_VECTOR = ctypes.create_string_buffer(_PLACE.size)
+_VECTOR_AT = ctypes.addressof(_VECTOR)
 
 
 def threads_of(pid: int) -> list[int]:
@@ -63,14 +68,13 @@ def lives(tid: int) -> bool:
 
 
 def register_set(tid: int, kind: int) -> bytes:
-    """One set of a stopped thread's registers; nothing where there is no such set."""
-    vector = bytearray(struct.pack("PN", ctypes.addressof(_SPACE), len(_SPACE)))
-    buffer = (ctypes.c_char * len(vector)).from_buffer(vector)
+    """One set of a stopped thread's registers; nothing where there is no such set. Kept bare, as contents()."""
+    _PLACE.pack_into(_VECTOR, 0, _SPACE_AT, len(_SPACE))
     try:
-        stopped.ptrace(stopped.GETREGSET, tid, kind, ctypes.addressof(buffer))
+        stopped.ptrace(stopped.GETREGSET, tid, kind, _VECTOR_AT)
     except OSError:
         return b""
-    return ctypes.string_at(_SPACE, struct.unpack("PN", vector)[1])
+    return ctypes.string_at(_SPACE_AT, _PLACE.unpack_from(_VECTOR)[1])
 
 
 def contents(path: str) -> bytes:
@@ -154,9 +158,12 @@ class Holder:
         parts = []
         seen = set()
         for tid, (pid, thread) in self.held.items():
-            found = [
-                register_set(tid, kind) for kind in (stopped.NT_PRSTATUS, NT_PRFPREG, NT_X86_XSTATE)
-            ]
+            general, extended = (
+                register_set(tid, stopped.NT_PRSTATUS),
+                register_set(tid, NT_X86_XSTATE),
+            )
+            floating = b"" if extended else register_set(tid, NT_PRFPREG)
+            found = [general, floating, extended]
             place = f"/proc/{pid}/task/{tid}"
             # the kernel takes longest for status
             status = b"" if pid in seen else contents(f"{place}/status")

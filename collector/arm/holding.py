@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import socket
 from dataclasses import dataclass
@@ -11,6 +13,15 @@ from redirty.collector.arm.beside import start_beside
 from redirty.collector.errors import RedirtyError
 
 _SPARE_S = 5.0  # for an answer that should come at once
+_SO_SNDBUFFORCE = 32
+_ANSWER_BYTES = 16 << 20  # the states of some 4,000 threads: it need not wait for us to read them
+
+
+# NT_X86_XSTATE begins with what NT_PRFPREG is, but for the bytes that say what else is in it.
+_FXSAVE_BYTES, _FXSAVE_OWN_BYTES = (
+    512,
+    464,
+)  # arch/x86/include/asm/fpu/types.h: fxregs_state, sw_reserved
 
 
 class HoldError(RedirtyError):
@@ -32,6 +43,35 @@ class ThreadState:
     status: bytes
 
 
+def _fxsave(extended: bytes) -> bytes:
+    """The floating point registers, of extended ones; empty where there are none."""
+    if not extended:
+        return b""
+    return extended[:_FXSAVE_OWN_BYTES] + bytes(_FXSAVE_BYTES - _FXSAVE_OWN_BYTES)
+
+
+@dataclass(frozen=True)
+class States:
+    """The states of threads as they came: taken apart when the target runs again."""
+
+    table: list[list[int]]
+    data: bytes
+
+    def by_process(self) -> dict[int, list[ThreadState]]:
+        """The threads of each process, in the order in which they were stopped."""
+        found: dict[int, list[ThreadState]] = {}
+        at = 0
+        for pid, tid, *sizes in self.table:
+            ends = list(itertools.accumulate(sizes, initial=at))
+            parts = [self.data[a:b] for a, b in itertools.pairwise(ends)]
+            general, floating, extended, mask, stat, status = parts
+            floating = floating or _fxsave(extended)
+            thread = ThreadState(pid, tid, general, floating, extended, mask, stat, status)
+            found.setdefault(pid, []).append(thread)
+            at = ends[-1]
+        return found
+
+
 class Holding:
     """Started at once, so that no quiesce waits for it. holds: whether a target stands still by it."""
 
@@ -42,6 +82,8 @@ class Holding:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
+        with contextlib.suppress(OSError):  # else it waits for the reader now and then
+            theirs.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ANSWER_BYTES)
         self._process = start_beside("holder.py", theirs)
         self._link = ours
         self._in = ours.makefile("rb")
@@ -93,18 +135,20 @@ class Holding:
         self._send(0, {"op": "state"})
         self._asked = True
 
-    def states(self) -> list[ThreadState]:
+    def states(self) -> States:
         """Those. Errors: HoldError when one cannot be looked at; all run then."""
         self._asked = False
         table = self._answer()["threads"]
         assert isinstance(table, list)
-        found = []
+        total = sum(sum(row[2:]) for row in table)
         try:
-            for pid, tid, *sizes in table:
-                found.append(ThreadState(pid, tid, *(self._in.read(size) for size in sizes)))
+            data = self._in.read(total)
         except OSError as e:
             self._failed(e)
-        return found
+        if len(data) < total:
+            self.close()
+            raise HoldError("the process that holds targets ended, and the target runs on")
+        return States(table, data)
 
     def stop_machine(self, path: str, limit_s: float, wait_s: float) -> None:
         """Stops a QEMU's guest through its QMP socket, before its threads are stopped; it goes on when

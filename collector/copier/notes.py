@@ -49,26 +49,23 @@ class Seen:
     """What /proc said of a process while it stood still, as it came: notes are made of it later."""
 
     pid: int
-    threads: tuple[ThreadState, ...]
     auxv: bytes
     cmdline: bytes
     comm: bytes
     vmas: tuple[Vma, ...]
 
-    @property
-    def ns_pid(self) -> int:
-        """Its number in its own pid namespace."""
-        if not self.threads:
-            return self.pid
-        return int(_status(self.threads[0].status).get("NSpid", str(self.pid)).split()[-1])
 
-
-def see(pid: int, threads: Sequence[ThreadState], vmas: Sequence[Vma]) -> Seen:
-    """The rest. Errors: OSError when the process is gone."""
+def see(pid: int, vmas: Sequence[Vma]) -> Seen:
+    """Errors: OSError when the process is gone."""
     auxv, cmdline, comm = (
         Path(f"/proc/{pid}/{name}").read_bytes() for name in ("auxv", "cmdline", "comm")
     )
-    return Seen(pid, tuple(threads), auxv, cmdline, comm, tuple(vmas))
+    return Seen(pid, auxv, cmdline, comm, tuple(vmas))
+
+
+def ns_pid(pid: int, threads: Sequence[ThreadState]) -> int:
+    """A process's number in its own pid namespace."""
+    return int(_status(threads[0].status).get("NSpid", str(pid)).split()[-1]) if threads else pid
 
 
 def _timeval(ticks: str) -> tuple[int, int]:
@@ -88,8 +85,7 @@ def _prstatus(thread: ThreadState) -> bytes:
     return head + thread.registers + struct.pack("<i4x", bool(thread.floating))
 
 
-def _prpsinfo(seen: Seen) -> bytes:
-    first = seen.threads[0]
+def _prpsinfo(seen: Seen, first: ThreadState) -> bytes:
     stat, status = _fields(first.stat), _status(first.status)
     uid, gid = (int(status[name].split()[0]) for name in ("Uid", "Gid"))
     ppid, group, session = (int(stat[i]) for i in (1, 2, 3))
@@ -109,14 +105,14 @@ def _files(vmas: Sequence[Vma]) -> bytes:
     return head + table + names
 
 
-def notes_of(seen: Seen, own: PageSet) -> bytes:
+def notes_of(seen: Seen, threads: Sequence[ThreadState], own: PageSet) -> bytes:
     """The notes of a process: its first thread's, then what belongs to the process, then the other
     threads', as the kernel does it, and at last ours, of its own pages."""
     parts = []
-    for number, thread in enumerate(seen.threads):
+    for number, thread in enumerate(threads):
         parts.append(_note(b"CORE", _PRSTATUS, _prstatus(thread)))
         if number == 0:
-            parts.append(_note(b"CORE", _PRPSINFO, _prpsinfo(seen)))
+            parts.append(_note(b"CORE", _PRPSINFO, _prpsinfo(seen, thread)))
             parts.append(_note(b"CORE", _AUXV, seen.auxv))
             parts.append(_note(b"CORE", _FILE, _files(seen.vmas)))
         if thread.floating:

@@ -6,18 +6,19 @@ still pending, so that another pass can follow.
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from redirty.collector.arm.base import GoneError
-from redirty.collector.arm.holding import HoldError, Holding, ThreadState
+from redirty.collector.arm.holding import HoldError, Holding
 from redirty.collector.attach import abi
 from redirty.collector.copier.commit import PlacedProcess
 from redirty.collector.copier.digest import digest_of
 from redirty.collector.copier.engine import Counts, Engine, batches
-from redirty.collector.copier.notes import Seen, notes_of, see
+from redirty.collector.copier.notes import notes_of, ns_pid, see
 from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.state import State
 from redirty.collector.errors import RedirtyError
@@ -97,6 +98,9 @@ class Quiesce:
         Errors: QuiesceError, BrokenError, TargetEndedError, RedirtyError; the target runs in each case.
         """
         begun = time.monotonic()
+        # Looking for garbage can take longer than all that is done here.
+        collects = gc.isenabled()
+        gc.disable()
         try:
             deadline = begun + self._limit_s
             threads = self._stop()
@@ -108,7 +112,8 @@ class Quiesce:
             counts = self._engine.copy(
                 [(s, s.pending) for s in self._state.sources()], lambda: _in_time(deadline)
             )
-            seen = self._look(self._holding.states())
+            states = self._holding.states()
+            seen = {s.pid: see(s.pid, s.vmas) for s in self._state.spaces.values()}
             self._sink.flush()
             _in_time(deadline)
             copied = time.monotonic()
@@ -126,6 +131,9 @@ class Quiesce:
         finally:
             if self._holding.holds:
                 self._let_go()
+            if collects:
+                gc.enable()
+        threads_of = states.by_process()
         return Stopped(
             counts=counts,
             downtime_s=downtime_s,
@@ -134,9 +142,13 @@ class Quiesce:
             copy_s=copied - armed,
             verify_s=verified - copied,
             threads=threads,
-            ns_pids=tuple(seen[s.pid].ns_pid for s in self._state.spaces.values()),
+            ns_pids=tuple(ns_pid(p, threads_of.get(p, ())) for p in seen),
             uptime_s=time.clock_gettime(time.CLOCK_BOOTTIME) - (time.monotonic() - stopped),
-            processes=tuple(self._state.placed(lambda s: notes_of(seen[s.pid], s.have))),
+            processes=tuple(
+                self._state.placed(
+                    lambda s: notes_of(seen[s.pid], threads_of.get(s.pid, ()), s.have)
+                )
+            ),
             digests=digests,
         )
 
@@ -193,14 +205,6 @@ class Quiesce:
             if abi.tgid_of(number) == tgid:
                 living.setdefault(number, tgid)
         return living
-
-    def _look(self, states: Sequence[ThreadState]) -> dict[int, Seen]:
-        """What the notes are made of, by process."""
-        threads: dict[int, list[ThreadState]] = {}
-        for state in states:
-            threads.setdefault(state.pid, []).append(state)
-        spaces = self._state.spaces.values()
-        return {s.pid: see(s.pid, threads.get(s.pid, []), s.vmas) for s in spaces}
 
     def _compare(self) -> tuple[str, str]:
         self._holding.more(_VERIFY_S)

@@ -154,8 +154,9 @@ class State:
             self._sink.zero(source.number, *runs_of(numbers))
             source.sent.drop(numbers)
             source.have = source.have - gone
-        source.pending = ((source.pending | dirty) & wanted) | (wanted - source.have)
-        source.dirty = [dirty & wanted, *source.dirty[: _ROUNDS - 1]]
+        dirty = dirty & wanted
+        source.pending = (source.pending & wanted) | dirty | (wanted - source.have)
+        source.dirty = [dirty, *source.dirty[: _ROUNDS - 1]]
 
     def _bring_up_file(self, file: FileSource, dirty: PageSet, *, last: bool) -> None:
         try:
@@ -166,7 +167,8 @@ class State:
                 if not first:
                     dirty = dirty | wanted
             new = wanted - file.have
-            file.have = file.have | file.holes(new)
+            if len(new.keys):
+                file.have = file.have | file.holes(new)
         except OSError as e:
             log.info("cannot look at %s: %s", file.path, e)
             return

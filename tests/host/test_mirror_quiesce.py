@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redirty.collector.arm import holding as arm_holding
 from redirty.collector.arm.holding import HoldError, Holding
 
 from tests.host.condition import Condition, assert_released, task_fields, tracer_of
 from tests.host.mirrored import let_run, mirror_json
 from tests.host.running import Done, finish, run_redirty, start_redirty, wait_until
 from tests.workloads.driver import Checksum, Crowd, Writer
+
+ARM = str(Path(arm_holding.__file__).parent)
 
 pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(180)]
 
@@ -132,7 +136,7 @@ def test_a_hold_ends_with_its_time() -> None:
         holding = Holding()
         count = holding.stop([writer.pid], 0.2, 1)
         holding.ask_states()
-        states = holding.states()
+        states = holding.states().by_process()[writer.pid]
         assert [s.pid for s in states] == [writer.pid] * count and states[0].registers
         assert states[0].stat.startswith(f"{writer.pid} (".encode())
         assert tracer_of(writer.pid)
@@ -147,6 +151,33 @@ def test_a_hold_ends_with_its_time() -> None:
         with pytest.raises(HoldError):
             holding.stop_machine("/nonexistent", 1, 1)
         holding.close()
+
+
+_FLOATING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import holder, stopped
+thread = stopped.Thread(int(sys.argv[2]), holder.architecture(), 0)
+thread.interrupt(2)
+sys.stdout.buffer.write(holder.register_set(thread.tid, holder.NT_PRFPREG))
+thread.release()
+"""
+
+
+def test_floating_point_registers_are_as_the_kernel_tells_them() -> None:
+    """They are taken from the extended ones, which begin with them."""
+    with Crowd("threads", 3) as crowd:  # which sleeps
+        holding = Holding()
+        holding.stop([crowd.pid], 5, 1)
+        holding.ask_states()
+        threads = holding.states().by_process()[crowd.pid]
+        holding.release()
+        holding.close()
+        for thread in threads:
+            words = [sys.executable, "-I", "-c", _FLOATING, ARM, str(thread.tid)]
+            told = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout
+            assert len(told) > 0
+            assert thread.floating == told
 
 
 def test_one_that_is_debugged_is_left_alone(tmp_path: Path) -> None:
