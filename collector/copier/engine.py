@@ -19,14 +19,16 @@ from redirty.collector.copier.reading import PAGE, runs_of
 from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.sources import Source
 
-BATCH_PAGES = 256  # 1 MiB: read, looked at and sent while it is in the processor's cache
+BATCH_PAGES = (
+    768  # what a thread does for a batch, whatever its size, takes as long as reading 100 pages
+)
 _LEAST_PAGES = 16
 # A page that is read long before it can be sent is sent in vain when it is written meanwhile.
 _BATCH_S = 0.005
 _OWN_TIMES = 4  # but so many times what we need for a batch ourselves, or that would be the limit
-_REGIONS = 64  # whose page numbers are made at once
+_REGIONS = 256  # whose page numbers are made at once
 _WORKERS = 2  # beside the thread that sends
-_BUFFERS = 6
+_BUFFERS = 4
 _SETTLE_BATCHES = 256  # whose page numbers are kept, before they become bits
 
 Job = tuple[Source, PageSet]

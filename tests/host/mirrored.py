@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -136,10 +137,13 @@ def differences(pid: int, core: Path, *, skip: tuple[str, ...] = ()) -> tuple[li
                         for i in range(0, size, _PAGE)
                         if ours[i : i + _PAGE] != theirs[i : i + _PAGE]
                     ]
+                    pairs = [
+                        (at + i, ours[i : i + _PAGE], theirs[i : i + _PAGE]) for i in wrong[:5]
+                    ]
                     found += [
-                        f"{at + i:#x} {perms} {path}"
-                        for i in wrong[:5]
-                        if not _only_rseq(file, at + i, ours[i : i + _PAGE], theirs[i : i + _PAGE])
+                        f"{address:#x} {perms} {path} {_bytes_that_differ(a, b)}"
+                        for address, a, b in pairs
+                        if not _only_rseq(file, address, a, b)
                     ]
         segments = _merged((s.start, s.start + s.size) for s in file.segments)
         if segments != _merged(by_bounds) and not skip:
@@ -150,8 +154,15 @@ def differences(pid: int, core: Path, *, skip: tuple[str, ...] = ()) -> tuple[li
     return found, compared
 
 
-# where glibc has struct rseq, after the thread pointer (x86_64: in struct pthread), and its size
-_RSEQ, _RSEQ_BYTES = 0x9A0, 32
+def _bytes_that_differ(ours: bytes, theirs: bytes) -> str:
+    """From the first to the last one: where in the page, and both."""
+    wrong = [i for i in range(_PAGE) if ours[i] != theirs[i]]
+    part = slice(wrong[0], min(wrong[-1] + 1, wrong[0] + 64))
+    return f"{len(wrong)} at {wrong[0]:#x}: is {ours[part].hex()}, mirrored {theirs[part].hex()}"
+
+
+# where glibc has struct rseq, after the thread pointer: versions differ; and its size
+_RSEQ, _RSEQ_BYTES = ctypes.c_ssize_t.in_dll(ctypes.CDLL(None), "__rseq_offset").value, 32
 
 
 def _only_rseq(core: CoreFile, address: int, ours: bytes, theirs: bytes) -> bool:
