@@ -7,7 +7,6 @@ each is under its words, an error instead of one as "error".
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import io
 import json
@@ -18,7 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,11 @@ from tests.vm.mover import (
     ON_NODE_0,
     Mover,
     changes,
+    forked,
     killed,
     layout,
+    no_balancing,
+    rows,
     the_walker,
     there_and_back,
 )
@@ -63,19 +65,6 @@ def run(*words: object) -> tuple[int, str, str]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main.main(["pagetables", *map(str, words)])
     return code, out.getvalue(), err.getvalue()
-
-
-@contextlib.contextmanager
-def no_balancing() -> Iterator[None]:
-    """The kernel's NUMA balancing does not change entries meanwhile: it takes access away from whole ranges, to
-    see who touches them."""
-    switch = Path("/proc/sys/kernel/numa_balancing")
-    before = switch.read_text()
-    switch.write_text("0")
-    try:
-        yield
-    finally:
-        switch.write_text(before)
 
 
 def mapping(kind: str, mib: str, times: str) -> dict[str, Any]:
@@ -175,33 +164,6 @@ def written_back() -> dict[str, Any]:
     )  # nothing of it is cached
     memory = path.read_bytes()
     return {"moved": moved.moved, "wrong": wrong_pages(memory, 99), "pages": len(memory) // PAGE}
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    """Of a CSV file; pandas takes long to import here."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@contextlib.contextmanager
-def forked(words: list[str], stderr: Path) -> Iterator[int]:
-    """redirty in a process of its own, that need not import all of it again; ends with it."""
-    child = os.fork()
-    if child == 0:
-        with stderr.open("wb") as file:
-            os.dup2(file.fileno(), 2)
-        code = 1
-        try:
-            code = main.main(words)
-        finally:
-            os._exit(code)
-    try:
-        yield child
-    except BaseException:
-        os.kill(child, signal.SIGKILL)
-        raise
-    finally:
-        os.waitpid(child, 0)
 
 
 def watched() -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import ctypes
 import functools
 import os
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from redirty.collector.cli import main
 from redirty.collector.host import nodes as host_nodes
 from redirty.collector.host.smaps import Detailed, detailed
 from redirty.collector.movable import HUGE
@@ -153,3 +156,43 @@ def killed(
                 os.waitpid(pid, 0)
         look()
     return held, trouble
+
+
+@contextlib.contextmanager
+def no_balancing() -> Iterator[None]:
+    """The kernel's NUMA balancing does not change entries meanwhile: it takes access away from whole ranges, to
+    see who touches them."""
+    switch = Path("/proc/sys/kernel/numa_balancing")
+    before = switch.read_text()
+    switch.write_text("0")
+    try:
+        yield
+    finally:
+        switch.write_text(before)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Of a CSV file; pandas takes long to import here."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@contextlib.contextmanager
+def forked(words: list[str], stderr: Path) -> Iterator[int]:
+    """redirty in a process of its own, that need not import all of it again; ends with it."""
+    child = os.fork()
+    if child == 0:
+        with stderr.open("wb") as file:
+            os.dup2(file.fileno(), 2)
+        code = 1
+        try:
+            code = main.main(words)
+        finally:
+            os._exit(code)
+    try:
+        yield child
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        os.waitpid(child, 0)

@@ -1,0 +1,130 @@
+"""Where a receiver puts pages: stores, and the journals by which they go on after a kill."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redirty.collector.copier.image import FILE, SPACE, Image
+from redirty.collector.copier.journal import Journal
+from redirty.collector.copier.reading import PAGE
+from redirty.collector.copier.store import Store, StoreError
+from redirty.collector.errors import RedirtyError
+
+U = np.uint64
+
+
+# ---- stores ----
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.booleans(),
+            st.one_of(
+                st.integers(0, 40), st.integers((1 << 18) - 8, (1 << 18) + 8), st.just(1 << 40)
+            ),
+            st.integers(1, 12),
+        ),
+        max_size=25,
+    )
+)
+def test_a_store_has_what_was_put_in(steps: list[tuple[bool, int, int]]) -> None:
+    fd = os.memfd_create("store")
+    store, truth = Store(fd, 1 << 16), {}
+    for n, (write, first, length) in enumerate(steps):
+        runs = np.array([first], U), np.array([length], U)
+        if write:
+            for window in store.new_windows(*runs):
+                store.open_window(window)
+            data = bytes([n % 250 + 1]) * (length * PAGE)
+            store.write(*runs, memoryview(data))
+        else:
+            store.zero(*runs)
+        for page in range(first, first + length):
+            truth[page] = n % 250 + 1 if write else 0
+    filled = {p for w in store.windows for p in store.filled_pages(w).tolist()}
+    assert filled == {page for page, value in truth.items() if value}
+    for page in filled:
+        buffer = memoryview(bytearray(PAGE))
+        store.read_into(np.array([page], U), np.array([1], U), buffer)
+        assert bytes(buffer) == bytes([truth[page]]) * PAGE
+    again_opened = Store(os.dup(fd), 1 << 16, store.windows)
+    again_opened.find_filled()
+    found = {p for w in again_opened.windows for p in again_opened.filled_pages(w).tolist()}
+    assert found >= filled  # a file system may tell of more data than there is, never of less
+    again_opened.close()
+    store.close()
+
+
+def test_a_store_is_bounded() -> None:
+    store = Store(os.memfd_create("store"), 0)
+    with pytest.raises(StoreError):
+        store.new_windows(np.array([1 << 60], U), np.array([1], U))
+    many = np.arange(9000, dtype=U) << U(18)
+    with pytest.raises(StoreError):
+        store.new_windows(many, np.ones(9000, U))
+    store.close()
+
+
+# ---- journals ----
+
+
+def test_an_image_goes_on_after_a_kill(tmp_path: Path) -> None:
+    image = Image.create(tmp_path / "m", "s" * 16)
+    image.declare(1, SPACE)
+    image.declare(2, FILE)
+    one = np.array([5, 1 << 30], U), np.array([2, 1], U)
+    image.write(1, *one, memoryview(b"x" * (3 * PAGE)))
+    image.journal.done(7)
+    digest = image.digest()
+    image.close()
+    found = Image.resume(tmp_path / "m")
+    assert (found.done, found.session) == (7, "s" * 16)
+    assert found.kinds == {1: SPACE, 2: FILE}
+    assert found.digest() == digest
+    found.discard()
+    assert not (tmp_path / "m").exists()
+
+
+@settings(deadline=None, max_examples=50)
+@given(cut=st.integers(0, 28 * 4), damage=st.integers(0, 28 * 4 - 1))
+def test_a_journal_ends_at_the_first_bad_record(
+    cut: int, damage: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("journal")
+    journal = Journal.create(directory, "s" * 16)
+    journal.source(1, SPACE)
+    for number in (1, 2, 3):
+        journal.done(number)
+    journal.close()
+    data = bytearray(journal.path.read_bytes())
+    data[4096 + damage] ^= 0x55
+    journal.path.write_bytes(data[: 4096 + cut])
+    again_opened, found = Journal.open(directory)
+    again_opened.close()
+    whole = min(cut // 28, damage // 28)
+    assert found.done == max(whole - 1, 0)
+
+
+def test_a_journal_of_another_boot_is_refused(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path, "s" * 16)
+    journal.close()
+    data = journal.path.read_bytes()
+    at = data.index(b'"boot": "') + 9
+    journal.path.write_bytes(data[:at] + b"00000000" + data[at + 8 :])
+    with pytest.raises(RedirtyError, match="before this machine was started"):
+        Journal.open(tmp_path)
+
+
+def test_a_commit_is_not_gone_on_with(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path, "s" * 16)
+    journal.end()
+    journal.close()
+    with pytest.raises(RedirtyError, match="commit"):
+        Journal.open(tmp_path)
