@@ -10,6 +10,7 @@ from redirty.collector.errors import one_line
 from redirty.collector.units import show_bytes, show_pages, show_time
 from redirty.tui.drawing.charts import LABEL, bars, heat_rows, stretch
 from redirty.tui.drawing.parts import Row, cell, clipped, told, width_of, wrapped
+from redirty.tui.reading.cost import Cost
 from redirty.tui.reading.history import MEAN, Series
 from redirty.tui.reading.snapshot import State, TargetSnapshot
 
@@ -88,21 +89,19 @@ def _rates(s: TargetSnapshot) -> Row:
 
 def beneath(s: TargetSnapshot, width: int) -> list[Row]:
     """What follows the heading where it is known: what tracing costs, where page tables are."""
-    rows = [_cost(s, width)] if s.cost is not None else []
+    rows = [_cost(s.cost, s.note, width)] if s.cost is not None else []
     if s.tables is not None:
         rows.append(clipped([(s.tables.said(), "dim")], width))
     return rows
 
 
-def _cost(s: TargetSnapshot, width: int) -> Row:
-    if s.cost is None:
-        return []
-    row: Row = [(s.cost.said(), "warn" if s.cost.too_much else "dim")]
-    if s.note:  # that matters more where there is no room for both
+def _cost(cost: Cost, note: str, width: int) -> Row:
+    row: Row = [(cost.said(), "warn" if cost.too_much else "dim")]
+    if note:  # that matters more where there is no room for both
         row = (
-            [(s.note, "warn"), ("; ", "dim"), *row]
+            [(note, "warn"), ("; ", "dim"), *row]
             if width < _BOTH
-            else [*row, (f"; {s.note}", "warn")]
+            else [*row, (f"; {note}", "warn")]
         )
     return clipped(row, width)
 
