@@ -21,7 +21,7 @@ def registered_kib(pid: int, mappings: Mappings) -> int:
     mappings: of the process; without rings among them its descriptors are not looked at. (A
     ring in memory that the process brought, IORING_SETUP_NO_MMAP, is not among them.)
     """
-    if not any(m.path == _RINGS for m in mappings.items):
+    if _RINGS not in mappings.paths:
         return 0
     total = 0
     try:

@@ -85,6 +85,11 @@ class Mappings:
     # Asked in every round, and a process may have 65,530 mappings: which of them, by number.
 
     @cached_property
+    def paths(self) -> frozenset[str]:
+        """All names there are; of anonymous memory the empty one."""
+        return frozenset(m.path for m in self.items)
+
+    @cached_property
     def _private_file(self) -> list[int]:
         return [i for i, m in enumerate(self.items) if m.mapping_class == FILE_PRIVATE]
 
