@@ -1,5 +1,7 @@
 """The one family of errors that users see: one line (what, why, what to do), an exit code."""
 
+import errno
+
 
 class RedirtyError(Exception):
     """It could not be done. The message is one line for a person."""
@@ -23,10 +25,12 @@ class TargetEndedError(RedirtyError):
     exit_code = 3
 
 
+OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What an OSError says of this process, and not of the one that was looked at."""
+
+
 def why(error: OSError) -> str:
     """The kernel's reason, as a phrase: 'Operation not permitted (EPERM)'."""
-    import errno
-
     if error.errno is None:
         return str(error)
     name = errno.errorcode.get(error.errno, str(error.errno))

@@ -13,7 +13,13 @@ from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.attach import abi
 from redirty.collector.attach.tracer import Tracer
-from redirty.collector.errors import NoProcessError, TargetEndedError
+from redirty.collector.errors import (
+    OURS,
+    NoProcessError,
+    RedirtyError,
+    TargetEndedError,
+    why,
+)
 from redirty.collector.host.process import Process, lives
 from redirty.collector.host.targets import TargetSet
 from redirty.collector.space import Space
@@ -66,9 +72,11 @@ class Members:
                 armed.close()
             self._give_slot_back(process, number, slot)
             process.close()
-            if isinstance(e, OSError):  # its files in /proc went away
-                raise GoneError from None
-            raise
+            if not isinstance(e, OSError):
+                raise
+            if e.errno in OURS:
+                raise RedirtyError(f"cannot look at process {pid}: {why(e)}") from None
+            raise GoneError from None  # its files in /proc went away
         self.spaces[number] = space
         return space
 

@@ -246,7 +246,18 @@ class Holder:
 
 
 def serve(link: socket.socket) -> None:
+    """Until the collector is gone; whatever happens, all are let go of, a QEMU's guest too."""
     holder = Holder()
+    try:
+        serve_with(holder, link)
+    except OSError:
+        pass  # it was killed with an answer unread, or hangs
+    finally:
+        holder.release(stay=False)
+
+
+def serve_with(holder: Holder, link: socket.socket) -> None:
+    """Errors: OSError when the collector does not listen any more."""
     data = b""
     while True:
         left = max(holder.until - time.monotonic(), 0) if holder.holds else None
@@ -255,7 +266,7 @@ def serve(link: socket.socket) -> None:
             continue
         part = link.recv(65536)
         if not part:
-            break
+            return
         data += part
         while b"\n" in data:
             line, _, data = data.partition(b"\n")
@@ -268,13 +279,12 @@ def serve(link: socket.socket) -> None:
                 answer = {"ok": False, "errno": code, "why": str(e)}
             except Exception as e:  # whatever it is: an answer, or the collector would wait for one
                 answer = {"ok": False, "errno": errno.EIO, "why": f"{type(e).__name__}: {e}"}
-            try:
-                link.sendall(json.dumps(answer).encode() + b"\n" + blob)
-            except OSError:
-                break
+            # An answer that nobody reads does not keep anybody held.
+            link.settimeout(max(holder.until - time.monotonic(), 0.001) if holder.holds else None)
+            link.sendall(json.dumps(answer).encode() + b"\n" + blob)
+            link.settimeout(None)
             if holder.done_for:
                 return
-    holder.release(stay=False)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """One thread of a target, stopped by ptrace(2): its registers and signal mask, a system call in it.
 
-Used by the injector only, which runs with Python's bare library, as this module does.
+Used by the injector and the holder, which run with Python's bare library, as this module does.
 Sources: ptrace(2), rseq(2); kernel/ptrace.c, kernel/rseq.c.
 """
 

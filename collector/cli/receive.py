@@ -48,7 +48,9 @@ def run(options: argparse.Namespace) -> int:
     from redirty.collector.copier.door import Door, parse_address
     from redirty.collector.copier.owner import is_loopback
     from redirty.collector.copier.receiver import Receiver, decompress
+    from redirty.collector.memory import open_as_many_files_as_may_be
 
+    open_as_many_files_as_may_be()  # each file that the target maps is one here
     address = parse_address(options.listen)
     if address is None:
         raise UsageError(f"--listen takes HOST:PORT: {options.listen}")
@@ -141,7 +143,7 @@ def _serve(receiver: Receiver, door: Door, wait_s: float) -> None:
             receiver.serve(stream)
         except (LostError, FrameError) as e:
             print(f"redirty: the connection ended: {e}", file=sys.stderr, flush=True)
-            newer = stream.newer
+            newer = stream.newer()
         finally:
             stream.close()
         until = time.monotonic() + wait_s

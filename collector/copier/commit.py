@@ -42,6 +42,7 @@ class PlacedMapping:
         if (
             not 0 <= self.first < self.end <= _MOST_ADDRESS >> PAGE_SHIFT
             or not 0 <= self.offset < MOST_PAGE
+            or len(self.perms) != 4
         ):
             raise ValueError("a mapping that cannot be")
 
@@ -54,7 +55,7 @@ class PlacedMapping:
         """Errors: ValueError, TypeError."""
         first, end, perms, path, source, offset = fields
         behind = None if source is None else int(source)
-        return cls(int(first), int(end), str(perms)[:4], str(path), behind, int(offset))
+        return cls(int(first), int(end), str(perms), str(path), behind, int(offset))
 
 
 @dataclass(frozen=True)

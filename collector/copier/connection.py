@@ -19,6 +19,7 @@ from redirty.collector.copier import frames
 from redirty.collector.copier.commit import PlacedProcess
 from redirty.collector.copier.frames import FrameError
 from redirty.collector.copier.image import FILE
+from redirty.collector.copier.owner import require_own
 from redirty.collector.copier.pace import Pace
 from redirty.collector.copier.sink import BrokenError
 from redirty.collector.errors import RedirtyError, why
@@ -77,6 +78,9 @@ class NetworkSink:
         try:
             self._raw(frames.head(frames.HELLO, payload=len(hello)) + hello)
             answer: dict[str, Any] = json.loads(self._wait_answer(_STALL_S))
+            if not isinstance(self._socket, ssl.SSLSocket):
+                # Only now: the kernel knows whose a connection is when it was accepted.
+                require_own(self._socket)
             return int(answer["done"])
         except BaseException:
             self._drop()
@@ -293,7 +297,7 @@ class NetworkSink:
     def close(self) -> None:
         """See Sink."""
         if self._socket is not None and not self._ended:
-            with contextlib.suppress(BrokenError):
+            with contextlib.suppress(BrokenError, RedirtyError):
                 self.deadline = time.monotonic() + 1.0
                 self._raw(frames.head(frames.ABANDON))
         self._drop()

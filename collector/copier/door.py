@@ -8,6 +8,8 @@ import re
 import select
 import socket
 import ssl
+import threading
+from collections.abc import Sequence
 
 from redirty.collector.copier import pairing
 from redirty.collector.copier.owner import is_loopback, require_own
@@ -18,6 +20,8 @@ log = logging.getLogger(__name__)
 
 _UNSENT_BYTES = 256 << 10
 _HANDSHAKE_S = 10.0
+_GREETING_S = 3.0  # for a stranger at the door
+_GREETING_LOOK_S = 0.05
 _ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^/\[\]:]+)):(\d{1,5})")
 
 
@@ -89,11 +93,11 @@ class Door:
 
     def accept(self, timeout_s: float) -> socket.socket | None:
         """One who may come in, or None."""
-        if not select.select([self._listener], [], [], timeout_s)[0]:
+        if not _ready([self._listener], timeout_s):
             return None
         connection, address = self._listener.accept()
         try:
-            connection.settimeout(_HANDSHAKE_S)
+            connection.settimeout(_GREETING_S)
             _tune(connection)
             if self._context is None:
                 require_own(connection)
@@ -110,26 +114,56 @@ class Door:
         self._listener.close()
 
 
+class _Knock:
+    """Somebody at the door while a mirror goes on: greeted in a thread, as a stranger may say nothing."""
+
+    def __init__(self, door: Door) -> None:
+        self._found: socket.socket | None = None
+        self._thread = threading.Thread(target=self._greet, args=(door,), daemon=True)
+        self._thread.start()
+
+    def _greet(self, door: Door) -> None:
+        self._found = door.accept(0)
+
+    def over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> socket.socket | None:
+        """Waits for it."""
+        self._thread.join()
+        return self._found
+
+
 class Guarded:
     """A connection that gives way when its sender comes anew: the old one may be cut without a word."""
 
     def __init__(self, connection: socket.socket, door: Door) -> None:
         self._connection, self._door = connection, door
-        self.newer: socket.socket | None = None
+        self._knock: _Knock | None = None
 
     def recv_into(self, buffer: memoryview, /) -> int:
         """See receiver.Stream."""
         connection = self._connection
         while not (isinstance(connection, ssl.SSLSocket) and connection.pending()):
-            ready = select.select([connection.fileno(), self._door.fileno()], [], [])[0]
-            if self._door.fileno() in ready:
-                self.newer = self._door.accept(0)
-                if self.newer is not None:
+            if self._knock is not None and self._knock.over():
+                if self._knock.result() is not None:
                     raise LostError("its sender connected anew")
+                self._knock = None
+            if self._knock is None:
+                ready = _ready([connection, self._door], None)
+            else:
+                ready = _ready([connection], _GREETING_LOOK_S)
+            if self._door.fileno() in ready:
+                self._knock = _Knock(self._door)
             if connection.fileno() in ready:
                 break
         connection.settimeout(30.0)
         return connection.recv_into(buffer)
+
+    def newer(self) -> socket.socket | None:
+        """Who came instead, also one who is still being greeted; the caller's from now on."""
+        knock, self._knock = self._knock, None
+        return None if knock is None else knock.result()
 
     def sendall(self, data: bytes, /) -> None:
         """See receiver.Stream."""
@@ -140,3 +174,12 @@ class Guarded:
         """The old connection."""
         with contextlib.suppress(OSError):
             self._connection.close()
+
+
+def _ready(waited_for: Sequence[socket.socket | Door], timeout_s: float | None) -> set[int]:
+    """Descriptors that there is something to read from. With poll: there may be more open files than
+    select can tell of."""
+    poll = select.poll()
+    for each in waited_for:
+        poll.register(each.fileno(), select.POLLIN)
+    return {fd for fd, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)}

@@ -21,7 +21,7 @@ from redirty.collector.copier.sink import BrokenError, Sink
 from redirty.collector.copier.state import State
 from redirty.collector.copier.summary import information_of
 from redirty.collector.copier.wish import Listener, PassDone, Wish
-from redirty.collector.errors import RedirtyError
+from redirty.collector.errors import RedirtyError, why
 from redirty.collector.rounds import Recorder
 
 TRIES = 4
@@ -60,9 +60,11 @@ class Ending:
         state, sink = self._state, self._sink
         goal = self._wish.goals.downtime_s
         limit = None if goal is None else 2 * goal
-        state.doubtful = mapped_outside(
-            {s.pid for s in state.spaces.values()}, state.files.by_key.values()
-        )
+        members = {s.pid for s in state.spaces.values()}
+        try:
+            state.doubtful = mapped_outside(members, state.files.by_key.values())
+        except OSError as e:
+            raise RedirtyError(f"cannot look for who else maps its memory: {why(e)}") from None
         if self._wish.network is not None:
             self._wish.network.require_own(set(living(self._recorder).values()))
         if self._wish.qmp is not None:

@@ -19,9 +19,8 @@ from redirty.collector.copier.reading import PAGE, runs_of
 from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.sources import Source
 
-BATCH_PAGES = (
-    768  # what a thread does for a batch, whatever its size, takes as long as reading 100 pages
-)
+# What is done for a batch, whatever its size, takes as long as reading 100 pages.
+BATCH_PAGES = 768
 _LEAST_PAGES = 16
 # A page that is read long before it can be sent is sent in vain when it is written meanwhile.
 _BATCH_S = 0.005

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from redirty.collector.bitmap import U64
-from redirty.collector.copier.engine import BATCH_PAGES
-from redirty.collector.copier.reading import PAGE
 from redirty.collector.copier.store import MOST_PAGE, WINDOW_PAGES
 
 VERSION = 1
@@ -26,7 +24,7 @@ WELCOME, ACK, ANSWER, ERROR = range(32, 36)  # to the sender
 COMPRESSED = 1  # a flag of PAGES
 
 MOST_RUNS = 4096
-MOST_PAYLOAD = BATCH_PAGES * PAGE + (64 << 10)
+MOST_PAYLOAD = (4 << 20) + (64 << 10)
 MOST_PARTS = 64 << 20  # bytes of mappings and notes
 
 

@@ -119,7 +119,8 @@ class Image:
         self.close()
         self.journal.remove()
         with contextlib.suppress(OSError):
-            for path in [*names, *self.directory.glob("memory*.core")]:
+            told = self.directory / "mirror.json"  # first: without it what is left is no mirror
+            for path in [told, *names, *self.directory.glob("memory*.core")]:
                 path.unlink(missing_ok=True)
             self.directory.rmdir()
 

@@ -93,6 +93,13 @@ class LayoutFile:
             self._text = text
         return self._vmas
 
+    def there(self) -> bool:
+        """Whether this memory is still there."""
+        try:
+            return bool(os.pread(self._fd, 1, 0))
+        except ProcessLookupError:
+            return False
+
     def close(self) -> None:
         """Lets go of the process's memory."""
         os.close(self._fd)

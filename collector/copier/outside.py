@@ -7,18 +7,22 @@ from collections.abc import Collection, Iterable
 
 from redirty.collector.copier.layout import Key
 from redirty.collector.copier.sources import FileSource
+from redirty.collector.errors import OURS
 from redirty.collector.sharers import objects_of
 
 
 def mapped_outside(members: Collection[int], files: Iterable[FileSource]) -> set[Key]:
-    """Keys of those that some other process maps for writing now."""
+    """Keys of those that some other process maps for writing now. Errors: OSError when this process may
+    not open more files."""
     ours = {file.key for file in files}
     found: set[Key] = set()
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and int(entry.name) not in members:
             try:
                 theirs = objects_of(int(entry.name))
-            except OSError:
+            except OSError as e:
+                if e.errno in OURS:
+                    raise
                 continue
             found |= {key for key, what in theirs.items() if what.writable and key in ours}
     return found

@@ -113,6 +113,8 @@ class Quiesce:
                 [(s, s.pending) for s in self._state.sources()], lambda: _in_time(deadline)
             )
             states = self._holding.states()
+            if not all(s.there() for s in self._state.spaces.values()):
+                raise GoneError  # killed: what was read of it then is nothing
             seen = {s.pid: see(s.pid, s.vmas) for s in self._state.spaces.values()}
             self._sink.flush()
             _in_time(deadline)

@@ -212,7 +212,7 @@ class Receiver:
             reserved = {"state", "cores"} & information.keys()
             if reserved or not 0 <= machine < 1 << 16:
                 raise ValueError("what only a receiver says")
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as e:
             raise FrameError(f"mappings that are none: {e}") from None
         commit(self.image, processes, machine, information)
         self.committed = True

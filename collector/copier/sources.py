@@ -29,6 +29,7 @@ from redirty.collector.copier.layout import (
 )
 from redirty.collector.copier.own import OwnPages
 from redirty.collector.copier.reading import PAGE, Bools, Reader, read_file
+from redirty.collector.errors import OURS
 from redirty.collector.host.mappings import Mappings
 
 _VDSO = "[vdso]"
@@ -94,6 +95,10 @@ class SpaceSource:
         if part is not None:
             found = inside(found, part)
         self.before, self.vmas = self.vmas, found
+
+    def there(self) -> bool:
+        """Whether this memory is still there: a process that is killed has none, also while it is held."""
+        return self._layout.there()
 
     def wanted(self) -> PageSet:
         """The own pages it has now. Errors: arm.base.GoneError."""
@@ -265,7 +270,7 @@ class Files:
             except OSError as e:
                 if e.errno in (errno.ENOENT, errno.ESRCH):
                     return  # unmapped since the list was read
-                if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                if e.errno in OURS:
                     raise
                 self._unreadable.add(key)
                 space.direct.append(vma)

@@ -19,7 +19,7 @@ from redirty.collector.copier.layout import Key, pages_of
 from redirty.collector.copier.reading import PAGE, runs_of
 from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.sources import Files, FileSource, Source, SpaceSource
-from redirty.collector.errors import RedirtyError, why
+from redirty.collector.errors import OURS, RedirtyError, why
 from redirty.collector.host.mappings import Mappings
 from redirty.collector.rounds import Round
 
@@ -135,7 +135,9 @@ class State:
             if number not in self.spaces:
                 try:
                     space = SpaceSource(next(self._numbers), pid, scan=self._scan)
-                except OSError:
+                except OSError as e:
+                    if e.errno in OURS:
+                        raise
                     continue  # it ended meanwhile
                 self._sink.declare(space.number, SPACE)
                 self.spaces[number] = space
@@ -225,7 +227,7 @@ class State:
         ]
 
     def placed(self, notes: Callable[[SpaceSource], bytes]) -> Sequence[PlacedProcess]:
-        """Where everything belongs. Errors: OSError when a process is gone."""
+        """Where everything belongs."""
         return [self._place(space, notes(space)) for space in self.spaces.values()]
 
     def _place(self, space: SpaceSource, notes: bytes) -> PlacedProcess:

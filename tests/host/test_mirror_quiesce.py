@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 import pytest
 from redirty.collector.arm import holding as arm_holding
 from redirty.collector.arm.holding import HoldError, Holding
+from redirty.collector.copier.sources import SpaceSource
 
 from tests.host.condition import Condition, assert_released, task_fields, tracer_of
 from tests.host.mirrored import let_run, mirror_json
@@ -151,6 +155,74 @@ def test_a_hold_ends_with_its_time() -> None:
         with pytest.raises(HoldError):
             holding.stop_machine("/nonexistent", 1, 1)
         holding.close()
+
+
+def test_a_hold_ends_with_its_time_though_nobody_reads_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer is larger than the socket takes, as of thousands of threads."""
+    monkeypatch.setattr(arm_holding, "_ANSWER_BYTES", 4096)
+    with Crowd("threads", 100) as crowd:
+        holding = Holding()
+        holding.stop([crowd.pid], 0.5, 5)
+        holding.ask_states()
+        wait_until(lambda: not tracer_of(crowd.pid), 20, "the end of the hold")
+        with pytest.raises(HoldError, match="ended, and the target runs on"):
+            holding.states()
+
+
+@pytest.mark.parametrize("when", ["not asked", "not read", "read"])
+def test_a_guest_goes_on_when_redirty_is_killed(when: str, tmp_path: Path) -> None:
+    """With the states of its threads asked for and not read yet, too."""
+    told: list[str] = []
+    with Crowd("threads", 3) as crowd, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "qmp"))
+        listener.listen()
+        thread = threading.Thread(target=_as_qemu, args=(listener, told))
+        thread.start()
+        child = os.fork()
+        if child == 0:
+            holding = Holding()
+            holding.stop_machine(str(tmp_path / "qmp"), 30, 5)
+            holding.stop([crowd.pid], 30, 5)
+            if when != "not asked":
+                holding.ask_states()
+            if when == "read":
+                holding.states()
+            else:
+                time.sleep(0.3)  # for the answer
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        thread.join(30)
+        assert not thread.is_alive()
+        assert told[-1] == "cont", told
+        wait_until(lambda: not tracer_of(crowd.pid), 20, "its threads run")
+
+
+def _as_qemu(listener: socket.socket, told: list[str]) -> None:
+    """Says yes to everything, of one connection."""
+    connection, _ = listener.accept()
+    with connection, connection.makefile("rb") as lines:
+        connection.sendall(b'{"QMP": {}}\n')
+        for line in lines:
+            command = json.loads(line)["execute"]
+            told.append(command)
+            answer = {"running": True} if command == "query-status" else {}
+            connection.sendall(json.dumps({"return": answer}).encode() + b"\n")
+
+
+def test_memory_of_one_that_is_killed_while_it_is_held_is_not_there() -> None:
+    """It stays a zombie until it is let go of, and reading it gives nothing."""
+    with Crowd("threads", 3) as crowd:
+        source = SpaceSource(1, crowd.pid, scan=True)
+        holding = Holding()
+        holding.stop([crowd.pid], 30, 5)
+        assert source.there()
+        os.kill(crowd.pid, signal.SIGKILL)
+        wait_until(lambda: not source.there(), 20, "the end of its memory")
+        assert Path(f"/proc/{crowd.pid}").exists()
+        holding.close()
+        source.close()
 
 
 _FLOATING = """

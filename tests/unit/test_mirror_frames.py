@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redirty.collector.bitmap import U64
 from redirty.collector.copier import frames
@@ -190,11 +190,15 @@ WORDS = st.recursive(
 
 
 @SLOW
+@example([], float("inf"))
+@example([[1, 2, "", "", None, 0]], None)
+@example([[1, 2, "r", "", None, 0]], None)
 @given(WORDS, WORDS)
 def test_layouts_that_are_none(mappings: object, process: object) -> None:
     for processes in (
         mappings,
         [process],
+        [{"pid": process, "source": 1, "zero": [], "mappings": []}],
         [{"pid": 1, "source": 1, "zero": [], "mappings": mappings}],
         [{"pid": 1, "source": 1, "zero": process, "mappings": []}],
         [{"pid": 1, "source": 1, "zero": [], "mappings": [[1, 2, "r--p", "", process, 0]]}],
