@@ -134,6 +134,7 @@ def test_a_screen_that_is_killed_leaves_the_target_alone(tmp_path: Path, writer:
     with Terminal([REDIRTY, "top", "-p", writer.pid, "500ms"], tmp_path) as terminal:
         terminal.wait("round 1")
         mirror_slowly(terminal, to)
+        terminal.wait("copying, pass 1")
         terminal.wait("% of ")
         assert len(mirrors(to)) == 1
         os.kill(programs(tmp_path)[1], signal.SIGKILL)
