@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from redirty.collector.copier.wish import Going, PassDone
     from redirty.collector.rounds import Round
 
+_MOST_PASSES = 1000  # while it goes on, all of them are foretold again and again
+
 _EPILOG = """\
 All memory is copied while the target runs, then again and again what it wrote meanwhile. When what is
 left can be copied within the downtime asked for, the target is stopped for it, and runs again. If that
@@ -57,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     goals.add_argument("--deadline", metavar="TIME", help="when all is to be done")
     goals.add_argument(
-        "--passes", type=int, metavar="N", help="stop it after so many passes, whatever is left"
+        "--passes", type=int, metavar="N", help="stop it after so many passes (at most 1000), whatever is left"
     )
     parser.add_argument("--bandwidth", metavar="RATE", help="send no faster: 1Gbit, 100MiB")
     parser.add_argument(
@@ -105,8 +107,8 @@ def run(options: argparse.Namespace) -> int:
     """Mirrors."""
     from redirty.collector.copier.decide import Goals
 
-    if options.passes is not None and options.passes < 1:
-        raise UsageError(f"a number of passes is 1 or more: {options.passes}")
+    if options.passes is not None and not 1 <= options.passes <= _MOST_PASSES:
+        raise UsageError(f"a number of passes is 1 to {_MOST_PASSES}: {options.passes}")
     deadline_s = None if options.deadline is None else _positive("deadline", options.deadline)
     downtime_s: float | None = 0.2
     if options.downtime is not None:

@@ -138,6 +138,15 @@ def test_arguments_that_make_no_sense(
     assert not (tmp_path / "rec").exists()
 
 
+@pytest.mark.parametrize("passes", ["0", "-1", "1001", "9" * 30])
+def test_passes_of_a_mirror_are_so_many_as_can_be_foretold(
+    passes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["mirror", "-p", "1", "--to", str(tmp_path / "m"), f"--passes={passes}"]
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err == f"redirty: a number of passes is 1 to 1000: {int(passes)}\n"
+
+
 @pytest.mark.parametrize(("interval", "seconds"), [(".1", 0.1), (".5s", 0.5), ("1.", 1.0)])
 def test_a_number_may_begin_or_end_with_its_point(
     interval: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
