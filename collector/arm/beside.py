@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from redirty.collector.host.process import HELPERS
+
 _PYTHON: str = getattr(sys, "_base_executable", None) or sys.executable
 _RUN = (
     "import os; p = os.environ['ARM_SCRIPT']; "
@@ -30,4 +32,11 @@ def start_beside(script: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
     )
     theirs.close()
+    HELPERS.add(process.pid)
     return process
+
+
+def end_of(process: subprocess.Popen[bytes]) -> None:
+    """Waits for it; its number may be another process's from then on."""
+    process.wait()
+    HELPERS.discard(process.pid)

@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 from typing import NoReturn
 
-from redirty.collector.arm.beside import start_beside
+from redirty.collector.arm.beside import end_of, start_beside
 from redirty.collector.errors import RedirtyError
 
 _SPARE_S = 5.0  # for an answer that should come at once
@@ -185,4 +185,4 @@ class Holding:
         self.holds = self._asked = False
         self._in.close()
         self._link.close()
-        self._process.wait()
+        end_of(self._process)

@@ -9,7 +9,7 @@ import subprocess
 
 from redirty.collector import capabilities
 from redirty.collector.arm.base import ArmError, GoneError
-from redirty.collector.arm.beside import start_beside
+from redirty.collector.arm.beside import end_of, start_beside
 
 _ANSWER_TIMEOUT_S = 40.0
 _ANSWER_BYTES = 1 << 17
@@ -118,5 +118,5 @@ class Injector:
             self._link.close()
             self._link = None
         if self._process is not None:
-            self._process.wait()
+            end_of(self._process)
             self._process = None

@@ -23,11 +23,13 @@ from redirty.collector.units import (
 if TYPE_CHECKING:
     from redirty.collector.copier.decide import Decision
     from redirty.collector.copier.network import Network
+    from redirty.collector.copier.pace import Pace
     from redirty.collector.copier.sink import Sink
     from redirty.collector.copier.state import State
     from redirty.collector.copier.wish import Going, PassDone
     from redirty.collector.rounds import Round
 
+_LONGEST_S = 30 * 86400.0
 _MOST_PASSES = 1000  # while it goes on, all of them are foretold again and again
 
 _EPILOG = """\
@@ -59,7 +61,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     goals.add_argument("--deadline", metavar="TIME", help="when all is to be done")
     goals.add_argument(
-        "--passes", type=int, metavar="N", help="stop it after so many passes (at most 1000), whatever is left"
+        "--passes",
+        type=int,
+        metavar="N",
+        help="stop it after so many passes (at most 1000), whatever is left",
     )
     parser.add_argument("--bandwidth", metavar="RATE", help="send no faster: 1Gbit, 100MiB")
     parser.add_argument(
@@ -117,12 +122,16 @@ def run(options: argparse.Namespace) -> int:
         downtime_s = None
     goals = Goals(downtime_s, deadline_s, options.passes)
     bandwidth = None if options.bandwidth is None else parse_rate(options.bandwidth)
+    if options.qmp is not None and not Path(options.qmp).is_socket():
+        raise UsageError(f"--qmp takes the socket of QEMU's -qmp: {options.qmp} is none")
     network = _network(options)
     from redirty.collector.arm.choose import require_root
     from redirty.collector.copier.mirroring import Mirroring
+    from redirty.collector.copier.pace import Pace
     from redirty.collector.copier.wish import Wish
 
-    open_sink = _destination(options, bandwidth)
+    pace = Pace(bandwidth)
+    open_sink = _destination(options, pace)
     require_root()
     wish = Wish(
         target=target_of(options),
@@ -140,12 +149,17 @@ def run(options: argparse.Namespace) -> int:
 
     progress = Lines() if options.json_lines else Progress(quiet=options.quiet)
     mirroring = Mirroring(wish, open_sink, progress)
+    pace.check = mirroring.check
     if isinstance(progress, Lines):
         progress.of = mirroring
     try:
         information = mirroring.run()
         if isinstance(progress, Lines):
             progress.done(information)
+    except RedirtyError as e:
+        if isinstance(progress, Lines):
+            progress.failed(str(e))
+        raise
     finally:
         progress.end()
     if options.json_lines:
@@ -190,13 +204,14 @@ def _positive(name: str, text: str) -> float:
     seconds = parse_time(text)
     if seconds <= 0:
         raise UsageError(f"a {name} is more than 0: {text}")
+    if seconds > _LONGEST_S:
+        raise UsageError(f"a {name} is at most {show_time(_LONGEST_S)}: {text}")
     return seconds
 
 
-def _destination(options: argparse.Namespace, bandwidth: float | None) -> Callable[[], Sink]:
+def _destination(options: argparse.Namespace, pace: Pace) -> Callable[[], Sink]:
     """What opens the other end. Errors: RedirtyError when it cannot be."""
     from redirty.collector.copier.door import connect, parse_address
-    from redirty.collector.copier.pace import Pace
     from redirty.collector.export.files import require_new
 
     patience_s = _positive("patience", options.patience)
@@ -216,7 +231,7 @@ def _destination(options: argparse.Namespace, bandwidth: float | None) -> Callab
         from redirty.collector.copier.image import Image
         from redirty.collector.copier.sink import LocalSink
 
-        return LocalSink(Image.create(directory, secrets.token_hex(16)), Pace(bandwidth))
+        return LocalSink(Image.create(directory, secrets.token_hex(16)), pace)
 
     def remote() -> Sink:
         from redirty.collector.copier.connection import NetworkSink
@@ -224,11 +239,15 @@ def _destination(options: argparse.Namespace, bandwidth: float | None) -> Callab
 
         assert address is not None
         try:
-            return NetworkSink(lambda: connect(*address, code), Pace(bandwidth), patience_s)
-        except (OSError, BrokenError) as e:
-            reason = why(e) if isinstance(e, OSError) else str(e)
+            return NetworkSink(lambda: connect(*address, code), pace, patience_s)
+        except OSError as e:
+            code_too = " (and does it ask for a code? --code-file)" if code is None else ""
             raise RedirtyError(
-                f"cannot reach {options.to}: {reason}; is redirty receive running there?"
+                f"cannot reach {options.to}: {why(e)}; is redirty receive running there?{code_too}"
+            ) from None
+        except BrokenError as e:
+            raise RedirtyError(
+                f"{options.to} does not take the mirror: {e}; redirty receive says there why"
             ) from None
 
     return local if address is None else remote

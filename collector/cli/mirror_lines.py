@@ -84,6 +84,10 @@ class Lines:
         """The mirror is there."""
         self._line("done", mirror=information)
 
+    def failed(self, why: str) -> None:
+        """There is no mirror."""
+        self._line("failed", why=why)
+
     def end(self) -> None:
         """Nothing comes any more."""
         self._over.set()

@@ -58,11 +58,12 @@ def run(options: argparse.Namespace) -> int:
     directory = Path(options.to)
     image = _begun(directory)
     code = None
-    if options.code_file or not is_loopback(address[0]):
+    if options.code_file or not (address[0] == "localhost" or is_loopback(address[0])):
         code = _code(options.code_file)
     door = Door(*address, code)
     signal.signal(signal.SIGTERM, _interrupt)
-    print(f"redirty: listening on {address[0]}:{door.port}", file=sys.stderr, flush=True)
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    print(f"redirty: listening on {host}:{door.port}", file=sys.stderr, flush=True)
     receiver = Receiver(directory, image, decompress)
     try:
         _serve(receiver, door, wait_s)
@@ -92,6 +93,8 @@ def _begun(directory: Path) -> Image | None:
     if (directory / NAME).is_file() and not (directory / "mirror.json").exists():
         return Image.resume(directory)
     require_new(directory)
+    if not directory.absolute().parent.is_dir():
+        raise RedirtyError(f"cannot make {directory}: there is no directory {directory.parent}")
     return None
 
 
@@ -119,8 +122,10 @@ def read_code(file: str) -> bytes:
 
     try:
         return parse_code(sys.stdin.readline() if file == "-" else Path(file).read_text())
-    except (OSError, UnicodeDecodeError) as e:
-        raise RedirtyError(f"cannot read the code in {file}: {e}") from None
+    except OSError as e:
+        raise RedirtyError(f"cannot read the code in {file}: {why(e)}") from None
+    except UnicodeDecodeError:
+        raise RedirtyError(f"{file} is no code of redirty receive") from None
 
 
 def _serve(receiver: Receiver, door: Door, wait_s: float) -> None:

@@ -154,6 +154,9 @@ class NetworkSink:
             self._take_last_words()
             self._drop()
             raise BrokenError(why(e)) from None
+        except BaseException:
+            self._drop()  # in the middle of a frame: nothing can follow it
+            raise
         self.sent_bytes += len(view)
 
     def _take_last_words(self) -> None:

@@ -1,10 +1,12 @@
-"""Reading a mirror's core files again: where contents lie, and the note of which pages are the process's own."""
+"""Reading a mirror again: what it says of itself, where contents lie, which pages are the process's own."""
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from redirty.collector.bitmap import U64
@@ -13,6 +15,26 @@ from redirty.collector.copier.reading import PAGE
 from redirty.collector.errors import RedirtyError, why
 
 _PHDR = struct.Struct("<IIQQQQQQ")
+
+
+SCHEMA = 1  # of mirror.json
+
+
+def mirror_of(directory: Path) -> dict[str, Any]:
+    """What a mirror says of itself. Errors: RedirtyError when it is none."""
+    try:
+        information: dict[str, Any] = json.loads((directory / "mirror.json").read_bytes())
+        if information["state"] != "committed":
+            raise ValueError
+        if information["schema"] != SCHEMA:
+            raise RedirtyError(
+                f"{directory} is of another version of redirty (schema {information['schema']}): use that"
+            )
+    except OSError as e:
+        raise RedirtyError(f"{directory} is no mirror: {why(e)}") from None
+    except (ValueError, KeyError, TypeError):
+        raise RedirtyError(f"{directory} is no mirror: its mirror.json is none") from None
+    return information
 
 
 class CoreFile:
@@ -32,6 +54,9 @@ class CoreFile:
         except (struct.error, IndexError, ValueError):
             os.close(self._fd)
             raise RedirtyError(f"{path} is no core file of redirty mirror") from None
+        if os.fstat(self._fd).st_size < self._size:
+            os.close(self._fd)
+            raise RedirtyError(f"{path} was cut off: it is no mirror any more")
 
     def _read_head(self) -> None:
         head = os.pread(self._fd, 64, 0)
@@ -48,6 +73,7 @@ class CoreFile:
         self._segments = np.array(
             sorted((r[3], r[3] + r[5], r[2]) for r in rows if r[0] == 1), np.uint64
         ).reshape(-1, 3)
+        self._size = max(r[2] + r[5] for r in rows)
         (notes,) = [r for r in rows if r[0] == 4]
         self.own = _own_pages(os.pread(self._fd, notes[5], notes[2]))
 

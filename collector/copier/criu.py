@@ -6,14 +6,15 @@ is a magic number, then messages of protocol buffers, each with its size before 
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
+import shutil
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from redirty.collector.copier.corefile import CoreFile
+from redirty.collector.copier.corefile import CoreFile, mirror_of
 from redirty.collector.copier.reading import PAGE
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.export.files import new_directory
@@ -50,19 +51,6 @@ def _write(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def mirror_of(directory: Path) -> dict[str, Any]:
-    """What a mirror says of itself. Errors: RedirtyError when it is none."""
-    try:
-        information: dict[str, Any] = json.loads((directory / "mirror.json").read_bytes())
-        if information["state"] != "committed":
-            raise ValueError
-    except OSError as e:
-        raise RedirtyError(f"{directory} is no mirror: {why(e)}") from None
-    except (ValueError, KeyError, TypeError):
-        raise RedirtyError(f"{directory} is no mirror: its mirror.json is none") from None
-    return information
-
-
 def export(directory: Path, to: Path) -> int:
     """Writes the images of a mirror's processes into a new directory; how many pages they have.
 
@@ -70,6 +58,14 @@ def export(directory: Path, to: Path) -> int:
     """
     information = mirror_of(directory)
     new_directory(to)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, to, ignore_errors=True)  # a part of it would pass for all
+        total = _export_into(to, directory, information)
+        stack.pop_all()
+    return total
+
+
+def _export_into(to: Path, directory: Path, information: dict[str, Any]) -> int:
     total = 0
     try:
         uptime_us = int(information["uptime_s"] * 1e6)

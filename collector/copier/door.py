@@ -22,6 +22,7 @@ _UNSENT_BYTES = 256 << 10
 _HANDSHAKE_S = 10.0
 _GREETING_S = 3.0  # for a stranger at the door
 _GREETING_LOOK_S = 0.05
+_ALMOST = re.compile(r"[^/]*:\d{1,5}")
 _ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^/\[\]:]+)):(\d{1,5})")
 
 
@@ -29,6 +30,10 @@ def parse_address(text: str) -> tuple[str, int] | None:
     """HOST:PORT or [HOST]:PORT; None when it is none, and so a directory."""
     match = _ADDRESS.fullmatch(text)
     if not match:
+        if _ALMOST.fullmatch(text):  # and not a directory of that name, by mistake
+            raise UsageError(
+                f"an address is HOST:PORT or [HOST]:PORT, a directory of that name is ./{text}: {text}"
+            )
         return None
     port = int(match[3])
     if port > 65535:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from redirty.collector.arm.qmp import Monitor
-from redirty.collector.copier.corefile import CoreFile
-from redirty.collector.copier.criu import mirror_of
+from redirty.collector.copier.corefile import CoreFile, mirror_of
 from redirty.collector.copier.reading import PAGE
 from redirty.collector.errors import RedirtyError, why
 
@@ -141,6 +140,9 @@ def export(directory: Path, to: Path) -> tuple[int, bool]:
                 _copy(core, fd, part)
             size = max(part.guest_address + part.size for part in parts)
             os.ftruncate(fd, size)
+        except BaseException:
+            to.unlink()  # a part of it would pass for all
+            raise
         finally:
             os.close(fd)
     except OSError as e:

@@ -31,7 +31,7 @@ from redirty.collector.memory import (
     open_as_many_files_as_may_be,
 )
 from redirty.collector.rounds import Recorder
-from redirty.collector.session import start_command
+from redirty.collector.session import start_command, told_to_end
 
 _SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
 
@@ -50,7 +50,8 @@ class Mirroring:
         """Ends it at the next occasion; there will be no mirror."""
         self.interrupted = True
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Ends what goes on by an exception when it is not wanted any more."""
         if self.interrupted:
             raise KeyboardInterrupt
 
@@ -61,9 +62,7 @@ class Mirroring:
         """
         keep_freed_memory()
         open_as_many_files_as_may_be()
-        old = {
-            n: signal.signal(n, self.stop) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        old = {n: signal.signal(n, self.stop) for n in told_to_end()}
         injector = Injector()
         target = self.wish.target
         tracer = recorder = holding = sink = state = engine = None
@@ -87,7 +86,7 @@ class Mirroring:
                 self.wish.network.require_possible(holding, pids)
             means = Means(self.wish, self.listener, outlook, recorder, state, engine, sink)
             ending = Ending(means, holding)
-            self.information = Passes(means, ending, self._check).run()
+            self.information = Passes(means, ending, self.check).run()
             return self.information
         finally:
             if holding is not None:

@@ -23,6 +23,11 @@ from redirty.collector.copier.sink import BrokenError
 from redirty.collector.copier.wish import PassDone
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.space import Space
+from redirty.collector.units import show_pages, show_time
+
+
+class _TimeIsUpError(Exception):
+    """The deadline came in the middle of a pass."""
 
 
 class Passes:
@@ -78,13 +83,20 @@ class Passes:
 
         def between() -> None:
             self._check()
+            if self._late():
+                raise _TimeIsUpError
             going = self._outlook.going(engine.counts, sink.sent_bytes)
             if going is not None:
                 self._listener.going(going)
 
         try:
             size = batch_pages(self._outlook.link_rate, self._outlook.own_s)
-            counts = engine.copy(jobs, between, size)
+            try:
+                counts = engine.copy(jobs, between, size)
+            except _TimeIsUpError:
+                if number == 1:
+                    raise RedirtyError(self._too_late(jobs)) from None
+                counts = engine.counts
             sink.flush()
         except BrokenError as e:
             reconnect(self._listener, self._state, sink, e)
@@ -96,6 +108,22 @@ class Passes:
         took, sent = time.monotonic() - begun, sink.sent_bytes - before
         self._outlook.sent(number, counts, sent, took)
         return PassDone(number, counts, sent, took, held)
+
+    def _late(self) -> bool:
+        deadline_s = self._wish.goals.deadline_s
+        return deadline_s is not None and self._outlook.elapsed_s > deadline_s
+
+    def _too_late(self, jobs: Sequence[Job]) -> str:
+        """Not even the first pass was made in time."""
+        deadline_s = self._wish.goals.deadline_s
+        assert deadline_s is not None
+        all_pages = sum(len(p) for _, p in jobs)
+        left = all_pages - self._engine.counts.pages
+        would_take_s = self._outlook.elapsed_s * all_pages / max(all_pages - left, 1)
+        return (
+            f"it cannot be done in {show_time(deadline_s)}: {show_pages(left)} of the first pass were left; "
+            f"--deadline {would_take_s * 1.5:.0f}s would do at this rate; the target was left alone"
+        )
 
     def _jobs(self, *, held_back: bool) -> tuple[list[Job], int]:
         """What is to be sent, cold pages first, and how many pages are kept for the end."""

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from redirty.collector import VERSION
+from redirty.collector.copier.corefile import SCHEMA
 from redirty.collector.copier.decide import Decision
 from redirty.collector.copier.guest import Piece, ram_blocks
 from redirty.collector.copier.quiesce import Stopped
@@ -28,7 +29,7 @@ def information_of(
     one, too. unmirrored: mappings that have no contents in the mirror. guest_memory: of a QEMU, where it is."""
     digests = stopped.digests
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "redirty": VERSION,
         "target": {
             "description": wish.target.description,

@@ -119,7 +119,7 @@ def require_new(path: Path) -> None:
         return  # what is wrong with its parent, if anything, shows when it is made
     except OSError as e:
         raise RedirtyError(f"cannot make {path}: {why(e)}") from None
-    raise RedirtyError(f"{path} exists already: give another -o DIR, or remove it")
+    raise RedirtyError(f"{path} exists already: name another directory, or remove it")
 
 
 def new_directory(path: Path) -> None:
@@ -130,7 +130,7 @@ def new_directory(path: Path) -> None:
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
-        raise RedirtyError(f"{path} exists already: give another -o DIR, or remove it") from None
+        raise RedirtyError(f"{path} exists already: name another directory, or remove it") from None
     except OSError as e:
         if not path.parent.exists():
             raise RedirtyError(f"cannot make {path}: {path.parent} does not exist") from None

@@ -149,6 +149,10 @@ def descendants(root: int) -> list[int]:
     return found
 
 
+HELPERS: set[int] = set()
+"""Processes that this one started to help it: no target has them, also where this one is below it."""
+
+
 def has_memory(pid: int) -> bool:
     """Whether it lives and has an address space (no zombie, no kernel thread)."""
     fields = _stat_fields(pid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -95,3 +96,39 @@ def test_what_is_no_mirror_is_refused(tmp_path: Path) -> None:
     for directory in (tmp_path, tmp_path / "none"):
         done = run_redirty("export-criu", directory, "-o", tmp_path / "x")
         assert done.code == 1 and "is no mirror" in done.err and len(done.lines) == 1, done
+
+
+def test_a_mirror_that_was_cut_off_or_is_of_another_version_is_refused(tmp_path: Path) -> None:
+    """Zeros instead of contents would pass for a parent; nothing stays that is in the way of the next try."""
+    to = tmp_path / "m"
+    with Phases({"anon": ("anon_private", 8)}) as phases:
+        phases.write("anon", "stride:3")
+        assert run_redirty("mirror", "-p", phases.pid, "--to", to).code == 0
+    core = to / "memory.core"
+    size = core.stat().st_size
+    os.truncate(core, size - 4096)
+    done = run_redirty("export-criu", to)
+    assert done.code == 1 and "memory.core was cut off" in done.err, done
+    assert not (to / "criu").exists()
+    os.truncate(core, size)
+    told = json.loads((to / "mirror.json").read_text())
+    (to / "mirror.json").write_text(json.dumps(told | {"schema": 99}))
+    done = run_redirty("export-criu", to)
+    assert done.code == 1 and "another version of redirty" in done.err, done
+    (to / "mirror.json").write_text(json.dumps(told))
+    assert run_redirty("export-criu", to).code == 0
+
+
+def test_a_disk_that_is_full_leaves_no_part_of_the_images(tmp_path: Path) -> None:
+    to, small = tmp_path / "m", tmp_path / "small"
+    with Phases({"anon": ("anon_private", 8)}) as phases:
+        phases.write("anon", "stride:2")
+        assert run_redirty("mirror", "-p", phases.pid, "--to", to).code == 0
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", small], check=True)
+    try:
+        done = run_redirty("export-criu", to, "-o", small / "criu")
+        assert done.code == 1 and "No space left" in done.err, done
+        assert not list(small.iterdir())
+    finally:
+        subprocess.run(["umount", small], check=True)

@@ -167,7 +167,7 @@ def test_a_number_may_begin_or_end_with_its_point(
 def test_a_directory_that_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["record", "-p", "1", "-o", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
-        f"redirty: {tmp_path} exists already: give another -o DIR, or remove it\n"
+        f"redirty: {tmp_path} exists already: name another directory, or remove it\n"
     )
 
 

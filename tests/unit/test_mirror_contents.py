@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -166,3 +167,22 @@ def test_the_pace_is_kept_however_late_sleeps_end(rate: float, sizes: list[int],
     sent = sum(sizes[:-1])  # the last one left just now
     assert now[0] >= sent / rate - 0.02 - 1e-9
     assert now[0] <= sent / rate + 0.02 + 0.01 * len(sizes) / 50
+
+
+def test_a_long_sleep_is_ended_when_it_is_not_wanted_any_more() -> None:
+    """At a few bytes a second a piece waits for hours."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    def check() -> None:
+        if now[0] > 3:
+            raise KeyboardInterrupt
+
+    pace = Pace(1.0, lambda: now[0], sleep)
+    pace.check = check
+    pace.wait(4096)
+    with pytest.raises(KeyboardInterrupt):
+        pace.wait(4096)
+    assert now[0] < 4

@@ -14,7 +14,7 @@ from redirty.collector.copier.guest import Piece, _whose, pieces
 from redirty.collector.copier.layout import parse_line, without_overlaps
 from redirty.collector.copier.owner import is_loopback
 from redirty.collector.copier.reading import PAGE
-from redirty.collector.errors import RedirtyError
+from redirty.collector.errors import RedirtyError, UsageError
 
 # ---- layouts, addresses, pairing ----
 
@@ -40,8 +40,11 @@ def test_lines_of_maps() -> None:
 def test_addresses() -> None:
     assert parse_address("host.example:7411") == ("host.example", 7411)
     assert parse_address("[fe80::1%eth0]:1") == ("fe80::1%eth0", 1)
-    for directory in ("dir", "/a/b:1", "./a:1", "a:b", "::1"):
+    for directory in ("dir", "/a/b:1", "./a:1", "a:b", "./::1"):
         assert parse_address(directory) is None
+    for neither in ("::1", ":7411", "::1:7462"):  # and no directory of secrets by mistake
+        with pytest.raises(UsageError, match="HOST:PORT"):
+            parse_address(neither)
     assert is_loopback("127.3.2.1") and is_loopback("::1") and is_loopback("::ffff:127.0.0.1")
     assert not is_loopback("10.0.0.1") and not is_loopback("::")
 
