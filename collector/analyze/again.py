@@ -56,11 +56,12 @@ def summarise(directory: Path, rounds: pd.DataFrame, pages: pd.DataFrame) -> dic
     `mean_run_rounds`, `run_lengths`: runs of consecutive dirty rounds. `hot_set`: pages that have so
     many percent of all page-rounds, and of all write faults. `working_set`: distinct pages over
     windows of so many rounds, over all of these windows. None or empty where a recording of an
-    older redirty does not tell. Errors: RedirtyError.
+    older redirty, or one without a file, does not tell. Errors: RedirtyError.
     """
     stayed = rounds["stayed_dirty_pages"]
     followed = float(rounds["dirty_pages"].iloc[:-1].sum())
     known = stayed.notna().any()
+    told = not pages.empty or not rounds["dirty_pages"].any()
     runs = load.load_runs(directory)
     lengths = runs.groupby(["rounds_from", "rounds_to"], as_index=False)[
         ["runs", "runs_going_on"]
@@ -80,6 +81,7 @@ def summarise(directory: Path, rounds: pd.DataFrame, pages: pd.DataFrame) -> dic
                 "pages_of_write_faults": hot_set(_counts(pages["write_faults"]), percent),
             }
             for percent in PERCENTS
+            if told
         ],
         "working_set": _working_set(load.load_working_set(directory), rounds),
     }
@@ -131,10 +133,11 @@ def as_lines(s: dict[str, Any]) -> list[str]:
         run = s["mean_run_rounds"]
         lines.append(
             f"dirty again: {s['dirty_next_round']:.1%} of a round's dirty pages are dirty in the next, "
-            f"too; runs of dirty rounds are {run:.1f} long on average"
+            "too" + ("" if run is None else f"; runs of dirty rounds are {run:.1f} long on average")
         )
-    hot = ", ".join(f"{h['percent']}% in {show_pages(h['pages'])}" for h in s["hot_set"])
-    lines.append(f"hot pages, of all page-rounds: {hot}")
+    if s["hot_set"]:
+        hot = ", ".join(f"{h['percent']}% in {show_pages(h['pages'])}" for h in s["hot_set"])
+        lines.append(f"hot pages, of all page-rounds: {hot}")
     if len(s["working_set"]) > 1:
         sizes = ", ".join(
             f"{show_time(w['duration_s'])}: {show_pages(w['mean_pages'])}" for w in s["working_set"]
@@ -145,10 +148,10 @@ def as_lines(s: dict[str, Any]) -> list[str]:
 
 def columns(row: dict[str, Any]) -> str:
     """Of a row with the three values: next, run, hot; '-' for what is not known."""
-    again, run = row["dirty_next_round"], row["mean_run_rounds"]
+    again, run, hot = row["dirty_next_round"], row["mean_run_rounds"], row["hot_pages"]
     return (
         f"{'-' if again is None else f'{again:.0%}':>5} {'-' if run is None else f'{run:.1f}':>6} "
-        f"{show_pages(row['hot_pages']):>10}"
+        f"{'-' if hot is None else show_pages(hot):>10}"
     )
 
 

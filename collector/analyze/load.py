@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redirty.collector.analyze.meta import AGAIN, is_count, require_rounds, wrong_field
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.export.columns import (
     CURVE,
@@ -33,12 +34,15 @@ if TYPE_CHECKING:
 
 _TEXT = ("start", "end", "perms", "mapping_class", "path", "address", "reason", "stack")
 _COUNTS = ("pages", "faults", "flushes", "events", "round")
+# never empty, in whichever file they are
+_FILLED = ("round", "pid", "duration_s", "dirty_pages", "rounds_dirty", "first_round", "last_round")
 
 
 def load_meta(directory: Path) -> dict[str, Any]:
     """meta.json.
 
-    Errors: RedirtyError when the directory is no recording, or one of a newer redirty.
+    Errors: RedirtyError when the directory is no recording, or one of a newer redirty; when meta.json
+    is damaged, or tells of rounds and rounds.csv has none.
     """
     path = directory / "meta.json"
     try:
@@ -47,15 +51,21 @@ def load_meta(directory: Path) -> dict[str, Any]:
         raise RedirtyError(f"{directory} is no recording: it has no meta.json") from None
     except OSError as e:
         raise RedirtyError(f"cannot read {path}: {why(e)}") from None
-    except ValueError:
-        raise RedirtyError(f"{path} is damaged: it is not JSON") from None
+    except (ValueError, RecursionError):
+        raise RedirtyError(f"{path} is damaged: it is not JSON; {AGAIN}") from None
     if not isinstance(meta, dict) or "schema" not in meta:
         raise RedirtyError(f"{directory} is no recording: meta.json is of something else")
+    if not is_count(meta["schema"]):
+        raise RedirtyError(f"{path} is damaged: schema is not a count; {AGAIN}")
     if meta["schema"] > SCHEMA:
         raise RedirtyError(
             f"{directory} was written by a newer redirty (schema {meta['schema']}, this one knows "
             f"{SCHEMA}): update redirty"
         )
+    wrong = wrong_field(meta)
+    if wrong:
+        raise RedirtyError(f"{path} is damaged: {wrong}; {AGAIN}")
+    require_rounds(directory / "rounds.csv", meta.get("rounds", 0))
     return meta
 
 
@@ -85,7 +95,7 @@ def _read(
     except (ValueError, pd.errors.ParserError) as e:
         raise RedirtyError(f"{path} is damaged: {e}") from None
     numbers = [c for c in columns if c in frame and c not in _TEXT]
-    wrong = [c for c in numbers if not pd.api.types.is_numeric_dtype(frame[c])]
+    wrong = [c for c in numbers if not _has_numbers(frame[c])]
     if wrong and len(frame):
         raise RedirtyError(f"{path} is damaged: column {wrong[0]} has what is no number")
     missing = [c for c in columns if c not in frame.columns]
@@ -94,6 +104,19 @@ def _read(
     if missing:
         raise RedirtyError(f"{path} is damaged: it has no column {missing[0]}")
     return frame
+
+
+def _has_numbers(column: pd.Series[Any]) -> bool:
+    """Finite ones; empty fields only in columns that may have some."""
+    import numpy as np
+    import pandas as pd
+
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return False
+    if pd.api.types.is_integer_dtype(column):
+        return True
+    values = column.to_numpy(np.float64)
+    return bool(np.isfinite(values).all() if column.name in _FILLED else not np.isinf(values).any())
 
 
 # How a row of mappings.csv or curves.csv begins. A path may have line breaks in it, but no line like that

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.analyze import again
+from redirty.collector.analyze.number import counted
 from redirty.collector.errors import one_line
 from redirty.collector.units import show_pages
 
@@ -27,7 +28,7 @@ def by_mapping(
 
     Beside sums of mappings.csv each has `dirty_next_round` (of its dirty pages, the share dirty in
     the next round, too), `mean_run_rounds`, `pages` (ever dirty) and `hot_pages` (the fewest with
-    again.HOT percent of its page-rounds).
+    again.HOT percent of its page-rounds); None where pages.csv is not there.
     frame, pages: mappings.csv and pages.csv as loaded. last_round: the one that no other followed.
     """
     if frame.empty:
@@ -91,8 +92,8 @@ def _add_again(
         own = slice(bounds[i], bounds[i + 1])
         row["dirty_next_round"] = again.share(stayed.get(key, np.nan), followed.get(key, 0))
         row["mean_run_rounds"] = again.mean_run(dirty[own], runs[own])
-        row["pages"] = len(dirty[own])
-        row["hot_pages"] = again.hot_set(dirty[own], again.HOT)
+        row["pages"] = None if pages.empty else len(dirty[own])
+        row["hot_pages"] = None if pages.empty else again.hot_set(dirty[own], again.HOT)
 
 
 def owner(pages: pd.DataFrame, lists: pd.DataFrame) -> I64:
@@ -117,6 +118,8 @@ def owner(pages: pd.DataFrame, lists: pd.DataFrame) -> I64:
 def as_lines(s: dict[str, Any]) -> list[str]:
     """The table of the report. s: the summary."""
     rows = s["mappings"]
+    if not rows and s["dirty_pages"]:
+        return ["which mappings were written is not known: mappings.csv does not tell"]
     if not rows:
         return ["no mapping was written"]
     head = f"{'re-dirtied':>13} {'dirty':>11}  {again.HEAD}"
@@ -129,5 +132,5 @@ def as_lines(s: dict[str, Any]) -> list[str]:
             f"{row['pid']:>7}  {row['start']} {one_line(row['path']) or '(anonymous)'}"
         )
     if len(rows) > _TOP:
-        lines.append(f"  and {len(rows) - _TOP} more mappings (mappings.csv)")
+        lines.append(f"  and {counted(len(rows) - _TOP, 'more mapping')} (mappings.csv)")
     return lines

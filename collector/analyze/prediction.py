@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from redirty.collector.analyze import plot
+from redirty.collector.analyze.number import counted
 from redirty.collector.model.predict import Answer
 from redirty.collector.units import show_bytes, show_time
 
@@ -49,11 +50,9 @@ def _figures(found: dict[str, Any]) -> list[str]:
         between = f"({_time(low[key])} to {_time(high[key])})"
         lines.append(f"  {name:<13}{_time(found[key]):>11}  {between}")
     sent = show_bytes(found["transferred_bytes"])
-    count = len(found["passes"])
+    passes = counted(len(found["passes"]), "pass", "passes")
     end = "" if found["total_s"] is not None else ", after which nothing changes any more"
-    lines.append(
-        f"  {'transferred':<13}{sent:>11}  in {count} {'pass' if count == 1 else 'passes'}{end}"
-    )
+    lines.append(f"  {'transferred':<13}{sent:>11}  in {passes}{end}")
     enough, goal = found["min_bandwidth_bytes_per_s"], found["min_downtime_s"]
     if enough is not None:
         lines.append(f"  {'needs':<13}{show_bytes(enough) + '/s':>11}  for this downtime")
@@ -65,7 +64,7 @@ def _figures(found: dict[str, Any]) -> list[str]:
         growth = show_bytes(found["new_pages_per_s"] * basis["page_size"])
         lines.append(f"  {'grows':<13}{growth + '/s':>11}  by new pages")
     seconds = f"{basis['seconds']:.1f} s"
-    lines.append(f"  {'measured':<13}{seconds:>11}  over {basis['rounds']} rounds")
+    lines.append(f"  {'measured':<13}{seconds:>11}  over {counted(basis['rounds'], 'round')}")
     return lines
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redirty.collector.analyze import again, load, mappings, tlb, writers
+from redirty.collector.analyze.number import counted
 from redirty.collector.errors import one_line
 from redirty.collector.units import show_bytes, show_pages, show_time
 
@@ -57,7 +58,8 @@ def summarise(directory: Path) -> dict[str, Any]:
     last = int(rounds["round"].iloc[-1]) if len(rounds) else -1
     found["mappings"] = mappings.by_mapping(load.load_mappings(directory), pages, duration_s, last)
     found["mapping_classes"] = mappings.by_class(found["mappings"])
-    found["pages"] = _by_page(pages, len(rounds))
+    found["pages_told_share"] = _told(pages, found["dirty_pages"])
+    found["pages"] = _by_page(pages, len(rounds), found["dirty_pages"])
     found["again"] = again.summarise(directory, rounds, pages)
     found |= writers.summarise(directory, rounds)
     found["curve"] = _curve(load.load_curve(directory))
@@ -88,10 +90,21 @@ def _total(column: pd.Series[Any]) -> float | int | None:
     return int(total) if total.is_integer() else round(total, 9)
 
 
-def _by_page(frame: pd.DataFrame, rounds: int) -> dict[str, int]:
-    """How many distinct pages were ever dirty, in more than one round, and in every round."""
+def _told(pages: pd.DataFrame, dirty_pages: int) -> float | None:
+    """Of the dirty pages of all rounds the share that pages.csv has: less than 1 when it was cut off, or
+    when the recorder was killed after it wrote that file last."""
+    if dirty_pages == 0:
+        return None
+    share = float(pages["rounds_dirty"].sum()) / dirty_pages
+    return 1.0 if share >= 1 else min(round(share, 4), 0.9999)
+
+
+def _by_page(frame: pd.DataFrame, rounds: int, dirty_pages: int) -> dict[str, int | None]:
+    """How many distinct pages were ever dirty, in more than one round, and in every round; None where
+    pages.csv does not tell."""
     if frame.empty:
-        return {"ever_dirty": 0, "dirty_again": 0, "dirty_in_every_round": 0}
+        none = None if dirty_pages else 0
+        return {"ever_dirty": none, "dirty_again": none, "dirty_in_every_round": none}
     counts = frame["rounds_dirty"]
     return {
         "ever_dirty": len(frame),
@@ -140,8 +153,8 @@ def as_text(s: dict[str, Any]) -> str:
     target = s["target"]
     lines = [
         one_line(f"{target['description']}: {target['comm']}"),
-        f"{s['rounds']} rounds of {s['interval_s']:g} s, {s['duration_s']:.1f} s in all, "
-        f"traced by {s['probe']}, armed by {s['arm']}"
+        f"{counted(s['rounds'], 'round')} of {s['interval_s']:g} s, {s['duration_s']:.1f} s in all, "
+        + one_line(f"traced by {s['probe']}, armed by {s['arm']}")
         + ("" if s["complete"] else "  (ended early: complete rounds only)"),
         "",
     ]
@@ -157,8 +170,7 @@ def as_text(s: dict[str, Any]) -> str:
         *_fault_lines(s),
         *_shared_lines(s),
         "",
-        f"distinct pages: {s['pages']['ever_dirty']} ever dirty, {s['pages']['dirty_again']} in "
-        f"more than one round, {s['pages']['dirty_in_every_round']} in every round",
+        *_page_lines(s),
         *again.as_lines(s["again"]),
         *_frame_lines(s),
         "W(t), distinct pages written within t of an arm: "
@@ -167,7 +179,7 @@ def as_text(s: dict[str, Any]) -> str:
                 f"{show_time(p['elapsed_s'])}: {show_pages(p['unique_dirty_pages'])}"
                 for p in s["curve"]
             )
-            or "nothing"
+            or ("not known: curve.csv does not tell" if s["dirty_pages"] else "nothing")
         ),
         "",
         *mappings.as_lines(s),
@@ -177,7 +189,23 @@ def as_text(s: dict[str, Any]) -> str:
 
 
 def _rate(name: str, pages_per_s: float, pages: int) -> str:
-    return f"  {name:<11} {show_pages(pages_per_s):>11}/s  {pages:>10} pages"
+    return f"  {name:<11} {show_pages(pages_per_s):>11}/s  {pages:>10} {'page' if pages == 1 else 'pages'}"
+
+
+def _page_lines(s: dict[str, Any]) -> list[str]:
+    p, told = s["pages"], s["pages_told_share"]
+    if p["ever_dirty"] is None:
+        return ["distinct pages: not known: pages.csv is missing or has no pages"]
+    lines = [
+        f"distinct pages: {p['ever_dirty']} ever dirty, {p['dirty_again']} in more than one round, "
+        f"{p['dirty_in_every_round']} in every round"
+    ]
+    if told is not None and told < 1:
+        lines.append(
+            f"  in pages.csv are {told:.1%} of the dirty pages of all rounds: it was cut off, or the "
+            "recorder killed; what is said of single pages is of these"
+        )
+    return lines
 
 
 def _fault_lines(s: dict[str, Any]) -> list[str]:
@@ -191,8 +219,8 @@ def _fault_lines(s: dict[str, Any]) -> list[str]:
         lines.append("missed: not known (no scan)")
     elif s["missed_pages"]:
         lines.append(
-            f"missed: {s['missed_pages']} pages that only the scan saw (written by the kernel, "
-            "by another process, or huge): they are in the dirty counts"
+            f"missed: {counted(s['missed_pages'], 'page')} that only the scan saw (written by the kernel, "
+            "by another process, or huge): in the dirty counts, too"
         )
     else:
         lines.append("missed: 0 pages, the log saw all that the page tables tell")
@@ -203,7 +231,7 @@ def _fault_lines(s: dict[str, Any]) -> list[str]:
         )
     lost = s["lost_events"]
     lines.append(
-        f"lost: {lost} events"
+        f"lost: {'not known' if lost is None else counted(lost, 'event')}"
         + ("" if not lost else "; the dirty counts are right through the scan")
     )
     if s["tlb_flushes"] is not None:
@@ -222,8 +250,8 @@ def _frame_lines(s: dict[str, Any]) -> list[str]:
     none = s["frameless_pages"]
     placed = s["dirty_pages"] - none
     return [
-        f"page frames: {s['distinct_frames']} ever dirty; round by round {placed} dirty pages lay in "
-        f"{s['dirty_frames']} frames"
+        f"page frames: {s['distinct_frames']} ever dirty; round by round "
+        f"{counted(placed, 'dirty page')} lay in {counted(s['dirty_frames'], 'frame')}"
         + (f", {none} in none (swapped out, unmapped, or ended)" if none else "")
     ]
 
@@ -246,7 +274,8 @@ def _shared_lines(s: dict[str, Any]) -> list[str]:
         lines.append(f"shared memory: {_names(only)} outside the target can read it")
     if s["shared_outside_hidden"]:
         lines.append(
-            f"shared memory: {s['shared_outside_hidden']} processes could not be looked at"
+            f"shared memory: {counted(s['shared_outside_hidden'], 'process', 'processes')} could "
+            "not be looked at"
         )
     return lines
 

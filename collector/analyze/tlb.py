@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from redirty.collector.analyze.number import counted
 from redirty.collector.units import show_time
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def as_lines(sums: dict[str, dict[str, Any]]) -> list[str]:
 def _details(side: dict[str, Any]) -> str:
     parts = []
     if side["ranges"] is not None:
-        parts.append(f"{side['ranges']} named a range ({side['pages']} pages)")
+        parts.append(f"{side['ranges']} named a range ({counted(side['pages'], 'page')})")
     parts.append(f"{side['full_flushes']} flushed everything")
     if side["cpus"] is not None:
-        parts.append(f"other CPUs interrupted {side['cpus']} times")
+        parts.append(f"other CPUs interrupted {counted(side['cpus'], 'time')}")
     return ", ".join(parts)

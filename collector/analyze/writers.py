@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.analyze import again, load
+from redirty.collector.analyze.number import counted
 from redirty.collector.bitmap import U64
 from redirty.collector.errors import one_line
 
@@ -134,14 +135,14 @@ def as_lines(s: dict[str, Any]) -> list[str]:
     if s["threads"]:
         lines += ["", f"  {'page-rounds':>11} {again.HEAD}  thread"]
         lines += [f"  {_values(row)}  {row['tid']} of {row['pid']}" for row in s["threads"][:_TOP]]
-        lines += _more(s["threads"], "threads")
+        lines += _more(s["threads"], "thread")
     if s["stacks"]:
         total = sum(row["page_rounds"] for row in s["stacks"])
         lines += ["", f"  {'page-rounds':>11} {again.HEAD}  {'part':>5}  stack"]
         for row in s["stacks"][:_TOP]:
             part = row["page_rounds"] / total if total else 0.0
             lines.append(f"  {_values(row)}  {part:>5.0%}  {_innermost(row['stack'])}")
-        lines += _more(s["stacks"], "stacks")
+        lines += _more(s["stacks"], "stack")
     return lines
 
 
@@ -152,7 +153,7 @@ def _values(row: dict[str, Any]) -> str:
 
 
 def _more(rows: list[dict[str, Any]], what: str) -> list[str]:
-    return [f"  and {len(rows) - _TOP} more {what} (--json)"] if len(rows) > _TOP else []
+    return [f"  and {counted(len(rows) - _TOP, f'more {what}')} (--json)"] if rows[_TOP:] else []
 
 
 def _innermost(stack: str) -> str:
