@@ -120,7 +120,10 @@ def walker_or_reason(nodes: Nodes) -> tuple[Walker | None, str]:
 
 
 def look(pids: list[int], walker: Walker | None, nodes: Nodes, sample_s: float) -> list[Placement]:
-    """Samples threads for so long, then walks. A process that ended meanwhile is left out."""
+    """Samples threads for so long, then walks. A process that ended meanwhile is left out.
+
+    Errors: TargetEndedError when all of them did; NoProcessError.
+    """
     names = {}
     for pid in pids:
         try:
@@ -149,6 +152,9 @@ def look(pids: list[int], walker: Walker | None, nodes: Nodes, sample_s: float) 
         counted = counted_pages(pid)
         if counted:
             found.append(Placement(pid, names[pid], counted, huge, levels, mappings, ran_s, nodes))
+    if not found and not any(counted_pages(pid) for pid in pids):
+        who = f"process {pids[0]}" if len(pids) == 1 else "all processes of the target"
+        raise TargetEndedError(f"{who} ended before page tables were looked at")
     return found
 
 

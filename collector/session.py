@@ -100,8 +100,7 @@ class Session:
         keep_freed_memory()
         # In another thread somebody else takes the signals, and calls stop().
         alone = threading.current_thread() is threading.main_thread()
-        listened = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if alone else ()
-        old = {n: signal.signal(n, self.stop) for n in listened}
+        old = {n: signal.signal(n, self.stop) for n in (told_to_end() if alone else ())}
         injector = Injector()
         tracer = None
         recorder = None
@@ -249,6 +248,13 @@ class Session:
         target = self.plan.target
         exit_status = {"exit_status": target.reap()} if isinstance(target, Command) else {}
         self._outputs.close(complete=complete, lost_events=self.lost_events, extra=exit_status)
+
+
+def told_to_end() -> list[signal.Signals]:
+    """The signals that end what goes on. SIGINT and SIGHUP are none where whoever started us had them
+    ignored (nohup, a shell's background job)."""
+    usual = (signal.SIGINT, signal.SIGHUP)
+    return [signal.SIGTERM, *(n for n in usual if signal.getsignal(n) is not signal.SIG_IGN)]
 
 
 def start_command(recorder: Recorder, command: Command) -> None:

@@ -29,7 +29,7 @@ def require_terminal() -> None:
         return  # a browser
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise RedirtyError(
-            "redirty top needs a terminal on stdin and stderr (redirty record and report do not)"
+            "top needs a terminal on stdin and stderr (redirty record and report do not)"
         )
 
 

@@ -248,3 +248,61 @@ def test_a_reader_that_has_enough_is_no_error(words: list[str], unbuffered: str)
     said = program.stderr.read()
     program.stderr.close()
     assert (program.wait(), said) == (0, b"")
+
+
+def _redirected(how: str, unbuffered: str = "") -> subprocess.CompletedProcess[str]:
+    """The program's help, with a redirection of the shell."""
+    program = [sys.executable, "-m", "redirty.collector.cli.main", "--help"]
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {how}', "sh", *program],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        (">/dev/full", "No space left on device (ENOSPC)"),
+        ("1</dev/null", "Bad file descriptor (EBADF)"),
+    ],
+)
+def test_output_that_cannot_be_written(how: str, why: str, unbuffered: str) -> None:
+    done = _redirected(how, unbuffered)
+    assert (done.returncode, done.stderr) == (1, f"redirty: cannot write to stdout: {why}\n")
+
+
+@pytest.mark.parametrize("how", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(how: str) -> None:
+    done = _redirected(how)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_missing_descriptors_are_opened_for_children_too() -> None:
+    code = (
+        "import os, sys\n"
+        "from redirty.collector.cli import main\n"
+        "os.closerange(0, 3)\n"
+        "sys.stdin = sys.stdout = sys.stderr = None\n"
+        "main._mend_streams()\n"
+        "print('goes nowhere')\n"
+        "sys.exit(not all(os.path.samestat(os.fstat(n), os.stat(os.devnull)) and "
+        "os.get_inheritable(n) for n in range(3)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_interruption_that_an_import_made_another_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> int:
+        raise ImportError("numpy could not be initialised")
+
+    monkeypatch.setattr(importlib.import_module("redirty.collector.cli.check"), "run", fail)
+    monkeypatch.setattr(cli, "_interrupts", [2])
+    assert cli.main(["check"]) == 130
+    assert capsys.readouterr().err == "redirty: interrupted\n"
