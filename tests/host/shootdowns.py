@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,33 +84,50 @@ def parse(text: str) -> list[Flush]:
 
 
 @contextlib.contextmanager
+def tracefs() -> Iterator[Path]:
+    """Where it is mounted; for a while, in a place of our own, where it is not."""
+    if (TRACEFS / "events").is_dir():
+        yield TRACEFS
+        return
+    with tempfile.TemporaryDirectory(prefix="redirty-tracefs.") as name:
+        mount = ["mount", "-t", "tracefs", "tracefs", name]
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        require(done.returncode == 0, f"needs tracefs: {done.stderr.strip()}")
+        try:
+            yield Path(name)
+        finally:
+            subprocess.run(["umount", name], check=True)
+
+
+@contextlib.contextmanager
 def traced(tids: set[int]) -> Iterator[Callable[[], list[Flush]]]:
     """Every flush of the machine from now on, but at switches of tasks, and of some threads whether it
     is a fault's; what it gives reads what happened so far. (A stack would tell, too, but for a kretprobe
     on the way, beyond which Linux before 5.15 does not see.)"""
-    require(
-        (TRACEFS / "events/tlb/tlb_flush").is_dir(), "needs tracefs with the tracepoint tlb_flush"
-    )
-    instance = TRACEFS / "instances" / f"redirty-test-{os.getpid()}"
-    instance.mkdir()
-    try:
-        # To know threads by their names the kernel would watch every switch of tasks.
-        (instance / "trace_options").write_text("norecord-cmd")
-        chosen = "||".join(f"common_pid=={tid}" for tid in sorted(tids))
-        for name, but in _ENTRIES.items():
-            (instance / "events" / name / "filter").write_text(f"({chosen}){but}")
-        # Switches of tasks are most of all on a busy machine, and nobody's request.
-        (instance / "events/tlb/tlb_flush/filter").write_text("reason!=0")
-        events = [instance / "events" / name / "enable" for name in (*_ENTRIES, "tlb/tlb_flush")]
+    with tracefs() as root:
+        require((root / "events/tlb/tlb_flush").is_dir(), "needs the tracepoint tlb_flush")
+        instance = root / "instances" / f"redirty-test-{os.getpid()}"
+        instance.mkdir()
         try:
-            for event in events:
-                event.write_text("1")
-            yield lambda: parse((instance / "trace").read_text(errors="replace"))
+            # To know threads by their names the kernel would watch every switch of tasks.
+            (instance / "trace_options").write_text("norecord-cmd")
+            chosen = "||".join(f"common_pid=={tid}" for tid in sorted(tids))
+            for name, but in _ENTRIES.items():
+                (instance / "events" / name / "filter").write_text(f"({chosen}){but}")
+            # Switches of tasks are most of all on a busy machine, and nobody's request.
+            (instance / "events/tlb/tlb_flush/filter").write_text("reason!=0")
+            events = [
+                instance / "events" / name / "enable" for name in (*_ENTRIES, "tlb/tlb_flush")
+            ]
+            try:
+                for event in events:
+                    event.write_text("1")
+                yield lambda: parse((instance / "trace").read_text(errors="replace"))
+            finally:
+                for event in events:
+                    event.write_text("0")
         finally:
-            for event in events:
-                event.write_text("0")
-    finally:
-        instance.rmdir()
+            instance.rmdir()
 
 
 def by_reason(flushes: list[Flush], tids: set[int]) -> Counter[int]:

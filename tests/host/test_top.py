@@ -291,6 +291,7 @@ def test_overview_and_back(tmp_path: Path) -> None:
                 terminal.wait("write faults/s")
                 terminal.keys("/")
                 terminal.keys(*str(server.pid), "Enter")
+                terminal.wait(f"filter: {server.pid}")
                 terminal.wait("1 of ")
                 terminal.keys("Enter")
                 terminal.wait(f"process {server.pid}: redis-server")

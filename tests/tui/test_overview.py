@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from redirty.tui.panels.table import Table
 from redirty.tui.reading.overview import by_cgroup, chosen
 from redirty.tui.reading.snapshot import OverviewSnapshot, State
 from redirty.tui.screens.overview import OverviewScreen
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from tests.tui.made_up import ASKED, WANTED, machine
 from tests.tui.piloting import LARGE, Told, press, run, shown, text, until, working_in
@@ -26,6 +28,26 @@ def told(processes: int) -> tuple[OverviewScreen, Told]:
 async def ready(pilot: Pilot[int], screen: OverviewScreen) -> None:
     screen.reader.told()
     await until(pilot, lambda: screen.rows, "processes")
+
+
+def test_enter_twice_in_the_filter_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one comes before the line has given the keys back, on a busy machine."""
+    screen, _ = told(60)
+    picked: list[int] = []
+
+    async def test() -> None:
+        async with shown(lambda: screen, LARGE) as pilot:
+            await ready(pilot, screen)
+            await press(pilot, "slash", *"1003")
+            line = screen.query_one(Input)
+            monkeypatch.setattr(Table, "action_choose", lambda table: picked.append(table.chosen))
+            line.post_message(Input.Submitted(line, line.value))
+            line.post_message(Input.Submitted(line, line.value))
+            await pilot.pause()
+            assert screen.focused is screen.query_one(Table)
+            assert [screen.rows[row].pid for row in picked] == [1003]
+
+    run(test())
 
 
 def test_sorting_filtering_grouping() -> None:

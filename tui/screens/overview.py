@@ -149,8 +149,12 @@ class OverviewScreen(Watch):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Back to the table."""
+        table = self.query_one(Table)
+        if self.focused is table:  # enter again, before the line knew: it was for the table
+            table.action_choose()
+            return
         event.input.display = bool(event.value)
-        self.query_one(Table).focus()
+        self.set_focus(table)
 
     def action_clear(self) -> None:
         """No filter."""
