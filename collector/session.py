@@ -27,6 +27,7 @@ from redirty.collector.outputs import Outputs, Sink
 from redirty.collector.plan import Plan
 from redirty.collector.rounds import Recorder, Round
 from redirty.collector.schedule import Schedule
+from redirty.collector.signals import told_to_end
 from redirty.collector.zeros import Zeros
 
 log = logging.getLogger(__name__)
@@ -248,13 +249,6 @@ class Session:
         target = self.plan.target
         exit_status = {"exit_status": target.reap()} if isinstance(target, Command) else {}
         self._outputs.close(complete=complete, lost_events=self.lost_events, extra=exit_status)
-
-
-def told_to_end() -> list[signal.Signals]:
-    """The signals that end what goes on. SIGINT and SIGHUP are none where whoever started us had them
-    ignored (nohup, a shell's background job)."""
-    usual = (signal.SIGINT, signal.SIGHUP)
-    return [signal.SIGTERM, *(n for n in usual if signal.getsignal(n) is not signal.SIG_IGN)]
 
 
 def start_command(recorder: Recorder, command: Command) -> None:

@@ -100,3 +100,8 @@ def show_time(seconds: float) -> str:
     if seconds >= 1e-3:
         return f"{seconds * 1e3:.1f} ms"
     return f"{seconds * 1e6:.0f} us"
+
+
+def counted(n: float, one: str, several: str = "") -> str:
+    """'1 round', '2 rounds', '2 processes'. several: where it is not the word with an s."""
+    return f"{n} {one if n == 1 else several or one + 's'}"

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.analyze import again
-from redirty.collector.analyze.number import counted
 from redirty.collector.errors import one_line
-from redirty.collector.units import show_pages
+from redirty.collector.units import counted, show_pages
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from redirty.collector.analyze.number import counted
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.units import counted
 
 AGAIN = "restore it from a copy, or record again"
 _HEAD_BYTES = 1 << 16  # the header of rounds.csv and a row are far shorter

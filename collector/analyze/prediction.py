@@ -7,9 +7,8 @@ from itertools import groupby
 from typing import Any
 
 from redirty.collector.analyze import plot
-from redirty.collector.analyze.number import counted
 from redirty.collector.model.predict import Answer
-from redirty.collector.units import show_bytes, show_time
+from redirty.collector.units import counted, show_bytes, show_time
 
 _PASSES = 12
 _LEAST_WIDTH = 9

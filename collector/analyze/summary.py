@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redirty.collector.analyze import again, load, mappings, tlb, writers
-from redirty.collector.analyze.number import counted
 from redirty.collector.errors import one_line
-from redirty.collector.units import show_bytes, show_pages, show_time
+from redirty.collector.units import counted, show_bytes, show_pages, show_time
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redirty.collector.analyze.number import counted
-from redirty.collector.units import show_time
+from redirty.collector.units import counted, show_time
 
 if TYPE_CHECKING:
     import pandas as pd

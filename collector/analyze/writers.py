@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.analyze import again, load
-from redirty.collector.analyze.number import counted
 from redirty.collector.bitmap import U64
 from redirty.collector.errors import one_line
+from redirty.collector.units import counted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,10 +18,8 @@ _ANSWER_BYTES = 16 << 20  # the states of some 4,000 threads: it need not wait f
 
 
 # NT_X86_XSTATE begins with what NT_PRFPREG is, but for the bytes that say what else is in it.
-_FXSAVE_BYTES, _FXSAVE_OWN_BYTES = (
-    512,
-    464,
-)  # arch/x86/include/asm/fpu/types.h: fxregs_state, sw_reserved
+# arch/x86/include/asm/fpu/types.h: fxregs_state, sw_reserved
+_FXSAVE_BYTES, _FXSAVE_OWN_BYTES = 512, 464
 
 
 class HoldError(RedirtyError):

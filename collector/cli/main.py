@@ -215,10 +215,9 @@ def _listen() -> list[int]:
     (nohup, a shell's background job) stays so, but for SIGTERM."""
     import signal
 
-    heard: list[int] = [signal.SIGTERM]
-    heard += [
-        n for n in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN
-    ]
+    from redirty.collector.signals import told_to_end
+
+    heard: list[int] = [*told_to_end()]
     sys.unraisablehook = _unraisable
     for number in heard:
         signal.signal(number, _interrupt)

@@ -196,7 +196,7 @@ def _network(options: argparse.Namespace) -> Network | None:
     from redirty.collector.copier.owner import is_loopback
 
     address = parse_address(options.to)
-    far = address is not None and address[0] != "localhost" and not is_loopback(address[0])
+    far = address is not None and not is_loopback(address[0])
     return Network(shared=options.hold_network == "shared", far=far)
 
 

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     directory = Path(options.to)
     image = _begun(directory)
     code = None
-    if options.code_file or not (address[0] == "localhost" or is_loopback(address[0])):
+    if options.code_file or not is_loopback(address[0]):
         code = _code(options.code_file)
     door = Door(*address, code)
     signal.signal(signal.SIGTERM, _interrupt)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from redirty.collector.cli.target import add_target, target_of
 from redirty.collector.errors import TargetEndedError, UsageError
-from redirty.collector.units import parse_time, show_pages
+from redirty.collector.units import counted, parse_time, show_pages
 
 if TYPE_CHECKING:
     from redirty.collector.rounds import Round
@@ -115,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
         _print_json(directory)
     elif not options.quiet:
         _say_notes(session)
-        rounds = "1 round" if session.rounds == 1 else f"{session.rounds} rounds"
+        rounds = counted(session.rounds, "round")
         print(
             f"redirty: {rounds} in {directory} (see: redirty report {directory})", file=sys.stderr
         )

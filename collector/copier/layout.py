@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, empty, from_ranges
-from redirty.collector.host.mappings import Mappings
+from redirty.collector.host.mappings import Mappings, maps_text, maps_there
 
 Key = tuple[str, int, int]
 """Device, inode, and for System V memory its namespace, as each namespace counts from 0."""
@@ -78,14 +78,7 @@ class LayoutFile:
 
     def read(self) -> tuple[Vma, ...]:
         """The mappings, ascending, without overlaps; none when this memory is gone."""
-        parts = []
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        try:
-            while part := os.read(self._fd, 1 << 20):
-                parts.append(part)
-        except ProcessLookupError:
-            return ()
-        text = b"".join(parts)
+        text = maps_text(self._fd)
         if text != self._text:
             old, lines = self._lines, [line for line in text.split(b"\n") if line]
             self._lines = {line: old[line] if line in old else parse_line(line) for line in lines}
@@ -95,10 +88,7 @@ class LayoutFile:
 
     def there(self) -> bool:
         """Whether this memory is still there."""
-        try:
-            return bool(os.pread(self._fd, 1, 0))
-        except ProcessLookupError:
-            return False
+        return maps_there(self._fd)
 
     def close(self) -> None:
         """Lets go of the process's memory."""

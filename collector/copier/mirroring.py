@@ -31,7 +31,8 @@ from redirty.collector.memory import (
     open_as_many_files_as_may_be,
 )
 from redirty.collector.rounds import Recorder
-from redirty.collector.session import start_command, told_to_end
+from redirty.collector.session import start_command
+from redirty.collector.signals import told_to_end
 
 _SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
 

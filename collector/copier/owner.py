@@ -13,7 +13,9 @@ from redirty.collector.errors import RedirtyError
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is one of this machine's own loopback."""
+    """Whether an address is one of this machine's own loopback; by name only localhost."""
+    if host == "localhost":
+        return True
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

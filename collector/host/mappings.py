@@ -147,6 +147,26 @@ def parse_line(line: str) -> Mapping | None:
     return Mapping(int(start, 16), int(end, 16), perms, path)
 
 
+def maps_text(fd: int) -> bytes:
+    """All of an open maps file; empty when its memory is gone."""
+    parts = []
+    os.lseek(fd, 0, os.SEEK_SET)
+    try:
+        while part := os.read(fd, 1 << 20):
+            parts.append(part)
+    except ProcessLookupError:
+        return b""
+    return b"".join(parts)
+
+
+def maps_there(fd: int) -> bool:
+    """Whether the memory of an open maps file is still there."""
+    try:
+        return bool(os.pread(fd, 1, 0))
+    except ProcessLookupError:
+        return False
+
+
 class MapsFile:
     """An open /proc/PID/maps that parses only what changed since it was last read."""
 
@@ -160,14 +180,7 @@ class MapsFile:
         """The mappings now; None when this memory is gone."""
         # A list that changes while it is read in pieces can repeat a mapping or show it grown:
         # the kernel goes on after the last address it gave, so none is left out.
-        parts = []
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        try:
-            while part := os.read(self._fd, 1 << 20):
-                parts.append(part)
-        except ProcessLookupError:
-            return None
-        text = b"".join(parts)
+        text = maps_text(self._fd)
         if not text:
             return None
         if text != self._text:
@@ -190,10 +203,7 @@ class MapsFile:
 
     def there(self) -> bool:
         """Whether this memory is still there."""
-        try:
-            return bool(os.pread(self._fd, 1, 0))
-        except ProcessLookupError:
-            return False
+        return maps_there(self._fd)
 
     def close(self) -> None:
         """Lets go of the process's memory."""

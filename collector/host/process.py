@@ -153,6 +153,11 @@ HELPERS: set[int] = set()
 """Processes that this one started to help it: no target has them, also where this one is below it."""
 
 
+def ours() -> set[int]:
+    """This process, and those."""
+    return {os.getpid(), *HELPERS}
+
+
 def has_memory(pid: int) -> bool:
     """Whether it lives and has an address space (no zombie, no kernel thread)."""
     fields = _stat_fields(pid)

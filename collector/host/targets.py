@@ -10,7 +10,7 @@ from typing import Protocol
 
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.host.mappings import Mappings
-from redirty.collector.host.process import HELPERS, Process, descendants, has_memory
+from redirty.collector.host.process import Process, descendants, has_memory, ours
 
 _CGROUPS = ("cgroup", "cgroup2")
 
@@ -87,9 +87,9 @@ class Tree(WholeProcesses):
 
     def members(self) -> list[int]:
         """See TargetSet."""
-        ours = {os.getpid(), *HELPERS}
+        own = ours()
         below = [pid for pid in descendants(self.root) if has_memory(pid)]
-        return [pid for pid in (self.root, *below) if pid not in ours]
+        return [pid for pid in (self.root, *below) if pid not in own]
 
 
 @dataclass
@@ -120,8 +120,8 @@ class Cgroup(WholeProcesses):
                 except OSError:
                     continue  # removed meanwhile, or a threaded one
                 found += [int(line) for line in text.split()]
-        ours = {os.getpid(), *HELPERS}
-        return [pid for pid in dict.fromkeys(found) if pid not in ours and has_memory(pid)]
+        own = ours()
+        return [pid for pid in dict.fromkeys(found) if pid not in own and has_memory(pid)]
 
 
 def parse_mounts(text: bytes) -> list[tuple[Path, str]]:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from redirty.collector.analyze import meta as meta_fields
 from redirty.collector.analyze import summary
-from redirty.collector.analyze.number import counted
 from redirty.collector.cli import main as cli
 from redirty.collector.cli import top_choices
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export import columns
 from redirty.collector.export.recording import Recording
+from redirty.collector.units import counted
 
 from tests.unit.made_up import meta, one_round, pages
 
