@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.attach import abi
-from redirty.collector.bitmap import PageSet, count_in, empty
 from redirty.collector.host.mappings import CLASSES, Mappings
+from redirty.collector.pageset import PageSet, count_in, empty
 from redirty.collector.rounds import Round
 
 Floats = npt.NDArray[np.float64]

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from redirty.collector import capabilities
 from redirty.collector.arm.pagemap import ENTRY_FRAME, ENTRY_PRESENT, Pagemap
 from redirty.collector.arm.soft_dirty import zero_page_frame
-from redirty.collector.bitmap import (
+from redirty.collector.errors import RedirtyError
+from redirty.collector.pageset import (
     PAGE_SHIFT,
     PAGES_PER_REGION,
     U64,
@@ -28,7 +29,6 @@ from redirty.collector.bitmap import (
     ranges,
     spans,
 )
-from redirty.collector.errors import RedirtyError
 
 NO_FRAME = 0
 

@@ -12,8 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.bitmap import U64
 from redirty.collector.host.smaps import Detailed
+from redirty.collector.pageset import U64
 
 I64 = npt.NDArray[np.int64]
 

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from redirty.collector.export.events import EventFile
-from redirty.collector.export.files import FirstError
 from redirty.collector.export.physical import PhysicalFiles
 from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.export.stacks import StackFile
 from redirty.collector.family import Family
+from redirty.collector.files import FirstError
 from redirty.collector.host.command import Command
 from redirty.collector.host.guest import Guest
 from redirty.collector.host.targets import Cgroup, Pids, Tree

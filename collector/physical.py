@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping
 
 from redirty.collector.arm.pagemap import Pagemap
-from redirty.collector.bitmap import U64
 from redirty.collector.frames import LastFrames, PhysicalRound, add_up, frames_for, zero_frames
+from redirty.collector.pageset import U64
 from redirty.collector.rounds import Round
 from redirty.collector.space import Space
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.attach import abi
-from redirty.collector.bitmap import PAGES_PER_REGION, U64, PageSet, matrix
+from redirty.collector.pageset import PAGES_PER_REGION, U64, PageSet, matrix
 
 U32 = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float64]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.bitmap import U64, WORDS_PER_REGION, PageSet, drop_empty, empty, find
+from redirty.collector.pageset import U64, WORDS_PER_REGION, PageSet, drop_empty, empty, find
 
 I64 = npt.NDArray[np.int64]
 _LONGEST = 40  # bits of a length: more rounds than anyone will see

@@ -17,9 +17,9 @@ from redirty.collector.arm.injection import Injector
 from redirty.collector.attach.loading import Options
 from redirty.collector.attach.tracer import Tracer
 from redirty.collector.errors import RedirtyError, TargetEndedError
-from redirty.collector.export.files import require_new
 from redirty.collector.export.zeros import write_zeros
 from redirty.collector.family import Family
+from redirty.collector.files import require_new
 from redirty.collector.host.command import Command
 from redirty.collector.host.process import regions_for
 from redirty.collector.memory import give_back_freed_memory, keep_freed_memory

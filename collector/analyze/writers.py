@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.analyze import again, load
-from redirty.collector.bitmap import U64
 from redirty.collector.errors import one_line
+from redirty.collector.pageset import U64
 from redirty.collector.units import counted
 
 if TYPE_CHECKING:

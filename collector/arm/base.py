@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from redirty.collector.bitmap import PageSet
 from redirty.collector.errors import RedirtyError
 from redirty.collector.host.mappings import Mappings
+from redirty.collector.pageset import PageSet
 
 Part = Callable[[Mappings], Mappings]
 

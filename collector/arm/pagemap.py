@@ -13,7 +13,8 @@ import struct
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.arm.base import ArmError, GoneError
-from redirty.collector.bitmap import (
+from redirty.collector.errors import why
+from redirty.collector.pageset import (
     FEW_RANGES,
     PAGE_SHIFT,
     U64,
@@ -22,7 +23,6 @@ from redirty.collector.bitmap import (
     from_pages,
     from_ranges,
 )
-from redirty.collector.errors import why
 
 WPALLOWED, WRITTEN, FILE, PRESENT, SWAPPED, PFNZERO, HUGE, SOFT_DIRTY = (1 << i for i in range(8))
 WP_MATCHING, CHECK_WPASYNC = 1, 2

@@ -16,10 +16,10 @@ import os
 import numpy as np
 from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import ArmError, GoneError, Part, whole
-from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, drop_empty, empty
 from redirty.collector.errors import why
 from redirty.collector.host.mappings import Mapping, Mappings, MapsFile, appeared
 from redirty.collector.host.smaps import starts_with_flag
+from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, drop_empty, empty
 
 _CHUNK_PAGES = 1 << 20
 

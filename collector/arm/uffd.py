@@ -18,7 +18,9 @@ import numpy as np
 from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import ArmError, GoneError
 from redirty.collector.arm.registration import Registration
-from redirty.collector.bitmap import (
+from redirty.collector.errors import why
+from redirty.collector.host.mappings import Mappings
+from redirty.collector.pageset import (
     PAGE_SHIFT,
     REGION_SHIFT,
     PageSet,
@@ -26,8 +28,6 @@ from redirty.collector.bitmap import (
     full_runs,
     spans,
 )
-from redirty.collector.errors import why
-from redirty.collector.host.mappings import Mappings
 
 _API, _API_VERSION = 0xC018AA3F, 0xAA
 _FEATURE_WP_UNPOPULATED, _FEATURE_WP_ASYNC = 1 << 13, 1 << 15

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import redirty.bpfprogs as programs
 from redirty.collector.attach import btf, kernel
 from redirty.collector.attach.loading import compile_programs
-from redirty.collector.bitmap import PAGE_SHIFT, U64
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.pageset import PAGE_SHIFT, U64
 
 ENTRIES = 512
 _BATCH = 32  # tables.bpf.c: RD_TABLES

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.attach import abi, kernel
-from redirty.collector.bitmap import U64, WORDS_PER_REGION
+from redirty.collector.pageset import U64, WORDS_PER_REGION
 
 Rows = tuple[U64, U64]
 """(n,) keys in no order, (n, 8) words."""

@@ -17,8 +17,8 @@ from redirty.collector.attach import abi, entries, kernel, logs
 from redirty.collector.attach.loading import Options, load
 from redirty.collector.attach.ring import Ring
 from redirty.collector.attach.symbols import Symbols
-from redirty.collector.bitmap import PAGE_SHIFT, PageSet, empty, from_ranges, from_rows
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.pageset import PAGE_SHIFT, PageSet, empty, from_ranges, from_rows
 
 _OUR_CHANGES = 1 << 62  # the kernel side counts its own from 1
 

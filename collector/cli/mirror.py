@@ -212,7 +212,7 @@ def _positive(name: str, text: str) -> float:
 def _destination(options: argparse.Namespace, pace: Pace) -> Callable[[], Sink]:
     """What opens the other end. Errors: RedirtyError when it cannot be."""
     from redirty.collector.copier.door import connect, parse_address
-    from redirty.collector.export.files import require_new
+    from redirty.collector.files import require_new
 
     patience_s = _positive("patience", options.patience)
     address = parse_address(options.to)

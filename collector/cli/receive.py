@@ -88,7 +88,7 @@ def _begun(directory: Path) -> Image | None:
     """The image of a receiver that was killed, if there is one. Errors: RedirtyError."""
     from redirty.collector.copier.image import Image
     from redirty.collector.copier.journal import NAME
-    from redirty.collector.export.files import require_new
+    from redirty.collector.files import require_new
 
     if (directory / NAME).is_file() and not (directory / "mirror.json").exists():
         return Image.resume(directory)

@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"a duration is more than 0: {options.duration}")
     directory = Path(options.output)
     from redirty.collector.arm.choose import require_root
-    from redirty.collector.export.files import require_new
+    from redirty.collector.files import require_new
 
     require_new(directory)
     require_root()

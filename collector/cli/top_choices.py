@@ -36,7 +36,7 @@ def checked(options: argparse.Namespace) -> Choices:
 
     require_root()
     if wanted.directory is not None:
-        from redirty.collector.export.files import require_new
+        from redirty.collector.files import require_new
 
         require_new(wanted.directory)
     target = target_of(options, apart=True) if targets_named(options) else None

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.bitmap import PAGE_SHIFT, U64
 from redirty.collector.copier import core
 from redirty.collector.copier.image import FILE, SPACE, Image
 from redirty.collector.copier.reading import PAGE, runs_of
 from redirty.collector.copier.store import MOST_PAGE, WINDOW_SHIFT, Store, StoreError
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.export.files import write_json
+from redirty.collector.files import write_json
+from redirty.collector.pageset import PAGE_SHIFT, U64
 
 _COPY = 8 << 20
 _MOST_ADDRESS = 1 << 63

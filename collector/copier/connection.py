@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from redirty.collector.bitmap import U64, PageSet, from_ranges
 from redirty.collector.copier import frames
 from redirty.collector.copier.commit import PlacedProcess
 from redirty.collector.copier.frames import FrameError
@@ -23,6 +22,7 @@ from redirty.collector.copier.owner import require_own
 from redirty.collector.copier.pace import Pace
 from redirty.collector.copier.sink import BrokenError
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.pageset import U64, PageSet, from_ranges
 
 _STALL_S = 30.0  # without any progress, a connection counts as broken
 _COMMIT_S = 3600.0

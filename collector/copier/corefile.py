@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from redirty.collector.bitmap import U64
 from redirty.collector.copier.notes import OWN_NAME, OWN_PAGES
 from redirty.collector.copier.reading import PAGE
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.pageset import U64
 
 _PHDR = struct.Struct("<IIQQQQQQ")
 

@@ -10,8 +10,8 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from redirty.collector.bitmap import U64
 from redirty.collector.copier.store import MOST_PAGE, WINDOW_PAGES
+from redirty.collector.pageset import U64
 
 VERSION = 1
 _MAGIC = b"RDM1"

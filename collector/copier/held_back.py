@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redirty.collector.bitmap import PageSet, empty, from_pages, page_numbers
 from redirty.collector.model.policy import SURE
+from redirty.collector.pageset import PageSet, empty, from_pages, page_numbers
 
 
 def again(rounds: Sequence[Sequence[PageSet]]) -> float:

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, empty, from_ranges
 from redirty.collector.host.mappings import Mappings, maps_text, maps_there
+from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_ranges
 
 Key = tuple[str, int, int]
 """Device, inode, and for System V memory its namespace, as each namespace counts from 0."""

@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.bitmap import PAGE_SHIFT, U64
+from redirty.collector.pageset import PAGE_SHIFT, U64
 
 PAGE = 1 << PAGE_SHIFT
 _IOV_MAX = 1024

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from redirty.collector.bitmap import U64, PageSet
 from redirty.collector.copier.commit import PlacedProcess, commit
 from redirty.collector.copier.image import Image
 from redirty.collector.copier.pace import Pace
 from redirty.collector.copier.store import StoreError
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.pageset import U64, PageSet
 
 
 class BrokenError(Exception):

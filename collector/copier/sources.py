@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
-from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, empty, from_pages, from_ranges
 from redirty.collector.copier.content import Sent
 from redirty.collector.copier.layout import (
     Key,
@@ -31,6 +30,7 @@ from redirty.collector.copier.own import OwnPages
 from redirty.collector.copier.reading import PAGE, Bools, Reader, read_file
 from redirty.collector.errors import OURS
 from redirty.collector.host.mappings import Mappings
+from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_pages, from_ranges
 
 _VDSO = "[vdso]"
 # A file's times are those of the kernel's clock tick: younger ones can stay as they are at the next write.

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from redirty.collector.arm.base import GoneError
-from redirty.collector.bitmap import PageSet, empty, page_numbers, ranges
 from redirty.collector.copier.commit import PlacedMapping, PlacedProcess
 from redirty.collector.copier.image import FILE, SPACE
 from redirty.collector.copier.layout import Key, pages_of
@@ -21,6 +20,7 @@ from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.sources import Files, FileSource, Source, SpaceSource
 from redirty.collector.errors import OURS, RedirtyError, why
 from redirty.collector.host.mappings import Mappings
+from redirty.collector.pageset import PageSet, empty, page_numbers, ranges
 from redirty.collector.rounds import Round
 
 log = logging.getLogger(__name__)

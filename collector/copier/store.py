@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.bitmap import PAGE_SHIFT, U64
 from redirty.collector.copier.reading import PAGE
+from redirty.collector.pageset import PAGE_SHIFT, U64
 
 WINDOW_SHIFT = 18  # in pages
 WINDOW_PAGES = 1 << WINDOW_SHIFT

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from redirty.collector.bitmap import PageSet, empty
-from redirty.collector.export import columns, files
+from redirty.collector import files
+from redirty.collector.export import columns
+from redirty.collector.pageset import PageSet, empty
 from redirty.collector.rounds import Round, SpaceRound
 from redirty.collector.runs import Lengths, Streaks, length_classes
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from redirty.collector.errors import RedirtyError
-from redirty.collector.export.files import trouble
+from redirty.collector.files import trouble
 
 
 def arrow(option: str) -> tuple[Any, Any]:

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector import VERSION
+from redirty.collector import VERSION, files
 from redirty.collector.attach import abi
-from redirty.collector.bitmap import PAGE_SHIFT, U64, count_in
 from redirty.collector.errors import RedirtyError
-from redirty.collector.export import columns, files, tlb
+from redirty.collector.export import columns, tlb
 from redirty.collector.export.again import Again
 from redirty.collector.export.curves import CurveFiles
 from redirty.collector.frames import PhysicalRound
 from redirty.collector.host.mappings import Mappings
+from redirty.collector.pageset import PAGE_SHIFT, U64, count_in
 from redirty.collector.rates import CurveSum, PageCounts
 from redirty.collector.rounds import Round, SpaceRound
 

@@ -7,9 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
+from redirty.collector import files
 from redirty.collector.attach import abi
 from redirty.collector.errors import one_line
-from redirty.collector.export import columns, files
+from redirty.collector.export import columns
 
 
 class StackSource(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from redirty.collector.export.columns import ZEROS
-from redirty.collector.export.files import csv_bytes, replace
+from redirty.collector.files import csv_bytes, replace
 from redirty.collector.zeros import Stretch
 
 NAME = "zeros.csv"

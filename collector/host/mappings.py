@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import NamedTuple, Self
 
 import numpy as np
-from redirty.collector.bitmap import PAGE_SHIFT, U64, PageSet, empty, from_ranges
+from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_ranges
 
 ANON_PRIVATE, ANON_SHARED = "anon_private", "anon_shared"
 FILE_PRIVATE, FILE_SHARED = "file_private", "file_shared"

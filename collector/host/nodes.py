@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.bitmap import U64
+from redirty.collector.pageset import U64
 
 _DIRECTORY = Path("/sys/devices/system/node")
 _ZONE = re.compile(r"^Node +(\d+), zone", re.MULTILINE)

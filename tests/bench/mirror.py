@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from redirty.collector.bitmap import U64, PageSet, from_pages
 from redirty.collector.copier.engine import Engine
 from redirty.collector.copier.reading import PAGE, Reader
 from redirty.collector.copier.sink import LocalSink
 from redirty.collector.copier.sources import SpaceSource
+from redirty.collector.pageset import U64, PageSet, from_pages
 
 from tests.bench.figures import Interval, interval, of_pairs
 from tests.bench.table import Row, not_run

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from redirty.collector.bitmap import U64
+from redirty.collector.pageset import U64
 from redirty.collector.tables import Walker
 
 from tests.host.mapped import PAGE, Mapped

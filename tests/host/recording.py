@@ -23,9 +23,9 @@ from redirty.collector.arm.choose import choose
 from redirty.collector.arm.injection import Injector
 from redirty.collector.attach.loading import Options
 from redirty.collector.attach.tracer import Tracer
-from redirty.collector.bitmap import PageSet, from_pages, page_numbers
 from redirty.collector.host.command import Command
 from redirty.collector.host.targets import Pids, TargetSet
+from redirty.collector.pageset import PageSet, from_pages, page_numbers
 from redirty.collector.rounds import Recorder, Round, SpaceRound
 from redirty.collector.session import start_command
 

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from redirty.collector.analyze import again, load, summary
 from redirty.collector.attach.tracer import Tracer
-from redirty.collector.bitmap import page_numbers
 from redirty.collector.export.recording import Meta, Recording
+from redirty.collector.pageset import page_numbers
 
 from tests.host.program import Recorded
 from tests.host.recording import LiveRounds, space_of, wait_idle

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from redirty.collector.arm.choose import open_armed, round_trip
 from redirty.collector.arm.injection import Injector
-from redirty.collector.bitmap import from_pages, page_numbers
 from redirty.collector.host.mappings import MapsFile
+from redirty.collector.pageset import from_pages, page_numbers
 
 from tests.host.recording import NONE
 from tests.host.walk import Start, Walk

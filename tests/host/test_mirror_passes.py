@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.bitmap import PageSet, empty, page_numbers
 from redirty.collector.copier.decide import Decision, Goals
 from redirty.collector.copier.image import Image
 from redirty.collector.copier.mirroring import Mirroring
@@ -19,6 +18,7 @@ from redirty.collector.copier.sink import LocalSink, Sink
 from redirty.collector.copier.state import State
 from redirty.collector.copier.wish import Going, PassDone, Wish
 from redirty.collector.host.targets import Pids
+from redirty.collector.pageset import PageSet, empty, page_numbers
 from redirty.collector.rounds import Round
 
 from tests.host.mirrored import CoreFile, mirror_json

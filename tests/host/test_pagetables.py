@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from redirty.collector.arm.base import ArmError
-from redirty.collector.bitmap import page_numbers
 from redirty.collector.errors import RedirtyError
 from redirty.collector.host import nodes as host_nodes
 from redirty.collector.host.smaps import detailed
 from redirty.collector.movable import Steps, plan
+from redirty.collector.pageset import page_numbers
 from redirty.collector.refusals import require_movable
 from redirty.collector.tables import Walker
 

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from redirty.collector.analyze import load, summary
-from redirty.collector.bitmap import page_numbers
 from redirty.collector.frames import PhysicalRound
+from redirty.collector.pageset import page_numbers
 from redirty.collector.physical import Physical
 
 from tests.host.program import Recorded

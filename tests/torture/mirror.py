@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.bitmap import page_numbers
+from redirty.collector.pageset import page_numbers
 from redirty.collector.rounds import Round, SpaceRound
 
 from tests.torture.memory import (

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
-from redirty.collector.bitmap import PageSet
+from redirty.collector.pageset import PageSet
 
 from tests.host.recording import NONE, assert_same, kernel_state, within
 from tests.host.walk import Walk

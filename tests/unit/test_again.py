@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.analyze import again, load, mappings, summary, writers
 from redirty.collector.attach.ring import RECORD
-from redirty.collector.bitmap import empty
 from redirty.collector.export.events import EventFile
 from redirty.collector.export.recording import Recording
+from redirty.collector.pageset import empty
 
 from tests.unit.made_up import meta, one_round
 from tests.unit.test_runs import of, record, runs_of

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from redirty.collector import bitmap
-from redirty.collector.bitmap import PageSet
+from redirty.collector import pageset
+from redirty.collector.pageset import PageSet
 
 LAST_PAGE = (1 << 45) - 1  # of an address space of 57 bits
 
@@ -19,19 +19,19 @@ _PAGE = st.builds(lambda region, page: region * 512 + page, _REGIONS, st.integer
 _PAGES = st.sets(_PAGE, max_size=80)
 
 
-def u64(values: Iterable[int]) -> bitmap.U64:
+def u64(values: Iterable[int]) -> pageset.U64:
     return np.array(list(values), np.uint64)
 
 
 def made(pages: Iterable[int]) -> PageSet:
-    return bitmap.from_pages(u64(pages))
+    return pageset.from_pages(u64(pages))
 
 
 def listed(pages: PageSet) -> list[int]:
     """What is in the set, after a look at its shape."""
     assert pages.words.shape == (len(pages.keys), 8)
     assert (np.diff(pages.keys.astype(object)) > 0).all(), "region numbers ascend, each once"
-    found: list[int] = bitmap.page_numbers(pages).tolist()
+    found: list[int] = pageset.page_numbers(pages).tolist()
     return found
 
 
@@ -63,7 +63,7 @@ def test_from_pages_takes_any_order_and_repetition(pages: list[int]) -> None:
 
 @given(half_open_ranges())
 def test_from_ranges(ranges: list[tuple[int, int]]) -> None:
-    found = bitmap.from_ranges(u64(a for a, _ in ranges), u64(b for _, b in ranges))
+    found = pageset.from_ranges(u64(a for a, _ in ranges), u64(b for _, b in ranges))
     assert listed(found) == [page for a, b in ranges for page in range(a, b)]
 
 
@@ -90,7 +90,7 @@ def test_operators_drop_no_region_they_should_keep(a: set[int], b: set[int]) -> 
 
 @given(_PAGES)
 def test_ranges_are_as_long_as_they_can_be(pages: set[int]) -> None:
-    starts, ends = bitmap.ranges(made(pages))
+    starts, ends = pageset.ranges(made(pages))
     covered = [p for a, b in zip(starts.tolist(), ends.tolist(), strict=True) for p in range(a, b)]
     assert covered == sorted(pages)
     assert all(b < a for b, a in zip(ends.tolist(), starts.tolist()[1:], strict=False))
@@ -100,14 +100,14 @@ def test_ranges_are_as_long_as_they_can_be(pages: set[int]) -> None:
 def test_count_in(pages: set[int], places: list[tuple[int, int]]) -> None:
     """Ranges in any order, overlapping, and up to the very end of the address space."""
     bounds = [(a, min(a + length, LAST_PAGE + 1)) for a, length in places]
-    counts = bitmap.count_in(made(pages), u64(a for a, _ in bounds), u64(b for _, b in bounds))
+    counts = pageset.count_in(made(pages), u64(a for a, _ in bounds), u64(b for _, b in bounds))
     assert counts.tolist() == [sum(a <= page < b for page in pages) for a, b in bounds]
 
 
 @given(_PAGES, half_open_ranges())
 def test_within(pages: set[int], ranges: list[tuple[int, int]]) -> None:
     bounds = np.array(ranges, np.uint64).reshape(-1, 2)
-    found = bitmap.within(made(pages), bounds[:, 0], bounds[:, 1])
+    found = pageset.within(made(pages), bounds[:, 0], bounds[:, 1])
     assert listed(found) == sorted(p for p in pages if any(a <= p < b for a, b in ranges))
     assert (np.diff(found.keys.astype(np.int64)) > 0).all()
 
@@ -116,7 +116,7 @@ def test_within_takes_no_memory_for_the_ranges() -> None:
     """A sanitizer reserves 20 TiB."""
     pages, reserved = made([7, 1 << 30, 1 << 33]), (u64([1]), u64([1 << 32]))
     tracemalloc.start()
-    found = bitmap.within(pages, *reserved)
+    found = pageset.within(pages, *reserved)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert listed(found) == [7, 1 << 30]
@@ -126,7 +126,7 @@ def test_within_takes_no_memory_for_the_ranges() -> None:
 @given(_PAGES)
 def test_matrix_has_a_row_for_each_region(pages: set[int]) -> None:
     found = made(pages)
-    rows = bitmap.matrix(found)
+    rows = pageset.matrix(found)
     assert rows.shape == (len(found.keys), 512)
     expected = {(page // 512, page % 512) for page in pages}
     row, column = np.nonzero(rows)
@@ -138,7 +138,7 @@ def test_from_rows_takes_a_drained_map_in_any_order(pages: set[int], random: obj
     whole = made(pages)
     order = list(range(len(whole.keys)))
     random.shuffle(order)  # type: ignore[attr-defined]
-    shuffled = bitmap.from_rows(whole.keys[order], whole.words[order])
+    shuffled = pageset.from_rows(whole.keys[order], whole.words[order])
     assert shuffled == whole
     assert listed(shuffled) == sorted(pages)
 
@@ -147,15 +147,15 @@ def test_from_rows_takes_a_drained_map_in_any_order(pages: set[int], random: obj
 def test_rows_without_a_page_make_no_difference(pages: set[int], regions: set[int]) -> None:
     plain = made(pages)
     extra = sorted(regions - set(plain.keys.tolist()))
-    padded = bitmap.from_rows(
+    padded = pageset.from_rows(
         np.concatenate((plain.keys, u64(extra))),
         np.concatenate((plain.words, np.zeros((len(extra), 8), np.uint64))),
     )
     assert padded == plain
     assert plain == padded
     assert len(padded) == len(plain)
-    assert listed(bitmap.drop_empty(padded)) == sorted(pages)
-    assert len(bitmap.drop_empty(padded).keys) == len({page // 512 for page in pages})
+    assert listed(pageset.drop_empty(padded)) == sorted(pages)
+    assert len(pageset.drop_empty(padded).keys) == len({page // 512 for page in pages})
     assert (padded | plain) == plain
     assert (padded & plain) == plain
     assert len(padded - plain) == 0
@@ -167,7 +167,7 @@ def test_equality(a: set[int], b: set[int]) -> None:
 
 
 def test_a_set_is_not_equal_to_something_else() -> None:
-    assert bitmap.empty() != set()
+    assert pageset.empty() != set()
 
 
 def test_the_ends_of_the_address_space() -> None:
@@ -175,32 +175,32 @@ def test_the_ends_of_the_address_space() -> None:
     found = made(pages)
     assert listed(found) == pages
     assert found.keys.tolist() == [0, 1, (1 << 36) - 2, (1 << 36) - 1]
-    starts, ends = bitmap.ranges(found)
+    starts, ends = pageset.ranges(found)
     assert ends.tolist()[-1] == LAST_PAGE + 1
-    assert bitmap.count_in(found, u64([0]), u64([LAST_PAGE + 1])).tolist() == [5]
-    assert listed(bitmap.from_ranges(starts, ends)) == pages
+    assert pageset.count_in(found, u64([0]), u64([LAST_PAGE + 1])).tolist() == [5]
+    assert listed(pageset.from_ranges(starts, ends)) == pages
 
 
 def test_empty() -> None:
-    nothing = bitmap.empty()
+    nothing = pageset.empty()
     assert len(nothing) == 0
     assert listed(nothing) == []
-    assert nothing == made([]) == bitmap.from_ranges(u64([7]), u64([7]))
-    assert [a.tolist() for a in bitmap.ranges(nothing)] == [[], []]
-    assert bitmap.count_in(nothing, u64([0, 5]), u64([9, 6])).tolist() == [0, 0]
-    assert bitmap.matrix(nothing).shape == (0, 512)
+    assert nothing == made([]) == pageset.from_ranges(u64([7]), u64([7]))
+    assert [a.tolist() for a in pageset.ranges(nothing)] == [[], []]
+    assert pageset.count_in(nothing, u64([0, 5]), u64([9, 6])).tolist() == [0, 0]
+    assert pageset.matrix(nothing).shape == (0, 512)
     assert listed(nothing | made([3])) == listed(made([3]) - nothing) == [3]
     assert listed(nothing & made([3])) == listed(nothing - made([3])) == []
 
 
 def test_whole_regions() -> None:
-    of = bitmap.from_ranges(
+    of = pageset.from_ranges(
         np.array([0, 512, 1024], np.uint64), np.array([100, 1024, 1030], np.uint64)
     )
-    part = bitmap.from_ranges(
+    part = pageset.from_ranges(
         np.array([0, 512, 1024], np.uint64), np.array([100, 1023, 1536], np.uint64)
     )
-    assert bitmap.whole_regions(part, of, 64) == 100 + 512
-    assert bitmap.whole_regions(part, of, 101) == 512
-    assert bitmap.whole_regions(bitmap.empty(), of, 1) == 0
-    assert bitmap.whole_regions(part, bitmap.empty(), 1) == 0
+    assert pageset.whole_regions(part, of, 64) == 100 + 512
+    assert pageset.whole_regions(part, of, 101) == 512
+    assert pageset.whole_regions(pageset.empty(), of, 1) == 0
+    assert pageset.whole_regions(part, pageset.empty(), 1) == 0

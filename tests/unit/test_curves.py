@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.analyze import load
 from redirty.collector.attach import abi
-from redirty.collector.bitmap import PageSet
 from redirty.collector.curves import Point, Runs, inside, thinned
 from redirty.collector.export.recording import Recording
 from redirty.collector.host.mappings import CLASSES, Mappings
+from redirty.collector.pageset import PageSet
 from redirty.collector.rounds import Round, SpaceRound
 
 from tests.unit.known_writers import runs_of

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from redirty.collector import files
 from redirty.collector.analyze import load, summary
-from redirty.collector.bitmap import empty
 from redirty.collector.errors import RedirtyError
-from redirty.collector.export import columns, files, recording
+from redirty.collector.export import columns, recording
 from redirty.collector.export.recording import Recording, page_classes
 from redirty.collector.export.stacks import StackFile
+from redirty.collector.pageset import empty
 from redirty.collector.rounds import Round, SpaceRound
 
 from tests.unit.made_up import EVERYTHING, MAPPINGS, meta, one_round, pages

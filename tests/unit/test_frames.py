@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redirty.collector import capabilities, frames
 from redirty.collector.analyze import load
-from redirty.collector.bitmap import U64, empty, from_pages
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export.physical import PhysicalFiles, words_of
 from redirty.collector.export.recording import Recording
 from redirty.collector.frames import LastFrames, add_up, entries_of, frames_for, frames_of
+from redirty.collector.pageset import U64, empty, from_pages
 
 from tests.unit.made_up import meta, one_round, pages
 

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from redirty.collector import files
 from redirty.collector.analyze.load import load_events
 from redirty.collector.attach import ring
 from redirty.collector.errors import RedirtyError
-from redirty.collector.export import events, files
+from redirty.collector.export import events
 from redirty.collector.export.events import EventFile
 from redirty.collector.export.recording import Recording
 

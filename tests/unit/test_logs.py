@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from redirty.collector.attach import abi
 from redirty.collector.attach.logs import TableLog, rows_bits
-from redirty.collector.bitmap import U64
+from redirty.collector.pageset import U64
 
 MASK = (1 << 64) - 1
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.bitmap import page_numbers
 from redirty.collector.host import mappings
 from redirty.collector.host.mappings import (
     Mapping,
@@ -21,6 +20,7 @@ from redirty.collector.host.mappings import (
     mapping_class,
     parse,
 )
+from redirty.collector.pageset import page_numbers
 
 PRIVATE, SHARED = "rw-p", "rw-s"
 

@@ -10,13 +10,13 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redirty.collector.bitmap import PageSet, empty, from_pages, page_numbers
 from redirty.collector.copier.content import NEVER, Sent, hashes_of, zero_pages
 from redirty.collector.copier.engine import Engine
 from redirty.collector.copier.image import SPACE, Image
 from redirty.collector.copier.pace import Pace
 from redirty.collector.copier.reading import PAGE, Bools, Reader, runs_of
 from redirty.collector.copier.sink import LocalSink
+from redirty.collector.pageset import PageSet, empty, from_pages, page_numbers
 
 U = np.uint64
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from redirty.collector.bitmap import from_pages
 from redirty.collector.copier.decide import (
     GIVE_UP,
     PASS,
@@ -14,6 +13,7 @@ from redirty.collector.copier.decide import (
     would_do,
 )
 from redirty.collector.copier.held_back import again, cold_first, hold_back
+from redirty.collector.pageset import from_pages
 
 # ---- decisions ----
 

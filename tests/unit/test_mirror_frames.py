@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from redirty.collector.bitmap import U64
 from redirty.collector.copier import frames
 from redirty.collector.copier.commit import PlacedMapping, PlacedProcess
 from redirty.collector.copier.frames import FrameError
@@ -22,6 +21,7 @@ from redirty.collector.copier.receiver import (
     compress,
     decompress,
 )
+from redirty.collector.pageset import U64
 
 PAGE = 4096
 SESSION = "0123456789abcdef"

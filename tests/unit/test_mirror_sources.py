@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from redirty.collector.bitmap import PageSet, from_pages, page_numbers
 from redirty.collector.copier.commit import PlacedMapping, PlacedProcess, commit
 from redirty.collector.copier.corefile import CoreFile
 from redirty.collector.copier.image import FILE, SPACE, Image
@@ -16,6 +15,7 @@ from redirty.collector.copier.layout import Vma, key_of
 from redirty.collector.copier.notes import OWN_NAME, OWN_PAGES, _note
 from redirty.collector.copier.reading import PAGE
 from redirty.collector.copier.sources import Files, FileSource, SpaceSource
+from redirty.collector.pageset import PageSet, from_pages, page_numbers
 
 U = np.uint64
 

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from redirty.collector.analyze import plot
 from redirty.collector.attach import abi
-from redirty.collector.bitmap import from_ranges
 from redirty.collector.cli import main as cli
 from redirty.collector.export.recording import Recording
 from redirty.collector.host.mappings import Mapping, Mappings
+from redirty.collector.pageset import from_ranges
 from redirty.collector.rounds import Round, SpaceRound
 
 from tests.unit.made_up import meta

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redirty.collector.attach import abi
-from redirty.collector.bitmap import from_pages
+from redirty.collector.pageset import from_pages
 from redirty.collector.rates import Curve, CurveSum, PageCounts, rates
 
 _REGIONS = st.sampled_from([3, 4, 9, 1 << 30])

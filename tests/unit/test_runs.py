@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redirty.collector.bitmap import PageSet, drop_empty, empty, from_pages, page_numbers
 from redirty.collector.export.recording import Recording
+from redirty.collector.pageset import PageSet, drop_empty, empty, from_pages, page_numbers
 from redirty.collector.rounds import Round, SpaceRound
 from redirty.collector.runs import Lengths, Streaks, length_classes
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redirty.collector.bitmap import from_pages
 from redirty.collector.model.fit import fit
 from redirty.collector.model.predict import Question, answer
+from redirty.collector.pageset import from_pages
 from redirty.collector.schedule import Schedule
 from redirty.tui.reading.convergence import Asked, convergence
 from redirty.tui.reading.cost import LONGEST_S, Cost, cost_of, longer_interval

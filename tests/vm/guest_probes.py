@@ -16,8 +16,8 @@ import numpy as np
 from redirty.collector.arm.injection import Injector
 from redirty.collector.attach.loading import Options
 from redirty.collector.attach.tracer import Tracer
-from redirty.collector.bitmap import PageSet, page_numbers
 from redirty.collector.host.targets import Pids
+from redirty.collector.pageset import PageSet, page_numbers
 from redirty.collector.rounds import Recorder, SpaceRound
 
 from tests.vm.guest_phases import AREAS, Truth, Written, steps

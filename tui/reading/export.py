@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from redirty.collector.export import files
+from redirty.collector import files
 from redirty.collector.export.columns import ROUNDS
 from redirty.tui.reading.mirror import MirrorSnapshot
 from redirty.tui.reading.snapshot import TargetSnapshot

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from redirty.collector.bitmap import U64
+from redirty.collector.pageset import U64
 from redirty.tui.reading.facts import I64, PID_SHIFT, WORD_SHIFT, Facts, Floats, coarser
 
 HEAT_COLUMNS = 120  # rounds

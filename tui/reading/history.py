@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from redirty.collector.bitmap import U64
 from redirty.collector.host.mappings import CLASSES, Mapping
 from redirty.collector.model.observed import Kept, Observed, Points
+from redirty.collector.pageset import U64
 from redirty.tui.reading.facts import COLUMN, I64, TLB_COLUMN, Facts, Floats, Writer
 from redirty.tui.reading.heat import HEAT_COLUMNS, HeatMap, heat_map
 

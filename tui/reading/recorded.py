@@ -10,11 +10,11 @@ import numpy as np
 from redirty.collector.analyze import load
 from redirty.collector.analyze.observe import layout_of
 from redirty.collector.analyze.writers import round_of
-from redirty.collector.bitmap import U64
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export.columns import ROUNDS, TLB
 from redirty.collector.host.mappings import CLASSES, Mapping
 from redirty.collector.model.observed import ALL, Points
+from redirty.collector.pageset import U64
 from redirty.tui.reading.facts import (
     I64,
     PID_SHIFT,
