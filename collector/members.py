@@ -20,8 +20,8 @@ from redirty.collector.errors import (
     TargetEndedError,
     why,
 )
-from redirty.collector.host.process import Process, lives
 from redirty.collector.host.targets import TargetSet
+from redirty.collector.linux.process import Process, lives
 from redirty.collector.space import Space
 
 log = logging.getLogger(__name__)

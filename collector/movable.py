@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.host.smaps import Detailed
+from redirty.collector.linux.smaps import Detailed
 from redirty.collector.pageset import U64
 
 I64 = npt.NDArray[np.int64]

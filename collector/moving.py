@@ -11,7 +11,7 @@ from redirty.collector.attach import abi
 from redirty.collector.attach.loading import Options
 from redirty.collector.attach.tracer import Tracer
 from redirty.collector.errors import RedirtyError
-from redirty.collector.host.nodes import Nodes
+from redirty.collector.linux.numa import Nodes
 from redirty.collector.refusals import require_movable
 from redirty.collector.relocate import Moved, plan_for, relocate, trial_s
 from redirty.collector.tables import Walker, leaves_by_node

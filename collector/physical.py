@@ -6,8 +6,14 @@ import contextlib
 import os
 from collections.abc import Mapping
 
-from redirty.collector.arm.pagemap import Pagemap
-from redirty.collector.frames import LastFrames, PhysicalRound, add_up, frames_for, zero_frames
+from redirty.collector.linux.page_frames import (
+    LastFrames,
+    PhysicalRound,
+    add_up,
+    frames_for,
+    zero_frames,
+)
+from redirty.collector.linux.pagemap import Pagemap
 from redirty.collector.pageset import U64
 from redirty.collector.rounds import Round
 from redirty.collector.space import Space

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError, one_line
-from redirty.collector.host.mappings import mapping_class
-from redirty.collector.host.nodes import Nodes, machine_tables
-from redirty.collector.host.process import Process
-from redirty.collector.host.smaps import Detailed, detailed
-from redirty.collector.host.threads import run_by_node
+from redirty.collector.linux.maps import mapping_class
+from redirty.collector.linux.numa import Nodes, machine_tables
+from redirty.collector.linux.numa_sampling import run_by_node
+from redirty.collector.linux.process import Process
+from redirty.collector.linux.smaps import Detailed, detailed
 from redirty.collector.model.placement import advice, remote_share
 from redirty.collector.movable import overlaps
 from redirty.collector.tables import Tables, Walker

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from redirty.collector.errors import RedirtyError
-from redirty.collector.host.nodes import Nodes, parse_list
-from redirty.collector.host.process import open_files, sharing_memory
+from redirty.collector.linux.numa import Nodes, parse_list
+from redirty.collector.linux.process import open_files, sharing_memory
 
 # Descriptors through which the kernel works in a process's memory on its own, threads stopped or not.
 _KERNEL_HELPERS = {"anon_inode:[io_uring]": "io_uring", "/dev/vhost-": "vhost (/dev/vhost-*)"}

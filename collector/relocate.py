@@ -19,8 +19,8 @@ import numpy as np
 from redirty.collector.arm.base import ArmError, GoneError
 from redirty.collector.arm.injection import Injector, InUseError
 from redirty.collector.errors import RedirtyError, TargetEndedError
-from redirty.collector.host.nodes import Nodes
-from redirty.collector.host.smaps import detailed, pages_merged
+from redirty.collector.linux.numa import Nodes
+from redirty.collector.linux.smaps import detailed, pages_merged
 from redirty.collector.movable import HUGE, REGION, Plan, Steps, plan
 from redirty.collector.pageset import U64
 from redirty.collector.refusals import require_movable, require_node

@@ -22,8 +22,8 @@ from redirty.collector.arm.injection import Injector
 from redirty.collector.attach import abi
 from redirty.collector.attach.tracer import Tracer
 from redirty.collector.errors import TargetEndedError
-from redirty.collector.host.mappings import Mappings
 from redirty.collector.host.targets import TargetSet
+from redirty.collector.linux.maps import Mappings
 from redirty.collector.members import Members
 from redirty.collector.pageset import PageSet, empty
 from redirty.collector.space import Space

@@ -21,13 +21,13 @@ from redirty.collector.export.zeros import write_zeros
 from redirty.collector.family import Family
 from redirty.collector.files import require_new
 from redirty.collector.host.command import Command
-from redirty.collector.host.process import regions_for
-from redirty.collector.memory import give_back_freed_memory, keep_freed_memory
+from redirty.collector.linux.malloc import give_back_freed_memory, keep_freed_memory
+from redirty.collector.linux.process import regions_for
+from redirty.collector.linux.signals import told_to_end
 from redirty.collector.outputs import Outputs, Sink
 from redirty.collector.plan import Plan
 from redirty.collector.rounds import Recorder, Round
 from redirty.collector.schedule import Schedule
-from redirty.collector.signals import told_to_end
 from redirty.collector.zeros import Zeros
 
 log = logging.getLogger(__name__)

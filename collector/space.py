@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 
-from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import Armed, GoneError
 from redirty.collector.arm.soft_dirty import SoftDirtyArmed
-from redirty.collector.host import io_uring
-from redirty.collector.host.mappings import Mappings, MapsFile
-from redirty.collector.host.process import Process
 from redirty.collector.host.targets import TargetSet
+from redirty.collector.linux import io_uring
+from redirty.collector.linux import pagemap as pm
+from redirty.collector.linux.maps import Mappings, MapsFile
+from redirty.collector.linux.process import Process
 from redirty.collector.pageset import PageSet, empty, whole_regions
 
 log = logging.getLogger(__name__)

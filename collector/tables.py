@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.attach.kernel_pages import KernelPages, UnreadableError, known_page
-from redirty.collector.host.nodes import Nodes
+from redirty.collector.linux.numa import Nodes
 from redirty.collector.pageset import PAGE_SHIFT, U64
 
 # by level: 1 maps pages, the highest is the process's own

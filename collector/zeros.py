@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.arm.pagemap import ENTRY_PRESENT, ENTRY_SWAPPED, Pagemap
-from redirty.collector.host.mappings import Mapping, Mappings
+from redirty.collector.linux.maps import Mapping, Mappings
+from redirty.collector.linux.pagemap import ENTRY_PRESENT, ENTRY_SWAPPED, Pagemap
 from redirty.collector.pageset import PAGE_SHIFT, PAGES_PER_REGION
 from redirty.collector.space import Space
 

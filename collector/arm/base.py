@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from redirty.collector.errors import RedirtyError
-from redirty.collector.host.mappings import Mappings
+from redirty.collector.linux.maps import Mappings
 from redirty.collector.pageset import PageSet
 
 Part = Callable[[Mappings], Mappings]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from redirty.collector.host.process import HELPERS
+from redirty.collector.linux.process import HELPERS
 
 _PYTHON: str = getattr(sys, "_base_executable", None) or sys.executable
 _RUN = (

@@ -12,15 +12,15 @@ import subprocess
 import sys
 
 import numpy as np
-from redirty.collector import capabilities
-from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import Armed, ArmError, GoneError, Part, whole
 from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.soft_dirty import SoftDirtyArmed
 from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.host.mappings import MapsFile
-from redirty.collector.host.process import in_first_pid_namespace
+from redirty.collector.linux import capabilities
+from redirty.collector.linux import pagemap as pm
+from redirty.collector.linux.maps import MapsFile
+from redirty.collector.linux.process import in_first_pid_namespace
 from redirty.collector.pageset import PAGE_SHIFT, U64, from_pages
 
 WAYS = ("uffd", "soft-dirty")  # preference: reading and clearing in one step comes first

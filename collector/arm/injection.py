@@ -7,9 +7,9 @@ import json
 import socket
 import subprocess
 
-from redirty.collector import capabilities
 from redirty.collector.arm.base import ArmError, GoneError
 from redirty.collector.arm.beside import end_of, start_beside
+from redirty.collector.linux import capabilities
 
 _ANSWER_TIMEOUT_S = 40.0
 _ANSWER_BYTES = 1 << 17

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import ArmError, GoneError
-from redirty.collector.host.mappings import Mapping, Mappings
+from redirty.collector.linux import pagemap as pm
+from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.pageset import PAGE_SHIFT, PageSet, count_in, empty, from_ranges
 
 REGISTER, _WRITE_PROTECT = 0xC020AA00, 0xC018AA06

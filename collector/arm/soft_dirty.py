@@ -14,11 +14,11 @@ import mmap
 import os
 
 import numpy as np
-from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import ArmError, GoneError, Part, whole
 from redirty.collector.errors import why
-from redirty.collector.host.mappings import Mapping, Mappings, MapsFile, appeared
-from redirty.collector.host.smaps import starts_with_flag
+from redirty.collector.linux import pagemap as pm
+from redirty.collector.linux.maps import Mapping, Mappings, MapsFile, appeared
+from redirty.collector.linux.smaps import starts_with_flag
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, drop_empty, empty
 
 _CHUNK_PAGES = 1 << 20

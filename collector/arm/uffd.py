@@ -15,11 +15,11 @@ import os
 import struct
 
 import numpy as np
-from redirty.collector.arm import pagemap as pm
 from redirty.collector.arm.base import ArmError, GoneError
 from redirty.collector.arm.registration import Registration
 from redirty.collector.errors import why
-from redirty.collector.host.mappings import Mappings
+from redirty.collector.linux import pagemap as pm
+from redirty.collector.linux.maps import Mappings
 from redirty.collector.pageset import (
     PAGE_SHIFT,
     REGION_SHIFT,

@@ -10,10 +10,10 @@ import os
 import platform
 from pathlib import Path
 
-from redirty.collector import capabilities
 from redirty.collector.attach import btf as btf_module
 from redirty.collector.attach import kernel
 from redirty.collector.errors import why
+from redirty.collector.linux import capabilities
 
 KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")

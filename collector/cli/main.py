@@ -215,7 +215,7 @@ def _listen() -> list[int]:
     (nohup, a shell's background job) stays so, but for SIGTERM."""
     import signal
 
-    from redirty.collector.signals import told_to_end
+    from redirty.collector.linux.signals import told_to_end
 
     heard: list[int] = [*told_to_end()]
     sys.unraisablehook = _unraisable

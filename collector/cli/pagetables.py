@@ -12,7 +12,7 @@ from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
 from redirty.collector.units import parse_time
 
 if TYPE_CHECKING:
-    from redirty.collector.host.nodes import Nodes
+    from redirty.collector.linux.numa import Nodes
     from redirty.collector.tables import Walker
 
 _EPILOG = """\
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("pagetables takes a target that runs: -p, --tree, --cgroup or --vm")
     target = target_of(options)
     from redirty.collector import placement
-    from redirty.collector.host import nodes as host_nodes
+    from redirty.collector.linux import numa as host_nodes
     from redirty.collector.refusals import require_node
 
     nodes = host_nodes.look()

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from redirty.collector.copier.door import Door, parse_address
     from redirty.collector.copier.owner import is_loopback
     from redirty.collector.copier.receiver import Receiver, decompress
-    from redirty.collector.memory import open_as_many_files_as_may_be
+    from redirty.collector.linux.malloc import open_as_many_files_as_may_be
 
     open_as_many_files_as_may_be()  # each file that the target maps is one here
     address = parse_address(options.listen)

@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     require_new(directory)
     require_root()
     if options.physical:
-        from redirty.collector.frames import require_frames
+        from redirty.collector.linux.page_frames import require_frames
 
         require_frames()
     target = target_of(options)

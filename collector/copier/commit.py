@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from redirty.collector.copier import core
 from redirty.collector.copier.image import FILE, SPACE, Image
-from redirty.collector.copier.reading import PAGE, runs_of
 from redirty.collector.copier.store import MOST_PAGE, WINDOW_SHIFT, Store, StoreError
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.files import write_json
+from redirty.collector.linux.process_memory import PAGE, runs_of
 from redirty.collector.pageset import PAGE_SHIFT, U64
 
 _COPY = 8 << 20

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import xxhash
-from redirty.collector.copier.reading import Bools
+from redirty.collector.linux.process_memory import Bools
 from redirty.collector.pageset import PAGES_PER_REGION, U64, PageSet, from_pages, page_numbers
 
 _SEED = secrets.randbits(64)

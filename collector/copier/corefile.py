@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from redirty.collector.copier.notes import OWN_NAME, OWN_PAGES
-from redirty.collector.copier.reading import PAGE
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.pageset import U64
 
 _PHDR = struct.Struct("<IIQQQQQQ")

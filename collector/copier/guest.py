@@ -16,8 +16,8 @@ from typing import Any
 
 from redirty.collector.arm.qmp import Monitor
 from redirty.collector.copier.corefile import CoreFile, mirror_of
-from redirty.collector.copier.reading import PAGE
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.linux.process_memory import PAGE
 
 _BOUNDS = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) ")
 _LEAST_BYTES = 1 << 20  # smaller blocks are firmware and tables

@@ -16,10 +16,10 @@ from typing import Any
 from redirty.collector.copier import core
 from redirty.collector.copier.digest import digest_of
 from redirty.collector.copier.journal import Journal
-from redirty.collector.copier.reading import runs_of
 from redirty.collector.copier.store import MOST_WINDOWS, Store, StoreError
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.files import new_directory
+from redirty.collector.linux.process_memory import runs_of
 from redirty.collector.pageset import U64
 
 SPACE, FILE = "space", "file"

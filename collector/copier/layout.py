@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from redirty.collector.host.mappings import Mappings, maps_text, maps_there
+from redirty.collector.linux.maps import Mappings, maps_text, maps_there
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_ranges
 
 Key = tuple[str, int, int]

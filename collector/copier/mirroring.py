@@ -11,7 +11,6 @@ from typing import Any
 from redirty.collector.arm.choose import choose
 from redirty.collector.arm.holding import Holding
 from redirty.collector.arm.injection import Injector
-from redirty.collector.arm.pagemap import scan_supported
 from redirty.collector.attach.loading import Options
 from redirty.collector.attach.tracer import Tracer
 from redirty.collector.copier.ending import Ending, Means, living
@@ -22,17 +21,18 @@ from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.state import State
 from redirty.collector.copier.wish import Listener, Wish
 from redirty.collector.host.command import Command
-from redirty.collector.host.mappings import Mappings
-from redirty.collector.host.process import regions_for
-from redirty.collector.memory import (
+from redirty.collector.linux.malloc import (
     give_back_code,
     give_back_freed_memory,
     keep_freed_memory,
     open_as_many_files_as_may_be,
 )
+from redirty.collector.linux.maps import Mappings
+from redirty.collector.linux.pagemap import scan_supported
+from redirty.collector.linux.process import regions_for
+from redirty.collector.linux.signals import told_to_end
 from redirty.collector.rounds import Recorder
 from redirty.collector.session import start_command
-from redirty.collector.signals import told_to_end
 
 _SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
 

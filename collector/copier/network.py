@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from redirty.collector.arm.holding import HoldError, Holding
 from redirty.collector.errors import RedirtyError
-from redirty.collector.host.networks import name_of, networks_of, others_in
+from redirty.collector.linux.netns import name_of, networks_of, others_in
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 from redirty.collector.copier.engine import Counts
-from redirty.collector.copier.reading import PAGE
 from redirty.collector.copier.wish import Going, PassDone, Wish
+from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.model.converge import Memory, simulate
 from redirty.collector.model.curve import WriteCurve
 from redirty.collector.model.policy import Fixed, Goal, Policy

@@ -7,7 +7,7 @@ is nobody's. Both are left out.
 from __future__ import annotations
 
 import numpy as np
-from redirty.collector.arm import pagemap as pm
+from redirty.collector.linux import pagemap as pm
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, spans, within
 
 _MARKER, _SWAP_TYPE = np.uint64(31), np.uint64(31)  # include/linux/swapops.h: the last swap type

@@ -18,10 +18,10 @@ from redirty.collector.copier.decide import (
 from redirty.collector.copier.ending import TRIES, Ending, Means, living, reconnect
 from redirty.collector.copier.engine import Job, batch_pages
 from redirty.collector.copier.held_back import cold_first, hold_back
-from redirty.collector.copier.reading import PAGE
 from redirty.collector.copier.sink import BrokenError
 from redirty.collector.copier.wish import PassDone
 from redirty.collector.errors import RedirtyError, TargetEndedError
+from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.space import Space
 from redirty.collector.units import show_pages, show_time
 

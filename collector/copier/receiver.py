@@ -17,9 +17,9 @@ from redirty.collector.copier import frames
 from redirty.collector.copier.commit import PlacedProcess, commit
 from redirty.collector.copier.frames import FrameError, Head
 from redirty.collector.copier.image import FILE, SPACE, Image
-from redirty.collector.copier.reading import PAGE
 from redirty.collector.copier.store import StoreError
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.linux.process_memory import PAGE
 
 log = logging.getLogger(__name__)
 

@@ -27,9 +27,9 @@ from redirty.collector.copier.layout import (
     ranges_of_file,
 )
 from redirty.collector.copier.own import OwnPages
-from redirty.collector.copier.reading import PAGE, Bools, Reader, read_file
 from redirty.collector.errors import OURS
-from redirty.collector.host.mappings import Mappings
+from redirty.collector.linux.maps import Mappings
+from redirty.collector.linux.process_memory import PAGE, Bools, Reader, read_file
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_pages, from_ranges
 
 _VDSO = "[vdso]"

@@ -15,11 +15,11 @@ from redirty.collector.arm.base import GoneError
 from redirty.collector.copier.commit import PlacedMapping, PlacedProcess
 from redirty.collector.copier.image import FILE, SPACE
 from redirty.collector.copier.layout import Key, pages_of
-from redirty.collector.copier.reading import PAGE, runs_of
 from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.sources import Files, FileSource, Source, SpaceSource
 from redirty.collector.errors import OURS, RedirtyError, why
-from redirty.collector.host.mappings import Mappings
+from redirty.collector.linux.maps import Mappings
+from redirty.collector.linux.process_memory import PAGE, runs_of
 from redirty.collector.pageset import PageSet, empty, page_numbers, ranges
 from redirty.collector.rounds import Round
 

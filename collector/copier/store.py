@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.copier.reading import PAGE
+from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.pageset import PAGE_SHIFT, U64
 
 WINDOW_SHIFT = 18  # in pages

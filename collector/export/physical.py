@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.export.parts import Parts, arrow
-from redirty.collector.frames import NO_FRAME, Moved, PhysicalRound
+from redirty.collector.linux.page_frames import NO_FRAME, Moved, PhysicalRound
 from redirty.collector.pageset import PAGE_SHIFT, U64, WORDS_PER_REGION, PageSet
 
 _ROWS_A_PART = 1 << 20

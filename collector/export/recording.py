@@ -17,8 +17,8 @@ from redirty.collector.errors import RedirtyError
 from redirty.collector.export import columns, tlb
 from redirty.collector.export.again import Again
 from redirty.collector.export.curves import CurveFiles
-from redirty.collector.frames import PhysicalRound
-from redirty.collector.host.mappings import Mappings
+from redirty.collector.linux.maps import Mappings
+from redirty.collector.linux.page_frames import PhysicalRound
 from redirty.collector.pageset import PAGE_SHIFT, U64, count_in
 from redirty.collector.rates import CurveSum, PageCounts
 from redirty.collector.rounds import Round, SpaceRound

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from redirty.collector.errors import RedirtyError
-from redirty.collector.host.mappings import Mapping, Mappings, MapsFile, appeared
-from redirty.collector.host.process import Process
-from redirty.collector.host.smaps import starts_with_flag
+from redirty.collector.linux.maps import Mapping, Mappings, MapsFile, appeared
+from redirty.collector.linux.process import Process
+from redirty.collector.linux.smaps import starts_with_flag
 
 # QEMU keeps a guest's memory from its children (MADV_DONTFORK, softmmu/physmem.c: ram_block_add),
 # every block of it that a migration copies, and nothing else.

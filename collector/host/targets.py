@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from redirty.collector.errors import RedirtyError, TargetEndedError
-from redirty.collector.host.mappings import Mappings
-from redirty.collector.host.process import Process, descendants, has_memory, ours
+from redirty.collector.linux.maps import Mappings
+from redirty.collector.linux.process import Process, descendants, has_memory, ours
 
 _CGROUPS = ("cgroup", "cgroup2")
 

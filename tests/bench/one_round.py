@@ -20,7 +20,7 @@ from redirty.collector.attach.loading import Options
 from redirty.collector.attach.tracer import Tracer
 from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.host.targets import Pids
-from redirty.collector.memory import give_back_freed_memory, keep_freed_memory
+from redirty.collector.linux.malloc import give_back_freed_memory, keep_freed_memory
 from redirty.collector.rounds import Recorder
 from redirty.collector.space import Space
 

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from redirty.collector.memory import keep_freed_memory
+from redirty.collector.linux.malloc import keep_freed_memory
 from redirty.collector.space import PRESENCE_PAGES_A_ROUND
 
 from tests.bench.figures import pairs

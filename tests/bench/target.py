@@ -15,7 +15,7 @@ from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.attach import entries, kernel
 from redirty.collector.attach.loading import Options
 from redirty.collector.attach.tracer import Tracer
-from redirty.collector.host.mappings import Mappings, MapsFile
+from redirty.collector.linux.maps import Mappings, MapsFile
 from redirty.collector.pageset import PAGE_SHIFT
 
 from tests.workloads.driver import Sweep

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from redirty.collector.host.cputime import cpu_s
+from redirty.collector.linux.cpu_time import cpu_s
 
 from tests.bench.figures import interval
 from tests.bench.table import Row, not_run, number

@@ -8,8 +8,8 @@ from collections import Counter
 
 from redirty.collector.arm.base import ArmError
 from redirty.collector.arm.injection import Injector, InUseError
-from redirty.collector.host import nodes
-from redirty.collector.host.smaps import detailed
+from redirty.collector.linux import numa
+from redirty.collector.linux.smaps import detailed
 from redirty.collector.movable import Steps, plan
 from redirty.collector.tables import Tables, Walker
 
@@ -29,7 +29,7 @@ class Relocator:
     def __init__(self, pid: int, regions: int) -> None:
         self.pid = pid
         self.regions = regions
-        self.walker = Walker(nodes.look().highest)
+        self.walker = Walker(numa.look().highest)
         self.injector = Injector()
         self.in_use: set[int] = set()
         self.stopped_s = self.moves_s = 0.0

@@ -14,8 +14,8 @@ from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.soft_dirty import SoftDirtyArmed
 from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.errors import TargetEndedError
-from redirty.collector.host.mappings import MapsFile
 from redirty.collector.host.targets import Tree
+from redirty.collector.linux.maps import MapsFile
 from redirty.collector.members import Members
 from redirty.collector.rounds import Round, SpaceRound
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from redirty.collector.arm.choose import open_armed, round_trip
 from redirty.collector.arm.injection import Injector
-from redirty.collector.host.mappings import MapsFile
+from redirty.collector.linux.maps import MapsFile
 from redirty.collector.pageset import from_pages, page_numbers
 
 from tests.host.recording import NONE

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from redirty.collector.host.smaps import starts_with_flag
+from redirty.collector.linux.smaps import starts_with_flag
 
 from tests.bench.migration.qmp import Qmp
 from tests.host.mirrored import CoreFile, mirror_json

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from redirty.collector.arm.base import ArmError
 from redirty.collector.errors import RedirtyError
-from redirty.collector.host import nodes as host_nodes
-from redirty.collector.host.smaps import detailed
+from redirty.collector.linux import numa as host_nodes
+from redirty.collector.linux.smaps import detailed
 from redirty.collector.movable import Steps, plan
 from redirty.collector.pageset import page_numbers
 from redirty.collector.refusals import require_movable

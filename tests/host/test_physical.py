@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from redirty.collector.analyze import load, summary
-from redirty.collector.frames import PhysicalRound
+from redirty.collector.linux.page_frames import PhysicalRound
 from redirty.collector.pageset import page_numbers
 from redirty.collector.physical import Physical
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from redirty.collector.host.smaps import starts_with_flag
+from redirty.collector.linux.smaps import starts_with_flag
 
 from tests.host.programs import Server, guest, scratch
 from tests.host.running import run_redirty

@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.host.mappings import mapping_class
+from redirty.collector.linux.maps import mapping_class
 
 PAGE = 4096
 U64 = npt.NDArray[np.uint64]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from redirty.collector.arm.soft_dirty import SoftDirtyArmed
-from redirty.collector.host.mappings import MapsFile
+from redirty.collector.linux.maps import MapsFile
 from redirty.collector.rounds import SpaceRound
 
 from tests.host.recording import NONE, assert_same, kernel_state, wait_idle, way, within

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from redirty.collector.attach import abi
 from redirty.collector.export.recording import Meta
-from redirty.collector.host.mappings import Mapping, Mappings
+from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.pageset import PageSet, from_pages
 from redirty.collector.rounds import Round, SpaceRound
 

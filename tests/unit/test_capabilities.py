@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from redirty.collector import capabilities
 from redirty.collector.arm import choose
 from redirty.collector.attach import trial
 from redirty.collector.errors import RedirtyError
+from redirty.collector.linux import capabilities
 
 ALL = (1 << 41) - 1
 ADMIN, PERFMON, BPF, PTRACE = 1 << 21, 1 << 38, 1 << 39, 1 << 19

@@ -12,7 +12,7 @@ from redirty.collector.analyze import load
 from redirty.collector.attach import abi
 from redirty.collector.curves import Point, Runs, inside, thinned
 from redirty.collector.export.recording import Recording
-from redirty.collector.host.mappings import CLASSES, Mappings
+from redirty.collector.linux.maps import CLASSES, Mappings
 from redirty.collector.pageset import PageSet
 from redirty.collector.rounds import Round, SpaceRound
 

@@ -11,12 +11,18 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redirty.collector import capabilities, frames
 from redirty.collector.analyze import load
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export.physical import PhysicalFiles, words_of
 from redirty.collector.export.recording import Recording
-from redirty.collector.frames import LastFrames, add_up, entries_of, frames_for, frames_of
+from redirty.collector.linux import capabilities, page_frames
+from redirty.collector.linux.page_frames import (
+    LastFrames,
+    add_up,
+    entries_of,
+    frames_for,
+    frames_of,
+)
 from redirty.collector.pageset import U64, empty, from_pages
 
 from tests.unit.made_up import meta, one_round, pages
@@ -52,7 +58,7 @@ def test_entries_are_those_of_the_pages(chosen: set[int], end: int) -> None:
 
 
 def test_long_runs_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "_REGIONS_A_PART", 3)
+    monkeypatch.setattr(page_frames, "_REGIONS_A_PART", 3)
     asked: list[int] = []
 
     def read(first: int, into: U64) -> None:
@@ -181,14 +187,14 @@ def test_frames_that_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def close(self) -> None: ...
 
-    monkeypatch.setattr(frames, "Pagemap", Hidden)
+    monkeypatch.setattr(page_frames, "Pagemap", Hidden)
     for lacking, said in ((None, "shows no frame numbers"), ("CAP_X, which", "needs CAP_X")):
         monkeypatch.setattr(capabilities, "root_lacks", lambda _, lacking=lacking: lacking)
         with pytest.raises(RedirtyError, match=said):
-            frames.require_frames()
+            page_frames.require_frames()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: others see no frames")
 def test_the_kernels_zeros() -> None:
-    sizes = sorted(end - first for first, end in frames.zero_frames())
+    sizes = sorted(end - first for first, end in page_frames.zero_frames())
     assert sizes in ([1], [1, 512])

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from redirty.collector.host.io_uring import buffers_bytes, registered_kib
-from redirty.collector.host.mappings import Mapping, Mappings
+from redirty.collector.linux.io_uring import buffers_bytes, registered_kib
+from redirty.collector.linux.maps import Mapping, Mappings
 
 HEAD = b"pos:\t0\nSQEs:\t1\n    0: 0x10/5\nUserFiles:\t1\n    0: /tmp/x/4096\n"
 TAIL = b"PollList:\n  op=6, task_works=0\nCqOverflowList:\n"

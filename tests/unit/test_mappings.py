@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.host import mappings
-from redirty.collector.host.mappings import (
+from redirty.collector.linux import maps as mappings
+from redirty.collector.linux.maps import (
     Mapping,
     Mappings,
     MapsFile,

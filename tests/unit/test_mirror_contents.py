@@ -14,8 +14,8 @@ from redirty.collector.copier.content import NEVER, Sent, hashes_of, zero_pages
 from redirty.collector.copier.engine import Engine
 from redirty.collector.copier.image import SPACE, Image
 from redirty.collector.copier.pace import Pace
-from redirty.collector.copier.reading import PAGE, Bools, Reader, runs_of
 from redirty.collector.copier.sink import LocalSink
+from redirty.collector.linux.process_memory import PAGE, Bools, Reader, runs_of
 from redirty.collector.pageset import PageSet, empty, from_pages, page_numbers
 
 U = np.uint64

@@ -13,8 +13,8 @@ from redirty.collector.copier.door import parse_address
 from redirty.collector.copier.guest import Piece, _whose, pieces
 from redirty.collector.copier.layout import parse_line, without_overlaps
 from redirty.collector.copier.owner import is_loopback
-from redirty.collector.copier.reading import PAGE
 from redirty.collector.errors import RedirtyError, UsageError
+from redirty.collector.linux.process_memory import PAGE
 
 # ---- layouts, addresses, pairing ----
 

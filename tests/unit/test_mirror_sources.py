@@ -13,8 +13,8 @@ from redirty.collector.copier.corefile import CoreFile
 from redirty.collector.copier.image import FILE, SPACE, Image
 from redirty.collector.copier.layout import Vma, key_of
 from redirty.collector.copier.notes import OWN_NAME, OWN_PAGES, _note
-from redirty.collector.copier.reading import PAGE
 from redirty.collector.copier.sources import Files, FileSource, SpaceSource
+from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.pageset import PageSet, from_pages, page_numbers
 
 U = np.uint64

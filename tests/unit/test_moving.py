@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from redirty.collector import moving, placement
-from redirty.collector.host.nodes import Nodes
-from redirty.collector.host.smaps import Detailed
+from redirty.collector.linux.numa import Nodes
+from redirty.collector.linux.smaps import Detailed
 from redirty.collector.placement import MappingRow, Placement, Row
 
 _NONE = np.empty(0, np.uint64)

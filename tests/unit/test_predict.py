@@ -14,7 +14,7 @@ from redirty.collector.analyze import plot
 from redirty.collector.attach import abi
 from redirty.collector.cli import main as cli
 from redirty.collector.export.recording import Recording
-from redirty.collector.host.mappings import Mapping, Mappings
+from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.pageset import from_ranges
 from redirty.collector.rounds import Round, SpaceRound
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
 from redirty.collector.family import Family
-from redirty.collector.host import process
-from redirty.collector.host.process import Process
+from redirty.collector.linux import process
+from redirty.collector.linux.process import Process
 
 from tests.tiers import require
 

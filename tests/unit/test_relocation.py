@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from redirty.collector.errors import RedirtyError
-from redirty.collector.host.nodes import Nodes
-from redirty.collector.host.smaps import Detailed
+from redirty.collector.linux.numa import Nodes
+from redirty.collector.linux.smaps import Detailed
 from redirty.collector.movable import HUGE, IN_USE, MERGED, REGION, Steps, overlaps, plan, stays
 from redirty.collector.refusals import require_node
 from redirty.collector.relocate import Pace

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from redirty.collector.host.nodes import Nodes, parse_list, zone_ranges
-from redirty.collector.host.threads import processor
+from redirty.collector.linux.numa import Nodes, parse_list, zone_ranges
+from redirty.collector.linux.numa_sampling import processor
 from redirty.collector.model.placement import advice, remote_share
 from redirty.collector.pageset import U64
 from redirty.collector.tables import shift_of, translate, walk

@@ -11,7 +11,7 @@ import pytest
 from redirty.collector.cli.top_choices import parse_percent
 from redirty.collector.errors import UsageError
 from redirty.collector.host.census import Census
-from redirty.collector.host.cputime import CpuTimes, cpu_s
+from redirty.collector.linux.cpu_time import CpuTimes, cpu_s
 from redirty.tui import config
 from redirty.tui.serve import words_without_serve
 

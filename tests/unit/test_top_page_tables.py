@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 from redirty.collector.errors import RedirtyError
-from redirty.collector.host import nodes as host_nodes
-from redirty.collector.host.nodes import Nodes
+from redirty.collector.linux import numa as host_nodes
+from redirty.collector.linux.numa import Nodes
 from redirty.tui.reading import page_tables
 from redirty.tui.reading.page_tables import Look, PageTables, TablesWatch
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from redirty.collector.arm import pagemap
 from redirty.collector.arm.registration import adjacent
 from redirty.collector.arm.uffd import UffdArmed
-from redirty.collector.host.mappings import Mapping, Mappings
+from redirty.collector.linux import pagemap
+from redirty.collector.linux.maps import Mapping, Mappings
 
 SIZE = 128 << 20  # eight of them are all that is prepared
 

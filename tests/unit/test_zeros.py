@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from redirty.collector.analyze import load, observe
 from redirty.collector.export.zeros import write_zeros
-from redirty.collector.host.mappings import Mapping, Mappings
+from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.model.converge import Memory, simulate
 from redirty.collector.model.policy import Fixed, Goal, Qemu
 from redirty.collector.zeros import Stretch, Zeros, joined, runs, zero_pages

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from redirty.collector.cli import main
-from redirty.collector.host import nodes as host_nodes
-from redirty.collector.host.smaps import Detailed, detailed
+from redirty.collector.linux import numa as host_nodes
+from redirty.collector.linux.smaps import Detailed, detailed
 from redirty.collector.movable import HUGE
 from redirty.collector.relocate import Moved, relocate
 from redirty.collector.tables import Walker, leaves_by_node

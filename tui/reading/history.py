@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from redirty.collector.host.mappings import CLASSES, Mapping
+from redirty.collector.linux.maps import CLASSES, Mapping
 from redirty.collector.model.observed import Kept, Observed, Points
 from redirty.collector.pageset import U64
 from redirty.tui.reading.facts import COLUMN, I64, TLB_COLUMN, Facts, Floats, Writer

@@ -14,8 +14,8 @@ from redirty.collector.curves import Runs, inside
 from redirty.collector.errors import TargetEndedError, one_line
 from redirty.collector.family import Family
 from redirty.collector.host.command import Command
-from redirty.collector.host.cputime import CpuTimes
 from redirty.collector.host.targets import TargetSet
+from redirty.collector.linux.cpu_time import CpuTimes
 from redirty.collector.outputs import Outputs
 from redirty.collector.plan import Plan
 from redirty.collector.rounds import Recorder, Round

@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from redirty.collector.errors import RedirtyError
-from redirty.collector.host import nodes as host_nodes
-from redirty.collector.host.nodes import Nodes
-from redirty.collector.host.threads import Sampled
-from redirty.collector.memory import give_back_freed_memory
+from redirty.collector.linux import numa as host_nodes
+from redirty.collector.linux.malloc import give_back_freed_memory
+from redirty.collector.linux.numa import Nodes
+from redirty.collector.linux.numa_sampling import Sampled
 from redirty.collector.model.placement import shares
 from redirty.collector.placement import counted_pages
 from redirty.collector.tables import Walker, leaves_by_node

@@ -12,7 +12,7 @@ from redirty.collector.analyze.observe import layout_of
 from redirty.collector.analyze.writers import round_of
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export.columns import ROUNDS, TLB
-from redirty.collector.host.mappings import CLASSES, Mapping
+from redirty.collector.linux.maps import CLASSES, Mapping
 from redirty.collector.model.observed import ALL, Points
 from redirty.collector.pageset import U64
 from redirty.tui.reading.facts import (

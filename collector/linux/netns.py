@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from redirty.collector.host.process import has_memory
+from redirty.collector.linux.process import has_memory
 
 
 def networks_of(pid: int) -> set[int]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector import capabilities
-from redirty.collector.arm.pagemap import ENTRY_FRAME, ENTRY_PRESENT, Pagemap
 from redirty.collector.arm.soft_dirty import zero_page_frame
 from redirty.collector.errors import RedirtyError
+from redirty.collector.linux import capabilities
+from redirty.collector.linux.pagemap import ENTRY_FRAME, ENTRY_PRESENT, Pagemap
 from redirty.collector.pageset import (
     PAGE_SHIFT,
     PAGES_PER_REGION,

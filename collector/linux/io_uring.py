@@ -9,7 +9,7 @@ import contextlib
 import re
 from pathlib import Path
 
-from redirty.collector.host.mappings import Mappings
+from redirty.collector.linux.maps import Mappings
 
 _RINGS = "anon_inode:[io_uring]"
 _BUFFER = re.compile(rb"^ *\d+: 0x[0-9a-f]+/(\d+)$", re.MULTILINE)

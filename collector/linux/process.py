@@ -7,8 +7,8 @@ import os
 import select
 from pathlib import Path
 
-from redirty.collector import capabilities
 from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
+from redirty.collector.linux import capabilities
 
 _LEAST_REGIONS, _MOST_REGIONS = 1 << 16, 1 << 20
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h

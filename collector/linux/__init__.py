@@ -1,0 +1,1 @@
+"""Interfaces of the Linux kernel: files of /proc, system calls, namespaces. No policy."""
