@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The ABI between bpfprogs/ and collector/attach/abi.py: maps' keys and values and
+ * The ABI between bpfprogs/ and collector/bpf/abi.py: maps' keys and values and
  * the ring's records. tests/unit compares both sides, field by field.
  *
  * space: an address space. The low 22 bits are the thread group's id (the kernel's

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 from redirty.collector.linux.maps import CLASSES, Mappings
 from redirty.collector.pageset import PageSet, count_in, empty
 from redirty.collector.rounds import Round

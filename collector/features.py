@@ -9,7 +9,7 @@ from typing import Any
 
 from redirty.collector.arm import choose
 from redirty.collector.arm.injection import Injector
-from redirty.collector.attach import btf, trial
+from redirty.collector.bpf import btf, probe_support
 from redirty.collector.errors import RedirtyError
 
 
@@ -68,16 +68,16 @@ def look() -> Features:
     finally:
         injector.close()
     other = {
-        "bcc": trial.bcc(),
+        "bcc": probe_support.bcc(),
         "btf": btf_reason,
         "pid namespace": choose.pid_namespace(),
     }
     other["process events"] = _process_events() if root else "needs root: run with sudo"
     return Features(
         kernel=platform.release(),
-        lockdown=trial.lockdown_mode(),
+        lockdown=probe_support.lockdown_mode(),
         root=root,
-        probes=trial.try_all(types),
+        probes=probe_support.try_all(types),
         arming=arming,
         other=other,
     )

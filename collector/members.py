@@ -11,8 +11,8 @@ from redirty.collector.arm.base import Armed, ArmError, GoneError
 from redirty.collector.arm.choose import open_armed
 from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.uffd import UffdArmed
-from redirty.collector.attach import abi
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf import abi
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import (
     OURS,
     NoProcessError,

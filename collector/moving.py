@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from redirty.collector.attach import abi
-from redirty.collector.attach.loading import Options
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf import abi
+from redirty.collector.bpf.loader import Options
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux.numa import Nodes
 from redirty.collector.refusals import require_movable

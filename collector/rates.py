@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 from redirty.collector.pageset import PAGES_PER_REGION, U64, PageSet, matrix
 
 U32 = npt.NDArray[np.uint32]

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.arm.injection import Injector
-from redirty.collector.attach import abi
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf import abi
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import TargetEndedError
 from redirty.collector.host.targets import TargetSet
 from redirty.collector.linux.maps import Mappings

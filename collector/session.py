@@ -14,8 +14,8 @@ from types import FrameType
 from redirty.collector.arm.base import GoneError
 from redirty.collector.arm.choose import choose
 from redirty.collector.arm.injection import Injector
-from redirty.collector.attach.loading import Options
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.loader import Options
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.export.zeros import write_zeros
 from redirty.collector.family import Family

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.attach.kernel_pages import KernelPages, UnreadableError, known_page
+from redirty.collector.bpf.page_table_reader import KernelPages, UnreadableError, known_page
 from redirty.collector.linux.numa import Nodes
 from redirty.collector.pageset import PAGE_SHIFT, U64
 

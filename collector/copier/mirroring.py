@@ -11,8 +11,8 @@ from typing import Any
 from redirty.collector.arm.choose import choose
 from redirty.collector.arm.holding import Holding
 from redirty.collector.arm.injection import Injector
-from redirty.collector.attach.loading import Options
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.loader import Options
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.copier.ending import Ending, Means, living
 from redirty.collector.copier.engine import Engine
 from redirty.collector.copier.outlook import Outlook

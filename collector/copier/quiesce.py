@@ -14,7 +14,7 @@ from typing import Any
 
 from redirty.collector.arm.base import GoneError
 from redirty.collector.arm.holding import HoldError, Holding
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 from redirty.collector.copier.commit import PlacedProcess
 from redirty.collector.copier.digest import digest_of
 from redirty.collector.copier.engine import Counts, Engine, batches

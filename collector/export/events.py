@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 from redirty.collector.export.parts import Parts, arrow
 
 _ROWS_A_PART = 1 << 20

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from redirty.collector import VERSION, files
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export import columns, tlb
 from redirty.collector.export.again import Again

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from redirty.collector import files
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 from redirty.collector.errors import one_line
 from redirty.collector.export import columns
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 
 _TIMED = frozenset({abi.TLB_MM_RANGE, abi.TLB_BATCH})
 # of the kernel's own reasons, by what tells the arm's share apart from the target's

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from redirty.collector.attach.loading import Options
+from redirty.collector.bpf.loader import Options
 
 from tests.bench.figures import Pairs, pairs
 from tests.bench.table import Row, not_run, of_pairs

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
-from redirty.collector.attach.loading import Options
+from redirty.collector.bpf.loader import Options
 
 from tests.bench.figures import pairs
 from tests.bench.target import SLOT, Probe, Target, armed_sweep, cpus

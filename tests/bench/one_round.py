@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from redirty.collector.arm.injection import Injector
-from redirty.collector.attach.loading import Options
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.loader import Options
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.host.targets import Pids
 from redirty.collector.linux.malloc import give_back_freed_memory, keep_freed_memory

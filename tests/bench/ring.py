@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-from redirty.collector.attach.loading import Options
+from redirty.collector.bpf.loader import Options
 
 from tests.bench.figures import interval
 from tests.bench.table import Row

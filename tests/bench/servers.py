@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redirty.collector.arm.injection import Injector
-from redirty.collector.attach.loading import Options
+from redirty.collector.bpf.loader import Options
 from redirty.collector.host.targets import Pids
 from redirty.collector.rounds import Recorder
 

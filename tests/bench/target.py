@@ -12,9 +12,9 @@ from typing import Any, Self
 from redirty.collector.arm.choose import open_armed
 from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.uffd import UffdArmed
-from redirty.collector.attach import entries, kernel
-from redirty.collector.attach.loading import Options
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf import hooks, syscalls
+from redirty.collector.bpf.loader import Options
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.linux.maps import Mappings, MapsFile
 from redirty.collector.pageset import PAGE_SHIFT
 
@@ -62,7 +62,7 @@ class Probe:
     def attach(self) -> None:
         """Puts the programs on."""
         if not self._on:
-            entries.attach(self._bpf, self.tracer.probe)
+            hooks.attach(self._bpf, self.tracer.probe)
             self._on = True
 
     def detach(self) -> None:
@@ -110,13 +110,13 @@ class EmptyProgram:
     tracepoint can cost."""
 
     def __init__(self) -> None:
-        self._program = kernel.load_nothing(kernel.TYPE_RAW_TRACEPOINT)
+        self._program = syscalls.load_nothing(syscalls.TYPE_RAW_TRACEPOINT)
         self._link = -1
 
     def attach(self) -> None:
         """Puts it on."""
         if self._link < 0:
-            self._link = kernel.open_raw_tracepoint(self._program, "page_fault_user")
+            self._link = syscalls.open_raw_tracepoint(self._program, "page_fault_user")
 
     def detach(self) -> None:
         """Takes it off."""

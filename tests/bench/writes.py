@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from redirty.collector.attach.loading import Options
+from redirty.collector.bpf.loader import Options
 
 from tests.bench import rivals
 from tests.bench.figures import pairs

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.host.targets import cgroup_mounts
 
 from tests.host.condition import Condition, assert_released

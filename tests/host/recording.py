@@ -21,8 +21,8 @@ from typing import Self
 import numpy as np
 from redirty.collector.arm.choose import choose
 from redirty.collector.arm.injection import Injector
-from redirty.collector.attach.loading import Options
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.loader import Options
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.host.command import Command
 from redirty.collector.host.targets import Pids, TargetSet
 from redirty.collector.pageset import PageSet, from_pages, page_numbers

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from redirty.collector.analyze import again, load, summary
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.pageset import page_numbers
 

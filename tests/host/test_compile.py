@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from redirty.collector.attach import btf, entries, loading
-from redirty.collector.attach.loading import Options
-from redirty.collector.attach.trial import PROBES
+from redirty.collector.bpf import btf, hooks, loader
+from redirty.collector.bpf.loader import Options
+from redirty.collector.bpf.probe_support import PROBES
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
@@ -19,9 +19,9 @@ def test_with_all_that_can_be_asked_for(
     probe: str, byte_maps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is left to spare of BPF's stack: the compiler gives up, and ends the process."""
-    monkeypatch.setattr(entries, "attach", lambda bpf, probe: frozenset((probe,)))
+    monkeypatch.setattr(hooks, "attach", lambda bpf, probe: frozenset((probe,)))
     options = Options(events=True, stacks=True, ring_bytes=4096, force_byte_maps=byte_maps)
-    found = loading._compile(options, probe, btf.offset_flags(btf.load()))
+    found = loader._compile(options, probe, btf.offset_flags(btf.load()))
     assert not isinstance(found, str), found
     bpf, features, as_bytes = found
     bpf.cleanup()
@@ -31,8 +31,8 @@ def test_with_all_that_can_be_asked_for(
 _TWO_AT_ONCE = """
 import threading
 import redirty.bpfprogs as programs
-from redirty.collector.attach import btf
-from redirty.collector.attach.loading import compile_programs
+from redirty.collector.bpf import btf
+from redirty.collector.bpf.loader import compile_programs
 flags = ["-DRD_TABLES=32", *btf.table_offset_flags(btf.load())]
 done = []
 def compile():

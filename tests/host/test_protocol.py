@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.space import Space
 
 from tests.host.recording import assert_same, wait_idle, within

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from redirty.collector.attach import kernel, trial
+from redirty.collector.bpf import probe_support, syscalls
 from redirty.collector.cli.main import main
 
 from tests.host.refusal import COULD_NOT, assert_refused, assert_valid
@@ -117,13 +117,13 @@ def test_kernel_without_any_probe(
         raise PermissionError(1, "Operation not permitted")
 
     for mode, words in (("none", "hardened"), ("confidentiality", "locked down")):
-        monkeypatch.setattr(kernel, "load_nothing", refuse)
-        monkeypatch.setattr(trial, "lockdown_mode", lambda mode=mode: mode)
+        monkeypatch.setattr(syscalls, "load_nothing", refuse)
+        monkeypatch.setattr(probe_support, "lockdown_mode", lambda mode=mode: mode)
         output = tmp_path / mode
         code = main(["record", "-p", str(sleeper.pid), "100ms", "1", "-o", str(output)])
         out, err = capfd.readouterr()
         assert_refused(Done(code, out, err), COULD_NOT, "cannot trace on this kernel", words)
-        for probe in trial.PROBES:
+        for probe in probe_support.PROBES:
             assert f"{probe}: " in err
         assert not output.exists()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from redirty.collector.arm.price import fault_s
-from redirty.collector.attach.system import SystemCounts
+from redirty.collector.bpf.system_counts import SystemCounts
 from redirty.tui.reading.overview import by_pid
 
 from tests.host.recording import way

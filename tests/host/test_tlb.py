@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from redirty.collector.attach import abi
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf import abi
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.export.recording import tlb_totals
 
 from tests.host.recording import LiveRounds

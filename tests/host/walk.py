@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 from redirty.collector.rounds import SpaceRound
 
 from tests.host.recording import (

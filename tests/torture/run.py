@@ -11,8 +11,8 @@ from pathlib import Path
 
 from redirty.collector.arm.choose import choose
 from redirty.collector.arm.injection import Injector
-from redirty.collector.attach.loading import Options
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.loader import Options
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.host.targets import Tree
 from redirty.collector.rounds import Recorder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.tracer import Tracer
 
 from tests.host.conftest import root, sleeper, start, target, tracing
 from tests.host.recording import open_tracer

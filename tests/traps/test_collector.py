@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from redirty.collector.arm.soft_dirty import SoftDirtyArmed
-from redirty.collector.attach.loading import Options
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.loader import Options
+from redirty.collector.bpf.tracer import Tracer
 
 from tests.host.condition import Condition, assert_released, descriptors, tracer_of
 from tests.host.recording import (

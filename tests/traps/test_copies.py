@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.attach import abi
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf import abi
+from redirty.collector.bpf.tracer import Tracer
 
 from tests.host.recording import NONE, LiveRounds, assert_same, space_of, wait_idle, within
 from tests.host.walk import Start

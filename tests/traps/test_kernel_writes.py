@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.linux import io_uring
 
 from tests.host.recording import NONE, LiveRounds, assert_same, redirty, wait_idle, way, within

@@ -17,7 +17,7 @@ import pytest
 from redirty.collector.arm.choose import open_armed
 from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.uffd import initialise
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.linux.maps import MapsFile
 from redirty.collector.pageset import PageSet, from_pages, page_numbers
 

@@ -14,7 +14,7 @@ import pytest
 from redirty.collector.arm.base import ArmError
 from redirty.collector.arm.choose import choose, round_trip
 from redirty.collector.arm.injection import Injector
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import RedirtyError
 from redirty.collector.host.targets import Tree
 

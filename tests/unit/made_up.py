@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 from redirty.collector.export.recording import Meta
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.pageset import PageSet, from_pages

@@ -1,4 +1,4 @@
-"""The two sides of the ABI: bpfprogs/ for a C compiler, collector/attach/abi.py for numpy."""
+"""The two sides of the ABI: bpfprogs/ for a C compiler, collector/bpf/abi.py for numpy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redirty.bpfprogs as programs
-from redirty.collector.attach import abi, ring
+from redirty.collector.bpf import abi, ringbuf
 
 from tests import tiers
 
@@ -146,11 +146,11 @@ def test_names_of_kinds_and_reasons() -> None:
 
 
 def test_a_record_of_the_ring_is_its_header_and_the_event() -> None:
-    names = ring.RECORD.names or ()
+    names = ringbuf.RECORD.names or ()
     assert names[:2] == ("length", "page")
     assert names[2:] == abi.EVENT.names
-    assert ring.RECORD.itemsize == 8 + abi.EVENT.itemsize
-    assert ring.RECORD.itemsize % 8 == 0, "the kernel rounds records up to 8 bytes"
+    assert ringbuf.RECORD.itemsize == 8 + abi.EVENT.itemsize
+    assert ringbuf.RECORD.itemsize % 8 == 0, "the kernel rounds records up to 8 bytes"
 
 
 def hist_slots(tmp_path: Path, times_ns: list[int]) -> list[int]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.analyze import again, load, mappings, summary, writers
-from redirty.collector.attach.ring import RECORD
+from redirty.collector.bpf.ringbuf import RECORD
 from redirty.collector.export.events import EventFile
 from redirty.collector.export.recording import Recording
 from redirty.collector.pageset import empty

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redirty.bpfprogs as programs
-from redirty.collector.attach import btf
+from redirty.collector.bpf import btf
 
 from tests import tiers
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from redirty.collector.arm import choose
-from redirty.collector.attach import trial
+from redirty.collector.bpf import probe_support
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux import capabilities
 
@@ -58,7 +58,7 @@ def root_without(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_lacking_is_named_in_place_of_the_kernel() -> None:
     with pytest.raises(RedirtyError) as told:
         choose.require_root()
-    reason = trial._reason("BPF on kprobes", PermissionError(1, "Operation not permitted"))
+    reason = probe_support._reason("BPF on kprobes", PermissionError(1, "Operation not permitted"))
     for text in (str(told.value), reason):
         assert "needs CAP_BPF and CAP_PERFMON, which root does not have here" in text
         assert "--cap-add" in text

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.analyze import load
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 from redirty.collector.curves import Point, Runs, inside, thinned
 from redirty.collector.export.recording import Recording
 from redirty.collector.linux.maps import CLASSES, Mappings

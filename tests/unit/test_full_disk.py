@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from redirty.collector import files
 from redirty.collector.analyze.load import load_events
-from redirty.collector.attach import ring
+from redirty.collector.bpf import ringbuf
 from redirty.collector.errors import RedirtyError
 from redirty.collector.export import events
 from redirty.collector.export.events import EventFile
@@ -147,7 +147,7 @@ def room_for_files() -> Iterator[Callable[[int], None]]:
 
 def records(count: int) -> npt.NDArray[np.void]:
     """Events at random addresses, which no compression makes small."""
-    made = np.zeros(count, ring.RECORD)
+    made = np.zeros(count, ringbuf.RECORD)
     made["ns"] = np.arange(count) + 1000
     made["address"] = np.random.default_rng(count).integers(0, 1 << 47, count)
     return made

@@ -9,7 +9,7 @@ import pytest
 
 SAY = """
 import ctypes, os
-from redirty.collector.attach.loading import captured_stderr
+from redirty.collector.bpf.loader import captured_stderr
 with captured_stderr() as said:
     os.write(2, b"warning: of no interest\\nLLVM ERROR: no stack left\\n")
     {then}

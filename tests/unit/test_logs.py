@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from redirty.collector.attach import abi
-from redirty.collector.attach.logs import TableLog, rows_bits
+from redirty.collector.bpf import abi
+from redirty.collector.bpf.fault_log import TableLog, rows_bits
 from redirty.collector.pageset import U64
 
 MASK = (1 << 64) - 1

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from redirty.collector.analyze import plot
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 from redirty.collector.cli import main as cli
 from redirty.collector.export.recording import Recording
 from redirty.collector.linux.maps import Mapping, Mappings

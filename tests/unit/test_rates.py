@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 from redirty.collector.pageset import from_pages
 from redirty.collector.rates import Curve, CurveSum, PageCounts, rates
 

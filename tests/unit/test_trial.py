@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 
 import pytest
-from redirty.collector.attach import trial
+from redirty.collector.bpf import probe_support
 
 DYNAMIC = "#1 SMP PREEMPT_DYNAMIC Debian 7.2.12-1 (2026-11-04)"
 
@@ -34,9 +34,9 @@ def test_preference(
     file = tmp_path / "preempt"
     if debugfs is not None:
         file.write_text(debugfs)
-    monkeypatch.setattr(trial, "SCHED_PREEMPT", file)
+    monkeypatch.setattr(probe_support, "SCHED_PREEMPT", file)
     monkeypatch.setattr(platform, "version", lambda: version)
-    assert trial.preempts() is expected
-    first, *_ = trial.preference()
+    assert probe_support.preempts() is expected
+    first, *_ = probe_support.preference()
     assert first == ("kprobe" if expected else "fentry")
-    assert sorted(trial.preference()) == sorted(trial.PROBES)
+    assert sorted(probe_support.preference()) == sorted(probe_support.PROBES)

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from redirty.collector.attach import abi
-from redirty.collector.attach.system import SystemCounts
+from redirty.collector.bpf import abi
+from redirty.collector.bpf.system_counts import SystemCounts
 from redirty.tui.reading.overview import Overview, by_pid
 from redirty.tui.reading.snapshot import State
 

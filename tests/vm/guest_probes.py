@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from redirty.collector.arm.injection import Injector
-from redirty.collector.attach.loading import Options
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf.loader import Options
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.host.targets import Pids
 from redirty.collector.pageset import PageSet, page_numbers
 from redirty.collector.rounds import Recorder, SpaceRound

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 
 from tests.vm import machine
 from tests.vm.guest import PYTHON, REDIRTY, booted, in_guest

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.attach import abi
-from redirty.collector.attach.tracer import Tracer
+from redirty.collector.bpf import abi
+from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import one_line
 from redirty.tui.reading.facts import Writer
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redirty.bpfprogs as programs
-from redirty.collector.attach import btf, entries, kernel, logs, trial
+from redirty.collector.bpf import btf, fault_log, hooks, probe_support, syscalls
 from redirty.collector.errors import RedirtyError
 
 log = logging.getLogger(__name__)
@@ -72,12 +72,12 @@ def load(options: Options) -> Loaded:
     types = btf.load()
     refused: dict[str, str] = {}
     tries = {
-        "fentry": lambda: trial.fentry(types),
-        "kprobe": trial.kprobe,
-        "tracepoint": trial.tracepoint,
+        "fentry": lambda: probe_support.fentry(types),
+        "kprobe": probe_support.kprobe,
+        "tracepoint": probe_support.tracepoint,
     }
     flags = btf.offset_flags(types)
-    for probe in trial.preference() if options.probe == "auto" else (options.probe,):
+    for probe in probe_support.preference() if options.probe == "auto" else (options.probe,):
         found = tries[probe]() or _compile(options, probe, flags)
         if not isinstance(found, str):
             bpf, attached, byte_maps = found
@@ -95,7 +95,7 @@ def _compile(
     flags = [
         *(*_COMMON, f"-DRD_ENTRY_{probe.upper()}"),
         *(f"-DRD_REGIONS={o.regions}", f"-DRD_SLOTS={o.slots}", f"-DRD_TARGETS={o.targets}"),
-        f"-DRD_ROWS_BITS={logs.rows_bits(o.regions)}",
+        f"-DRD_ROWS_BITS={fault_log.rows_bits(o.regions)}",
         *offset_flags,
     ]
     if o.events:
@@ -105,14 +105,14 @@ def _compile(
     if o.part:
         flags.append("-DRD_PART")
     compiler = bcc_compiler()
-    byte_maps = o.force_byte_maps or not kernel.has_atomics()
+    byte_maps = o.force_byte_maps or not syscalls.has_atomics()
     if byte_maps:
         flags.append("-DRD_NO_ATOMIC_OR")
     bpf: Any = None
     with captured_stderr() as said:
         try:
             bpf = compiler(text=programs.source().encode(), cflags=flags)
-            return bpf, entries.attach(bpf, probe), byte_maps
+            return bpf, hooks.attach(bpf, probe), byte_maps
         except Exception as e:
             reason = str(e).strip()
     log.debug("BCC said: %s", said.text)

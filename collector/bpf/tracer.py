@@ -13,10 +13,10 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.attach import abi, entries, kernel, logs
-from redirty.collector.attach.loading import Options, load
-from redirty.collector.attach.ring import Ring
-from redirty.collector.attach.symbols import Symbols
+from redirty.collector.bpf import abi, fault_log, hooks, syscalls
+from redirty.collector.bpf.loader import Options, load
+from redirty.collector.bpf.ringbuf import Ring
+from redirty.collector.bpf.symbols import Symbols
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.pageset import PAGE_SHIFT, PageSet, empty, from_ranges, from_rows
 
@@ -44,35 +44,35 @@ class Tracer:
     def _open_maps(self) -> None:
         o = self.options
         size = abi.CONFIG.itemsize
-        self._config_map = mmap.mmap(self._fd("config"), logs.whole_pages(size))
+        self._config_map = mmap.mmap(self._fd("config"), fault_log.whole_pages(size))
         self._config = np.frombuffer(self._config_map, abi.CONFIG, 1)
         self._stats_map = mmap.mmap(
-            self._fd("stats"), logs.whole_pages(abi.STATS.itemsize * o.slots * 2)
+            self._fd("stats"), fault_log.whole_pages(abi.STATS.itemsize * o.slots * 2)
         )
         self._stats = np.frombuffer(self._stats_map, abi.STATS, o.slots * 2).reshape(o.slots, 2)
         self._slots_used = 1  # slot 0 is everybody's
         self._changes = 0
         self._known_targets: tuple[int, int, dict[int, tuple[int, int]]] | None = None
-        self._logs: tuple[logs.Log, logs.Log]
+        self._logs: tuple[fault_log.Log, fault_log.Log]
         if self.byte_maps:
-            self._logs = (logs.MapLog(self._fd("bits0")), logs.MapLog(self._fd("bits1")))
+            self._logs = (fault_log.MapLog(self._fd("bits0")), fault_log.MapLog(self._fd("bits1")))
         else:
             used = self._config["used"][0]
-            self._logs = logs.tables(self._fd("rows"), self._fd("taken"), o.regions, used)
+            self._logs = fault_log.tables(self._fd("rows"), self._fd("taken"), o.regions, used)
         self._targets_fd = self._fd("targets")
-        self._targets_reader = kernel.HashReader(
+        self._targets_reader = syscalls.HashReader(
             self._targets_fd, np.empty(o.targets, np.uint32), np.empty(o.targets, abi.TARGET)
         )
         self._grace_fd = self._fd("grace")
         self._grace_inner = np.array([self._fd("grace_inner")], np.uint32)
         self._opened = None
         if "opened" in self.attached:
-            self._opened = kernel.HashReader(
+            self._opened = syscalls.HashReader(
                 *(self._fd("opened"), np.empty(abi.RANGES, abi.RANGE)),
                 np.empty(abi.RANGES, np.uint64),
             )
         self.ring = Ring(self._fd("events"), o.ring_bytes) if o.events else None
-        self._log_programs = entries.log_programs(self._bpf)
+        self._log_programs = hooks.log_programs(self._bpf)
         self._skipped = self.skipped()
         self._config["arm_pid"] = os.getpid()
         self._config["follow_fork"] = int(o.follow_fork)
@@ -95,7 +95,7 @@ class Tracer:
         self._changed(tgid)  # before the entry, or a fault in between would be passed by
         value = np.array([(space, slot)], abi.TARGET)
         try:
-            kernel.map_update(self._targets_fd, np.array([tgid], np.uint32), value)
+            syscalls.map_update(self._targets_fd, np.array([tgid], np.uint32), value)
         except OSError as e:
             raise RedirtyError(
                 f"cannot trace more than {self.options.targets} processes: {why(e)}"
@@ -104,7 +104,7 @@ class Tracer:
 
     def drop_target(self, tgid: int) -> None:
         """Stops tracing a process."""
-        kernel.map_delete(self._targets_fd, np.array([tgid], np.uint32))
+        syscalls.map_delete(self._targets_fd, np.array([tgid], np.uint32))
         self._changed(tgid)
 
     def _changed(self, tgid: int) -> None:
@@ -115,7 +115,7 @@ class Tracer:
     def target_space(self, tgid: int) -> int | None:
         """The address space the kernel side knows a process by; None when it is no target."""
         value = np.zeros(1, abi.TARGET)
-        found = kernel.map_lookup(self._targets_fd, np.array([tgid], np.uint32), value)
+        found = syscalls.map_lookup(self._targets_fd, np.array([tgid], np.uint32), value)
         return int(value["space"][0]) if found else None
 
     def targets(self) -> dict[int, tuple[int, int]]:
@@ -179,7 +179,7 @@ class Tracer:
         Changing a map of maps waits for that in the kernel (synchronize_rcu in
         kernel/bpf/syscall.c, since 4.20, made for this use). Sleeps, costs no CPU.
         """
-        kernel.map_update(self._grace_fd, np.zeros(1, np.uint32), self._grace_inner)
+        syscalls.map_update(self._grace_fd, np.zeros(1, np.uint32), self._grace_inner)
 
     def drain(self) -> dict[int, PageSet]:
         """Empties the maps of the epoch before: address space -> pages. Call after wait_grace."""
@@ -206,7 +206,7 @@ class Tracer:
                 bounds = np.array([key["start"], end], np.uint64) >> np.uint64(PAGE_SHIFT)
                 space = int(key["space"])
                 found[space] = found.get(space, empty()) | from_ranges(bounds[:1], bounds[1:])
-                kernel.map_delete(self._opened.fd, np.array([key], abi.RANGE))
+                syscalls.map_delete(self._opened.fd, np.array([key], abi.RANGE))
         return found
 
     def peek(self, space: int, regions: npt.NDArray[np.uint64]) -> PageSet:
@@ -223,7 +223,7 @@ class Tracer:
         """Since the start, runs of programs that log writes that the kernel left out, of any
         process. Where it may preempt a BPF program (PREEMPT_LAZY, preempt=full), a fault on that
         processor meanwhile is not logged. See kernel.recursion_misses for what it does not count."""
-        return sum(map(kernel.recursion_misses, self._log_programs))
+        return sum(map(syscalls.recursion_misses, self._log_programs))
 
     def take_stats(self) -> npt.NDArray[np.void]:
         """(slots used so far,) counters of the epoch before, then set to 0; in slot 0's `lost` the faults
@@ -251,7 +251,7 @@ class Tracer:
     def take_stacks(self) -> list[tuple[int, int, int]]:
         """Empties the count of pages by stack: (address space, stack, pages) each."""
         fd = self._fd("stack_pages")
-        reader = kernel.HashReader(fd, np.empty(8192, abi.STACK_KEY), np.empty(8192, np.uint64))
+        reader = syscalls.HashReader(fd, np.empty(8192, abi.STACK_KEY), np.empty(8192, np.uint64))
         keys, values = reader.drain()
         return [
             (space, stack, n)
@@ -265,7 +265,7 @@ class Tracer:
     def stack(self, stack_id: int) -> list[int]:
         """Addresses of a stack, the writing instruction first."""
         addresses = np.zeros(127, np.uint64)
-        if not kernel.map_lookup(self._fd("stacks"), np.array([stack_id], np.uint32), addresses):
+        if not syscalls.map_lookup(self._fd("stacks"), np.array([stack_id], np.uint32), addresses):
             return []
         return [int(a) for a in addresses[addresses != 0]]
 

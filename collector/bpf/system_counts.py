@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import redirty.bpfprogs as programs
-from redirty.collector.attach import abi, btf, entries, kernel, trial
-from redirty.collector.attach.loading import bcc_compiler, captured_stderr, last_line
+from redirty.collector.bpf import abi, btf, hooks, probe_support, syscalls
+from redirty.collector.bpf.loader import bcc_compiler, captured_stderr, last_line
 from redirty.collector.errors import RedirtyError
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class SystemCounts:
     def __init__(self) -> None:
         self._bpf, self.features = _load()
         fd = self._bpf[b"counts"].map_fd
-        self._reader = kernel.HashReader(
+        self._reader = syscalls.HashReader(
             fd, np.empty(_BATCH, np.uint32), np.empty(_BATCH, abi.COUNTS)
         )
         self._uncounted = self._bpf[b"uncounted"].map_fd
@@ -49,12 +49,12 @@ class SystemCounts:
         """As they are now."""
         pid, counts = self._reader.read()
         lost = np.zeros(1, np.uint64)
-        kernel.map_lookup(self._uncounted, np.zeros(1, np.uint32), lost)
+        syscalls.map_lookup(self._uncounted, np.zeros(1, np.uint32), lost)
         return Counted(pid.astype(np.uint32), counts.astype(abi.COUNTS), int(lost[0]))
 
     def forget(self, pid: int) -> None:
         """One that has ended: makes room."""
-        kernel.map_delete(self._reader.fd, np.array([pid], np.uint32))
+        syscalls.map_delete(self._reader.fd, np.array([pid], np.uint32))
 
     def close(self) -> None:
         """Detaches everything."""
@@ -62,8 +62,8 @@ class SystemCounts:
 
 
 def _load() -> tuple[Any, frozenset[str]]:
-    reason = trial.tracepoint()
-    by_kprobe = None if reason is None else trial.kprobe()
+    reason = probe_support.tracepoint()
+    by_kprobe = None if reason is None else probe_support.kprobe()
     if reason is not None and by_kprobe is not None:
         raise RedirtyError(
             f"cannot count write faults on this kernel: {reason}; {by_kprobe} (see: redirty check)"
@@ -86,11 +86,13 @@ def _ways_to_more() -> list[str]:
     """In which ways to count the kinds of fault that tracepoints do not tell, the best first; at last by
     none. Kernels have one or the other function inlined."""
     types, found = btf.load(), []
-    if any(trial.fentry(types, function) is None for _, function in _MORE):
+    if any(probe_support.fentry(types, function) is None for _, function in _MORE):
         found.append("FENTRY")
-    if trial.kprobe() is None:
-        symbols = entries.kernel_functions()
-        if any(trial.kprobe(entries.symbol(function, symbols)) is None for _, function in _MORE):
+    if probe_support.kprobe() is None:
+        symbols = hooks.kernel_functions()
+        if any(
+            probe_support.kprobe(hooks.symbol(function, symbols)) is None for _, function in _MORE
+        ):
             found.append("KPROBE")
     return [*found, ""]
 
@@ -117,13 +119,13 @@ def _attached(bpf: Any, more: str, *, faults_by_kprobe: bool) -> frozenset[str]:
         bpf.attach_raw_tracepoint(tp=b"page_fault_user", fn_name=b"tp_fault")
         bpf.attach_raw_tracepoint(tp=b"page_fault_kernel", fn_name=b"tp_fault")
         features.add("first_touch")
-    symbols = entries.kernel_functions() if more == "KPROBE" else frozenset()
+    symbols = hooks.kernel_functions() if more == "KPROBE" else frozenset()
     for feature, function in _MORE:
         try:
             if more == "FENTRY":
                 bpf.attach_kfunc(fn_name=function.encode())
             elif more == "KPROBE":
-                name = entries.symbol(function, symbols)
+                name = hooks.symbol(function, symbols)
                 bpf.attach_kprobe(event=name.encode(), fn_name=f"kp_{function}".encode())
             else:
                 continue

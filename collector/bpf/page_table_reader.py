@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import redirty.bpfprogs as programs
-from redirty.collector.attach import btf, kernel
-from redirty.collector.attach.loading import compile_programs
+from redirty.collector.bpf import btf, syscalls
+from redirty.collector.bpf.loader import compile_programs
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.pageset import PAGE_SHIFT, U64
 
@@ -78,7 +78,7 @@ class KernelPages:
             return self._top_virtual(memory.fileno()) - self._base
 
     def _top_virtual(self, descriptor: int) -> int:
-        kernel.run_raw_tracepoint(self._programs[0], descriptor)
+        syscalls.run_raw_tracepoint(self._programs[0], descriptor)
         return int(self._wanted["address"][0])
 
     def read(self, physical: U64) -> tuple[U64, npt.NDArray[np.bool_]]:
@@ -91,7 +91,7 @@ class KernelPages:
             self._wanted["address"][:n] = some
             self._wanted["address"][n:] = 0
             self._wanted["error"][:n] = -1
-            kernel.run_raw_tracepoint(self._programs[1])
+            syscalls.run_raw_tracepoint(self._programs[1])
             words[at : at + n] = self._tables[:n]
             good[at : at + n] = self._wanted["error"][:n] == 0
         return words, good

@@ -12,7 +12,7 @@ import mmap
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.attach import abi
+from redirty.collector.bpf import abi
 
 _BUSY = np.uint32(1 << 31)
 _DISCARDED = np.uint32(1 << 30)

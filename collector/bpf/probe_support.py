@@ -10,8 +10,8 @@ import os
 import platform
 from pathlib import Path
 
-from redirty.collector.attach import btf as btf_module
-from redirty.collector.attach import kernel
+from redirty.collector.bpf import btf as btf_module
+from redirty.collector.bpf import syscalls
 from redirty.collector.errors import why
 from redirty.collector.linux import capabilities
 
@@ -76,7 +76,7 @@ def _reading() -> str | None:
     """BPF that reads kernel memory, which every program of redirty does. A locked down kernel
     loads and attaches programs that do nothing, and refuses only this."""
     try:
-        os.close(kernel.load_reader())
+        os.close(syscalls.load_reader())
     except OSError as e:
         mode = lockdown_mode()
         if mode == "confidentiality":
@@ -91,11 +91,11 @@ def _reading() -> str | None:
 def tracepoint(name: str = "page_fault_user") -> str | None:
     """BPF on the page-fault tracepoints."""
     try:
-        program = kernel.load_nothing(kernel.TYPE_RAW_TRACEPOINT)
+        program = syscalls.load_nothing(syscalls.TYPE_RAW_TRACEPOINT)
     except OSError as e:
         return _reason("BPF on tracepoints", e)
     try:
-        os.close(kernel.open_raw_tracepoint(program, name))
+        os.close(syscalls.open_raw_tracepoint(program, name))
     except FileNotFoundError:
         return f"the kernel has no tracepoint {name} (it exists on x86 only)"
     except OSError as e:
@@ -112,8 +112,8 @@ def kprobe(function: str = "handle_mm_fault") -> str | None:
     except OSError:
         return "the kernel was built without kprobes (CONFIG_KPROBES or CONFIG_KPROBE_EVENTS)"
     try:
-        os.close(kernel.load_nothing(kernel.TYPE_KPROBE))
-        os.close(kernel.open_kprobe(pmu, function))
+        os.close(syscalls.load_nothing(syscalls.TYPE_KPROBE))
+        os.close(syscalls.open_kprobe(pmu, function))
     except OSError as e:
         return _reason("BPF on kprobes", e)
     return _reading()
@@ -127,11 +127,11 @@ def fentry(btf: btf_module.Btf | None, function: str = "handle_mm_fault") -> str
     if btf_id is None:
         return f"the kernel's type information does not list {function}"
     try:
-        program = kernel.load_nothing(kernel.TYPE_TRACING, kernel.TRACE_FENTRY, btf_id)
+        program = syscalls.load_nothing(syscalls.TYPE_TRACING, syscalls.TRACE_FENTRY, btf_id)
     except OSError as e:
         return _reason("BPF on function entry (fentry)", e)
     try:
-        os.close(kernel.open_raw_tracepoint(program, None))
+        os.close(syscalls.open_raw_tracepoint(program, None))
     except OSError as e:
         if e.errno in (errno.EBUSY, 524):  # ENOTSUPP: no ftrace on this function
             return "the kernel was built without the function tracer that fentry needs"

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.attach import abi, kernel
+from redirty.collector.bpf import abi, syscalls
 from redirty.collector.pageset import U64, WORDS_PER_REGION
 
 Rows = tuple[U64, U64]
@@ -86,7 +86,7 @@ class MapLog:
     """A hash map whose values hold a byte a page."""
 
     def __init__(self, fd: int) -> None:
-        self._reader = kernel.HashReader(
+        self._reader = syscalls.HashReader(
             fd, np.empty(16384, np.uint64), np.empty((16384, 512), np.uint8)
         )
 
@@ -104,7 +104,7 @@ class MapLog:
         value = np.empty((1, 512), np.uint8)
         found_keys, found = [], [np.empty((0, 512), np.uint8)]
         for key in keys:
-            if kernel.map_lookup(self._reader.fd, np.array([key], np.uint64), value):
+            if syscalls.map_lookup(self._reader.fd, np.array([key], np.uint64), value):
                 found_keys.append(key)
                 found.append(value.copy())
         return np.array(found_keys, np.uint64), _packed(np.concatenate(found))
