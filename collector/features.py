@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from redirty.collector.arm import choose
-from redirty.collector.arm.injection import Injector
 from redirty.collector.bpf import btf, probe_support
 from redirty.collector.errors import RedirtyError
+from redirty.collector.ptrace.injector_client import Injector
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import os
 
 from redirty.collector.arm.base import Armed, ArmError, GoneError
 from redirty.collector.arm.choose import open_armed
-from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
@@ -22,6 +21,7 @@ from redirty.collector.errors import (
 )
 from redirty.collector.host.targets import TargetSet
 from redirty.collector.linux.process import Process, lives
+from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.space import Space
 
 log = logging.getLogger(__name__)

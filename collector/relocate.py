@@ -17,12 +17,12 @@ from typing import Protocol
 
 import numpy as np
 from redirty.collector.arm.base import ArmError, GoneError
-from redirty.collector.arm.injection import Injector, InUseError
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.linux.numa import Nodes
 from redirty.collector.linux.smaps import detailed, pages_merged
 from redirty.collector.movable import HUGE, REGION, Plan, Steps, plan
 from redirty.collector.pageset import U64
+from redirty.collector.ptrace.injector_client import Injector, InUseError
 from redirty.collector.refusals import require_movable, require_node
 from redirty.collector.tables import Tables, Walker, leaves_by_node
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.arm.injection import Injector
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import TargetEndedError
@@ -26,6 +25,7 @@ from redirty.collector.host.targets import TargetSet
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.members import Members
 from redirty.collector.pageset import PageSet, empty
+from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.space import Space
 
 _PEEK_REGIONS = 4096  # of a system call each

@@ -13,7 +13,6 @@ from types import FrameType
 
 from redirty.collector.arm.base import GoneError
 from redirty.collector.arm.choose import choose
-from redirty.collector.arm.injection import Injector
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import RedirtyError, TargetEndedError
@@ -26,6 +25,7 @@ from redirty.collector.linux.process import regions_for
 from redirty.collector.linux.signals import told_to_end
 from redirty.collector.outputs import Outputs, Sink
 from redirty.collector.plan import Plan
+from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.rounds import Recorder, Round
 from redirty.collector.schedule import Schedule
 from redirty.collector.zeros import Zeros

@@ -13,7 +13,6 @@ import sys
 
 import numpy as np
 from redirty.collector.arm.base import Armed, ArmError, GoneError, Part, whole
-from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.soft_dirty import SoftDirtyArmed
 from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.errors import RedirtyError, why
@@ -22,6 +21,7 @@ from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import MapsFile
 from redirty.collector.linux.process import in_first_pid_namespace
 from redirty.collector.pageset import PAGE_SHIFT, U64, from_pages
+from redirty.collector.ptrace.injector_client import Injector
 
 WAYS = ("uffd", "soft-dirty")  # preference: reading and clearing in one step comes first
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.arm.architectures import TABLE
 from redirty.collector.arm.base import ArmError
 from redirty.collector.arm.registration import MODE_WP, REGISTER
 from redirty.collector.arm.uffd import initialise
 from redirty.collector.errors import why
 from redirty.collector.linux import pagemap as pm
+from redirty.collector.ptrace.helpers.arch import TABLE
 
 USUAL_S = 0.7e-6  # measured on a 6.18 kernel
 _PAGES = 2048

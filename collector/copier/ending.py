@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redirty.collector.arm.holding import Holding
 from redirty.collector.copier import core
 from redirty.collector.copier.decide import Decision
 from redirty.collector.copier.engine import Engine
@@ -22,6 +21,7 @@ from redirty.collector.copier.state import State
 from redirty.collector.copier.summary import information_of
 from redirty.collector.copier.wish import Listener, PassDone, Wish
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.ptrace.freezer_client import Holding
 from redirty.collector.rounds import Recorder
 
 TRIES = 4

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from redirty.collector.arm.qmp import Monitor
 from redirty.collector.copier.corefile import CoreFile, mirror_of
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.linux.process_memory import PAGE
+from redirty.collector.ptrace.helpers.qmp import Monitor
 
 _BOUNDS = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) ")
 _LEAST_BYTES = 1 << 20  # smaller blocks are firmware and tables

@@ -9,8 +9,6 @@ from types import FrameType
 from typing import Any
 
 from redirty.collector.arm.choose import choose
-from redirty.collector.arm.holding import Holding
-from redirty.collector.arm.injection import Injector
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.copier.ending import Ending, Means, living
@@ -31,6 +29,8 @@ from redirty.collector.linux.maps import Mappings
 from redirty.collector.linux.pagemap import scan_supported
 from redirty.collector.linux.process import regions_for
 from redirty.collector.linux.signals import told_to_end
+from redirty.collector.ptrace.freezer_client import Holding
+from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.rounds import Recorder
 from redirty.collector.session import start_command
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from redirty.collector.arm.holding import HoldError, Holding
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux.netns import name_of, networks_of, others_in
+from redirty.collector.ptrace.freezer_client import HoldError, Holding
 
 
 @dataclass(frozen=True)

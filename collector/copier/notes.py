@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from redirty.collector.arm.holding import ThreadState
 from redirty.collector.copier.layout import Vma
 from redirty.collector.pageset import PageSet, ranges
+from redirty.collector.ptrace.freezer_client import ThreadState
 
 _PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _FILE = 1, 2, 3, 6, 0x46494C45
 _X86_XSTATE = 0x202

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from redirty.collector.arm.base import GoneError
-from redirty.collector.arm.holding import HoldError, Holding
 from redirty.collector.bpf import abi
 from redirty.collector.copier.commit import PlacedProcess
 from redirty.collector.copier.digest import digest_of
@@ -22,6 +21,7 @@ from redirty.collector.copier.notes import notes_of, ns_pid, see
 from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.state import State
 from redirty.collector.errors import RedirtyError
+from redirty.collector.ptrace.freezer_client import HoldError, Holding
 from redirty.collector.rounds import Recorder
 from redirty.collector.units import show_time
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from redirty.collector.arm.injection import Injector
 from redirty.collector.bpf.loader import Options
 from redirty.collector.host.targets import Pids
+from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.rounds import Recorder
 
 from tests.bench.figures import of_pairs

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from redirty.collector.arm.choose import choose
-from redirty.collector.arm.injection import Injector
 from redirty.collector.bpf import btf
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.host.targets import Pids
+from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.rounds import Recorder
 
 from tests.bench.figures import interval, median, pairs

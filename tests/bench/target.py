@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from redirty.collector.arm.choose import open_armed
-from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.bpf import hooks, syscalls
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.linux.maps import Mappings, MapsFile
 from redirty.collector.pageset import PAGE_SHIFT
+from redirty.collector.ptrace.injector_client import Injector
 
 from tests.workloads.driver import Sweep
 

@@ -7,10 +7,10 @@ import sys
 from collections import Counter
 
 from redirty.collector.arm.base import ArmError
-from redirty.collector.arm.injection import Injector, InUseError
 from redirty.collector.linux import numa
 from redirty.collector.linux.smaps import detailed
 from redirty.collector.movable import Steps, plan
+from redirty.collector.ptrace.injector_client import Injector, InUseError
 from redirty.collector.tables import Tables, Walker
 
 TIMEOUT_S = 2.0

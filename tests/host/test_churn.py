@@ -10,13 +10,13 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from redirty.collector.arm.base import Armed, ArmError, GoneError
-from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.soft_dirty import SoftDirtyArmed
 from redirty.collector.arm.uffd import UffdArmed
 from redirty.collector.errors import TargetEndedError
 from redirty.collector.host.targets import Tree
 from redirty.collector.linux.maps import MapsFile
 from redirty.collector.members import Members
+from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.rounds import Round, SpaceRound
 
 from tests.host.recording import LiveRounds, wait_idle, way, within

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from redirty.collector.arm.choose import open_armed, round_trip
-from redirty.collector.arm.injection import Injector
 from redirty.collector.linux.maps import MapsFile
 from redirty.collector.pageset import from_pages, page_numbers
+from redirty.collector.ptrace.injector_client import Injector
 
 from tests.host.recording import NONE
 from tests.host.walk import Start, Walk

@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redirty.collector.arm import holding as arm_holding
-from redirty.collector.arm.holding import HoldError, Holding
 from redirty.collector.copier.sources import SpaceSource
+from redirty.collector.ptrace import freezer_client as arm_holding
+from redirty.collector.ptrace.freezer_client import HoldError, Holding
 
 from tests.host.condition import Condition, assert_released, task_fields, tracer_of
 from tests.host.mirrored import let_run, mirror_json
 from tests.host.running import Done, finish, run_redirty, start_redirty, wait_until
 from tests.workloads.driver import Checksum, Crowd, Writer
 
-ARM = str(Path(arm_holding.__file__).parent)
+PTRACE = str(Path(arm_holding.__file__).parent)
 
 pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(180)]
 
@@ -228,10 +228,10 @@ def test_memory_of_one_that_is_killed_while_it_is_held_is_not_there() -> None:
 _FLOATING = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import holder, stopped
-thread = stopped.Thread(int(sys.argv[2]), holder.architecture(), 0)
+from helpers import freezer, tracee
+thread = tracee.Thread(int(sys.argv[2]), freezer.architecture(), 0)
 thread.interrupt(2)
-sys.stdout.buffer.write(holder.register_set(thread.tid, holder.NT_PRFPREG))
+sys.stdout.buffer.write(freezer.register_set(thread.tid, freezer.NT_PRFPREG))
 thread.release()
 """
 
@@ -246,7 +246,7 @@ def test_floating_point_registers_are_as_the_kernel_tells_them() -> None:
         holding.release()
         holding.close()
         for thread in threads:
-            words = [sys.executable, "-I", "-c", _FLOATING, ARM, str(thread.tid)]
+            words = [sys.executable, "-I", "-c", _FLOATING, PTRACE, str(thread.tid)]
             told = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout
             assert len(told) > 0
             assert thread.floating == told

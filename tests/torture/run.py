@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from redirty.collector.arm.choose import choose
-from redirty.collector.arm.injection import Injector
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.host.targets import Tree
+from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.rounds import Recorder
 
 from tests.host.recording import wait_idle

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from redirty.collector.arm.choose import open_armed
-from redirty.collector.arm.injection import Injector
 from redirty.collector.arm.uffd import initialise
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.linux.maps import MapsFile
 from redirty.collector.pageset import PageSet, from_pages, page_numbers
+from redirty.collector.ptrace.injector_client import Injector
 
 from tests.host.recording import (
     NONE,

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from redirty.collector.arm.base import ArmError
 from redirty.collector.arm.choose import choose, round_trip
-from redirty.collector.arm.injection import Injector
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import RedirtyError
 from redirty.collector.host.targets import Tree
+from redirty.collector.ptrace.injector_client import Injector
 
 from tests.host.condition import Condition, assert_released, tracer_of
 from tests.host.recording import (

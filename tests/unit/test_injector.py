@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 import platform
@@ -12,41 +11,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from redirty.collector.arm import injection
 from redirty.collector.arm.base import ArmError, GoneError
-from redirty.collector.arm.injection import Injector
+from redirty.collector.ptrace.helpers import injector, tracee
+from redirty.collector.ptrace.injector_client import Injector
+from redirty.collector.ptrace.spawn import end_of, start_beside
 
 from tests.tiers import require, require_program
 
-ARM = Path(injection.__file__).parent
 
-
-@pytest.fixture(scope="module")
-def injector() -> Iterator[ModuleType]:
-    """The script as a module; it changes the path that modules are looked for on."""
-    path, modules = sys.path[:], dict(sys.modules)
-    sys.path.insert(0, str(ARM))
-    try:
-        yield importlib.import_module("injector")
-    finally:
-        sys.path[:] = path
-        for name in set(sys.modules) - set(modules):
-            if name in (
-                "injector",
-                "stopped",
-                "architectures",
-                "relocation",
-                "held",
-                "routine",
-                "places",
-            ):
-                del sys.modules[name]
-
-
-def test_registers_are_where_the_table_says(injector: ModuleType, tmp_path: Path) -> None:
+def test_registers_are_where_the_table_says(tmp_path: Path) -> None:
     require(platform.machine() == "x86_64", "needs an x86-64 machine")
     gcc = require_program("gcc", "gcc")
     names = ("rax", "rip", "orig_rax", "cs", "rdi", "rsi", "rdx", "r10", "r8", "r9")
@@ -74,16 +49,14 @@ def test_registers_are_where_the_table_says(injector: ModuleType, tmp_path: Path
     assert arch.number == arch.result
 
 
-def test_another_architecture_is_refused(
-    injector: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_architecture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    with pytest.raises(injector.RefusedError, match="riscv64") as refused:
+    with pytest.raises(tracee.RefusedError, match="riscv64") as refused:
         injector.architecture()
     assert refused.value.code == errno.ENOSYS
 
 
-def test_a_system_call_instruction_is_found(injector: ModuleType) -> None:
+def test_a_system_call_instruction_is_found() -> None:
     arch = injector.architecture()
     at = injector.system_call_address(os.getpid(), arch)
     with Path("/proc/self/mem").open("rb", buffering=0) as memory:
@@ -98,10 +71,10 @@ def test_a_system_call_instruction_is_found(injector: ModuleType) -> None:
     pytest.fail(f"{at:#x} is not mapped")
 
 
-def test_no_instruction_anywhere(injector: ModuleType) -> None:
+def test_no_instruction_anywhere() -> None:
     arch = injector.architecture()
     other = type(arch)(**{**arch.__dict__, "instruction": os.urandom(24)})
-    with pytest.raises(injector.RefusedError, match="no system call instruction"):
+    with pytest.raises(tracee.RefusedError, match="no system call instruction"):
         injector.system_call_address(os.getpid(), other)
 
 
@@ -129,9 +102,7 @@ def odd_target(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     program.communicate()
 
 
-def test_names_that_look_like_lines(
-    injector: ModuleType, odd_target: subprocess.Popen[str]
-) -> None:
+def test_names_that_look_like_lines(odd_target: subprocess.Popen[str]) -> None:
     pid = odd_target.pid
     assert injector.status_field(pid, "TracerPid") == "0"
     assert injector.status_field(pid, "Tgid") == str(pid)
@@ -147,16 +118,12 @@ def test_names_that_look_like_lines(
 def link() -> Iterator[socket.socket]:
     """The injector as a process, and the collector's end of its socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    program = subprocess.Popen(
-        [sys.executable, "-I", "-S", ARM / "injector.py", str(theirs.fileno())],
-        pass_fds=[theirs.fileno()],
-        start_new_session=True,
-    )
-    theirs.close()
+    program = start_beside("injector", theirs)
     ours.settimeout(60)
     yield ours
     ours.close()
-    assert program.wait(60) == 0, "it ends when the collector's end is closed"
+    end_of(program)
+    assert program.returncode == 0, "it ends when the collector's end is closed"
 
 
 def ask(link: socket.socket, request: bytes) -> dict[str, object]:

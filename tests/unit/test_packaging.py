@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import redirty.bpfprogs as programs
 from redirty.collector import VERSION
+from redirty.collector.ptrace.spawn import end_of, start_beside
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -120,12 +123,28 @@ def test_the_import_contracts_hold() -> None:
     assert re.search(r"Contracts: [1-9]\d* kept, 0 broken", done.stdout)
 
 
-BARE = ("injector", "stopped", "architectures", "relocation", "held", "places", "routine")
+HELPERS = ROOT / "collector/ptrace/helpers"
+BARE = sorted(path.stem for path in HELPERS.glob("*.py"))
 
 
 @pytest.mark.parametrize("module", BARE)
 def test_what_stops_targets_needs_the_bare_library_only(module: str) -> None:
     """It is started with -I -S, so that it is up at once."""
-    text = (ROOT / "collector/arm" / f"{module}.py").read_text(encoding="utf-8")
-    imported = set(re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE))
-    assert imported <= {*sys.stdlib_module_names, *BARE}
+    tree = ast.parse((HELPERS / f"{module}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert {name.name.split(".")[0] for name in node.names} <= sys.stdlib_module_names
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 1 or str(node.module).split(".")[0] in sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    ("helper", "kind"),
+    [("injector", socket.SOCK_SEQPACKET), ("freezer", socket.SOCK_STREAM)],
+)
+def test_a_helper_starts_and_ends_with_its_peer(helper: str, kind: socket.SocketKind) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    process = start_beside(helper, theirs)
+    ours.close()
+    assert process.wait(timeout=60) == 0
+    end_of(process)

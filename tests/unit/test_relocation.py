@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shutil
 import struct
 import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,26 +16,23 @@ from redirty.collector.errors import RedirtyError
 from redirty.collector.linux.numa import Nodes
 from redirty.collector.linux.smaps import Detailed
 from redirty.collector.movable import HUGE, IN_USE, MERGED, REGION, Steps, overlaps, plan, stays
+from redirty.collector.ptrace.helpers import relocation, relocation_layout, relocation_stub, tracee
 from redirty.collector.refusals import require_node
 from redirty.collector.relocate import Pace
 
 from tests.tiers import require
 
-ARM = Path(__file__).resolve().parents[2] / "collector/arm"
-sys.path.insert(0, str(ARM))  # as the injector finds them
-relocation = importlib.import_module("relocation")
-routine = importlib.import_module("routine")
-sys.path.remove(str(ARM))
+HELPERS = Path(relocation.__file__).parent
 
 WORD = (1 << 64) - 1
 
 
 def assembled(tmp_path: Path) -> tuple[bytes, dict[str, int]]:
-    """relocate.S: its bytes, and its symbols."""
+    """relocation_stub.S: its bytes, and its symbols."""
     for program in ("gcc", "objcopy", "nm"):
         require(shutil.which(program), f"needs {program} (Debian packages gcc, binutils)")
     made, code = tmp_path / "made.o", tmp_path / "code"
-    subprocess.run(["gcc", "-c", "-o", made, ARM / "relocate.S"], check=True)
+    subprocess.run(["gcc", "-c", "-o", made, HELPERS / "relocation_stub.S"], check=True)
     subprocess.run(["objcopy", "-O", "binary", "-j", ".text", made, code], check=True)
     said = subprocess.run(["nm", made], check=True, capture_output=True, text=True).stdout
     symbols = {m[2]: int(m[1], 16) for m in re.finditer(r"^(\w+) \w (\w+)$", said, re.MULTILINE)}
@@ -46,14 +41,19 @@ def assembled(tmp_path: Path) -> tuple[bytes, dict[str, int]]:
 
 def test_the_bytes_are_those_of_the_source(tmp_path: Path) -> None:
     code, symbols = assembled(tmp_path)
-    assert code == routine.CODE
-    assert (symbols["mover"], symbols["park"]) == (routine.MOVER, routine.PARK)
-    assert len(code) <= routine.DATA == symbols["DATA"]
+    assert code == relocation_stub.CODE
+    assert (symbols["mover"], symbols["park"]) == (relocation_stub.MOVER, relocation_stub.PARK)
+    assert len(code) <= relocation_stub.DATA == symbols["DATA"]
     for name in ("STATE", "ERROR", "COUNT", "PAUSE", "POLICY_ERROR", "NEW_MODE", "RETRIES"):
-        assert getattr(routine, name) == symbols[f"S_{name}"], name
-    assert (symbols["S_NEW_NODES"], symbols["S_TABLE"]) == (routine.NEW_NODES, routine.TABLE)
-    assert symbols["NODE_BITS"] == routine.MOST_NODES + 1
-    assert routine.TABLE + 24 * routine.MOST_SEGMENTS <= routine.SHARED_BYTES
+        assert getattr(relocation_stub, name) == symbols[f"S_{name}"], name
+    assert (symbols["S_NEW_NODES"], symbols["S_TABLE"]) == (
+        relocation_stub.NEW_NODES,
+        relocation_stub.TABLE,
+    )
+    assert symbols["NODE_BITS"] == relocation_stub.MOST_NODES + 1
+    assert (
+        relocation_stub.TABLE + 24 * relocation_stub.MOST_SEGMENTS <= relocation_stub.SHARED_BYTES
+    )
 
 
 def test_registers_are_where_the_routine_looks_for_them(tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_registers_are_where_the_routine_looks_for_them(tmp_path: Path) -> None:
     registers = [0x100 + i for i in range(27)]
     registers[names.index("orig_rax")] = WORD
     registers[names.index("flags")] = 0x246 | 1 << 11
-    slot = routine.slot(0xABC, b"\x01" * 8, registers)
-    assert len(slot) == routine.SLOT_BYTES
+    slot = relocation_stub.slot(0xABC, b"\x01" * 8, registers)
+    assert len(slot) == relocation_stub.SLOT_BYTES
 
     def word(symbol: str) -> int:
         return int(struct.unpack_from("<Q", slot, symbols[symbol])[0])
@@ -91,19 +91,19 @@ def test_registers_are_where_the_routine_looks_for_them(tmp_path: Path) -> None:
 def test_interrupted_calls_are_begun_again(orig: int, rax: int, expected: tuple[int, int]) -> None:
     registers = [0] * 27
     registers[15], registers[10], registers[16] = orig, rax, 100
-    assert routine.resumed(registers) == expected
+    assert relocation_stub.resumed(registers) == expected
 
 
 def test_the_way_there_is_off_the_alignment_and_disjoint() -> None:
     runs = [(4 * REGION, 6 * REGION), (9 * REGION, 10 * REGION)]
     lines = [(4 * REGION - 4096, 5 * REGION, "rw-p"), (5 * REGION, 11 * REGION, "r--s")]
-    segments = relocation.clipped(lines, runs)
+    segments = relocation_layout.clipped(lines, runs)
     assert segments == [
         (4 * REGION, 5 * REGION, "rw-p"),
         (5 * REGION, 6 * REGION, "r--s"),
         (9 * REGION, 10 * REGION, "r--s"),
     ]
-    found = relocation.layout(runs, segments, 100 * REGION)
+    found = relocation_layout.layout(runs, segments, 100 * REGION)
     assert [(a, n) for a, _, n in found] == [(a, b - a) for a, b, _ in segments]
     assert all((to - a) % REGION == 4096 for a, to, _ in found)
     ranges = sorted((to, to + n) for _, to, n in found)
@@ -118,11 +118,11 @@ def test_a_free_place_is_free() -> None:
         (top, 1 << 47, "rw-p"),
     ]
     size = 100 * REGION
-    place = relocation.free_place(lines, size)
+    place = relocation_layout.free_place(lines, size)
     assert place % REGION == 0
     assert all(end <= place or start >= place + size for start, end, _ in lines)
-    assert relocation.free_place([(1 << 21, 1 << 47, "rw-p")], size) == 0
-    assert relocation.parse_maps(
+    assert relocation_layout.free_place([(1 << 21, 1 << 47, "rw-p")], size) == 0
+    assert relocation_layout.parse_maps(
         b"1000-2000 rw-p 0 0:0 0   [x y]\n2000-3000 r--s 0 0:0 9 /a\n"
     ) == [
         (0x1000, 0x2000, "rw-p"),
@@ -136,7 +136,7 @@ def test_an_area_in_use_is_refused() -> None:
     with pytest.raises(relocation.InUseError) as found:
         relocation.require_unused([0x5000, 0x2FFF], segments)
     assert found.value.addresses == [0x5000, 0x2FFF]
-    with pytest.raises(relocation.RefusedError):
+    with pytest.raises(tracee.RefusedError):
         relocation.require_unused([-1], segments)
 
 
@@ -212,7 +212,7 @@ def test_steps_have_every_region_once_and_what_is_mapped_there() -> None:
             for start, end in step.runs:
                 seen += range(start, end, REGION)
                 inside = [s for s in step.segments if start <= s[0] < end]
-                expected = relocation.clipped([m[:3] for m in mappings], [(start, end)])
+                expected = relocation_layout.clipped([m[:3] for m in mappings], [(start, end)])
                 assert inside == expected
         assert seen == wanted.regions.tolist()
 

@@ -16,16 +16,17 @@ from redirty.collector.linux.process import HELPERS
 
 _PYTHON: str = getattr(sys, "_base_executable", None) or sys.executable
 _RUN = (
-    "import os; p = os.environ['ARM_SCRIPT']; "
-    "exec(compile(open(p).read(), p, 'exec'), {'__name__': '__main__', '__file__': p})"
+    "import os, sys; from importlib import import_module; "
+    "sys.path.insert(0, os.environ['HELPERS_PARENT']); "
+    "import_module('helpers.' + os.environ['HELPER']).main()"
 )
 
 
-def start_beside(script: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """Runs a script of this folder with the bare library; argv[1] is its end of a socket, closed here."""
+def start_beside(helper: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """Runs a module of helpers/ with the bare library; argv[1] is its end of a socket, closed here."""
     process = subprocess.Popen(
         [_PYTHON, "-I", "-S", "-c", _RUN, str(theirs.fileno())],
-        env={**os.environ, "ARM_SCRIPT": str(Path(__file__).with_name(script))},
+        env={**os.environ, "HELPERS_PARENT": str(Path(__file__).parent), "HELPER": helper},
         pass_fds=[theirs.fileno()],
         start_new_session=True,
         stdin=subprocess.DEVNULL,

@@ -33,14 +33,9 @@ import struct
 import sys
 import time
 
-# A script: what it needs lies beside it.
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
-import network  # type: ignore[import-not-found]
-import qmp  # type: ignore[import-not-found]
-import stopped  # type: ignore[import-not-found]
-from injector import architecture  # type: ignore[import-not-found]
-from stopped import RefusedError, Thread
+from . import network_lock, qmp, tracee
+from .injector import architecture
+from .tracee import RefusedError, Thread
 
 NT_PRFPREG, NT_X86_XSTATE = 2, 0x202
 _SPACE = ctypes.create_string_buffer(1 << 16)
@@ -71,7 +66,7 @@ def register_set(tid: int, kind: int) -> bytes:
     """One set of a stopped thread's registers; nothing where there is no such set. Kept bare, as contents()."""
     _PLACE.pack_into(_VECTOR, 0, _SPACE_AT, len(_SPACE))
     try:
-        stopped.ptrace(stopped.GETREGSET, tid, kind, _VECTOR_AT)
+        tracee.ptrace(tracee.GETREGSET, tid, kind, _VECTOR_AT)
     except OSError:
         return b""
     return ctypes.string_at(_SPACE_AT, _PLACE.unpack_from(_VECTOR)[1])
@@ -93,7 +88,7 @@ class Holder:
         self.held: dict[int, tuple[int, Thread]] = {}
         self.holds = False
         self.machine: qmp.Machine | None = None
-        self.networks = network.Networks()
+        self.networks = network_lock.Networks()
         self.since = 0.0
         self.until = 0.0
         self.held_s = 0.0
@@ -113,12 +108,12 @@ class Holder:
         deadline = begun + wait_s
         try:
             while True:
-                new = []
+                seized = []
                 for pid in pids:
                     for tid in threads_of(pid):
                         if tid not in self.held and tid not in self.ended:
-                            new.append(self.seize(pid, tid))
-                new = [thread for thread in new if thread is not None]
+                            seized.append(self.seize(pid, tid))
+                new = [thread for thread in seized if thread is not None]
                 if not new:
                     return
                 for thread in new:
@@ -140,7 +135,7 @@ class Holder:
             by = f": process {tracer[0]} is debugging it" if tracer and tracer[0] != "0" else ""
             raise RefusedError(e.errno or 0, f"thread {tid} cannot be stopped{by}") from None
         self.held[tid] = pid, thread
-        stopped.ptrace(stopped.INTERRUPT, tid)
+        tracee.ptrace(tracee.INTERRUPT, tid)
         return thread
 
     def wait(self, thread: Thread, deadline: float) -> None:
@@ -159,7 +154,7 @@ class Holder:
         seen = set()
         for tid, (pid, thread) in self.held.items():
             general, extended = (
-                register_set(tid, stopped.NT_PRSTATUS),
+                register_set(tid, tracee.NT_PRSTATUS),
                 register_set(tid, NT_X86_XSTATE),
             )
             floating = b"" if extended else register_set(tid, NT_PRFPREG)
@@ -288,9 +283,5 @@ def serve_with(holder: Holder, link: socket.socket) -> None:
 
 
 def main() -> None:
-    stopped.outlive_others()
+    tracee.outlive_others()
     serve(socket.socket(fileno=int(sys.argv[1])))
-
-
-if __name__ == "__main__":
-    main()

@@ -9,8 +9,8 @@ import socket
 from dataclasses import dataclass
 from typing import NoReturn
 
-from redirty.collector.arm.beside import end_of, start_beside
 from redirty.collector.errors import RedirtyError
+from redirty.collector.ptrace.spawn import end_of, start_beside
 
 _SPARE_S = 5.0  # for an answer that should come at once
 _SO_SNDBUFFORCE = 32
@@ -82,7 +82,7 @@ class Holding:
         ours, theirs = socket.socketpair()
         with contextlib.suppress(OSError):  # else it waits for the reader now and then
             theirs.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ANSWER_BYTES)
-        self._process = start_beside("holder.py", theirs)
+        self._process = start_beside("freezer", theirs)
         self._link = ours
         self._in = ours.makefile("rb")
 

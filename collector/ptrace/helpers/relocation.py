@@ -1,7 +1,7 @@
 """Relocating page tables: all threads of a target held, one of them moves memory away and back.
 
 Filled anew on both ways, the tables come to lie where that thread's memory policy says. From the
-first move to the last the target depends on nobody: see relocate.S. Run by the injector, with
+first move to the last the target depends on nobody: see relocation_stub.S. Run by the injector, with
 Python's bare library.
 """
 
@@ -15,12 +15,10 @@ import signal
 import struct
 import time
 
-import held  # type: ignore[import-not-found]  # beside it: the injector is a script
-import routine  # type: ignore[import-not-found]
-import stopped  # type: ignore[import-not-found]
-from held import Held
-from places import clipped, free_place, layout, parse_maps  # type: ignore[import-not-found]
-from stopped import RefusedError, Thread
+from . import relocation_stub, thread_group, tracee
+from .relocation_layout import clipped, free_place, layout, parse_maps
+from .thread_group import Held
+from .tracee import RefusedError, Thread
 
 _MMAP, _MUNMAP = 9, 11
 _PROTECTION = 7
@@ -37,7 +35,7 @@ def read_all(maps: "io.FileIO") -> bytes:
     return maps.readall()
 
 
-class InUseError(RefusedError):  # type: ignore[misc]  # of the injector, which is a script
+class InUseError(RefusedError):
     """Memory that the kernel itself uses on a thread's way back to the program. addresses: where."""
 
     def __init__(self, addresses: "list[int]") -> None:
@@ -94,27 +92,29 @@ class Relocation:
             words = thread.registers()
             if words[thread.arch.mode] != thread.arch.mode_value:
                 raise RefusedError(errno.ENOSYS, "it is a 32-bit program")
-            if stopped.catches_calls(thread):
+            if tracee.catches_calls(thread):
                 raise RefusedError(errno.EPERM, "it catches its own system calls (user dispatch)")
-            stopped.leave_critical_section(thread, words, memory)
+            tracee.leave_critical_section(thread, words, memory)
             self.saved[thread.tid] = words
             self.masks[thread.tid] = thread.mask()
 
     def run(self, place: int, shared: bytes) -> bytes:
         """Maps the routine at a free place, runs it, unmaps it. What is shared with it, at its end."""
         count = len(self.threads)
-        self.bytes = (len(shared) + count * routine.SLOT_BYTES + 4095) & ~4095
+        self.bytes = (len(shared) + count * relocation_stub.SLOT_BYTES + 4095) & ~4095
         self._map(place)
         try:
             slots = [
-                routine.slot(place, self.masks[t.tid], list(self.saved[t.tid]))
+                relocation_stub.slot(place, self.masks[t.tid], list(self.saved[t.tid]))
                 for t in self.threads
             ]
             os.pwrite(self.memory, shared + b"".join(slots), place)
             try:
                 for i, thread in reversed(list(enumerate(self.threads))):
-                    entry = routine.PARK if i else routine.MOVER  # the mover is the last to be set
-                    code = place + len(shared) + i * routine.SLOT_BYTES
+                    entry = (
+                        relocation_stub.PARK if i else relocation_stub.MOVER
+                    )  # the mover is the last to be set
+                    code = place + len(shared) + i * relocation_stub.SLOT_BYTES
                     self._enter(thread, code + entry)
                 self._move()
             finally:
@@ -132,7 +132,7 @@ class Relocation:
 
     def _enter(self, thread: Thread, entry: int) -> None:
         saved = self.saved[thread.tid]
-        words = type(saved)(*routine.borrowed(list(saved), entry))
+        words = type(saved)(*relocation_stub.borrowed(list(saved), entry))
         # Registers first: who is let go in between opens its own signals again.
         thread.set_registers(words)
         thread.block_signals()
@@ -141,21 +141,21 @@ class Relocation:
         """Lets the mover run until it says that it is done."""
         begun = time.monotonic()
         mover = self.mover
-        stopped.ptrace(stopped.CONT, mover.tid, 0, 0)
-        over = struct.pack("<I", routine.OVER)
-        while self._read(routine.STATE, 4) != over:
-            got, status = os.waitpid(mover.tid, os.WNOHANG | stopped.WALL)
+        tracee.ptrace(tracee.CONT, mover.tid, 0, 0)
+        over = struct.pack("<I", relocation_stub.OVER)
+        while self._read(relocation_stub.STATE, 4) != over:
+            got, status = os.waitpid(mover.tid, os.WNOHANG | tracee.WALL)
             if got == mover.tid:
                 if os.WIFEXITED(status) or os.WIFSIGNALED(status):
                     raise RefusedError(errno.ESRCH, "the process ended")
                 if status >> 16 == 0 and os.WSTOPSIG(status) == signal.SIGSTOP:
                     mover.deliver = signal.SIGSTOP  # it waits for the release
-                stopped.ptrace(stopped.CONT, mover.tid, 0, 0)
+                tracee.ptrace(tracee.CONT, mover.tid, 0, 0)
             time.sleep(_POLL_S)
         self.moved_s = time.monotonic() - begun
-        mover.interrupt(stopped.STOP_TIMEOUT_S)
+        mover.interrupt(tracee.STOP_TIMEOUT_S)
         now = mover.registers()
-        if not self.place <= routine.instruction(list(now)) < self.place + self.bytes:
+        if not self.place <= relocation_stub.instruction(list(now)) < self.place + self.bytes:
             # This process was held up for long, and the thread has gone on by itself.
             self.saved[mover.tid], self.masks[mover.tid] = now, mover.mask()
 
@@ -205,7 +205,7 @@ class Prepared:
         node = int(str(request["node"]))
         runs = [(int(a), int(b)) for a, b in request["runs"]]  # type: ignore[attr-defined]
         expected = [(int(a), int(b), str(p)) for a, b, p in request["segments"]]  # type: ignore[attr-defined]
-        if len(expected) > routine.MOST_SEGMENTS or node >= routine.MOST_NODES:
+        if len(expected) > relocation_stub.MOST_SEGMENTS or node >= relocation_stub.MOST_NODES:
             raise RefusedError(errno.E2BIG, "too many mappings for one step")
         lines = parse_maps(maps)
         if clipped(lines, runs) != expected:
@@ -216,13 +216,13 @@ class Prepared:
             why = f"it has {len(lines)} mappings, near vm.max_map_count"
             raise RefusedError(errno.ENOMEM, why)
         self.threads = threads
-        code_bytes = _REGION + threads * routine.SLOT_BYTES
+        code_bytes = _REGION + threads * relocation_stub.SLOT_BYTES
         self.place = free_place(lines, code_bytes + sum(b - a + 2 * _REGION for a, b in runs))
         if not self.place:
             raise RefusedError(errno.ENOMEM, "no free addresses to move memory to")
         beyond = (self.place + code_bytes + _REGION) & ~(_REGION - 1)
         self.segments = layout(runs, expected, beyond)
-        self.shared = routine.shared(node, self.segments)
+        self.shared = relocation_stub.shared(node, self.segments)
 
 
 def relocate(
@@ -238,13 +238,13 @@ def relocate(
         open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory,
         open(f"/proc/{pid}/maps", "rb", buffering=0) as maps,
     ):
-        ready = Prepared(read_all(maps), request, 2 * len(held.living_threads(pid)) + 16)
+        ready = Prepared(read_all(maps), request, 2 * len(thread_group.living_threads(pid)) + 16)
         target = Held(pid, arch, options, float(str(request["timeout_s"])))
         try:
             now = read_all(maps)
             if now != ready.maps or len(target.threads) > ready.threads:
                 ready = Prepared(now, request, len(target.threads))
-            areas = [stopped.rseq_area(thread) for thread in target.threads]
+            areas = [tracee.rseq_area(thread) for thread in target.threads]
             require_unused([area for area in areas if area], ready.segments)
             require_unarmed(pid, ready.segments)
             one = Relocation(target, at, memory.fileno())
@@ -254,7 +254,7 @@ def relocate(
         stopped_s = time.monotonic() - target.begun
     policy, refused, retries = (
         struct.unpack_from("<q", shared, o)[0]
-        for o in (routine.POLICY_ERROR, routine.ERROR, routine.RETRIES)
+        for o in (relocation_stub.POLICY_ERROR, relocation_stub.ERROR, relocation_stub.RETRIES)
     )
     if policy:
         raise RefusedError(-policy, f"set_mempolicy in it: {os.strerror(-policy)}")

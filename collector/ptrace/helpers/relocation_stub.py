@@ -1,11 +1,11 @@
-"""What runs inside a target to relocate page tables: relocate.S as bytes, and the data beside it.
+"""What runs inside a target to relocate page tables: relocation_stub.S as bytes, and the data beside it.
 
 Run by the injector, with Python's bare library. x86-64 only.
 """
 
 import struct
 
-# relocate.S, assembled; a test does it again and compares.
+# relocation_stub.S, assembled; a test does it again and compares.
 CODE = bytes.fromhex(
     "488b1df903000031c0b901000000f00fb10b0f8551010000b8ef000000488d7b30488db300010000ba010400"
     "004531d24531c00f05488943384885c00f85cd000000b8ee000000488b7b40488db380000000ba010400000f"
@@ -32,7 +32,7 @@ PREFERRED = (
     1  # MPOL_PREFERRED: another node when this one is full, where a binding would kill for memory
 )
 
-# where PTRACE_GETREGSET puts registers, in the order of relocate.S: rax rbx rcx rdx rsi rdi rbp r8 ... r15
+# where PTRACE_GETREGSET puts registers, in the order of relocation_stub.S: rax rbx rcx rdx rsi rdi rbp r8 ... r15
 _ORDER = (10, 5, 11, 12, 13, 14, 4, 9, 8, 7, 6, 3, 2, 1, 0)
 _RAX, _ORIG_RAX, _RIP, _FLAGS = 10, 15, 16, 18
 _WORD = (1 << 64) - 1

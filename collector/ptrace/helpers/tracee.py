@@ -11,7 +11,7 @@ import signal
 import struct
 import time
 
-import architectures  # type: ignore[import-not-found]  # beside it: the injector is a script
+from . import arch as architectures
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long

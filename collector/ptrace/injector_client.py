@@ -8,8 +8,8 @@ import socket
 import subprocess
 
 from redirty.collector.arm.base import ArmError, GoneError
-from redirty.collector.arm.beside import end_of, start_beside
 from redirty.collector.linux import capabilities
+from redirty.collector.ptrace.spawn import end_of, start_beside
 
 _ANSWER_TIMEOUT_S = 40.0
 _ANSWER_BYTES = 1 << 17
@@ -33,7 +33,7 @@ class Injector:
     def _request(self, request: dict[str, object]) -> tuple[dict[str, object], list[int]]:
         if self._link is None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._process = start_beside("injector.py", theirs)
+            self._process = start_beside("injector", theirs)
             ours.settimeout(_ANSWER_TIMEOUT_S)
             self._link = ours
         try:

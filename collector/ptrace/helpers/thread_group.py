@@ -4,8 +4,9 @@ import errno
 import os
 import time
 
-import stopped  # type: ignore[import-not-found]  # beside it: the injector is a script
-from stopped import RefusedError, Thread
+from . import tracee
+from .arch import Architecture
+from .tracee import RefusedError, Thread
 
 
 def _state(tid: int) -> str:
@@ -29,7 +30,7 @@ class Held:
     """All threads of a process, stopped. release() lets them run as they are. begun: when the first
     was told to stop."""
 
-    def __init__(self, pid: int, arch: object, options: int, timeout_s: float) -> None:
+    def __init__(self, pid: int, arch: "Architecture", options: int, timeout_s: float) -> None:
         self.pid = pid
         self.threads: list[Thread] = []
         deadline = time.monotonic() + timeout_s
@@ -42,7 +43,7 @@ class Held:
                 fresh = [t for tid in new if (t := self._seize(tid, arch, options))]
                 self.begun = self.begun or time.monotonic()
                 for thread in fresh:
-                    stopped.ptrace(stopped.INTERRUPT, thread.tid)
+                    tracee.ptrace(tracee.INTERRUPT, thread.tid)
                 for thread in fresh:
                     self._wait(thread, deadline)
         except BaseException:
@@ -51,7 +52,7 @@ class Held:
         if not self.threads:
             raise RefusedError(errno.ESRCH, "the process ended")
 
-    def _seize(self, tid: int, arch: object, options: int) -> "Thread | None":
+    def _seize(self, tid: int, arch: "Architecture", options: int) -> "Thread | None":
         try:
             return Thread(tid, arch, options)
         except OSError as e:

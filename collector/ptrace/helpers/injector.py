@@ -27,14 +27,9 @@ import socket
 import sys
 import time
 
-# A script: what it needs lies beside it.
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
-import architectures  # type: ignore[import-not-found]
-import held  # type: ignore[import-not-found]
-import relocation  # type: ignore[import-not-found]
-import stopped  # type: ignore[import-not-found]
-from stopped import RefusedError, Thread
+from . import arch as architectures
+from . import relocation, thread_group, tracee
+from .tracee import RefusedError, Thread
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -94,7 +89,7 @@ def status_field(pid: int, name: str) -> str:
 
 def running_thread(pid: int) -> int:
     """A thread that lives: the first one may have ended before the others."""
-    if threads := held.living_threads(pid):
+    if threads := thread_group.living_threads(pid):
         return int(threads[0])
     raise RefusedError(errno.ESRCH, "the process ended")
 
@@ -113,7 +108,7 @@ def options_for(pid: int) -> int:
         raise RefusedError(errno.EBUSY, f"it is being debugged by process {tracer}")
     if status_field(pid, "Seccomp") not in ("", "0"):
         return int(
-            stopped.O_SUSPEND_SECCOMP
+            tracee.O_SUSPEND_SECCOMP
         )  # its filter may forbid what it is to do, or kill for it
     return 0
 
@@ -149,7 +144,7 @@ def get_userfaultfd(thread: Thread, pid: int, at: int) -> int:
     pidfd = _libc.syscall(PIDFD_OPEN, pid, 0)
     if pidfd < 0:
         raise RefusedError(errno.ESRCH, "the process ended")
-    stopped.leave_critical_section(thread, saved)
+    tracee.leave_critical_section(thread, saved)
     mask = thread.block_signals()
     try:
         number = thread.call(saved, at, arch.userfaultfd, UFFD_FLAGS)
@@ -239,13 +234,13 @@ class Server:
             begun = time.monotonic()
             thread = seize(pid, 0)
             try:
-                thread.interrupt(float(str(request.get("timeout_s", stopped.STOP_TIMEOUT_S))))
+                thread.interrupt(float(str(request.get("timeout_s", tracee.STOP_TIMEOUT_S))))
                 descriptor = get_userfaultfd(thread, pid, at)
             finally:
                 thread.release()
             self.reply({"ok": True, "stopped_s": time.monotonic() - begun}, descriptor)
         elif operation == "exec":
-            self.held = seize(pid, stopped.O_TRACEEXEC)
+            self.held = seize(pid, tracee.O_TRACEEXEC)
             self.pid = pid
             self.reply({"ok": True})
         elif operation == "wait_exec" and self.held is not None:
@@ -268,16 +263,16 @@ class Server:
         try:
             while True:
                 status = thread.wait(30.0)
-                if status >> 16 == stopped.EVENT_EXEC:
+                if status >> 16 == tracee.EVENT_EXEC:
                     break
-                stopped.ptrace(
-                    stopped.CONT, thread.tid, 0, 0 if status >> 16 else os.WSTOPSIG(status)
+                tracee.ptrace(
+                    tracee.CONT, thread.tid, 0, 0 if status >> 16 else os.WSTOPSIG(status)
                 )
             # Still inside execve, whose result would overwrite a register: on to the first
             # instruction of the new program, where the interruption stops it.
-            stopped.ptrace(stopped.INTERRUPT, thread.tid)
-            stopped.ptrace(stopped.CONT, thread.tid)
-            thread.wait_for_stop(stopped.STOP_TIMEOUT_S)
+            tracee.ptrace(tracee.INTERRUPT, thread.tid)
+            tracee.ptrace(tracee.CONT, thread.tid)
+            thread.wait_for_stop(tracee.STOP_TIMEOUT_S)
             self.reply({"ok": True}, get_userfaultfd(thread, self.pid, 0) if userfaultfd else None)
         except (RefusedError, OSError):
             thread.release()
@@ -286,9 +281,5 @@ class Server:
 
 
 def main() -> None:
-    stopped.outlive_others()
+    tracee.outlive_others()
     Server(socket.socket(fileno=int(sys.argv[1]))).run()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Stop threads of other processes, by helper processes of their own."""

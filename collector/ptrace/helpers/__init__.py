@@ -1,0 +1,1 @@
+"""Programs of their own that use the bare library only: they stop threads by ptrace."""
