@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
-from redirty.collector.arm import choose
+from redirty.collector.arming import methods
 from redirty.collector.bpf import btf, probe_support
 from redirty.collector.errors import RedirtyError
 from redirty.collector.ptrace.injector_client import Injector
@@ -62,15 +62,15 @@ def look() -> Features:
     injector = Injector()
     try:
         if root:
-            arming = {way: choose.round_trip(way, injector) for way in choose.WAYS}
+            arming = {way: methods.round_trip(way, injector) for way in methods.WAYS}
         else:
-            arming = dict.fromkeys(choose.WAYS, "needs root: run with sudo")
+            arming = dict.fromkeys(methods.WAYS, "needs root: run with sudo")
     finally:
         injector.close()
     other = {
         "bcc": probe_support.bcc(),
         "btf": btf_reason,
-        "pid namespace": choose.pid_namespace(),
+        "pid namespace": methods.pid_namespace(),
     }
     other["process events"] = _process_events() if root else "needs root: run with sudo"
     return Features(

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from redirty.collector.arm.base import GoneError
-from redirty.collector.arm.choose import choose
+from redirty.collector.arming.base import GoneError
+from redirty.collector.arming.methods import choose
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import RedirtyError, TargetEndedError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
-from redirty.collector.arm.base import Armed, GoneError
-from redirty.collector.arm.soft_dirty import SoftDirtyArmed
+from redirty.collector.arming.base import Armed, GoneError
+from redirty.collector.arming.soft_dirty import SoftDirtyArmed
 from redirty.collector.host.targets import TargetSet
 from redirty.collector.linux import io_uring
 from redirty.collector.linux import pagemap as pm

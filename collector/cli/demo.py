@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     rate, seconds = parse_rate(options.rate), parse_time(options.duration)
     if seconds < 1:
         raise UsageError(f"the demo takes a second at least: {options.duration}")
-    from redirty.collector.arm.choose import require_root
+    from redirty.collector.arming.methods import require_root
 
     require_root()
     with contextlib.ExitStack() as stack:

@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
     if options.qmp is not None and not Path(options.qmp).is_socket():
         raise UsageError(f"--qmp takes the socket of QEMU's -qmp: {options.qmp} is none")
     network = _network(options)
-    from redirty.collector.arm.choose import require_root
+    from redirty.collector.arming.methods import require_root
     from redirty.collector.copier.mirroring import Mirroring
     from redirty.collector.copier.pace import Pace
     from redirty.collector.copier.wish import Wish

@@ -161,7 +161,7 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
             f"a duration of {duration_s:g} s has no round of {interval_s:g} s in it: give a longer "
             "-d, or a shorter --interval"
         )
-    from redirty.collector.arm.choose import require_root
+    from redirty.collector.arming.methods import require_root
 
     require_root()
     target = target_of(options)

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     if options.duration is not None and duration_s <= 0:
         raise UsageError(f"a duration is more than 0: {options.duration}")
     directory = Path(options.output)
-    from redirty.collector.arm.choose import require_root
+    from redirty.collector.arming.methods import require_root
     from redirty.collector.files import require_new
 
     require_new(directory)

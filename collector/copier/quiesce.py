@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from redirty.collector.arm.base import GoneError
+from redirty.collector.arming.base import GoneError
 from redirty.collector.bpf import abi
 from redirty.collector.copier.commit import PlacedProcess
 from redirty.collector.copier.digest import digest_of

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from redirty.collector.arm.base import GoneError
+from redirty.collector.arming.base import GoneError
 from redirty.collector.copier.commit import PlacedMapping, PlacedProcess
 from redirty.collector.copier.image import FILE, SPACE
 from redirty.collector.copier.layout import Key, pages_of

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.arm.soft_dirty import zero_page_frame
+from redirty.collector.arming.soft_dirty import zero_page_frame
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux import capabilities
 from redirty.collector.linux.pagemap import ENTRY_FRAME, ENTRY_PRESENT, Pagemap

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from redirty.collector.arm.choose import choose
+from redirty.collector.arming.methods import choose
 from redirty.collector.bpf import btf
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
-from redirty.collector.arm.choose import open_armed
-from redirty.collector.arm.uffd import UffdArmed
+from redirty.collector.arming.methods import open_armed
+from redirty.collector.arming.uffd import UffdArmed
 from redirty.collector.bpf import hooks, syscalls
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from redirty.collector.arm.choose import choose
+from redirty.collector.arming.methods import choose
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.host.command import Command

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from redirty.collector.arm.base import Armed, ArmError, GoneError
-from redirty.collector.arm.soft_dirty import SoftDirtyArmed
-from redirty.collector.arm.uffd import UffdArmed
+from redirty.collector.arming.base import Armed, ArmError, GoneError
+from redirty.collector.arming.soft_dirty import SoftDirtyArmed
+from redirty.collector.arming.uffd import UffdArmed
 from redirty.collector.errors import TargetEndedError
 from redirty.collector.host.targets import Tree
 from redirty.collector.linux.maps import MapsFile

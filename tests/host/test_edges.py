@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from redirty.collector.arm.choose import open_armed, round_trip
+from redirty.collector.arming.methods import open_armed, round_trip
 from redirty.collector.linux.maps import MapsFile
 from redirty.collector.pageset import from_pages, page_numbers
 from redirty.collector.ptrace.injector_client import Injector

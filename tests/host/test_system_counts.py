@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from redirty.collector.arm.price import fault_s
+from redirty.collector.arming.fault_cost import fault_s
 from redirty.collector.bpf.system_counts import SystemCounts
 from redirty.tui.reading.overview import by_pid
 

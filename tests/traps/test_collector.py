@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.arm.soft_dirty import SoftDirtyArmed
+from redirty.collector.arming.soft_dirty import SoftDirtyArmed
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.arm.soft_dirty import SoftDirtyArmed
+from redirty.collector.arming.soft_dirty import SoftDirtyArmed
 from redirty.collector.linux.maps import MapsFile
 from redirty.collector.rounds import SpaceRound
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.arm.choose import open_armed
-from redirty.collector.arm.uffd import initialise
+from redirty.collector.arming.methods import open_armed
+from redirty.collector.arming.uffd import initialise
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.linux.maps import MapsFile
 from redirty.collector.pageset import PageSet, from_pages, page_numbers

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.arm.base import ArmError
-from redirty.collector.arm.choose import choose, round_trip
+from redirty.collector.arming.base import ArmError
+from redirty.collector.arming.methods import choose, round_trip
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import RedirtyError
 from redirty.collector.host.targets import Tree

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from redirty.collector.arm import choose
+from redirty.collector.arming import methods
 from redirty.collector.bpf import probe_support
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux import capabilities
@@ -57,7 +57,7 @@ def root_without(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("root_without")
 def test_what_is_lacking_is_named_in_place_of_the_kernel() -> None:
     with pytest.raises(RedirtyError) as told:
-        choose.require_root()
+        methods.require_root()
     reason = probe_support._reason("BPF on kprobes", PermissionError(1, "Operation not permitted"))
     for text in (str(told.value), reason):
         assert "needs CAP_BPF and CAP_PERFMON, which root does not have here" in text

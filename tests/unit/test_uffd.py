@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from redirty.collector.arm.registration import adjacent
-from redirty.collector.arm.uffd import UffdArmed
+from redirty.collector.arming.uffd import UffdArmed
+from redirty.collector.arming.uffd_registration import adjacent
 from redirty.collector.linux import pagemap
 from redirty.collector.linux.maps import Mapping, Mappings
 

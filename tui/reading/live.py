@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from redirty.collector.arm.price import fault_s
+from redirty.collector.arming.fault_cost import fault_s
 from redirty.collector.curves import Runs, inside
 from redirty.collector.errors import TargetEndedError, one_line
 from redirty.collector.family import Family

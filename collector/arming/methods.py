@@ -12,9 +12,9 @@ import subprocess
 import sys
 
 import numpy as np
-from redirty.collector.arm.base import Armed, ArmError, GoneError, Part, whole
-from redirty.collector.arm.soft_dirty import SoftDirtyArmed
-from redirty.collector.arm.uffd import UffdArmed
+from redirty.collector.arming.base import Armed, ArmError, GoneError, Part, whole
+from redirty.collector.arming.soft_dirty import SoftDirtyArmed
+from redirty.collector.arming.uffd import UffdArmed
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.linux import capabilities
 from redirty.collector.linux import pagemap as pm

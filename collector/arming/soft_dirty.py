@@ -14,7 +14,7 @@ import mmap
 import os
 
 import numpy as np
-from redirty.collector.arm.base import ArmError, GoneError, Part, whole
+from redirty.collector.arming.base import ArmError, GoneError, Part, whole
 from redirty.collector.errors import why
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import Mapping, Mappings, MapsFile, appeared
