@@ -19,10 +19,10 @@ from redirty.collector.errors import (
     TargetEndedError,
     why,
 )
-from redirty.collector.host.targets import TargetSet
 from redirty.collector.linux.process import Process, lives
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.space import Space
+from redirty.collector.target.targets import TargetSet
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from redirty.collector.host.targets import TargetSet
+from redirty.collector.target.targets import TargetSet
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ import numpy.typing as npt
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import TargetEndedError
-from redirty.collector.host.targets import TargetSet
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.members import Members
 from redirty.collector.pageset import PageSet, empty
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.space import Space
+from redirty.collector.target.targets import TargetSet
 
 _PEEK_REGIONS = 4096  # of a system call each
 

@@ -19,7 +19,6 @@ from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.export.zeros import write_zeros
 from redirty.collector.family import Family
 from redirty.collector.files import require_new
-from redirty.collector.host.command import Command
 from redirty.collector.linux.malloc import give_back_freed_memory, keep_freed_memory
 from redirty.collector.linux.process import regions_for
 from redirty.collector.linux.signals import told_to_end
@@ -28,6 +27,7 @@ from redirty.collector.plan import Plan
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.rounds import Recorder, Round
 from redirty.collector.schedule import Schedule
+from redirty.collector.target.command import Command
 from redirty.collector.zeros import Zeros
 
 log = logging.getLogger(__name__)

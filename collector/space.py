@@ -7,12 +7,12 @@ import time
 
 from redirty.collector.arming.base import Armed, GoneError
 from redirty.collector.arming.soft_dirty import SoftDirtyArmed
-from redirty.collector.host.targets import TargetSet
 from redirty.collector.linux import io_uring
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import Mappings, MapsFile
 from redirty.collector.linux.process import Process
 from redirty.collector.pageset import PageSet, empty, whole_regions
+from redirty.collector.target.targets import TargetSet
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from redirty.collector.host.targets import TargetSet
+from redirty.collector.target.targets import TargetSet
 from redirty.tui.reading.convergence import Asked
 from redirty.tui.reading.live import Wanted
 

@@ -69,7 +69,7 @@ def target_of(options: argparse.Namespace, *, apart: bool = False) -> Any:
     for pid in (*(options.pid or []), options.tree, options.vm):
         if pid is not None and pid <= 0:
             raise UsageError(f"a process number is above 0: {pid}")
-    from redirty.collector.host import targets
+    from redirty.collector.target import targets
 
     if options.pid:
         return targets.Pids(options.pid)
@@ -78,9 +78,9 @@ def target_of(options: argparse.Namespace, *, apart: bool = False) -> Any:
     if options.cgroup is not None:
         return targets.Cgroup(options.cgroup)
     if options.vm is not None:
-        from redirty.collector.host.guest import Guest
+        from redirty.collector.target.guest import Guest
 
         return Guest(options.vm)
-    from redirty.collector.host.command import Command
+    from redirty.collector.target.command import Command
 
     return Command(options.command, apart)

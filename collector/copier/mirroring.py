@@ -18,7 +18,6 @@ from redirty.collector.copier.passes import Passes
 from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.state import State
 from redirty.collector.copier.wish import Listener, Wish
-from redirty.collector.host.command import Command
 from redirty.collector.linux.malloc import (
     give_back_code,
     give_back_freed_memory,
@@ -33,6 +32,7 @@ from redirty.collector.ptrace.freezer_client import Holding
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.rounds import Recorder
 from redirty.collector.session import start_command
+from redirty.collector.target.command import Command
 
 _SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from redirty.collector.bpf.tracer import Tracer
-from redirty.collector.host.targets import cgroup_mounts
+from redirty.collector.target.targets import cgroup_mounts
 
 from tests.host.condition import Condition, assert_released
 from tests.host.recording import LiveRounds, open_tracer, wait_until

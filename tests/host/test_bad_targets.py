@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from redirty.collector.errors import one_line
-from redirty.collector.host.targets import cgroup_mounts
+from redirty.collector.target.targets import cgroup_mounts
 
 from tests.host.refusal import COULD_NOT, TARGET_ENDED, assert_refused, assert_valid
 from tests.host.running import finish, run_redirty, start_redirty, wait_until

@@ -13,11 +13,11 @@ from redirty.collector.arming.base import Armed, ArmError, GoneError
 from redirty.collector.arming.soft_dirty import SoftDirtyArmed
 from redirty.collector.arming.uffd import UffdArmed
 from redirty.collector.errors import TargetEndedError
-from redirty.collector.host.targets import Tree
 from redirty.collector.linux.maps import MapsFile
 from redirty.collector.members import Members
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.rounds import Round, SpaceRound
+from redirty.collector.target.targets import Tree
 
 from tests.host.recording import LiveRounds, wait_idle, way, within
 from tests.host.walk import Start, Walk

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.host.command import Command
+from redirty.collector.target.command import Command
 
 from tests.host.recording import (
     NONE,

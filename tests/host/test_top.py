@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from redirty.collector.host.guest import Guest
-from redirty.collector.host.targets import Pids
+from redirty.collector.target.guest import Guest
+from redirty.collector.target.targets import Pids
 from redirty.collector.units import show_pages
 from redirty.tui.reading.snapshot import Process
 from redirty.tui.screens.overview import target_of

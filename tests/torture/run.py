@@ -12,9 +12,9 @@ from pathlib import Path
 from redirty.collector.arming.methods import choose
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
-from redirty.collector.host.targets import Tree
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.rounds import Recorder
+from redirty.collector.target.targets import Tree
 
 from tests.host.recording import wait_idle
 from tests.torture.check import Loss, compare

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from redirty.collector.host.targets import parse_mounts
+from redirty.collector.target.targets import parse_mounts
 
 from tests.tiers import require, require_program
 from tests.traps.frame import not_applicable

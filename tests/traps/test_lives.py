@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from redirty.collector.errors import TargetEndedError
-from redirty.collector.host.targets import Pids, Tree
+from redirty.collector.target.targets import Pids, Tree
 
 from tests.host.recording import (
     NONE,

@@ -15,8 +15,8 @@ from redirty.collector.arming.base import ArmError
 from redirty.collector.arming.methods import choose, round_trip
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import RedirtyError
-from redirty.collector.host.targets import Tree
 from redirty.collector.ptrace.injector_client import Injector
+from redirty.collector.target.targets import Tree
 
 from tests.host.condition import Condition, assert_released, tracer_of
 from tests.host.recording import (

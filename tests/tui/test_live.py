@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 from redirty.collector.errors import RedirtyError, TargetEndedError
-from redirty.collector.host.targets import TargetSet
+from redirty.collector.target.targets import TargetSet
 from redirty.tui.reading.cost import cost_of
 from redirty.tui.reading.live import Live, Wanted
 from redirty.tui.reading.page_tables import PageTables

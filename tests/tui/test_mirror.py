@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from redirty.collector.host.targets import Pids, TargetSet
+from redirty.collector.target.targets import Pids, TargetSet
 from redirty.tui.reading.live import Live, Wanted
 from redirty.tui.reading.mirror import Mirror, MirrorWish
 from redirty.tui.reading.mirror_progress import Stage

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redirty.collector.cli.target import target_of
 from redirty.collector.errors import RedirtyError, UsageError
-from redirty.collector.host import command, targets
+from redirty.collector.target import command, targets
 
 
 def options_with(**given: Any) -> argparse.Namespace:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from redirty.collector.cli.top_choices import parse_percent
 from redirty.collector.errors import UsageError
-from redirty.collector.host.census import Census
 from redirty.collector.linux.cpu_time import CpuTimes, cpu_s
+from redirty.collector.target.process_table import Census
 from redirty.tui import config
 from redirty.tui.serve import words_without_serve
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redirty.collector.cli.main import _parser
 from redirty.collector.errors import RedirtyError, UsageError
-from redirty.collector.host.targets import Pids, Tree
+from redirty.collector.target.targets import Pids, Tree
 from redirty.collector.units import parse_rate, parse_time
 from redirty.tui.drawing import mirror as draw
 from redirty.tui.drawing.parts import Row, width_of

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
-from redirty.collector.host.targets import Pids
 from redirty.collector.pageset import PageSet, page_numbers
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.rounds import Recorder, SpaceRound
+from redirty.collector.target.targets import Pids
 
 from tests.vm.guest_phases import AREAS, Truth, Written, steps
 from tests.workloads.driver import Area, Phases

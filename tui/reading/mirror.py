@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError, why
-from redirty.collector.host.guest import Guest
-from redirty.collector.host.targets import Cgroup, Pids, TargetSet, Tree
+from redirty.collector.target.guest import Guest
+from redirty.collector.target.targets import Cgroup, Pids, TargetSet, Tree
 from redirty.tui.reading.mirror_progress import Progress, Stage
 from redirty.tui.reading.reader import Reader
 from redirty.tui.reading.snapshot import State

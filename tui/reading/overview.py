@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from redirty.collector.bpf.system_counts import Counted, SystemCounts
-from redirty.collector.host.census import Census
+from redirty.collector.target.process_table import Census
 from redirty.tui.reading.reader import Reader
 from redirty.tui.reading.snapshot import OverviewSnapshot, Process, State
 

@@ -7,8 +7,8 @@ from functools import partial
 from typing import ClassVar
 
 from redirty.collector.errors import RedirtyError
-from redirty.collector.host.guest import Guest
-from redirty.collector.host.targets import Cgroup, Pids, TargetSet
+from redirty.collector.target.guest import Guest
+from redirty.collector.target.targets import Cgroup, Pids, TargetSet
 from redirty.tui.drawing.fields import OVERVIEW, Processes
 from redirty.tui.drawing.overview import heading
 from redirty.tui.panels.picture import Picture

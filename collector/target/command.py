@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass, field
 
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.host.targets import WholeProcesses
+from redirty.collector.target.targets import WholeProcesses
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Whom to trace: processes, trees, cgroups, commands, virtual machines."""
