@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 from redirty.collector.analyze import load
-from redirty.collector.analyze.observe import observe
+from redirty.collector.analyze.observations import observe
 from redirty.collector.errors import RedirtyError
 from redirty.collector.model.fit import fit
 

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redirty.collector.analyze.meta import AGAIN, is_count, require_rounds, wrong_field
+from redirty.collector.analyze.meta_schema import AGAIN, is_count, require_rounds, wrong_field
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.export.columns import (
     CURVE,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.analyze import again
+from redirty.collector.analyze import redirtying
 from redirty.collector.errors import one_line
 from redirty.collector.units import counted, show_pages
 
@@ -89,10 +89,10 @@ def _add_again(
         key = (int(row["pid"]), int(row["start"], 16), row["mapping_class"], row["path"])
         i = numbers[key]
         own = slice(bounds[i], bounds[i + 1])
-        row["dirty_next_round"] = again.share(stayed.get(key, np.nan), followed.get(key, 0))
-        row["mean_run_rounds"] = again.mean_run(dirty[own], runs[own])
+        row["dirty_next_round"] = redirtying.share(stayed.get(key, np.nan), followed.get(key, 0))
+        row["mean_run_rounds"] = redirtying.mean_run(dirty[own], runs[own])
         row["pages"] = None if pages.empty else len(dirty[own])
-        row["hot_pages"] = None if pages.empty else again.hot_set(dirty[own], again.HOT)
+        row["hot_pages"] = None if pages.empty else redirtying.hot_set(dirty[own], redirtying.HOT)
 
 
 def owner(pages: pd.DataFrame, lists: pd.DataFrame) -> I64:
@@ -121,13 +121,13 @@ def as_lines(s: dict[str, Any]) -> list[str]:
         return ["which mappings were written is not known: mappings.csv does not tell"]
     if not rows:
         return ["no mapping was written"]
-    head = f"{'re-dirtied':>13} {'dirty':>11}  {again.HEAD}"
-    lines = [again.LEGEND, f"  {head}  {'class':<13} {'pid':>7}  mapping"]
+    head = f"{'re-dirtied':>13} {'dirty':>11}  {redirtying.HEAD}"
+    lines = [redirtying.LEGEND, f"  {head}  {'class':<13} {'pid':>7}  mapping"]
     for row in rows[:_TOP]:
         dirty = show_pages(row["dirty_pages"] / max(s["duration_s"], 1e-9))
         redirtied = show_pages(row["redirtied_pages_per_s"])
         lines.append(
-            f"  {redirtied:>11}/s {dirty:>9}/s  {again.columns(row)}  {row['mapping_class']:<13} "
+            f"  {redirtied:>11}/s {dirty:>9}/s  {redirtying.columns(row)}  {row['mapping_class']:<13} "
             f"{row['pid']:>7}  {row['start']} {one_line(row['path']) or '(anonymous)'}"
         )
     if len(rows) > _TOP:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redirty.collector.analyze import again, load, mappings, tlb, writers
+from redirty.collector.analyze import load, mappings, redirtying, tlb, writers
 from redirty.collector.errors import one_line
 from redirty.collector.units import counted, show_bytes, show_pages, show_time
 
@@ -59,7 +59,7 @@ def summarise(directory: Path) -> dict[str, Any]:
     found["mapping_classes"] = mappings.by_class(found["mappings"])
     found["pages_told_share"] = _told(pages, found["dirty_pages"])
     found["pages"] = _by_page(pages, len(rounds), found["dirty_pages"])
-    found["again"] = again.summarise(directory, rounds, pages)
+    found["again"] = redirtying.summarise(directory, rounds, pages)
     found |= writers.summarise(directory, rounds)
     found["curve"] = _curve(load.load_curve(directory))
     found["tlb"] = tlb.summarise(load.load_tlb(directory), frozenset(meta.get("features", ())))
@@ -170,7 +170,7 @@ def as_text(s: dict[str, Any]) -> str:
         *_shared_lines(s),
         "",
         *_page_lines(s),
-        *again.as_lines(s["again"]),
+        *redirtying.as_lines(s["again"]),
         *_frame_lines(s),
         "W(t), distinct pages written within t of an arm: "
         + (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.analyze import again, load
+from redirty.collector.analyze import load, redirtying
 from redirty.collector.errors import one_line
 from redirty.collector.pageset import U64
 from redirty.collector.units import counted
@@ -47,9 +47,9 @@ def statistics(groups: I64, pages: U64, rounds: I64, last_round: int) -> list[di
         {
             "page_rounds": int(page_rounds[i]),
             "pages": int(bounds[i + 1] - bounds[i]),
-            "dirty_next_round": again.share(int(again_of[i]), int(followed[i])),
-            "mean_run_rounds": again.run_length(int(page_rounds[i]), int(again_of[i])),
-            "hot_pages": again.hot_set(counts[bounds[i] : bounds[i + 1]], again.HOT),
+            "dirty_next_round": redirtying.share(int(again_of[i]), int(followed[i])),
+            "mean_run_rounds": redirtying.run_length(int(page_rounds[i]), int(again_of[i])),
+            "hot_pages": redirtying.hot_set(counts[bounds[i] : bounds[i + 1]], redirtying.HOT),
         }
         for i in range(number)
     ]
@@ -133,12 +133,12 @@ def as_lines(s: dict[str, Any]) -> list[str]:
     """Tables of the report. s: as summarise() gives it."""
     lines: list[str] = []
     if s["threads"]:
-        lines += ["", f"  {'page-rounds':>11} {again.HEAD}  thread"]
+        lines += ["", f"  {'page-rounds':>11} {redirtying.HEAD}  thread"]
         lines += [f"  {_values(row)}  {row['tid']} of {row['pid']}" for row in s["threads"][:_TOP]]
         lines += _more(s["threads"], "thread")
     if s["stacks"]:
         total = sum(row["page_rounds"] for row in s["stacks"])
-        lines += ["", f"  {'page-rounds':>11} {again.HEAD}  {'part':>5}  stack"]
+        lines += ["", f"  {'page-rounds':>11} {redirtying.HEAD}  {'part':>5}  stack"]
         for row in s["stacks"][:_TOP]:
             part = row["page_rounds"] / total if total else 0.0
             lines.append(f"  {_values(row)}  {part:>5.0%}  {_innermost(row['stack'])}")
@@ -148,7 +148,7 @@ def as_lines(s: dict[str, Any]) -> list[str]:
 
 def _values(row: dict[str, Any]) -> str:
     if "hot_pages" in row:
-        return f"{row['page_rounds']:>11} {again.columns(row)}"
+        return f"{row['page_rounds']:>11} {redirtying.columns(row)}"
     return f"{row['page_rounds']:>11} {'-':>5} {'-':>6} {'-':>10}"
 
 

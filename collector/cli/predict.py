@@ -128,12 +128,12 @@ def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
 
 
 def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json: bool) -> None:
-    from redirty.collector.analyze import load, observe, prediction
+    from redirty.collector.analyze import load, observations, prediction_text
     from redirty.collector.model import predict
     from redirty.collector.model.fit import fit
 
     meta = load.load_meta(directory)
-    seen = observe.observe(directory, meta)
+    seen = observations.observe(directory, meta)
     answer = predict.answer(fit(seen), question, seen.layout)
     found = predict.as_json(answer, seen.mappings)
     found["link"] = bandwidth.as_json()["link"]
@@ -148,7 +148,7 @@ def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json:
     print(one_line(f"{target['description']}: {target['comm']}"))
     if bandwidth.link is not None:
         print(bandwidth.said)
-    print(prediction.as_text(answer, found), end="")
+    print(prediction_text.as_text(answer, found), end="")
 
 
 def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Question]) -> int:

@@ -24,13 +24,13 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         summary.print_json(directory, {} if bandwidth is None else bandwidth.as_json())
         return 0
-    from redirty.collector.analyze import plot
+    from redirty.collector.analyze import ascii_plot
 
     found = summary.summarise(directory)
     print(summary.as_text(found), end="")
     if bandwidth is not None:
         print(summary.against(found, bandwidth.bytes_per_s, bandwidth.said), end="")
-    curve = plot.of_recording(directory)
+    curve = ascii_plot.of_recording(directory)
     if curve:
         print("\nW(t), distinct pages written within t of an arm:", *curve, sep="\n")
     return 0

@@ -9,9 +9,9 @@ import numpy as np
 from redirty.collector.copier.engine import Counts
 from redirty.collector.copier.wish import Going, PassDone, Wish
 from redirty.collector.linux.process_memory import PAGE
-from redirty.collector.model.converge import Memory, simulate
-from redirty.collector.model.curve import WriteCurve
 from redirty.collector.model.policy import Fixed, Goal, Policy
+from redirty.collector.model.simulation import Memory, simulate
+from redirty.collector.model.write_curve import WriteCurve
 from redirty.collector.rounds import Round
 
 _ENOUGH_TO_MEASURE = 4 << 20  # bytes

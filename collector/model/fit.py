@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.model import phases
-from redirty.collector.model.curve import WriteCurve, smooth
-from redirty.collector.model.observed import Observed
-from redirty.collector.model.table import Table, tabulate
-from redirty.collector.model.tail import fit_mixture
+from redirty.collector.model import change_points
+from redirty.collector.model.extrapolation import fit_mixture
+from redirty.collector.model.observations import Observed
+from redirty.collector.model.samples import Table, tabulate
+from redirty.collector.model.write_curve import WriteCurve, smooth
 
 Floats = npt.NDArray[np.float64]
 
@@ -59,7 +59,7 @@ def fit(seen: Observed) -> Fit:
     if seen.rounds == 0:
         raise ValueError("no round")
     rate = seen.dirty / np.maximum(seen.duration_s, 1e-9)
-    found = phases.find(rate)
+    found = change_points.find(rate)
     table = tabulate(seen, found.first)
     window = slice(found.first, None)
     present = float(seen.present[-1] + seen.dirty[-1] - seen.redirtied[-1])
@@ -200,7 +200,7 @@ def _by_class(table: Table, whole: WriteCurve, present: float) -> dict[str, Writ
     return found
 
 
-def _notes(seen: Observed, found: phases.Phases, count: int, missed: float) -> list[str]:
+def _notes(seen: Observed, found: change_points.Phases, count: int, missed: float) -> list[str]:
     notes = []
     if found.comes_back:
         notes.append(

@@ -7,18 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from redirty.collector.model.converge import (
+from redirty.collector.model.fit import Fit
+from redirty.collector.model.observations import Kept, Layout
+from redirty.collector.model.policy import Policy, policy_of
+from redirty.collector.model.reasons import reasons_of
+from redirty.collector.model.simulation import (
     Memory,
     Outcome,
     least_bandwidth,
     least_downtime,
     simulate,
 )
-from redirty.collector.model.curve import WriteCurve
-from redirty.collector.model.fit import Fit
-from redirty.collector.model.observed import Kept, Layout
-from redirty.collector.model.policy import Policy, policy_of
-from redirty.collector.model.words import reasons_of
+from redirty.collector.model.write_curve import WriteCurve
 
 CONVERGES, DOES_NOT, UNCERTAIN = "converges", "does not converge", "uncertain"
 

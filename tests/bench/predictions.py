@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from redirty.collector.export import columns
 from redirty.collector.model.fit import fit
-from redirty.collector.model.observed import Observed
+from redirty.collector.model.observations import Observed
 from redirty.collector.model.predict import Question, answer
 
 from tests.bench.figures import interval

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from redirty.collector.analyze import again, load, summary
+from redirty.collector.analyze import load, redirtying, summary
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.pageset import page_numbers
@@ -32,9 +32,9 @@ def assert_told(row: dict[str, Any], sets: list[set[int]], what: str) -> None:
     stayed = sum(len(a & b) for a, b in itertools.pairwise(sets))
     counts = np.array([sum(p in s for s in sets) for p in set().union(*sets)], np.int64)
     assert row["pages"] == len(counts), what
-    assert row["dirty_next_round"] == again.share(stayed, sum(map(len, sets[:-1]))), what
-    assert row["mean_run_rounds"] == again.run_length(page_rounds, stayed), what
-    assert row["hot_pages"] == again.hot_set(counts, again.HOT), what
+    assert row["dirty_next_round"] == redirtying.share(stayed, sum(map(len, sets[:-1]))), what
+    assert row["mean_run_rounds"] == redirtying.run_length(page_rounds, stayed), what
+    assert row["hot_pages"] == redirtying.hot_set(counts, redirtying.HOT), what
 
 
 def test_known_writers(tracer: Tracer, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def assert_everything(rec: Path, told: dict[str, Any], sets: list[set[int]]) -> 
     stayed = load.load_rounds(rec)["stayed_dirty_pages"]
     assert np.isnan(stayed[0])
     assert stayed[1:].tolist() == pairs
-    assert told["dirty_next_round"] == again.share(sum(pairs), sum(map(len, sets[:-1])))
+    assert told["dirty_next_round"] == redirtying.share(sum(pairs), sum(map(len, sets[:-1])))
     for size in told["working_set"]:
         length = size["rounds"]
         windows = [len(set().union(*sets[i : i + length])) for i in range(0, ROUNDS, length)]

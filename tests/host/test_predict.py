@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from redirty.collector.analyze import load
-from redirty.collector.analyze.observe import observe
+from redirty.collector.analyze.observations import observe
 from redirty.collector.export.recording import Recording
 from redirty.collector.model.fit import fit
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.model.observed import ALL, Observed, Points
+from redirty.collector.model.observations import ALL, Observed, Points
 
 PAGE = 4096
 PER_OCTAVE = 8

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redirty.collector.analyze import again, load, mappings, summary, writers
+from redirty.collector.analyze import load, mappings, redirtying, summary, writers
 from redirty.collector.bpf.ringbuf import RECORD
 from redirty.collector.export.events import EventFile
 from redirty.collector.export.recording import Recording
@@ -24,7 +24,7 @@ from tests.unit.test_runs import of, record, runs_of
 
 @given(st.lists(st.integers(0, 40), max_size=30), st.sampled_from([1, 50, 80, 90, 99, 100]))
 def test_a_hot_set_is_the_smallest(counts: list[int], percent: int) -> None:
-    found = again.hot_set(np.array(counts, np.int64), percent)
+    found = redirtying.hot_set(np.array(counts, np.int64), percent)
     ordered = sorted(counts, reverse=True)
     assert sum(ordered[:found]) * 100 >= percent * sum(counts)
     assert found == 0 or sum(ordered[: found - 1]) * 100 < percent * sum(counts)
@@ -32,9 +32,9 @@ def test_a_hot_set_is_the_smallest(counts: list[int], percent: int) -> None:
 
 def test_a_hot_set_by_hand() -> None:
     counts = np.array([10, 1, 1, 1, 1, 6], np.int64)
-    assert [again.hot_set(counts, p) for p in (50, 51, 80, 90, 100)] == [1, 2, 2, 4, 6]
-    assert again.hot_set(np.empty(0, np.int64), 90) == 0
-    assert again.hot_set(np.zeros(5, np.int64), 90) == 0
+    assert [redirtying.hot_set(counts, p) for p in (50, 51, 80, 90, 100)] == [1, 2, 2, 4, 6]
+    assert redirtying.hot_set(np.empty(0, np.int64), 90) == 0
+    assert redirtying.hot_set(np.zeros(5, np.int64), 90) == 0
 
 
 def summed(rec: Path) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def test_groups_are_those_of_dictionaries(writes: list[tuple[int, int, int]], la
         assert row["dirty_next_round"] == (round(stayed / followed, 4) if followed else None)
         runs = len(ended) + len(going_on)
         assert row["mean_run_rounds"] == (round(page_rounds / runs, 3) if runs else None)
-        assert row["hot_pages"] == again.hot_set(counts, again.HOT)
+        assert row["hot_pages"] == redirtying.hot_set(counts, redirtying.HOT)
 
 
 def test_times_to_rounds() -> None:

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.errors import UsageError
-from redirty.collector.model.converge import (
+from redirty.collector.model.policy import Fixed, Goal, Left, Qemu, Xen, policy_of
+from redirty.collector.model.simulation import (
     Memory,
     least_bandwidth,
     least_downtime,
     simulate,
     written_again,
 )
-from redirty.collector.model.curve import WriteCurve, Written
-from redirty.collector.model.policy import Fixed, Goal, Left, Qemu, Xen, policy_of
+from redirty.collector.model.write_curve import WriteCurve, Written
 
 PAGE = 4096
 MIB = 1 << 20

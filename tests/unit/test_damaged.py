@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redirty.collector.analyze import meta as meta_fields
+from redirty.collector.analyze import meta_schema as meta_fields
 from redirty.collector.analyze import summary
 from redirty.collector.cli import main as cli
 from redirty.collector.cli import top_choices

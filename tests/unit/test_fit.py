@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from redirty.collector.model import phases
-from redirty.collector.model.curve import smooth
+from redirty.collector.model import change_points
+from redirty.collector.model.extrapolation import fit_mixture
 from redirty.collector.model.fit import FLOOR, Fit, fit
-from redirty.collector.model.observed import ALL, Observed, Points
+from redirty.collector.model.observations import ALL, Observed, Points
 from redirty.collector.model.predict import CONVERGES, DOES_NOT, UNCERTAIN, Question, answer
-from redirty.collector.model.tail import fit_mixture
+from redirty.collector.model.write_curve import smooth
 
 from tests.unit.known_writers import (
     PAGE,
@@ -116,7 +116,7 @@ def joined(first: Observed, second: Observed) -> Observed:
 )
 def test_phases(rate: list[float], first: int, changes: int, comes_back: bool) -> None:
     noise = np.random.default_rng(5).normal(1, 0.02, len(rate))
-    found = phases.find(np.array(rate) * noise)
+    found = change_points.find(np.array(rate) * noise)
     assert (found.first, len(found.changes), found.comes_back) == (first, changes, comes_back)
 
 

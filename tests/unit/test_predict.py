@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from redirty.collector.analyze import plot
+from redirty.collector.analyze import ascii_plot
 from redirty.collector.bpf import abi
 from redirty.collector.cli import main as cli
 from redirty.collector.export.recording import Recording
@@ -339,8 +339,10 @@ def test_a_damaged_value_is_told(
 
 
 def test_plot() -> None:
-    lines = plot.plot(lambda t: 1000 * t, 0.001, 10.0, 1.0, (lambda t: 0.0, lambda t: 1500 * t))
-    assert len(lines) == plot.HEIGHT + 2
+    lines = ascii_plot.plot(
+        lambda t: 1000 * t, 0.001, 10.0, 1.0, (lambda t: 0.0, lambda t: 1500 * t)
+    )
+    assert len(lines) == ascii_plot.HEIGHT + 2
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
     assert "1.0 ms" in text and "10.0 s" in text and "100.0 ms" in text
@@ -350,5 +352,5 @@ def test_plot() -> None:
 
 
 def test_a_plot_of_nothing() -> None:
-    assert plot.plot(lambda t: 0.0, 0.001, 10.0, 1.0) == []
-    assert plot.plot(lambda t: t, 1.0, 1.0, 1.0) == []
+    assert ascii_plot.plot(lambda t: 0.0, 0.001, 10.0, 1.0) == []
+    assert ascii_plot.plot(lambda t: t, 1.0, 1.0, 1.0) == []

@@ -84,7 +84,7 @@ def test_the_heat_map_has_every_dirty_page_once() -> None:
 
 
 def test_the_prediction_is_that_of_redirty_predict() -> None:
-    from redirty.collector.analyze.observe import observe
+    from redirty.collector.analyze.observations import observe
 
     asked = Asked(20e6, 0.2)
     history = History(Recorded(REDIS).facts)
@@ -99,7 +99,7 @@ def test_the_prediction_is_that_of_redirty_predict() -> None:
 
 
 def test_a_replay_knows_the_zero_pages_that_were_counted(tmp_path: Path) -> None:
-    from redirty.collector.analyze.observe import observe
+    from redirty.collector.analyze.observations import observe
 
     directory = tmp_path / "rec"
     shutil.copytree(REDIS, directory)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from redirty.collector.analyze import load, observe
+from redirty.collector.analyze import load, observations
 from redirty.collector.export.zeros import write_zeros
 from redirty.collector.linux.maps import Mapping, Mappings
-from redirty.collector.model.converge import Memory, simulate
 from redirty.collector.model.policy import Fixed, Goal, Qemu
+from redirty.collector.model.simulation import Memory, simulate
 from redirty.collector.zeros import Stretch, Zeros, joined, runs, zero_pages
 
 PAGE = 4096
@@ -67,13 +67,13 @@ def test_a_recording_keeps_them(tmp_path: Path) -> None:
     assert (tmp_path / "zeros.csv").stat().st_mode & 0o777 == 0o600
     assert frame["start"].tolist() == [ROM.start, FILE.start, RAM.start, RAM.start + 512 * PAGE]
     assert frame["zero_pages"].tolist() == [0, 1, 100, 0]
-    layout = observe.layout_of(frame)
+    layout = observations.layout_of(frame)
     assert layout is not None
     # The largest first. What was never touched is zero where nothing but the memory has it: not in a
     # file's mapping, which is not copied there.
     assert layout.pages.tolist() == [512, 1488, 10, 4]
     assert layout.zero.tolist() == [100, 1488, 0, 1]
-    assert observe.layout_of(load.load_zeros(tmp_path / "other")) is None
+    assert observations.layout_of(load.load_zeros(tmp_path / "other")) is None
 
 
 def own_space(area: mmap.mmap, *, gone: bool = False) -> Any:

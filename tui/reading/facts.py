@@ -13,7 +13,7 @@ from redirty.collector.export.columns import ROUNDS, TLB
 from redirty.collector.export.recording import round_row
 from redirty.collector.export.tlb import rows as tlb_rows
 from redirty.collector.linux.maps import CLASSES, Mapping
-from redirty.collector.model.observed import ALL, Points
+from redirty.collector.model.observations import ALL, Points
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, count_in
 from redirty.collector.rounds import Round
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from redirty.collector.linux.maps import CLASSES, Mapping
-from redirty.collector.model.observed import Kept, Observed, Points
+from redirty.collector.model.observations import Kept, Observed, Points
 from redirty.collector.pageset import U64
 from redirty.tui.reading.facts import COLUMN, I64, TLB_COLUMN, Facts, Floats, Writer
 from redirty.tui.reading.heat import HEAT_COLUMNS, HeatMap, heat_map

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from redirty.collector.model.observed import Layout
+from redirty.collector.model.observations import Layout
 from redirty.tui.reading.convergence import Asked, Convergence, convergence
 from redirty.tui.reading.cost import Cost
 from redirty.tui.reading.history import History, MappingTable

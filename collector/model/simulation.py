@@ -16,8 +16,8 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.model.curve import Written
 from redirty.collector.model.policy import Left, Policy
+from redirty.collector.model.write_curve import Written
 
 Floats = npt.NDArray[np.float64]
 

@@ -15,7 +15,7 @@ _LABEL = 11
 def of_recording(directory: Path) -> list[str]:
     """The average curve of a recording. Errors: RedirtyError."""
     import numpy as np
-    from redirty.collector.analyze.observe import average_curve
+    from redirty.collector.analyze.observations import average_curve
 
     found = average_curve(directory)
     if found is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.model.observed import ALL, Observed, Points
+from redirty.collector.model.observations import ALL, Observed, Points
 
 Floats = npt.NDArray[np.float64]
 

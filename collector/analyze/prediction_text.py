@@ -6,7 +6,7 @@ import math
 from itertools import groupby
 from typing import Any
 
-from redirty.collector.analyze import plot
+from redirty.collector.analyze import ascii_plot
 from redirty.collector.model.predict import Answer
 from redirty.collector.units import counted, show_bytes, show_time
 
@@ -87,7 +87,7 @@ def _plot(a: Answer) -> list[str]:
     longest = max([curve.measured_s, *(p.duration_s for p in a.middle.passes)])
     longest = min(longest, 16 * curve.measured_s)
     first = max(float(curve.elapsed_s[0]), longest * 1e-4)
-    lines = plot.plot(curve, first, longest, curve.measured_s, (a.fit.low, a.fit.high))
+    lines = ascii_plot.plot(curve, first, longest, curve.measured_s, (a.fit.low, a.fit.high))
     return lines or ["  nothing was written"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redirty.collector.errors import one_line
-from redirty.collector.model.observed import Kept
+from redirty.collector.model.observations import Kept
 from redirty.collector.units import show_bytes, show_time
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from redirty.collector.analyze import load
 from redirty.collector.errors import RedirtyError
-from redirty.collector.model import phases
-from redirty.collector.model.observed import ALL, Floats, Kept, Layout, Observed, Points
+from redirty.collector.model import change_points
+from redirty.collector.model.observations import ALL, Floats, Kept, Layout, Observed, Points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observed:
         return rounds[name].fillna(0).to_numpy(np.float64)
 
     duration_s, dirty = column("duration_s"), column("dirty_pages")
-    first = phases.find(dirty / np.maximum(duration_s, 1e-9)).first
+    first = change_points.find(dirty / np.maximum(duration_s, 1e-9)).first
     curves = load.load_curves(directory, _CURVES_BYTES)
     classes = tuple(sorted(set(curves["mapping_class"].unique()) - {""}))
     return Observed(
