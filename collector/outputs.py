@@ -13,13 +13,13 @@ from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.export.stacks import StackFile
 from redirty.collector.family import Family
 from redirty.collector.files import FirstError
-from redirty.collector.physical import Physical
+from redirty.collector.metrics.frame_tracking import Physical
 from redirty.collector.plan import Plan
-from redirty.collector.rounds import Recorder, Round
 from redirty.collector.sharers import Sharers
 from redirty.collector.target.command import Command
 from redirty.collector.target.guest import Guest
 from redirty.collector.target.targets import Cgroup, Pids, Tree
+from redirty.collector.tracking.rounds import Recorder, Round
 
 
 class Sink(Protocol):

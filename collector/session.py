@@ -22,13 +22,13 @@ from redirty.collector.files import require_new
 from redirty.collector.linux.malloc import give_back_freed_memory, keep_freed_memory
 from redirty.collector.linux.process import regions_for
 from redirty.collector.linux.signals import told_to_end
+from redirty.collector.metrics.zero_pages import Zeros
 from redirty.collector.outputs import Outputs, Sink
 from redirty.collector.plan import Plan
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.rounds import Recorder, Round
-from redirty.collector.schedule import Schedule
 from redirty.collector.target.command import Command
-from redirty.collector.zeros import Zeros
+from redirty.collector.tracking.rounds import Recorder, Round
+from redirty.collector.tracking.schedule import Schedule
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Checks."""
-    from redirty.collector import features
+    from redirty.collector.tracking import host_check
 
-    found = features.look()
+    found = host_check.look()
     if options.json:
-        print(json.dumps(features.as_json(found), indent=2))
+        print(json.dumps(host_check.as_json(found), indent=2))
     else:
-        print(features.as_text(found), end="")
+        print(host_check.as_text(found), end="")
     return 0 if found.ok else 1

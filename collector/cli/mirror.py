@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from redirty.collector.copier.sink import Sink
     from redirty.collector.copier.state import State
     from redirty.collector.copier.wish import Going, PassDone
-    from redirty.collector.rounds import Round
+    from redirty.collector.tracking.rounds import Round
 
 _LONGEST_S = 30 * 86400.0
 _MOST_PASSES = 1000  # while it goes on, all of them are foretold again and again

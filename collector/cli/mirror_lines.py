@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from redirty.collector.copier.mirroring import Mirroring
     from redirty.collector.copier.state import State
     from redirty.collector.copier.wish import Going, PassDone
-    from redirty.collector.rounds import Round
+    from redirty.collector.tracking.rounds import Round
 
 _EVERY_S = 0.2
 

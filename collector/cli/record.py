@@ -12,8 +12,8 @@ from redirty.collector.errors import TargetEndedError, UsageError
 from redirty.collector.units import counted, parse_time, show_pages
 
 if TYPE_CHECKING:
-    from redirty.collector.rounds import Round
     from redirty.collector.session import Session
+    from redirty.collector.tracking.rounds import Round
 
 _EPILOG = """\
 A round is the time between two arms. At its start every page of the target is write-protected;
@@ -165,7 +165,7 @@ class Progress:
         """Says what the round was like."""
         if not self._on:
             return
-        from redirty.collector.rates import rates
+        from redirty.collector.metrics.page_counts import rates
 
         dirty = sum(len(s.dirty) for s in result.spaces)
         redirtied = sum(len(s.redirtied) for s in result.spaces)

@@ -22,7 +22,7 @@ from redirty.collector.copier.summary import information_of
 from redirty.collector.copier.wish import Listener, PassDone, Wish
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.ptrace.freezer_client import Holding
-from redirty.collector.rounds import Recorder
+from redirty.collector.tracking.rounds import Recorder
 
 TRIES = 4
 

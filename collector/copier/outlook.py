@@ -12,7 +12,7 @@ from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.model.policy import Fixed, Goal, Policy
 from redirty.collector.model.simulation import Memory, simulate
 from redirty.collector.model.write_curve import WriteCurve
-from redirty.collector.rounds import Round
+from redirty.collector.tracking.rounds import Round
 
 _ENOUGH_TO_MEASURE = 4 << 20  # bytes
 _MOSTLY = 0.8

@@ -22,7 +22,7 @@ from redirty.collector.copier.sink import BrokenError
 from redirty.collector.copier.wish import PassDone
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.linux.process_memory import PAGE
-from redirty.collector.space import Space
+from redirty.collector.tracking.address_space import Space
 from redirty.collector.units import show_pages, show_time
 
 

@@ -22,7 +22,7 @@ from redirty.collector.copier.sink import Sink
 from redirty.collector.copier.state import State
 from redirty.collector.errors import RedirtyError
 from redirty.collector.ptrace.freezer_client import HoldError, Holding
-from redirty.collector.rounds import Recorder
+from redirty.collector.tracking.rounds import Recorder
 from redirty.collector.units import show_time
 
 _LONGEST_S = 60.0  # where no downtime was asked for

@@ -21,7 +21,7 @@ from redirty.collector.errors import OURS, RedirtyError, why
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.linux.process_memory import PAGE, runs_of
 from redirty.collector.pageset import PageSet, empty, page_numbers, ranges
-from redirty.collector.rounds import Round
+from redirty.collector.tracking.rounds import Round
 
 log = logging.getLogger(__name__)
 

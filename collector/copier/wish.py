@@ -10,8 +10,8 @@ from redirty.collector.copier.decide import Decision, Goals
 from redirty.collector.copier.engine import Counts
 from redirty.collector.copier.network import Network
 from redirty.collector.copier.state import State
-from redirty.collector.rounds import Round
 from redirty.collector.target.targets import TargetSet
+from redirty.collector.tracking.rounds import Round
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from redirty.collector import files
 from redirty.collector.export import columns
+from redirty.collector.metrics.streaks import Lengths, Streaks, length_classes
 from redirty.collector.pageset import PageSet, empty
-from redirty.collector.rounds import Round, SpaceRound
-from redirty.collector.runs import Lengths, Streaks, length_classes
+from redirty.collector.tracking.rounds import Round, SpaceRound
 
 Key = tuple[int, int]  # process and address space
 

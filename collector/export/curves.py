@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from redirty.collector import files
-from redirty.collector.curves import Runs, inside
 from redirty.collector.export import columns
-from redirty.collector.rounds import Round
+from redirty.collector.metrics.write_curves import Runs, inside
+from redirty.collector.tracking.rounds import Round
 
 
 class CurveFiles:

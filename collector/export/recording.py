@@ -19,9 +19,9 @@ from redirty.collector.export.again import Again
 from redirty.collector.export.curves import CurveFiles
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.linux.page_frames import PhysicalRound
+from redirty.collector.metrics.page_counts import CurveSum, PageCounts
 from redirty.collector.pageset import PAGE_SHIFT, U64, count_in
-from redirty.collector.rates import CurveSum, PageCounts
-from redirty.collector.rounds import Round, SpaceRound
+from redirty.collector.tracking.rounds import Round, SpaceRound
 
 _SUMS_EVERY_S = 10.0
 _SUMS_SHARE = 50  # and at most a fiftieth of the time goes into them

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from redirty.collector.export.columns import ZEROS
 from redirty.collector.files import csv_bytes, replace
-from redirty.collector.zeros import Stretch
+from redirty.collector.metrics.zero_pages import Stretch
 
 NAME = "zeros.csv"
 

@@ -20,9 +20,9 @@ from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.linux.malloc import give_back_freed_memory, keep_freed_memory
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.rounds import Recorder
-from redirty.collector.space import Space
 from redirty.collector.target.targets import Pids
+from redirty.collector.tracking.address_space import Space
+from redirty.collector.tracking.rounds import Recorder
 
 from tests.bench.figures import median
 from tests.bench.target import cpus, pinned

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from redirty.collector.linux.malloc import keep_freed_memory
-from redirty.collector.space import PRESENCE_PAGES_A_ROUND
+from redirty.collector.tracking.address_space import PRESENCE_PAGES_A_ROUND
 
 from tests.bench.figures import pairs
 from tests.bench.table import Row, not_run, number, of_pairs

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from redirty.collector.bpf.loader import Options
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.rounds import Recorder
 from redirty.collector.target.targets import Pids
+from redirty.collector.tracking.rounds import Recorder
 
 from tests.bench.figures import of_pairs
 from tests.bench.table import Row, not_run

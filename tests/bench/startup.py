@@ -14,8 +14,8 @@ from redirty.collector.bpf import btf
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.rounds import Recorder
 from redirty.collector.target.targets import Pids
+from redirty.collector.tracking.rounds import Recorder
 
 from tests.bench.figures import interval, median, pairs
 from tests.bench.table import Row, not_run, number

@@ -14,10 +14,10 @@ from redirty.collector.arming.soft_dirty import SoftDirtyArmed
 from redirty.collector.arming.uffd import UffdArmed
 from redirty.collector.errors import TargetEndedError
 from redirty.collector.linux.maps import MapsFile
-from redirty.collector.members import Members
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.rounds import Round, SpaceRound
 from redirty.collector.target.targets import Tree
+from redirty.collector.tracking.members import Members
+from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.host.recording import LiveRounds, wait_idle, way, within
 from tests.host.walk import Start, Walk

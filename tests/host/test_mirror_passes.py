@@ -18,8 +18,8 @@ from redirty.collector.copier.sink import LocalSink, Sink
 from redirty.collector.copier.state import State
 from redirty.collector.copier.wish import Going, PassDone, Wish
 from redirty.collector.pageset import PageSet, empty, page_numbers
-from redirty.collector.rounds import Round
 from redirty.collector.target.targets import Pids
+from redirty.collector.tracking.rounds import Round
 
 from tests.host.mirrored import CoreFile, mirror_json
 from tests.host.receiving import Wire, receive

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from redirty.collector.analyze import load, summary
 from redirty.collector.linux.page_frames import PhysicalRound
+from redirty.collector.metrics.frame_tracking import Physical
 from redirty.collector.pageset import page_numbers
-from redirty.collector.physical import Physical
 
 from tests.host.program import Recorded
 from tests.host.recording import LiveRounds, assert_same, redirty, wait_idle

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from redirty.collector.bpf.tracer import Tracer
-from redirty.collector.space import Space
+from redirty.collector.tracking.address_space import Space
 
 from tests.host.recording import assert_same, wait_idle, within
 from tests.host.walk import Start

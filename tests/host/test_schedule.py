@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from redirty.collector.plan import Plan
-from redirty.collector.rounds import Round
 from redirty.collector.session import Session
 from redirty.collector.target.targets import Pids
+from redirty.collector.tracking.rounds import Round
 
 from tests.host.recording import PROBE, assert_same, redirty, wait_idle, way, within
 from tests.workloads.driver import Pages, Phases, Writer

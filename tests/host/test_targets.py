@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.rounds import Round
 from redirty.collector.target.targets import Cgroup, Tree
+from redirty.collector.tracking.rounds import Round
 
 from tests.host.recording import (
     NONE,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from redirty.collector.bpf import abi
-from redirty.collector.rounds import SpaceRound
+from redirty.collector.tracking.rounds import SpaceRound
 
 from tests.host.recording import (
     NONE,

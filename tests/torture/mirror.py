@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.pageset import page_numbers
-from redirty.collector.rounds import Round, SpaceRound
+from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.torture.memory import (
     PAGE,

@@ -13,8 +13,8 @@ from redirty.collector.arming.methods import choose
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.rounds import Recorder
 from redirty.collector.target.targets import Tree
+from redirty.collector.tracking.rounds import Recorder
 
 from tests.host.recording import wait_idle
 from tests.torture.check import Loss, compare

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.rounds import SpaceRound
+from redirty.collector.tracking.rounds import SpaceRound
 
 from tests.host.recording import (
     NONE,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from redirty.collector.arming.soft_dirty import SoftDirtyArmed
 from redirty.collector.linux.maps import MapsFile
-from redirty.collector.rounds import SpaceRound
+from redirty.collector.tracking.rounds import SpaceRound
 
 from tests.host.recording import NONE, assert_same, kernel_state, wait_idle, way, within
 from tests.host.walk import Start, Walk, span

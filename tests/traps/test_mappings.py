@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from redirty.collector.pageset import page_numbers
-from redirty.collector.rounds import SpaceRound
+from redirty.collector.tracking.rounds import SpaceRound
 
 from tests.host.recording import NONE, assert_same, kernel_state, wait_idle, way, within
 from tests.host.walk import Start, span

@@ -7,7 +7,7 @@ from redirty.collector.bpf import abi
 from redirty.collector.export.recording import Meta
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.pageset import PageSet, from_pages
-from redirty.collector.rounds import Round, SpaceRound
+from redirty.collector.tracking.rounds import Round, SpaceRound
 
 EVERYTHING = frozenset(
     {

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.analyze import load
 from redirty.collector.bpf import abi
-from redirty.collector.curves import Point, Runs, inside, thinned
 from redirty.collector.export.recording import Recording
 from redirty.collector.linux.maps import CLASSES, Mappings
+from redirty.collector.metrics.write_curves import Point, Runs, inside, thinned
 from redirty.collector.pageset import PageSet
-from redirty.collector.rounds import Round, SpaceRound
+from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.unit.known_writers import runs_of
 from tests.unit.made_up import MAPPINGS, meta, one_round, pages

@@ -19,7 +19,7 @@ from redirty.collector.export import columns, recording
 from redirty.collector.export.recording import Recording, page_classes
 from redirty.collector.export.stacks import StackFile
 from redirty.collector.pageset import empty
-from redirty.collector.rounds import Round, SpaceRound
+from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.unit.made_up import EVERYTHING, MAPPINGS, meta, one_round, pages
 

@@ -11,8 +11,8 @@ from redirty.collector.copier.decide import Goals
 from redirty.collector.copier.engine import BATCH_PAGES, Counts, batch_pages
 from redirty.collector.copier.outlook import Outlook
 from redirty.collector.copier.wish import Going, PassDone, Wish
-from redirty.collector.rounds import Round
 from redirty.collector.target.targets import TargetSet
+from redirty.collector.tracking.rounds import Round
 
 MIB = 1 << 20
 PAGES = 25_600  # 100 MiB

@@ -16,7 +16,7 @@ from redirty.collector.cli import main as cli
 from redirty.collector.export.recording import Recording
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.pageset import from_ranges
-from redirty.collector.rounds import Round, SpaceRound
+from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.unit.made_up import meta
 

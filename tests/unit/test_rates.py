@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redirty.collector.bpf import abi
+from redirty.collector.metrics.page_counts import Curve, CurveSum, PageCounts, rates
 from redirty.collector.pageset import from_pages
-from redirty.collector.rates import Curve, CurveSum, PageCounts, rates
 
 _REGIONS = st.sampled_from([3, 4, 9, 1 << 30])
 _PAGES = st.sets(st.builds(lambda r, p: r * 512 + p, _REGIONS, st.integers(0, 511)), max_size=20)

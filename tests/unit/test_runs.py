@@ -11,9 +11,9 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redirty.collector.export.recording import Recording
+from redirty.collector.metrics.streaks import Lengths, Streaks, length_classes
 from redirty.collector.pageset import PageSet, drop_empty, empty, from_pages, page_numbers
-from redirty.collector.rounds import Round, SpaceRound
-from redirty.collector.runs import Lengths, Streaks, length_classes
+from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.unit.made_up import meta, one_round, pages
 

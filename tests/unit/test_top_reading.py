@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from redirty.collector.model.fit import fit
 from redirty.collector.model.predict import Question, answer
 from redirty.collector.pageset import from_pages
-from redirty.collector.schedule import Schedule
+from redirty.collector.tracking.schedule import Schedule
 from redirty.tui.reading.convergence import Asked, convergence
 from redirty.tui.reading.cost import LONGEST_S, Cost, cost_of, longer_interval
 from redirty.tui.reading.facts import PID_SHIFT, folded, places_of

@@ -17,8 +17,8 @@ from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.pageset import PageSet, page_numbers
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.rounds import Recorder, SpaceRound
 from redirty.collector.target.targets import Pids
+from redirty.collector.tracking.rounds import Recorder, SpaceRound
 
 from tests.vm.guest_phases import AREAS, Truth, Written, steps
 from tests.workloads.driver import Area, Phases

@@ -20,7 +20,12 @@ import pytest
 from tests.vm.guest_probes import check_processor
 
 PROJECT = Path(__file__).resolve().parents[2]
-SLOW_IMPORTS = ("bcc", "numpy", "redirty.collector.features", "redirty.collector.session")
+SLOW_IMPORTS = (
+    "bcc",
+    "numpy",
+    "redirty.collector.tracking.host_check",
+    "redirty.collector.session",
+)
 
 
 def run(results: Path, way: str, marker: str) -> int:

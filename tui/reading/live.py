@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from redirty.collector.arming.fault_cost import fault_s
-from redirty.collector.curves import Runs, inside
 from redirty.collector.errors import TargetEndedError, one_line
 from redirty.collector.family import Family
 from redirty.collector.linux.cpu_time import CpuTimes
+from redirty.collector.metrics.write_curves import Runs, inside
 from redirty.collector.outputs import Outputs
 from redirty.collector.plan import Plan
-from redirty.collector.rounds import Recorder, Round
 from redirty.collector.session import Session
 from redirty.collector.target.command import Command
 from redirty.collector.target.targets import TargetSet
+from redirty.collector.tracking.rounds import Recorder, Round
 from redirty.tui.reading.convergence import Asked
 from redirty.tui.reading.cost import DEFAULT_MAX, Cost, cost_of, longer_interval
 from redirty.tui.reading.facts import Facts, of_round, points_of

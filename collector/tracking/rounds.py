@@ -22,11 +22,11 @@ from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import TargetEndedError
 from redirty.collector.linux.maps import Mappings
-from redirty.collector.members import Members
 from redirty.collector.pageset import PageSet, empty
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.space import Space
 from redirty.collector.target.targets import TargetSet
+from redirty.collector.tracking.address_space import Space
+from redirty.collector.tracking.members import Members
 
 _PEEK_REGIONS = 4096  # of a system call each
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.linux.pagemap import ENTRY_PRESENT, ENTRY_SWAPPED, Pagemap
 from redirty.collector.pageset import PAGE_SHIFT, PAGES_PER_REGION
-from redirty.collector.space import Space
+from redirty.collector.tracking.address_space import Space
 
 _PAGE = 1 << PAGE_SHIFT
 _WORDS = _PAGE // 8

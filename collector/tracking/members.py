@@ -21,8 +21,8 @@ from redirty.collector.errors import (
 )
 from redirty.collector.linux.process import Process, lives
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.space import Space
 from redirty.collector.target.targets import TargetSet
+from redirty.collector.tracking.address_space import Space
 
 log = logging.getLogger(__name__)
 

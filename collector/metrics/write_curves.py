@@ -14,7 +14,7 @@ import numpy.typing as npt
 from redirty.collector.bpf import abi
 from redirty.collector.linux.maps import CLASSES, Mappings
 from redirty.collector.pageset import PageSet, count_in, empty
-from redirty.collector.rounds import Round
+from redirty.collector.tracking.rounds import Round
 
 Floats = npt.NDArray[np.float64]
 

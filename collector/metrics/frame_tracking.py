@@ -15,8 +15,8 @@ from redirty.collector.linux.page_frames import (
 )
 from redirty.collector.linux.pagemap import Pagemap
 from redirty.collector.pageset import U64
-from redirty.collector.rounds import Round
-from redirty.collector.space import Space
+from redirty.collector.tracking.address_space import Space
+from redirty.collector.tracking.rounds import Round
 
 
 class _Watched:

@@ -1,0 +1,1 @@
+"""Figures over rounds: page counts, write curves, streaks, zero pages, page frames."""

@@ -1,0 +1,1 @@
+"""The round protocol: address spaces of the target, armed and drained round by round."""
