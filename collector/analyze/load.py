@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from redirty.collector.analyze.meta_schema import AGAIN, is_count, require_rounds, wrong_field
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.export.columns import (
+from redirty.collector.recording.columns import (
     CURVE,
     CURVES,
     MAPPINGS,

@@ -71,8 +71,8 @@ def _workload(rate: float, seconds: float) -> Iterator[subprocess.Popen[str]]:
 
 def _record(directory: Path, rate: float, seconds: float, *, kept: bool) -> int:
     from redirty.collector.cli.record import Progress
-    from redirty.collector.plan import Plan
-    from redirty.collector.session import Session
+    from redirty.collector.recording.options import Plan
+    from redirty.collector.recording.session import Session
     from redirty.collector.target.targets import Pids
 
     with _workload(rate, seconds) as child:

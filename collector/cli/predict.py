@@ -169,8 +169,8 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
     assert bandwidth is not None  # the parser demands one
     question = question_at(bandwidth)
     from redirty.collector.cli.record import Progress
-    from redirty.collector.plan import Plan
-    from redirty.collector.session import Session
+    from redirty.collector.recording.options import Plan
+    from redirty.collector.recording.session import Session
 
     with tempfile.TemporaryDirectory(prefix="redirty-") as place:
         directory = Path(place) / "recording"

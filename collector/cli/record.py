@@ -12,7 +12,7 @@ from redirty.collector.errors import TargetEndedError, UsageError
 from redirty.collector.units import counted, parse_time, show_pages
 
 if TYPE_CHECKING:
-    from redirty.collector.session import Session
+    from redirty.collector.recording.session import Session
     from redirty.collector.tracking.rounds import Round
 
 _EPILOG = """\
@@ -84,8 +84,8 @@ def run(options: argparse.Namespace) -> int:
 
         require_frames()
     target = target_of(options)
-    from redirty.collector.plan import Plan
-    from redirty.collector.session import Session
+    from redirty.collector.recording.options import Plan
+    from redirty.collector.recording.session import Session
 
     plan = Plan(
         target=target,

@@ -30,7 +30,7 @@ from redirty.collector.linux.process import regions_for
 from redirty.collector.linux.signals import told_to_end
 from redirty.collector.ptrace.freezer_client import Holding
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.session import start_command
+from redirty.collector.recording.session import start_command
 from redirty.collector.target.command import Command
 from redirty.collector.tracking.rounds import Recorder
 

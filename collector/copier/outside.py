@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from redirty.collector.copier.layout import Key
 from redirty.collector.copier.sources import FileSource
 from redirty.collector.errors import OURS
-from redirty.collector.sharers import objects_of
+from redirty.collector.recording.sharers import objects_of
 
 
 def mapped_outside(members: Collection[int], files: Iterable[FileSource]) -> set[Key]:

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
-from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.linux.malloc import give_back_freed_memory, keep_freed_memory
 from redirty.collector.ptrace.injector_client import Injector
+from redirty.collector.recording.writer import Meta, Recording
 from redirty.collector.target.targets import Pids
 from redirty.collector.tracking.address_space import Space
 from redirty.collector.tracking.rounds import Recorder

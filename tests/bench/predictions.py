@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from redirty.collector.export import columns
 from redirty.collector.model.fit import fit
 from redirty.collector.model.observations import Observed
 from redirty.collector.model.predict import Question, answer
+from redirty.collector.recording import columns
 
 from tests.bench.figures import interval
 from tests.bench.table import Row, number

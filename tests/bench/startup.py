@@ -24,7 +24,7 @@ from tests.workloads.driver import Sweep
 _PROGRAM = Path(sys.executable).with_name("redirty")
 _HELP_GOAL_S, _RECORD_GOAL_S = 0.15, 1.5
 _TIMEOUT_S = 30.0
-_IMPORTS = "import redirty.collector.session, bcc"
+_IMPORTS = "import redirty.collector.recording.session, bcc"
 
 
 def rows(quick: bool) -> Iterator[Row]:

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from redirty.collector.analyze import load, redirtying, summary
 from redirty.collector.bpf.tracer import Tracer
-from redirty.collector.export.recording import Meta, Recording
 from redirty.collector.pageset import page_numbers
+from redirty.collector.recording.writer import Meta, Recording
 
 from tests.host.program import Recorded
 from tests.host.recording import LiveRounds, space_of, wait_idle

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from redirty.collector.cli.main import main
 from redirty.collector.errors import RedirtyError, UsageError
-from redirty.collector.export.recording import Recording
 from redirty.collector.net.link import LinkBandwidth, link_bandwidth
+from redirty.collector.recording.writer import Recording
 
 from tests.host.namespaces import another_network, has, ip, own_network, send, tc, veth
 from tests.tiers import require

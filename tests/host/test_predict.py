@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pytest
 from redirty.collector.analyze import load
 from redirty.collector.analyze.observations import observe
-from redirty.collector.export.recording import Recording
 from redirty.collector.model.fit import fit
+from redirty.collector.recording.writer import Recording
 
 from tests.host.recording import LiveRounds
 from tests.host.refusal import TARGET_ENDED, WRONG_USAGE, assert_refused

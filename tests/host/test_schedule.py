@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redirty.collector.plan import Plan
-from redirty.collector.session import Session
+from redirty.collector.recording.options import Plan
+from redirty.collector.recording.session import Session
 from redirty.collector.target.targets import Pids
 from redirty.collector.tracking.rounds import Round
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
-from redirty.collector.export.recording import tlb_totals
+from redirty.collector.recording.writer import tlb_totals
 
 from tests.host.recording import LiveRounds
 from tests.host.shootdowns import (

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from redirty.collector.export.columns import ROUNDS
 from redirty.collector.linux.maps import Mapping
 from redirty.collector.model.observations import Points
+from redirty.collector.recording.columns import ROUNDS
 from redirty.tui.reading.convergence import Asked
 from redirty.tui.reading.facts import COLUMN, Facts, Written, folded
 from redirty.tui.reading.live import Wanted

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from redirty.collector.bpf import abi
-from redirty.collector.export.recording import Meta
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.pageset import PageSet, from_pages
+from redirty.collector.recording.writer import Meta
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 EVERYTHING = frozenset(

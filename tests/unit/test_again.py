@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.analyze import load, mappings, redirtying, summary, writers
 from redirty.collector.bpf.ringbuf import RECORD
-from redirty.collector.export.events import EventFile
-from redirty.collector.export.recording import Recording
 from redirty.collector.pageset import empty
+from redirty.collector.recording.events import EventFile
+from redirty.collector.recording.writer import Recording
 
 from tests.unit.made_up import meta, one_round
 from tests.unit.test_runs import of, record, runs_of

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.analyze import load
 from redirty.collector.bpf import abi
-from redirty.collector.export.recording import Recording
 from redirty.collector.linux.maps import CLASSES, Mappings
 from redirty.collector.metrics.write_curves import Point, Runs, inside, thinned
 from redirty.collector.pageset import PageSet
+from redirty.collector.recording.writer import Recording
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.unit.known_writers import runs_of

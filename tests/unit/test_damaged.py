@@ -14,8 +14,8 @@ from redirty.collector.analyze import summary
 from redirty.collector.cli import main as cli
 from redirty.collector.cli import top_choices
 from redirty.collector.errors import RedirtyError
-from redirty.collector.export import columns
-from redirty.collector.export.recording import Recording
+from redirty.collector.recording import columns
+from redirty.collector.recording.writer import Recording
 from redirty.collector.units import counted
 
 from tests.unit.made_up import meta, one_round, pages

@@ -15,10 +15,10 @@ import pytest
 from redirty.collector import files
 from redirty.collector.analyze import load, summary
 from redirty.collector.errors import RedirtyError
-from redirty.collector.export import columns, recording
-from redirty.collector.export.recording import Recording, page_classes
-from redirty.collector.export.stacks import StackFile
 from redirty.collector.pageset import empty
+from redirty.collector.recording import columns, writer
+from redirty.collector.recording.stacks import StackFile
+from redirty.collector.recording.writer import Recording, page_classes
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.unit.made_up import EVERYTHING, MAPPINGS, meta, one_round, pages
@@ -182,13 +182,13 @@ def test_what_this_kernel_cannot_tell_is_empty_never_0(tmp_path: Path) -> None:
 
 def test_first_touch_is_the_rest_where_it_is_not_told() -> None:
     result = one_round(0, log=pages(16), missed=pages(), present=pages())
-    row = recording.round_row(result, EVERYTHING - {"first_touch"})
+    row = writer.round_row(result, EVERYTHING - {"first_touch"})
     assert row[columns.ROUNDS.index("first_touch_faults")] == 10 - 4
 
 
 def test_flushes_counted_by_the_tracepoint_alone_have_no_time() -> None:
     result = one_round(0, log=pages(16), missed=pages(), present=pages())
-    assert recording.tlb_totals(result.stats["tlb"], frozenset({"tlb"})) == (4, None)
+    assert writer.tlb_totals(result.stats["tlb"], frozenset({"tlb"})) == (4, None)
 
 
 def test_files_are_for_their_owner_only(recorded: Path) -> None:

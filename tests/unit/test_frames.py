@@ -13,8 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redirty.collector.analyze import load
 from redirty.collector.errors import RedirtyError
-from redirty.collector.export.physical import PhysicalFiles, words_of
-from redirty.collector.export.recording import Recording
 from redirty.collector.linux import capabilities, page_frames
 from redirty.collector.linux.page_frames import (
     LastFrames,
@@ -24,6 +22,8 @@ from redirty.collector.linux.page_frames import (
     frames_of,
 )
 from redirty.collector.pageset import U64, empty, from_pages
+from redirty.collector.recording.physical import PhysicalFiles, words_of
+from redirty.collector.recording.writer import Recording
 
 from tests.unit.made_up import meta, one_round, pages
 

@@ -17,9 +17,9 @@ from redirty.collector import files
 from redirty.collector.analyze.load import load_events
 from redirty.collector.bpf import ringbuf
 from redirty.collector.errors import RedirtyError
-from redirty.collector.export import events
-from redirty.collector.export.events import EventFile
-from redirty.collector.export.recording import Recording
+from redirty.collector.recording import events
+from redirty.collector.recording.events import EventFile
+from redirty.collector.recording.writer import Recording
 
 from tests.unit.made_up import meta, one_round, pages
 

@@ -13,9 +13,9 @@ import pytest
 from redirty.collector.analyze import ascii_plot
 from redirty.collector.bpf import abi
 from redirty.collector.cli import main as cli
-from redirty.collector.export.recording import Recording
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.pageset import from_ranges
+from redirty.collector.recording.writer import Recording
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.unit.made_up import meta

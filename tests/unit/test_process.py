@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
-from redirty.collector.family import Family
 from redirty.collector.linux import process
 from redirty.collector.linux.process import Process
+from redirty.collector.recording.process_names import Family
 
 from tests.tiers import require
 

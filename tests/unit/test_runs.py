@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redirty.collector.export.recording import Recording
 from redirty.collector.metrics.streaks import Lengths, Streaks, length_classes
 from redirty.collector.pageset import PageSet, drop_empty, empty, from_pages, page_numbers
+from redirty.collector.recording.writer import Recording
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.unit.made_up import meta, one_round, pages

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from redirty.collector.analyze import load, summary
 from redirty.collector.analyze import tlb as tlb_sums
-from redirty.collector.export import columns, tlb
-from redirty.collector.export.recording import Recording
+from redirty.collector.recording import columns, tlb
+from redirty.collector.recording.writer import Recording
 
 from tests.host import shootdowns
 from tests.unit.made_up import EVERYTHING, meta, one_round, pages

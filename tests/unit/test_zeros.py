@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from redirty.collector.analyze import load, observations
-from redirty.collector.export.zeros import write_zeros
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.metrics.zero_pages import Stretch, Zeros, joined, runs, zero_pages
 from redirty.collector.model.policy import Fixed, Goal, Qemu
 from redirty.collector.model.simulation import Memory, simulate
+from redirty.collector.recording.zeros import write_zeros
 
 PAGE = 4096
 RAM = Mapping(0x40000000, 0x40000000 + 2000 * PAGE, "rw-p", "")

@@ -24,7 +24,7 @@ SLOW_IMPORTS = (
     "bcc",
     "numpy",
     "redirty.collector.tracking.host_check",
-    "redirty.collector.session",
+    "redirty.collector.recording.session",
 )
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from redirty.collector import files
-from redirty.collector.export.columns import ROUNDS
+from redirty.collector.recording.columns import ROUNDS
 from redirty.tui.reading.mirror import MirrorSnapshot
 from redirty.tui.reading.snapshot import TargetSnapshot
 

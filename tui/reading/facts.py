@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.export.columns import ROUNDS, TLB
-from redirty.collector.export.recording import round_row
-from redirty.collector.export.tlb import rows as tlb_rows
 from redirty.collector.linux.maps import CLASSES, Mapping
 from redirty.collector.metrics.write_curves import Point
 from redirty.collector.model.observations import ALL, Points
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, count_in
+from redirty.collector.recording.columns import ROUNDS, TLB
+from redirty.collector.recording.tlb import rows as tlb_rows
+from redirty.collector.recording.writer import round_row
 from redirty.collector.tracking.rounds import Round
 
 Floats = npt.NDArray[np.float64]

@@ -11,12 +11,12 @@ from typing import Any
 
 from redirty.collector.arming.fault_cost import fault_s
 from redirty.collector.errors import TargetEndedError, one_line
-from redirty.collector.family import Family
 from redirty.collector.linux.cpu_time import CpuTimes
 from redirty.collector.metrics.write_curves import Runs, inside
-from redirty.collector.outputs import Outputs
-from redirty.collector.plan import Plan
-from redirty.collector.session import Session
+from redirty.collector.recording.options import Plan
+from redirty.collector.recording.outputs import Outputs
+from redirty.collector.recording.process_names import Family
+from redirty.collector.recording.session import Session
 from redirty.collector.target.command import Command
 from redirty.collector.target.targets import TargetSet
 from redirty.collector.tracking.rounds import Recorder, Round

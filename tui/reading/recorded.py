@@ -11,10 +11,10 @@ from redirty.collector.analyze import load
 from redirty.collector.analyze.observations import layout_of
 from redirty.collector.analyze.writers import round_of
 from redirty.collector.errors import RedirtyError
-from redirty.collector.export.columns import ROUNDS, TLB
 from redirty.collector.linux.maps import CLASSES, Mapping
 from redirty.collector.model.observations import ALL, Points
 from redirty.collector.pageset import U64
+from redirty.collector.recording.columns import ROUNDS, TLB
 from redirty.tui.reading.facts import (
     I64,
     PID_SHIFT,

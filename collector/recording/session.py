@@ -16,16 +16,16 @@ from redirty.collector.arming.methods import choose
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import RedirtyError, TargetEndedError
-from redirty.collector.export.zeros import write_zeros
-from redirty.collector.family import Family
 from redirty.collector.files import require_new
 from redirty.collector.linux.malloc import give_back_freed_memory, keep_freed_memory
 from redirty.collector.linux.process import regions_for
 from redirty.collector.linux.signals import told_to_end
 from redirty.collector.metrics.zero_pages import Zeros
-from redirty.collector.outputs import Outputs, Sink
-from redirty.collector.plan import Plan
 from redirty.collector.ptrace.injector_client import Injector
+from redirty.collector.recording.options import Plan
+from redirty.collector.recording.outputs import Outputs, Sink
+from redirty.collector.recording.process_names import Family
+from redirty.collector.recording.zeros import write_zeros
 from redirty.collector.target.command import Command
 from redirty.collector.tracking.rounds import Recorder, Round
 from redirty.collector.tracking.schedule import Schedule

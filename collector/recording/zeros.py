@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from redirty.collector.export.columns import ZEROS
 from redirty.collector.files import csv_bytes, replace
 from redirty.collector.metrics.zero_pages import Stretch
+from redirty.collector.recording.columns import ZEROS
 
 NAME = "zeros.csv"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.export.parts import Parts, arrow
 from redirty.collector.linux.page_frames import NO_FRAME, Moved, PhysicalRound
 from redirty.collector.pageset import PAGE_SHIFT, U64, WORDS_PER_REGION, PageSet
+from redirty.collector.recording.parquet_parts import Parts, arrow
 
 _ROWS_A_PART = 1 << 20
 _PART_EVERY_S = 10.0  # what is waiting is lost when the collector is killed

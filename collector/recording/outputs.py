@@ -7,15 +7,15 @@ import time
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from redirty.collector.export.events import EventFile
-from redirty.collector.export.physical import PhysicalFiles
-from redirty.collector.export.recording import Meta, Recording
-from redirty.collector.export.stacks import StackFile
-from redirty.collector.family import Family
 from redirty.collector.files import FirstError
 from redirty.collector.metrics.frame_tracking import Physical
-from redirty.collector.plan import Plan
-from redirty.collector.sharers import Sharers
+from redirty.collector.recording.events import EventFile
+from redirty.collector.recording.options import Plan
+from redirty.collector.recording.physical import PhysicalFiles
+from redirty.collector.recording.process_names import Family
+from redirty.collector.recording.sharers import Sharers
+from redirty.collector.recording.stacks import StackFile
+from redirty.collector.recording.writer import Meta, Recording
 from redirty.collector.target.command import Command
 from redirty.collector.target.guest import Guest
 from redirty.collector.target.targets import Cgroup, Pids, Tree

@@ -10,7 +10,7 @@ from typing import Protocol
 from redirty.collector import files
 from redirty.collector.bpf import abi
 from redirty.collector.errors import one_line
-from redirty.collector.export import columns
+from redirty.collector.recording import columns
 
 
 class StackSource(Protocol):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from redirty.collector import files
-from redirty.collector.export import columns
 from redirty.collector.metrics.streaks import Lengths, Streaks, length_classes
 from redirty.collector.pageset import PageSet, empty
+from redirty.collector.recording import columns
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 Key = tuple[int, int]  # process and address space

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from redirty.collector import files
-from redirty.collector.export import columns
 from redirty.collector.metrics.write_curves import Runs, inside
+from redirty.collector.recording import columns
 from redirty.collector.tracking.rounds import Round
 
 

@@ -14,13 +14,13 @@ import numpy.typing as npt
 from redirty.collector import VERSION, files
 from redirty.collector.bpf import abi
 from redirty.collector.errors import RedirtyError
-from redirty.collector.export import columns, tlb
-from redirty.collector.export.again import Again
-from redirty.collector.export.curves import CurveFiles
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.linux.page_frames import PhysicalRound
 from redirty.collector.metrics.page_counts import CurveSum, PageCounts
 from redirty.collector.pageset import PAGE_SHIFT, U64, count_in
+from redirty.collector.recording import columns, tlb
+from redirty.collector.recording.streaks import Again
+from redirty.collector.recording.write_curves import CurveFiles
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 _SUMS_EVERY_S = 10.0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.bpf import abi
-from redirty.collector.export.parts import Parts, arrow
+from redirty.collector.recording.parquet_parts import Parts, arrow
 
 _ROWS_A_PART = 1 << 20
 
