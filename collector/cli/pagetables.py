@@ -13,7 +13,7 @@ from redirty.collector.units import parse_time
 
 if TYPE_CHECKING:
     from redirty.collector.linux.numa import Nodes
-    from redirty.collector.tables import Walker
+    from redirty.collector.pagetables.walker import Walker
 
 _EPILOG = """\
 A page walk (on a TLB miss) that reads a table on another NUMA node takes longer. The tables of a
@@ -68,9 +68,9 @@ def run(options: argparse.Namespace) -> int:
     if options.command:
         raise UsageError("pagetables takes a target that runs: -p, --tree, --cgroup or --vm")
     target = target_of(options)
-    from redirty.collector import placement
     from redirty.collector.linux import numa as host_nodes
-    from redirty.collector.refusals import require_node
+    from redirty.collector.pagetables import placement
+    from redirty.collector.pagetables.preconditions import require_node
 
     nodes = host_nodes.look()
     if options.to_node is not None:
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
 def _move(
     options: argparse.Namespace, pids: list[int], walker: Walker, nodes: Nodes, max_pause_s: float
 ) -> int:
-    from redirty.collector import moving
+    from redirty.collector.pagetables import move as moving
 
     answers: list[dict[str, Any]] = []
     for pid in pids:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from redirty.collector.relocate import trial_s
+from redirty.collector.pagetables.relocation import trial_s
 
 from tests.bench.figures import interval, pairs
 from tests.bench.table import Row, of_pairs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from redirty.collector.pageset import U64
-from redirty.collector.tables import Walker
+from redirty.collector.pagetables.walker import Walker
 
 from tests.host.mapped import PAGE, Mapped
 

@@ -9,9 +9,9 @@ from collections import Counter
 from redirty.collector.arming.base import ArmError
 from redirty.collector.linux import numa
 from redirty.collector.linux.smaps import detailed
-from redirty.collector.movable import Steps, plan
+from redirty.collector.pagetables.planner import Steps, plan
+from redirty.collector.pagetables.walker import Tables, Walker
 from redirty.collector.ptrace.injector_client import Injector, InUseError
-from redirty.collector.tables import Tables, Walker
 
 TIMEOUT_S = 2.0
 

@@ -20,10 +20,10 @@ from redirty.collector.arming.base import ArmError
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux import numa as host_nodes
 from redirty.collector.linux.smaps import detailed
-from redirty.collector.movable import Steps, plan
 from redirty.collector.pageset import page_numbers
-from redirty.collector.refusals import require_movable
-from redirty.collector.tables import Walker
+from redirty.collector.pagetables.planner import Steps, plan
+from redirty.collector.pagetables.preconditions import require_movable
+from redirty.collector.pagetables.walker import Walker
 
 from tests.host.condition import Condition, assert_released, debugged
 from tests.host.entries import changed_by_a_move

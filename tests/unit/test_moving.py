@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from redirty.collector import moving, placement
 from redirty.collector.linux.numa import Nodes
 from redirty.collector.linux.smaps import Detailed
-from redirty.collector.placement import MappingRow, Placement, Row
+from redirty.collector.pagetables import move, placement
+from redirty.collector.pagetables.placement import MappingRow, Placement, Row
 
 _NONE = np.empty(0, np.uint64)
 NODES = Nodes((0, 1), (0, 1), {0: 0, 1: 1}, _NONE, _NONE, _NONE.astype(np.int64))
@@ -36,23 +36,23 @@ def answer(**other: Any) -> dict[str, Any]:
 
 
 def test_a_move_in_words() -> None:
-    text = moving.as_text(answer())
+    text = move.as_text(answer())
     assert "process 7: page tables of the lowest level: 40 on node 0" in text
     assert "now          3 on node 0, 37 on node 1" in text
     assert "37 tables, 74.0 MiB of addresses, in 4 stops" in text
     assert "30.0 ms in all, 12.0 ms at most (20.0 ms asked for)" in text
     assert "9, 2 of everything, other CPUs interrupted 3 times, 1.0 ms in all" in text
     assert "stay         3: the stack" in text
-    assert "not counted here" in moving.as_text(answer(tlb=None))
+    assert "not counted here" in move.as_text(answer(tlb=None))
     untimed = {"flushes": 9, "pages": 1, "full_flushes": 2, "other_cpus": None, "time_s": None}
-    assert "interrupted" not in moving.as_text(answer(tlb=untimed))
+    assert "interrupted" not in move.as_text(answer(tlb=untimed))
 
 
 def test_what_would_move_in_words() -> None:
-    text = moving.as_text(answer(done=False, steps=2))
+    text = move.as_text(answer(done=False, steps=2))
     assert "would move   37 tables, 74.0 MiB of addresses" in text
     assert "--yes does it" in text
-    nothing = moving.as_text(answer(done=False, tables=0, steps=0, kept={}))
+    nothing = move.as_text(answer(done=False, tables=0, steps=0, kept={}))
     assert "would move   0 tables" in nothing
     assert "--yes" not in nothing
 

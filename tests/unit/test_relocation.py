@@ -15,10 +15,19 @@ import pytest
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux.numa import Nodes
 from redirty.collector.linux.smaps import Detailed
-from redirty.collector.movable import HUGE, IN_USE, MERGED, REGION, Steps, overlaps, plan, stays
+from redirty.collector.pagetables.planner import (
+    HUGE,
+    IN_USE,
+    MERGED,
+    REGION,
+    Steps,
+    overlaps,
+    plan,
+    stays,
+)
+from redirty.collector.pagetables.preconditions import require_node
+from redirty.collector.pagetables.relocation import Pace
 from redirty.collector.ptrace.helpers import relocation, relocation_layout, relocation_stub, tracee
-from redirty.collector.refusals import require_node
-from redirty.collector.relocate import Pace
 
 from tests.tiers import require
 

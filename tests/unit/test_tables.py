@@ -7,9 +7,9 @@ import numpy.typing as npt
 import pytest
 from redirty.collector.linux.numa import Nodes, parse_list, zone_ranges
 from redirty.collector.linux.numa_sampling import processor
-from redirty.collector.model.placement import advice, remote_share
 from redirty.collector.pageset import U64
-from redirty.collector.tables import shift_of, translate, walk
+from redirty.collector.pagetables.advice import advice, remote_share
+from redirty.collector.pagetables.walker import shift_of, translate, walk
 
 PRESENT, HUGE, OTHERS = 1, 0x80, 0x8000_0000_0000_0862
 ADDRESS = np.uint64(0x000F_FFFF_FFFF_F000)

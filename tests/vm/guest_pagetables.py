@@ -22,8 +22,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from redirty.collector import placement
 from redirty.collector.cli import main
+from redirty.collector.pagetables import placement
 from redirty.tui.reading import page_tables
 
 from tests.host import relocator

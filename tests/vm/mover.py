@@ -19,9 +19,9 @@ from typing import Any
 from redirty.collector.cli import main
 from redirty.collector.linux import numa as host_nodes
 from redirty.collector.linux.smaps import Detailed, detailed
-from redirty.collector.movable import HUGE
-from redirty.collector.relocate import Moved, relocate
-from redirty.collector.tables import Walker, leaves_by_node
+from redirty.collector.pagetables.planner import HUGE
+from redirty.collector.pagetables.relocation import Moved, relocate
+from redirty.collector.pagetables.walker import Walker, leaves_by_node
 
 from tests.host.condition import tracer_of
 from tests.host.running import wait_until

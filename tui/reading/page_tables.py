@@ -14,9 +14,9 @@ from redirty.collector.linux import numa as host_nodes
 from redirty.collector.linux.malloc import give_back_freed_memory
 from redirty.collector.linux.numa import Nodes
 from redirty.collector.linux.numa_sampling import Sampled
-from redirty.collector.model.placement import shares
-from redirty.collector.placement import counted_pages
-from redirty.collector.tables import Walker, leaves_by_node
+from redirty.collector.pagetables.advice import shares
+from redirty.collector.pagetables.placement import counted_pages
+from redirty.collector.pagetables.walker import Walker, leaves_by_node
 from redirty.collector.units import show_pages
 
 log = logging.getLogger(__name__)

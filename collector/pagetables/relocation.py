@@ -20,11 +20,11 @@ from redirty.collector.arming.base import ArmError, GoneError
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.linux.numa import Nodes
 from redirty.collector.linux.smaps import detailed, pages_merged
-from redirty.collector.movable import HUGE, REGION, Plan, Steps, plan
 from redirty.collector.pageset import U64
+from redirty.collector.pagetables.planner import HUGE, REGION, Plan, Steps, plan
+from redirty.collector.pagetables.preconditions import require_movable, require_node
+from redirty.collector.pagetables.walker import Tables, Walker, leaves_by_node
 from redirty.collector.ptrace.injector_client import Injector, InUseError
-from redirty.collector.refusals import require_movable, require_node
-from redirty.collector.tables import Tables, Walker, leaves_by_node
 
 _FIRST_REGIONS = 2  # of the first step, when it is not known yet how long one takes
 _GROWTH = 2  # from one step to the next, at most

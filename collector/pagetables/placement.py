@@ -15,9 +15,9 @@ from redirty.collector.linux.numa import Nodes, machine_tables
 from redirty.collector.linux.numa_sampling import run_by_node
 from redirty.collector.linux.process import Process
 from redirty.collector.linux.smaps import Detailed, detailed
-from redirty.collector.model.placement import advice, remote_share
-from redirty.collector.movable import overlaps
-from redirty.collector.tables import Tables, Walker
+from redirty.collector.pagetables.advice import advice, remote_share
+from redirty.collector.pagetables.planner import overlaps
+from redirty.collector.pagetables.walker import Tables, Walker
 from redirty.collector.units import show_pages, show_time
 
 _SHOWN_MAPPINGS = 12

@@ -12,9 +12,9 @@ from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux.numa import Nodes
-from redirty.collector.refusals import require_movable
-from redirty.collector.relocate import Moved, plan_for, relocate, trial_s
-from redirty.collector.tables import Walker, leaves_by_node
+from redirty.collector.pagetables.preconditions import require_movable
+from redirty.collector.pagetables.relocation import Moved, plan_for, relocate, trial_s
+from redirty.collector.pagetables.walker import Walker, leaves_by_node
 from redirty.collector.units import show_pages, show_time
 
 log = logging.getLogger(__name__)
