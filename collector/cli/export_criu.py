@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exports."""
-    from redirty.collector.copier.criu import export
+    from redirty.collector.mirror.export.criu import export
     from redirty.collector.units import show_pages
 
     directory = Path(options.directory)

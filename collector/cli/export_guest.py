@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exports."""
-    from redirty.collector.copier.guest import export
+    from redirty.collector.mirror.export.guest_ram import export
     from redirty.collector.units import show_bytes
 
     directory = Path(options.directory)

@@ -21,12 +21,12 @@ from redirty.collector.units import (
 )
 
 if TYPE_CHECKING:
-    from redirty.collector.copier.decide import Decision
-    from redirty.collector.copier.network import Network
-    from redirty.collector.copier.pace import Pace
-    from redirty.collector.copier.sink import Sink
-    from redirty.collector.copier.state import State
-    from redirty.collector.copier.wish import Going, PassDone
+    from redirty.collector.mirror.decision import Decision
+    from redirty.collector.mirror.network_hold import Network
+    from redirty.collector.mirror.rate_limiter import Pace
+    from redirty.collector.mirror.request import Going, PassDone
+    from redirty.collector.mirror.state import State
+    from redirty.collector.mirror.transport.sink import Sink
     from redirty.collector.tracking.rounds import Round
 
 _LONGEST_S = 30 * 86400.0
@@ -110,7 +110,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Mirrors."""
-    from redirty.collector.copier.decide import Goals
+    from redirty.collector.mirror.decision import Goals
 
     if options.passes is not None and not 1 <= options.passes <= _MOST_PASSES:
         raise UsageError(f"a number of passes is 1 to {_MOST_PASSES}: {options.passes}")
@@ -126,9 +126,9 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--qmp takes the socket of QEMU's -qmp: {options.qmp} is none")
     network = _network(options)
     from redirty.collector.arming.methods import require_root
-    from redirty.collector.copier.mirroring import Mirroring
-    from redirty.collector.copier.pace import Pace
-    from redirty.collector.copier.wish import Wish
+    from redirty.collector.mirror.rate_limiter import Pace
+    from redirty.collector.mirror.request import Wish
+    from redirty.collector.mirror.session import Mirroring
 
     pace = Pace(bandwidth)
     open_sink = _destination(options, pace)
@@ -178,8 +178,8 @@ def _compressor(
 ) -> Callable[[memoryview], memoryview] | None:
     if not options.compress:
         return None
-    from redirty.collector.copier.door import parse_address
-    from redirty.collector.copier.receiver import compress
+    from redirty.collector.mirror.transport.listener import parse_address
+    from redirty.collector.mirror.transport.receiver import compress
 
     if parse_address(options.to) is None:
         raise UsageError("--compress is for a connection: a directory's mirror is a core file")
@@ -191,9 +191,9 @@ def _network(options: argparse.Namespace) -> Network | None:
         return None
     if options.vm is not None:
         raise UsageError("--hold-network is for processes: a guest that stands still sends nothing")
-    from redirty.collector.copier.door import parse_address
-    from redirty.collector.copier.network import Network
-    from redirty.collector.copier.owner import is_loopback
+    from redirty.collector.mirror.network_hold import Network
+    from redirty.collector.mirror.transport.listener import parse_address
+    from redirty.collector.mirror.transport.peer import is_loopback
 
     address = parse_address(options.to)
     far = address is not None and not is_loopback(address[0])
@@ -211,8 +211,8 @@ def _positive(name: str, text: str) -> float:
 
 def _destination(options: argparse.Namespace, pace: Pace) -> Callable[[], Sink]:
     """What opens the other end. Errors: RedirtyError when it cannot be."""
-    from redirty.collector.copier.door import connect, parse_address
     from redirty.collector.files import require_new
+    from redirty.collector.mirror.transport.listener import connect, parse_address
 
     patience_s = _positive("patience", options.patience)
     address = parse_address(options.to)
@@ -228,14 +228,14 @@ def _destination(options: argparse.Namespace, pace: Pace) -> Callable[[], Sink]:
     def local() -> Sink:
         import secrets
 
-        from redirty.collector.copier.image import Image
-        from redirty.collector.copier.sink import LocalSink
+        from redirty.collector.mirror.image.image import Image
+        from redirty.collector.mirror.transport.sink import LocalSink
 
         return LocalSink(Image.create(directory, secrets.token_hex(16)), pace)
 
     def remote() -> Sink:
-        from redirty.collector.copier.connection import NetworkSink
-        from redirty.collector.copier.sink import BrokenError
+        from redirty.collector.mirror.transport.network_sink import NetworkSink
+        from redirty.collector.mirror.transport.sink import BrokenError
 
         assert address is not None
         try:

@@ -11,10 +11,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from redirty.collector.copier.decide import Decision
-    from redirty.collector.copier.mirroring import Mirroring
-    from redirty.collector.copier.state import State
-    from redirty.collector.copier.wish import Going, PassDone
+    from redirty.collector.mirror.decision import Decision
+    from redirty.collector.mirror.request import Going, PassDone
+    from redirty.collector.mirror.session import Mirroring
+    from redirty.collector.mirror.state import State
     from redirty.collector.tracking.rounds import Round
 
 _EVERY_S = 0.2

@@ -14,9 +14,9 @@ from redirty.collector.errors import RedirtyError, UsageError, why
 from redirty.collector.units import parse_time
 
 if TYPE_CHECKING:
-    from redirty.collector.copier.door import Door
-    from redirty.collector.copier.image import Image
-    from redirty.collector.copier.receiver import Receiver
+    from redirty.collector.mirror.image.image import Image
+    from redirty.collector.mirror.transport.listener import Door
+    from redirty.collector.mirror.transport.receiver import Receiver
 
 _EPILOG = """\
 It waits for one mirror, and ends when that is committed. Outside of loopback it shows a code, which the
@@ -45,10 +45,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Receives."""
-    from redirty.collector.copier.door import Door, parse_address
-    from redirty.collector.copier.owner import is_loopback
-    from redirty.collector.copier.receiver import Receiver, decompress
     from redirty.collector.linux.malloc import open_as_many_files_as_may_be
+    from redirty.collector.mirror.transport.listener import Door, parse_address
+    from redirty.collector.mirror.transport.peer import is_loopback
+    from redirty.collector.mirror.transport.receiver import Receiver, decompress
 
     open_as_many_files_as_may_be()  # each file that the target maps is one here
     address = parse_address(options.listen)
@@ -86,9 +86,9 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 def _begun(directory: Path) -> Image | None:
     """The image of a receiver that was killed, if there is one. Errors: RedirtyError."""
-    from redirty.collector.copier.image import Image
-    from redirty.collector.copier.journal import NAME
     from redirty.collector.files import require_new
+    from redirty.collector.mirror.image.image import Image
+    from redirty.collector.mirror.image.journal import NAME
 
     if (directory / NAME).is_file() and not (directory / "mirror.json").exists():
         return Image.resume(directory)
@@ -99,7 +99,7 @@ def _begun(directory: Path) -> Image | None:
 
 
 def _code(file: str | None) -> bytes:
-    from redirty.collector.copier.pairing import new_code, parse_code
+    from redirty.collector.mirror.transport.pairing import new_code, parse_code
 
     if file is not None and Path(file).exists():
         return read_code(file)
@@ -118,7 +118,7 @@ def _code(file: str | None) -> bytes:
 
 def read_code(file: str) -> bytes:
     """The code in a file, or with '-' from stdin. Errors: RedirtyError."""
-    from redirty.collector.copier.pairing import parse_code
+    from redirty.collector.mirror.transport.pairing import parse_code
 
     try:
         return parse_code(sys.stdin.readline() if file == "-" else Path(file).read_text())
@@ -129,9 +129,9 @@ def read_code(file: str) -> bytes:
 
 
 def _serve(receiver: Receiver, door: Door, wait_s: float) -> None:
-    from redirty.collector.copier.door import Guarded
-    from redirty.collector.copier.frames import FrameError
-    from redirty.collector.copier.receiver import LostError
+    from redirty.collector.mirror.transport.listener import Guarded
+    from redirty.collector.mirror.transport.protocol import FrameError
+    from redirty.collector.mirror.transport.receiver import LostError
 
     until = time.monotonic() + wait_s
     newer = None

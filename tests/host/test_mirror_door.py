@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redirty.collector.copier import pairing
-from redirty.collector.copier.connection import NetworkSink
-from redirty.collector.copier.door import Door, Guarded, connect
-from redirty.collector.copier.frames import PAGES, WELCOME, FrameError, head, parse_head
-from redirty.collector.copier.pace import Pace
-from redirty.collector.copier.receiver import LostError
 from redirty.collector.errors import RedirtyError
+from redirty.collector.mirror.rate_limiter import Pace
+from redirty.collector.mirror.transport import pairing
+from redirty.collector.mirror.transport.listener import Door, Guarded, connect
+from redirty.collector.mirror.transport.network_sink import NetworkSink
+from redirty.collector.mirror.transport.protocol import PAGES, WELCOME, FrameError, head, parse_head
+from redirty.collector.mirror.transport.receiver import LostError
 
 from tests.host.running import REDIRTY
 from tests.tiers import require, require_root

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from redirty.collector.copier.network import Network
 from redirty.collector.errors import RedirtyError
+from redirty.collector.mirror.network_hold import Network
 
 from tests.host.condition import tracer_of
 from tests.host.mirrored import mirror_json

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.copier.decide import Decision, Goals
-from redirty.collector.copier.image import Image
-from redirty.collector.copier.mirroring import Mirroring
-from redirty.collector.copier.pace import Pace
-from redirty.collector.copier.sink import LocalSink, Sink
-from redirty.collector.copier.state import State
-from redirty.collector.copier.wish import Going, PassDone, Wish
+from redirty.collector.mirror.decision import Decision, Goals
+from redirty.collector.mirror.image.image import Image
+from redirty.collector.mirror.rate_limiter import Pace
+from redirty.collector.mirror.request import Going, PassDone, Wish
+from redirty.collector.mirror.session import Mirroring
+from redirty.collector.mirror.state import State
+from redirty.collector.mirror.transport.sink import LocalSink, Sink
 from redirty.collector.pageset import PageSet, empty, page_numbers
 from redirty.collector.target.targets import Pids
 from redirty.collector.tracking.rounds import Round

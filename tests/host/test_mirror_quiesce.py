@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redirty.collector.copier.sources import SpaceSource
+from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.ptrace import freezer_client as arm_holding
 from redirty.collector.ptrace.freezer_client import HoldError, Holding
 

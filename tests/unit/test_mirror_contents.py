@@ -10,12 +10,12 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redirty.collector.copier.content import NEVER, Sent, hashes_of, zero_pages
-from redirty.collector.copier.engine import Engine
-from redirty.collector.copier.image import SPACE, Image
-from redirty.collector.copier.pace import Pace
-from redirty.collector.copier.sink import LocalSink
 from redirty.collector.linux.process_memory import PAGE, Bools, Reader, runs_of
+from redirty.collector.mirror.image.image import SPACE, Image
+from redirty.collector.mirror.pipeline import Engine
+from redirty.collector.mirror.rate_limiter import Pace
+from redirty.collector.mirror.sources.page_hashes import NEVER, Sent, hashes_of, zero_pages
+from redirty.collector.mirror.transport.sink import LocalSink
 from redirty.collector.pageset import PageSet, empty, from_pages, page_numbers
 
 U = np.uint64

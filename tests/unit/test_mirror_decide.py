@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from redirty.collector.copier.decide import (
+from redirty.collector.mirror.decision import (
     GIVE_UP,
     PASS,
     QUIESCE,
@@ -12,7 +12,7 @@ from redirty.collector.copier.decide import (
     decide,
     would_do,
 )
-from redirty.collector.copier.held_back import again, cold_first, hold_back
+from redirty.collector.mirror.deferral import again, cold_first, hold_back
 from redirty.collector.pageset import from_pages
 
 # ---- decisions ----

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from redirty.collector.copier import frames
-from redirty.collector.copier.commit import PlacedMapping, PlacedProcess
-from redirty.collector.copier.frames import FrameError
-from redirty.collector.copier.receiver import (
+from redirty.collector.mirror.image.commit import PlacedMapping, PlacedProcess
+from redirty.collector.mirror.transport import protocol
+from redirty.collector.mirror.transport.protocol import FrameError
+from redirty.collector.mirror.transport.receiver import (
     AbandonedError,
     LostError,
     Receiver,
@@ -45,26 +45,30 @@ class Tape:
 
 
 def hello(session: str = SESSION) -> bytes:
-    body = json.dumps({"version": frames.VERSION, "session": session}).encode()
-    return frames.head(frames.HELLO, payload=len(body)) + body
+    body = json.dumps({"version": protocol.VERSION, "session": session}).encode()
+    return protocol.head(protocol.HELLO, payload=len(body)) + body
 
 
 def pages_frame(number: int, firsts: list[int], lengths: list[int], data: bytes) -> bytes:
-    head = frames.head(frames.PAGES, source=1, number=number, runs=len(firsts), payload=len(data))
-    return head + frames.pack_runs(np.array(firsts, np.uint64), np.array(lengths, np.uint64)) + data
+    head = protocol.head(
+        protocol.PAGES, source=1, number=number, runs=len(firsts), payload=len(data)
+    )
+    return (
+        head + protocol.pack_runs(np.array(firsts, np.uint64), np.array(lengths, np.uint64)) + data
+    )
 
 
 def source_frame() -> bytes:
-    return frames.head(frames.SOURCE, source=1, number=1)
+    return protocol.head(protocol.SOURCE, source=1, number=1)
 
 
 def commit_frames(processes: list[PlacedProcess], **information: object) -> bytes:
     layout = {"machine": 62, "processes": [p.as_json() for p in processes]}
     found = b""
     for number, part in enumerate([json.dumps(layout).encode(), *(p.notes for p in processes)]):
-        found += frames.head(frames.PART, number=number, payload=len(part)) + part
+        found += protocol.head(protocol.PART, number=number, payload=len(part)) + part
     words = json.dumps({"information": information}).encode()
-    return found + frames.head(frames.COMMIT, payload=len(words)) + words
+    return found + protocol.head(protocol.COMMIT, payload=len(words)) + words
 
 
 def whole() -> bytes:
@@ -155,7 +159,7 @@ NUMBERS = st.one_of(
     st.lists(
         st.tuples(
             st.sampled_from(
-                [frames.PAGES, frames.ZERO, frames.SOURCE, frames.FLUSH, frames.DIGEST]
+                [protocol.PAGES, protocol.ZERO, protocol.SOURCE, protocol.FLUSH, protocol.DIGEST]
             ),
             st.integers(0, 3),
             st.integers(0, 3),
@@ -173,10 +177,10 @@ def test_frames_in_any_order(found: list[tuple[int, int, int, list[tuple[int, in
         firsts = np.array([r[0] for r in runs], np.uint64)
         lengths = np.array([r[1] for r in runs], np.uint64)
         payload = bytes(range(256)) * 16 * pages
-        data += frames.head(
+        data += protocol.head(
             kind, flags=flags, source=source, number=number, runs=len(runs), payload=len(payload)
         )
-        data += frames.pack_runs(firsts, lengths) + payload
+        data += protocol.pack_runs(firsts, lengths) + payload
     serve(data)
 
 
@@ -205,18 +209,18 @@ def test_layouts_that_are_none(mappings: object, process: object) -> None:
     ):
         layout = json.dumps({"machine": 62, "processes": processes}).encode()
         data = hello() + source_frame() + pages_frame(2, [16], [1], b"a" * PAGE)
-        data += frames.head(frames.PART, payload=len(layout)) + layout
-        data += frames.head(frames.PART, number=1, payload=1) + b"n"
+        data += protocol.head(protocol.PART, payload=len(layout)) + layout
+        data += protocol.head(protocol.PART, number=1, payload=1) + b"n"
         words = b'{"information": {}}'
-        serve(data + frames.head(frames.COMMIT, payload=len(words)) + words)
+        serve(data + protocol.head(protocol.COMMIT, payload=len(words)) + words)
 
 
 @pytest.mark.parametrize(
-    ("runs", "payload"), [(frames.MOST_RUNS + 1, 0), (0, frames.MOST_PAYLOAD + 1)]
+    ("runs", "payload"), [(protocol.MOST_RUNS + 1, 0), (0, protocol.MOST_PAYLOAD + 1)]
 )
 def test_sizes_are_bounded_before_anything_is_allocated(runs: int, payload: int) -> None:
     with pytest.raises(FrameError, match="too large"):
-        frames.parse_head(frames.head(frames.PAGES, runs=runs, payload=payload))
+        protocol.parse_head(protocol.head(protocol.PAGES, runs=runs, payload=payload))
 
 
 def test_a_session_goes_on_and_no_other_one(tmp_path: Path) -> None:
@@ -238,10 +242,10 @@ def test_compressed_pages(tmp_path: Path) -> None:
     contents = bytes(range(256)) * 16 * 3
     small = bytes(compress(memoryview(contents)))
     assert len(small) < len(contents) // 4
-    head = frames.head(
-        frames.PAGES, flags=frames.COMPRESSED, source=1, number=2, runs=1, payload=len(small)
+    head = protocol.head(
+        protocol.PAGES, flags=protocol.COMPRESSED, source=1, number=2, runs=1, payload=len(small)
     )
-    runs = frames.pack_runs(np.array([16], np.uint64), np.array([3], np.uint64))
+    runs = protocol.pack_runs(np.array([16], np.uint64), np.array([3], np.uint64))
     receiver = Receiver(tmp_path / "m", None, decompress)
     with pytest.raises(LostError):
         receiver.serve(Tape(hello() + source_frame() + head + runs + small))
@@ -255,7 +259,7 @@ def test_compressed_pages(tmp_path: Path) -> None:
 
 def test_runs_are_cut_to_what_frames_may_have() -> None:
     firsts, lengths = np.array([5, 1 << 30], np.uint64), np.array([3, 1_000_000], np.uint64)
-    parts = frames.cut(firsts, lengths)
+    parts = protocol.cut(firsts, lengths)
     found = [(int(f), int(n)) for fs, ns in parts for f, n in zip(fs, ns, strict=True)]
     assert sum(n for _, n in found) == 1_000_003
     assert found[0] == (5, 3)

@@ -7,10 +7,10 @@ from typing import cast
 
 import pytest
 from redirty.collector.cli.mirror import going_line
-from redirty.collector.copier.decide import Goals
-from redirty.collector.copier.engine import BATCH_PAGES, Counts, batch_pages
-from redirty.collector.copier.outlook import Outlook
-from redirty.collector.copier.wish import Going, PassDone, Wish
+from redirty.collector.mirror.decision import Goals
+from redirty.collector.mirror.estimator import Outlook
+from redirty.collector.mirror.pipeline import BATCH_PAGES, Counts, batch_pages
+from redirty.collector.mirror.request import Going, PassDone, Wish
 from redirty.collector.target.targets import TargetSet
 from redirty.collector.tracking.rounds import Round
 

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from redirty.collector.copier.commit import PlacedMapping, PlacedProcess, commit
-from redirty.collector.copier.corefile import CoreFile
-from redirty.collector.copier.image import FILE, SPACE, Image
-from redirty.collector.copier.layout import Vma, key_of
-from redirty.collector.copier.notes import OWN_NAME, OWN_PAGES, _note
-from redirty.collector.copier.sources import Files, FileSource, SpaceSource
 from redirty.collector.linux.process_memory import PAGE
+from redirty.collector.mirror.image.commit import PlacedMapping, PlacedProcess, commit
+from redirty.collector.mirror.image.core_notes import OWN_NAME, OWN_PAGES, _note
+from redirty.collector.mirror.image.core_reader import CoreFile
+from redirty.collector.mirror.image.image import FILE, SPACE, Image
+from redirty.collector.mirror.sources.spaces import Files, FileSource, SpaceSource
+from redirty.collector.mirror.sources.vmas import Vma, key_of
 from redirty.collector.pageset import PageSet, from_pages, page_numbers
 
 U = np.uint64

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redirty.collector.copier.image import FILE, SPACE, Image
-from redirty.collector.copier.journal import Journal
-from redirty.collector.copier.store import Store, StoreError
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux.process_memory import PAGE
+from redirty.collector.mirror.image.image import FILE, SPACE, Image
+from redirty.collector.mirror.image.journal import Journal
+from redirty.collector.mirror.image.page_store import Store, StoreError
 
 U = np.uint64
 

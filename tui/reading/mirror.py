@@ -50,7 +50,7 @@ class MirrorWish:
     @property
     def over_network(self) -> bool:
         """Whether it goes to another redirty."""
-        from redirty.collector.copier.door import parse_address
+        from redirty.collector.mirror.transport.listener import parse_address
 
         return parse_address(self.to) is not None
 
@@ -91,7 +91,7 @@ def pids_of(target: TargetSet) -> tuple[int, ...]:
 def destination(text: str) -> str:
     """Where to: HOST:PORT, or a full path of a directory that is not there yet. Errors: UsageError,
     RedirtyError."""
-    from redirty.collector.copier.door import parse_address
+    from redirty.collector.mirror.transport.listener import parse_address
 
     text = text.strip()
     if not text:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redirty.collector.copier.decide import (
+from redirty.collector.errors import RedirtyError, TargetEndedError
+from redirty.collector.linux.process_memory import PAGE
+from redirty.collector.mirror.decision import (
     GIVE_UP,
     PASS,
     QUIESCE,
@@ -15,13 +17,11 @@ from redirty.collector.copier.decide import (
     decide,
     would_do,
 )
-from redirty.collector.copier.ending import TRIES, Ending, Means, living, reconnect
-from redirty.collector.copier.engine import Job, batch_pages
-from redirty.collector.copier.held_back import cold_first, hold_back
-from redirty.collector.copier.sink import BrokenError
-from redirty.collector.copier.wish import PassDone
-from redirty.collector.errors import RedirtyError, TargetEndedError
-from redirty.collector.linux.process_memory import PAGE
+from redirty.collector.mirror.deferral import cold_first, hold_back
+from redirty.collector.mirror.pipeline import Job, batch_pages
+from redirty.collector.mirror.request import PassDone
+from redirty.collector.mirror.switchover import TRIES, Ending, Means, living, reconnect
+from redirty.collector.mirror.transport.sink import BrokenError
 from redirty.collector.tracking.address_space import Space
 from redirty.collector.units import show_pages, show_time
 

@@ -11,10 +11,10 @@ import ssl
 import threading
 from collections.abc import Sequence
 
-from redirty.collector.copier import pairing
-from redirty.collector.copier.owner import is_loopback, require_own
-from redirty.collector.copier.receiver import LostError
 from redirty.collector.errors import RedirtyError, UsageError, why
+from redirty.collector.mirror.transport import pairing
+from redirty.collector.mirror.transport.peer import is_loopback, require_own
+from redirty.collector.mirror.transport.receiver import LostError
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from redirty.collector.copier.layout import Vma
+from redirty.collector.mirror.sources.vmas import Vma
 from redirty.collector.pageset import PageSet, ranges
 from redirty.collector.ptrace.freezer_client import ThreadState
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import xxhash
-from redirty.collector.copier.content import zero_pages
 from redirty.collector.linux.process_memory import PAGE
+from redirty.collector.mirror.sources.page_hashes import zero_pages
 from redirty.collector.pageset import U64
 
 CHUNK_PAGES = 512  # both ends read in pieces of their own; this is a buffer's size only

@@ -14,13 +14,13 @@ from typing import Any
 
 from redirty.collector.arming.base import GoneError
 from redirty.collector.bpf import abi
-from redirty.collector.copier.commit import PlacedProcess
-from redirty.collector.copier.digest import digest_of
-from redirty.collector.copier.engine import Counts, Engine, batches
-from redirty.collector.copier.notes import notes_of, ns_pid, see
-from redirty.collector.copier.sink import Sink
-from redirty.collector.copier.state import State
 from redirty.collector.errors import RedirtyError
+from redirty.collector.mirror.image.commit import PlacedProcess
+from redirty.collector.mirror.image.core_notes import notes_of, ns_pid, see
+from redirty.collector.mirror.image.digest import digest_of
+from redirty.collector.mirror.pipeline import Counts, Engine, batches
+from redirty.collector.mirror.state import State
+from redirty.collector.mirror.transport.sink import Sink
 from redirty.collector.ptrace.freezer_client import HoldError, Holding
 from redirty.collector.tracking.rounds import Recorder
 from redirty.collector.units import show_time

@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redirty.collector.copier import core
-from redirty.collector.copier.decide import Decision
-from redirty.collector.copier.engine import Engine
-from redirty.collector.copier.guest import Piece, memory_of
-from redirty.collector.copier.outlook import Outlook
-from redirty.collector.copier.outside import mapped_outside
-from redirty.collector.copier.quiesce import Quiesce, QuiesceError, Stopped
-from redirty.collector.copier.sink import BrokenError, Sink
-from redirty.collector.copier.state import State
-from redirty.collector.copier.summary import information_of
-from redirty.collector.copier.wish import Listener, PassDone, Wish
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.mirror.decision import Decision
+from redirty.collector.mirror.estimator import Outlook
+from redirty.collector.mirror.export.guest_ram import Piece, memory_of
+from redirty.collector.mirror.image import elf_core
+from redirty.collector.mirror.manifest import information_of
+from redirty.collector.mirror.pipeline import Engine
+from redirty.collector.mirror.request import Listener, PassDone, Wish
+from redirty.collector.mirror.sources.external_writers import mapped_outside
+from redirty.collector.mirror.state import State
+from redirty.collector.mirror.stop_and_copy import Quiesce, QuiesceError, Stopped
+from redirty.collector.mirror.transport.sink import BrokenError, Sink
 from redirty.collector.ptrace.freezer_client import Holding
 from redirty.collector.tracking.rounds import Recorder
 
@@ -130,7 +130,7 @@ class Ending:
             guest_memory=self._guest_memory,
         )
         try:
-            self._sink.commit(stopped.processes, core.machine(), information)
+            self._sink.commit(stopped.processes, elf_core.machine(), information)
         except BrokenError as e:
             if self._wish.leave_stopped:
                 _continue([p.pid for p in stopped.processes])

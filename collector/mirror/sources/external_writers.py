@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable
 
-from redirty.collector.copier.layout import Key
-from redirty.collector.copier.sources import FileSource
 from redirty.collector.errors import OURS
+from redirty.collector.mirror.sources.spaces import FileSource
+from redirty.collector.mirror.sources.vmas import Key
 from redirty.collector.recording.sharers import objects_of
 
 

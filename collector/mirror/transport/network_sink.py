@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from redirty.collector.copier import frames
-from redirty.collector.copier.commit import PlacedProcess
-from redirty.collector.copier.frames import FrameError
-from redirty.collector.copier.image import FILE
-from redirty.collector.copier.owner import require_own
-from redirty.collector.copier.pace import Pace
-from redirty.collector.copier.sink import BrokenError
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.mirror.image.commit import PlacedProcess
+from redirty.collector.mirror.image.image import FILE
+from redirty.collector.mirror.rate_limiter import Pace
+from redirty.collector.mirror.transport import protocol
+from redirty.collector.mirror.transport.peer import require_own
+from redirty.collector.mirror.transport.protocol import FrameError
+from redirty.collector.mirror.transport.sink import BrokenError
 from redirty.collector.pageset import U64, PageSet, from_ranges
 
 _STALL_S = 30.0  # without any progress, a connection counts as broken
@@ -74,9 +74,9 @@ class NetworkSink:
         self._in = bytearray()
         self._answers.clear()
         self._socket = self._connect()
-        hello = json.dumps({"version": frames.VERSION, "session": self._session}).encode()
+        hello = json.dumps({"version": protocol.VERSION, "session": self._session}).encode()
         try:
-            self._raw(frames.head(frames.HELLO, payload=len(hello)) + hello)
+            self._raw(protocol.head(protocol.HELLO, payload=len(hello)) + hello)
             answer: dict[str, Any] = json.loads(self._wait_answer(_STALL_S))
             if not isinstance(self._socket, ssl.SSLSocket):
                 # Only now: the kernel knows whose a connection is when it was accepted.
@@ -121,7 +121,7 @@ class NetworkSink:
                 lost.append((frame.source, from_ranges(firsts, firsts + lengths)))
         for frame in again:
             if frame.data is not None:
-                head = frames.parse_head(frame.data[: frames.HEAD.size])
+                head = protocol.parse_head(frame.data[: protocol.HEAD.size])
                 self._control(head.type, frame.source, head.flags, frame.firsts, frame.lengths)
         return lost
 
@@ -167,8 +167,10 @@ class NetworkSink:
     def _control(self, kind: int, source: int, flags: int, firsts: U64, lengths: U64) -> None:
         """A frame that is kept until it is acknowledged. It never fails: a break shows at the next pages."""
         self._number += 1
-        data = frames.head(kind, flags=flags, source=source, number=self._number, runs=len(firsts))
-        data += frames.pack_runs(firsts, lengths)
+        data = protocol.head(
+            kind, flags=flags, source=source, number=self._number, runs=len(firsts)
+        )
+        data += protocol.pack_runs(firsts, lengths)
         self._unacknowledged.append(_Unacknowledged(self._number, source, firsts, lengths, data))
         with contextlib.suppress(BrokenError):
             self._raw(data)
@@ -176,12 +178,12 @@ class NetworkSink:
     def declare(self, number: int, kind: str) -> None:
         """See Sink."""
         none = np.empty(0, np.uint64)
-        self._control(frames.SOURCE, number, int(kind == FILE), none, none)
+        self._control(protocol.SOURCE, number, int(kind == FILE), none, none)
 
     def zero(self, number: int, firsts: U64, lengths: U64) -> None:
         """See Sink."""
-        for part in frames.cut(firsts, lengths):
-            self._control(frames.ZERO, number, 0, *part)
+        for part in protocol.cut(firsts, lengths):
+            self._control(protocol.ZERO, number, 0, *part)
 
     def write(self, number: int, firsts: U64, lengths: U64, data: memoryview, raw: int) -> None:
         """See Sink. Errors: BrokenError."""
@@ -189,15 +191,15 @@ class NetworkSink:
         self._number += 1
         frame = _Unacknowledged(self._number, number, firsts, lengths, None)
         self._unacknowledged.append(frame)
-        head = frames.head(
-            frames.PAGES,
-            flags=frames.COMPRESSED if len(data) != raw else 0,
+        head = protocol.head(
+            protocol.PAGES,
+            flags=protocol.COMPRESSED if len(data) != raw else 0,
             source=number,
             number=self._number,
             runs=len(firsts),
             payload=len(data),
         )
-        self._raw(head + frames.pack_runs(firsts, lengths))
+        self._raw(head + protocol.pack_runs(firsts, lengths))
         self._raw(data)
 
     # ---- in ----
@@ -227,10 +229,10 @@ class NetworkSink:
         self._parse()
 
     def _parse(self) -> None:
-        size = frames.HEAD.size
+        size = protocol.HEAD.size
         while len(self._in) >= size:
             try:
-                head = frames.parse_head(bytes(self._in[:size]))
+                head = protocol.parse_head(bytes(self._in[:size]))
             except FrameError as e:
                 self._drop()
                 raise RedirtyError(f"the other end is no redirty receive: {e}") from None
@@ -238,9 +240,9 @@ class NetworkSink:
                 return
             body = bytes(self._in[size : size + head.body])
             del self._in[: size + head.body]
-            if head.type == frames.ACK:
+            if head.type == protocol.ACK:
                 self._forget(head.number)
-            elif head.type == frames.ERROR:
+            elif head.type == protocol.ERROR:
                 self._ended = True
                 self._drop()
                 raise RedirtyError(
@@ -273,12 +275,12 @@ class NetworkSink:
 
     def flush(self) -> None:
         """See Sink. Errors: BrokenError."""
-        self._raw(frames.head(frames.FLUSH))
+        self._raw(protocol.head(protocol.FLUSH))
         self._wait(lambda: not self._unacknowledged, _STALL_S)
 
     def digest(self) -> str:
         """See Sink. Errors: BrokenError."""
-        self._raw(frames.head(frames.DIGEST))
+        self._raw(protocol.head(protocol.DIGEST))
         return self._wait_answer(_COMMIT_S).decode(errors="replace")
 
     def commit(
@@ -290,9 +292,9 @@ class NetworkSink:
         for number, part in enumerate(parts):
             for at in range(0, max(len(part), 1), _PART):
                 piece = part[at : at + _PART]
-                self._raw(frames.head(frames.PART, number=number, payload=len(piece)) + piece)
+                self._raw(protocol.head(protocol.PART, number=number, payload=len(piece)) + piece)
         words = json.dumps({"information": information}).encode(errors="replace")
-        self._raw(frames.head(frames.COMMIT, payload=len(words)) + words)
+        self._raw(protocol.head(protocol.COMMIT, payload=len(words)) + words)
         if self._wait_answer(_COMMIT_S) != b"committed":
             raise RedirtyError("the receiver did not commit: there is no mirror")
         self._ended = True
@@ -302,5 +304,5 @@ class NetworkSink:
         if self._socket is not None and not self._ended:
             with contextlib.suppress(BrokenError, RedirtyError):
                 self.deadline = time.monotonic() + 1.0
-                self._raw(frames.head(frames.ABANDON))
+                self._raw(protocol.head(protocol.ABANDON))
         self._drop()

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from redirty.collector.copier.decide import Decision, Goals
-from redirty.collector.copier.engine import Counts
-from redirty.collector.copier.network import Network
-from redirty.collector.copier.state import State
+from redirty.collector.mirror.decision import Decision, Goals
+from redirty.collector.mirror.network_hold import Network
+from redirty.collector.mirror.pipeline import Counts
+from redirty.collector.mirror.state import State
 from redirty.collector.target.targets import TargetSet
 from redirty.collector.tracking.rounds import Round
 

@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from redirty.collector.copier.corefile import CoreFile, mirror_of
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.files import new_directory
 from redirty.collector.linux.process_memory import PAGE
+from redirty.collector.mirror.image.core_reader import CoreFile, mirror_of
 
 _COMMON, _INVENTORY, _PAGEMAP = 0x54564319, 0x58313116, 0x56084025
 _IMAGES_VERSION = 2  # CRTOOLS_IMAGES_V1_1

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from redirty.collector.copier.engine import Counts
-from redirty.collector.copier.wish import Going, PassDone, Wish
 from redirty.collector.linux.process_memory import PAGE
+from redirty.collector.mirror.pipeline import Counts
+from redirty.collector.mirror.request import Going, PassDone, Wish
 from redirty.collector.model.policy import Fixed, Goal, Policy
 from redirty.collector.model.simulation import Memory, simulate
 from redirty.collector.model.write_curve import WriteCurve

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from redirty.collector.copier.store import MOST_PAGE, WINDOW_PAGES
+from redirty.collector.mirror.image.page_store import MOST_PAGE, WINDOW_PAGES
 from redirty.collector.pageset import U64
 
 VERSION = 1

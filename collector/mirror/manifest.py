@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from redirty.collector import VERSION
-from redirty.collector.copier.corefile import SCHEMA
-from redirty.collector.copier.decide import Decision
-from redirty.collector.copier.guest import Piece, ram_blocks
-from redirty.collector.copier.quiesce import Stopped
-from redirty.collector.copier.wish import PassDone, Wish
+from redirty.collector.mirror.decision import Decision
+from redirty.collector.mirror.export.guest_ram import Piece, ram_blocks
+from redirty.collector.mirror.image.core_reader import SCHEMA
+from redirty.collector.mirror.request import PassDone, Wish
+from redirty.collector.mirror.stop_and_copy import Stopped
 
 
 def information_of(

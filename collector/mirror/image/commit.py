@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.copier import core
-from redirty.collector.copier.image import FILE, SPACE, Image
-from redirty.collector.copier.store import MOST_PAGE, WINDOW_SHIFT, Store, StoreError
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.files import write_json
 from redirty.collector.linux.process_memory import PAGE, runs_of
+from redirty.collector.mirror.image import elf_core
+from redirty.collector.mirror.image.image import FILE, SPACE, Image
+from redirty.collector.mirror.image.page_store import MOST_PAGE, WINDOW_SHIFT, Store, StoreError
 from redirty.collector.pageset import PAGE_SHIFT, U64
 
 _COPY = 8 << 20
@@ -157,7 +157,7 @@ def _finish_core(image: Image, process: PlacedProcess, machine: int) -> None:
             _copy_in(image, process.source, mapping, zero)
     segments = [s for m in process.mappings for s in _segments(image, process.source, m)]
     try:
-        head = core.head_of(segments, process.notes, machine)
+        head = elf_core.head_of(segments, process.notes, machine)
     except ValueError as e:
         raise StoreError(str(e)) from None
     at = 0
@@ -213,7 +213,7 @@ def _copy_range(source: int, at: int, target: int, to: int, size: int) -> None:
         at, to, size = at + done, to + done, size - done
 
 
-def _segments(image: Image, number: int, mapping: PlacedMapping) -> list[core.Segment]:
+def _segments(image: Image, number: int, mapping: PlacedMapping) -> list[elf_core.Segment]:
     """A mapping, cut where its windows do not lie one after the other in the file."""
     store: Store = image.stores[number]
     first_window, last_window = mapping.first >> WINDOW_SHIFT, (mapping.end - 1) >> WINDOW_SHIFT
@@ -229,7 +229,7 @@ def _segments(image: Image, number: int, mapping: PlacedMapping) -> list[core.Se
     for w in known:
         cuts |= {max(mapping.first, w << WINDOW_SHIFT), min(mapping.end, (w + 1) << WINDOW_SHIFT)}
     bounds = sorted(cuts)
-    found: list[core.Segment] = []
+    found: list[elf_core.Segment] = []
     for a, b in itertools.pairwise(bounds):
         offset = store.offset(a) if a >> WINDOW_SHIFT in store.windows else None
         start, end = a << PAGE_SHIFT, b << PAGE_SHIFT
@@ -240,5 +240,5 @@ def _segments(image: Image, number: int, mapping: PlacedMapping) -> list[core.Se
         ):
             found[-1] = before._replace(end=end)
         else:
-            found.append(core.Segment(start, end, mapping.perms, offset))
+            found.append(elf_core.Segment(start, end, mapping.perms, offset))
     return found

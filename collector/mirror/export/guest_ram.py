@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from redirty.collector.copier.corefile import CoreFile, mirror_of
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.linux.process_memory import PAGE
+from redirty.collector.mirror.image.core_reader import CoreFile, mirror_of
 from redirty.collector.ptrace.helpers.qmp import Monitor
 
 _BOUNDS = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) ")

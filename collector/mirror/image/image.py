@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from redirty.collector.copier import core
-from redirty.collector.copier.digest import digest_of
-from redirty.collector.copier.journal import Journal
-from redirty.collector.copier.store import MOST_WINDOWS, Store, StoreError
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.files import new_directory
 from redirty.collector.linux.process_memory import runs_of
+from redirty.collector.mirror.image import elf_core
+from redirty.collector.mirror.image.digest import digest_of
+from redirty.collector.mirror.image.journal import Journal
+from redirty.collector.mirror.image.page_store import MOST_WINDOWS, Store, StoreError
 from redirty.collector.pageset import U64
 
 SPACE, FILE = "space", "file"
@@ -70,7 +70,7 @@ class Image:
     def _open(self, number: int, kind: str, windows: dict[int, int], new: int = 0) -> None:
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | new
         fd = os.open(self.path_of(number), flags, 0o600)
-        self.stores[number] = Store(fd, core.HEADER_BYTES if kind == SPACE else 0, windows)
+        self.stores[number] = Store(fd, elf_core.HEADER_BYTES if kind == SPACE else 0, windows)
         self.kinds[number] = kind
 
     def declare(self, number: int, kind: str) -> None:

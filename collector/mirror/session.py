@@ -11,13 +11,6 @@ from typing import Any
 from redirty.collector.arming.methods import choose
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
-from redirty.collector.copier.ending import Ending, Means, living
-from redirty.collector.copier.engine import Engine
-from redirty.collector.copier.outlook import Outlook
-from redirty.collector.copier.passes import Passes
-from redirty.collector.copier.sink import Sink
-from redirty.collector.copier.state import State
-from redirty.collector.copier.wish import Listener, Wish
 from redirty.collector.linux.malloc import (
     give_back_code,
     give_back_freed_memory,
@@ -28,6 +21,13 @@ from redirty.collector.linux.maps import Mappings
 from redirty.collector.linux.pagemap import scan_supported
 from redirty.collector.linux.process import regions_for
 from redirty.collector.linux.signals import told_to_end
+from redirty.collector.mirror.estimator import Outlook
+from redirty.collector.mirror.pipeline import Engine
+from redirty.collector.mirror.precopy import Passes
+from redirty.collector.mirror.request import Listener, Wish
+from redirty.collector.mirror.state import State
+from redirty.collector.mirror.switchover import Ending, Means, living
+from redirty.collector.mirror.transport.sink import Sink
 from redirty.collector.ptrace.freezer_client import Holding
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.recording.session import start_command

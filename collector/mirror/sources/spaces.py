@@ -15,8 +15,12 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
-from redirty.collector.copier.content import Sent
-from redirty.collector.copier.layout import (
+from redirty.collector.errors import OURS
+from redirty.collector.linux.maps import Mappings
+from redirty.collector.linux.process_memory import PAGE, Bools, Reader, read_file
+from redirty.collector.mirror.sources.anon_pages import OwnPages
+from redirty.collector.mirror.sources.page_hashes import Sent
+from redirty.collector.mirror.sources.vmas import (
     Key,
     LayoutFile,
     Vma,
@@ -26,10 +30,6 @@ from redirty.collector.copier.layout import (
     pages_of,
     ranges_of_file,
 )
-from redirty.collector.copier.own import OwnPages
-from redirty.collector.errors import OURS
-from redirty.collector.linux.maps import Mappings
-from redirty.collector.linux.process_memory import PAGE, Bools, Reader, read_file
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_pages, from_ranges
 
 _VDSO = "[vdso]"

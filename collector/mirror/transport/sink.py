@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from redirty.collector.copier.commit import PlacedProcess, commit
-from redirty.collector.copier.image import Image
-from redirty.collector.copier.pace import Pace
-from redirty.collector.copier.store import StoreError
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.mirror.image.commit import PlacedProcess, commit
+from redirty.collector.mirror.image.image import Image
+from redirty.collector.mirror.image.page_store import StoreError
+from redirty.collector.mirror.rate_limiter import Pace
 from redirty.collector.pageset import U64, PageSet
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from redirty.collector.copier.notes import OWN_NAME, OWN_PAGES
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.linux.process_memory import PAGE
+from redirty.collector.mirror.image.core_notes import OWN_NAME, OWN_PAGES
 from redirty.collector.pageset import U64
 
 _PHDR = struct.Struct("<IIQQQQQQ")

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from redirty.collector.copier import frames
-from redirty.collector.copier.commit import PlacedProcess, commit
-from redirty.collector.copier.frames import FrameError, Head
-from redirty.collector.copier.image import FILE, SPACE, Image
-from redirty.collector.copier.store import StoreError
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.linux.process_memory import PAGE
+from redirty.collector.mirror.image.commit import PlacedProcess, commit
+from redirty.collector.mirror.image.image import FILE, SPACE, Image
+from redirty.collector.mirror.image.page_store import StoreError
+from redirty.collector.mirror.transport import protocol
+from redirty.collector.mirror.transport.protocol import FrameError, Head
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Receiver:
         self.committed = False
         self._done = 0 if image is None else image.done
         self._decompress = decompress
-        self._buffer = memoryview(bytearray(frames.MOST_PAYLOAD + frames.MOST_RUNS * 12))
+        self._buffer = memoryview(bytearray(protocol.MOST_PAYLOAD + protocol.MOST_RUNS * 12))
         self._parts: list[bytearray] = []
 
     def serve(self, stream: Stream) -> None:
@@ -88,7 +88,7 @@ class Receiver:
     def _fail(self, stream: Stream, reason: str) -> None:
         """There will be no mirror; the sender is told."""
         self.discard()
-        self._send(stream, frames.ERROR, payload=reason.encode()[:4096])
+        self._send(stream, protocol.ERROR, payload=reason.encode()[:4096])
         raise AbandonedError(f"{reason}; there is no mirror")
 
     def discard(self) -> None:
@@ -110,79 +110,79 @@ class Receiver:
             at += got
 
     def _read(self, stream: Stream) -> tuple[Head, memoryview]:
-        start = self._buffer[: frames.HEAD.size]
+        start = self._buffer[: protocol.HEAD.size]
         self._exactly(stream, start)
-        head = frames.parse_head(start)
+        head = protocol.parse_head(start)
         body = self._buffer[: head.body]
         self._exactly(stream, body)
         return head, body
 
     def _send(self, stream: Stream, kind: int, *, number: int = 0, payload: bytes = b"") -> None:
         try:
-            stream.sendall(frames.head(kind, number=number, payload=len(payload)) + payload)
+            stream.sendall(protocol.head(kind, number=number, payload=len(payload)) + payload)
         except OSError as e:
-            if kind != frames.ERROR:
+            if kind != protocol.ERROR:
                 raise LostError(why(e)) from None
 
     # ---- frames ----
 
     def _greet(self, stream: Stream, head: Head, body: memoryview) -> None:
-        if head.type != frames.HELLO or head.payload > _MOST_JSON or head.runs:
+        if head.type != protocol.HELLO or head.payload > _MOST_JSON or head.runs:
             raise FrameError("it does not begin as a mirror does")
         hello = _json(body)
         session = str(hello.get("session", ""))
-        if hello.get("version") != frames.VERSION or not 16 <= len(session) <= 64:
+        if hello.get("version") != protocol.VERSION or not 16 <= len(session) <= 64:
             raise FrameError("the other end speaks another version")
         if self.image is None:
             self.image = Image.create(self.directory, session)
         elif self.image.session != session:
-            self._send(stream, frames.ERROR, payload=b"it waits for the sender of another mirror")
+            self._send(stream, protocol.ERROR, payload=b"it waits for the sender of another mirror")
             raise FrameError("another mirror's sender")
-        self._send(stream, frames.WELCOME, payload=json.dumps({"done": self._done}).encode())
+        self._send(stream, protocol.WELCOME, payload=json.dumps({"done": self._done}).encode())
 
     def _take(self, stream: Stream, head: Head, body: memoryview) -> None:
         assert self.image is not None
-        if head.type in (frames.SOURCE, frames.PAGES, frames.ZERO):
+        if head.type in (protocol.SOURCE, protocol.PAGES, protocol.ZERO):
             if head.number > self._done:
                 if head.number != self._done + 1:
                     raise FrameError("a frame is missing")
                 self._change(self.image, head, body)
                 self._done = head.number
                 self.image.journal.done(head.number)
-            self._send(stream, frames.ACK, number=self._done)
-        elif head.type == frames.FLUSH:
-            self._send(stream, frames.ACK, number=self._done)
-        elif head.type == frames.DIGEST:
-            self._send(stream, frames.ANSWER, payload=self.image.digest().encode())
-        elif head.type == frames.PART:
+            self._send(stream, protocol.ACK, number=self._done)
+        elif head.type == protocol.FLUSH:
+            self._send(stream, protocol.ACK, number=self._done)
+        elif head.type == protocol.DIGEST:
+            self._send(stream, protocol.ANSWER, payload=self.image.digest().encode())
+        elif head.type == protocol.PART:
             self._part(head, body)
-        elif head.type == frames.COMMIT:
+        elif head.type == protocol.COMMIT:
             self._commit(stream, _json(body[: _at_most(head.payload)]))
-        elif head.type == frames.ABANDON:
+        elif head.type == protocol.ABANDON:
             self.discard()
             raise AbandonedError("the sender gave up: there is no mirror")
         else:
             raise FrameError("a frame of no type")
 
     def _change(self, image: Image, head: Head, body: memoryview) -> None:
-        if head.type == frames.SOURCE:
+        if head.type == protocol.SOURCE:
             if head.runs or head.payload or head.flags >= len(_KINDS):
                 raise FrameError("a source of no kind")
             image.declare(head.source, _KINDS[head.flags])
             return
         if head.source not in image.stores:
             raise FrameError("pages of no source")
-        firsts, lengths = frames.parse_runs(body, head.runs)
-        if head.type == frames.ZERO:
+        firsts, lengths = protocol.parse_runs(body, head.runs)
+        if head.type == protocol.ZERO:
             if head.payload:
                 raise FrameError("zero pages with contents")
             image.zero(head.source, firsts, lengths)
             return
         size = int(lengths.sum()) * PAGE
-        if not 0 < size <= frames.MOST_PAYLOAD:
+        if not 0 < size <= protocol.MOST_PAYLOAD:
             raise FrameError("more pages than a frame may have")
-        data = body[head.runs * frames.RUN.itemsize :]
-        if head.flags & frames.COMPRESSED:
+        data = body[head.runs * protocol.RUN.itemsize :]
+        if head.flags & protocol.COMPRESSED:
             if self._decompress is None:
                 raise FrameError("compressed pages")
             data = self._decompress(data, size)
@@ -192,9 +192,9 @@ class Receiver:
 
     def _part(self, head: Head, body: memoryview) -> None:
         """Mappings and notes come in pieces, before the commit. number: which one it belongs to."""
-        if head.runs or head.number > len(self._parts) or head.number >= frames.MOST_RUNS * 16:
+        if head.runs or head.number > len(self._parts) or head.number >= protocol.MOST_RUNS * 16:
             raise FrameError("a part of nothing")
-        if sum(map(len, self._parts)) + len(body) > frames.MOST_PARTS:
+        if sum(map(len, self._parts)) + len(body) > protocol.MOST_PARTS:
             raise FrameError("more mappings than a mirror may have")
         if head.number == len(self._parts):
             self._parts.append(bytearray())
@@ -217,7 +217,7 @@ class Receiver:
         commit(self.image, processes, machine, information)
         self.committed = True
         try:
-            self._send(stream, frames.ANSWER, payload=b"committed")
+            self._send(stream, protocol.ANSWER, payload=b"committed")
         except LostError:
             log.info("the sender did not wait to hear that it is committed")
 
