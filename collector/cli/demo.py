@@ -16,7 +16,7 @@ from typing import Any
 from redirty.collector.errors import RedirtyError, UsageError
 from redirty.collector.units import parse_rate, parse_time, show_bytes
 
-_WORKLOAD = Path(__file__).resolve().parent.parent / "demo_workload.py"
+_WORKLOAD = Path(__file__).resolve().with_name("demo_workload.py")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redirty.collector.cli.target import add_target, target_of
+from redirty.collector.cli.arguments.target import add_target, target_of
 from redirty.collector.errors import RedirtyError, UsageError, why
 from redirty.collector.units import (
     parse_rate,
@@ -145,7 +145,7 @@ def run(options: argparse.Namespace) -> int:
         qmp=options.qmp,
         network=network,
     )
-    from redirty.collector.cli.mirror_lines import Lines
+    from redirty.collector.cli.mirror_events import Lines
 
     progress = Lines() if options.json_lines else Progress(quiet=options.quiet)
     mirroring = Mirroring(wish, open_sink, progress)

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from redirty.collector.cli.target import add_target, target_of
+from redirty.collector.cli.arguments.target import add_target, target_of
 from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
 from redirty.collector.units import parse_time
 

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redirty.collector.cli.bandwidth import Bandwidth, add_bandwidth, bandwidth_of
-from redirty.collector.cli.target import add_target, target_of, targets_named
+from redirty.collector.cli.arguments.bandwidth import Bandwidth, add_bandwidth, bandwidth_of
+from redirty.collector.cli.arguments.target import add_target, target_of, targets_named
 from redirty.collector.errors import TargetEndedError, UsageError
 from redirty.collector.units import parse_rate, parse_size, parse_time
 

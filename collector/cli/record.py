@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redirty.collector.cli.target import add_target, target_of
+from redirty.collector.cli.arguments.target import add_target, target_of
 from redirty.collector.errors import TargetEndedError, UsageError
 from redirty.collector.units import counted, parse_time, show_pages
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from redirty.collector.cli.bandwidth import add_bandwidth, bandwidth_of
+from redirty.collector.cli.arguments.bandwidth import add_bandwidth, bandwidth_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from redirty.collector.cli.bandwidth import add_bandwidth
-from redirty.collector.cli.target import add_target, targets_named
+from redirty.collector.cli.arguments.bandwidth import add_bandwidth
+from redirty.collector.cli.arguments.target import add_target, targets_named
 from redirty.collector.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     from redirty.tui import run as tui
 
     def checked() -> Choices:
-        from redirty.collector.cli.top_choices import checked
+        from redirty.collector.cli.top_options import checked
 
         return checked(options)
 

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 import pytest
-from redirty.collector.cli.bandwidth import Bandwidth, add_bandwidth, bandwidth_of
+from redirty.collector.cli.arguments.bandwidth import Bandwidth, add_bandwidth, bandwidth_of
 from redirty.collector.errors import RedirtyError, UsageError
 from redirty.collector.net import link as measured
 from redirty.collector.net.link import LinkBandwidth

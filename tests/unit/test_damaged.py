@@ -12,7 +12,7 @@ import pytest
 from redirty.collector.analyze import meta_schema as meta_fields
 from redirty.collector.analyze import summary
 from redirty.collector.cli import main as cli
-from redirty.collector.cli import top_choices
+from redirty.collector.cli import top_options
 from redirty.collector.errors import RedirtyError
 from redirty.collector.recording import columns
 from redirty.collector.recording.writer import Recording
@@ -60,7 +60,7 @@ def errors(directory: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     options = cli._parser("top").parse_args(["top", "--replay", str(directory)])
     options.command = []
     with pytest.raises(RedirtyError) as error:
-        top_choices.checked(options)
+        top_options.checked(options)
     assert error.value.exit_code == 1
     return [*found, str(error.value)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redirty.collector.cli.target import target_of
+from redirty.collector.cli.arguments.target import target_of
 from redirty.collector.errors import RedirtyError, UsageError
 from redirty.collector.target import command, targets
 

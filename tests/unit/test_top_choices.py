@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from redirty.collector.cli.top_choices import parse_percent
+from redirty.collector.cli.top_options import parse_percent
 from redirty.collector.errors import UsageError
 from redirty.collector.linux.cpu_time import CpuTimes, cpu_s
 from redirty.collector.target.process_table import Census

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from redirty.collector.cli.bandwidth import bandwidth_of
-from redirty.collector.cli.target import target_of, targets_named
+from redirty.collector.cli.arguments.bandwidth import bandwidth_of
+from redirty.collector.cli.arguments.target import target_of, targets_named
 from redirty.collector.errors import UsageError
 from redirty.collector.units import parse_time
 from redirty.tui.choices import Choices
