@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from redirty.tui.reading.mirror import MirrorSnapshot
-from redirty.tui.reading.reader import Reader
-from redirty.tui.reading.snapshot import OverviewSnapshot, TargetSnapshot
+from redirty.tui.readers.base import Reader
+from redirty.tui.readers.mirror_process import MirrorSnapshot
 from redirty.tui.screens.base import Watch
+from redirty.tui.snapshots.snapshot import OverviewSnapshot, TargetSnapshot
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen

@@ -68,11 +68,11 @@ def _keys(file: Path, keys: object) -> dict[str, str]:
 def key_names() -> list[str]:
     """Of all bindings that can be changed."""
     from redirty.tui.app import TopApp
-    from redirty.tui.panels.table import Table
     from redirty.tui.screens.help import HelpScreen
     from redirty.tui.screens.live import LiveScreen
     from redirty.tui.screens.overview import OverviewScreen
     from redirty.tui.screens.replay import ReplayScreen
+    from redirty.tui.widgets.table import Table
 
     found: dict[str, None] = {}
     for owner in (TopApp, OverviewScreen, LiveScreen, ReplayScreen, Table, HelpScreen):

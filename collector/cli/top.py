@@ -10,7 +10,7 @@ from redirty.collector.cli.arguments.target import add_target, targets_named
 from redirty.collector.errors import UsageError
 
 if TYPE_CHECKING:
-    from redirty.tui.choices import Choices
+    from redirty.tui.options import Choices
 
 _EPILOG = """\
 Without a target: all processes by their write faults, counted without arming anything; enter traces one.
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
                 raise UsageError(f"--replay shows a recording as it is: leave out {name}")
     elif not live and options.output is not None:
         raise UsageError("-o records a target: name one (-p, --tree, --cgroup or -- COMMAND)")
-    from redirty.tui import run as tui
+    from redirty.tui import launch as tui
 
     def checked() -> Choices:
         from redirty.collector.cli.top_options import checked

@@ -10,10 +10,10 @@ from redirty.collector.cli.arguments.bandwidth import bandwidth_of
 from redirty.collector.cli.arguments.target import target_of, targets_named
 from redirty.collector.errors import UsageError
 from redirty.collector.units import parse_time
-from redirty.tui.choices import Choices
-from redirty.tui.reading.convergence import Asked
-from redirty.tui.reading.cost import DEFAULT_MAX
-from redirty.tui.reading.live import SHORTEST_S, Wanted
+from redirty.tui.options import Choices
+from redirty.tui.readers.live import SHORTEST_S, Wanted
+from redirty.tui.snapshots.convergence import Asked
+from redirty.tui.snapshots.cost import DEFAULT_MAX
 
 _ASSUMED = 1.25e9
 _ASSUMED_SAID = "assumed; --bandwidth, --link or --to tell"

@@ -268,11 +268,11 @@ def _key_answers(pid: int, count: int) -> list[float]:
 async def _grown(refreshes: int) -> float:
     """MiB that the resident memory grows by: the screen drawn again and again with new rounds."""
     from redirty.tui.app import Look, TopApp
-    from redirty.tui.reading.convergence import Asked
-    from redirty.tui.reading.history import History
-    from redirty.tui.reading.snapshot import State
-    from redirty.tui.reading.target import TargetReader
+    from redirty.tui.readers.target import TargetReader
     from redirty.tui.screens.target import TargetScreen
+    from redirty.tui.snapshots.convergence import Asked
+    from redirty.tui.snapshots.history import History
+    from redirty.tui.snapshots.snapshot import State
 
     class Made(TargetReader):
         def work(self) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from redirty.collector.arming.fault_cost import fault_s
 from redirty.collector.bpf.system_counts import SystemCounts
-from redirty.tui.reading.overview import by_pid
+from redirty.tui.readers.overview import by_pid
 
 from tests.host.recording import way
 from tests.workloads.driver import Flusher, Sweep

@@ -14,8 +14,8 @@ import pytest
 from redirty.collector.target.guest import Guest
 from redirty.collector.target.targets import Pids
 from redirty.collector.units import show_pages
-from redirty.tui.reading.snapshot import Process
 from redirty.tui.screens.overview import target_of
+from redirty.tui.snapshots.snapshot import Process
 
 from tests.host.condition import Condition, assert_released
 from tests.host.programs import redis

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from redirty.tui.reading import replay
-from redirty.tui.reading.recorded import Recorded
+from redirty.tui.readers import replay
+from redirty.tui.readers.recording import Recorded
 
 _READ: dict[object, Recorded] = {}
 

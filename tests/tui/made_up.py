@@ -9,12 +9,12 @@ import numpy as np
 from redirty.collector.linux.maps import Mapping
 from redirty.collector.model.observations import Points
 from redirty.collector.recording.columns import ROUNDS
-from redirty.tui.reading.convergence import Asked
-from redirty.tui.reading.facts import COLUMN, Facts, Written, folded
-from redirty.tui.reading.live import Wanted
-from redirty.tui.reading.mirror import Mirror, MirrorSnapshot, MirrorWish
-from redirty.tui.reading.mirror_progress import Progress
-from redirty.tui.reading.snapshot import OverviewSnapshot, Process, State
+from redirty.tui.readers.live import Wanted
+from redirty.tui.readers.mirror_process import Mirror, MirrorSnapshot, MirrorWish
+from redirty.tui.snapshots.convergence import Asked
+from redirty.tui.snapshots.mirror_progress import Progress
+from redirty.tui.snapshots.round_summary import COLUMN, Facts, Written, folded
+from redirty.tui.snapshots.snapshot import OverviewSnapshot, Process, State
 
 MIRROR_LINES = Path(__file__).resolve().parents[1] / "data" / "mirror.jsonl"
 WANTED = Wanted()

@@ -10,11 +10,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from redirty.tui.app import Look, TopApp
-from redirty.tui.reading.convergence import Asked
-from redirty.tui.reading.reader import Reader
-from redirty.tui.reading.replay import Replay
-from redirty.tui.reading.snapshot import OverviewSnapshot, State
+from redirty.tui.readers.base import Reader
+from redirty.tui.readers.replay import Replay
 from redirty.tui.screens.replay import ReplayScreen
+from redirty.tui.snapshots.convergence import Asked
+from redirty.tui.snapshots.snapshot import OverviewSnapshot, State
 from textual.pilot import Pilot
 from textual.screen import Screen
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 import pytest
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.target.targets import TargetSet
-from redirty.tui.reading.cost import cost_of
-from redirty.tui.reading.live import Live, Wanted
-from redirty.tui.reading.page_tables import PageTables
-from redirty.tui.reading.snapshot import About, State
+from redirty.tui.readers.live import Live, Wanted
+from redirty.tui.readers.page_table_watch import PageTables
 from redirty.tui.screens.live import LiveScreen
+from redirty.tui.snapshots.cost import cost_of
+from redirty.tui.snapshots.snapshot import About, State
 
 from tests.tui.made_up import ASKED, facts
 from tests.tui.piloting import LARGE, press, run, shown, text, until

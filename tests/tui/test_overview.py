@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from redirty.tui.panels.table import Table
-from redirty.tui.reading.overview import by_cgroup, chosen
-from redirty.tui.reading.snapshot import OverviewSnapshot, State
+from redirty.tui.readers.overview import by_cgroup, chosen
 from redirty.tui.screens.overview import OverviewScreen
+from redirty.tui.snapshots.snapshot import OverviewSnapshot, State
+from redirty.tui.widgets.table import Table
 from textual.pilot import Pilot
 from textual.widgets import Input
 

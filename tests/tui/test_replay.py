@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from redirty.tui.app import Look
-from redirty.tui.screens.layout import PANELS, VIEWS, panels
+from redirty.tui.screens.target_layout import PANELS, VIEWS, panels
 
 from tests.tui.piloting import (
     ASKED,
@@ -228,7 +228,7 @@ def test_export_into_a_directory_that_is_gone_is_told(tmp_path: Path) -> None:
 def test_mappings_sorted_by_each_column() -> None:
     async def test() -> None:
         async with replaying(LARGE) as (pilot, screen):
-            from redirty.tui.panels.table import Table
+            from redirty.tui.widgets.table import Table
 
             table = screen.query_one(Table)
             assert screen.shown is not None
@@ -257,7 +257,7 @@ def test_mappings_sorted_by_each_column() -> None:
 def test_clicks_sort_and_move_the_cursor() -> None:
     async def test() -> None:
         async with replaying() as (pilot, screen):
-            from redirty.tui.panels.table import Table
+            from redirty.tui.widgets.table import Table
 
             table = screen.query_one(Table)
             await pilot.click("#mappings", offset=(18, 0))

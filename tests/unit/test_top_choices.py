@@ -13,7 +13,7 @@ from redirty.collector.errors import UsageError
 from redirty.collector.linux.cpu_time import CpuTimes, cpu_s
 from redirty.collector.target.process_table import Census
 from redirty.tui import config
-from redirty.tui.serve import words_without_serve
+from redirty.tui.web import words_without_serve
 
 REDIS = Path(__file__).resolve().parents[1] / "data" / "redis"
 PROGRAM = Path(sys.executable).with_name("redirty")

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redirty.tui.drawing import convergence as verdict
-from redirty.tui.drawing import target as draw
-from redirty.tui.drawing.charts import Canvas, bars, heat_rows, nice, sparkline
-from redirty.tui.drawing.parts import STYLES, Row, width_of
-from redirty.tui.reading.convergence import Asked
-from redirty.tui.reading.history import History
-from redirty.tui.reading.recorded import Recorded
-from redirty.tui.reading.snapshot import About, State, TargetSnapshot
-from redirty.tui.reading.target import TargetReader
+from redirty.tui.readers.recording import Recorded
+from redirty.tui.readers.target import TargetReader
+from redirty.tui.render import convergence as verdict
+from redirty.tui.render import target as draw
+from redirty.tui.render.charts import Canvas, bars, heat_rows, nice, sparkline
+from redirty.tui.render.rows import STYLES, Row, width_of
+from redirty.tui.snapshots.convergence import Asked
+from redirty.tui.snapshots.history import History
+from redirty.tui.snapshots.snapshot import About, State, TargetSnapshot
 
 from tests.tui.made_up import facts
 

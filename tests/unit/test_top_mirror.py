@@ -11,10 +11,8 @@ from redirty.collector.cli.main import _parser
 from redirty.collector.errors import RedirtyError, UsageError
 from redirty.collector.target.targets import Pids, Tree
 from redirty.collector.units import parse_rate, parse_time
-from redirty.tui.drawing import mirror as draw
-from redirty.tui.drawing.parts import Row, width_of
-from redirty.tui.reading import export
-from redirty.tui.reading.mirror import (
+from redirty.tui import export
+from redirty.tui.readers.mirror_process import (
     MirrorSnapshot,
     MirrorWish,
     code_file,
@@ -22,8 +20,10 @@ from redirty.tui.reading.mirror import (
     pids_of,
     words_of,
 )
-from redirty.tui.reading.mirror_progress import Progress, Stage
-from redirty.tui.reading.snapshot import State
+from redirty.tui.render import mirror as draw
+from redirty.tui.render.rows import Row, width_of
+from redirty.tui.snapshots.mirror_progress import Progress, Stage
+from redirty.tui.snapshots.snapshot import State
 
 LINES = Path(__file__).resolve().parents[1] / "data" / "mirror.jsonl"
 WISH = MirrorWish("process 7: redis-server", ("-p", "7"), (7,), "/m", 0.3)

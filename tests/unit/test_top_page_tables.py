@@ -11,8 +11,8 @@ import pytest
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux import numa as host_nodes
 from redirty.collector.linux.numa import Nodes
-from redirty.tui.reading import page_tables
-from redirty.tui.reading.page_tables import Look, PageTables, TablesWatch
+from redirty.tui.readers import page_table_watch
+from redirty.tui.readers.page_table_watch import Look, PageTables, TablesWatch
 
 from tests.host.running import wait_until
 
@@ -53,7 +53,7 @@ def test_nothing_where_the_walk_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     def refused(highest: int) -> None:
         raise RedirtyError("not here")
 
-    monkeypatch.setattr(page_tables, "Walker", refused)
+    monkeypatch.setattr(page_table_watch, "Walker", refused)
     monkeypatch.setattr(host_nodes, "look", lambda: TWO)
     watch = TablesWatch(lambda: [os.getpid()])
     watch.start()
@@ -72,7 +72,7 @@ def test_it_looks_no_more_often_than_it_may(monkeypatch: pytest.MonkeyPatch) -> 
             pass
         return PageTables(len(looks), {}, {})
 
-    monkeypatch.setattr(page_tables, "_EVERY_S", 0.01)
+    monkeypatch.setattr(page_table_watch, "_EVERY_S", 0.01)
     monkeypatch.setattr(host_nodes, "look", lambda: ONE)
     monkeypatch.setattr(Look, "take", take)
     watch = TablesWatch(lambda: [os.getpid()])

@@ -15,13 +15,13 @@ from redirty.collector.model.fit import fit
 from redirty.collector.model.predict import Question, answer
 from redirty.collector.pageset import from_pages
 from redirty.collector.tracking.schedule import Schedule
-from redirty.tui.reading.convergence import Asked, convergence
-from redirty.tui.reading.cost import LONGEST_S, Cost, cost_of, longer_interval
-from redirty.tui.reading.facts import PID_SHIFT, folded, places_of
-from redirty.tui.reading.history import KEPT, History
-from redirty.tui.reading.recorded import Recorded, first_rounds
-from redirty.tui.reading.replay import Replay
-from redirty.tui.reading.snapshot import State, TargetSnapshot
+from redirty.tui.readers.recording import Recorded, first_rounds
+from redirty.tui.readers.replay import Replay
+from redirty.tui.snapshots.convergence import Asked, convergence
+from redirty.tui.snapshots.cost import LONGEST_S, Cost, cost_of, longer_interval
+from redirty.tui.snapshots.history import KEPT, History
+from redirty.tui.snapshots.round_summary import PID_SHIFT, folded, places_of
+from redirty.tui.snapshots.snapshot import State, TargetSnapshot
 
 from tests.host.running import wait_until
 from tests.tui.made_up import facts

@@ -15,8 +15,8 @@ from typing import Any
 
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.system_counts import SystemCounts
-from redirty.tui.reading.overview import Overview, by_pid
-from redirty.tui.reading.snapshot import State
+from redirty.tui.readers.overview import Overview, by_pid
+from redirty.tui.snapshots.snapshot import State
 
 PAGES = 1024
 _PROGRAM = f"""

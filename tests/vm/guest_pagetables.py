@@ -24,7 +24,7 @@ from typing import Any
 
 from redirty.collector.cli import main
 from redirty.collector.pagetables import placement
-from redirty.tui.reading import page_tables
+from redirty.tui.readers import page_table_watch
 
 from tests.host import relocator
 from tests.host.condition import Condition, assert_released, debugged
@@ -168,9 +168,9 @@ def written_back() -> dict[str, Any]:
 
 def watched() -> dict[str, Any]:
     """What a live screen tells while tables move."""
-    page_tables._CPU_SHARE = 0.5  # emulated, a hundredth of a processor is a walk a minute
+    page_table_watch._CPU_SHARE = 0.5  # emulated, a hundredth of a processor is a walk a minute
     with Mapped("private", 32, wrapper=ON_NODE_0) as target:
-        watch = page_tables.TablesWatch(lambda: [target.pid])
+        watch = page_table_watch.TablesWatch(lambda: [target.pid])
         watch.start()
         said = []
 
@@ -265,7 +265,7 @@ def refusals() -> dict[str, Any]:
 def run_parts() -> None:
     """Each part that is asked for, whatever becomes of the others."""
     found: dict[str, Any] = {}
-    for module in (placement, page_tables, relocator):  # where the one that is loaded will do
+    for module in (placement, page_table_watch, relocator):  # where the one that is loaded will do
         module.Walker = the_walker  # type: ignore[attr-defined]
     # clock ticks of 10 ms since booting, as proc(5) has them
     started_s = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]) / 100

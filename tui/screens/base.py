@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from redirty.collector.errors import RedirtyError
-from redirty.tui.reading import export
-from redirty.tui.reading.reader import Reader
+from redirty.tui import export
+from redirty.tui.readers.base import Reader
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
-from redirty.tui.reading.link import LinkWatch
-from redirty.tui.reading.live import Live, Wanted
-from redirty.tui.reading.mirror import Mirror, MirrorWish, destination, pids_of, words_of
-from redirty.tui.reading.snapshot import State
-from redirty.tui.reading.target import TargetReader
+from redirty.tui.readers.link_watch import LinkWatch
+from redirty.tui.readers.live import Live, Wanted
+from redirty.tui.readers.mirror_process import Mirror, MirrorWish, destination, pids_of, words_of
+from redirty.tui.readers.target import TargetReader
 from redirty.tui.screens.mirror import MirrorScreen
-from redirty.tui.screens.mirror_question import MirrorQuestion
+from redirty.tui.screens.mirror_confirm import MirrorQuestion
+from redirty.tui.screens.prompt import TypedScreen
 from redirty.tui.screens.target import TargetScreen
-from redirty.tui.screens.typed import TypedScreen
+from redirty.tui.snapshots.snapshot import State
 from textual.binding import Binding, BindingType
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from redirty.tui.drawing import mirror as draw
-from redirty.tui.drawing.parts import Row
-from redirty.tui.panels.picture import Picture
-from redirty.tui.reading import export
-from redirty.tui.reading.mirror import Mirror, MirrorSnapshot
+from redirty.tui import export
+from redirty.tui.readers.mirror_process import Mirror, MirrorSnapshot
+from redirty.tui.render import mirror as draw
+from redirty.tui.render.rows import Row
 from redirty.tui.screens.base import Watch
 from redirty.tui.screens.confirm import ConfirmScreen
+from redirty.tui.widgets.picture import Picture
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Footer

@@ -9,18 +9,18 @@ from typing import ClassVar
 from redirty.collector.errors import RedirtyError
 from redirty.collector.target.guest import Guest
 from redirty.collector.target.targets import Cgroup, Pids, TargetSet
-from redirty.tui.drawing.fields import OVERVIEW, Processes
-from redirty.tui.drawing.overview import heading
-from redirty.tui.panels.picture import Picture
-from redirty.tui.panels.table import Table
-from redirty.tui.reading import export
-from redirty.tui.reading.convergence import Asked
-from redirty.tui.reading.link import LinkWatch
-from redirty.tui.reading.live import Live, Wanted
-from redirty.tui.reading.overview import Overview, by_cgroup, chosen
-from redirty.tui.reading.snapshot import OverviewSnapshot, Process
+from redirty.tui import export
+from redirty.tui.readers.link_watch import LinkWatch
+from redirty.tui.readers.live import Live, Wanted
+from redirty.tui.readers.overview import Overview, by_cgroup, chosen
+from redirty.tui.render.columns import OVERVIEW, Processes
+from redirty.tui.render.overview import heading
 from redirty.tui.screens.base import Watch
 from redirty.tui.screens.live import LiveScreen
+from redirty.tui.snapshots.convergence import Asked
+from redirty.tui.snapshots.snapshot import OverviewSnapshot, Process
+from redirty.tui.widgets.picture import Picture
+from redirty.tui.widgets.table import Table
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Footer, Input

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from redirty.tui.screens.layout import HELP
 from redirty.tui.screens.target import TargetScreen
+from redirty.tui.screens.target_layout import HELP
 from textual.binding import Binding, BindingType
 
 _FAR = 10

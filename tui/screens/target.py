@@ -6,22 +6,22 @@ from dataclasses import replace
 from typing import ClassVar
 
 from redirty.collector.units import parse_rate
-from redirty.tui.drawing import convergence as verdict
-from redirty.tui.drawing import target as draw
-from redirty.tui.drawing.fields import MAPPINGS
-from redirty.tui.drawing.parts import Row
-from redirty.tui.panels.picture import Picture
-from redirty.tui.panels.table import Table
-from redirty.tui.reading import export
-from redirty.tui.reading.convergence import Asked
-from redirty.tui.reading.history import MappingTable
-from redirty.tui.reading.link import LinkWatch
-from redirty.tui.reading.replay import Replay
-from redirty.tui.reading.snapshot import TargetSnapshot
-from redirty.tui.reading.target import TargetReader
-from redirty.tui.screens import layout
+from redirty.tui import export
+from redirty.tui.readers.link_watch import LinkWatch
+from redirty.tui.readers.replay import Replay
+from redirty.tui.readers.target import TargetReader
+from redirty.tui.render import convergence as verdict
+from redirty.tui.render import target as draw
+from redirty.tui.render.columns import MAPPINGS
+from redirty.tui.render.rows import Row
+from redirty.tui.screens import target_layout
 from redirty.tui.screens.base import Watch
-from redirty.tui.screens.typed import TypedScreen
+from redirty.tui.screens.prompt import TypedScreen
+from redirty.tui.snapshots.convergence import Asked
+from redirty.tui.snapshots.history import MappingTable
+from redirty.tui.snapshots.snapshot import TargetSnapshot
+from redirty.tui.widgets.picture import Picture
+from redirty.tui.widgets.table import Table
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -34,14 +34,14 @@ _STEP = 1.25  # of bandwidth and downtime, by a key
 class TargetScreen(Watch):
     """Views are chosen by digits; the summary has more panels on a large terminal."""
 
-    HELP = layout.HELP
-    CSS = layout.CSS
+    HELP = target_layout.HELP
+    CSS = target_layout.CSS
     SCOPED_CSS = False
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
             Binding(str(n), f"view('{name}')", name, show=False, id=f"view.{name}",
                     tooltip=f"view {name}: {what}")
-            for n, (name, what) in enumerate(layout.VIEWS.items(), 1)
+            for n, (name, what) in enumerate(target_layout.VIEWS.items(), 1)
         ),
         Binding("space", "pause", "pause", id="pause",
                 tooltip="pause the screen (tracing goes on); play or pause a replay"),
@@ -174,14 +174,14 @@ class TargetScreen(Watch):
         self._show()
 
     def _arrange(self) -> None:
-        wide = layout.is_wide(self.size.width, self.size.height)
-        shown = layout.panels(self.view, wide)
-        for name in layout.PANELS:
+        wide = target_layout.is_wide(self.size.width, self.size.height)
+        shown = target_layout.panels(self.view, wide)
+        for name in target_layout.PANELS:
             self.query_one(f"#{name}").display = name in shown
-        for name, inside in layout.CONTAINERS.items():
+        for name, inside in target_layout.CONTAINERS.items():
             self.query_one(f"#{name}").display = bool(shown & inside)
         self.set_class(wide, "wide")
-        for view in layout.VIEWS:
+        for view in target_layout.VIEWS:
             self.set_class(view == self.view, f"view-{view}")
 
     # ---- keys ----
@@ -226,10 +226,10 @@ class TargetScreen(Watch):
 
         def take(text: str | None) -> None:
             if text is not None:
-                self._ask(replace(self.reader.asked, downtime_s=layout.parse_downtime(text)))
+                self._ask(replace(self.reader.asked, downtime_s=target_layout.parse_downtime(text)))
 
         title = "downtime: 300ms, 2s"
-        self.app.push_screen(TypedScreen(title, "", layout.parse_downtime), take)
+        self.app.push_screen(TypedScreen(title, "", target_layout.parse_downtime), take)
 
     def action_leave(self) -> None:
         """To the overview, or out when there is none."""

@@ -11,8 +11,8 @@ import numpy as np
 from redirty.collector.linux.maps import CLASSES, Mapping
 from redirty.collector.model.observations import Kept, Observed, Points
 from redirty.collector.pageset import U64
-from redirty.tui.reading.facts import COLUMN, I64, TLB_COLUMN, Facts, Floats, Writer
-from redirty.tui.reading.heat import HEAT_COLUMNS, HeatMap, heat_map
+from redirty.tui.snapshots.heat import HEAT_COLUMNS, HeatMap, heat_map
+from redirty.tui.snapshots.round_summary import COLUMN, I64, TLB_COLUMN, Facts, Floats, Writer
 
 KEPT = 240  # rounds
 MEAN = 5  # rounds that the rate of a mapping, of a writer and of flushes is the mean of

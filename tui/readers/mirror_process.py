@@ -19,9 +19,9 @@ from typing import IO, Any
 from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError, why
 from redirty.collector.target.guest import Guest
 from redirty.collector.target.targets import Cgroup, Pids, TargetSet, Tree
-from redirty.tui.reading.mirror_progress import Progress, Stage
-from redirty.tui.reading.reader import Reader
-from redirty.tui.reading.snapshot import State
+from redirty.tui.readers.base import Reader
+from redirty.tui.snapshots.mirror_progress import Progress, Stage
+from redirty.tui.snapshots.snapshot import State
 
 log = logging.getLogger(__name__)
 

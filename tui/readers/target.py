@@ -6,12 +6,12 @@ import time
 from dataclasses import replace
 
 from redirty.collector.model.observations import Layout
-from redirty.tui.reading.convergence import Asked, Convergence, convergence
-from redirty.tui.reading.cost import Cost
-from redirty.tui.reading.history import History, MappingTable
-from redirty.tui.reading.page_tables import PageTables
-from redirty.tui.reading.reader import Reader
-from redirty.tui.reading.snapshot import About, Playback, State, TargetSnapshot
+from redirty.tui.readers.base import Reader
+from redirty.tui.readers.page_table_watch import PageTables
+from redirty.tui.snapshots.convergence import Asked, Convergence, convergence
+from redirty.tui.snapshots.cost import Cost
+from redirty.tui.snapshots.history import History, MappingTable
+from redirty.tui.snapshots.snapshot import About, Playback, State, TargetSnapshot
 
 _MODEL_SHARE = 0.01  # of a CPU, that the model may use while rounds go by
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from redirty.collector.errors import one_line
-from redirty.tui.reading.convergence import Asked
-from redirty.tui.reading.history import KEPT, History
-from redirty.tui.reading.recorded import Recorded, first_rounds
-from redirty.tui.reading.snapshot import About, Playback, State
-from redirty.tui.reading.target import TargetReader
+from redirty.tui.readers.recording import Recorded, first_rounds
+from redirty.tui.readers.target import TargetReader
+from redirty.tui.snapshots.convergence import Asked
+from redirty.tui.snapshots.history import KEPT, History
+from redirty.tui.snapshots.snapshot import About, Playback, State
 
 SLOWEST, FASTEST = 1 / 16, 1024.0
 _TO_DRAW_S = 0.5  # two threads at once draw later than one

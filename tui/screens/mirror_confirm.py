@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import ClassVar
 
 from redirty.collector.units import parse_rate
-from redirty.tui.drawing.mirror import question
-from redirty.tui.panels.picture import Picture
-from redirty.tui.reading.mirror import MirrorWish, code_file
-from redirty.tui.screens.layout import parse_downtime
-from redirty.tui.screens.typed import TypedScreen
+from redirty.tui.readers.mirror_process import MirrorWish, code_file
+from redirty.tui.render.mirror import question
+from redirty.tui.screens.prompt import TypedScreen
+from redirty.tui.screens.target_layout import parse_downtime
+from redirty.tui.widgets.picture import Picture
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical

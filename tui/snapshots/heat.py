@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from redirty.collector.pageset import U64
-from redirty.tui.reading.facts import I64, PID_SHIFT, WORD_SHIFT, Facts, Floats, coarser
+from redirty.tui.snapshots.round_summary import I64, PID_SHIFT, WORD_SHIFT, Facts, Floats, coarser
 
 HEAT_COLUMNS = 120  # rounds
 _ROWS = 64

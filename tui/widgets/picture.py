@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Generic, TypeVar
 
-from redirty.tui.drawing.parts import Row
-from redirty.tui.panels import styles
+from redirty.tui.render.rows import Row
+from redirty.tui.widgets import styles
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget

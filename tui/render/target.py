@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from redirty.collector.errors import one_line
 from redirty.collector.units import show_bytes, show_pages, show_time
-from redirty.tui.drawing.charts import LABEL, bars, heat_rows, stretch
-from redirty.tui.drawing.parts import Row, cell, clipped, told, width_of, wrapped
-from redirty.tui.reading.cost import Cost
-from redirty.tui.reading.history import MEAN, Series
-from redirty.tui.reading.snapshot import State, TargetSnapshot
+from redirty.tui.render.charts import LABEL, bars, heat_rows, stretch
+from redirty.tui.render.rows import Row, cell, clipped, told, width_of, wrapped
+from redirty.tui.snapshots.cost import Cost
+from redirty.tui.snapshots.history import MEAN, Series
+from redirty.tui.snapshots.snapshot import State, TargetSnapshot
 
 Picture = Callable[[TargetSnapshot, int, int], list[Row]]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
-from redirty.tui.drawing.parts import Row, cell, clipped, told, width_of, wrapped
-from redirty.tui.reading.mirror import MirrorSnapshot, MirrorWish
-from redirty.tui.reading.mirror_progress import Going, MirrorPass, Stage, Step
+from redirty.tui.readers.mirror_process import MirrorSnapshot, MirrorWish
+from redirty.tui.render.rows import Row, cell, clipped, told, width_of, wrapped
+from redirty.tui.snapshots.mirror_progress import Going, MirrorPass, Stage, Step
 
 _STYLES = {
     Stage.DONE: "good", Stage.FAILED: "bad", Stage.CANCELLED: "warn", Stage.CANCELLING: "warn",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from redirty.tui.drawing.parts import Row, clipped, told
-from redirty.tui.reading.snapshot import OverviewSnapshot, State
+from redirty.tui.render.rows import Row, clipped, told
+from redirty.tui.snapshots.snapshot import OverviewSnapshot, State
 
 
 def heading(s: OverviewSnapshot, shown: int, how: str, width: int) -> list[Row]:

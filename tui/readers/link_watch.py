@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from redirty.collector.errors import RedirtyError, one_line
-from redirty.tui.reading.target import TargetReader
+from redirty.tui.readers.target import TargetReader
 
 _EVERY_S = 10.0
 

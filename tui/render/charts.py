@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from redirty.tui.drawing.parts import Row
+from redirty.tui.render.rows import Row
 
 Floats = npt.NDArray[np.float64]
 

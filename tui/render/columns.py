@@ -8,9 +8,9 @@ from typing import Generic, TypeVar
 
 from redirty.collector.errors import one_line
 from redirty.collector.units import show_bytes, show_pages
-from redirty.tui.drawing.charts import sparkline
-from redirty.tui.reading.history import MappingTable
-from redirty.tui.reading.snapshot import Process
+from redirty.tui.render.charts import sparkline
+from redirty.tui.snapshots.history import MappingTable
+from redirty.tui.snapshots.snapshot import Process
 
 T = TypeVar("T")
 Value = str | int | float | None

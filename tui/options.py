@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redirty.collector.target.targets import TargetSet
-from redirty.tui.reading.convergence import Asked
-from redirty.tui.reading.live import Wanted
+from redirty.tui.readers.live import Wanted
+from redirty.tui.snapshots.convergence import Asked
 
 
 @dataclass(frozen=True)

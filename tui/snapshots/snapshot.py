@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from redirty.tui.reading.convergence import Convergence
-from redirty.tui.reading.cost import Cost
-from redirty.tui.reading.heat import HeatMap
-from redirty.tui.reading.history import MappingTable, Series, TlbRow, WriterRow
-from redirty.tui.reading.page_tables import PageTables
+from redirty.tui.readers.page_table_watch import PageTables
+from redirty.tui.snapshots.convergence import Convergence
+from redirty.tui.snapshots.cost import Cost
+from redirty.tui.snapshots.heat import HeatMap
+from redirty.tui.snapshots.history import MappingTable, Series, TlbRow, WriterRow
 
 
 class State(Enum):

@@ -15,7 +15,7 @@ from redirty.collector.linux.maps import CLASSES, Mapping
 from redirty.collector.model.observations import ALL, Points
 from redirty.collector.pageset import U64
 from redirty.collector.recording.columns import ROUNDS, TLB
-from redirty.tui.reading.facts import (
+from redirty.tui.snapshots.round_summary import (
     I64,
     PID_SHIFT,
     WORD_SHIFT,

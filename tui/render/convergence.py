@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
-from redirty.tui.drawing.charts import LABEL, Canvas, axis, nice
-from redirty.tui.drawing.parts import Row, clipped, wrapped
-from redirty.tui.drawing.target import waiting
-from redirty.tui.reading.convergence import Convergence
-from redirty.tui.reading.snapshot import TargetSnapshot
+from redirty.tui.render.charts import LABEL, Canvas, axis, nice
+from redirty.tui.render.rows import Row, clipped, wrapped
+from redirty.tui.render.target import waiting
+from redirty.tui.snapshots.convergence import Convergence
+from redirty.tui.snapshots.snapshot import TargetSnapshot
 
 
 def curve(s: TargetSnapshot, width: int, height: int) -> list[Row]:

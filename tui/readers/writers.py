@@ -9,7 +9,7 @@ import numpy.typing as npt
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import one_line
-from redirty.tui.reading.facts import Writer
+from redirty.tui.snapshots.round_summary import Writer
 
 _TOP = 40  # of each kind, by round
 _NAMES = 50_000  # of stacks that are kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redirty.tui.drawing.parts import STYLES, Row
+from redirty.tui.render.rows import STYLES, Row
 from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip

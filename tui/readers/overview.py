@@ -9,8 +9,8 @@ from collections.abc import Iterable
 import numpy as np
 from redirty.collector.bpf.system_counts import Counted, SystemCounts
 from redirty.collector.target.process_table import Census
-from redirty.tui.reading.reader import Reader
-from redirty.tui.reading.snapshot import OverviewSnapshot, Process, State
+from redirty.tui.readers.base import Reader
+from redirty.tui.snapshots.snapshot import OverviewSnapshot, Process, State
 
 RECENT = 12  # values of a sparkline
 SHORTEST_S = 0.2

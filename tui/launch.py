@@ -13,8 +13,8 @@ from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.tui import terminal
 
 if TYPE_CHECKING:
-    from redirty.tui.choices import Choices
-    from redirty.tui.reading.link import LinkWatch
+    from redirty.tui.options import Choices
+    from redirty.tui.readers.link_watch import LinkWatch
     from textual.screen import Screen
 
 
@@ -22,7 +22,7 @@ def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
     """Shows what the command line asks for; the exit code. checked: gives the choices, once, and says what
     is wrong with them; it may start a command. Errors: RedirtyError."""
     if options.serve is not None:
-        from redirty.tui.serve import serve
+        from redirty.tui.web import serve
 
         return serve(options, checked)
     terminal.require_terminal()
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
         gc.disable()  # nothing of what is imported is garbage
         from redirty.tui import config
         from redirty.tui.app import TopApp
-        from redirty.tui.reading.snapshot import State
+        from redirty.tui.snapshots.snapshot import State
 
         look = config.read(None if options.config is None else Path(options.config))
         choices = checked()
@@ -59,12 +59,12 @@ def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
 
 def _first_screen(choices: Choices) -> Callable[[], Screen[None]]:
     if choices.replay is not None:
-        from redirty.tui.reading.replay import Replay
+        from redirty.tui.readers.replay import Replay
         from redirty.tui.screens.replay import ReplayScreen
 
         directory = choices.replay
         return lambda: ReplayScreen(Replay(directory, choices.asked), link=_link(choices))
-    from redirty.tui.reading.live import Live
+    from redirty.tui.readers.live import Live
     from redirty.tui.screens.live import LiveScreen
 
     target = choices.target
@@ -79,6 +79,6 @@ def _first_screen(choices: Choices) -> Callable[[], Screen[None]]:
 
 
 def _link(choices: Choices) -> LinkWatch | None:
-    from redirty.tui.reading.link import LinkWatch
+    from redirty.tui.readers.link_watch import LinkWatch
 
     return None if choices.measure is None else LinkWatch(choices.measure)

@@ -20,14 +20,14 @@ from redirty.collector.recording.session import Session
 from redirty.collector.target.command import Command
 from redirty.collector.target.targets import TargetSet
 from redirty.collector.tracking.rounds import Recorder, Round
-from redirty.tui.reading.convergence import Asked
-from redirty.tui.reading.cost import DEFAULT_MAX, Cost, cost_of, longer_interval
-from redirty.tui.reading.facts import Facts, of_round, points_of
-from redirty.tui.reading.history import KEPT, MEAN, History
-from redirty.tui.reading.page_tables import TablesWatch
-from redirty.tui.reading.snapshot import About, State
-from redirty.tui.reading.target import TargetReader
-from redirty.tui.reading.writers import WriterCounts
+from redirty.tui.readers.page_table_watch import TablesWatch
+from redirty.tui.readers.target import TargetReader
+from redirty.tui.readers.writers import WriterCounts
+from redirty.tui.snapshots.convergence import Asked
+from redirty.tui.snapshots.cost import DEFAULT_MAX, Cost, cost_of, longer_interval
+from redirty.tui.snapshots.history import KEPT, MEAN, History
+from redirty.tui.snapshots.round_summary import Facts, of_round, points_of
+from redirty.tui.snapshots.snapshot import About, State
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redirty.collector.units import show_time
-from redirty.tui.reading.facts import Facts
+from redirty.tui.snapshots.round_summary import Facts
 
 DEFAULT_MAX = 0.02
 LONGEST_S = 60.0

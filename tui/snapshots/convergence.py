@@ -12,8 +12,8 @@ from redirty.collector.model.policy import DEFAULT_DOWNTIME_S
 from redirty.collector.model.predict import CONVERGES, UNCERTAIN, Answer, Question, answer, notes
 from redirty.collector.model.simulation import Pass, least_bandwidth
 from redirty.collector.units import show_bytes, show_time
-from redirty.tui.reading.facts import Floats
-from redirty.tui.reading.history import MappingTable
+from redirty.tui.snapshots.history import MappingTable
+from redirty.tui.snapshots.round_summary import Floats
 
 POLICIES = ("redirty", "qemu", "criu:3", "passes:5", "xen")
 _CURVE_POINTS = 96

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from redirty.tui.drawing.fields import Field, Value
-from redirty.tui.drawing.parts import Row, cell, end_of
-from redirty.tui.panels import styles
+from redirty.tui.render.columns import Field, Value
+from redirty.tui.render.rows import Row, cell, end_of
+from redirty.tui.widgets import styles
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size

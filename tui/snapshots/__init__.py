@@ -1,0 +1,1 @@
+"""Frozen data for the screens, and pure folds over it."""
