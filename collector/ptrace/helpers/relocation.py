@@ -16,6 +16,7 @@ import struct
 import time
 
 from . import relocation_stub, thread_group, tracee
+from .arch import Architecture
 from .relocation_layout import clipped, free_place, layout, parse_maps
 from .thread_group import Held
 from .tracee import RefusedError, Thread
@@ -226,7 +227,7 @@ class Prepared:
 
 
 def relocate(
-    request: "dict[str, object]", arch: object, at: int, options: int
+    request: "dict[str, object]", arch: Architecture, at: int, options: int
 ) -> "dict[str, object]":
     """Answers a request: pid, node, runs ([start, end) multiples of 2 MiB, to be moved as a whole),
     segments (start, end, permissions: what is expected to be mapped there), timeout_s."""

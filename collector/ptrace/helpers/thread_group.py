@@ -30,7 +30,7 @@ class Held:
     """All threads of a process, stopped. release() lets them run as they are. begun: when the first
     was told to stop."""
 
-    def __init__(self, pid: int, arch: "Architecture", options: int, timeout_s: float) -> None:
+    def __init__(self, pid: int, arch: Architecture, options: int, timeout_s: float) -> None:
         self.pid = pid
         self.threads: list[Thread] = []
         deadline = time.monotonic() + timeout_s
@@ -52,7 +52,7 @@ class Held:
         if not self.threads:
             raise RefusedError(errno.ESRCH, "the process ended")
 
-    def _seize(self, tid: int, arch: "Architecture", options: int) -> "Thread | None":
+    def _seize(self, tid: int, arch: Architecture, options: int) -> "Thread | None":
         try:
             return Thread(tid, arch, options)
         except OSError as e:
