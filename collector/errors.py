@@ -1,5 +1,7 @@
 """The one family of errors that users see: one line (what, why, what to do), an exit code."""
 
+from __future__ import annotations
+
 import errno
 
 
@@ -41,3 +43,15 @@ def one_line(text: str) -> str:
     """The text with spaces for all that would end a line, or be a terminal's command: names of
     processes and files may hold anything."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+class ArmError(RedirtyError):
+    """A target cannot be armed this way. code: errno, or 0."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class GoneError(Exception):
+    """The memory of the target is gone: it ended, or runs another program now."""

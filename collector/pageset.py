@@ -320,3 +320,15 @@ def _runs(
     firsts = keys[np.concatenate(([0], cuts + 1))]
     lasts = keys[np.concatenate((cuts, [len(keys) - 1]))] + 1
     return firsts, lasts
+
+
+Bools = npt.NDArray[np.bool_]
+
+
+def runs_of(pages: U64) -> tuple[U64, U64]:
+    """Ascending pages as runs: first pages and lengths."""
+    if len(pages) == 0:
+        return pages, pages
+    breaks = np.flatnonzero(pages[1:] != pages[:-1] + np.uint64(1)) + 1
+    at = np.concatenate(([0], breaks, [len(pages)]))
+    return pages[at[:-1]], np.diff(at).astype(np.uint64)

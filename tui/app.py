@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from redirty.tui.readers.base import Reader
-from redirty.tui.readers.mirror_process import MirrorSnapshot
 from redirty.tui.screens.base import Watch
+from redirty.tui.snapshots.mirror import MirrorSnapshot
 from redirty.tui.snapshots.snapshot import OverviewSnapshot, TargetSnapshot
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType

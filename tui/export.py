@@ -9,7 +9,7 @@ from pathlib import Path
 
 from redirty.collector import files
 from redirty.collector.recording.columns import ROUNDS
-from redirty.tui.readers.mirror_process import MirrorSnapshot
+from redirty.tui.snapshots.mirror import MirrorSnapshot
 from redirty.tui.snapshots.snapshot import TargetSnapshot
 
 Rows = Iterator[Sequence[object]]

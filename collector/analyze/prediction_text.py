@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from redirty.collector.analyze import ascii_plot
-from redirty.collector.model.predict import Answer
+from redirty.collector.model.prediction import Answer
 from redirty.collector.units import counted, show_bytes, show_time
 
 _PASSES = 12

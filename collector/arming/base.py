@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from redirty.collector.errors import RedirtyError
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.pageset import PageSet
 
@@ -15,18 +14,6 @@ Part = Callable[[Mappings], Mappings]
 def whole(mappings: Mappings) -> Mappings:
     """The part that is all of it."""
     return mappings
-
-
-class ArmError(RedirtyError):
-    """A target cannot be armed this way. code: errno, or 0."""
-
-    def __init__(self, message: str, code: int = 0) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class GoneError(Exception):
-    """The memory of the target is gone: it ended, or runs another program now."""
 
 
 class Armed(Protocol):

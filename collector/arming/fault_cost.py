@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.arming.base import ArmError
 from redirty.collector.arming.uffd import initialise
 from redirty.collector.arming.uffd_registration import MODE_WP, REGISTER
-from redirty.collector.errors import why
+from redirty.collector.errors import ArmError, why
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.ptrace.helpers.arch import TABLE
 

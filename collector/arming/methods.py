@@ -6,20 +6,17 @@ nothing short of writing and looking tells.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 
 import numpy as np
-from redirty.collector.arming.base import Armed, ArmError, GoneError, Part, whole
+from redirty.collector.arming.base import Armed, Part, whole
 from redirty.collector.arming.soft_dirty import SoftDirtyArmed
 from redirty.collector.arming.uffd import UffdArmed
-from redirty.collector.errors import RedirtyError, why
-from redirty.collector.linux import capabilities
+from redirty.collector.errors import ArmError, GoneError, RedirtyError, why
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import MapsFile
-from redirty.collector.linux.process import in_first_pid_namespace
 from redirty.collector.pageset import PAGE_SHIFT, U64, from_pages
 from redirty.collector.ptrace.injector_client import Injector
 
@@ -107,29 +104,6 @@ def round_trip(way: str, injector: Injector) -> str | None:
 
 def _page_range(first: int, count: int) -> U64:
     return np.arange(first, first + count, dtype=np.uint64)
-
-
-def pid_namespace() -> str | None:
-    """None when process numbers here are those that BPF sees, else the reason."""
-    if in_first_pid_namespace():
-        return None
-    return (
-        "this is a container's pid namespace, where BPF sees other process numbers: run redirty on "
-        "the host (docker: --pid=host)"
-    )
-
-
-def require_root() -> None:
-    """Errors: RedirtyError when we are not root, or root without the rights that tracing takes,
-    or root of a container only."""
-    if os.geteuid() != 0:
-        raise RedirtyError("tracing needs root (BPF, and other processes' memory): run with sudo")
-    lacking = capabilities.root_lacks(capabilities.TRACING)
-    if lacking:
-        raise RedirtyError(f"tracing needs {lacking}")
-    reason = pid_namespace()
-    if reason:
-        raise RedirtyError(reason)
 
 
 def choose(wanted: str, injector: Injector) -> str:

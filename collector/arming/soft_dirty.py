@@ -9,32 +9,18 @@ Source: Documentation/admin-guide/mm/soft-dirty.rst.
 
 from __future__ import annotations
 
-import functools
-import mmap
 import os
 
 import numpy as np
-from redirty.collector.arming.base import ArmError, GoneError, Part, whole
-from redirty.collector.errors import why
+from redirty.collector.arming.base import Part, whole
+from redirty.collector.errors import ArmError, GoneError, why
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import Mapping, Mappings, MapsFile, appeared
+from redirty.collector.linux.page_frames import zero_page_frame
 from redirty.collector.linux.smaps import starts_with_flag
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, drop_empty, empty
 
 _CHUNK_PAGES = 1 << 20
-
-
-@functools.cache
-def zero_page_frame() -> int:
-    """Frame number of the page of zeros that reads of untouched memory get; 0 when hidden."""
-    with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
-        array = np.frombuffer(page, np.uint8)
-        int(array[0])  # a read, so that it is mapped
-        pagemap = pm.Pagemap(os.getpid(), regions=1)
-        entry = pagemap.entries(array.ctypes.data >> PAGE_SHIFT, 1)
-        pagemap.close()
-        del array
-    return int(entry[0] & pm.ENTRY_FRAME)
 
 
 class HugetlbMappings:

@@ -15,9 +15,8 @@ import os
 import struct
 
 import numpy as np
-from redirty.collector.arming.base import ArmError, GoneError
 from redirty.collector.arming.uffd_registration import Registration
-from redirty.collector.errors import why
+from redirty.collector.errors import ArmError, GoneError, why
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.pageset import (

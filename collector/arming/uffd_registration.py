@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from redirty.collector.arming.base import ArmError, GoneError
+from redirty.collector.errors import ArmError, GoneError
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.pageset import PAGE_SHIFT, PageSet, count_in, empty, from_ranges

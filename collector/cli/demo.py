@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     rate, seconds = parse_rate(options.rate), parse_time(options.duration)
     if seconds < 1:
         raise UsageError(f"the demo takes a second at least: {options.duration}")
-    from redirty.collector.arming.methods import require_root
+    from redirty.collector.linux.privileges import require_root
 
     require_root()
     with contextlib.ExitStack() as stack:
@@ -70,7 +70,7 @@ def _workload(rate: float, seconds: float) -> Iterator[subprocess.Popen[str]]:
 
 
 def _record(directory: Path, rate: float, seconds: float, *, kept: bool) -> int:
-    from redirty.collector.cli.record import Progress
+    from redirty.collector.cli.progress import Progress
     from redirty.collector.recording.options import Plan
     from redirty.collector.recording.session import Session
     from redirty.collector.target.targets import Pids

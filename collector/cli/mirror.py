@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redirty.collector.cli.arguments.target import add_target, target_of
+from redirty.collector.cli.mirror_progress import Progress
 from redirty.collector.errors import RedirtyError, UsageError, why
 from redirty.collector.units import (
     parse_rate,
     parse_time,
-    show_bits,
     show_bytes,
-    show_pages,
     show_time,
 )
 
 if TYPE_CHECKING:
-    from redirty.collector.mirror.decision import Decision
     from redirty.collector.mirror.network_hold import Network
     from redirty.collector.mirror.rate_limiter import Pace
-    from redirty.collector.mirror.request import Going, PassDone
-    from redirty.collector.mirror.state import State
     from redirty.collector.mirror.transport.sink import Sink
-    from redirty.collector.tracking.rounds import Round
 
 _LONGEST_S = 30 * 86400.0
 _MOST_PASSES = 1000  # while it goes on, all of them are foretold again and again
@@ -125,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
     if options.qmp is not None and not Path(options.qmp).is_socket():
         raise UsageError(f"--qmp takes the socket of QEMU's -qmp: {options.qmp} is none")
     network = _network(options)
-    from redirty.collector.arming.methods import require_root
+    from redirty.collector.linux.privileges import require_root
     from redirty.collector.mirror.rate_limiter import Pace
     from redirty.collector.mirror.request import Wish
     from redirty.collector.mirror.session import Mirroring
@@ -229,7 +223,7 @@ def _destination(options: argparse.Namespace, pace: Pace) -> Callable[[], Sink]:
         import secrets
 
         from redirty.collector.mirror.image.image import Image
-        from redirty.collector.mirror.transport.sink import LocalSink
+        from redirty.collector.mirror.transport.local_sink import LocalSink
 
         return LocalSink(Image.create(directory, secrets.token_hex(16)), pace)
 
@@ -265,63 +259,3 @@ def _summary(information: dict[str, Any], to: str) -> str:
     if information["unmirrored"]:
         words.append(f"{len(information['unmirrored'])} mappings of devices have no contents in it")
     return "; ".join(words)
-
-
-class Progress:
-    """A line a pass, and on a terminal one that is rewritten while a pass goes on."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._on = not quiet
-        self._terminal = self._on and sys.stderr.isatty()
-        self._shown = False
-
-    def _line(self, text: str) -> None:
-        if self._on:
-            self.end()
-            print(text, file=sys.stderr, flush=True)
-
-    def passed(self, done: PassDone, state: State, result: Round) -> None:
-        """See Listener."""
-        c = done.counts
-        rate = done.bytes / done.duration_s if done.duration_s > 0 else 0.0
-        dirty = done.dirty_pages / result.duration_s if result.duration_s > 0 else 0.0
-        kept = f", {show_pages(done.held_pages)} kept for the end" if done.held_pages else ""
-        self._line(
-            f"pass {done.number}: {show_pages(c.sent_pages)} in {show_time(done.duration_s)} "
-            f"({show_bits(rate)}), zero {show_pages(c.zero_pages)}, unchanged "
-            f"{show_pages(c.unchanged_pages)}{kept}; dirty {show_pages(dirty)}/s"
-        )
-
-    def decided(self, decision: Decision) -> None:
-        """See Listener."""
-        words = {"pass": "another pass", "quiesce": "stop it now", "give up": "give up"}
-        self._line(f"  {words[decision.action]}: {decision.reason}")
-
-    def said(self, text: str) -> None:
-        """See Listener."""
-        self._line(f"  {text}")
-
-    def going(self, now: Going) -> None:
-        """See Listener."""
-        if self._terminal:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r{going_line(now)[:width]:<{width}}", end="", file=sys.stderr, flush=True)
-            self._shown = True
-
-    def end(self) -> None:
-        """Leaves the line as it is."""
-        if self._shown:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r{'':<{width}}\r", end="", file=sys.stderr)
-            self._shown = False
-
-
-def going_line(now: Going) -> str:
-    """How a pass goes on, in words; the most important ones first."""
-    share = now.done_pages / now.pages if now.pages else 1.0
-    words = [f"pass {now.number}: {share:.0%} of {show_pages(now.pages)}", show_bits(now.rate)]
-    if now.dirty_per_s is not None:
-        words.append(f"dirty {show_bytes(now.dirty_per_s)}/s")
-    if now.left_s is not None and now.downtime_s is not None:
-        words.append(f"{show_time(now.left_s)} left, downtime {show_time(now.downtime_s)}")
-    return ", ".join(words)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from redirty.collector.mirror.decision import Decision
-    from redirty.collector.mirror.request import Going, PassDone
+    from redirty.collector.mirror.observer import Going, PassDone
     from redirty.collector.mirror.session import Mirroring
     from redirty.collector.mirror.state import State
     from redirty.collector.tracking.rounds import Round

@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("pagetables takes a target that runs: -p, --tree, --cgroup or --vm")
     target = target_of(options)
     from redirty.collector.linux import numa as host_nodes
-    from redirty.collector.pagetables import placement
+    from redirty.collector.pagetables import placement, report
     from redirty.collector.pagetables.preconditions import require_node
 
     nodes = host_nodes.look()
@@ -80,9 +80,9 @@ def run(options: argparse.Namespace) -> int:
         if options.to_node is None:
             found = placement.look(target.members(), walker, nodes, sample_s)
             if options.json:
-                print(json.dumps(placement.as_json(found, nodes, reason), indent=2))
+                print(json.dumps(report.as_json(found, nodes, reason), indent=2))
             else:
-                print(placement.as_text(found, nodes, reason), end="")
+                print(report.as_text(found, nodes, reason), end="")
             return 0
         if walker is None:
             raise RedirtyError(f"page tables can't be moved where they can't be read: {reason}")

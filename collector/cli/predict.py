@@ -17,7 +17,7 @@ from redirty.collector.units import parse_rate, parse_size, parse_time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from redirty.collector.model.predict import Question
+    from redirty.collector.model.prediction import Question
 
 _EPILOG = """\
 A mirror copies all memory, then again and again what was written meanwhile, and at last stops the
@@ -121,7 +121,7 @@ def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
     zero = None if options.zero is None else parse_size(options.zero)
     last = None if options.last_bandwidth is None else parse_rate(options.last_bandwidth)
     from redirty.collector.model.policy import policy_of
-    from redirty.collector.model.predict import Question
+    from redirty.collector.model.prediction import Question
 
     policy_of(options.policy, downtime_s)
     return lambda b: Question(b.bytes_per_s, downtime_s, options.policy, memory, zero, last)
@@ -161,14 +161,14 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
             f"a duration of {duration_s:g} s has no round of {interval_s:g} s in it: give a longer "
             "-d, or a shorter --interval"
         )
-    from redirty.collector.arming.methods import require_root
+    from redirty.collector.linux.privileges import require_root
 
     require_root()
     target = target_of(options)
     bandwidth = bandwidth_of(options)
     assert bandwidth is not None  # the parser demands one
     question = question_at(bandwidth)
-    from redirty.collector.cli.record import Progress
+    from redirty.collector.cli.progress import Progress
     from redirty.collector.recording.options import Plan
     from redirty.collector.recording.session import Session
 

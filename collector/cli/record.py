@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redirty.collector.cli.arguments.target import add_target, target_of
+from redirty.collector.cli.progress import Progress
 from redirty.collector.errors import TargetEndedError, UsageError
-from redirty.collector.units import counted, parse_time, show_pages
+from redirty.collector.units import counted, parse_time
 
 if TYPE_CHECKING:
     from redirty.collector.recording.session import Session
-    from redirty.collector.tracking.rounds import Round
 
 _EPILOG = """\
 A round is the time between two arms. At its start every page of the target is write-protected;
@@ -74,8 +74,8 @@ def run(options: argparse.Namespace) -> int:
     if options.duration is not None and duration_s <= 0:
         raise UsageError(f"a duration is more than 0: {options.duration}")
     directory = Path(options.output)
-    from redirty.collector.arming.methods import require_root
     from redirty.collector.files import require_new
+    from redirty.collector.linux.privileges import require_root
 
     require_new(directory)
     require_root()
@@ -150,45 +150,3 @@ def _print_json(directory: Path) -> None:
     from redirty.collector.analyze.summary import print_json
 
     print_json(directory)
-
-
-class Progress:
-    """One line on a terminal, rewritten each round; nothing in a pipe."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._on = not quiet and sys.stderr.isatty()
-        self._shown = False
-        self._lost = 0
-        self._percent = -1
-
-    def show(self, result: Round) -> None:
-        """Says what the round was like."""
-        if not self._on:
-            return
-        from redirty.collector.metrics.page_counts import rates
-
-        dirty = sum(len(s.dirty) for s in result.spaces)
-        redirtied = sum(len(s.redirtied) for s in result.spaces)
-        missed = sum(len(s.missed) for s in result.spaces)
-        self._lost += int(result.stats["lost"].sum() + result.stats["lost_events"].sum())
-        r = rates(dirty, redirtied, 0, result.duration_s)
-        line = (
-            f"round {result.number}  dirty {show_pages(r.dirty_pages)}/s  "
-            f"re-dirtied {show_pages(r.redirtied_pages)}/s  missed {missed}  lost {self._lost}"
-        )
-        print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
-        self._shown = True
-
-    def counting(self, share: float) -> None:
-        """Says how much of the memory was looked at for zero pages."""
-        if self._on and int(share * 100) != self._percent:
-            self._percent = int(share * 100)
-            line = f"counting pages of zeros: {self._percent} %"
-            print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
-            self._shown = True
-
-    def end(self) -> None:
-        """Leaves the line as it is."""
-        if self._shown:
-            print(file=sys.stderr)
-            self._shown = False

@@ -32,7 +32,7 @@ def checked(options: argparse.Namespace) -> Choices:
 
         load.load_meta(replay)
         return Choices(replay, None, wanted, asked, measure)
-    from redirty.collector.arming.methods import require_root
+    from redirty.collector.linux.privileges import require_root
 
     require_root()
     if wanted.directory is not None:

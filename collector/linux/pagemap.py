@@ -12,8 +12,7 @@ import struct
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.arming.base import ArmError, GoneError
-from redirty.collector.errors import why
+from redirty.collector.errors import ArmError, GoneError, why
 from redirty.collector.pageset import (
     FEW_RANGES,
     PAGE_SHIFT,

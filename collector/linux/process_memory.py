@@ -10,12 +10,10 @@ import errno
 import os
 
 import numpy as np
-import numpy.typing as npt
-from redirty.collector.pageset import PAGE_SHIFT, U64
+from redirty.collector.pageset import PAGE_SHIFT, U64, Bools, runs_of
 
 PAGE = 1 << PAGE_SHIFT
 _IOV_MAX = 1024
-Bools = npt.NDArray[np.bool_]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _readv = _libc.process_vm_readv
@@ -26,15 +24,6 @@ _readv.argtypes = [
     *(ctypes.c_void_p, ctypes.c_ulong),
     ctypes.c_ulong,
 ]
-
-
-def runs_of(pages: U64) -> tuple[U64, U64]:
-    """Ascending pages as runs: first pages and lengths."""
-    if len(pages) == 0:
-        return pages, pages
-    breaks = np.flatnonzero(pages[1:] != pages[:-1] + np.uint64(1)) + 1
-    at = np.concatenate(([0], breaks, [len(pages)]))
-    return pages[at[:-1]], np.diff(at).astype(np.uint64)
 
 
 class Reader:

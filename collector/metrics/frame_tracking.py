@@ -5,16 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from redirty.collector.linux.page_frames import (
-    LastFrames,
-    PhysicalRound,
-    add_up,
-    frames_for,
+    NO_FRAME,
+    Entries,
+    Ranges,
+    entries_of,
+    frames_of,
     zero_frames,
 )
 from redirty.collector.linux.pagemap import Pagemap
-from redirty.collector.pageset import U64
+from redirty.collector.pageset import (
+    U64,
+    PageSet,
+    from_pages,
+    page_numbers,
+)
 from redirty.collector.tracking.address_space import Space
 from redirty.collector.tracking.rounds import Round
 
@@ -80,3 +89,69 @@ class Physical:
         for watched in self._watched.values():
             watched.close()
         self._watched = {}
+
+
+class LastFrames:
+    """The frame in which each page of one address space was last seen: 16 bytes a page."""
+
+    def __init__(self) -> None:
+        self._pages = np.empty(0, np.uint64)  # ascending
+        self._frames = np.empty(0, np.uint64)
+
+    def update(self, pages: U64, frames: U64) -> npt.NDArray[np.bool_]:
+        """Takes over where some pages (ascending, each once) lie now: which of them are new here,
+        or lay elsewhere."""
+        at = np.searchsorted(self._pages, pages)
+        known = np.zeros(len(pages), np.bool_)
+        inside = at < len(self._pages)
+        known[inside] = self._pages[at[inside]] == pages[inside]
+        changed = ~known
+        changed[known] = self._frames[at[known]] != frames[known]
+        self._frames[at[known]] = frames[known]
+        if not bool(known.all()):
+            self._pages = np.insert(self._pages, at[~known], pages[~known])
+            self._frames = np.insert(self._frames, at[~known], frames[~known])
+        return changed
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """Pages of a process, numbers ascending, and the frame (or none) each of them lies in now."""
+
+    pid: int
+    pages: U64
+    frames: U64
+
+
+@dataclass(frozen=True, eq=False)
+class PhysicalRound:
+    """The dirty pages of one round, physically.
+
+    frames: the set of frames that dirty pages lie in, each once however often it is mapped.
+    frameless: dirty pages that lay in none: swapped out, unmapped, or of a process that ended.
+    moved: those pages whose frame is news: not seen before, or another one than last time.
+    """
+
+    frames: PageSet
+    frameless: int
+    moved: tuple[Moved, ...]
+
+
+def add_up(parts: list[tuple[int, LastFrames, U64, U64]]) -> PhysicalRound:
+    """From (pid, what was known, page numbers, frames) of every address space."""
+    moved = []
+    for pid, last, pages, frames in parts:
+        news = last.update(pages, frames)
+        if news.any():
+            moved.append(Moved(pid, pages[news], frames[news]))
+    every = np.concatenate([np.empty(0, np.uint64), *(frames for *_, frames in parts)])
+    real = every[every != NO_FRAME]
+    return PhysicalRound(from_pages(real), len(every) - len(real), tuple(moved))
+
+
+def frames_for(read: Entries | None, dirty: PageSet, zeros: Ranges) -> tuple[U64, U64]:
+    """(page numbers, frames) of a set; read: None when the memory is gone."""
+    pages = page_numbers(dirty)
+    if read is None or len(pages) == 0:
+        return pages, np.full(len(pages), NO_FRAME, np.uint64)
+    return pages, frames_of(entries_of(read, dirty), zeros)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 from redirty.collector.linux.process_memory import PAGE
+from redirty.collector.mirror.observer import Going, PassDone
 from redirty.collector.mirror.pipeline import Counts
-from redirty.collector.mirror.request import Going, PassDone, Wish
+from redirty.collector.mirror.request import Wish
 from redirty.collector.model.policy import Fixed, Goal, Policy
 from redirty.collector.model.simulation import Memory, simulate
 from redirty.collector.model.write_curve import WriteCurve

@@ -8,10 +8,11 @@ from typing import Any
 
 from redirty.collector import VERSION
 from redirty.collector.mirror.decision import Decision
-from redirty.collector.mirror.export.guest_ram import Piece, ram_blocks
 from redirty.collector.mirror.image.core_reader import SCHEMA
-from redirty.collector.mirror.request import PassDone, Wish
+from redirty.collector.mirror.observer import PassDone
+from redirty.collector.mirror.request import Wish
 from redirty.collector.mirror.stop_and_copy import Stopped
+from redirty.collector.target.qemu import Piece, ram_blocks
 
 
 def information_of(

@@ -13,11 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import numpy as np
-from redirty.collector.linux.process_memory import PAGE, runs_of
+from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.sources.page_hashes import NEVER, hashes_of, zero_pages
-from redirty.collector.mirror.sources.spaces import Source
+from redirty.collector.mirror.sources.source import Source
 from redirty.collector.mirror.transport.sink import Sink
-from redirty.collector.pageset import U64, PageSet, empty, from_pages, page_numbers
+from redirty.collector.pageset import U64, PageSet, empty, from_pages, page_numbers, runs_of
 
 # What is done for a batch, whatever its size, takes as long as reading 100 pages.
 BATCH_PAGES = 768

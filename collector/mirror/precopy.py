@@ -18,8 +18,8 @@ from redirty.collector.mirror.decision import (
     would_do,
 )
 from redirty.collector.mirror.deferral import cold_first, hold_back
+from redirty.collector.mirror.observer import PassDone
 from redirty.collector.mirror.pipeline import Job, batch_pages
-from redirty.collector.mirror.request import PassDone
 from redirty.collector.mirror.switchover import TRIES, Ending, Means, living, reconnect
 from redirty.collector.mirror.transport.sink import BrokenError
 from redirty.collector.tracking.address_space import Space

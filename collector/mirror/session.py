@@ -22,17 +22,18 @@ from redirty.collector.linux.pagemap import scan_supported
 from redirty.collector.linux.process import regions_for
 from redirty.collector.linux.signals import told_to_end
 from redirty.collector.mirror.estimator import Outlook
+from redirty.collector.mirror.observer import Listener
 from redirty.collector.mirror.pipeline import Engine
 from redirty.collector.mirror.precopy import Passes
-from redirty.collector.mirror.request import Listener, Wish
+from redirty.collector.mirror.request import Wish
 from redirty.collector.mirror.state import State
 from redirty.collector.mirror.switchover import Ending, Means, living
 from redirty.collector.mirror.transport.sink import Sink
 from redirty.collector.ptrace.freezer_client import Holding
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.recording.session import start_command
 from redirty.collector.target.command import Command
 from redirty.collector.tracking.rounds import Recorder
+from redirty.collector.tracking.start import start_command
 
 _SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
 

@@ -11,16 +11,17 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from redirty.collector.arming.base import GoneError
-from redirty.collector.errors import OURS, RedirtyError, why
+from redirty.collector.errors import OURS, GoneError, RedirtyError, why
 from redirty.collector.linux.maps import Mappings
-from redirty.collector.linux.process_memory import PAGE, runs_of
+from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image.commit import PlacedMapping, PlacedProcess
 from redirty.collector.mirror.image.image import FILE, SPACE
-from redirty.collector.mirror.sources.spaces import Files, FileSource, Source, SpaceSource
+from redirty.collector.mirror.sources.files import Files, FileSource
+from redirty.collector.mirror.sources.source import Source
+from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import Key, pages_of
 from redirty.collector.mirror.transport.sink import Sink
-from redirty.collector.pageset import PageSet, empty, page_numbers, ranges
+from redirty.collector.pageset import PageSet, empty, page_numbers, ranges, runs_of
 from redirty.collector.tracking.rounds import Round
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from redirty.collector.arming.base import GoneError
 from redirty.collector.bpf import abi
-from redirty.collector.errors import RedirtyError
+from redirty.collector.errors import GoneError, RedirtyError
 from redirty.collector.mirror.image.commit import PlacedProcess
 from redirty.collector.mirror.image.core_notes import notes_of, ns_pid, see
 from redirty.collector.mirror.image.digest import digest_of

@@ -12,16 +12,17 @@ from typing import Any
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.mirror.decision import Decision
 from redirty.collector.mirror.estimator import Outlook
-from redirty.collector.mirror.export.guest_ram import Piece, memory_of
 from redirty.collector.mirror.image import elf_core
 from redirty.collector.mirror.manifest import information_of
+from redirty.collector.mirror.observer import Listener, PassDone
 from redirty.collector.mirror.pipeline import Engine
-from redirty.collector.mirror.request import Listener, PassDone, Wish
+from redirty.collector.mirror.request import Wish
 from redirty.collector.mirror.sources.external_writers import mapped_outside
 from redirty.collector.mirror.state import State
 from redirty.collector.mirror.stop_and_copy import Quiesce, QuiesceError, Stopped
 from redirty.collector.mirror.transport.sink import BrokenError, Sink
 from redirty.collector.ptrace.freezer_client import Holding
+from redirty.collector.target.qemu import Piece, memory_of
 from redirty.collector.tracking.rounds import Recorder
 
 TRIES = 4

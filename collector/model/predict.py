@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from redirty.collector.model.fit import Fit
 from redirty.collector.model.observations import Kept, Layout
-from redirty.collector.model.policy import Policy, policy_of
+from redirty.collector.model.policy import Policy
+from redirty.collector.model.prediction import Answer, Question
 from redirty.collector.model.reasons import reasons_of
 from redirty.collector.model.simulation import (
     Memory,
@@ -20,55 +20,10 @@ from redirty.collector.model.simulation import (
 )
 from redirty.collector.model.write_curve import WriteCurve
 
-CONVERGES, DOES_NOT, UNCERTAIN = "converges", "does not converge", "uncertain"
-
 _TIMES = (1 / 4, 1 / 2, 1, 2, 4)  # of the bandwidth asked for
 _DOWNTIMES_S = (0.03, 0.1, 0.3, 1.0)
 _NEAR = 1.1  # times the bandwidth at which it begins to converge: no verdict is sure there
 _FAST = 20e9  # bytes per second: no machine reads its memory page by page so quickly
-
-
-@dataclass(frozen=True)
-class Question:
-    """bandwidth: bytes per second. downtime_s: the goal, None: the policy's own. memory, zero: bytes
-    copied first, and of those zero pages; None: what is known of them. last_bandwidth: see simulate()."""
-
-    bandwidth: float
-    downtime_s: float | None = None
-    policy: str = "redirty"
-    memory: float | None = None
-    zero: float | None = None
-    last_bandwidth: float | None = None
-
-    def policy_for(self, downtime_s: float | None, boundary_s: float) -> Policy:
-        """The policy with another goal. boundary_s: see Policy. Errors: UsageError."""
-        return policy_of(self.policy, downtime_s, boundary_s)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """middle: what is to be expected; low, high: with the fewest and most pages written, or, near the
-    bandwidth at which it begins to converge, what comes of one that is 10 % away."""
-
-    question: Question
-    fit: Fit
-    policy: Policy
-    memory: Memory
-    middle: Outcome
-    low: Outcome
-    high: Outcome
-
-    def policy_for(self, downtime_s: float | None) -> Policy:
-        """The policy with another goal."""
-        return self.question.policy_for(downtime_s, self.fit.boundary_s)
-
-    @property
-    def verdict(self) -> str:
-        """Whether the target can be stopped within the downtime; UNCERTAIN when both ends of the
-        interval differ in it."""
-        if self.low.converges and self.high.converges:
-            return CONVERGES
-        return UNCERTAIN if self.low.converges or self.middle.converges else DOES_NOT
 
 
 def memory_of(fit: Fit, question: Question, policy: Policy, layout: Layout | None = None) -> Memory:

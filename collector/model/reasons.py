@@ -9,7 +9,7 @@ from redirty.collector.model.observations import Kept
 from redirty.collector.units import show_bytes, show_time
 
 if TYPE_CHECKING:
-    from redirty.collector.model.predict import Answer
+    from redirty.collector.model.prediction import Answer
 
 _NAMED = 3
 _WORTH_NAMING = 0.05  # of all that is written

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from redirty.collector.arming.base import ArmError, GoneError
-from redirty.collector.errors import RedirtyError, TargetEndedError
+from redirty.collector.errors import ArmError, GoneError, RedirtyError, TargetEndedError
 from redirty.collector.linux.numa import Nodes
 from redirty.collector.linux.smaps import detailed, pages_merged
 from redirty.collector.pageset import U64

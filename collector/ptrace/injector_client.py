@@ -7,7 +7,7 @@ import json
 import socket
 import subprocess
 
-from redirty.collector.arming.base import ArmError, GoneError
+from redirty.collector.errors import ArmError, GoneError
 from redirty.collector.linux import capabilities
 from redirty.collector.ptrace.spawn import end_of, start_beside
 

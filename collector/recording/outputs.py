@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from redirty.collector.files import FirstError
 from redirty.collector.metrics.frame_tracking import Physical
@@ -20,19 +20,6 @@ from redirty.collector.target.command import Command
 from redirty.collector.target.guest import Guest
 from redirty.collector.target.targets import Cgroup, Pids, Tree
 from redirty.collector.tracking.rounds import Recorder, Round
-
-
-class Sink(Protocol):
-    """What becomes of a session's rounds."""
-
-    def tick(self) -> None:
-        """Called many times a second."""
-
-    def add(self, result: Round) -> None:
-        """After each round."""
-
-    def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
-        """At the end, whatever it was."""
 
 
 class Outputs:

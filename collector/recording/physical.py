@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.linux.page_frames import NO_FRAME, Moved, PhysicalRound
+from redirty.collector.linux.page_frames import NO_FRAME
+from redirty.collector.metrics.frame_tracking import Moved, PhysicalRound
 from redirty.collector.pageset import PAGE_SHIFT, U64, WORDS_PER_REGION, PageSet
 from redirty.collector.recording.parquet_parts import Parts, arrow
 

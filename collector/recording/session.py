@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from redirty.collector.arming.base import GoneError
 from redirty.collector.arming.methods import choose
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
-from redirty.collector.errors import RedirtyError, TargetEndedError
+from redirty.collector.errors import GoneError, RedirtyError, TargetEndedError
 from redirty.collector.files import require_new
 from redirty.collector.linux.malloc import give_back_freed_memory, keep_freed_memory
 from redirty.collector.linux.process import regions_for
@@ -23,12 +22,14 @@ from redirty.collector.linux.signals import told_to_end
 from redirty.collector.metrics.zero_pages import Zeros
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.recording.options import Plan
-from redirty.collector.recording.outputs import Outputs, Sink
+from redirty.collector.recording.outputs import Outputs
 from redirty.collector.recording.process_names import Family
+from redirty.collector.recording.sink import Sink
 from redirty.collector.recording.zeros import write_zeros
 from redirty.collector.target.command import Command
 from redirty.collector.tracking.rounds import Recorder, Round
 from redirty.collector.tracking.schedule import Schedule
+from redirty.collector.tracking.start import start_command
 
 log = logging.getLogger(__name__)
 
@@ -249,25 +250,3 @@ class Session:
         target = self.plan.target
         exit_status = {"exit_status": target.reap()} if isinstance(target, Command) else {}
         self._outputs.close(complete=complete, lost_events=self.lost_events, extra=exit_status)
-
-
-def start_command(recorder: Recorder, command: Command) -> None:
-    """Runs a command so that its first instruction is traced and its memory armed.
-
-    Errors: RedirtyError when it cannot be run.
-    """
-    recorder.members.injector.hold_at_exec(command.pid)
-    recorder.tracer.set_target(command.pid, command.pid, 0)
-    command.release()
-    try:
-        descriptor = recorder.members.injector.wait_for_exec(
-            command.pid, userfaultfd=recorder.members.way == "uffd"
-        )
-        command.check_started()
-        recorder.members.adopt(command.pid, descriptor)
-        recorder.begin()
-    except GoneError:
-        command.check_started()
-        raise TargetEndedError(f"{command.argv[0]} ended at once") from None
-    finally:
-        recorder.members.injector.go()

@@ -15,7 +15,7 @@ from redirty.collector import VERSION, files
 from redirty.collector.bpf import abi
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux.maps import Mappings
-from redirty.collector.linux.page_frames import PhysicalRound
+from redirty.collector.metrics.frame_tracking import PhysicalRound
 from redirty.collector.metrics.page_counts import CurveSum, PageCounts
 from redirty.collector.pageset import PAGE_SHIFT, U64, count_in
 from redirty.collector.recording import columns, tlb

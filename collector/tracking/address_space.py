@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 
-from redirty.collector.arming.base import Armed, GoneError
+from redirty.collector.arming.base import Armed
 from redirty.collector.arming.soft_dirty import SoftDirtyArmed
+from redirty.collector.errors import GoneError
 from redirty.collector.linux import io_uring
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import Mappings, MapsFile

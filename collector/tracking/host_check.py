@@ -10,6 +10,7 @@ from typing import Any
 from redirty.collector.arming import methods
 from redirty.collector.bpf import btf, probe_support
 from redirty.collector.errors import RedirtyError
+from redirty.collector.linux import privileges
 from redirty.collector.ptrace.injector_client import Injector
 
 
@@ -70,7 +71,7 @@ def look() -> Features:
     other = {
         "bcc": probe_support.bcc(),
         "btf": btf_reason,
-        "pid namespace": methods.pid_namespace(),
+        "pid namespace": privileges.pid_namespace(),
     }
     other["process events"] = _process_events() if root else "needs root: run with sudo"
     return Features(

@@ -7,13 +7,15 @@ import errno
 import logging
 import os
 
-from redirty.collector.arming.base import Armed, ArmError, GoneError
+from redirty.collector.arming.base import Armed
 from redirty.collector.arming.methods import open_armed
 from redirty.collector.arming.uffd import UffdArmed
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import (
     OURS,
+    ArmError,
+    GoneError,
     NoProcessError,
     RedirtyError,
     TargetEndedError,

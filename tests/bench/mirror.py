@@ -21,7 +21,7 @@ import numpy as np
 from redirty.collector.linux.process_memory import PAGE, Reader
 from redirty.collector.mirror.pipeline import Engine
 from redirty.collector.mirror.sources.spaces import SpaceSource
-from redirty.collector.mirror.transport.sink import LocalSink
+from redirty.collector.mirror.transport.local_sink import LocalSink
 from redirty.collector.pageset import U64, PageSet, from_pages
 
 from tests.bench.figures import Interval, interval, of_pairs

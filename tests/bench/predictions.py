@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from redirty.collector.model.fit import fit
 from redirty.collector.model.observations import Observed
-from redirty.collector.model.predict import Question, answer
+from redirty.collector.model.predict import answer
+from redirty.collector.model.prediction import Question
 from redirty.collector.recording import columns
 
 from tests.bench.figures import interval

@@ -24,10 +24,10 @@ from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.pageset import PageSet, from_pages, page_numbers
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.recording.session import start_command
 from redirty.collector.target.command import Command
 from redirty.collector.target.targets import Pids, TargetSet
 from redirty.collector.tracking.rounds import Recorder, Round, SpaceRound
+from redirty.collector.tracking.start import start_command
 
 from tests.workloads.pages import PAGE_BYTES, Area, Pages
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
-from redirty.collector.arming.base import ArmError
+from redirty.collector.errors import ArmError
 from redirty.collector.linux import numa
 from redirty.collector.linux.smaps import detailed
 from redirty.collector.pagetables.planner import Steps, plan

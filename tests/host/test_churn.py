@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from redirty.collector.arming.base import Armed, ArmError, GoneError
+from redirty.collector.arming.base import Armed
 from redirty.collector.arming.soft_dirty import SoftDirtyArmed
 from redirty.collector.arming.uffd import UffdArmed
-from redirty.collector.errors import TargetEndedError
+from redirty.collector.errors import ArmError, GoneError, TargetEndedError
 from redirty.collector.linux.maps import MapsFile
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.target.targets import Tree

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from redirty.collector.mirror.decision import Decision, Goals
 from redirty.collector.mirror.image.image import Image
+from redirty.collector.mirror.observer import Going, PassDone
 from redirty.collector.mirror.rate_limiter import Pace
-from redirty.collector.mirror.request import Going, PassDone, Wish
+from redirty.collector.mirror.request import Wish
 from redirty.collector.mirror.session import Mirroring
 from redirty.collector.mirror.state import State
-from redirty.collector.mirror.transport.sink import LocalSink, Sink
+from redirty.collector.mirror.transport.local_sink import LocalSink
+from redirty.collector.mirror.transport.sink import Sink
 from redirty.collector.pageset import PageSet, empty, page_numbers
 from redirty.collector.target.targets import Pids
 from redirty.collector.tracking.rounds import Round

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.arming.base import ArmError
-from redirty.collector.errors import RedirtyError
+from redirty.collector.errors import ArmError, RedirtyError
 from redirty.collector.linux import numa as host_nodes
 from redirty.collector.linux.smaps import detailed
 from redirty.collector.pageset import page_numbers

@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from redirty.collector.analyze import load, summary
-from redirty.collector.linux.page_frames import PhysicalRound
-from redirty.collector.metrics.frame_tracking import Physical
+from redirty.collector.metrics.frame_tracking import Physical, PhysicalRound
 from redirty.collector.pageset import page_numbers
 
 from tests.host.program import Recorded

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.arming.base import ArmError
 from redirty.collector.arming.methods import choose, round_trip
 from redirty.collector.bpf.tracer import Tracer
-from redirty.collector.errors import RedirtyError
+from redirty.collector.errors import ArmError, RedirtyError
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.target.targets import Tree
 

@@ -10,8 +10,9 @@ from redirty.collector.linux.maps import Mapping
 from redirty.collector.model.observations import Points
 from redirty.collector.recording.columns import ROUNDS
 from redirty.tui.readers.live import Wanted
-from redirty.tui.readers.mirror_process import Mirror, MirrorSnapshot, MirrorWish
+from redirty.tui.readers.mirror_process import Mirror
 from redirty.tui.snapshots.convergence import Asked
+from redirty.tui.snapshots.mirror import MirrorSnapshot, MirrorWish
 from redirty.tui.snapshots.mirror_progress import Progress
 from redirty.tui.snapshots.round_summary import COLUMN, Facts, Written, folded
 from redirty.tui.snapshots.snapshot import OverviewSnapshot, Process, State

@@ -7,9 +7,9 @@ import pytest
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.target.targets import TargetSet
 from redirty.tui.readers.live import Live, Wanted
-from redirty.tui.readers.page_table_watch import PageTables
 from redirty.tui.screens.live import LiveScreen
 from redirty.tui.snapshots.cost import cost_of
+from redirty.tui.snapshots.page_tables import PageTables
 from redirty.tui.snapshots.snapshot import About, State
 
 from tests.tui.made_up import ASKED, facts

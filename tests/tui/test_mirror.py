@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 from redirty.collector.target.targets import Pids, TargetSet
 from redirty.tui.readers.live import Live, Wanted
-from redirty.tui.readers.mirror_process import Mirror, MirrorWish
+from redirty.tui.readers.mirror_process import Mirror
 from redirty.tui.screens.live import LiveScreen
 from redirty.tui.screens.mirror import MirrorScreen
 from redirty.tui.screens.mirror_confirm import MirrorQuestion
+from redirty.tui.snapshots.mirror import MirrorWish
 from redirty.tui.snapshots.mirror_progress import Stage
 from textual.pilot import Pilot
 from textual.screen import Screen

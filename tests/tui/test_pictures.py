@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from redirty.tui.readers.mirror_process import MirrorSnapshot, MirrorWish
 from redirty.tui.screens.mirror import MirrorScreen
 from redirty.tui.screens.mirror_confirm import MirrorQuestion
 from redirty.tui.screens.overview import OverviewScreen
 from redirty.tui.screens.target_layout import VIEWS
+from redirty.tui.snapshots.mirror import MirrorSnapshot, MirrorWish
 from textual.pilot import Pilot
 
 from tests.tui.made_up import ASKED, WANTED, Silent, machine, mirror_of

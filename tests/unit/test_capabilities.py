@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from redirty.collector.arming import methods
 from redirty.collector.bpf import probe_support
 from redirty.collector.errors import RedirtyError
-from redirty.collector.linux import capabilities
+from redirty.collector.linux import capabilities, privileges
 
 ALL = (1 << 41) - 1
 ADMIN, PERFMON, BPF, PTRACE = 1 << 21, 1 << 38, 1 << 39, 1 << 19
@@ -57,7 +56,7 @@ def root_without(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("root_without")
 def test_what_is_lacking_is_named_in_place_of_the_kernel() -> None:
     with pytest.raises(RedirtyError) as told:
-        methods.require_root()
+        privileges.require_root()
     reason = probe_support._reason("BPF on kprobes", PermissionError(1, "Operation not permitted"))
     for text in (str(told.value), reason):
         assert "needs CAP_BPF and CAP_PERFMON, which root does not have here" in text

@@ -157,7 +157,7 @@ def test_a_number_may_begin_or_end_with_its_point(
         seen.append(plan.interval_s)
         raise RedirtyError("far enough")
 
-    monkeypatch.setattr("redirty.collector.arming.methods.require_root", lambda: None)
+    monkeypatch.setattr("redirty.collector.linux.privileges.require_root", lambda: None)
     monkeypatch.setattr("redirty.collector.cli.record.target_of", lambda _: None)
     monkeypatch.setattr("redirty.collector.recording.session.Session", session)
     assert cli.main(["record", "-p", "1", interval, "-o", str(tmp_path / "rec")]) == 1

@@ -12,7 +12,8 @@ from redirty.collector.model import change_points
 from redirty.collector.model.extrapolation import fit_mixture
 from redirty.collector.model.fit import FLOOR, Fit, fit
 from redirty.collector.model.observations import ALL, Observed, Points
-from redirty.collector.model.predict import CONVERGES, DOES_NOT, UNCERTAIN, Question, answer
+from redirty.collector.model.predict import answer
+from redirty.collector.model.prediction import CONVERGES, DOES_NOT, UNCERTAIN, Question
 from redirty.collector.model.write_curve import smooth
 
 from tests.unit.known_writers import (

@@ -14,13 +14,8 @@ from hypothesis import strategies as st
 from redirty.collector.analyze import load
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux import capabilities, page_frames
-from redirty.collector.linux.page_frames import (
-    LastFrames,
-    add_up,
-    entries_of,
-    frames_for,
-    frames_of,
-)
+from redirty.collector.linux.page_frames import entries_of, frames_of
+from redirty.collector.metrics.frame_tracking import LastFrames, add_up, frames_for
 from redirty.collector.pageset import U64, empty, from_pages
 from redirty.collector.recording.physical import PhysicalFiles, words_of
 from redirty.collector.recording.writer import Recording

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redirty.collector.arming.base import ArmError, GoneError
+from redirty.collector.errors import ArmError, GoneError
 from redirty.collector.ptrace.helpers import injector, tracee
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.ptrace.spawn import end_of, start_beside

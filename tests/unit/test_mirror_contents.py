@@ -10,13 +10,13 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redirty.collector.linux.process_memory import PAGE, Bools, Reader, runs_of
+from redirty.collector.linux.process_memory import PAGE, Reader
 from redirty.collector.mirror.image.image import SPACE, Image
 from redirty.collector.mirror.pipeline import Engine
 from redirty.collector.mirror.rate_limiter import Pace
 from redirty.collector.mirror.sources.page_hashes import NEVER, Sent, hashes_of, zero_pages
-from redirty.collector.mirror.transport.sink import LocalSink
-from redirty.collector.pageset import PageSet, empty, from_pages, page_numbers
+from redirty.collector.mirror.transport.local_sink import LocalSink
+from redirty.collector.pageset import Bools, PageSet, empty, from_pages, page_numbers, runs_of
 
 U = np.uint64
 

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from redirty.collector.cli.mirror import going_line
+from redirty.collector.cli.mirror_progress import going_line
 from redirty.collector.mirror.decision import Goals
 from redirty.collector.mirror.estimator import Outlook
+from redirty.collector.mirror.observer import Going, PassDone
 from redirty.collector.mirror.pipeline import BATCH_PAGES, Counts, batch_pages
-from redirty.collector.mirror.request import Going, PassDone, Wish
+from redirty.collector.mirror.request import Wish
 from redirty.collector.target.targets import TargetSet
 from redirty.collector.tracking.rounds import Round
 

@@ -9,12 +9,13 @@ import threading
 import pytest
 from redirty.collector.errors import RedirtyError, UsageError
 from redirty.collector.linux.process_memory import PAGE
-from redirty.collector.mirror.export.guest_ram import Piece, _whose, pieces
+from redirty.collector.mirror.export.guest_ram import _whose
 from redirty.collector.mirror.image.elf_core import Segment, head_of
 from redirty.collector.mirror.sources.vmas import parse_line, without_overlaps
 from redirty.collector.mirror.transport import pairing
 from redirty.collector.mirror.transport.listener import parse_address
 from redirty.collector.mirror.transport.peer import is_loopback
+from redirty.collector.target.qemu import Piece, pieces
 
 # ---- layouts, addresses, pairing ----
 

@@ -13,7 +13,8 @@ from redirty.collector.mirror.image.commit import PlacedMapping, PlacedProcess, 
 from redirty.collector.mirror.image.core_notes import OWN_NAME, OWN_PAGES, _note
 from redirty.collector.mirror.image.core_reader import CoreFile
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
-from redirty.collector.mirror.sources.spaces import Files, FileSource, SpaceSource
+from redirty.collector.mirror.sources.files import Files, FileSource
+from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import Vma, key_of
 from redirty.collector.pageset import PageSet, from_pages, page_numbers
 

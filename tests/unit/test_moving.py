@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from redirty.collector.linux.numa import Nodes
 from redirty.collector.linux.smaps import Detailed
-from redirty.collector.pagetables import move, placement
+from redirty.collector.pagetables import move, report
 from redirty.collector.pagetables.placement import MappingRow, Placement, Row
 
 _NONE = np.empty(0, np.uint64)
@@ -74,7 +74,7 @@ def placed(**other: Any) -> Placement:
 
 
 def test_where_tables_lie_in_words() -> None:
-    text = placement.as_text([placed()], NODES, "")
+    text = report.as_text([placed()], NODES, "")
     assert "process 7 (x y): 176.0 KiB of page tables" in text
     assert "  pte               30          10" in text
     assert "0x1000 rw-p /a b" in text
@@ -82,17 +82,17 @@ def test_where_tables_lie_in_words() -> None:
     assert "remote page walks  75%" in text
     assert "-p 7 --to-node 1 --yes" in text
     assert "walked by BPF" in text
-    said = placement.as_json([placed()], NODES, "")
+    said = report.as_json([placed()], NODES, "")
     assert said["source"] == "walk"
     assert said["processes"][0]["remote_walk_share"] == 0.75
 
 
 def test_where_nobody_can_walk() -> None:
     one = placed(levels=[], mappings=[], huge_pages=None)
-    text = placement.as_text([one], NODES, "lockdown")
+    text = report.as_text([one], NODES, "lockdown")
     assert "not known for one process here (lockdown)" in text
     assert "vmstat" in text
-    said = placement.as_json([one], NODES, "lockdown")
+    said = report.as_json([one], NODES, "lockdown")
     assert (said["source"], said["reason"]) == ("vmstat", "lockdown")
     assert said["processes"][0]["counted_pages"] == 44
     assert said["processes"][0]["remote_walk_share"] is None

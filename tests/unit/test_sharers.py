@@ -10,7 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from redirty.collector.recording.sharers import Object, Sharers, merge, objects_of, parse
+from redirty.collector.linux.shared_mappings import Object, merge, objects_of, parse
+from redirty.collector.recording.sharers import Sharers
 
 LINES = rb"""55d0c0a00000-55d0c0a02000 r--p 00000000 fd:01 1234   /usr/bin/x
 7f0000000000-7f0000001000 rw-s 00000000 00:01 77                         /memfd:a b s (deleted)

@@ -12,16 +12,11 @@ from redirty.collector.errors import RedirtyError, UsageError
 from redirty.collector.target.targets import Pids, Tree
 from redirty.collector.units import parse_rate, parse_time
 from redirty.tui import export
-from redirty.tui.readers.mirror_process import (
-    MirrorSnapshot,
-    MirrorWish,
-    code_file,
-    destination,
-    pids_of,
-    words_of,
-)
+from redirty.tui.readers.mirror_process import pids_of, words_of
 from redirty.tui.render import mirror as draw
 from redirty.tui.render.rows import Row, width_of
+from redirty.tui.screens.mirror_confirm import code_file, destination
+from redirty.tui.snapshots.mirror import MirrorSnapshot, MirrorWish
 from redirty.tui.snapshots.mirror_progress import Progress, Stage
 from redirty.tui.snapshots.snapshot import State
 

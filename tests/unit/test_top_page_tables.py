@@ -12,7 +12,8 @@ from redirty.collector.errors import RedirtyError
 from redirty.collector.linux import numa as host_nodes
 from redirty.collector.linux.numa import Nodes
 from redirty.tui.readers import page_table_watch
-from redirty.tui.readers.page_table_watch import Look, PageTables, TablesWatch
+from redirty.tui.readers.page_table_watch import Look, TablesWatch
+from redirty.tui.snapshots.page_tables import PageTables
 
 from tests.host.running import wait_until
 

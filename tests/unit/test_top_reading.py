@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.model.fit import fit
-from redirty.collector.model.predict import Question, answer
+from redirty.collector.model.predict import answer
+from redirty.collector.model.prediction import Question
 from redirty.collector.pageset import from_pages
 from redirty.collector.tracking.schedule import Schedule
 from redirty.tui.readers.recording import Recorded, first_rounds

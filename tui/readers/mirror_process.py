@@ -9,61 +9,23 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import IO, Any
 
-from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError, why
+from redirty.collector.errors import RedirtyError, TargetEndedError, why
 from redirty.collector.target.guest import Guest
 from redirty.collector.target.targets import Cgroup, Pids, TargetSet, Tree
 from redirty.tui.readers.base import Reader
+from redirty.tui.snapshots.mirror import MirrorSnapshot, MirrorWish
 from redirty.tui.snapshots.mirror_progress import Progress, Stage
 from redirty.tui.snapshots.snapshot import State
 
 log = logging.getLogger(__name__)
 
-_PROGRAM = (sys.executable, "-m", "redirty.collector.cli.main")
 _LAST_BYTES = 4096
 _TO_END_S = 20.0  # the longest that a target may be held, and then some
-
-
-@dataclass(frozen=True)
-class MirrorWish:
-    """What is to be done. words: the target, as on a command line. to: a directory, or HOST:PORT.
-    bandwidth: bytes a second, None without a limit. present_pages: what is to be copied, as known."""
-
-    title: str
-    words: tuple[str, ...]
-    pids: tuple[int, ...]
-    to: str
-    downtime_s: float
-    bandwidth: float | None = None
-    code_file: str | None = None
-    verify: bool = False
-    arm: str = "auto"
-    probe: str = "auto"
-    present_pages: int = 0
-
-    @property
-    def over_network(self) -> bool:
-        """Whether it goes to another redirty."""
-        from redirty.collector.mirror.transport.listener import parse_address
-
-        return parse_address(self.to) is not None
-
-    def command(self) -> list[str]:
-        """What does it."""
-        found = [*_PROGRAM, "mirror", "--json-lines", *self.words, "--to", self.to]
-        found += ["--downtime", f"{self.downtime_s * 1e6:.0f}us"]
-        found += ["--arm", self.arm, "--probe", self.probe]
-        if self.bandwidth is not None:
-            found += ["--bandwidth", f"{self.bandwidth:.0f}B"]
-        if self.code_file is not None:
-            found += ["--code-file", self.code_file]
-        return [*found, "--verify"] if self.verify else found
 
 
 def words_of(target: TargetSet) -> tuple[str, ...] | None:
@@ -86,46 +48,6 @@ def pids_of(target: TargetSet) -> tuple[int, ...]:
     if isinstance(target, Tree):
         return (target.root,)
     return (target.pid,) if isinstance(target, Guest) else ()
-
-
-def destination(text: str) -> str:
-    """Where to: HOST:PORT, or a full path of a directory that is not there yet. Errors: UsageError,
-    RedirtyError."""
-    from redirty.collector.mirror.transport.listener import parse_address
-
-    text = text.strip()
-    if not text:
-        raise UsageError("type a directory that does not exist yet, or HOST:PORT")
-    if parse_address(text) is not None:
-        return text
-    path = Path.cwd() / Path(text).expanduser()
-    if path.exists() or path.is_symlink():
-        raise UsageError(f"{path} exists already: name a new directory")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no directory {path.parent}")
-    return str(path)
-
-
-def code_file(text: str) -> str | None:
-    """A file with the receiver's code; "": none. Errors: UsageError."""
-    if not text.strip():
-        return None
-    path = Path(text.strip()).expanduser()
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}")
-    return str(path.absolute())
-
-
-@dataclass(frozen=True)
-class MirrorSnapshot:
-    """A mirror at one moment. state: of the reader, as everywhere."""
-
-    number: int
-    state: State
-    wish: MirrorWish
-    progress: Progress
-    message: str
-    elapsed_s: float
 
 
 class Mirror(Reader[MirrorSnapshot]):

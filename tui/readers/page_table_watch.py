@@ -7,48 +7,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux import numa as host_nodes
 from redirty.collector.linux.malloc import give_back_freed_memory
 from redirty.collector.linux.numa import Nodes
 from redirty.collector.linux.numa_sampling import Sampled
-from redirty.collector.pagetables.advice import shares
 from redirty.collector.pagetables.placement import counted_pages
 from redirty.collector.pagetables.walker import Walker, leaves_by_node
-from redirty.collector.units import show_pages
+from redirty.tui.snapshots.page_tables import PageTables
 
 log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
 _CPU_SHARE = 0.01  # of a CPU, that looking may use
 _PATIENCE_S = 10.0  # a walker may be about to be loaded
-
-
-@dataclass(frozen=True)
-class PageTables:
-    """pages: as the kernel counts them (VmPTE). by_node: of the lowest level, on each node; ran_s: what
-    the target used of processors since the look before, by node; both empty where one alone has memory."""
-
-    pages: int
-    by_node: dict[int, float]
-    ran_s: dict[int, float]
-
-    def said(self) -> str:
-        """In words."""
-        text = f"page tables {show_pages(self.pages)}"
-        if self.by_node:
-            text += f": {_parts(self.by_node, 'node ')}"
-        if ran := shares(self.ran_s):
-            (first, *more) = ran
-            text += f"; ran on node {first}" if not more else f"; ran on {_parts(ran, 'node ')}"
-        return text
-
-
-def _parts(amounts: dict[int, float], word: str) -> str:
-    found = sorted(shares(amounts).items())
-    return ", ".join(f"{word}{node} {share:.0%}" for node, share in found)
 
 
 class Look:

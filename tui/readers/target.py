@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from redirty.collector.model.observations import Layout
 from redirty.tui.readers.base import Reader
-from redirty.tui.readers.page_table_watch import PageTables
 from redirty.tui.snapshots.convergence import Asked, Convergence, convergence
 from redirty.tui.snapshots.cost import Cost
 from redirty.tui.snapshots.history import History, MappingTable
+from redirty.tui.snapshots.page_tables import PageTables
 from redirty.tui.snapshots.snapshot import About, Playback, State, TargetSnapshot
 
 _MODEL_SHARE = 0.01  # of a CPU, that the model may use while rounds go by

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
-from redirty.tui.readers.mirror_process import MirrorSnapshot, MirrorWish
 from redirty.tui.render.rows import Row, cell, clipped, told, width_of, wrapped
+from redirty.tui.snapshots.mirror import MirrorSnapshot, MirrorWish
 from redirty.tui.snapshots.mirror_progress import Going, MirrorPass, Stage, Step
 
 _STYLES = {

@@ -10,12 +10,13 @@ from typing import ClassVar
 
 from redirty.tui.readers.link_watch import LinkWatch
 from redirty.tui.readers.live import Live, Wanted
-from redirty.tui.readers.mirror_process import Mirror, MirrorWish, destination, pids_of, words_of
+from redirty.tui.readers.mirror_process import Mirror, pids_of, words_of
 from redirty.tui.readers.target import TargetReader
 from redirty.tui.screens.mirror import MirrorScreen
-from redirty.tui.screens.mirror_confirm import MirrorQuestion
+from redirty.tui.screens.mirror_confirm import MirrorQuestion, destination
 from redirty.tui.screens.prompt import TypedScreen
 from redirty.tui.screens.target import TargetScreen
+from redirty.tui.snapshots.mirror import MirrorWish
 from redirty.tui.snapshots.snapshot import State
 from textual.binding import Binding, BindingType
 

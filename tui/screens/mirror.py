@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from redirty.tui import export
-from redirty.tui.readers.mirror_process import Mirror, MirrorSnapshot
+from redirty.tui.readers.mirror_process import Mirror
 from redirty.tui.render import mirror as draw
 from redirty.tui.render.rows import Row
 from redirty.tui.screens.base import Watch
 from redirty.tui.screens.confirm import ConfirmScreen
+from redirty.tui.snapshots.mirror import MirrorSnapshot
 from redirty.tui.widgets.picture import Picture
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
+from redirty.collector.errors import UsageError
 from redirty.collector.units import parse_rate
-from redirty.tui.readers.mirror_process import MirrorWish, code_file
 from redirty.tui.render.mirror import question
 from redirty.tui.screens.prompt import TypedScreen
 from redirty.tui.screens.target_layout import parse_downtime
+from redirty.tui.snapshots.mirror import MirrorWish
 from redirty.tui.widgets.picture import Picture
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -114,3 +116,31 @@ class MirrorQuestion(ModalScreen[MirrorWish | None]):
         """Compare, or not."""
         self.wish = replace(self.wish, verify=not self.wish.verify)
         self._show()
+
+
+def destination(text: str) -> str:
+    """Where to: HOST:PORT, or a full path of a directory that is not there yet. Errors: UsageError,
+    RedirtyError."""
+    from redirty.collector.mirror.transport.listener import parse_address
+
+    text = text.strip()
+    if not text:
+        raise UsageError("type a directory that does not exist yet, or HOST:PORT")
+    if parse_address(text) is not None:
+        return text
+    path = Path.cwd() / Path(text).expanduser()
+    if path.exists() or path.is_symlink():
+        raise UsageError(f"{path} exists already: name a new directory")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {path.parent}")
+    return str(path)
+
+
+def code_file(text: str) -> str | None:
+    """A file with the receiver's code; "": none. Errors: UsageError."""
+    if not text.strip():
+        return None
+    path = Path(text.strip()).expanduser()
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    return str(path.absolute())

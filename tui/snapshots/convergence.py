@@ -9,7 +9,8 @@ from redirty.collector.errors import one_line
 from redirty.collector.model.fit import Fit, fit
 from redirty.collector.model.observations import Observed
 from redirty.collector.model.policy import DEFAULT_DOWNTIME_S
-from redirty.collector.model.predict import CONVERGES, UNCERTAIN, Answer, Question, answer, notes
+from redirty.collector.model.predict import answer, notes
+from redirty.collector.model.prediction import CONVERGES, UNCERTAIN, Answer, Question
 from redirty.collector.model.simulation import Pass, least_bandwidth
 from redirty.collector.units import show_bytes, show_time
 from redirty.tui.snapshots.history import MappingTable

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from redirty.tui.readers.page_table_watch import PageTables
 from redirty.tui.snapshots.convergence import Convergence
 from redirty.tui.snapshots.cost import Cost
 from redirty.tui.snapshots.heat import HeatMap
 from redirty.tui.snapshots.history import MappingTable, Series, TlbRow, WriterRow
+from redirty.tui.snapshots.page_tables import PageTables
 
 
 class State(Enum):

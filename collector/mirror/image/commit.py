@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.files import write_json
-from redirty.collector.linux.process_memory import PAGE, runs_of
+from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image import elf_core
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
 from redirty.collector.mirror.image.page_store import MOST_PAGE, WINDOW_SHIFT, Store, StoreError
-from redirty.collector.pageset import PAGE_SHIFT, U64
+from redirty.collector.pageset import PAGE_SHIFT, U64, runs_of
 
 _COPY = 8 << 20
 _MOST_ADDRESS = 1 << 63

@@ -15,12 +15,11 @@ from typing import Any
 
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.files import new_directory
-from redirty.collector.linux.process_memory import runs_of
 from redirty.collector.mirror.image import elf_core
 from redirty.collector.mirror.image.digest import digest_of
 from redirty.collector.mirror.image.journal import Journal
 from redirty.collector.mirror.image.page_store import MOST_WINDOWS, Store, StoreError
-from redirty.collector.pageset import U64
+from redirty.collector.pageset import U64, runs_of
 
 SPACE, FILE = "space", "file"
 MOST_SOURCES = 1 << 16

@@ -6,9 +6,9 @@ import os
 from collections.abc import Collection, Iterable
 
 from redirty.collector.errors import OURS
-from redirty.collector.mirror.sources.spaces import FileSource
+from redirty.collector.linux.shared_mappings import objects_of
+from redirty.collector.mirror.sources.files import FileSource
 from redirty.collector.mirror.sources.vmas import Key
-from redirty.collector.recording.sharers import objects_of
 
 
 def mapped_outside(members: Collection[int], files: Iterable[FileSource]) -> set[Key]:

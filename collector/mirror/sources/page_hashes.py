@@ -13,8 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import xxhash
-from redirty.collector.linux.process_memory import Bools
-from redirty.collector.pageset import PAGES_PER_REGION, U64, PageSet, from_pages, page_numbers
+from redirty.collector.pageset import (
+    PAGES_PER_REGION,
+    U64,
+    Bools,
+    PageSet,
+    from_pages,
+    page_numbers,
+)
 
 _SEED = secrets.randbits(64)
 # instead of a hash: nothing was sent, it is zero, or nobody knows what the other end has

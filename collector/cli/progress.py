@@ -1,0 +1,53 @@
+"""Show the progress of a recording."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from redirty.collector.units import show_pages
+
+if TYPE_CHECKING:
+    from redirty.collector.tracking.rounds import Round
+
+
+class Progress:
+    """One line on a terminal, rewritten each round; nothing in a pipe."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._on = not quiet and sys.stderr.isatty()
+        self._shown = False
+        self._lost = 0
+        self._percent = -1
+
+    def show(self, result: Round) -> None:
+        """Says what the round was like."""
+        if not self._on:
+            return
+        from redirty.collector.metrics.page_counts import rates
+
+        dirty = sum(len(s.dirty) for s in result.spaces)
+        redirtied = sum(len(s.redirtied) for s in result.spaces)
+        missed = sum(len(s.missed) for s in result.spaces)
+        self._lost += int(result.stats["lost"].sum() + result.stats["lost_events"].sum())
+        r = rates(dirty, redirtied, 0, result.duration_s)
+        line = (
+            f"round {result.number}  dirty {show_pages(r.dirty_pages)}/s  "
+            f"re-dirtied {show_pages(r.redirtied_pages)}/s  missed {missed}  lost {self._lost}"
+        )
+        print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
+        self._shown = True
+
+    def counting(self, share: float) -> None:
+        """Says how much of the memory was looked at for zero pages."""
+        if self._on and int(share * 100) != self._percent:
+            self._percent = int(share * 100)
+            line = f"counting pages of zeros: {self._percent} %"
+            print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
+            self._shown = True
+
+    def end(self) -> None:
+        """Leaves the line as it is."""
+        if self._shown:
+            print(file=sys.stderr)
+            self._shown = False
