@@ -13,7 +13,7 @@ from pathlib import Path
 from redirty.collector.errors import RedirtyError, why
 
 
-def trouble(path: Path, error: OSError) -> RedirtyError:
+def write_error(path: Path, error: OSError) -> RedirtyError:
     """What a user is told when a file cannot be written."""
     return RedirtyError(f"cannot write {path}: {why(error)}; what was recorded before is kept")
 
@@ -46,7 +46,7 @@ class CsvFile:
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as e:
-            raise trouble(path, e) from None
+            raise write_error(path, e) from None
         try:
             self.append([columns])
         except RedirtyError:
@@ -67,7 +67,7 @@ class CsvFile:
         except OSError as e:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, size)
-            raise trouble(self.path, e) from None
+            raise write_error(self.path, e) from None
 
     def close(self) -> None:
         """Done."""
@@ -100,7 +100,7 @@ def replace(path: Path, blocks: Iterable[bytes]) -> None:
     except OSError as e:
         with contextlib.suppress(OSError):
             beside.unlink()
-        raise trouble(path, e) from None
+        raise write_error(path, e) from None
 
 
 def write_json(path: Path, content: object) -> None:

@@ -102,6 +102,6 @@ def show_time(seconds: float) -> str:
     return f"{seconds * 1e6:.0f} us"
 
 
-def counted(n: float, one: str, several: str = "") -> str:
+def plural(n: float, one: str, several: str = "") -> str:
     """'1 round', '2 rounds', '2 processes'. several: where it is not the word with an s."""
     return f"{n} {one if n == 1 else several or one + 's'}"

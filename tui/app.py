@@ -19,7 +19,7 @@ from textual.screen import Screen
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """theme: a name that Textual knows. keys: by the id of a binding."""
 
     theme: str = ""
@@ -36,7 +36,7 @@ class TopApp(App[int]):
     ]
     CSS = "Toast { max-width: 78; }"
 
-    def __init__(self, first: Callable[[], Screen[None]], look: Look) -> None:
+    def __init__(self, first: Callable[[], Screen[None]], look: Appearance) -> None:
         super().__init__()
         self.error: Exception | None = None
         self.readers: list[

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 from redirty.collector.errors import UsageError, why
-from redirty.tui.app import Look
+from redirty.tui.app import Appearance
 
 
 def default_path() -> Path:
@@ -21,7 +21,7 @@ def default_path() -> Path:
     return Path(home) / "redirty" / "top.toml"
 
 
-def read(path: Path | None) -> Look:
+def read(path: Path | None) -> Appearance:
     """What the file says; path: None: the default one, if it is there.
 
     Errors: UsageError.
@@ -31,7 +31,7 @@ def read(path: Path | None) -> Look:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if path is None:
-            return Look()
+            return Appearance()
         raise UsageError(f"{file} does not exist: give another --config") from None
     except OSError as e:
         raise UsageError(f"cannot read {file}: {why(e)}") from None
@@ -40,7 +40,7 @@ def read(path: Path | None) -> Look:
     unknown = content.keys() - {"theme", "keys"}
     if unknown:
         raise UsageError(f"{file}: {min(unknown)} is not known; theme and [keys] are")
-    return Look(_theme(file, content.get("theme", "")), _keys(file, content.get("keys", {})))
+    return Appearance(_theme(file, content.get("theme", "")), _keys(file, content.get("keys", {})))
 
 
 def _theme(file: Path, theme: object) -> str:
@@ -72,10 +72,10 @@ def key_names() -> list[str]:
     from redirty.tui.screens.live import LiveScreen
     from redirty.tui.screens.overview import OverviewScreen
     from redirty.tui.screens.replay import ReplayScreen
-    from redirty.tui.widgets.table import Table
+    from redirty.tui.widgets.table import FieldTable
 
     found: dict[str, None] = {}
-    for owner in (TopApp, OverviewScreen, LiveScreen, ReplayScreen, Table, HelpScreen):
+    for owner in (TopApp, OverviewScreen, LiveScreen, ReplayScreen, FieldTable, HelpScreen):
         for base in reversed(owner.__mro__):
             for binding in base.__dict__.get("BINDINGS", ()):
                 if getattr(binding, "id", None):

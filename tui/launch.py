@@ -13,12 +13,12 @@ from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.tui import terminal
 
 if TYPE_CHECKING:
-    from redirty.tui.options import Choices
+    from redirty.tui.options import TopChoices
     from redirty.tui.readers.link_watch import LinkWatch
     from textual.screen import Screen
 
 
-def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
+def run(options: argparse.Namespace, checked: Callable[[], TopChoices]) -> int:
     """Shows what the command line asks for; the exit code. checked: gives the choices, once, and says what
     is wrong with them; it may start a command. Errors: RedirtyError."""
     if options.serve is not None:
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
         gc.disable()  # nothing of what is imported is garbage
         from redirty.tui import config
         from redirty.tui.app import TopApp
-        from redirty.tui.snapshots.snapshot import State
+        from redirty.tui.snapshots.snapshot import ReaderState
 
         look = config.read(None if options.config is None else Path(options.config))
         choices = checked()
@@ -50,14 +50,14 @@ def run(options: argparse.Namespace, checked: Callable[[], Choices]) -> int:
     if app.error is not None:
         raise app.error
     last = app.last
-    if last is not None and last.state is State.ENDED:  # the screen that told so is gone
+    if last is not None and last.state is ReaderState.ENDED:  # the screen that told so is gone
         raise TargetEndedError(last.message)
-    if last is not None and last.state is State.FAILED:
+    if last is not None and last.state is ReaderState.FAILED:
         raise RedirtyError(last.message)
     return app.return_value or 0
 
 
-def _first_screen(choices: Choices) -> Callable[[], Screen[None]]:
+def _first_screen(choices: TopChoices) -> Callable[[], Screen[None]]:
     if choices.replay is not None:
         from redirty.tui.readers.replay import Replay
         from redirty.tui.screens.replay import ReplayScreen
@@ -78,7 +78,7 @@ def _first_screen(choices: Choices) -> Callable[[], Screen[None]]:
     )  # fmt: skip
 
 
-def _link(choices: Choices) -> LinkWatch | None:
+def _link(choices: TopChoices) -> LinkWatch | None:
     from redirty.tui.readers.link_watch import LinkWatch
 
     return None if choices.measure is None else LinkWatch(choices.measure)

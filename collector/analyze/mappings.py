@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from redirty.collector.analyze import redirtying
 from redirty.collector.errors import one_line
-from redirty.collector.units import counted, show_pages
+from redirty.collector.units import plural, show_pages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,5 +131,5 @@ def as_lines(s: dict[str, Any]) -> list[str]:
             f"{row['pid']:>7}  {row['start']} {one_line(row['path']) or '(anonymous)'}"
         )
     if len(rows) > _TOP:
-        lines.append(f"  and {counted(len(rows) - _TOP, 'more mapping')} (mappings.csv)")
+        lines.append(f"  and {plural(len(rows) - _TOP, 'more mapping')} (mappings.csv)")
     return lines

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.units import counted
+from redirty.collector.units import plural
 
 AGAIN = "restore it from a copy, or record again"
 _HEAD_BYTES = 1 << 16  # the header of rounds.csv and a row are far shorter
@@ -88,7 +88,7 @@ def require_rounds(path: Path, rounds: int) -> None:
     that was cut off has 0 there, and maybe no rows. Errors: RedirtyError."""
     if rounds == 0:
         return
-    told = f"though meta.json tells of {counted(rounds, 'round')}: {AGAIN}"
+    told = f"though meta.json tells of {plural(rounds, 'round')}: {AGAIN}"
     try:
         with path.open("rb") as file:
             header, *rows = file.read(_HEAD_BYTES).split(b"\n")[:-1]

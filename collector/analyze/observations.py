@@ -9,7 +9,14 @@ import numpy as np
 from redirty.collector.analyze import load
 from redirty.collector.errors import RedirtyError
 from redirty.collector.model import change_points
-from redirty.collector.model.observations import ALL, Floats, Kept, Layout, Observed, Points
+from redirty.collector.model.observations import (
+    ALL,
+    Floats,
+    Layout,
+    MappingRate,
+    Observations,
+    Points,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +27,7 @@ _MAPPINGS_BYTES = 4 << 20
 _AVERAGE_POINTS = 128
 
 
-def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observed:
+def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observations:
     """What a recording tells of its target.
 
     Errors: RedirtyError, also when no round of it is complete.
@@ -40,7 +47,7 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observed:
     first = change_points.find(dirty / np.maximum(duration_s, 1e-9)).first
     curves = load.load_curves(directory, _CURVES_BYTES)
     classes = tuple(sorted(set(curves["mapping_class"].unique()) - {""}))
-    return Observed(
+    return Observations(
         page_size=int(meta["page_size"]),
         number=number,
         duration_s=duration_s,
@@ -111,7 +118,7 @@ def average_curve(directory: Path) -> tuple[Floats, Floats] | None:
     return times, total
 
 
-def _kept(directory: Path, rounds: pd.DataFrame) -> tuple[Kept, ...]:
+def _kept(directory: Path, rounds: pd.DataFrame) -> tuple[MappingRate, ...]:
     """Mappings by how fast they were written in these rounds, the last ones of the recording."""
     frame = load.load_mappings(directory, _MAPPINGS_BYTES)
     seen = frame[frame["round"] >= rounds["round"].iloc[0]]
@@ -124,7 +131,7 @@ def _kept(directory: Path, rounds: pd.DataFrame) -> tuple[Kept, ...]:
     sums = seen.groupby(keys, as_index=False)["dirty_pages"].sum()
     sums = sums[sums["dirty_pages"] > 0].sort_values("dirty_pages", ascending=False)
     return tuple(
-        Kept(
+        MappingRate(
             f"{int(row['start']):#x} {row['path'] or '(anonymous)'}",
             str(row["mapping_class"]),
             int(row["pid"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 from redirty.collector.analyze import ascii_plot
 from redirty.collector.model.prediction import Answer
-from redirty.collector.units import counted, show_bytes, show_time
+from redirty.collector.units import plural, show_bytes, show_time
 
 _PASSES = 12
 _LEAST_WIDTH = 9
@@ -49,7 +49,7 @@ def _figures(found: dict[str, Any]) -> list[str]:
         between = f"({_time(low[key])} to {_time(high[key])})"
         lines.append(f"  {name:<13}{_time(found[key]):>11}  {between}")
     sent = show_bytes(found["transferred_bytes"])
-    passes = counted(len(found["passes"]), "pass", "passes")
+    passes = plural(len(found["passes"]), "pass", "passes")
     end = "" if found["total_s"] is not None else ", after which nothing changes any more"
     lines.append(f"  {'transferred':<13}{sent:>11}  in {passes}{end}")
     enough, goal = found["min_bandwidth_bytes_per_s"], found["min_downtime_s"]
@@ -63,7 +63,7 @@ def _figures(found: dict[str, Any]) -> list[str]:
         growth = show_bytes(found["new_pages_per_s"] * basis["page_size"])
         lines.append(f"  {'grows':<13}{growth + '/s':>11}  by new pages")
     seconds = f"{basis['seconds']:.1f} s"
-    lines.append(f"  {'measured':<13}{seconds:>11}  over {counted(basis['rounds'], 'round')}")
+    lines.append(f"  {'measured':<13}{seconds:>11}  over {plural(basis['rounds'], 'round')}")
     return lines
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redirty.collector.analyze import load, mappings, redirtying, tlb, writers
 from redirty.collector.errors import one_line
-from redirty.collector.units import counted, show_bytes, show_pages, show_time
+from redirty.collector.units import plural, show_bytes, show_pages, show_time
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,7 +152,7 @@ def as_text(s: dict[str, Any]) -> str:
     target = s["target"]
     lines = [
         one_line(f"{target['description']}: {target['comm']}"),
-        f"{counted(s['rounds'], 'round')} of {s['interval_s']:g} s, {s['duration_s']:.1f} s in all, "
+        f"{plural(s['rounds'], 'round')} of {s['interval_s']:g} s, {s['duration_s']:.1f} s in all, "
         + one_line(f"traced by {s['probe']}, armed by {s['arm']}")
         + ("" if s["complete"] else "  (ended early: complete rounds only)"),
         "",
@@ -218,7 +218,7 @@ def _fault_lines(s: dict[str, Any]) -> list[str]:
         lines.append("missed: not known (no scan)")
     elif s["missed_pages"]:
         lines.append(
-            f"missed: {counted(s['missed_pages'], 'page')} that only the scan saw (written by the kernel, "
+            f"missed: {plural(s['missed_pages'], 'page')} that only the scan saw (written by the kernel, "
             "by another process, or huge): in the dirty counts, too"
         )
     else:
@@ -230,7 +230,7 @@ def _fault_lines(s: dict[str, Any]) -> list[str]:
         )
     lost = s["lost_events"]
     lines.append(
-        f"lost: {'not known' if lost is None else counted(lost, 'event')}"
+        f"lost: {'not known' if lost is None else plural(lost, 'event')}"
         + ("" if not lost else "; the dirty counts are right through the scan")
     )
     if s["tlb_flushes"] is not None:
@@ -250,7 +250,7 @@ def _frame_lines(s: dict[str, Any]) -> list[str]:
     placed = s["dirty_pages"] - none
     return [
         f"page frames: {s['distinct_frames']} ever dirty; round by round "
-        f"{counted(placed, 'dirty page')} lay in {counted(s['dirty_frames'], 'frame')}"
+        f"{plural(placed, 'dirty page')} lay in {plural(s['dirty_frames'], 'frame')}"
         + (f", {none} in none (swapped out, unmapped, or ended)" if none else "")
     ]
 
@@ -273,7 +273,7 @@ def _shared_lines(s: dict[str, Any]) -> list[str]:
         lines.append(f"shared memory: {_names(only)} outside the target can read it")
     if s["shared_outside_hidden"]:
         lines.append(
-            f"shared memory: {counted(s['shared_outside_hidden'], 'process', 'processes')} could "
+            f"shared memory: {plural(s['shared_outside_hidden'], 'process', 'processes')} could "
             "not be looked at"
         )
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redirty.collector.units import counted, show_time
+from redirty.collector.units import plural, show_time
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,8 +66,8 @@ def as_lines(sums: dict[str, dict[str, Any]]) -> list[str]:
 def _details(side: dict[str, Any]) -> str:
     parts = []
     if side["ranges"] is not None:
-        parts.append(f"{side['ranges']} named a range ({counted(side['pages'], 'page')})")
+        parts.append(f"{side['ranges']} named a range ({plural(side['pages'], 'page')})")
     parts.append(f"{side['full_flushes']} flushed everything")
     if side["cpus"] is not None:
-        parts.append(f"other CPUs interrupted {counted(side['cpus'], 'time')}")
+        parts.append(f"other CPUs interrupted {plural(side['cpus'], 'time')}")
     return ", ".join(parts)

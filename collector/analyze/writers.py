@@ -10,7 +10,7 @@ import numpy.typing as npt
 from redirty.collector.analyze import load, redirtying
 from redirty.collector.errors import one_line
 from redirty.collector.pageset import U64
-from redirty.collector.units import counted
+from redirty.collector.units import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,7 +153,7 @@ def _values(row: dict[str, Any]) -> str:
 
 
 def _more(rows: list[dict[str, Any]], what: str) -> list[str]:
-    return [f"  and {counted(len(rows) - _TOP, f'more {what}')} (--json)"] if rows[_TOP:] else []
+    return [f"  and {plural(len(rows) - _TOP, f'more {what}')} (--json)"] if rows[_TOP:] else []
 
 
 def _innermost(stack: str) -> str:

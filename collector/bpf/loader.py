@@ -155,20 +155,20 @@ def compile_programs(source: str, flags: list[str]) -> Any:
     raise BpfError(f"{reason} ({last_line(said.text)})")
 
 
-class _Said:
+class _CompilerOutput:
     text = ""
 
 
 @contextlib.contextmanager
-def captured_stderr() -> Iterator[_Said]:
+def captured_stderr() -> Iterator[_CompilerOutput]:
     """BCC and LLVM write to descriptor 2 when they fail: keep that for -v, spare the user. One thread at a
     time: the descriptor is the whole process's, and the compiler crashes when two threads use it at once."""
     with _one_at_a_time:
         yield from _captured()
 
 
-def _captured() -> Iterator[_Said]:
-    said = _Said()
+def _captured() -> Iterator[_CompilerOutput]:
+    said = _CompilerOutput()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as file, _told_at_exit(file.fileno(), saved):
         os.dup2(file.fileno(), 2)

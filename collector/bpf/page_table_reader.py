@@ -28,19 +28,19 @@ _BASE_STEP = 1 << 30
 _COOKIE_BYTES = 64
 
 
-class UnreadableError(RedirtyError):
+class PageTableReadError(RedirtyError):
     """This kernel does not let its page tables be read. The message is the reason, a phrase."""
 
 
-class KernelPages:
+class PageTableReader:
     """A loaded reader. highest: physical addresses are below this (a wrong one is never read).
 
-    Errors: UnreadableError.
+    Errors: PageTableReadError.
     """
 
     def __init__(self, highest: int) -> None:
         if platform.machine() != "x86_64":
-            raise UnreadableError(f"page tables of {platform.machine()} are not known here yet")
+            raise PageTableReadError(f"page tables of {platform.machine()} are not known here yet")
         self._base = 0
         # An entry's address bits above all memory are flags (memory encryption's, say).
         self._address_mask = np.uint64(((1 << highest.bit_length()) - 1) & ~0xFFF)
@@ -52,9 +52,11 @@ class KernelPages:
                 for name in (b"tables_top", b"tables_read")
             ]
         except RedirtyError as e:
-            raise UnreadableError(str(e)) from None
+            raise PageTableReadError(str(e)) from None
         except Exception as e:
-            raise UnreadableError(f"the kernel refused the program that reads them: {e}") from None
+            raise PageTableReadError(
+                f"the kernel refused the program that reads them: {e}"
+            ) from None
         wanted, tables = (self._bpf[name].map_fd for name in (b"wanted", b"tables"))
         self._wanted_map = mmap.mmap(wanted, mmap.PAGESIZE)
         self._tables_map = mmap.mmap(tables, _BATCH * mmap.PAGESIZE)
@@ -64,7 +66,9 @@ class KernelPages:
             self._base = self._find_base(highest)
         except OSError as e:
             self.close()
-            raise UnreadableError(f"the kernel does not run programs on demand: {why(e)}") from None
+            raise PageTableReadError(
+                f"the kernel does not run programs on demand: {why(e)}"
+            ) from None
         except BaseException:
             self.close()
             raise
@@ -115,7 +119,7 @@ class KernelPages:
                 right = good & (words[:, : len(content)] == content).all(axis=1)
                 if right.any():
                     return int(some[right][0])
-        raise UnreadableError(
+        raise PageTableReadError(
             "a page of our own is not found in the kernel's map of memory (lockdown hides it, or "
             "memory is laid out in a way that is not known here)"
         )
@@ -132,7 +136,7 @@ class KernelPages:
 def known_page() -> Iterator[tuple[int, int, U64]]:
     """A page of our own, in place while in use: (address, frame number, its first words).
 
-    Errors: UnreadableError when the kernel hides frame numbers.
+    Errors: PageTableReadError when the kernel hides frame numbers.
     """
     with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
         page[:_COOKIE_BYTES] = os.urandom(_COOKIE_BYTES)
@@ -144,5 +148,5 @@ def known_page() -> Iterator[tuple[int, int, U64]]:
             entry = os.pread(pagemap.fileno(), 8, (address >> PAGE_SHIFT) * 8)
         frame = int.from_bytes(entry, "little") & ((1 << 55) - 1)
         if not frame:
-            raise UnreadableError("the kernel hides page frames (that needs CAP_SYS_ADMIN)")
+            raise PageTableReadError("the kernel hides page frames (that needs CAP_SYS_ADMIN)")
         yield address, frame, content

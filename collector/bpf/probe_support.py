@@ -91,7 +91,7 @@ def _reading() -> str | None:
 def tracepoint(name: str = "page_fault_user") -> str | None:
     """BPF on the page-fault tracepoints."""
     try:
-        program = syscalls.load_nothing(syscalls.TYPE_RAW_TRACEPOINT)
+        program = syscalls.load_noop(syscalls.TYPE_RAW_TRACEPOINT)
     except OSError as e:
         return _reason("BPF on tracepoints", e)
     try:
@@ -112,7 +112,7 @@ def kprobe(function: str = "handle_mm_fault") -> str | None:
     except OSError:
         return "the kernel was built without kprobes (CONFIG_KPROBES or CONFIG_KPROBE_EVENTS)"
     try:
-        os.close(syscalls.load_nothing(syscalls.TYPE_KPROBE))
+        os.close(syscalls.load_noop(syscalls.TYPE_KPROBE))
         os.close(syscalls.open_kprobe(pmu, function))
     except OSError as e:
         return _reason("BPF on kprobes", e)
@@ -127,7 +127,7 @@ def fentry(btf: btf_module.Btf | None, function: str = "handle_mm_fault") -> str
     if btf_id is None:
         return f"the kernel's type information does not list {function}"
     try:
-        program = syscalls.load_nothing(syscalls.TYPE_TRACING, syscalls.TRACE_FENTRY, btf_id)
+        program = syscalls.load_noop(syscalls.TYPE_TRACING, syscalls.TRACE_FENTRY, btf_id)
     except OSError as e:
         return _reason("BPF on function entry (fentry)", e)
     try:

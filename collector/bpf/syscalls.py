@@ -44,7 +44,7 @@ def _bpf(command: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
     return result
 
 
-def load_nothing(program_type: int, attach_type: int = 0, btf_id: int = 0) -> int:
+def load_noop(program_type: int, attach_type: int = 0, btf_id: int = 0) -> int:
     """Loads the program "return 0" of a type: its descriptor, or what the kernel has against it.
 
     Errors: OSError.

@@ -22,7 +22,7 @@ _MORE = (("cow", "wp_page_copy"), ("mkwrite", "do_page_mkwrite"))
 
 
 @dataclass(frozen=True, eq=False)
-class Counted:
+class CountsByProcess:
     """Since the counts began: pid (n,), counts (n,) abi.COUNTS, in no order. lost: faults and flushes of
     processes that found no room."""
 
@@ -45,12 +45,12 @@ class SystemCounts:
         )
         self._uncounted = self._bpf[b"uncounted"].map_fd
 
-    def read(self) -> Counted:
+    def read(self) -> CountsByProcess:
         """As they are now."""
         pid, counts = self._reader.read()
         lost = np.zeros(1, np.uint64)
         syscalls.map_lookup(self._uncounted, np.zeros(1, np.uint32), lost)
-        return Counted(pid.astype(np.uint32), counts.astype(abi.COUNTS), int(lost[0]))
+        return CountsByProcess(pid.astype(np.uint32), counts.astype(abi.COUNTS), int(lost[0]))
 
     def forget(self, pid: int) -> None:
         """One that has ended: makes room."""

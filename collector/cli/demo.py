@@ -70,8 +70,8 @@ def _workload(rate: float, seconds: float) -> Iterator[subprocess.Popen[str]]:
 
 
 def _record(directory: Path, rate: float, seconds: float, *, kept: bool) -> int:
-    from redirty.collector.cli.progress import Progress
-    from redirty.collector.recording.options import Plan
+    from redirty.collector.cli.progress import RecordProgressLine
+    from redirty.collector.recording.options import RecordingOptions
     from redirty.collector.recording.session import Session
     from redirty.collector.target.targets import Pids
 
@@ -83,8 +83,8 @@ def _record(directory: Path, rate: float, seconds: float, *, kept: bool) -> int:
             "recorded in rounds of 0.5 s",
             file=sys.stderr,
         )
-        progress = Progress(quiet=False)
-        plan = Plan(Pids([child.pid]), directory, interval_s=0.5)
+        progress = RecordProgressLine(quiet=False)
+        plan = RecordingOptions(Pids([child.pid]), directory, interval_s=0.5)
         session = Session(plan, progress.show, on_armed=lambda: _say(child.stdin, "go"))
         truth: dict[str, Any] = {}
 

@@ -215,9 +215,9 @@ def _listen() -> list[int]:
     (nohup, a shell's background job) stays so, but for SIGTERM."""
     import signal
 
-    from redirty.collector.linux.signals import told_to_end
+    from redirty.collector.linux.signals import termination_signals
 
-    heard: list[int] = [*told_to_end()]
+    heard: list[int] = [*termination_signals()]
     sys.unraisablehook = _unraisable
     for number in heard:
         signal.signal(number, _interrupt)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redirty.collector.cli.arguments.target import add_target, target_of
-from redirty.collector.cli.mirror_progress import Progress
+from redirty.collector.cli.mirror_progress import MirrorProgressLine
 from redirty.collector.errors import RedirtyError, UsageError, why
 from redirty.collector.units import (
     parse_rate,
@@ -19,9 +19,9 @@ from redirty.collector.units import (
 )
 
 if TYPE_CHECKING:
-    from redirty.collector.mirror.network_hold import Network
-    from redirty.collector.mirror.rate_limiter import Pace
-    from redirty.collector.mirror.transport.sink import Sink
+    from redirty.collector.mirror.network_hold import NetworkHold
+    from redirty.collector.mirror.rate_limiter import RateLimiter
+    from redirty.collector.mirror.transport.sink import PageSink
 
 _LONGEST_S = 30 * 86400.0
 _MOST_PASSES = 1000  # while it goes on, all of them are foretold again and again
@@ -120,14 +120,14 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--qmp takes the socket of QEMU's -qmp: {options.qmp} is none")
     network = _network(options)
     from redirty.collector.linux.privileges import require_root
-    from redirty.collector.mirror.rate_limiter import Pace
-    from redirty.collector.mirror.request import Wish
-    from redirty.collector.mirror.session import Mirroring
+    from redirty.collector.mirror.rate_limiter import RateLimiter
+    from redirty.collector.mirror.request import MirrorRequest
+    from redirty.collector.mirror.session import MirrorSession
 
-    pace = Pace(bandwidth)
+    pace = RateLimiter(bandwidth)
     open_sink = _destination(options, pace)
     require_root()
-    wish = Wish(
+    wish = MirrorRequest(
         target=target_of(options),
         goals=goals,
         bandwidth=bandwidth,
@@ -139,19 +139,19 @@ def run(options: argparse.Namespace) -> int:
         qmp=options.qmp,
         network=network,
     )
-    from redirty.collector.cli.mirror_events import Lines
+    from redirty.collector.cli.mirror_events import MirrorEvents
 
-    progress = Lines() if options.json_lines else Progress(quiet=options.quiet)
-    mirroring = Mirroring(wish, open_sink, progress)
+    progress = MirrorEvents() if options.json_lines else MirrorProgressLine(quiet=options.quiet)
+    mirroring = MirrorSession(wish, open_sink, progress)
     pace.check = mirroring.check
-    if isinstance(progress, Lines):
+    if isinstance(progress, MirrorEvents):
         progress.of = mirroring
     try:
         information = mirroring.run()
-        if isinstance(progress, Lines):
+        if isinstance(progress, MirrorEvents):
             progress.done(information)
     except RedirtyError as e:
-        if isinstance(progress, Lines):
+        if isinstance(progress, MirrorEvents):
             progress.failed(str(e))
         raise
     finally:
@@ -180,18 +180,18 @@ def _compressor(
     return compress
 
 
-def _network(options: argparse.Namespace) -> Network | None:
+def _network(options: argparse.Namespace) -> NetworkHold | None:
     if options.hold_network is None:
         return None
     if options.vm is not None:
         raise UsageError("--hold-network is for processes: a guest that stands still sends nothing")
-    from redirty.collector.mirror.network_hold import Network
+    from redirty.collector.mirror.network_hold import NetworkHold
     from redirty.collector.mirror.transport.listener import parse_address
     from redirty.collector.mirror.transport.peer import is_loopback
 
     address = parse_address(options.to)
     far = address is not None and not is_loopback(address[0])
-    return Network(shared=options.hold_network == "shared", far=far)
+    return NetworkHold(shared=options.hold_network == "shared", far=far)
 
 
 def _positive(name: str, text: str) -> float:
@@ -203,7 +203,7 @@ def _positive(name: str, text: str) -> float:
     return seconds
 
 
-def _destination(options: argparse.Namespace, pace: Pace) -> Callable[[], Sink]:
+def _destination(options: argparse.Namespace, pace: RateLimiter) -> Callable[[], PageSink]:
     """What opens the other end. Errors: RedirtyError when it cannot be."""
     from redirty.collector.files import require_new
     from redirty.collector.mirror.transport.listener import connect, parse_address
@@ -219,7 +219,7 @@ def _destination(options: argparse.Namespace, pace: Pace) -> Callable[[], Sink]:
     if address is None:
         require_new(directory)
 
-    def local() -> Sink:
+    def local() -> PageSink:
         import secrets
 
         from redirty.collector.mirror.image.image import Image
@@ -227,7 +227,7 @@ def _destination(options: argparse.Namespace, pace: Pace) -> Callable[[], Sink]:
 
         return LocalSink(Image.create(directory, secrets.token_hex(16)), pace)
 
-    def remote() -> Sink:
+    def remote() -> PageSink:
         from redirty.collector.mirror.transport.network_sink import NetworkSink
         from redirty.collector.mirror.transport.sink import BrokenError
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from redirty.collector.mirror.decision import Decision
-    from redirty.collector.mirror.observer import Going, PassDone
-    from redirty.collector.mirror.session import Mirroring
-    from redirty.collector.mirror.state import State
+    from redirty.collector.mirror.observer import PassReport, ProgressReport
+    from redirty.collector.mirror.session import MirrorSession
+    from redirty.collector.mirror.state import MirrorState
     from redirty.collector.tracking.rounds import Round
 
 _EVERY_S = 0.2
 
 
-class Lines:
-    """A Listener. When nobody reads the lines any more the mirror is cancelled: whoever started it could
+class MirrorEvents:
+    """A MirrorObserver. When nobody reads the lines any more the mirror is cancelled: whoever started it could
     neither see nor stop it."""
 
     def __init__(self) -> None:
-        self.of: Mirroring | None = None
+        self.of: MirrorSession | None = None
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._out = sys.stdout.fileno()
@@ -54,20 +54,20 @@ class Lines:
             if any(what & (select.POLLERR | select.POLLHUP) for _, what in poll.poll(0)):
                 self._cancel()
 
-    def passed(self, done: PassDone, state: State, result: Round) -> None:
-        """See Listener."""
+    def passed(self, done: PassReport, state: MirrorState, result: Round) -> None:
+        """See MirrorObserver."""
         self._line("pass", **done.as_json(), round_s=round(result.duration_s, 6))
 
     def decided(self, decision: Decision) -> None:
-        """See Listener."""
+        """See MirrorObserver."""
         self._line("decision", **decision.as_json())
 
     def said(self, text: str) -> None:
-        """See Listener."""
+        """See MirrorObserver."""
         self._line("note", text=text)
 
-    def going(self, now: Going) -> None:
-        """See Listener."""
+    def going(self, now: ProgressReport) -> None:
+        """See MirrorObserver."""
         self._line(
             "going",
             **{"pass": now.number},

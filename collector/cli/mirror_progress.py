@@ -15,12 +15,12 @@ from redirty.collector.units import (
 
 if TYPE_CHECKING:
     from redirty.collector.mirror.decision import Decision
-    from redirty.collector.mirror.observer import Going, PassDone
-    from redirty.collector.mirror.state import State
+    from redirty.collector.mirror.observer import PassReport, ProgressReport
+    from redirty.collector.mirror.state import MirrorState
     from redirty.collector.tracking.rounds import Round
 
 
-class Progress:
+class MirrorProgressLine:
     """A line a pass, and on a terminal one that is rewritten while a pass goes on."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -33,8 +33,8 @@ class Progress:
             self.end()
             print(text, file=sys.stderr, flush=True)
 
-    def passed(self, done: PassDone, state: State, result: Round) -> None:
-        """See Listener."""
+    def passed(self, done: PassReport, state: MirrorState, result: Round) -> None:
+        """See MirrorObserver."""
         c = done.counts
         rate = done.bytes / done.duration_s if done.duration_s > 0 else 0.0
         dirty = done.dirty_pages / result.duration_s if result.duration_s > 0 else 0.0
@@ -46,16 +46,16 @@ class Progress:
         )
 
     def decided(self, decision: Decision) -> None:
-        """See Listener."""
+        """See MirrorObserver."""
         words = {"pass": "another pass", "quiesce": "stop it now", "give up": "give up"}
         self._line(f"  {words[decision.action]}: {decision.reason}")
 
     def said(self, text: str) -> None:
-        """See Listener."""
+        """See MirrorObserver."""
         self._line(f"  {text}")
 
-    def going(self, now: Going) -> None:
-        """See Listener."""
+    def going(self, now: ProgressReport) -> None:
+        """See MirrorObserver."""
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r{going_line(now)[:width]:<{width}}", end="", file=sys.stderr, flush=True)
@@ -69,7 +69,7 @@ class Progress:
             self._shown = False
 
 
-def going_line(now: Going) -> str:
+def going_line(now: ProgressReport) -> str:
     """How a pass goes on, in words; the most important ones first."""
     share = now.done_pages / now.pages if now.pages else 1.0
     words = [f"pass {now.number}: {share:.0%} of {show_pages(now.pages)}", show_bits(now.rate)]

@@ -12,7 +12,7 @@ from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
 from redirty.collector.units import parse_time
 
 if TYPE_CHECKING:
-    from redirty.collector.linux.numa import Nodes
+    from redirty.collector.linux.numa import NumaNodes
     from redirty.collector.pagetables.walker import Walker
 
 _EPILOG = """\
@@ -93,7 +93,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _move(
-    options: argparse.Namespace, pids: list[int], walker: Walker, nodes: Nodes, max_pause_s: float
+    options: argparse.Namespace,
+    pids: list[int],
+    walker: Walker,
+    nodes: NumaNodes,
+    max_pause_s: float,
 ) -> int:
     from redirty.collector.pagetables import move as moving
 

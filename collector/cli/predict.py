@@ -168,20 +168,20 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
     bandwidth = bandwidth_of(options)
     assert bandwidth is not None  # the parser demands one
     question = question_at(bandwidth)
-    from redirty.collector.cli.progress import Progress
-    from redirty.collector.recording.options import Plan
+    from redirty.collector.cli.progress import RecordProgressLine
+    from redirty.collector.recording.options import RecordingOptions
     from redirty.collector.recording.session import Session
 
     with tempfile.TemporaryDirectory(prefix="redirty-") as place:
         directory = Path(place) / "recording"
-        plan = Plan(
+        plan = RecordingOptions(
             *(target, directory, interval_s),
             duration_s=duration_s,
             arm=options.arm,
             probe=options.probe,
             zeros=options.zeros,
         )
-        progress = Progress(quiet=options.quiet)
+        progress = RecordProgressLine(quiet=options.quiet)
         session = Session(plan, progress.show, on_counted=progress.counting)
         try:
             session.run()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from redirty.collector.tracking.rounds import Round
 
 
-class Progress:
+class RecordProgressLine:
     """One line on a terminal, rewritten each round; nothing in a pipe."""
 
     def __init__(self, *, quiet: bool) -> None:

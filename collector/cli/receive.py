@@ -15,7 +15,7 @@ from redirty.collector.units import parse_time
 
 if TYPE_CHECKING:
     from redirty.collector.mirror.image.image import Image
-    from redirty.collector.mirror.transport.listener import Door
+    from redirty.collector.mirror.transport.listener import Listener
     from redirty.collector.mirror.transport.receiver import Receiver
 
 _EPILOG = """\
@@ -45,12 +45,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Receives."""
-    from redirty.collector.linux.malloc import open_as_many_files_as_may_be
-    from redirty.collector.mirror.transport.listener import Door, parse_address
+    from redirty.collector.linux.malloc import raise_fd_limit
+    from redirty.collector.mirror.transport.listener import Listener, parse_address
     from redirty.collector.mirror.transport.peer import is_loopback
     from redirty.collector.mirror.transport.receiver import Receiver, decompress
 
-    open_as_many_files_as_may_be()  # each file that the target maps is one here
+    raise_fd_limit()  # each file that the target maps is one here
     address = parse_address(options.listen)
     if address is None:
         raise UsageError(f"--listen takes HOST:PORT: {options.listen}")
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     code = None
     if options.code_file or not is_loopback(address[0]):
         code = _code(options.code_file)
-    door = Door(*address, code)
+    door = Listener(*address, code)
     signal.signal(signal.SIGTERM, _interrupt)
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     print(f"redirty: listening on {host}:{door.port}", file=sys.stderr, flush=True)
@@ -128,8 +128,8 @@ def read_code(file: str) -> bytes:
         raise RedirtyError(f"{file} is no code of redirty receive") from None
 
 
-def _serve(receiver: Receiver, door: Door, wait_s: float) -> None:
-    from redirty.collector.mirror.transport.listener import Guarded
+def _serve(receiver: Receiver, door: Listener, wait_s: float) -> None:
+    from redirty.collector.mirror.transport.listener import ReplaceableConnection
     from redirty.collector.mirror.transport.protocol import FrameError
     from redirty.collector.mirror.transport.receiver import LostError
 
@@ -143,7 +143,7 @@ def _serve(receiver: Receiver, door: Door, wait_s: float) -> None:
                 receiver.discard()
                 raise RedirtyError(f"no sender came within {wait_s:.0f} s: there is no mirror")
             continue
-        stream = Guarded(connection, door)
+        stream = ReplaceableConnection(connection, door)
         try:
             receiver.serve(stream)
         except (LostError, FrameError) as e:

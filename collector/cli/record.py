@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redirty.collector.cli.arguments.target import add_target, target_of
-from redirty.collector.cli.progress import Progress
+from redirty.collector.cli.progress import RecordProgressLine
 from redirty.collector.errors import TargetEndedError, UsageError
-from redirty.collector.units import counted, parse_time
+from redirty.collector.units import parse_time, plural
 
 if TYPE_CHECKING:
     from redirty.collector.recording.session import Session
@@ -84,10 +84,10 @@ def run(options: argparse.Namespace) -> int:
 
         require_frames()
     target = target_of(options)
-    from redirty.collector.recording.options import Plan
+    from redirty.collector.recording.options import RecordingOptions
     from redirty.collector.recording.session import Session
 
-    plan = Plan(
+    plan = RecordingOptions(
         target=target,
         directory=directory,
         interval_s=interval_s,
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
         physical=options.physical,
         zeros=options.zeros,
     )
-    progress = Progress(quiet=options.quiet)
+    progress = RecordProgressLine(quiet=options.quiet)
     session = Session(plan, progress.show, on_counted=progress.counting)
     try:
         session.run()
@@ -115,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
         _print_json(directory)
     elif not options.quiet:
         _say_notes(session)
-        rounds = counted(session.rounds, "round")
+        rounds = plural(session.rounds, "round")
         print(
             f"redirty: {rounds} in {directory} (see: redirty report {directory})", file=sys.stderr
         )

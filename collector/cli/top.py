@@ -10,7 +10,7 @@ from redirty.collector.cli.arguments.target import add_target, targets_named
 from redirty.collector.errors import UsageError
 
 if TYPE_CHECKING:
-    from redirty.tui.options import Choices
+    from redirty.tui.options import TopChoices
 
 _EPILOG = """\
 Without a target: all processes by their write faults, counted without arming anything; enter traces one.
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("-o records a target: name one (-p, --tree, --cgroup or -- COMMAND)")
     from redirty.tui import launch as tui
 
-    def checked() -> Choices:
+    def checked() -> TopChoices:
         from redirty.collector.cli.top_options import checked
 
         return checked(options)

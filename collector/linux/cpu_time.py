@@ -19,7 +19,7 @@ def cpu_s(pid: int) -> float | None:
         return None
 
 
-class CpuTimes:
+class CpuTimeSampler:
     """How much processes use between one look and the next."""
 
     def __init__(self) -> None:

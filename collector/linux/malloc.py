@@ -10,7 +10,7 @@ _KEPT_BYTES = 64 << 20
 _MADV_DONTNEED = 4
 
 
-def keep_freed_memory() -> None:
+def retain_freed_memory() -> None:
     """Has the C library keep what numpy frees, up to 64 MiB, for the next array.
 
     By default it gives large blocks back to the kernel at once, and the next array's pages are made
@@ -22,14 +22,14 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def give_back_freed_memory() -> None:
+def trim_heap() -> None:
     """Gives back to the kernel what is free now: compiling leaves tens of MiB. glibc only."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
-def give_back_code(least_bytes: int = 8 << 20) -> None:
+def drop_compiler_memory(least_bytes: int = 8 << 20) -> None:
     """Drops large libraries' code from this process's memory: the compiler's, once it has done its work. What
     is needed again comes back from the file."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -43,7 +43,7 @@ def give_back_code(least_bytes: int = 8 << 20) -> None:
                 libc.madvise(start, end - start, _MADV_DONTNEED)
 
 
-def open_as_many_files_as_may_be() -> None:
+def raise_fd_limit() -> None:
     """Raises the limit of open files to what the user may have: each file that a target maps is kept open
     by a mirror, so that its inode's number is no other's."""
     import resource

@@ -20,7 +20,7 @@ _TABLES = re.compile(r"^nr_page_table_pages (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, eq=False)
-class Nodes:
+class NumaNodes:
     """online, with_memory: node numbers, ascending. cpus: processor -> node. starts, ends, owners:
     (n,) ranges of page frames, ascending, and whose they are."""
 
@@ -66,7 +66,7 @@ def zone_ranges(zoneinfo: str) -> list[tuple[int, int, int]]:
     return sorted(found)
 
 
-def look() -> Nodes:
+def look() -> NumaNodes:
     """The nodes of this machine; a kernel without NUMA has one, 0."""
     ranges = zone_ranges(Path("/proc/zoneinfo").read_text())
     starts, ends, owners = (np.array([r[i] for r in ranges]) for i in range(3))
@@ -76,7 +76,7 @@ def look() -> Nodes:
         path = _DIRECTORY / f"node{node}/cpulist"
         if path.exists():
             cpus |= dict.fromkeys(parse_list(path.read_text()), node)
-    return Nodes(
+    return NumaNodes(
         online=tuple(online),
         with_memory=tuple(_listed("has_memory") or online),
         cpus=cpus,

@@ -20,7 +20,7 @@ def processor(stat: str) -> int:
     return int(stat.rpartition(")")[2].split()[_PROCESSOR])
 
 
-class Sampled:
+class NumaSampler:
     """Sums processor time of threads by node, from one look to the next."""
 
     def __init__(self, pid: int, nodes: Mapping[int, int]) -> None:
@@ -59,7 +59,7 @@ def run_by_node(
     pids: list[int], nodes: Mapping[int, int], seconds: float
 ) -> list[dict[int, float]]:
     """For each process the seconds of processor time by node (nodes: processor -> node)."""
-    sampled = [Sampled(pid, nodes) for pid in pids]
+    sampled = [NumaSampler(pid, nodes) for pid in pids]
     end = time.monotonic() + seconds
     while True:
         for one in sampled:

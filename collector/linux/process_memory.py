@@ -26,7 +26,7 @@ _readv.argtypes = [
 ]
 
 
-class Reader:
+class ProcessMemory:
     """Reads pages of one address space. Safe to be used by several threads at once.
 
     Errors of the constructor: OSError when the process is gone.

@@ -31,14 +31,14 @@ _SYSTEM_V = "/SYSV"
 
 
 @dataclass(frozen=True)
-class Object:
+class SharedObject:
     """A piece of shared memory, as one process maps it."""
 
     path: str
     writable: bool
 
 
-def parse(text: bytes, namespace: int) -> Iterable[tuple[Key, Object]]:
+def parse(text: bytes, namespace: int) -> Iterable[tuple[Key, SharedObject]]:
     """The shared mappings in lines of a maps file. namespace: of System V memory."""
     for writable, device, inode, name in _LINE.findall(text):
         path = name.decode(errors="replace")
@@ -47,10 +47,10 @@ def parse(text: bytes, namespace: int) -> Iterable[tuple[Key, Object]]:
         if path.startswith(_DEVICES) and not path.startswith(_MEMORY_IN_DEV):
             continue
         number = namespace if path.startswith(_SYSTEM_V) else 0
-        yield (device.decode(), int(inode), number), Object(path, writable == b"w")
+        yield (device.decode(), int(inode), number), SharedObject(path, writable == b"w")
 
 
-def merge(found: dict[Key, Object], more: Iterable[tuple[Key, Object]]) -> None:
+def merge(found: dict[Key, SharedObject], more: Iterable[tuple[Key, SharedObject]]) -> None:
     """Adds objects; one that is mapped twice is writable if either mapping is."""
     for key, object_ in more:
         old = found.get(key)
@@ -58,12 +58,12 @@ def merge(found: dict[Key, Object], more: Iterable[tuple[Key, Object]]) -> None:
             found[key] = object_
 
 
-def objects_of(pid: int) -> dict[Key, Object]:
+def objects_of(pid: int) -> dict[Key, SharedObject]:
     """What shared memory a process maps; nothing when it is gone.
 
     Errors: PermissionError.
     """
-    found: dict[Key, Object] = {}
+    found: dict[Key, SharedObject] = {}
     try:
         namespace = os.stat(f"/proc/{pid}/ns/ipc").st_ino  # noqa: PTH116 - many of them, kept bare
         fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)

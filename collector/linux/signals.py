@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 
-def told_to_end() -> list[signal.Signals]:
+def termination_signals() -> list[signal.Signals]:
     """The signals that end what goes on. SIGINT and SIGHUP are none where whoever started us had them
     ignored (nohup, a shell's background job)."""
     usual = (signal.SIGINT, signal.SIGHUP)

@@ -34,7 +34,7 @@ def pages_merged() -> bool:
         return False  # a kernel without
 
 
-class Detailed(NamedTuple):
+class SmapsMapping(NamedTuple):
     """A mapping, the kernel's own included, with its flags. start, end: addresses, end exclusive."""
 
     start: int
@@ -44,9 +44,9 @@ class Detailed(NamedTuple):
     flags: frozenset[str]
 
 
-def detailed(pid: int) -> list[Detailed]:
+def detailed(pid: int) -> list[SmapsMapping]:
     """All mappings of a process, ascending; none when it is gone."""
-    found: list[Detailed] = []
+    found: list[SmapsMapping] = []
     line = b""
     try:
         with open(f"/proc/{pid}/smaps", "rb") as smaps:  # noqa: PTH123
@@ -61,10 +61,10 @@ def detailed(pid: int) -> list[Detailed]:
     return found
 
 
-def _detailed(line: bytes, flags: bytes) -> Detailed:
+def _detailed(line: bytes, flags: bytes) -> SmapsMapping:
     bounds, perms, _offset, _device, _inode, *rest = line.rstrip(b"\n").split(None, 5)
     start, _, end = bounds.partition(b"-")
     path = rest[0].decode(errors="surrogateescape") if rest else ""
-    return Detailed(
+    return SmapsMapping(
         int(start, 16), int(end, 16), perms.decode(), path, frozenset(flags.decode().split())
     )

@@ -24,14 +24,14 @@ from redirty.collector.pageset import (
     from_pages,
     page_numbers,
 )
-from redirty.collector.tracking.address_space import Space
+from redirty.collector.tracking.address_space import AddressSpace
 from redirty.collector.tracking.rounds import Round
 
 
 class _Watched:
     """One address space: its pagemap, and where its pages were last seen."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: AddressSpace) -> None:
         self.last = LastFrames()
         self._pagemap: Pagemap | None = None
         try:
@@ -56,7 +56,7 @@ class _Watched:
             self._pagemap.close()
 
 
-class Physical:
+class FrameTracker:
     """Use: look() right after each round, close() at the end.
 
     Pages lie where the page tables say after the round: one that was swapped out or copied
@@ -67,7 +67,7 @@ class Physical:
         self._zeros = zero_frames()
         self._watched: dict[int, _Watched] = {}
 
-    def look(self, result: Round, spaces: Mapping[int, Space]) -> PhysicalRound:
+    def look(self, result: Round, spaces: Mapping[int, AddressSpace]) -> PhysicalRound:
         """Where the dirty pages of a round lie. spaces: those that still are, by number."""
         for number in self._watched.keys() - spaces.keys():
             self._watched.pop(number).close()
@@ -115,7 +115,7 @@ class LastFrames:
 
 
 @dataclass(frozen=True, eq=False)
-class Moved:
+class FrameChanges:
     """Pages of a process, numbers ascending, and the frame (or none) each of them lies in now."""
 
     pid: int
@@ -134,7 +134,7 @@ class PhysicalRound:
 
     frames: PageSet
     frameless: int
-    moved: tuple[Moved, ...]
+    moved: tuple[FrameChanges, ...]
 
 
 def add_up(parts: list[tuple[int, LastFrames, U64, U64]]) -> PhysicalRound:
@@ -143,7 +143,7 @@ def add_up(parts: list[tuple[int, LastFrames, U64, U64]]) -> PhysicalRound:
     for pid, last, pages, frames in parts:
         news = last.update(pages, frames)
         if news.any():
-            moved.append(Moved(pid, pages[news], frames[news]))
+            moved.append(FrameChanges(pid, pages[news], frames[news]))
     every = np.concatenate([np.empty(0, np.uint64), *(frames for *_, frames in parts)])
     real = every[every != NO_FRAME]
     return PhysicalRound(from_pages(real), len(every) - len(real), tuple(moved))

@@ -35,7 +35,7 @@ def _put(array: U32, rows: Selection, where: npt.NDArray[np.bool_], number: int)
         array[rows] = part
 
 
-class PageCounts:
+class PageHistory:
     """Counts for every page of one process that was ever dirty: 24 bytes a page, in rows of a
     region. Rows are added as regions appear; the arrays grow by doubling."""
 

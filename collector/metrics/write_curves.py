@@ -85,7 +85,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Ends:
+class FinishedWindows:
     """What ends with a round. windows: of 2, 4, 8 ... rounds, side by side, of each process that
     dirtied a page in them."""
 
@@ -151,7 +151,7 @@ class _Run:
 _FINE = 4  # a run grows in 2^4 steps
 
 
-class Runs:
+class WindowCurves:
     """Distinct pages of 1, 2, 3 ... 16, 18, 20 ... 32, 36 ... rounds, at 8 lengths an octave.
 
     A run of 2^j rounds begins at each multiple of that. It grows by single rounds up to j = 4, and by
@@ -163,7 +163,7 @@ class Runs:
         self._most = most
         self._growing: dict[int, _Run] = {}  # by j
 
-    def add(self, result: Round) -> Ends:
+    def add(self, result: Round) -> FinishedWindows:
         """Of this round, and of each run that ends with it."""
         whole = _Run(
             result.number,
@@ -184,7 +184,7 @@ class Runs:
                 windows += run.windows()
                 done[j] = run
             j += 1
-        return Ends(points, windows)
+        return FinishedWindows(points, windows)
 
     def _grown(self, j: int, part: _Run) -> _Run | None:
         """The run of length 2^j that a part belongs to, with it; None when its beginning is missing."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.linux.pagemap import ENTRY_PRESENT, ENTRY_SWAPPED, Pagemap
 from redirty.collector.pageset import PAGE_SHIFT, PAGES_PER_REGION
-from redirty.collector.tracking.address_space import Space
+from redirty.collector.tracking.address_space import AddressSpace
 
 _PAGE = 1 << PAGE_SHIFT
 _WORDS = _PAGE // 8
@@ -78,10 +78,10 @@ def joined(found: Iterable[Stretch]) -> Iterator[Stretch]:
         yield last
 
 
-class Zeros:
+class ZeroPages:
     """Holds the memory of spaces as they are now; a process that ends meanwhile has no more of it."""
 
-    def __init__(self, spaces: Iterable[Space]) -> None:
+    def __init__(self, spaces: Iterable[AddressSpace]) -> None:
         self._held: list[tuple[int, Mappings, Pagemap, int]] = []
         for space in spaces:
             if space.gone:

@@ -29,7 +29,7 @@ class Goals:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Situation:
     """What is known after a pass. left: bytes that are to be sent, after each pass so far. rate: bytes a
     second. fixed_s: what stopping takes beside sending. failed: stops that did not end well."""
 
@@ -67,13 +67,13 @@ class Decision:
         }
 
 
-def decide(goals: Goals, now: Standing) -> Decision:
+def decide(goals: Goals, now: Situation) -> Decision:
     """The next step."""
     action, reason = _choose(goals, now)
     return Decision(now.number, action, reason, now.left[-1], now.downtime_s)
 
 
-def _choose(goals: Goals, now: Standing) -> tuple[str, str]:
+def _choose(goals: Goals, now: Situation) -> tuple[str, str]:
     left, would_take = show_bytes(now.left[-1]), show_time(now.downtime_s)
     takes = f"{left} are left, which take {would_take} at {show_bits(now.rate)}"
     fits = goals.downtime_s is None or now.downtime_s <= goals.downtime_s
@@ -120,7 +120,7 @@ def _stuck(left: Sequence[float]) -> bool:
     return min(left[-_PATIENCE:]) > min(left[:-_PATIENCE]) * (1 - _LESS)
 
 
-def would_do(goals: Goals, written_bytes: float, now: Standing) -> str:
+def would_do(goals: Goals, written_bytes: float, now: Situation) -> str:
     """What would make it converge, after it was given up. written_bytes: written in downtime_s."""
     shortest = min(now.left) / now.rate + now.fixed_s
     words = [f"--downtime {shortest * 1.1 * 1000:.0f}ms would do at this rate"]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 from redirty.collector.linux.process_memory import PAGE
-from redirty.collector.mirror.observer import Going, PassDone
-from redirty.collector.mirror.pipeline import Counts
-from redirty.collector.mirror.request import Wish
+from redirty.collector.mirror.observer import PassReport, ProgressReport
+from redirty.collector.mirror.pipeline import PassCounts
+from redirty.collector.mirror.request import MirrorRequest
 from redirty.collector.model.policy import Fixed, Goal, Policy
 from redirty.collector.model.simulation import Memory, simulate
 from redirty.collector.model.write_curve import WriteCurve
@@ -23,14 +23,14 @@ _BOUNDARIES = 3  # a boundary that the machine delayed once says little of the n
 _LEAST_S = 1e-3
 
 
-class Outlook:
+class Estimator:
     """rate: bytes a second. own_s: what a batch takes beside waiting for the link. fixed_s: what stopping takes
     beside sending. written: pages written since the last arm, None where that is not known. clock: of seconds,
     for tests."""
 
     def __init__(
         self,
-        wish: Wish,
+        wish: MirrorRequest,
         written: Callable[[], int | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -65,7 +65,7 @@ class Outlook:
         self._pages = self._pages or pages
         self._due = self._clock() + _EVERY_S
 
-    def sent(self, number: int, counts: Counts, sent: int, took_s: float) -> None:
+    def sent(self, number: int, counts: PassCounts, sent: int, took_s: float) -> None:
         """A pass is over: how fast it was is measured, when it sent enough."""
         if number == 1 and sent:
             self.rate = sent / took_s
@@ -80,7 +80,7 @@ class Outlook:
             self.own_s = max(took_s - counts.link_s, 0.0) / counts.batches
 
     def bounded(
-        self, done: PassDone, result: Round, took_s: float, fresh_pages: int, unsettled_bytes: int
+        self, done: PassReport, result: Round, took_s: float, fresh_pages: int, unsettled_bytes: int
     ) -> None:
         """A round is over, whose boundary would take took_s if the target stood still. fresh_pages: dirty in
         it and not in the one before. unsettled_bytes: what is to be read again at the end."""
@@ -95,7 +95,7 @@ class Outlook:
 
     # ---- while one goes on ----
 
-    def going(self, counts: Counts, sent_bytes: int) -> Going | None:
+    def going(self, counts: PassCounts, sent_bytes: int) -> ProgressReport | None:
         """What there is to tell now; None when something was told a moment ago."""
         now = self._clock()
         if now < self._due:
@@ -111,7 +111,7 @@ class Outlook:
                 self._points[lasts_s] = written
         rate = (sent_bytes - before) / lasts_s
         end_s, downtime_s = self._end(rate if rate > 0 else self.link_rate)
-        return Going(
+        return ProgressReport(
             number,
             pages=pages,
             done_pages=counts.pages,

@@ -9,17 +9,17 @@ from typing import Any
 from redirty.collector import VERSION
 from redirty.collector.mirror.decision import Decision
 from redirty.collector.mirror.image.core_reader import SCHEMA
-from redirty.collector.mirror.observer import PassDone
-from redirty.collector.mirror.request import Wish
-from redirty.collector.mirror.stop_and_copy import Stopped
+from redirty.collector.mirror.observer import PassReport
+from redirty.collector.mirror.request import MirrorRequest
+from redirty.collector.mirror.stop_and_copy import StopResult
 from redirty.collector.target.qemu import Piece, ram_blocks
 
 
 def information_of(
-    wish: Wish,
-    passes: Sequence[PassDone],
+    wish: MirrorRequest,
+    passes: Sequence[PassReport],
     decisions: Sequence[Decision],
-    stopped: Stopped,
+    stopped: StopResult,
     *,
     sent_bytes: int,
     total_s: float,

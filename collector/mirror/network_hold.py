@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux.netns import name_of, networks_of, others_in
-from redirty.collector.ptrace.freezer_client import HoldError, Holding
+from redirty.collector.ptrace.freezer_client import FreezeError, Freezer
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkHold:
     """The wish to hold what a target's network namespaces send. shared: also where processes outside the
     target are in them. far: the mirror itself goes out over a network."""
 
@@ -36,12 +36,12 @@ class Network:
                 "the same network namespace; --hold-network=shared holds what they send, too"
             )
 
-    def require_possible(self, holding: Holding, pids: Collection[int]) -> None:
+    def require_possible(self, holding: Freezer, pids: Collection[int]) -> None:
         """Errors: RedirtyError, also when this kernel cannot let go by itself of what it holds."""
         self.require_own(pids)
         try:
             holding.hold_networks(sorted(pids), trial=True)
-        except HoldError as e:
+        except FreezeError as e:
             raise RedirtyError(
                 f"the target's network cannot be held in a way that ends by itself: {e}; it needs nftables "
                 "with tables that have an owner (Linux 5.12); leave --hold-network out"

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from redirty.collector.mirror.decision import Decision
-from redirty.collector.mirror.pipeline import Counts
-from redirty.collector.mirror.state import State
+from redirty.collector.mirror.pipeline import PassCounts
+from redirty.collector.mirror.state import MirrorState
 from redirty.collector.tracking.rounds import Round
 
 
 @dataclass
-class PassDone:
+class PassReport:
     """What a pass did. dirty_pages: of the round that ended with it. held_pages: kept for the end.
     broken: the connection broke, and it ended early."""
 
     number: int
-    counts: Counts
+    counts: PassCounts
     bytes: int
     duration_s: float
     held_pages: int = 0
@@ -45,7 +45,7 @@ class PassDone:
 
 
 @dataclass(frozen=True)
-class Going:
+class ProgressReport:
     """How a pass goes on. done_pages: of pages, looked at. rate, dirty_per_s: bytes a second, of this pass.
     left_s, downtime_s: as predicted from what was written so far; None: not known, or it will not end."""
 
@@ -59,10 +59,10 @@ class Going:
     downtime_s: float | None
 
 
-class Listener(Protocol):
+class MirrorObserver(Protocol):
     """Is told how it goes."""
 
-    def passed(self, done: PassDone, state: State, result: Round) -> None:
+    def passed(self, done: PassReport, state: MirrorState, result: Round) -> None:
         """A pass is over, and the round with it."""
 
     def decided(self, decision: Decision) -> None:
@@ -71,5 +71,5 @@ class Listener(Protocol):
     def said(self, text: str) -> None:
         """Something else that a user should know."""
 
-    def going(self, now: Going) -> None:
+    def going(self, now: ProgressReport) -> None:
         """A pass goes on; now and then."""

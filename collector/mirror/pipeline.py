@@ -16,7 +16,7 @@ import numpy as np
 from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.sources.page_hashes import NEVER, hashes_of, zero_pages
 from redirty.collector.mirror.sources.source import Source
-from redirty.collector.mirror.transport.sink import Sink
+from redirty.collector.mirror.transport.sink import PageSink
 from redirty.collector.pageset import U64, PageSet, empty, from_pages, page_numbers, runs_of
 
 # What is done for a batch, whatever its size, takes as long as reading 100 pages.
@@ -36,7 +36,7 @@ _Done = dict[int, tuple[Source, list[U64], list[U64]]]
 
 
 @dataclass
-class Counts:
+class PassCounts:
     """What became of the pages of a pass. unread: unmapped meanwhile, or not readable. link_s: for how long
     the other end, or the link, was waited for."""
 
@@ -89,13 +89,13 @@ def batches(jobs: Iterable[Job], size: int = BATCH_PAGES) -> Iterator[tuple[Sour
                 yield source, numbers[a : a + size]
 
 
-class Engine:
-    """compress: from contents to what is sent instead, None without. keep_lists: whether Counts.sent is
+class Pipeline:
+    """compress: from contents to what is sent instead, None without. keep_lists: whether PassCounts.sent is
     filled."""
 
     def __init__(
         self,
-        sink: Sink,
+        sink: PageSink,
         compress: Callable[[memoryview], memoryview] | None = None,
         *,
         keep_lists: bool = False,
@@ -104,7 +104,7 @@ class Engine:
         self._compress = compress
         self._keep_lists = keep_lists
         self._buffers = [_Buffer() for _ in range(_BUFFERS)]
-        self.counts = Counts()  # of the last copy, also of one that did not end well
+        self.counts = PassCounts()  # of the last copy, also of one that did not end well
         self._pool = ThreadPoolExecutor(_WORKERS, "reader")
 
     def copy(
@@ -112,13 +112,13 @@ class Engine:
         jobs: Sequence[Job],
         give_up: Callable[[], None] = lambda: None,
         size: int = BATCH_PAGES,
-    ) -> Counts:
+    ) -> PassCounts:
         """Copies the pages of jobs, in this order. give_up() is called now and then, and ends it by an
         exception. size: pages that are read at once, at most BATCH_PAGES.
 
         Errors: those of the sink; then some pages were sent, and noted as sent, others not.
         """
-        counts = self.counts = Counts()
+        counts = self.counts = PassCounts()
         for source, pages in jobs:
             source.sent.make_room(pages)
         done: _Done = {}
@@ -177,7 +177,7 @@ class Engine:
             unchanged=int((same & good & ~zero).sum()),
         )
 
-    def _send(self, batch: _Batch, counts: Counts, done: _Done) -> _Buffer:
+    def _send(self, batch: _Batch, counts: PassCounts, done: _Done) -> _Buffer:
         """Sends a batch, and returns its buffer."""
         source, sink = batch.source, self._sink
         if len(batch.pages):

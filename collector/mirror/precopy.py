@@ -13,31 +13,31 @@ from redirty.collector.mirror.decision import (
     PASS,
     QUIESCE,
     Decision,
-    Standing,
+    Situation,
     decide,
     would_do,
 )
 from redirty.collector.mirror.deferral import cold_first, hold_back
-from redirty.collector.mirror.observer import PassDone
+from redirty.collector.mirror.observer import PassReport
 from redirty.collector.mirror.pipeline import Job, batch_pages
-from redirty.collector.mirror.switchover import TRIES, Ending, Means, living, reconnect
+from redirty.collector.mirror.switchover import TRIES, Means, Switchover, living, reconnect
 from redirty.collector.mirror.transport.sink import BrokenError
-from redirty.collector.tracking.address_space import Space
+from redirty.collector.tracking.address_space import AddressSpace
 from redirty.collector.units import show_pages, show_time
 
 
-class _TimeIsUpError(Exception):
+class _DeadlineError(Exception):
     """The deadline came in the middle of a pass."""
 
 
-class Passes:
+class Precopy:
     """check() is called now and then, and ends it by an exception."""
 
-    def __init__(self, means: Means, ending: Ending, check: Callable[[], None]) -> None:
+    def __init__(self, means: Means, ending: Switchover, check: Callable[[], None]) -> None:
         self._wish, self._listener, self._outlook = means.wish, means.listener, means.outlook
         self._recorder, self._state, self._engine = means.recorder, means.state, means.engine
         self._sink, self._ending, self._check = means.sink, ending, check
-        self.passes: list[PassDone] = []
+        self.passes: list[PassReport] = []
         self.decisions: list[Decision] = []
         self.left: list[float] = []
 
@@ -75,7 +75,7 @@ class Passes:
                 if information is not None:
                     return information
 
-    def _pass(self, jobs: Sequence[Job], held: int) -> PassDone:
+    def _pass(self, jobs: Sequence[Job], held: int) -> PassReport:
         engine, sink = self._engine, self._sink
         number = len(self.passes) + 1
         begun, before = time.monotonic(), sink.sent_bytes
@@ -84,7 +84,7 @@ class Passes:
         def between() -> None:
             self._check()
             if self._late():
-                raise _TimeIsUpError
+                raise _DeadlineError
             going = self._outlook.going(engine.counts, sink.sent_bytes)
             if going is not None:
                 self._listener.going(going)
@@ -93,21 +93,21 @@ class Passes:
             size = batch_pages(self._outlook.link_rate, self._outlook.own_s)
             try:
                 counts = engine.copy(jobs, between, size)
-            except _TimeIsUpError:
+            except _DeadlineError:
                 if number == 1:
                     raise RedirtyError(self._too_late(jobs)) from None
                 counts = engine.counts
             sink.flush()
         except BrokenError as e:
             reconnect(self._listener, self._state, sink, e)
-            return PassDone(
+            return PassReport(
                 *(number, engine.counts, sink.sent_bytes - before),
                 *(time.monotonic() - begun, held),
                 broken=True,
             )
         took, sent = time.monotonic() - begun, sink.sent_bytes - before
         self._outlook.sent(number, counts, sent, took)
-        return PassDone(number, counts, sent, took, held)
+        return PassReport(number, counts, sent, took, held)
 
     def _late(self) -> bool:
         deadline_s = self._wish.goals.deadline_s
@@ -151,10 +151,10 @@ class Passes:
         self._listener.decided(decision)
         return decision
 
-    def _standing(self) -> Standing:
+    def _standing(self) -> Situation:
         now = self._outlook
         number = len(self.passes)
-        return Standing(
+        return Situation(
             number, self.left, now.rate, now.fixed_s, now.elapsed_s, self._ending.failed
         )
 
@@ -171,6 +171,6 @@ class Passes:
         return f"it will not converge: {decision.reason}; {advice}; the target was left alone"
 
 
-def _can_be_written_unseen(space: Space) -> bool:
+def _can_be_written_unseen(space: AddressSpace) -> bool:
     """Neither its faults nor its page tables would tell of every write."""
     return space.armed is None or space.unarmed > 0 or space.pinned_kib > 0

@@ -10,7 +10,7 @@ PIECE_S = 0.004  # and so long is what is sent at once, at most
 _LOOK_S = 0.25  # a longer sleep than that is interrupted for a look at whether it is still wanted
 
 
-class Pace:
+class RateLimiter:
     """bytes_per_s: None without a limit. clock, sleep: of seconds, for tests. check: called now and then in
     long sleeps, and ends them by an exception."""
 

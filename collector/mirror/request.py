@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from redirty.collector.mirror.decision import Goals
-from redirty.collector.mirror.network_hold import Network
+from redirty.collector.mirror.network_hold import NetworkHold
 from redirty.collector.target.targets import TargetSet
 
 
 @dataclass(frozen=True)
-class Wish:
+class MirrorRequest:
     """What is to be mirrored, and how. bandwidth: bytes a second, None without a limit. qmp: the
     QMP socket of the QEMU that is mirrored. network: None when what it sends is not to be held."""
 
@@ -25,4 +25,4 @@ class Wish:
     compress: Callable[[memoryview], memoryview] | None = None
     keep_lists: bool = False
     qmp: str | None = None
-    network: Network | None = None
+    network: NetworkHold | None = None

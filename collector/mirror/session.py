@@ -12,24 +12,24 @@ from redirty.collector.arming.methods import choose
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.linux.malloc import (
-    give_back_code,
-    give_back_freed_memory,
-    keep_freed_memory,
-    open_as_many_files_as_may_be,
+    drop_compiler_memory,
+    raise_fd_limit,
+    retain_freed_memory,
+    trim_heap,
 )
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.linux.pagemap import scan_supported
 from redirty.collector.linux.process import regions_for
-from redirty.collector.linux.signals import told_to_end
-from redirty.collector.mirror.estimator import Outlook
-from redirty.collector.mirror.observer import Listener
-from redirty.collector.mirror.pipeline import Engine
-from redirty.collector.mirror.precopy import Passes
-from redirty.collector.mirror.request import Wish
-from redirty.collector.mirror.state import State
-from redirty.collector.mirror.switchover import Ending, Means, living
-from redirty.collector.mirror.transport.sink import Sink
-from redirty.collector.ptrace.freezer_client import Holding
+from redirty.collector.linux.signals import termination_signals
+from redirty.collector.mirror.estimator import Estimator
+from redirty.collector.mirror.observer import MirrorObserver
+from redirty.collector.mirror.pipeline import Pipeline
+from redirty.collector.mirror.precopy import Precopy
+from redirty.collector.mirror.request import MirrorRequest
+from redirty.collector.mirror.state import MirrorState
+from redirty.collector.mirror.switchover import Means, Switchover, living
+from redirty.collector.mirror.transport.sink import PageSink
+from redirty.collector.ptrace.freezer_client import Freezer
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.target.command import Command
 from redirty.collector.tracking.rounds import Recorder
@@ -38,10 +38,12 @@ from redirty.collector.tracking.start import start_command
 _SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
 
 
-class Mirroring:
+class MirrorSession:
     """One mirror. stop() may be called from a signal handler."""
 
-    def __init__(self, wish: Wish, open_sink: Callable[[], Sink], listener: Listener) -> None:
+    def __init__(
+        self, wish: MirrorRequest, open_sink: Callable[[], PageSink], listener: MirrorObserver
+    ) -> None:
         self.wish = wish
         self._open_sink = open_sink
         self.listener = listener
@@ -62,23 +64,23 @@ class Mirroring:
 
         Errors: RedirtyError; TargetEndedError. There is no mirror then, and the target runs on.
         """
-        keep_freed_memory()
-        open_as_many_files_as_may_be()
-        old = {n: signal.signal(n, self.stop) for n in told_to_end()}
+        retain_freed_memory()
+        raise_fd_limit()
+        old = {n: signal.signal(n, self.stop) for n in termination_signals()}
         injector = Injector()
         target = self.wish.target
         tracer = recorder = holding = sink = state = engine = None
         try:
             way = choose(self.wish.arm, injector)
-            holding = Holding()
+            holding = Freezer()
             sink = self._open_sink()
             tracer = Tracer(self._options())
-            give_back_freed_memory()
-            give_back_code()
+            trim_heap()
+            drop_compiler_memory()
             recorder = Recorder(tracer, target, way, injector)
-            state = State(sink, scan=scan_supported(), part_of=partial(_part_of, recorder))
-            engine = Engine(sink, self.wish.compress, keep_lists=self.wish.keep_lists)
-            outlook = Outlook(self.wish, tracer.logged)
+            state = MirrorState(sink, scan=scan_supported(), part_of=partial(_part_of, recorder))
+            engine = Pipeline(sink, self.wish.compress, keep_lists=self.wish.keep_lists)
+            outlook = Estimator(self.wish, tracer.logged)
             if isinstance(target, Command):
                 start_command(recorder, target)
             else:
@@ -87,8 +89,8 @@ class Mirroring:
                 pids = set(living(recorder).values())
                 self.wish.network.require_possible(holding, pids)
             means = Means(self.wish, self.listener, outlook, recorder, state, engine, sink)
-            ending = Ending(means, holding)
-            self.information = Passes(means, ending, self.check).run()
+            ending = Switchover(means, holding)
+            self.information = Precopy(means, ending, self.check).run()
             return self.information
         finally:
             if holding is not None:

@@ -20,7 +20,7 @@ from redirty.collector.mirror.sources.files import Files, FileSource
 from redirty.collector.mirror.sources.source import Source
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import Key, pages_of
-from redirty.collector.mirror.transport.sink import Sink
+from redirty.collector.mirror.transport.sink import PageSink
 from redirty.collector.pageset import PageSet, empty, page_numbers, ranges, runs_of
 from redirty.collector.tracking.rounds import Round
 
@@ -30,7 +30,7 @@ _ROUNDS = 3  # that are remembered for each source
 _SHIFT = 12
 
 
-class State:
+class MirrorState:
     """spaces: by the recorder's number. doubtful: files that may have been written unseen; unseen: spaces,
     by the recorder's number, whose memory may have been (not armed as a whole, or pinned). part_of: by the
     recorder's number, which mappings are mirrored; None: all. saved_s: what the last boundary would have
@@ -38,7 +38,7 @@ class State:
 
     def __init__(
         self,
-        sink: Sink,
+        sink: PageSink,
         *,
         scan: bool,
         part_of: Callable[[int], Mappings | None] = lambda number: None,

@@ -17,10 +17,10 @@ from redirty.collector.errors import GoneError, RedirtyError
 from redirty.collector.mirror.image.commit import PlacedProcess
 from redirty.collector.mirror.image.core_notes import notes_of, ns_pid, see
 from redirty.collector.mirror.image.digest import digest_of
-from redirty.collector.mirror.pipeline import Counts, Engine, batches
-from redirty.collector.mirror.state import State
-from redirty.collector.mirror.transport.sink import Sink
-from redirty.collector.ptrace.freezer_client import HoldError, Holding
+from redirty.collector.mirror.pipeline import PassCounts, Pipeline, batches
+from redirty.collector.mirror.state import MirrorState
+from redirty.collector.mirror.transport.sink import PageSink
+from redirty.collector.ptrace.freezer_client import FreezeError, Freezer
 from redirty.collector.tracking.rounds import Recorder
 from redirty.collector.units import show_time
 
@@ -30,16 +30,16 @@ _VERIFY_S = 600.0
 _LOOKS = 10
 
 
-class QuiesceError(RedirtyError):
+class StopAndCopyError(RedirtyError):
     """The target runs again, and is as it was."""
 
 
 @dataclass(frozen=True)
-class Stopped:
+class StopResult:
     """What the last pass gave. ns_pids: in the processes' own namespaces. uptime_s: of the machine, when
     the target was stopped. digests: the target's and the mirror's, with verify."""
 
-    counts: Counts
+    counts: PassCounts
     downtime_s: float
     stop_s: float
     boundary_s: float
@@ -64,17 +64,17 @@ class Stopped:
         }
 
 
-class Quiesce:
+class StopAndCopy:
     """One try. limit_s: for how long the target may stand still, without the comparison of verify. qmp: the
     socket of the QEMU that the target is: its guest is stopped first. network: what it sends is held, too."""
 
     def __init__(
         self,
         recorder: Recorder,
-        state: State,
-        engine: Engine,
-        sink: Sink,
-        holding: Holding,
+        state: MirrorState,
+        engine: Pipeline,
+        sink: PageSink,
+        holding: Freezer,
         limit_s: float | None,
         qmp: str | None = None,
         *,
@@ -91,10 +91,10 @@ class Quiesce:
         *,
         verify: bool,
         leave_stopped: bool,
-    ) -> Stopped:
+    ) -> StopResult:
         """Stops the target, copies, lets it go. living: process by number of its space.
 
-        Errors: QuiesceError, BrokenError, TargetEndedError, RedirtyError; the target runs in each case.
+        Errors: StopAndCopyError, BrokenError, TargetEndedError, RedirtyError; the target runs in each case.
         """
         begun = time.monotonic()
         # Looking for garbage can take longer than all that is done here.
@@ -123,19 +123,19 @@ class Quiesce:
             verified = time.monotonic()
             good = digests is None or digests[0] == digests[1]
             downtime_s = self._holding.release(stop=leave_stopped and good)
-        except HoldError as e:
-            raise QuiesceError(f"the target could not be held still: {e}") from None
+        except FreezeError as e:
+            raise StopAndCopyError(f"the target could not be held still: {e}") from None
         except GoneError:
-            raise QuiesceError("a process ended while it was held still") from None
+            raise StopAndCopyError("a process ended while it was held still") from None
         except OSError as e:
-            raise QuiesceError(f"a process could not be looked at: {e}") from None
+            raise StopAndCopyError(f"a process could not be looked at: {e}") from None
         finally:
             if self._holding.holds:
                 self._let_go()
             if collects:
                 gc.enable()
         threads_of = states.by_process()
-        return Stopped(
+        return StopResult(
             counts=counts,
             downtime_s=downtime_s,
             stop_s=stopped - begun,
@@ -155,7 +155,7 @@ class Quiesce:
 
     def _arm(self, living: Callable[[], dict[int, int]]) -> None:
         """What it wrote until it was stopped becomes pending. An error in between would lose some of it,
-        so it is no QuiesceError."""
+        so it is no StopAndCopyError."""
         try:
             result = self._recorder.end_round(still=True)
             self._state.follow(self._with_newcomers(living()), result, last=True)
@@ -167,7 +167,7 @@ class Quiesce:
     def _let_go(self) -> None:
         try:
             self._holding.release()
-        except HoldError:
+        except FreezeError:
             pass  # it runs already
 
     def _stop(self) -> int:
@@ -184,14 +184,14 @@ class Quiesce:
                 return threads
             threads = self._holding.stop(sorted(new), self._limit_s, wait_s)
             held |= new
-        raise HoldError("processes are born faster than they can be stopped")
+        raise FreezeError("processes are born faster than they can be stopped")
 
     def _hold_networks(self, pids: list[int]) -> None:
         if self._network:
             try:
                 self._holding.hold_networks(pids)
-            except HoldError as e:
-                raise HoldError(f"what it sends could not be held: {e}") from None
+            except FreezeError as e:
+                raise FreezeError(f"what it sends could not be held: {e}") from None
 
     def _members(self) -> set[int]:
         pids = {s.pid for s in self._recorder.spaces.values() if not s.gone}
@@ -217,4 +217,4 @@ class Quiesce:
 def _in_time(deadline: float) -> None:
     late = time.monotonic() - deadline
     if late > 0:
-        raise QuiesceError(f"the last pass took longer than was allowed, by {show_time(late)}")
+        raise StopAndCopyError(f"the last pass took longer than was allowed, by {show_time(late)}")

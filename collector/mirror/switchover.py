@@ -11,17 +11,17 @@ from typing import Any
 
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.mirror.decision import Decision
-from redirty.collector.mirror.estimator import Outlook
+from redirty.collector.mirror.estimator import Estimator
 from redirty.collector.mirror.image import elf_core
 from redirty.collector.mirror.manifest import information_of
-from redirty.collector.mirror.observer import Listener, PassDone
-from redirty.collector.mirror.pipeline import Engine
-from redirty.collector.mirror.request import Wish
+from redirty.collector.mirror.observer import MirrorObserver, PassReport
+from redirty.collector.mirror.pipeline import Pipeline
+from redirty.collector.mirror.request import MirrorRequest
 from redirty.collector.mirror.sources.external_writers import mapped_outside
-from redirty.collector.mirror.state import State
-from redirty.collector.mirror.stop_and_copy import Quiesce, QuiesceError, Stopped
-from redirty.collector.mirror.transport.sink import BrokenError, Sink
-from redirty.collector.ptrace.freezer_client import Holding
+from redirty.collector.mirror.state import MirrorState
+from redirty.collector.mirror.stop_and_copy import StopAndCopy, StopAndCopyError, StopResult
+from redirty.collector.mirror.transport.sink import BrokenError, PageSink
+from redirty.collector.ptrace.freezer_client import Freezer
 from redirty.collector.target.qemu import Piece, memory_of
 from redirty.collector.tracking.rounds import Recorder
 
@@ -32,19 +32,19 @@ TRIES = 4
 class Means:
     """What a mirror is made with, from its first pass to its end."""
 
-    wish: Wish
-    listener: Listener
-    outlook: Outlook
+    wish: MirrorRequest
+    listener: MirrorObserver
+    outlook: Estimator
     recorder: Recorder
-    state: State
-    engine: Engine
-    sink: Sink
+    state: MirrorState
+    engine: Pipeline
+    sink: PageSink
 
 
-class Ending:
+class Switchover:
     """failed: stops that did not end well."""
 
-    def __init__(self, means: Means, holding: Holding) -> None:
+    def __init__(self, means: Means, holding: Freezer) -> None:
         self._wish, self._listener, self._outlook = means.wish, means.listener, means.outlook
         self._recorder, self._state, self._engine = means.recorder, means.state, means.engine
         self._sink, self._holding = means.sink, holding
@@ -52,7 +52,7 @@ class Ending:
         self.failed = 0
 
     def run(
-        self, passes: Sequence[PassDone], decisions: Sequence[Decision]
+        self, passes: Sequence[PassReport], decisions: Sequence[Decision]
     ) -> dict[str, Any] | None:
         """What mirror.json says; None when it did not go well, and other passes are to follow.
 
@@ -71,7 +71,7 @@ class Ending:
         if self._wish.qmp is not None:
             self._guest_memory = self._ask_where_guest_memory_is(self._wish.qmp)
         held = self._wish.network is not None
-        quiesce = Quiesce(
+        quiesce = StopAndCopy(
             *(self._recorder, state, self._engine, sink, self._holding, limit, self._wish.qmp),
             network=held,
         )
@@ -82,7 +82,7 @@ class Ending:
                 verify=self._wish.verify,
                 leave_stopped=self._wish.leave_stopped,
             )
-        except QuiesceError as e:
+        except StopAndCopyError as e:
             self.failed += 1
             self._listener.said(f"{e}; it runs on (try {self.failed} of {TRIES})")
             if self.failed >= TRIES:
@@ -101,7 +101,7 @@ class Ending:
             return None
         finally:
             sink.deadline = None
-        last = PassDone(len(passes) + 1, stopped.counts, sink.sent_bytes - before, stopped.copy_s)
+        last = PassReport(len(passes) + 1, stopped.counts, sink.sent_bytes - before, stopped.copy_s)
         return self._finish(stopped, [*passes, last], decisions)
 
     def _ask_where_guest_memory_is(self, qmp: str) -> list[Piece]:
@@ -112,7 +112,7 @@ class Ending:
             return []
 
     def _finish(
-        self, stopped: Stopped, passes: Sequence[PassDone], decisions: Sequence[Decision]
+        self, stopped: StopResult, passes: Sequence[PassReport], decisions: Sequence[Decision]
     ) -> dict[str, Any]:
         digests = stopped.digests
         if digests is not None and digests[0] != digests[1]:
@@ -146,7 +146,9 @@ class Ending:
         return information
 
 
-def reconnect(listener: Listener, state: State, sink: Sink, error: BrokenError) -> None:
+def reconnect(
+    listener: MirrorObserver, state: MirrorState, sink: PageSink, error: BrokenError
+) -> None:
     """What was not acknowledged is dirty again. Errors: RedirtyError when nobody comes back."""
     listener.said(f"the connection broke ({error}): trying again")
     state.lost(sink.reconnect())

@@ -18,7 +18,7 @@ _ALIKE = 0.25
 
 
 @dataclass(frozen=True)
-class Phases:
+class ChangePoints:
     """first: index of the first round that counts for what comes next. changes: where the rate
     changed. comes_back: it went back to what it was before, so all rounds count. too_late: the last
     change was so late that what comes after it is too little to go by."""
@@ -29,20 +29,20 @@ class Phases:
     too_late: bool = False
 
 
-def find(rate: Floats) -> Phases:
-    """Phases of rounds with these dirty rates, in pages per second: (n,)."""
+def find(rate: Floats) -> ChangePoints:
+    """ChangePoints of rounds with these dirty rates, in pages per second: (n,)."""
     cuts = tuple(sorted(_split(rate, 0, len(rate), _noise(rate))))
     if not cuts:
-        return Phases(0, (), False)
+        return ChangePoints(0, (), False)
     bounds = [0, *cuts, len(rate)]
     levels = [float(rate[a:b].mean()) for a, b in itertools.pairwise(bounds)]
     now = levels[-1]
     alike = [abs(level - now) <= _ALIKE * max(level, now) for level in levels[:-2]]
     if any(alike) and len(cuts) >= 3:
-        return Phases(0, cuts, True)
+        return ChangePoints(0, cuts, True)
     if len(rate) - cuts[-1] < _LEAST_SHARE * len(rate):
-        return Phases(cuts[-2] if len(cuts) > 1 else 0, cuts, False, True)
-    return Phases(cuts[-1], cuts, False)
+        return ChangePoints(cuts[-2] if len(cuts) > 1 else 0, cuts, False, True)
+    return ChangePoints(cuts[-1], cuts, False)
 
 
 def _noise(rate: Floats) -> float:

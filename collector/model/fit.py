@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from redirty.collector.model import change_points
 from redirty.collector.model.extrapolation import fit_mixture
-from redirty.collector.model.observations import Observed
-from redirty.collector.model.samples import Table, tabulate
+from redirty.collector.model.observations import Observations
+from redirty.collector.model.samples import Samples, tabulate
 from redirty.collector.model.write_curve import WriteCurve, smooth
 
 Floats = npt.NDArray[np.float64]
@@ -33,7 +33,7 @@ _NOT_KNOWN = 0.01  # a share of missed pages that is worth a word
 class Fit:
     """Write curves of a target. low, high: between them single rounds lie. by_class: of the mapping
     classes that were written. present: pages to copy at first. basis: the rounds that count, of all.
-    notes: what a reader should know. boundary_s: see Observed."""
+    notes: what a reader should know. boundary_s: see Observations."""
 
     curve: WriteCurve
     low: WriteCurve
@@ -51,7 +51,7 @@ class Fit:
     boundary_s: float = 0.0
 
 
-def fit(seen: Observed) -> Fit:
+def fit(seen: Observations) -> Fit:
     """The curves of a target.
 
     Errors: ValueError when there is no round.
@@ -84,7 +84,7 @@ def fit(seen: Observed) -> Fit:
 
 
 def _curves(
-    table: Table, present: float, growth: float, missed: float, count: int
+    table: Samples, present: float, growth: float, missed: float, count: int
 ) -> tuple[WriteCurve, WriteCurve, WriteCurve]:
     """The curve, and both ends of its interval."""
     times, middle, low, high = _joined(table, count)
@@ -114,7 +114,7 @@ def _straight(times: Floats, pages: Floats) -> Callable[[float], float]:
     return lambda t: slope * (t - last_s)
 
 
-def _new_pages(table: Table, times: Floats) -> Floats:
+def _new_pages(table: Samples, times: Floats) -> Floats:
     """How many of the pages written within t are new: known at the ends of rounds and runs."""
     known = [0.0, *(level.elapsed_s for level in table.levels)]
     new = [0.0, *np.maximum.accumulate([level.new_pages for level in table.levels]).tolist()]
@@ -122,7 +122,7 @@ def _new_pages(table: Table, times: Floats) -> Floats:
     return found
 
 
-def _joined(table: Table, count: int) -> tuple[Floats, Floats, Floats, Floats]:
+def _joined(table: Samples, count: int) -> tuple[Floats, Floats, Floats, Floats]:
     """(times, mean, low, high) inside a round and at the ends of runs, ascending."""
     inside = table.times < table.levels[0].elapsed_s * (1 - 1e-6)
     most = max(len(level.values) for level in table.levels)
@@ -184,7 +184,7 @@ def _spread(values: Floats, single: tuple[float, float]) -> tuple[Floats, Floats
     return mean, low, np.maximum(high, mean * (1 + FLOOR))
 
 
-def _by_class(table: Table, whole: WriteCurve, present: float) -> dict[str, WriteCurve]:
+def _by_class(table: Samples, whole: WriteCurve, present: float) -> dict[str, WriteCurve]:
     """Of each class: measured at the ends of rounds and runs; inside a round it is taken to have the
     shape of the whole."""
     found = {}
@@ -200,7 +200,9 @@ def _by_class(table: Table, whole: WriteCurve, present: float) -> dict[str, Writ
     return found
 
 
-def _notes(seen: Observed, found: change_points.Phases, count: int, missed: float) -> list[str]:
+def _notes(
+    seen: Observations, found: change_points.ChangePoints, count: int, missed: float
+) -> list[str]:
     notes = []
     if found.comes_back:
         notes.append(

@@ -18,7 +18,7 @@ class Points:
     """Points of single rounds' write curves, in any order: (m,) each. Within elapsed_s of the arm that
     began round `number`, `dirty` distinct pages of a class were written, `redirtied` of them present at
     that arm (NaN: not known). rounds: how many whole rounds that is, 0 inside one. mapping_class: an
-    index into Observed.classes, or ALL."""
+    index into Observations.classes, or ALL."""
 
     number: Ints
     rounds: Ints
@@ -46,7 +46,7 @@ class Points:
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class MappingRate:
     """One mapping and how fast it was written lately, in pages per second."""
 
     name: str
@@ -65,7 +65,7 @@ class Layout:
 
 
 @dataclass(frozen=True, eq=False)
-class Observed:
+class Observations:
     """Complete rounds, (n,) each, ascending, in pages and seconds; and points of their curves.
 
     average: (elapsed_s, pages) of an average curve, for recordings that have no points. layout: where
@@ -83,7 +83,7 @@ class Observed:
     points: Points
     classes: tuple[str, ...] = ()
     average: tuple[Floats, Floats] | None = None
-    mappings: tuple[Kept, ...] = field(default=())
+    mappings: tuple[MappingRate, ...] = field(default=())
     layout: Layout | None = None
     boundary_s: float = 0.0
 

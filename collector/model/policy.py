@@ -25,7 +25,7 @@ DEFAULT_DOWNTIME_S = 0.3
 
 
 @dataclass(frozen=True)
-class Left:
+class Remaining:
     """What is to be copied in a pass. bytes: on the link. pending_bytes: whole pages, zero or not.
     end_of: of the last so many pending bytes, how many go over the link; None: as of all of them.
     meanwhile_bytes: what is written until the target stands still, if it is stopped now."""
@@ -50,7 +50,7 @@ Again = Callable[[float], tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Sent:
+class PassSent:
     """What a pass sends before the page tables are looked at again, in bytes. hot: what it does not
     send are pages that were written again and again, kept_bytes of them."""
 
@@ -87,10 +87,10 @@ class Policy(Protocol):
     @property
     def boundary_s(self) -> float: ...
 
-    def send(self, left: Left, bandwidth: float, again: Again) -> Sent:
+    def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
         """Of what is left, how much is sent in this pass."""
 
-    def stop(self, number: int, left: Left, bandwidth: float) -> bool:
+    def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
         """Whether the target is stopped now, after pass `number` (from 1), with so much left."""
 
 
@@ -111,15 +111,15 @@ class Qemu:
     def name(self) -> str:
         return "qemu"
 
-    def send(self, left: Left, bandwidth: float, again: Again) -> Sent:
+    def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
         """See Policy."""
         step = bandwidth * QEMU_LOOK_S
         fits = left.of_the_last(bandwidth * self.downtime_s)
         # at a look with exactly the limit pending it goes on
         steps = max(1.0, math.floor((left.bytes - fits) / step) + 1)
-        return Sent(min(left.bytes, steps * step))
+        return PassSent(min(left.bytes, steps * step))
 
-    def stop(self, number: int, left: Left, bandwidth: float) -> bool:
+    def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
         """See Policy."""
         return left.pending_bytes < bandwidth * self.downtime_s or left.pending_bytes == 0
 
@@ -142,19 +142,19 @@ class Goal:
     def name(self) -> str:
         return "redirty"
 
-    def send(self, left: Left, bandwidth: float, again: Again) -> Sent:
+    def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
         """See Policy."""
         if not self.keep_hot:
-            return Sent(left.bytes)
+            return PassSent(left.bytes)
         hot, sure = again(left.bytes / bandwidth)
         if sure < SURE:
-            return Sent(left.bytes)
+            return PassSent(left.bytes)
         kept = min(hot, self._most(bandwidth), left.pending_bytes)
         # Pages that are written so often are hardly found unchanged; at random moments, half are at most.
         sent = max(left.bytes - kept, (left.pending_bytes - kept) / 2)
-        return Sent(sent, hot=True, kept_bytes=kept)
+        return PassSent(sent, hot=True, kept_bytes=kept)
 
-    def stop(self, number: int, left: Left, bandwidth: float) -> bool:
+    def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
         """See Policy."""
         fits = left.pending_bytes + left.meanwhile_bytes <= self._most(bandwidth)
         return fits and self.boundary_s <= self.downtime_s
@@ -181,11 +181,11 @@ class Fixed:
     def name(self) -> str:
         return f"{self.kind}:{self.passes}"
 
-    def send(self, left: Left, bandwidth: float, again: Again) -> Sent:
+    def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
         """See Policy."""
-        return Sent(left.bytes)
+        return PassSent(left.bytes)
 
-    def stop(self, number: int, left: Left, bandwidth: float) -> bool:
+    def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
         """See Policy."""
         return number >= self.passes
 
@@ -207,11 +207,11 @@ class Xen:
     def name(self) -> str:
         return "xen"
 
-    def send(self, left: Left, bandwidth: float, again: Again) -> Sent:
+    def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
         """See Policy."""
-        return Sent(left.bytes)
+        return PassSent(left.bytes)
 
-    def stop(self, number: int, left: Left, bandwidth: float) -> bool:
+    def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
         """See Policy."""
         return number >= self.passes or left.pending_bytes < self.few_bytes
 

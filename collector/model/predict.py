@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from redirty.collector.model.fit import Fit
-from redirty.collector.model.observations import Kept, Layout
+from redirty.collector.model.observations import Layout, MappingRate
 from redirty.collector.model.policy import Policy
 from redirty.collector.model.prediction import Answer, Question
 from redirty.collector.model.reasons import reasons_of
@@ -57,7 +57,7 @@ def answer(fit: Fit, question: Question, layout: Layout | None = None) -> Answer
     return Answer(question, fit, policy, memory, middle, low, high)
 
 
-def as_json(a: Answer, mappings: tuple[Kept, ...] = ()) -> dict[str, Any]:
+def as_json(a: Answer, mappings: tuple[MappingRate, ...] = ()) -> dict[str, Any]:
     """The contract's object. What never ends is null."""
     fit, curve = a.fit, a.fit.curve
     question = a.question

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redirty.collector.errors import one_line
-from redirty.collector.model.observations import Kept
+from redirty.collector.model.observations import MappingRate
 from redirty.collector.units import show_bytes, show_time
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _WORTH_NAMING = 0.05  # of all that is written
 
 
 def reasons_of(
-    a: Answer, classes: dict[str, dict[str, float]], mappings: tuple[Kept, ...]
+    a: Answer, classes: dict[str, dict[str, float]], mappings: tuple[MappingRate, ...]
 ) -> list[str]:
     """One line each. classes: as predict gives them; mappings: the most written first."""
     page = a.fit.page_size
@@ -61,7 +61,7 @@ def reasons_of(
     return found
 
 
-def _mapping_lines(mappings: tuple[Kept, ...], page: int) -> list[str]:
+def _mapping_lines(mappings: tuple[MappingRate, ...], page: int) -> list[str]:
     """The mappings that are written most."""
     total = sum(m.dirty_per_s for m in mappings)
     named = [m for m in mappings[:_NAMED] if m.dirty_per_s >= _WORTH_NAMING * total]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.model.observations import ALL, Observed, Points
+from redirty.collector.model.observations import ALL, Observations, Points
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,7 +26,7 @@ class Level:
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class Samples:
     """times: (c,) inside a round; inside: (r, c) pages written until then, NaN where the round was
     shorter. levels: single rounds, then runs, ascending; at least one."""
 
@@ -35,7 +35,7 @@ class Table:
     levels: tuple[Level, ...]
 
 
-def tabulate(seen: Observed, first: int) -> Table:
+def tabulate(seen: Observations, first: int) -> Samples:
     """Of the rounds from index `first` on."""
     duration_s = seen.duration_s[first:]
     usual = float(np.median(duration_s))
@@ -53,10 +53,12 @@ def tabulate(seen: Observed, first: int) -> Table:
     inside = np.maximum(rows[:, :-1] - excess[at][:, None], 0.0)
     reached = ~np.isnan(inside).all(axis=0)
     ends = points.chosen((points.rounds > 0) & (points.number >= seen.number[first]))
-    return Table(times[:-1][reached], inside[:, reached], _levels(seen, ends, usual, excess, first))
+    return Samples(
+        times[:-1][reached], inside[:, reached], _levels(seen, ends, usual, excess, first)
+    )
 
 
-def _from_averages(seen: Observed, first: int, usual: float) -> Table:
+def _from_averages(seen: Observations, first: int, usual: float) -> Samples:
     """An older recording: rounds by their totals, and the average curve inside them."""
     duration_s, dirty = seen.duration_s[first:], seen.dirty[first:]
     values = dirty * (usual / duration_s)
@@ -64,8 +66,8 @@ def _from_averages(seen: Observed, first: int, usual: float) -> Table:
     times, shape = seen.average if seen.average is not None else (np.empty(0), np.empty(0))
     used = (times > 0) & (times < usual * (1 - 1e-9))
     if not used.any() or shape[-1] <= 0:
-        return Table(np.empty(0), np.empty((len(values), 0)), (level,))
-    return Table(times[used], np.outer(values, shape[used] / shape[-1]), (level,))
+        return Samples(np.empty(0), np.empty((len(values), 0)), (level,))
+    return Samples(times[used], np.outer(values, shape[used] / shape[-1]), (level,))
 
 
 def _raced(dirty: Floats, arm_s: Floats, ends: Floats, half: Floats, usual: float) -> Floats:
@@ -119,7 +121,7 @@ def _at_the_end(lengths: npt.NDArray[np.int64], mean_s: Floats, mean: Floats) ->
 
 
 def _levels(
-    seen: Observed, points: Points, usual: float, excess: Floats, first: int
+    seen: Observations, points: Points, usual: float, excess: Floats, first: int
 ) -> tuple[Level, ...]:
     """Rounds, and runs of them, by their length. In a run of more than 2^j rounds that begins where one
     of 2^j does, pages are counted by how many times as many they are: so few long runs tell how the

@@ -16,8 +16,8 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.model.policy import Left, Policy
-from redirty.collector.model.write_curve import Written
+from redirty.collector.model.policy import Policy, Remaining
+from redirty.collector.model.write_curve import WriteModel
 
 Floats = npt.NDArray[np.float64]
 
@@ -58,19 +58,19 @@ class Memory:
         """A page that is not zero, on the link."""
         return self.page_size + policy.header_bytes
 
-    def first_pass(self, policy: Policy) -> Left:
+    def first_pass(self, policy: Policy) -> Remaining:
         """Before anything is copied."""
         whole = self.first_pass_bytes(policy)
         pending = self.pages * self.page_size
         if self.layout is None or policy.zero_page_bytes is None:
-            return Left(whole, pending)
+            return Remaining(whole, pending)
         pages, zero = self._from_the_end
 
         def end_of(pending_bytes: float) -> float:
             last = pending_bytes / self.page_size
             return self._bytes(last, float(np.interp(last, pages, zero)), policy)
 
-        return Left(whole, pending, end_of)
+        return Remaining(whole, pending, end_of)
 
     @cached_property
     def _from_the_end(self) -> tuple[Floats, Floats]:
@@ -115,7 +115,7 @@ class Outcome:
 
 def simulate(
     memory: Memory,
-    written: Written,
+    written: WriteModel,
     policy: Policy,
     bandwidth: float,
     last_bandwidth: float | None = None,
@@ -166,7 +166,7 @@ def simulate(
             order = [max(all_dirty - pages, 0.0) for pages in same]
             to_do = whole - overlap + sum(order) / _PARTS * page_bytes
         pending = (whole - overlap + dirty) / page_bytes * memory.page_size
-        left = Left(to_do, pending, meanwhile_bytes=meanwhile)
+        left = Remaining(to_do, pending, meanwhile_bytes=meanwhile)
         if policy.stop(len(passes), left, bandwidth):
             return _stopped(passes, to_do + meanwhile, policy, bandwidth, last_bandwidth)
         tries = 0 if to_do < least * (1 - _LESS) else tries + 1
@@ -192,7 +192,7 @@ def _share(part: float, whole: float) -> float:
     return min(part / whole, 1.0) if whole > 0 else 0.0
 
 
-def _rewritten(written: Written, before_s: float, now_s: float) -> float:
+def _rewritten(written: WriteModel, before_s: float, now_s: float) -> float:
     """Of a workload that stays as it is: with which probability a page written in a stretch of time is
     written in the next one, too."""
     one = written(before_s)
@@ -200,7 +200,11 @@ def _rewritten(written: Written, before_s: float, now_s: float) -> float:
 
 
 def met_before_read(
-    written: Written, before_s: float | None, now_s: float, order: list[float], late_s: float = 0.0
+    written: WriteModel,
+    before_s: float | None,
+    now_s: float,
+    order: list[float],
+    late_s: float = 0.0,
 ) -> list[float]:
     """Of the pages written in a pass of now_s, which begins late_s after the arm, how many are as they were
     sent in it: not written after it read them. It reads what was written in before_s before it; None:
@@ -228,7 +232,7 @@ def met_before_read(
     return found
 
 
-def written_again(written: Written, seconds: float, page_bytes: float) -> tuple[float, float]:
+def written_again(written: WriteModel, seconds: float, page_bytes: float) -> tuple[float, float]:
     """Of a workload that stays as it is, by counting in and out: the bytes of pages written in both of
     two stretches of time, and with which probability such a page is written in a third one, too."""
     one, two, three = (written(seconds * n) for n in (1, 2, 3))
@@ -256,7 +260,7 @@ def _stopped(
 
 def least_bandwidth(
     memory: Memory,
-    written: Written,
+    written: WriteModel,
     policy: Policy,
     most: float = 1e15,
     precision: float = _PRECISION,
@@ -273,7 +277,7 @@ def least_bandwidth(
 
 
 def least_downtime(
-    memory: Memory, written: Written, policy_with: Callable[[float], Policy], bandwidth: float
+    memory: Memory, written: WriteModel, policy_with: Callable[[float], Policy], bandwidth: float
 ) -> float | None:
     """The smallest downtime goal, in seconds to 0.1 %, that the policy can keep with a bandwidth,
     from 1 ms on; None when it is more than a day."""

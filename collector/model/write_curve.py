@@ -15,7 +15,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 
-class Written(Protocol):
+class WriteModel(Protocol):
     """W(t): how many distinct pages are written within t seconds of an arm."""
 
     def __call__(self, elapsed_s: float, /) -> float: ...
@@ -97,7 +97,7 @@ class WriteCurve:
         return min(max(math.log2(last / before), 0.0), 1.0)
 
     def __call__(self, elapsed_s: float) -> float:
-        """See Written."""
+        """See WriteModel."""
         if elapsed_s <= 0:
             return 0.0
         last_s, last = self.measured_s, float(self.pages[-1])

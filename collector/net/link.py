@@ -73,14 +73,14 @@ def link_bandwidth(
 
 
 @dataclass(frozen=True)
-class Counts:
+class LinkCounters:
     """sent: by number of the interface. limits: with the interface each is on."""
 
     sent: dict[int, int]
     limits: dict[str, Limit]
 
 
-def _counts(kernel: Kernel, path: list[Interface]) -> Counts:
+def _counts(kernel: Kernel, path: list[Interface]) -> LinkCounters:
     now = {i.index: i for i in kernel.interfaces()}
     for interface in path:
         if interface.index not in now:
@@ -90,11 +90,11 @@ def _counts(kernel: Kernel, path: list[Interface]) -> Counts:
         for interface in path
         for limit in kernel.limits(interface.index)
     }
-    return Counts({i.index: now[i.index].tx_bytes for i in path}, limits)
+    return LinkCounters({i.index: now[i.index].tx_bytes for i in path}, limits)
 
 
 def summarise(
-    path: list[Interface], speed: float, before: Counts, after: Counts, elapsed_s: float
+    path: list[Interface], speed: float, before: LinkCounters, after: LinkCounters, elapsed_s: float
 ) -> LinkBandwidth:
     """What two looks at a path, elapsed_s seconds apart, say of it. Pure.
 

@@ -6,16 +6,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from redirty.collector.linux.numa import Nodes
+from redirty.collector.linux.numa import NumaNodes
 from redirty.collector.pagetables.preconditions import require_movable
-from redirty.collector.pagetables.relocation import Moved, plan_for, relocate, trial_s
+from redirty.collector.pagetables.relocation import RelocationResult, plan_for, relocate, trial_s
 from redirty.collector.pagetables.tlb_counter import Flushes, flushes_text
 from redirty.collector.pagetables.walker import Walker, leaves_by_node
 from redirty.collector.units import show_pages, show_time
 
 
 def would_move(
-    pid: int, walker: Walker, nodes: Nodes, node: int, max_pause_s: float, *, split_huge: bool
+    pid: int, walker: Walker, nodes: NumaNodes, node: int, max_pause_s: float, *, split_huge: bool
 ) -> dict[str, Any]:
     """What a move would do, tried on memory of our own for its time. Errors: RedirtyError."""
     require_movable(pid, node)
@@ -38,7 +38,7 @@ def would_move(
 def move(
     pid: int,
     walker: Walker,
-    nodes: Nodes,
+    nodes: NumaNodes,
     node: int,
     max_pause_s: float,
     *,
@@ -65,7 +65,7 @@ def move(
 
 
 def _moved_json(
-    pid: int, node: int, max_pause_s: float, moved: Moved, flushes: dict[str, Any] | None
+    pid: int, node: int, max_pause_s: float, moved: RelocationResult, flushes: dict[str, Any] | None
 ) -> dict[str, Any]:
     return {
         "pid": pid,

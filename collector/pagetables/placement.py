@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
-from redirty.collector.linux.numa import Nodes
+from redirty.collector.linux.numa import NumaNodes
 from redirty.collector.linux.numa_sampling import run_by_node
 from redirty.collector.linux.process import Process
-from redirty.collector.linux.smaps import Detailed, detailed
+from redirty.collector.linux.smaps import SmapsMapping, detailed
 from redirty.collector.pagetables.advice import advice, remote_share
 from redirty.collector.pagetables.planner import overlaps
 from redirty.collector.pagetables.walker import Tables, Walker
@@ -31,7 +31,7 @@ class Row:
 class MappingRow:
     """Tables of the lowest level that serve a mapping; one that serves several counts for the first."""
 
-    mapping: Detailed
+    mapping: SmapsMapping
     node: int
     pages: int
 
@@ -50,7 +50,7 @@ class Placement:
     levels: list[Row]
     mappings: list[MappingRow]
     ran_s: dict[int, float]
-    nodes: Nodes
+    nodes: NumaNodes
 
     @property
     def leaves(self) -> dict[int, int]:
@@ -68,7 +68,7 @@ class Placement:
         return advice(f"-p {self.pid}", self.leaves, self.ran_s, self.nodes.with_memory)
 
 
-def levels_of(tables: Tables, nodes: Nodes) -> list[Row]:
+def levels_of(tables: Tables, nodes: NumaNodes) -> list[Row]:
     """Pages by level and node, the highest level first."""
     where = nodes.of_frames(tables.physical >> np.uint64(12))
     found = []
@@ -80,7 +80,9 @@ def levels_of(tables: Tables, nodes: Nodes) -> list[Row]:
     return found
 
 
-def by_mapping(tables: Tables, nodes: Nodes, mappings: Sequence[Detailed]) -> list[MappingRow]:
+def by_mapping(
+    tables: Tables, nodes: NumaNodes, mappings: Sequence[SmapsMapping]
+) -> list[MappingRow]:
     """Tables of the lowest level by mapping and node, by address."""
     if not mappings:
         return []
@@ -106,7 +108,7 @@ def counted_pages(pid: int) -> int:
     return int(rest.split(maxsplit=1)[0]) // 4 if rest else 0
 
 
-def walker_or_reason(nodes: Nodes) -> tuple[Walker | None, str]:
+def walker_or_reason(nodes: NumaNodes) -> tuple[Walker | None, str]:
     """What walks page tables here, or why nothing does."""
     try:
         return Walker(nodes.highest), ""
@@ -114,7 +116,9 @@ def walker_or_reason(nodes: Nodes) -> tuple[Walker | None, str]:
         return None, str(e)
 
 
-def look(pids: list[int], walker: Walker | None, nodes: Nodes, sample_s: float) -> list[Placement]:
+def look(
+    pids: list[int], walker: Walker | None, nodes: NumaNodes, sample_s: float
+) -> list[Placement]:
     """Samples threads for so long, then walks. A process that ended meanwhile is left out.
 
     Errors: TargetEndedError when all of them did; NoProcessError.

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.linux.smaps import Detailed
+from redirty.collector.linux.smaps import SmapsMapping
 from redirty.collector.pageset import U64
 
 I64 = npt.NDArray[np.int64]
@@ -44,7 +44,7 @@ MERGED = "pages merged by KSM, which would be parted"
 HUGE = "huge pages, which would be split (--split-huge)"
 
 
-def stays(mapping: Detailed, *, merged: bool = False) -> str:
+def stays(mapping: SmapsMapping, *, merged: bool = False) -> str:
     """Why a mapping can't be moved away for a moment; empty when it can. merged: whether KSM has merged
     pages; the kernel parts those of a mapping that it moves."""
     if merged and "mg" in mapping.flags:
@@ -63,15 +63,15 @@ def stays(mapping: Detailed, *, merged: bool = False) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class RelocationPlan:
     """regions: (n,) addresses of regions to relocate, ascending. kept: reason -> how many tables stay for it."""
 
     regions: U64
-    mappings: Sequence[Detailed]
+    mappings: Sequence[SmapsMapping]
     kept: Counter[str] = field(default_factory=Counter)
 
 
-def overlaps(regions: U64, mappings: Sequence[Detailed]) -> tuple[I64, I64]:
+def overlaps(regions: U64, mappings: Sequence[SmapsMapping]) -> tuple[I64, I64]:
     """Of each region the mappings in it, by number: (n,) the first, (n,) one past the last."""
     starts = np.array([m.start for m in mappings], np.uint64)
     ends = np.array([m.end for m in mappings], np.uint64)
@@ -82,11 +82,11 @@ def overlaps(regions: U64, mappings: Sequence[Detailed]) -> tuple[I64, I64]:
 
 def plan(
     regions: U64,
-    mappings: Sequence[Detailed],
+    mappings: Sequence[SmapsMapping],
     in_use: Collection[int] = (),
     *,
     merged: bool = False,
-) -> Plan:
+) -> RelocationPlan:
     """Of regions with tables in the wrong place those that can be relocated. mappings: all of the
     process. in_use: addresses that may not be away for a moment. merged: see stays()."""
     reasons = [stays(m, merged=merged) for m in mappings]
@@ -104,11 +104,11 @@ def plan(
     used = np.isin(regions, [address // REGION * REGION for address in in_use])
     if (good & used).any():
         kept[IN_USE] += int((good & used).sum())
-    return Plan(regions[good & ~used], mappings, kept)
+    return RelocationPlan(regions[good & ~used], mappings, kept)
 
 
 @dataclass(frozen=True)
-class Step:
+class RelocationStep:
     """runs: [start, end) of neighbouring regions; segments: (start, end, permissions) mapped there."""
 
     runs: list[tuple[int, int]]
@@ -121,7 +121,7 @@ class Step:
 
 
 def clipped(
-    mappings: Sequence[Detailed], start: int, end: int, at: int
+    mappings: Sequence[SmapsMapping], start: int, end: int, at: int
 ) -> list[tuple[int, int, str]]:
     """What of mappings lies in [start, end); at: the first that may."""
     found = []
@@ -132,10 +132,10 @@ def clipped(
     return found
 
 
-class Steps:
-    """Steps of a plan, each as large as is said when it is asked for."""
+class StepPlanner:
+    """StepPlanner of a plan, each as large as is said when it is asked for."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: RelocationPlan) -> None:
         self._mappings = plan.mappings
         self._regions = plan.regions
         self._first, last = overlaps(plan.regions, plan.mappings)
@@ -146,7 +146,7 @@ class Steps:
         self._segments = np.cumsum(last - self._first - goes_on)
         self._at = 0
 
-    def next(self, most: int) -> Step | None:
+    def next(self, most: int) -> RelocationStep | None:
         """A step of at most so many regions; None at the end."""
         at = self._at
         if at >= len(self._regions):
@@ -163,4 +163,4 @@ class Steps:
             start, end = int(regions[a]), int(regions[b - 1]) + REGION
             runs.append((start, end))
             segments += clipped(self._mappings, start, end, int(self._first[at + a]))
-        return Step(runs, segments)
+        return RelocationStep(runs, segments)

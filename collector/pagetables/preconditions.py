@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from redirty.collector.errors import RedirtyError
-from redirty.collector.linux.numa import Nodes, parse_list
+from redirty.collector.linux.numa import NumaNodes, parse_list
 from redirty.collector.linux.process import open_files, sharing_memory
 
 # Descriptors through which the kernel works in a process's memory on its own, threads stopped or not.
 _KERNEL_HELPERS = {"anon_inode:[io_uring]": "io_uring", "/dev/vhost-": "vhost (/dev/vhost-*)"}
 
 
-def require_node(nodes: Nodes, node: int) -> None:
+def require_node(nodes: NumaNodes, node: int) -> None:
     """Errors: RedirtyError when page tables can't be moved there, from anywhere."""
     listed = ", ".join(map(str, nodes.with_memory))
     if node not in nodes.online:

@@ -17,13 +17,13 @@ from typing import Protocol
 
 import numpy as np
 from redirty.collector.errors import ArmError, GoneError, RedirtyError, TargetEndedError
-from redirty.collector.linux.numa import Nodes
+from redirty.collector.linux.numa import NumaNodes
 from redirty.collector.linux.smaps import detailed, pages_merged
 from redirty.collector.pageset import U64
-from redirty.collector.pagetables.planner import HUGE, REGION, Plan, Steps, plan
+from redirty.collector.pagetables.planner import HUGE, REGION, RelocationPlan, StepPlanner, plan
 from redirty.collector.pagetables.preconditions import require_movable, require_node
 from redirty.collector.pagetables.walker import Tables, Walker, leaves_by_node
-from redirty.collector.ptrace.injector_client import Injector, InUseError
+from redirty.collector.ptrace.injector_client import AddressesInUseError, Injector
 
 _FIRST_REGIONS = 2  # of the first step, when it is not known yet how long one takes
 _GROWTH = 2  # from one step to the next, at most
@@ -35,7 +35,7 @@ _PASSES = 6  # over what changed meanwhile
 _TRIAL_BYTES = 16 << 20
 
 
-class Around(Protocol):
+class StepObserver(Protocol):
     """Who wants to know of steps."""
 
     def begin(self) -> None:
@@ -46,7 +46,7 @@ class Around(Protocol):
 
 
 @dataclass
-class Moved:
+class RelocationResult:
     """What a relocation did. moved: steps' tables in all; longest_s, stopped_s: of all stops; moves_s: of
     that the kernel's moves; kept: reason -> tables that stay. before, after: tables by node, leaf
     level only."""
@@ -63,7 +63,7 @@ class Moved:
     in_use: set[int] = field(default_factory=set)
 
 
-def misplaced(tables: Tables, nodes: Nodes, node: int, *, split_huge: bool) -> U64:
+def misplaced(tables: Tables, nodes: NumaNodes, node: int, *, split_huge: bool) -> U64:
     """Regions whose table is not on the node; with split_huge those of huge pages, too."""
     leaves = tables.leaves
     wrong = nodes.of_frames(tables.physical[leaves] >> np.uint64(12)) != node
@@ -74,12 +74,12 @@ def misplaced(tables: Tables, nodes: Nodes, node: int, *, split_huge: bool) -> U
 def plan_for(
     pid: int,
     walker: Walker,
-    nodes: Nodes,
+    nodes: NumaNodes,
     node: int,
     *,
     split_huge: bool,
     in_use: Collection[int] = (),
-) -> tuple[Plan, Tables]:
+) -> tuple[RelocationPlan, Tables]:
     """What is to be relocated now. Errors: TargetEndedError."""
     try:
         tables = walker.walk(pid)
@@ -100,14 +100,14 @@ def plan_for(
 def relocate(
     pid: int,
     walker: Walker,
-    nodes: Nodes,
+    nodes: NumaNodes,
     node: int,
     *,
     max_pause_s: float,
     split_huge: bool = False,
     on_step: Callable[[int, int], None] = lambda done, of: None,
-    around: Around | None = None,
-) -> Moved:
+    around: StepObserver | None = None,
+) -> RelocationResult:
     """Moves a process's page tables to a node. on_step: called with tables done, and of how many.
     around: told when a step begins and ends.
 
@@ -117,10 +117,10 @@ def relocate(
     require_movable(pid, node)
     begun = time.monotonic()
     wanted, tables = plan_for(pid, walker, nodes, node, split_huge=split_huge)
-    result = Moved(before=leaves_by_node(tables, nodes))
+    result = RelocationResult(before=leaves_by_node(tables, nodes))
     injector = Injector()
     try:
-        pace = Pace(max_pause_s)
+        pace = StepSizer(max_pause_s)
         for _ in range(_PASSES):
             count, before = len(wanted.regions), result.moved
             changed = _one_pass(pid, node, injector, wanted, pace, result, on_step, around)
@@ -140,7 +140,7 @@ def relocate(
     return result
 
 
-class Pace:
+class StepSizer:
     """How many regions a step may have, so that the target stands still for no longer than asked for."""
 
     def __init__(self, max_pause_s: float) -> None:
@@ -159,14 +159,14 @@ def _one_pass(
     pid: int,
     node: int,
     injector: Injector,
-    wanted: Plan,
-    pace: Pace,
-    result: Moved,
+    wanted: RelocationPlan,
+    pace: StepSizer,
+    result: RelocationResult,
     on_step: Callable[[int, int], None],
-    around: Around | None,
+    around: StepObserver | None,
 ) -> bool:
     """Every step of a plan, once; whether some were left out because other mappings are there now."""
-    steps = Steps(wanted)
+    steps = StepPlanner(wanted)
     known = len(result.in_use)
     changed = False
     done = 0
@@ -175,7 +175,7 @@ def _one_pass(
             around.begin()
         try:
             stopped_s, moves_s = _try_step(pid, node, injector, step.runs, step.segments, pace)
-        except InUseError as e:
+        except AddressesInUseError as e:
             # Known for all threads now: what is left of the plan is made anew.
             result.in_use.update(e.addresses)
             if len(result.in_use) == known:
@@ -208,7 +208,7 @@ def _try_step(
     injector: Injector,
     runs: list[tuple[int, int]],
     segments: list[tuple[int, int, str]],
-    pace: Pace,
+    pace: StepSizer,
 ) -> tuple[float, float]:
     """One step; a thread that waits in the kernel (for a vfork child, say) is given time."""
     timeout_s = max(pace.max_pause_s * _STOP_SHARE, _LEAST_STOP_S)

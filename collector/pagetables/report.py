@@ -7,14 +7,14 @@ from typing import Any
 
 from redirty.collector.errors import one_line
 from redirty.collector.linux.maps import mapping_class
-from redirty.collector.linux.numa import Nodes, machine_tables
+from redirty.collector.linux.numa import NumaNodes, machine_tables
 from redirty.collector.pagetables.placement import Placement
 from redirty.collector.units import show_pages, show_time
 
 _SHOWN_MAPPINGS = 12
 
 
-def as_json(found: Sequence[Placement], nodes: Nodes, reason: str) -> dict[str, Any]:
+def as_json(found: Sequence[Placement], nodes: NumaNodes, reason: str) -> dict[str, Any]:
     """For programs. reason: why page tables were not walked, empty when they were."""
     return {
         "source": "vmstat" if reason else "walk",
@@ -50,7 +50,7 @@ def _process_json(p: Placement) -> dict[str, Any]:
     }
 
 
-def as_text(found: Sequence[Placement], nodes: Nodes, reason: str) -> str:
+def as_text(found: Sequence[Placement], nodes: NumaNodes, reason: str) -> str:
     """For people."""
     lines = []
     for p in found:

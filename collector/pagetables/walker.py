@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.bpf.page_table_reader import KernelPages, UnreadableError, known_page
-from redirty.collector.linux.numa import Nodes
+from redirty.collector.bpf.page_table_reader import PageTableReader, PageTableReadError, known_page
+from redirty.collector.linux.numa import NumaNodes
 from redirty.collector.pageset import PAGE_SHIFT, U64
 
 # by level: 1 maps pages, the highest is the process's own
@@ -51,14 +51,14 @@ class Tables:
         return "pgd" if level == self.top else NAMES[level - 1]
 
 
-def leaves_by_node(tables: Tables, nodes: Nodes) -> dict[int, int]:
+def leaves_by_node(tables: Tables, nodes: NumaNodes) -> dict[int, int]:
     """Tables of the lowest level by node."""
     where = nodes.of_frames(tables.physical[tables.leaves] >> np.uint64(PAGE_SHIFT))
     return {int(n): int(c) for n, c in zip(*np.unique(where, return_counts=True), strict=True)}
 
 
 def walk(read: Read, addresses: Callable[[U64], U64], top: int, levels: int) -> Tables:
-    """All tables below the one at physical address `top`. read: contents of pages, see KernelPages.
+    """All tables below the one at physical address `top`. read: contents of pages, see PageTableReader.
 
     The process may change them meanwhile: a table that went away is left out or counts as it was.
     """
@@ -110,12 +110,12 @@ def translate(read: Read, addresses: Callable[[U64], U64], top: int, levels: int
 class Walker:
     """Walks address spaces through BPF.
 
-    Errors of the constructor: UnreadableError, also when our own page tables, walked for a trial, do
+    Errors of the constructor: PageTableReadError, also when our own page tables, walked for a trial, do
     not lead where the kernel says that they lead.
     """
 
     def __init__(self, highest: int) -> None:
-        self._pages = KernelPages(highest)
+        self._pages = PageTableReader(highest)
         try:
             self._levels = self._count_levels()
         except BaseException:
@@ -131,7 +131,9 @@ class Walker:
                     == frame
                 ):
                     return levels
-        raise UnreadableError("our own page tables do not lead to our memory when BPF walks them")
+        raise PageTableReadError(
+            "our own page tables do not lead to our memory when BPF walks them"
+        )
 
     def walk(self, pid: int) -> Tables:
         """The tables of a process. Errors: OSError when it is gone."""

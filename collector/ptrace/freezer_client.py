@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from redirty.collector.errors import RedirtyError
-from redirty.collector.ptrace.spawn import end_of, start_beside
+from redirty.collector.ptrace.spawn import reap, start_helper
 
 _SPARE_S = 5.0  # for an answer that should come at once
 _SO_SNDBUFFORCE = 32
@@ -22,7 +22,7 @@ _ANSWER_BYTES = 16 << 20  # the states of some 4,000 threads: it need not wait f
 _FXSAVE_BYTES, _FXSAVE_OWN_BYTES = 512, 464
 
 
-class HoldError(RedirtyError):
+class FreezeError(RedirtyError):
     """The target could not be held still, or not for so long; it runs on."""
 
 
@@ -49,7 +49,7 @@ def _fxsave(extended: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
-class States:
+class ThreadStates:
     """The states of threads as they came: taken apart when the target runs again."""
 
     table: list[list[int]]
@@ -70,7 +70,7 @@ class States:
         return found
 
 
-class Holding:
+class Freezer:
     """Started at once, so that no quiesce waits for it. holds: whether a target stands still by it."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Holding:
         ours, theirs = socket.socketpair()
         with contextlib.suppress(OSError):  # else it waits for the reader now and then
             theirs.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ANSWER_BYTES)
-        self._process = start_beside("freezer", theirs)
+        self._process = start_helper("freezer", theirs)
         self._link = ours
         self._in = ours.makefile("rb")
 
@@ -101,7 +101,7 @@ class Holding:
 
     def _failed(self, error: OSError) -> NoReturn:
         self.close()
-        raise HoldError(f"the process that holds targets does not answer: {error}") from None
+        raise FreezeError(f"the process that holds targets does not answer: {error}") from None
 
     def _answer(self) -> dict[str, object]:
         try:
@@ -110,18 +110,18 @@ class Holding:
             self._failed(e)
         if not line:
             self.close()
-            raise HoldError("the process that holds targets ended, and the target runs on")
+            raise FreezeError("the process that holds targets ended, and the target runs on")
         answer: dict[str, object] = json.loads(line)
         if not answer["ok"]:
             self.holds = False
-            raise HoldError(str(answer["why"]))
+            raise FreezeError(str(answer["why"]))
         return answer
 
     def stop(self, pids: list[int], limit_s: float, wait_s: float) -> int:
         """Stops all threads of processes: how many are held now, in all. After limit_s they run
         on by themselves; wait_s: how long to wait for them to come to a stop.
 
-        Errors: HoldError.
+        Errors: FreezeError.
         """
         self._renew()
         answer = self._ask(wait_s, op="stop", pids=pids, limit_s=limit_s, wait_s=wait_s)
@@ -129,12 +129,12 @@ class Holding:
         return int(str(answer["threads"]))
 
     def ask_states(self) -> None:
-        """Has the states of all threads that are held be read, beside what is done meanwhile. Errors: HoldError."""
+        """Has the states of all threads that are held be read, beside what is done meanwhile. Errors: FreezeError."""
         self._send(0, {"op": "state"})
         self._asked = True
 
-    def states(self) -> States:
-        """Those. Errors: HoldError when one cannot be looked at; all run then."""
+    def states(self) -> ThreadStates:
+        """Those. Errors: FreezeError when one cannot be looked at; all run then."""
         self._asked = False
         table = self._answer()["threads"]
         assert isinstance(table, list)
@@ -145,19 +145,19 @@ class Holding:
             self._failed(e)
         if len(data) < total:
             self.close()
-            raise HoldError("the process that holds targets ended, and the target runs on")
-        return States(table, data)
+            raise FreezeError("the process that holds targets ended, and the target runs on")
+        return ThreadStates(table, data)
 
     def stop_machine(self, path: str, limit_s: float, wait_s: float) -> None:
         """Stops a QEMU's guest through its QMP socket, before its threads are stopped; it goes on when
-        they do. Errors: HoldError."""
+        they do. Errors: FreezeError."""
         self._renew()
         self._ask(wait_s, op="machine", path=path, limit_s=limit_s, wait_s=wait_s)
         self.holds = True
 
     def hold_networks(self, pids: list[int], *, trial: bool = False) -> None:
         """Holds what the network namespaces of processes send, for as long as they stand still; with
-        trial it is only tried. Errors: HoldError, with the kernel's reason; they run then."""
+        trial it is only tried. Errors: FreezeError, with the kernel's reason; they run then."""
         self._ask(0, op="network", pids=pids, trial=trial)
 
     def _renew(self) -> None:
@@ -166,13 +166,13 @@ class Holding:
             self._start()
 
     def more(self, limit_s: float) -> None:
-        """Holds them for so long from now on. Errors: HoldError when they run already."""
+        """Holds them for so long from now on. Errors: FreezeError when they run already."""
         self._ask(0, op="more", limit_s=limit_s)
 
     def release(self, *, stop: bool = False) -> float:
         """Lets them run, or leaves them as SIGSTOP does. Returns for how long they stood still.
 
-        Errors: HoldError when they ran before that: what was read is not of one moment.
+        Errors: FreezeError when they ran before that: what was read is not of one moment.
         """
         answer = self._ask(0, op="release", stop=stop)
         self.holds = False
@@ -183,4 +183,4 @@ class Holding:
         self.holds = self._asked = False
         self._in.close()
         self._link.close()
-        end_of(self._process)
+        reap(self._process)

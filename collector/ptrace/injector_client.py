@@ -9,13 +9,13 @@ import subprocess
 
 from redirty.collector.errors import ArmError, GoneError
 from redirty.collector.linux import capabilities
-from redirty.collector.ptrace.spawn import end_of, start_beside
+from redirty.collector.ptrace.spawn import reap, start_helper
 
 _ANSWER_TIMEOUT_S = 40.0
 _ANSWER_BYTES = 1 << 17
 
 
-class InUseError(ArmError):
+class AddressesInUseError(ArmError):
     """Memory that may not be away for a moment. addresses: all such of the process."""
 
     def __init__(self, message: str, addresses: list[int]) -> None:
@@ -33,7 +33,7 @@ class Injector:
     def _request(self, request: dict[str, object]) -> tuple[dict[str, object], list[int]]:
         if self._link is None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._process = start_beside("injector", theirs)
+            self._process = start_helper("injector", theirs)
             ours.settimeout(_ANSWER_TIMEOUT_S)
             self._link = ours
         try:
@@ -59,7 +59,7 @@ class Injector:
             lacking = capabilities.root_lacks(capabilities.PTRACE)
             reason += f": that needs {lacking}" if lacking else ""
         if answer["errno"] == errno.EADDRINUSE:
-            raise InUseError(reason, [int(a) for a in answer.get("in_use", [])])  # type: ignore[attr-defined]
+            raise AddressesInUseError(reason, [int(a) for a in answer.get("in_use", [])])  # type: ignore[attr-defined]
         raise ArmError(f"cannot {what.format(pid)}: {reason}", int(str(answer["errno"])))
 
     def userfaultfd(self, pid: int, timeout_s: float) -> tuple[int, float]:
@@ -104,8 +104,8 @@ class Injector:
         there, (start, end, permissions). timeout_s: how long to wait for the threads to stop.
 
         Returns for how many seconds they stood still, and how many of those the moves took.
-        Errors: GoneError; InUseError; ArmError with the reason (code ETIMEDOUT: they did not stop; EAGAIN: other
-        mappings are there now; EINVAL: the node is not allowed to it).
+        Errors: GoneError; AddressesInUseError; ArmError, with the reason (code ETIMEDOUT: they did not stop;
+        EAGAIN: other mappings are there now; EINVAL: the node is not allowed to it).
         """
         request: dict[str, object] = {"op": "relocate", "pid": pid, "node": node, "runs": runs}
         request |= {"segments": segments, "timeout_s": timeout_s}
@@ -118,5 +118,5 @@ class Injector:
             self._link.close()
             self._link = None
         if self._process is not None:
-            end_of(self._process)
+            reap(self._process)
             self._process = None

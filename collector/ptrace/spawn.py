@@ -22,7 +22,7 @@ _RUN = (
 )
 
 
-def start_beside(helper: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
+def start_helper(helper: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
     """Runs a module of helpers/ with the bare library; argv[1] is its end of a socket, closed here."""
     process = subprocess.Popen(
         [_PYTHON, "-I", "-S", "-c", _RUN, str(theirs.fileno())],
@@ -37,7 +37,7 @@ def start_beside(helper: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
     return process
 
 
-def end_of(process: subprocess.Popen[bytes]) -> None:
+def reap(process: subprocess.Popen[bytes]) -> None:
     """Waits for it; its number may be another process's from then on."""
     process.wait()
     HELPERS.discard(process.pid)

@@ -1,4 +1,4 @@
-"""events.parquet: every write fault. Parts while recording, so that nothing is lost if it is cut
+"""events.parquet: every write fault. ParquetParts while recording, so that nothing is lost if it is cut
 off; one file at the end."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.bpf import abi
-from redirty.collector.recording.parquet_parts import Parts, arrow
+from redirty.collector.recording.parquet_parts import ParquetParts, arrow
 
 _ROWS_A_PART = 1 << 20
 
@@ -19,7 +19,7 @@ class EventFile:
 
     def __init__(self, directory: Path, started_ns: int) -> None:
         self._arrow, parquet = arrow("--events")
-        self._parts = Parts(directory, "events", parquet)
+        self._parts = ParquetParts(directory, "events", parquet)
         self._started_ns = started_ns
         self._waiting: list[npt.NDArray[np.void]] = []
         self._rows = 0

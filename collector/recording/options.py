@@ -9,7 +9,7 @@ from redirty.collector.target.targets import TargetSet
 
 
 @dataclass(frozen=True)
-class Plan:
+class RecordingOptions:
     """What to record. directory: None: no files are written. interval_s > 0; count: rounds, 0: no limit;
     duration_s: 0: no limit."""
 

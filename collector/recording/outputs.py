@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redirty.collector.files import FirstError
-from redirty.collector.metrics.frame_tracking import Physical
+from redirty.collector.metrics.frame_tracking import FrameTracker
 from redirty.collector.recording.events import EventFile
-from redirty.collector.recording.options import Plan
+from redirty.collector.recording.options import RecordingOptions
 from redirty.collector.recording.physical import PhysicalFiles
-from redirty.collector.recording.process_names import Family
+from redirty.collector.recording.process_names import ProcessNames
 from redirty.collector.recording.sharers import Sharers
 from redirty.collector.recording.stacks import StackFile
-from redirty.collector.recording.writer import Meta, Recording
+from redirty.collector.recording.writer import Meta, RecordingWriter
 from redirty.collector.target.command import Command
 from redirty.collector.target.guest import Guest
 from redirty.collector.target.targets import Cgroup, Pids, Tree
@@ -29,13 +29,13 @@ class Outputs:
     Errors: RedirtyError when a file cannot be written.
     """
 
-    def __init__(self, plan: Plan, recorder: Recorder, family: Family) -> None:
+    def __init__(self, plan: RecordingOptions, recorder: Recorder, family: ProcessNames) -> None:
         self._plan = plan
         self._recorder = recorder
         self._family = family
         self._events: EventFile | None = None
         self._stacks: StackFile | None = None
-        self._physical: Physical | None = None
+        self._physical: FrameTracker | None = None
         self._frames: PhysicalFiles | None = None
         tracer = recorder.tracer
         for space in recorder.spaces.values():
@@ -54,7 +54,7 @@ class Outputs:
             started=started,
         )
         assert plan.directory is not None
-        self._recording = Recording(plan.directory, meta)
+        self._recording = RecordingWriter(plan.directory, meta)
         if plan.events:
             self._events = EventFile(plan.directory, recorder.started_ns)
         if plan.stacks:
@@ -62,7 +62,7 @@ class Outputs:
             self._stacks = StackFile(plan.directory, tracer, tracer.symbols(), names)
         if plan.physical:
             self._frames = PhysicalFiles(plan.directory)
-            self._physical = Physical()
+            self._physical = FrameTracker()
         self._sharers = Sharers(self._members())
 
     def _target(self) -> dict[str, Any]:

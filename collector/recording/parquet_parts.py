@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from redirty.collector.errors import RedirtyError
-from redirty.collector.files import trouble
+from redirty.collector.files import write_error
 
 
 def arrow(option: str) -> tuple[Any, Any]:
@@ -26,7 +26,7 @@ def arrow(option: str) -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-class Parts:
+class ParquetParts:
     """NAME.parquet, whose parts lie in .NAME/ while recording."""
 
     def __init__(self, directory: Path, name: str, parquet: Any) -> None:
@@ -42,7 +42,7 @@ class Parts:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             self._write(path, [table])
         except OSError as e:
-            raise trouble(self._directory, e) from None
+            raise write_error(self._directory, e) from None
         except RedirtyError:
             _remove_if_empty(self._directory)
             raise
@@ -59,7 +59,7 @@ class Parts:
                 beside.unlink()
             # Arrow puts words of its own before the system's reason.
             plain = OSError(e.errno, os.strerror(e.errno)) if e.errno else e
-            raise trouble(path, plain) from None
+            raise write_error(path, plain) from None
 
     def _write_tables(self, path: Path, tables: Iterable[Any]) -> None:
         writer = None

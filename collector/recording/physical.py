@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.linux.page_frames import NO_FRAME
-from redirty.collector.metrics.frame_tracking import Moved, PhysicalRound
+from redirty.collector.metrics.frame_tracking import FrameChanges, PhysicalRound
 from redirty.collector.pageset import PAGE_SHIFT, U64, WORDS_PER_REGION, PageSet
-from redirty.collector.recording.parquet_parts import Parts, arrow
+from redirty.collector.recording.parquet_parts import ParquetParts, arrow
 
 _ROWS_A_PART = 1 << 20
 _PART_EVERY_S = 10.0  # what is waiting is lost when the collector is killed
@@ -28,10 +28,10 @@ class PhysicalFiles:
 
     def __init__(self, directory: Path) -> None:
         self._arrow, parquet = arrow("--physical")
-        self._bitmaps = Parts(directory, "physical", parquet)
-        self._frames = Parts(directory, "frames", parquet)
+        self._bitmaps = ParquetParts(directory, "physical", parquet)
+        self._frames = ParquetParts(directory, "frames", parquet)
         self._dirty: list[tuple[int, PageSet]] = []
-        self._moved: list[tuple[int, Moved]] = []
+        self._moved: list[tuple[int, FrameChanges]] = []
         self._rows = 0
         self._due = time.monotonic() + _PART_EVERY_S
 

@@ -16,7 +16,7 @@ _NAMES_KEPT = 10_000
 
 
 @dataclass
-class Family:
+class ProcessNames:
     """Follows fork, exec and exit of the target's processes by the proc connector."""
 
     processes: dict[int, dict[str, Any]] = field(default_factory=dict)

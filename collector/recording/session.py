@@ -16,15 +16,15 @@ from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import GoneError, RedirtyError, TargetEndedError
 from redirty.collector.files import require_new
-from redirty.collector.linux.malloc import give_back_freed_memory, keep_freed_memory
+from redirty.collector.linux.malloc import retain_freed_memory, trim_heap
 from redirty.collector.linux.process import regions_for
-from redirty.collector.linux.signals import told_to_end
-from redirty.collector.metrics.zero_pages import Zeros
+from redirty.collector.linux.signals import termination_signals
+from redirty.collector.metrics.zero_pages import ZeroPages
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.recording.options import Plan
+from redirty.collector.recording.options import RecordingOptions
 from redirty.collector.recording.outputs import Outputs
-from redirty.collector.recording.process_names import Family
-from redirty.collector.recording.sink import Sink
+from redirty.collector.recording.process_names import ProcessNames
+from redirty.collector.recording.sink import RoundSink
 from redirty.collector.recording.zeros import write_zeros
 from redirty.collector.target.command import Command
 from redirty.collector.tracking.rounds import Recorder, Round
@@ -46,10 +46,10 @@ class Session:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: RecordingOptions,
         on_round: Callable[[Round], None] = lambda r: None,
         on_armed: Callable[[], None] = lambda: None,
-        outputs: Callable[[Plan, Recorder, Family], Sink] = Outputs,
+        outputs: Callable[[RecordingOptions, Recorder, ProcessNames], RoundSink] = Outputs,
         on_counted: Callable[[float], None] = lambda share: None,
     ) -> None:
         self.plan = plan
@@ -66,8 +66,8 @@ class Session:
         self.by_log_only = 0
         self.pinned_kib = 0
         self.moved_pages = 0
-        self.family = Family()
-        self._outputs: Sink | None = None
+        self.family = ProcessNames()
+        self._outputs: RoundSink | None = None
 
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """Ends it at the next occasion; what is done is kept."""
@@ -99,10 +99,10 @@ class Session:
         """
         if self.plan.directory is not None:
             require_new(self.plan.directory)
-        keep_freed_memory()
+        retain_freed_memory()
         # In another thread somebody else takes the signals, and calls stop().
         alone = threading.current_thread() is threading.main_thread()
-        old = {n: signal.signal(n, self.stop) for n in (told_to_end() if alone else ())}
+        old = {n: signal.signal(n, self.stop) for n in (termination_signals() if alone else ())}
         injector = Injector()
         tracer = None
         recorder = None
@@ -111,7 +111,7 @@ class Session:
             if self.plan.target.follow_fork:
                 self.family.listen()  # pyroute2 takes a while to import: before anything is armed
             tracer = Tracer(self._options())
-            give_back_freed_memory()
+            trim_heap()
             recorder = Recorder(tracer, self.plan.target, way, injector)
             if isinstance(self.plan.target, Command):
                 start_command(recorder, self.plan.target)
@@ -164,7 +164,7 @@ class Session:
                 self._finish(recorder, complete=False)
             raise
         counted = plan.zeros and plan.directory is not None
-        zeros = Zeros(recorder.spaces.values()) if counted else None
+        zeros = ZeroPages(recorder.spaces.values()) if counted else None
         recorder.close()
         stopped_by_hand = outcome == "interrupted" and not plan.bounded
         self._finish(recorder, complete=outcome == "planned" or to_its_end or stopped_by_hand)
@@ -225,7 +225,7 @@ class Session:
         self.lost_events += int(result.stats["lost"].sum() + result.stats["lost_events"].sum())
         self.on_round(result)
 
-    def _count(self, zeros: Zeros) -> None:
+    def _count(self, zeros: ZeroPages) -> None:
         """When nothing is armed any more. Asked to stop meanwhile, it leaves them uncounted."""
         self._stopped = False
         done, total = 0, max(zeros.pages, 1)

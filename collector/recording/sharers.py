@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from redirty.collector.linux.shared_mappings import Key, Object, objects_of
+from redirty.collector.linux.shared_mappings import Key, SharedObject, objects_of
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Sharers:
 
     def __init__(self, members: Collection[int]) -> None:
         self.members = members
-        self._ours: dict[Key, tuple[int, Object]] = {}
+        self._ours: dict[Key, tuple[int, SharedObject]] = {}
         self._found: dict[tuple[int, Key], Sharer] = {}
         self._hidden: set[int] = set()
         self._end = threading.Event()
@@ -79,7 +79,7 @@ class Sharers:
                 if pid not in members and pid != os.getpid():
                     self._compare(pid)
 
-    def _objects(self, pid: int) -> Mapping[Key, Object]:
+    def _objects(self, pid: int) -> Mapping[Key, SharedObject]:
         try:
             return objects_of(pid)
         except PermissionError:

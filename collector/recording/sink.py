@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from redirty.collector.tracking.rounds import Round
 
 
-class Sink(Protocol):
+class RoundSink(Protocol):
     """What becomes of a session's rounds."""
 
     def tick(self) -> None:

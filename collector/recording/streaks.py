@@ -13,7 +13,7 @@ from redirty.collector.tracking.rounds import Round, SpaceRound
 Key = tuple[int, int]  # process and address space
 
 
-class Again:
+class StreakFiles:
     """Follows the rounds of a recording."""
 
     def __init__(self, directory: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from redirty.collector import files
-from redirty.collector.metrics.write_curves import Runs, inside
+from redirty.collector.metrics.write_curves import WindowCurves, inside
 from redirty.collector.recording import columns
 from redirty.collector.tracking.rounds import Round
 
@@ -19,7 +19,7 @@ class CurveFiles:
     def __init__(self, directory: Path) -> None:
         self._points = files.CsvFile(directory / "curves.csv", columns.CURVES)
         self._windows = files.CsvFile(directory / "working_set.csv", columns.WORKING_SET)
-        self._runs = Runs()
+        self._runs = WindowCurves()
 
     def add(self, result: Round) -> None:
         """Writes down what is known with this round. Errors: RedirtyError (disk full)."""

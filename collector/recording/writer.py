@@ -16,10 +16,10 @@ from redirty.collector.bpf import abi
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.metrics.frame_tracking import PhysicalRound
-from redirty.collector.metrics.page_counts import CurveSum, PageCounts
+from redirty.collector.metrics.page_counts import CurveSum, PageHistory
 from redirty.collector.pageset import PAGE_SHIFT, U64, count_in
 from redirty.collector.recording import columns, tlb
-from redirty.collector.recording.streaks import Again
+from redirty.collector.recording.streaks import StreakFiles
 from redirty.collector.recording.write_curves import CurveFiles
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
@@ -70,7 +70,7 @@ _FIRST_FILES = [
 ]
 
 
-class Recording:
+class RecordingWriter:
     """A recording being written into a new directory.
 
     rounds.csv is written last in each round: a round that has no row there is not complete.
@@ -90,8 +90,8 @@ class Recording:
         except RedirtyError:
             files.remove_directory(directory, _FIRST_FILES)
             raise
-        self._again = Again(directory)
-        self._pages: dict[int, PageCounts] = {}
+        self._again = StreakFiles(directory)
+        self._pages: dict[int, PageHistory] = {}
         self._curves: dict[int, CurveSum] = {}
         self._last_mappings: dict[int, Mappings] = {}
         self._shown: dict[int, Mappings] = {}
@@ -119,7 +119,7 @@ class Recording:
         self._rounds.append([round_row(result, self.meta.features, physical, stayed)])
         self.rounds += 1
         for space in result.spaces:
-            counts = self._pages.setdefault(space.pid, PageCounts())
+            counts = self._pages.setdefault(space.pid, PageHistory())
             fresh = self._again.fresh(space)
             counts.add(result.number, space.dirty, space.redirtied, space.log, fresh)
             if space.mappings.items:

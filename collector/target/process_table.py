@@ -14,7 +14,7 @@ _MACHINES = ("qemu", "kvm", "cloud-hyperviso", "firecracker", "crosvm")
 
 
 @dataclass(slots=True)
-class Known:
+class ProcessEntry:
     """A process. name: of a virtual machine's process the machine's; kind: process or vm. started: in
     clock ticks, tells it from a later one of the same number."""
 
@@ -26,11 +26,11 @@ class Known:
     started: int
 
 
-class Census:
+class ProcessTable:
     """processes: by pid, as of the last look()."""
 
     def __init__(self) -> None:
-        self.processes: dict[int, Known] = {}
+        self.processes: dict[int, ProcessEntry] = {}
         self._kernel: set[int] = set()  # its threads
         self._turn = 0
 
@@ -70,7 +70,7 @@ class Census:
         kind = "process"
         if name.startswith(_MACHINES):
             kind, name = "vm", _machine(pid) or name
-        self.processes[pid] = Known(pid, name, kind, _cgroup(pid), rss, started)
+        self.processes[pid] = ProcessEntry(pid, name, kind, _cgroup(pid), rss, started)
         return old is None
 
 

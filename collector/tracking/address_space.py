@@ -24,7 +24,7 @@ _MOVED_LEAST = 64  # of a region's 512: fewer may have been written by others, u
 _PINNED_EVERY_S = 1.0  # looking costs some 30 us
 
 
-class Space:
+class AddressSpace:
     """number: the kernel side's name for it. armed: None when it is traced by its faults alone.
     target: says which of its mappings belong to it."""
 

@@ -15,7 +15,7 @@ from redirty.collector.ptrace.injector_client import Injector
 
 
 @dataclass(frozen=True)
-class Features:
+class HostSupport:
     """probes, arming, other: name -> None when it works, else the reason in words."""
 
     kernel: str
@@ -52,7 +52,7 @@ def _process_events() -> str | None:
     return None
 
 
-def look() -> Features:
+def look() -> HostSupport:
     """Tries everything. Takes about a second."""
     root = os.geteuid() == 0
     try:
@@ -74,7 +74,7 @@ def look() -> Features:
         "pid namespace": privileges.pid_namespace(),
     }
     other["process events"] = _process_events() if root else "needs root: run with sudo"
-    return Features(
+    return HostSupport(
         kernel=platform.release(),
         lockdown=probe_support.lockdown_mode(),
         root=root,
@@ -84,7 +84,7 @@ def look() -> Features:
     )
 
 
-def as_json(found: Features) -> dict[str, Any]:
+def as_json(found: HostSupport) -> dict[str, Any]:
     """For programs."""
 
     def section(answers: dict[str, str | None]) -> dict[str, dict[str, Any]]:
@@ -115,7 +115,7 @@ _MEANING = {
 }
 
 
-def as_text(found: Features) -> str:
+def as_text(found: HostSupport) -> str:
     """For people."""
     lines = [
         f"kernel {found.kernel}, lockdown: {found.lockdown}, "

@@ -24,7 +24,7 @@ from redirty.collector.errors import (
 from redirty.collector.linux.process import Process, lives
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.target.targets import TargetSet
-from redirty.collector.tracking.address_space import Space
+from redirty.collector.tracking.address_space import AddressSpace
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Members:
         self.targets = targets
         self.way = way
         self.injector = injector
-        self.spaces: dict[int, Space] = {}
+        self.spaces: dict[int, AddressSpace] = {}
         self.stopped_s = 0.0
         self.by_log_only = 0
         # of spaces let go of
@@ -53,7 +53,9 @@ class Members:
         self._free_slots = list(range(tracer.options.slots - 1, 0, -1))
         self._slots_to_free: list[int] = []
 
-    def adopt(self, pid: int, descriptor: int | None = None, *, required: bool = True) -> Space:
+    def adopt(
+        self, pid: int, descriptor: int | None = None, *, required: bool = True
+    ) -> AddressSpace:
         """Traces a process from now on. descriptor: a userfaultfd of it, if there is one already.
 
         Errors: GoneError and NoProcessError when it is no more; ArmError when it cannot be armed
@@ -68,7 +70,7 @@ class Members:
             armed = self._open_armed(pid, number, descriptor, required=required)
             if not required and self.tracer.target_space(pid) != number:
                 raise GoneError  # it runs another program since: that one is taken in next
-            space = Space(number, slot, process, armed, self.targets)
+            space = AddressSpace(number, slot, process, armed, self.targets)
         except BaseException as e:
             if armed is not None:
                 armed.close()

@@ -25,7 +25,7 @@ from redirty.collector.linux.maps import Mappings
 from redirty.collector.pageset import PageSet, empty
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.target.targets import TargetSet
-from redirty.collector.tracking.address_space import Space
+from redirty.collector.tracking.address_space import AddressSpace
 from redirty.collector.tracking.members import Members
 
 _PEEK_REGIONS = 4096  # of a system call each
@@ -81,7 +81,7 @@ class Recorder:
         self._open: dict[int, PageSet] = {}
 
     @property
-    def spaces(self) -> dict[int, Space]:
+    def spaces(self) -> dict[int, AddressSpace]:
         """The target's address spaces now."""
         return self.members.spaces
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from redirty.collector.linux.process_memory import PAGE, Reader
-from redirty.collector.mirror.pipeline import Engine
+from redirty.collector.linux.process_memory import PAGE, ProcessMemory
+from redirty.collector.mirror.pipeline import Pipeline
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.transport.local_sink import LocalSink
 from redirty.collector.pageset import U64, PageSet, from_pages
@@ -48,7 +48,7 @@ def rows(quick: bool) -> Iterator[Row]:
 
 def _bare_read(pid: int, first: int, pages: int) -> float:
     """Bytes a second of process_vm_readv in pieces of 1 MiB into one buffer."""
-    reader, buffer = Reader(pid), memoryview(bytearray(_PIECE))
+    reader, buffer = ProcessMemory(pid), memoryview(bytearray(_PIECE))
     step = _PIECE // PAGE
     begun = time.perf_counter()
     for at in range(first, first + pages, step):
@@ -206,8 +206,8 @@ def _scattered(mib: int, count: int) -> Iterator[Row]:
         area = sweep.area
         chosen = np.sort(rng.choice(area.page_count, area.page_count // 8, replace=False))
         pages = chosen.astype(np.uint64) + np.uint64(area.first_page)
-        source, engine = SpaceSource(1, sweep.pid, scan=True), Engine(_Nowhere())
-        reader, buffer = Reader(sweep.pid), memoryview(bytearray(256 * PAGE))
+        source, engine = SpaceSource(1, sweep.pid, scan=True), Pipeline(_Nowhere())
+        reader, buffer = ProcessMemory(sweep.pid), memoryview(bytearray(256 * PAGE))
         wanted: PageSet = from_pages(pages)
         measured, floors = [], []
         for n in range(count + 1):

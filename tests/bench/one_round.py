@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
-from redirty.collector.linux.malloc import give_back_freed_memory, keep_freed_memory
+from redirty.collector.linux.malloc import retain_freed_memory, trim_heap
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.recording.writer import Meta, Recording
+from redirty.collector.recording.writer import Meta, RecordingWriter
 from redirty.collector.target.targets import Pids
-from redirty.collector.tracking.address_space import Space
+from redirty.collector.tracking.address_space import AddressSpace
 from redirty.collector.tracking.rounds import Recorder
 
 from tests.bench.figures import median
@@ -72,7 +72,7 @@ def memory_kib(name: str) -> int:
 def main() -> None:
     """Records."""
     mib, kind, dirty, rounds = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    keep_freed_memory()  # as a session does
+    retain_freed_memory()  # as a session does
     target_cpu, own_cpu = cpus()
     parts = Parts()
     # Spread out, so that the pages are no single run, when few are dirty.
@@ -84,14 +84,14 @@ def main() -> None:
         for name in ("drain", "take_stats"):
             setattr(tracer, name, parts.timed(name, getattr(tracer, name)))
         for name in ("look", "arm", "settle"):
-            setattr(Space, name, parts.timed(name, getattr(Space, name)))
+            setattr(AddressSpace, name, parts.timed(name, getattr(AddressSpace, name)))
         recorder = Recorder(tracer, Pids([sweep.pid]), "uffd", injector)
-        give_back_freed_memory()
+        trim_heap()
         before_kib = memory_kib("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
         recorder.begin()
         meta = Meta({}, tracer.probe, "uffd", 1.0, "", tracer.attached)
-        recording = Recording(Path(d) / "recording", meta)
+        recording = RecordingWriter(Path(d) / "recording", meta)
         recording._sums_due = float("inf")  # apart, at the end
         add = parts.timed("record", recording.add)
         cpu_ns, found = [], 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from redirty.collector.model.fit import fit
-from redirty.collector.model.observations import Observed
+from redirty.collector.model.observations import Observations
 from redirty.collector.model.predict import answer
 from redirty.collector.model.prediction import Question
 from redirty.collector.recording import columns
@@ -55,7 +55,7 @@ def rows(quick: bool) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def _live_ms(seen: Observed) -> float:
+def _live_ms(seen: Observations) -> float:
     begun = time.process_time_ns()
     answer(fit(replace(seen)), Question(200e6, 0.3))
     return (time.process_time_ns() - begun) / 1e6

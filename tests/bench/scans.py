@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from redirty.collector.linux.malloc import keep_freed_memory
+from redirty.collector.linux.malloc import retain_freed_memory
 from redirty.collector.tracking.address_space import PRESENCE_PAGES_A_ROUND
 
 from tests.bench.figures import pairs
@@ -21,7 +21,7 @@ _SPARE_MIB = 2048
 
 def rows(quick: bool) -> Iterator[Row]:
     """All pages of a size dirty, then scanned and protected again, by turns here and in C."""
-    keep_freed_memory()  # as a session does
+    retain_freed_memory()  # as a session does
     target_cpu, own_cpu = cpus()
     usual = os.sched_getaffinity(0)
     # Where the target's processor is told to drop translations, and where not, makes a difference.

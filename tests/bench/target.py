@@ -110,7 +110,7 @@ class EmptyProgram:
     tracepoint can cost."""
 
     def __init__(self) -> None:
-        self._program = syscalls.load_nothing(syscalls.TYPE_RAW_TRACEPOINT)
+        self._program = syscalls.load_noop(syscalls.TYPE_RAW_TRACEPOINT)
         self._link = -1
 
     def attach(self) -> None:

@@ -267,12 +267,12 @@ def _key_answers(pid: int, count: int) -> list[float]:
 
 async def _grown(refreshes: int) -> float:
     """MiB that the resident memory grows by: the screen drawn again and again with new rounds."""
-    from redirty.tui.app import Look, TopApp
+    from redirty.tui.app import Appearance, TopApp
     from redirty.tui.readers.target import TargetReader
     from redirty.tui.screens.target import TargetScreen
-    from redirty.tui.snapshots.convergence import Asked
+    from redirty.tui.snapshots.convergence import ConvergenceQuestion
     from redirty.tui.snapshots.history import History
-    from redirty.tui.snapshots.snapshot import State
+    from redirty.tui.snapshots.snapshot import ReaderState
 
     class Made(TargetReader):
         def work(self) -> None:
@@ -280,15 +280,15 @@ async def _grown(refreshes: int) -> float:
                 with self._wake:
                     self._wake.wait(1.0)
 
-    reader = Made(Asked(1e9))
+    reader = Made(ConvergenceQuestion(1e9))
     history = History()
-    app = TopApp(lambda: TargetScreen(reader), Look())
+    app = TopApp(lambda: TargetScreen(reader), Appearance())
     settled = 0.0
     begin = min(_SETTLED, refreshes // 2)
     async with app.run_test(size=(160, 48)) as pilot:
         for i in range(refreshes):
             history.add(facts(i, 50, 1 + i % 5))
-            reader.publish(reader.snapshot(history, State.LIVE))
+            reader.publish(reader.snapshot(history, ReaderState.LIVE))
             await pilot.pause(0)
             if i == begin:
                 settled = _resident_mib()

@@ -9,9 +9,9 @@ from collections import Counter
 from redirty.collector.errors import ArmError
 from redirty.collector.linux import numa
 from redirty.collector.linux.smaps import detailed
-from redirty.collector.pagetables.planner import Steps, plan
+from redirty.collector.pagetables.planner import StepPlanner, plan
 from redirty.collector.pagetables.walker import Tables, Walker
-from redirty.collector.ptrace.injector_client import Injector, InUseError
+from redirty.collector.ptrace.injector_client import AddressesInUseError, Injector
 
 TIMEOUT_S = 2.0
 
@@ -42,15 +42,15 @@ class Relocator:
             leaves = before.address[before.leaves]
             wanted = plan(leaves, detailed(self.pid), self.in_use)
             try:
-                longest = self._steps(Steps(wanted))
+                longest = self._steps(StepPlanner(wanted))
                 break
-            except InUseError as e:
+            except AddressesInUseError as e:
                 self.in_use.update(e.addresses)
         old, new = movable(before), movable(self.walker.walk(self.pid))
         at = wanted.regions.tolist()
         return sum(old[a] != new.get(a) for a in at), len(at), longest
 
-    def _steps(self, steps: Steps) -> float:
+    def _steps(self, steps: StepPlanner) -> float:
         longest = 0.0
         while step := steps.next(self.regions):
             try:
@@ -60,7 +60,7 @@ class Relocator:
                 longest = max(longest, took)
                 self.stopped_s += took
                 self.moves_s += moves_s
-            except InUseError:
+            except AddressesInUseError:
                 raise
             except ArmError as e:
                 self.refused[str(e)] += 1

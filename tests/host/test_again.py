@@ -14,7 +14,7 @@ import pytest
 from redirty.collector.analyze import load, redirtying, summary
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.pageset import page_numbers
-from redirty.collector.recording.writer import Meta, Recording
+from redirty.collector.recording.writer import Meta, RecordingWriter
 
 from tests.host.program import Recorded
 from tests.host.recording import LiveRounds, space_of, wait_idle
@@ -43,7 +43,7 @@ def test_known_writers(tracer: Tracer, tmp_path: Path) -> None:
     every: list[set[int]] = []
     meta = Meta({"description": "x", "comm": "x"}, "x", "x", 1.0, "x", tracer.attached)
     with Phases(AREAS) as phases, LiveRounds(phases.pid, tracer=tracer) as live:
-        made = Recording(tmp_path / "rec", meta)
+        made = RecordingWriter(tmp_path / "rec", meta)
         live.begin()
         for number in range(ROUNDS):
             for name, pattern, seed, count in (

@@ -16,7 +16,7 @@ import pytest
 from redirty.collector.cli.main import main
 from redirty.collector.errors import RedirtyError, UsageError
 from redirty.collector.net.link import LinkBandwidth, link_bandwidth
-from redirty.collector.recording.writer import Recording
+from redirty.collector.recording.writer import RecordingWriter
 
 from tests.host.namespaces import another_network, has, ip, own_network, send, tc, veth
 from tests.tiers import require
@@ -375,7 +375,7 @@ def test_a_report_against_a_link(
     peer: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a user meets it: in text, for programs, and refused in one line."""
-    made = Recording(tmp_path / "rec", meta())
+    made = RecordingWriter(tmp_path / "rec", meta())
     made.add(one_round(0, log=pages(16, 17), missed=pages(), present=pages(16)))
     made.close(complete=True)
     tc("qdisc add dev v0 root tbf rate 8mbit burst 1mb latency 1s")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from redirty.collector.errors import RedirtyError
-from redirty.collector.mirror.rate_limiter import Pace
+from redirty.collector.mirror.rate_limiter import RateLimiter
 from redirty.collector.mirror.transport import pairing
-from redirty.collector.mirror.transport.listener import Door, Guarded, connect
+from redirty.collector.mirror.transport.listener import Listener, ReplaceableConnection, connect
 from redirty.collector.mirror.transport.network_sink import NetworkSink
 from redirty.collector.mirror.transport.protocol import PAGES, WELCOME, FrameError, head, parse_head
 from redirty.collector.mirror.transport.receiver import LostError
@@ -53,22 +53,22 @@ def test_a_listener_of_another_user_gets_no_page() -> None:
         assert other.stdout
         port = int(other.stdout.readline())
         with pytest.raises(RedirtyError, match="of user 65534"):
-            NetworkSink(lambda: connect("127.0.0.1", port, None), Pace(None), 1.0)
+            NetworkSink(lambda: connect("127.0.0.1", port, None), RateLimiter(None), 1.0)
         assert int(other.stdout.readline()) == 0
 
 
 @contextlib.contextmanager
-def paired() -> Iterator[tuple[Door, Guarded, socket.socket, bytes]]:
+def paired() -> Iterator[tuple[Listener, ReplaceableConnection, socket.socket, bytes]]:
     """A door with a code, and a connection through it: the receiver's end, the sender's."""
     code = pairing.parse_code(pairing.new_code())
-    door = Door("127.0.0.1", 0, code)
+    door = Listener("127.0.0.1", 0, code)
     found: list[socket.socket] = []
     thread = threading.Thread(target=lambda: found.append(connect("127.0.0.1", door.port, code)))
     thread.start()
     accepted = door.accept(30)
     thread.join()
     assert accepted is not None
-    guarded = Guarded(accepted, door)
+    guarded = ReplaceableConnection(accepted, door)
     yield door, guarded, found[0], code
     guarded.close()
     found[0].close()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from redirty.collector.errors import RedirtyError
-from redirty.collector.mirror.network_hold import Network
+from redirty.collector.mirror.network_hold import NetworkHold
 
 from tests.host.condition import tracer_of
 from tests.host.mirrored import mirror_json
@@ -190,5 +190,5 @@ def test_the_machines_own_network_is_refused(tmp_path: Path) -> None:
 
 def test_it_does_not_cut_itself_off() -> None:
     with pytest.raises(RedirtyError, match="would cut itself off"):
-        Network(shared=True, far=True).require_own({os.getpid()})
-    Network(shared=True, far=False).require_own({os.getpid()})
+        NetworkHold(shared=True, far=True).require_own({os.getpid()})
+    NetworkHold(shared=True, far=False).require_own({os.getpid()})

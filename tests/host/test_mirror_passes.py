@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from redirty.collector.mirror.decision import Decision, Goals
 from redirty.collector.mirror.image.image import Image
-from redirty.collector.mirror.observer import Going, PassDone
-from redirty.collector.mirror.rate_limiter import Pace
-from redirty.collector.mirror.request import Wish
-from redirty.collector.mirror.session import Mirroring
-from redirty.collector.mirror.state import State
+from redirty.collector.mirror.observer import PassReport, ProgressReport
+from redirty.collector.mirror.rate_limiter import RateLimiter
+from redirty.collector.mirror.request import MirrorRequest
+from redirty.collector.mirror.session import MirrorSession
+from redirty.collector.mirror.state import MirrorState
 from redirty.collector.mirror.transport.local_sink import LocalSink
-from redirty.collector.mirror.transport.sink import Sink
+from redirty.collector.mirror.transport.sink import PageSink
 from redirty.collector.pageset import PageSet, empty, page_numbers
 from redirty.collector.target.targets import Pids
 from redirty.collector.tracking.rounds import Round
@@ -38,12 +38,12 @@ class Watcher:
     def __init__(self) -> None:
         self.sent: list[dict[int, PageSet]] = []
         self.dirty: list[dict[int, PageSet]] = []
-        self.done: list[PassDone] = []
+        self.done: list[PassReport] = []
 
-    def going(self, now: Going) -> None:
+    def going(self, now: ProgressReport) -> None:
         pass
 
-    def passed(self, done: PassDone, state: State, result: Round) -> None:
+    def passed(self, done: PassReport, state: MirrorState, result: Round) -> None:
         self.sent.append(done.counts.sent)
         self.done.append(done)
         self.dirty.append({s.number: s.dirty[0] for s in state.sources()})
@@ -66,14 +66,16 @@ class WritingSink(LocalSink):
         self.on_flush(self.flushes)
 
 
-def in_process(to: Path, write: Callable[[int], None], wish: Wish) -> tuple[Mirroring, Watcher]:
-    def sink() -> Sink:
-        made = WritingSink(Image.create(to, "s" * 16), Pace(wish.bandwidth))
+def in_process(
+    to: Path, write: Callable[[int], None], wish: MirrorRequest
+) -> tuple[MirrorSession, Watcher]:
+    def sink() -> PageSink:
+        made = WritingSink(Image.create(to, "s" * 16), RateLimiter(wish.bandwidth))
         made.on_flush = write
         return made
 
     watcher = Watcher()
-    mirroring = Mirroring(wish, sink, watcher)
+    mirroring = MirrorSession(wish, sink, watcher)
     mirroring.run()
     return mirroring, watcher
 
@@ -92,7 +94,7 @@ def test_only_re_dirtied_pages_are_sent_again(tmp_path: Path) -> None:
                 two = phases.write("shared_file", "random", seed=number, count=100).pages
                 written.append((len(one), len(two)))
 
-        wish = Wish(
+        wish = MirrorRequest(
             Pids([phases.pid]), Goals(None, passes=5), arm=ARM, probe=PROBE, keep_lists=True
         )
         _, watcher = in_process(tmp_path / "m", write, wish)
@@ -122,7 +124,7 @@ def test_pages_that_are_written_again_and_again_wait_for_the_end(tmp_path: Path)
                 phases.write("anon", f"range:{number * 500 - 480}", seed=number, count=500)
 
         goals = Goals(0.4)
-        wish = Wish(
+        wish = MirrorRequest(
             Pids([phases.pid]), goals, bandwidth=4 << 20, arm=ARM, probe=PROBE, keep_lists=True
         )
         mirroring, watcher = in_process(tmp_path / "m", write, wish)
@@ -156,7 +158,9 @@ def test_what_the_kernel_writes_unseen_is_read_again(tmp_path: Path) -> None:
             if number <= 2:
                 uring.read(0, 32, "fixed")
 
-        wish = Wish(Pids([uring.pid]), Goals(None, passes=2), arm=ARM, probe=PROBE, verify=True)
+        wish = MirrorRequest(
+            Pids([uring.pid]), Goals(None, passes=2), arm=ARM, probe=PROBE, verify=True
+        )
         mirroring, _ = in_process(tmp_path / "m", write, wish)
     assert mirroring.information["verified"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.ptrace import freezer_client as arm_holding
-from redirty.collector.ptrace.freezer_client import HoldError, Holding
+from redirty.collector.ptrace.freezer_client import FreezeError, Freezer
 
 from tests.host.condition import Condition, assert_released, task_fields, tracer_of
 from tests.host.mirrored import let_run, mirror_json
@@ -137,7 +137,7 @@ def test_two_hundred_threads(tmp_path: Path) -> None:
 
 def test_a_hold_ends_with_its_time() -> None:
     with Writer(4) as writer:
-        holding = Holding()
+        holding = Freezer()
         count = holding.stop([writer.pid], 0.2, 1)
         holding.ask_states()
         states = holding.states().by_process()[writer.pid]
@@ -145,14 +145,14 @@ def test_a_hold_ends_with_its_time() -> None:
         assert states[0].stat.startswith(f"{writer.pid} (".encode())
         assert tracer_of(writer.pid)
         wait_until(lambda: not tracer_of(writer.pid), 2, "the end of the hold")
-        with pytest.raises(HoldError, match="its time was over"):
+        with pytest.raises(FreezeError, match="its time was over"):
             holding.release()
         holding.stop([writer.pid], 5, 1)
         holding.ask_states()  # and not waited for
         holding.more(5)
         assert holding.release() > 0
         assert not tracer_of(writer.pid)
-        with pytest.raises(HoldError):
+        with pytest.raises(FreezeError):
             holding.stop_machine("/nonexistent", 1, 1)
         holding.close()
 
@@ -163,11 +163,11 @@ def test_a_hold_ends_with_its_time_though_nobody_reads_its_answer(
     """The answer is larger than the socket takes, as of thousands of threads."""
     monkeypatch.setattr(arm_holding, "_ANSWER_BYTES", 4096)
     with Crowd("threads", 100) as crowd:
-        holding = Holding()
+        holding = Freezer()
         holding.stop([crowd.pid], 0.5, 5)
         holding.ask_states()
         wait_until(lambda: not tracer_of(crowd.pid), 20, "the end of the hold")
-        with pytest.raises(HoldError, match="ended, and the target runs on"):
+        with pytest.raises(FreezeError, match="ended, and the target runs on"):
             holding.states()
 
 
@@ -182,7 +182,7 @@ def test_a_guest_goes_on_when_redirty_is_killed(when: str, tmp_path: Path) -> No
         thread.start()
         child = os.fork()
         if child == 0:
-            holding = Holding()
+            holding = Freezer()
             holding.stop_machine(str(tmp_path / "qmp"), 30, 5)
             holding.stop([crowd.pid], 30, 5)
             if when != "not asked":
@@ -215,7 +215,7 @@ def test_memory_of_one_that_is_killed_while_it_is_held_is_not_there() -> None:
     """It stays a zombie until it is let go of, and reading it gives nothing."""
     with Crowd("threads", 3) as crowd:
         source = SpaceSource(1, crowd.pid, scan=True)
-        holding = Holding()
+        holding = Freezer()
         holding.stop([crowd.pid], 30, 5)
         assert source.there()
         os.kill(crowd.pid, signal.SIGKILL)
@@ -239,7 +239,7 @@ thread.release()
 def test_floating_point_registers_are_as_the_kernel_tells_them() -> None:
     """They are taken from the extended ones, which begin with them."""
     with Crowd("threads", 3) as crowd:  # which sleeps
-        holding = Holding()
+        holding = Freezer()
         holding.stop([crowd.pid], 5, 1)
         holding.ask_states()
         threads = holding.states().by_process()[crowd.pid]
@@ -254,9 +254,9 @@ def test_floating_point_registers_are_as_the_kernel_tells_them() -> None:
 
 def test_one_that_is_debugged_is_left_alone(tmp_path: Path) -> None:
     with Writer(4) as writer:
-        first, second = Holding(), Holding()
+        first, second = Freezer(), Freezer()
         first.stop([writer.pid], 20, 1)
-        with pytest.raises(HoldError, match="debugging"):
+        with pytest.raises(FreezeError, match="debugging"):
             second.stop([writer.pid], 1, 1)
         assert tracer_of(writer.pid)
         first.close()

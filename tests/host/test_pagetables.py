@@ -20,7 +20,7 @@ from redirty.collector.errors import ArmError, RedirtyError
 from redirty.collector.linux import numa as host_nodes
 from redirty.collector.linux.smaps import detailed
 from redirty.collector.pageset import page_numbers
-from redirty.collector.pagetables.planner import Steps, plan
+from redirty.collector.pagetables.planner import StepPlanner, plan
 from redirty.collector.pagetables.preconditions import require_movable
 from redirty.collector.pagetables.walker import Walker
 
@@ -198,7 +198,7 @@ def test_what_a_recording_has_registered_stays(relocator_of: list[Relocator]) ->
         relocator_of.append(relocator)
         inside = range(target.address, target.address + (8 << 20) - (2 << 20))
         regions = np.arange(inside.start + (2 << 20) - 1 >> 21 << 21, inside.stop, 2 << 20)
-        before = Steps(plan(regions.astype(np.uint64), detailed(target.pid))).next(1)
+        before = StepPlanner(plan(regions.astype(np.uint64), detailed(target.pid))).next(1)
         assert before is not None
         rounds.begin()
         with pytest.raises(ArmError, match="began to be recorded"):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from redirty.collector.analyze import load, summary
-from redirty.collector.metrics.frame_tracking import Physical, PhysicalRound
+from redirty.collector.metrics.frame_tracking import FrameTracker, PhysicalRound
 from redirty.collector.pageset import page_numbers
 
 from tests.host.program import Recorded
@@ -68,7 +68,7 @@ class Live:
 
     def __init__(self, live: LiveRounds) -> None:
         self.live = live
-        self.physical = Physical()
+        self.physical = FrameTracker()
 
     def end(self) -> PhysicalRound:
         result = self.live.end_round()

@@ -16,7 +16,7 @@ import pytest
 from redirty.collector.analyze import load
 from redirty.collector.analyze.observations import observe
 from redirty.collector.model.fit import fit
-from redirty.collector.recording.writer import Recording
+from redirty.collector.recording.writer import RecordingWriter
 
 from tests.host.recording import LiveRounds
 from tests.host.refusal import TARGET_ENDED, WRONG_USAGE, assert_refused
@@ -67,7 +67,7 @@ class Recorded:
 
 def recorded(pattern: str, directory: Path, setup_s: int) -> Recorded:
     """Records the writer at work."""
-    recording = Recording(directory, meta())
+    recording = RecordingWriter(directory, meta())
     arms_ns = []
     with Writer(mib=PAGES * 4096 >> 20) as writer, LiveRounds(writer.pid) as live:
         writer.start(pattern, RATE, PAGES, int(ROUNDS * INTERVAL_S) + setup_s, log=True)
@@ -118,7 +118,7 @@ def test_sets_of_runs_are_what_was_written(tmp_path: Path) -> None:
         live.begin()
         phases.write("a", "all")
         live.end_round()
-        recording = Recording(tmp_path / "rec", meta(live.tracer.attached))
+        recording = RecordingWriter(tmp_path / "rec", meta(live.tracer.attached))
         written = []
         for number in range(8):
             written.append(set(phases.write("a", "random", number, 60).pages.tolist()))

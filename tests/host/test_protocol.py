@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from redirty.collector.bpf.tracer import Tracer
-from redirty.collector.tracking.address_space import Space
+from redirty.collector.tracking.address_space import AddressSpace
 
 from tests.host.recording import assert_same, wait_idle, within
 from tests.host.walk import Start
@@ -74,7 +74,7 @@ def test_written_between_the_steps(
         tracer = walk.live.tracer
         for i, name in enumerate(STEPS):
             patched.setattr(tracer, name, then_write(name, getattr(tracer, name), 64 * i))
-        patched.setattr(Space, "arm", then_write("arm", Space.arm, 64 * len(STEPS)))
+        patched.setattr(AddressSpace, "arm", then_write("arm", AddressSpace.arm, 64 * len(STEPS)))
         walk.live.end_round()
     for pages in written.values():
         first = int(pages[0]) - walk.phases.areas["a"].first_page

@@ -117,7 +117,7 @@ def test_kernel_without_any_probe(
         raise PermissionError(1, "Operation not permitted")
 
     for mode, words in (("none", "hardened"), ("confidentiality", "locked down")):
-        monkeypatch.setattr(syscalls, "load_nothing", refuse)
+        monkeypatch.setattr(syscalls, "load_noop", refuse)
         monkeypatch.setattr(probe_support, "lockdown_mode", lambda mode=mode: mode)
         output = tmp_path / mode
         code = main(["record", "-p", str(sleeper.pid), "100ms", "1", "-o", str(output)])

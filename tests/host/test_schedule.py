@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redirty.collector.recording.options import Plan
+from redirty.collector.recording.options import RecordingOptions
 from redirty.collector.recording.session import Session
 from redirty.collector.target.targets import Pids
 from redirty.collector.tracking.rounds import Round
@@ -88,7 +88,7 @@ def test_what_was_written_before_the_end_is_in_it(tmp_path: Path) -> None:
                 wait_idle(phases.pid)
                 session.finish()
 
-        plan = Plan(Pids([phases.pid]), tmp_path / "rec", 0.05, arm=way(), probe=PROBE)
+        plan = RecordingOptions(Pids([phases.pid]), tmp_path / "rec", 0.05, arm=way(), probe=PROBE)
         session = Session(plan, write_and_finish)
         session.run()
     assert len(found) == 2

@@ -15,7 +15,7 @@ from redirty.collector.target.guest import Guest
 from redirty.collector.target.targets import Pids
 from redirty.collector.units import show_pages
 from redirty.tui.screens.overview import target_of
-from redirty.tui.snapshots.snapshot import Process
+from redirty.tui.snapshots.snapshot import ProcessRow
 
 from tests.host.condition import Condition, assert_released
 from tests.host.programs import redis
@@ -145,7 +145,7 @@ def test_a_guests_memory_alone(tmp_path: Path) -> None:
             assert f"present {show_pages(len(written(ram)))}" in shown
             terminal.keys("q")
             assert terminal.exit_code() == 0
-        row = Process(child.pid, "guest", "vm", "/", 0, 0.0, None, None, None, None)
+        row = ProcessRow(child.pid, "guest", "vm", "/", 0, 0.0, None, None, None, None)
         assert isinstance(target_of(row), Guest)
         assert isinstance(target_of(row._replace(pid=other.pid)), Pids)  # no memory of a guest's
 

@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 from redirty.tui.readers import replay
-from redirty.tui.readers.recording import Recorded
+from redirty.tui.readers.recording import LoadedRecording
 
-_READ: dict[object, Recorded] = {}
+_READ: dict[object, LoadedRecording] = {}
 
 
-def _once(directory: Path) -> Recorded:
+def _once(directory: Path) -> LoadedRecording:
     """By what is in the directory: some tests damage theirs."""
     files = sorted(directory.iterdir())
     key = tuple(
         (f.name, f.stat().st_size, f.stat().st_mtime_ns, f.read_bytes()[:64]) for f in files
     )
     if key not in _READ:
-        _READ[key] = Recorded(directory)
+        _READ[key] = LoadedRecording(directory)
     return _READ[key]
 
 
 @pytest.fixture(autouse=True)
 def _recordings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "Recorded", _once)
+    monkeypatch.setattr(replay, "LoadedRecording", _once)

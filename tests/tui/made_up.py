@@ -9,17 +9,17 @@ import numpy as np
 from redirty.collector.linux.maps import Mapping
 from redirty.collector.model.observations import Points
 from redirty.collector.recording.columns import ROUNDS
-from redirty.tui.readers.live import Wanted
+from redirty.tui.readers.live import TopOptions
 from redirty.tui.readers.mirror_process import Mirror
-from redirty.tui.snapshots.convergence import Asked
-from redirty.tui.snapshots.mirror import MirrorSnapshot, MirrorWish
-from redirty.tui.snapshots.mirror_progress import Progress
-from redirty.tui.snapshots.round_summary import COLUMN, Facts, Written, folded
-from redirty.tui.snapshots.snapshot import OverviewSnapshot, Process, State
+from redirty.tui.snapshots.convergence import ConvergenceQuestion
+from redirty.tui.snapshots.mirror import MirrorCommand, MirrorSnapshot
+from redirty.tui.snapshots.mirror_progress import MirrorProgress
+from redirty.tui.snapshots.round_summary import COLUMN, RoundSummary, WrittenMappings, folded
+from redirty.tui.snapshots.snapshot import OverviewSnapshot, ProcessRow, ReaderState
 
 MIRROR_LINES = Path(__file__).resolve().parents[1] / "data" / "mirror.jsonl"
-WANTED = Wanted()
-ASKED = Asked(1.25e9)
+WANTED = TopOptions()
+ASKED = ConvergenceQuestion(1.25e9)
 NAMES = ("redis-server", "postgres", "nginx", "java", "qemu-system-x86", "sshd")
 
 
@@ -30,7 +30,7 @@ def machine(processes: int, number: int = 1) -> OverviewSnapshot:
         name = NAMES[i % len(NAMES)]
         faults = float((processes - i) * 10 * (1 + (i + number) % 3))
         found.append(
-            Process(
+            ProcessRow(
                 1000 + i,
                 f"guest{i}" if name.startswith("qemu") else name,
                 "vm" if name.startswith("qemu") else "process",
@@ -46,10 +46,10 @@ def machine(processes: int, number: int = 1) -> OverviewSnapshot:
         )
     found.sort(key=lambda p: (-p.write_faults, -p.rss_bytes))
     features = frozenset({"first_touch", "tlb"})
-    return OverviewSnapshot(number, State.LIVE, "", tuple(found), 1.0, 0, features)
+    return OverviewSnapshot(number, ReaderState.LIVE, "", tuple(found), 1.0, 0, features)
 
 
-def facts(number: int, mappings: int, dirty: int = 4, cpu_s: float | None = 0.5) -> Facts:
+def facts(number: int, mappings: int, dirty: int = 4, cpu_s: float | None = 0.5) -> RoundSummary:
     """A round of a second in which each of so many mappings was dirtied."""
     values = np.zeros(len(ROUNDS))
     total = mappings * dirty
@@ -66,23 +66,23 @@ def facts(number: int, mappings: int, dirty: int = 4, cpu_s: float | None = 0.5)
     )
     ones = np.ones(mappings, np.int64)
     starts = np.arange(mappings, dtype=np.uint64) * np.uint64(0x10000) + np.uint64(base)
-    written = Written(
+    written = WrittenMappings(
         items, ones * 77, starts, ones * dirty * 4, ones * dirty, ones * (dirty - 1), ones
     )
     keys = (np.arange(mappings, dtype=np.uint64) + np.uint64(base >> 18)) | np.uint64(77 << 39)
     places = folded(keys, ones * dirty)
-    return Facts(number, values, written, (), Points.none(), places, cpu_s)
+    return RoundSummary(number, values, written, (), Points.none(), places, cpu_s)
 
 
-def mirror_of(wish: MirrorWish, lines: int | None, took_s: float) -> MirrorSnapshot:
+def mirror_of(wish: MirrorCommand, lines: int | None, took_s: float) -> MirrorSnapshot:
     """A mirror of redis after so many of its lines; None: at its end."""
-    progress = Progress()
+    progress = MirrorProgress()
     for line in MIRROR_LINES.read_text().splitlines()[:lines]:
         progress = progress.take(json.loads(line))
     message = ""
     if lines is None:
         progress, message = progress.ended(0, "", cancelled=False)
-    return MirrorSnapshot(1, State.LIVE, wish, progress, message, took_s)
+    return MirrorSnapshot(1, ReaderState.LIVE, wish, progress, message, took_s)
 
 
 class Silent(Mirror):

@@ -9,18 +9,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from redirty.tui.app import Look, TopApp
+from redirty.tui.app import Appearance, TopApp
 from redirty.tui.readers.base import Reader
 from redirty.tui.readers.replay import Replay
 from redirty.tui.screens.replay import ReplayScreen
-from redirty.tui.snapshots.convergence import Asked
-from redirty.tui.snapshots.snapshot import OverviewSnapshot, State
+from redirty.tui.snapshots.convergence import ConvergenceQuestion
+from redirty.tui.snapshots.snapshot import OverviewSnapshot, ReaderState
 from textual.pilot import Pilot
 from textual.screen import Screen
 
 REDIS = Path(__file__).resolve().parents[1] / "data" / "redis"
 SMALL, LARGE = (80, 24), (160, 48)
-ASKED = Asked(12e6, 0.1)  # bytes per second: less than the recorded redis dirties
+ASKED = ConvergenceQuestion(12e6, 0.1)  # bytes per second: less than the recorded redis dirties
 PATIENCE_S = 60.0
 _POLL_S = 0.03
 
@@ -36,10 +36,10 @@ def run(test: Awaitable[None]) -> None:
 
 @contextlib.asynccontextmanager
 async def shown(
-    first: Callable[[], Screen[None]], size: tuple[int, int] = SMALL, look: Look | None = None
+    first: Callable[[], Screen[None]], size: tuple[int, int] = SMALL, look: Appearance | None = None
 ) -> AsyncIterator[Pilot[int]]:
     """A running program; all its readers are closed at the end."""
-    app = TopApp(first, look or Look())
+    app = TopApp(first, look or Appearance())
     try:
         async with app.run_test(size=size, notifications=True) as pilot:
             yield pilot
@@ -50,7 +50,7 @@ async def shown(
 
 @contextlib.asynccontextmanager
 async def replaying(
-    size: tuple[int, int] = SMALL, directory: Path = REDIS, look: Look | None = None
+    size: tuple[int, int] = SMALL, directory: Path = REDIS, look: Appearance | None = None
 ) -> AsyncIterator[tuple[Pilot[int], ReplayScreen]]:
     """A recording on the screen, read."""
     screen: list[ReplayScreen] = []
@@ -67,7 +67,7 @@ async def replaying(
 def read(screen: ReplayScreen) -> bool:
     """Whether all of the recording is there, or it is known that it cannot be read."""
     s = screen.shown
-    return s is not None and s.state is not State.STARTING
+    return s is not None and s.state is not ReaderState.STARTING
 
 
 async def until(pilot: Pilot[int], condition: Callable[[], object], what: str) -> None:

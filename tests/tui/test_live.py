@@ -6,11 +6,11 @@ from __future__ import annotations
 import pytest
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.target.targets import TargetSet
-from redirty.tui.readers.live import Live, Wanted
+from redirty.tui.readers.live import Live, TopOptions
 from redirty.tui.screens.live import LiveScreen
 from redirty.tui.snapshots.cost import cost_of
 from redirty.tui.snapshots.page_tables import PageTables
-from redirty.tui.snapshots.snapshot import About, State
+from redirty.tui.snapshots.snapshot import ReaderState, TargetInfo
 
 from tests.tui.made_up import ASKED, facts
 from tests.tui.piloting import LARGE, press, run, shown, text, until
@@ -23,9 +23,9 @@ def nobody() -> TargetSet:
 class MadeUp(Live):
     """Some rounds at once, then one now and then until `end` is set."""
 
-    def __init__(self, wanted: Wanted, mappings: int) -> None:
+    def __init__(self, wanted: TopOptions, mappings: int) -> None:
         super().__init__(nobody, wanted, ASKED)
-        self.about = About("process 77: made up", "tracepoint", "uffd", wanted.interval_s)
+        self.about = TargetInfo("process 77: made up", "tracepoint", "uffd", wanted.interval_s)
         self.mappings = mappings
         self.end: Exception | None = None
         self.tables: PageTables | None = None
@@ -39,7 +39,7 @@ class MadeUp(Live):
             self.publish(
                 self.snapshot(
                     self._history,
-                    State.LIVE,
+                    ReaderState.LIVE,
                     cost=cost,
                     tables=self.tables,
                     writers=self.wanted.writers,
@@ -47,7 +47,7 @@ class MadeUp(Live):
                 )
             )
             if isinstance(self.end, TargetEndedError):
-                self.publish(self.again(State.ENDED, str(self.end)))
+                self.publish(self.again(ReaderState.ENDED, str(self.end)))
                 return
             if self.end is not None:
                 raise self.end
@@ -55,14 +55,14 @@ class MadeUp(Live):
                 self._wake.wait(0.01 if number < 5 else 0.2)
 
 
-def made(mappings: int = 20, wanted: Wanted | None = None) -> tuple[LiveScreen, list[MadeUp]]:
+def made(mappings: int = 20, wanted: TopOptions | None = None) -> tuple[LiveScreen, list[MadeUp]]:
     readers: list[MadeUp] = []
 
-    def begin(how: Wanted) -> Live:
+    def begin(how: TopOptions) -> Live:
         readers.append(MadeUp(how, mappings))
         return readers[-1]
 
-    return LiveScreen(begin, wanted or Wanted()), readers
+    return LiveScreen(begin, wanted or TopOptions()), readers
 
 
 def test_pause_holds_the_screen_and_lets_questions_through() -> None:
@@ -114,7 +114,7 @@ def test_threads_and_stacks_are_traced_anew() -> None:
 def test_not_while_it_records() -> None:
     from pathlib import Path
 
-    screen, readers = made(wanted=Wanted(directory=Path("rec")))
+    screen, readers = made(wanted=TopOptions(directory=Path("rec")))
 
     async def test() -> None:
         async with shown(lambda: screen, LARGE) as pilot:
@@ -158,12 +158,12 @@ def test_page_tables_are_on_the_screen_where_they_are_known() -> None:
 @pytest.mark.parametrize(
     ("error", "state"),
     [
-        (TargetEndedError("process 77 ended before the recording was to end"), State.ENDED),
-        (RedirtyError("cannot arm process 77: it is being debugged"), State.FAILED),
-        (ValueError("something of our own"), State.FAILED),
+        (TargetEndedError("process 77 ended before the recording was to end"), ReaderState.ENDED),
+        (RedirtyError("cannot arm process 77: it is being debugged"), ReaderState.FAILED),
+        (ValueError("something of our own"), ReaderState.FAILED),
     ],
 )
-def test_an_end_stays_on_the_screen(error: Exception, state: State) -> None:
+def test_an_end_stays_on_the_screen(error: Exception, state: ReaderState) -> None:
     screen, readers = made()
 
     async def test() -> None:

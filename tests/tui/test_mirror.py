@@ -11,12 +11,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from redirty.collector.target.targets import Pids, TargetSet
-from redirty.tui.readers.live import Live, Wanted
+from redirty.tui.readers.live import Live, TopOptions
 from redirty.tui.readers.mirror_process import Mirror
 from redirty.tui.screens.live import LiveScreen
 from redirty.tui.screens.mirror import MirrorScreen
-from redirty.tui.screens.mirror_confirm import MirrorQuestion
-from redirty.tui.snapshots.mirror import MirrorWish
+from redirty.tui.screens.mirror_confirm import MirrorConfirmScreen
+from redirty.tui.snapshots.mirror import MirrorCommand
 from redirty.tui.snapshots.mirror_progress import Stage
 from textual.pilot import Pilot
 from textual.screen import Screen
@@ -53,41 +53,41 @@ class OfAProcess(MadeUp):
         return Pids([os.getppid()])
 
 
-def made(wanted: Wanted | None = None) -> tuple[LiveScreen, list[MadeUp]]:
+def made(wanted: TopOptions | None = None) -> tuple[LiveScreen, list[MadeUp]]:
     readers: list[MadeUp] = []
 
-    def begin(how: Wanted) -> Live:
+    def begin(how: TopOptions) -> Live:
         readers.append(OfAProcess(how, 20))
         return readers[-1]
 
-    return LiveScreen(begin, wanted or Wanted()), readers
+    return LiveScreen(begin, wanted or TopOptions()), readers
 
 
 @pytest.fixture
-def telling(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], list[MirrorWish]]:
+def telling(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], list[MirrorCommand]]:
     """Has a process run instead of redirty mirror: the wishes that were to be done."""
 
-    def tell(words: list[str]) -> list[MirrorWish]:
-        wishes: list[MirrorWish] = []
+    def tell(words: list[str]) -> list[MirrorCommand]:
+        wishes: list[MirrorCommand] = []
 
-        def command(wish: MirrorWish) -> list[str]:
+        def command(wish: MirrorCommand) -> list[str]:
             wishes.append(wish)
             return words
 
-        monkeypatch.setattr(MirrorWish, "command", command)
+        monkeypatch.setattr(MirrorCommand, "command", command)
         return wishes
 
     return tell
 
 
-async def asked(pilot: Pilot[int], screen: LiveScreen, to: str) -> MirrorQuestion:
+async def asked(pilot: Pilot[int], screen: LiveScreen, to: str) -> MirrorConfirmScreen:
     await until(pilot, lambda: screen.shown and len(screen.shown.series), "a round")
     await press(pilot, "m")
     await press(pilot, *to)
     await press(pilot, "enter")
-    await until(pilot, lambda: isinstance(pilot.app.screen, MirrorQuestion), "the question")
+    await until(pilot, lambda: isinstance(pilot.app.screen, MirrorConfirmScreen), "the question")
     question = pilot.app.screen
-    assert isinstance(question, MirrorQuestion)
+    assert isinstance(question, MirrorConfirmScreen)
     return question
 
 
@@ -122,7 +122,7 @@ async def until_stage(pilot: Pilot[int], screen: MirrorScreen, wanted: Stage) ->
 
 
 def test_from_the_question_to_the_end_and_back(
-    tmp_path: Path, telling: Callable[[list[str]], list[MirrorWish]]
+    tmp_path: Path, telling: Callable[[list[str]], list[MirrorCommand]]
 ) -> None:
     screen, readers = made()
     wishes = telling(teller())
@@ -168,7 +168,7 @@ def test_from_the_question_to_the_end_and_back(
     assert list(tmp_path.glob("redirty-mirror-*.svg"))
 
 
-def test_nothing_happens_without_a_yes(telling: Callable[[list[str]], list[MirrorWish]]) -> None:
+def test_nothing_happens_without_a_yes(telling: Callable[[list[str]], list[MirrorCommand]]) -> None:
     screen, readers = made()
     wishes = telling(teller())
 
@@ -188,7 +188,7 @@ def test_nothing_happens_without_a_yes(telling: Callable[[list[str]], list[Mirro
 
 
 @pytest.mark.parametrize("key", ["x", "escape", "q"])
-def test_cancelled(key: str, telling: Callable[[list[str]], list[MirrorWish]]) -> None:
+def test_cancelled(key: str, telling: Callable[[list[str]], list[MirrorCommand]]) -> None:
     screen, _ = made()
     telling(teller(2, said="wait"))
 
@@ -213,7 +213,7 @@ def test_cancelled(key: str, telling: Callable[[list[str]], list[MirrorWish]]) -
     run(test())
 
 
-def test_an_error_in_words(telling: Callable[[list[str]], list[MirrorWish]]) -> None:
+def test_an_error_in_words(telling: Callable[[list[str]], list[MirrorCommand]]) -> None:
     screen, _ = made()
     telling(teller(4, 1, "noise\nredirty: it will not converge: so it is; 3 would do"))
 
@@ -228,8 +228,8 @@ def test_an_error_in_words(telling: Callable[[list[str]], list[MirrorWish]]) -> 
     run(test())
 
 
-def test_not_while_it_records(telling: Callable[[list[str]], list[MirrorWish]]) -> None:
-    screen, _ = made(Wanted(directory=Path("rec")))
+def test_not_while_it_records(telling: Callable[[list[str]], list[MirrorCommand]]) -> None:
+    screen, _ = made(TopOptions(directory=Path("rec")))
 
     async def test() -> None:
         async with shown(lambda: screen, LARGE) as pilot:
@@ -241,11 +241,11 @@ def test_not_while_it_records(telling: Callable[[list[str]], list[MirrorWish]]) 
 
 
 def test_a_target_that_ended_is_not_taken_for_another(
-    telling: Callable[[list[str]], list[MirrorWish]],
+    telling: Callable[[list[str]], list[MirrorCommand]],
 ) -> None:
     """Its number may be another process's by now."""
     wishes = telling(teller())
-    wish = MirrorWish("x", ("-p", "1"), ((1 << 22) + 1,), "/tmp/none-of-these", 0.3)
+    wish = MirrorCommand("x", ("-p", "1"), ((1 << 22) + 1,), "/tmp/none-of-these", 0.3)
     mirror = Mirror(wish)
     mirror.start()
     mirror.close()
@@ -256,7 +256,7 @@ def test_a_target_that_ended_is_not_taken_for_another(
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_a_small_and_a_large_terminal(
-    size: tuple[int, int], telling: Callable[[list[str]], list[MirrorWish]]
+    size: tuple[int, int], telling: Callable[[list[str]], list[MirrorCommand]]
 ) -> None:
     screen, _ = made()
     telling(teller())

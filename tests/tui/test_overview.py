@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from redirty.tui.readers.overview import by_cgroup, chosen
 from redirty.tui.screens.overview import OverviewScreen
-from redirty.tui.snapshots.snapshot import OverviewSnapshot, State
-from redirty.tui.widgets.table import Table
+from redirty.tui.snapshots.snapshot import OverviewSnapshot, ReaderState
+from redirty.tui.widgets.table import FieldTable
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -40,11 +40,13 @@ def test_enter_twice_in_the_filter_chooses(monkeypatch: pytest.MonkeyPatch) -> N
             await ready(pilot, screen)
             await press(pilot, "slash", *"1003")
             line = screen.query_one(Input)
-            monkeypatch.setattr(Table, "action_choose", lambda table: picked.append(table.chosen))
+            monkeypatch.setattr(
+                FieldTable, "action_choose", lambda table: picked.append(table.chosen)
+            )
             line.post_message(Input.Submitted(line, line.value))
             line.post_message(Input.Submitted(line, line.value))
             await pilot.pause()
-            assert screen.focused is screen.query_one(Table)
+            assert screen.focused is screen.query_one(FieldTable)
             assert [screen.rows[row].pid for row in picked] == [1003]
 
     run(test())
@@ -72,7 +74,7 @@ def test_sorting_filtering_grouping() -> None:
             await press(pilot, "v", "slash", *"1003", "enter")
             assert [p.pid for p in screen.rows] == [1003]
             await press(pilot, "escape", "s")
-            table = screen.query_one(Table)
+            table = screen.query_one(FieldTable)
             values = [table.fields[4].value(screen.rows, i) for i in table.order]
             assert table.sorted_by == table.fields[4].name
             assert values == sorted(values, reverse=True)  # type: ignore[type-var]
@@ -115,7 +117,7 @@ def test_the_cursor_stays_on_its_process() -> None:
     async def test() -> None:
         async with shown(lambda: screen) as pilot:
             await ready(pilot, screen)
-            table = screen.query_one(Table)
+            table = screen.query_one(FieldTable)
             await press(pilot, *["down"] * 5)
             assert table.chosen is not None
             pid = screen.rows[table.chosen].pid
@@ -136,7 +138,7 @@ def test_five_thousand_processes() -> None:
             await ready(pilot, screen)
             assert "5000 of 5000" in text(pilot)
             await press(pilot, "end")
-            table = screen.query_one(Table)
+            table = screen.query_one(FieldTable)
             assert table.chosen == table.order[-1]
             await press(pilot, "g", "g", "s", "slash", *"java", "enter")
             assert len(screen.rows) == 833
@@ -155,7 +157,7 @@ def test_an_error_stays_on_the_screen() -> None:
             old = reader.latest
             assert old is not None
             reader.publish(
-                OverviewSnapshot(2, State.FAILED, "the kernel refuses BPF", old.processes)
+                OverviewSnapshot(2, ReaderState.FAILED, "the kernel refuses BPF", old.processes)
             )
             await until(pilot, lambda: "the kernel refuses BPF" in text(pilot), "the error")
             assert len(screen.rows) == 10

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from redirty.tui.screens.mirror import MirrorScreen
-from redirty.tui.screens.mirror_confirm import MirrorQuestion
+from redirty.tui.screens.mirror_confirm import MirrorConfirmScreen
 from redirty.tui.screens.overview import OverviewScreen
 from redirty.tui.screens.target_layout import VIEWS
-from redirty.tui.snapshots.mirror import MirrorSnapshot, MirrorWish
+from redirty.tui.snapshots.mirror import MirrorCommand, MirrorSnapshot
 from textual.pilot import Pilot
 
 from tests.tui.made_up import ASKED, WANTED, Silent, machine, mirror_of
@@ -22,7 +22,7 @@ from tests.tui.piloting import LARGE, SMALL, Told, parts, press, replaying, run,
 
 KEPT = Path(__file__).with_name("pictures")
 README = Path(__file__).resolve().parents[2] / "docs" / "pictures"
-WISH = MirrorWish(
+WISH = MirrorCommand(
     "process 2556: redis-server", ("-p", "2556"), (), "/var/tmp/redis-mirror", 0.29, 25e6,
     verify=True, present_pages=7040,
 )  # fmt: skip
@@ -92,7 +92,7 @@ def test_mirror(size: tuple[int, int]) -> None:
                 compare(pilot, KEPT / f"mirror-{name}-{size[0]}x{size[1]}.svg")
             if size == SMALL:
                 compare(pilot, README / "top-mirror.svg")
-            screen.app.push_screen(MirrorQuestion(WISH, "converges in 5 passes, 3.4 s"))
+            screen.app.push_screen(MirrorConfirmScreen(WISH, "converges in 5 passes, 3.4 s"))
             await pilot.pause()
             await pilot.pause()
             compare(pilot, KEPT / f"mirror-question-{size[0]}x{size[1]}.svg")

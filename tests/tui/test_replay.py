@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from redirty.tui.app import Look
+from redirty.tui.app import Appearance
 from redirty.tui.screens.target_layout import PANELS, VIEWS, panels
 
 from tests.tui.piloting import (
@@ -228,9 +228,9 @@ def test_export_into_a_directory_that_is_gone_is_told(tmp_path: Path) -> None:
 def test_mappings_sorted_by_each_column() -> None:
     async def test() -> None:
         async with replaying(LARGE) as (pilot, screen):
-            from redirty.tui.widgets.table import Table
+            from redirty.tui.widgets.table import FieldTable
 
-            table = screen.query_one(Table)
+            table = screen.query_one(FieldTable)
             assert screen.shown is not None
             data = screen.shown.mappings
             seen = set()
@@ -257,9 +257,9 @@ def test_mappings_sorted_by_each_column() -> None:
 def test_clicks_sort_and_move_the_cursor() -> None:
     async def test() -> None:
         async with replaying() as (pilot, screen):
-            from redirty.tui.widgets.table import Table
+            from redirty.tui.widgets.table import FieldTable
 
-            table = screen.query_one(Table)
+            table = screen.query_one(FieldTable)
             await pilot.click("#mappings", offset=(18, 0))
             assert table.sorted_by == "dirty_pages_per_s"
             await pilot.click("#mappings", offset=(5, 3))
@@ -282,7 +282,7 @@ def test_resized_while_it_plays() -> None:
 
 
 def test_own_keys_and_theme() -> None:
-    look = Look("textual-light", {"policy": "x", "quit": "z"})
+    look = Appearance("textual-light", {"policy": "x", "quit": "z"})
 
     async def test() -> None:
         async with replaying(look=look) as (pilot, screen):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.model.observations import ALL, Observed, Points
+from redirty.collector.model.observations import ALL, Observations, Points
 
 PAGE = 4096
 PER_OCTAVE = 8
@@ -81,7 +81,7 @@ def hot_and_cold(hot: int, cold: int, rate: float, share: float = 0.8, seed: int
     return Known("hot and cold", writes, rate, lambda t: one.curve(t) + two.curve(t))
 
 
-def record(known: Known, rounds: int, interval_s: float, present: int) -> Observed:
+def record(known: Known, rounds: int, interval_s: float, present: int) -> Observations:
     """What is seen of a writer in rounds of one length: W(t) of each round at 8 points an octave, of
     each run of 2, 4, 8 ... rounds at its end."""
     per_round = round(known.rate * interval_s)
@@ -119,12 +119,12 @@ def runs_of(rounds: int) -> Iterator[tuple[int, int]]:
 
 def observed(
     rows: list[tuple[int, int, float, float, float]], dirty: Floats, interval_s: float, present: int
-) -> Observed:
+) -> Observations:
     """From (round, rounds, elapsed_s, dirty, redirtied) and the pages of each round, which all were there."""
     table = np.array(rows)
     count = len(dirty)
     zeros = np.zeros(count)
-    return Observed(
+    return Observations(
         page_size=PAGE,
         number=np.arange(count),
         duration_s=np.full(count, interval_s),

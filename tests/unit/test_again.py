@@ -16,7 +16,7 @@ from redirty.collector.analyze import load, mappings, redirtying, summary, write
 from redirty.collector.bpf.ringbuf import RECORD
 from redirty.collector.pageset import empty
 from redirty.collector.recording.events import EventFile
-from redirty.collector.recording.writer import Recording
+from redirty.collector.recording.writer import RecordingWriter
 
 from tests.unit.made_up import meta, one_round
 from tests.unit.test_runs import of, record, runs_of
@@ -166,7 +166,7 @@ def test_times_to_rounds() -> None:
 def test_threads_and_stacks_of_a_recording(tmp_path: Path) -> None:
     """Thread 8 writes one page in all three rounds, twice in one; 9 two pages in one round each."""
     rec = tmp_path / "rec"
-    made = Recording(rec, meta())
+    made = RecordingWriter(rec, meta())
     events = EventFile(rec, 1_000)
     for number in range(3):
         made.add(one_round(number, log=of({16}), missed=empty(), present=empty()))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.errors import UsageError
-from redirty.collector.model.policy import Fixed, Goal, Left, Qemu, Xen, policy_of
+from redirty.collector.model.policy import Fixed, Goal, Qemu, Remaining, Xen, policy_of
 from redirty.collector.model.simulation import (
     Memory,
     least_bandwidth,
@@ -17,17 +17,17 @@ from redirty.collector.model.simulation import (
     simulate,
     written_again,
 )
-from redirty.collector.model.write_curve import WriteCurve, Written
+from redirty.collector.model.write_curve import WriteCurve, WriteModel
 
 PAGE = 4096
 MIB = 1 << 20
 
 
-def cyclic(pages: float, per_s: float) -> Written:
+def cyclic(pages: float, per_s: float) -> WriteModel:
     return lambda t: min(pages, per_s * t)
 
 
-def uniform(pages: float, per_s: float) -> Written:
+def uniform(pages: float, per_s: float) -> WriteModel:
     return lambda t: pages * -math.expm1(per_s * t * math.log1p(-1 / pages))
 
 
@@ -174,15 +174,17 @@ def test_qemu_looks_every_100_ms_at_whole_pages() -> None:
     """What is pending counts a zero page as a page, and fits when it is less than the limit."""
     qemu, bandwidth = Qemu(0.25), 10e6
     none = lambda s: (0.0, 0.0)  # noqa: E731
-    assert qemu.send(Left(9e6, 9e6), bandwidth, none).bytes == 7e6, (
+    assert qemu.send(Remaining(9e6, 9e6), bandwidth, none).bytes == 7e6, (
         "6.5e6 would do, looked at later"
     )
-    assert qemu.send(Left(3.5e6, 3.5e6), bandwidth, none).bytes == 2e6, "just fitting is not less"
-    assert qemu.send(Left(0.5e6, 0.5e6), bandwidth, none).bytes == 0.5e6
-    assert not qemu.stop(1, Left(2.5e6, 2.5e6), bandwidth)
-    assert qemu.stop(1, Left(2.4e6, 2.4e6), bandwidth)
+    assert qemu.send(Remaining(3.5e6, 3.5e6), bandwidth, none).bytes == 2e6, (
+        "just fitting is not less"
+    )
+    assert qemu.send(Remaining(0.5e6, 0.5e6), bandwidth, none).bytes == 0.5e6
+    assert not qemu.stop(1, Remaining(2.5e6, 2.5e6), bandwidth)
+    assert qemu.stop(1, Remaining(2.4e6, 2.4e6), bandwidth)
     # half of the pages are zero: with 5e6 bytes to send 10e6 are pending
-    assert qemu.send(Left(5e6, 10e6), bandwidth, none).bytes == 4e6
+    assert qemu.send(Remaining(5e6, 10e6), bandwidth, none).bytes == 4e6
 
 
 def test_the_last_pass_may_be_quicker() -> None:

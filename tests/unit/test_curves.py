@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from redirty.collector.analyze import load
 from redirty.collector.bpf import abi
 from redirty.collector.linux.maps import CLASSES, Mappings
-from redirty.collector.metrics.write_curves import Point, Runs, inside, thinned
+from redirty.collector.metrics.write_curves import Point, WindowCurves, inside, thinned
 from redirty.collector.pageset import PageSet
-from redirty.collector.recording.writer import Recording
+from redirty.collector.recording.writer import RecordingWriter
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.unit.known_writers import runs_of
@@ -45,7 +45,7 @@ def test_runs_are_unions_of_rounds(rounds: int) -> None:
     rng = np.random.default_rng(rounds)
     written = [set(rng.integers(0x10, 0x30, 4).tolist()) for _ in range(rounds)]
     present = [set(rng.integers(0x10, 0x30, 12).tolist()) for _ in range(rounds)]
-    runs = Runs()
+    runs = WindowCurves()
     found: dict[tuple[int, int, str], Point] = {}
     for number in range(rounds):
         for point in runs.add(
@@ -65,7 +65,7 @@ def test_runs_are_unions_of_rounds(rounds: int) -> None:
 
 def test_runs_over_processes_that_come_and_go() -> None:
     """Pages of one born meanwhile are new; those of one that ended still count."""
-    runs = Runs()
+    runs = WindowCurves()
     rounds = [
         a_round(0, {(7, 7): {0x10, 0x11}, (8, 8): {0x10}}, {(7, 7): {0x10}, (8, 8): {0x10}}),
         a_round(
@@ -79,7 +79,7 @@ def test_runs_over_processes_that_come_and_go() -> None:
 
 def test_a_run_needs_its_beginning() -> None:
     """The first round need not be number 0."""
-    runs = Runs()
+    runs = WindowCurves()
     points = [p for n in range(3, 9) for p in runs.add(a_round(n, {(7, 7): {n + 0x10}}, {})).points]
     longer = {(p.round, p.rounds) for p in points if p.rounds > 1 and not p.mapping_class}
     assert longer == {(4, 2), (6, 2), (4, 3), (4, 4)}
@@ -90,7 +90,7 @@ def test_a_run_needs_its_beginning() -> None:
 )
 def test_windows_are_unions(rounds: list[tuple[set[int], ...]]) -> None:
     """Of two processes, one of which has two address spaces."""
-    runs, found = Runs(), set()
+    runs, found = WindowCurves(), set()
     spaces = ((1, 10), (1, 11), (2, 20))
     split = [dict(zip(spaces, written, strict=True)) for written in rounds]
     for number, by_space in enumerate(split):
@@ -171,7 +171,7 @@ def test_class_ranges() -> None:
 
 
 def recorded(directory: Path, rounds: int = 8) -> Path:
-    made = Recording(directory, meta())
+    made = RecordingWriter(directory, meta())
     for number in range(rounds):
         log = pages(16, 17 + number % 4, 33)
         made.add(one_round(number, log=log, missed=pages(), present=pages(16)))

@@ -15,8 +15,8 @@ from redirty.collector.cli import main as cli
 from redirty.collector.cli import top_options
 from redirty.collector.errors import RedirtyError
 from redirty.collector.recording import columns
-from redirty.collector.recording.writer import Recording
-from redirty.collector.units import counted
+from redirty.collector.recording.writer import RecordingWriter
+from redirty.collector.units import plural
 
 from tests.unit.made_up import meta, one_round, pages
 
@@ -41,9 +41,9 @@ def report(directory: Path) -> str:
     return summary.as_text(summary.summarise(directory))
 
 
-def cut_off(directory: Path, rounds: int) -> Recording:
+def cut_off(directory: Path, rounds: int) -> RecordingWriter:
     """As kill -9 leaves it: never closed."""
-    made = Recording(directory, meta())
+    made = RecordingWriter(directory, meta())
     for number in range(rounds):
         made.add(one_round(number, log=pages(16, 17), missed=pages(), present=pages()))
     return made
@@ -112,7 +112,7 @@ def test_killed_before_the_sums_were_written(tmp_path: Path) -> None:
 
 
 def test_an_idle_target_has_no_pages_and_nothing_is_missing(tmp_path: Path) -> None:
-    made = Recording(tmp_path / "rec", meta())
+    made = RecordingWriter(tmp_path / "rec", meta())
     made.add(one_round(0, log=pages(), missed=pages(), present=pages()))
     made.close(complete=True)
     text = report(tmp_path / "rec")
@@ -280,7 +280,7 @@ def test_names_that_are_no_text_for_a_terminal(rec: Path) -> None:
 
 
 def test_one_is_not_several(tmp_path: Path) -> None:
-    made = Recording(tmp_path / "rec", meta())
+    made = RecordingWriter(tmp_path / "rec", meta())
     made.add(one_round(0, log=pages(16), missed=pages(), present=pages()))
     made.close(complete=True, extra={"shared_outside_hidden": 1})
     text = report(made.directory)
@@ -289,4 +289,4 @@ def test_one_is_not_several(tmp_path: Path) -> None:
     assert "         1 page\n" in text
     change(made.directory, shared_outside_hidden=2)
     assert "shared memory: 2 processes could not be looked at\n" in report(made.directory)
-    assert [counted(n, "round") for n in (0, 1, 2)] == ["0 rounds", "1 round", "2 rounds"]
+    assert [plural(n, "round") for n in (0, 1, 2)] == ["0 rounds", "1 round", "2 rounds"]

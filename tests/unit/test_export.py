@@ -18,7 +18,7 @@ from redirty.collector.errors import RedirtyError
 from redirty.collector.pageset import empty
 from redirty.collector.recording import columns, writer
 from redirty.collector.recording.stacks import StackFile
-from redirty.collector.recording.writer import Recording, page_classes
+from redirty.collector.recording.writer import RecordingWriter, page_classes
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.unit.made_up import EVERYTHING, MAPPINGS, meta, one_round, pages
@@ -48,7 +48,7 @@ META = {
 def recorded(tmp_path: Path) -> Path:
     """A recording of two rounds."""
     directory = tmp_path / "rec"
-    made = Recording(directory, meta())
+    made = RecordingWriter(directory, meta())
     made.add(one_round(0, log=pages(16, 17, 33), missed=pages(), present=pages()))
     made.add(one_round(1, log=pages(16, 48), missed=pages(34), present=pages(16, 17, 33)))
     made.close(complete=True)
@@ -165,7 +165,7 @@ def test_tlb(recorded: Path) -> None:
 
 
 def test_what_this_kernel_cannot_tell_is_empty_never_0(tmp_path: Path) -> None:
-    made = Recording(tmp_path / "rec", meta(frozenset({"write_faults"})))
+    made = RecordingWriter(tmp_path / "rec", meta(frozenset({"write_faults"})))
     result = one_round(0, log=pages(16), missed=pages(), present=pages())
     (space,) = result.spaces
     blind = SpaceRound(**{**space.__dict__, "scanned_pages": None})
@@ -194,7 +194,7 @@ def test_flushes_counted_by_the_tracepoint_alone_have_no_time() -> None:
 def test_files_are_for_their_owner_only(recorded: Path) -> None:
     old = os.umask(0)
     try:
-        other = Recording(recorded.parent / "other", meta())
+        other = RecordingWriter(recorded.parent / "other", meta())
         other.add(one_round(0, log=pages(16), missed=pages(), present=pages()))
         other.close(complete=True)
     finally:
@@ -207,7 +207,7 @@ def test_files_are_for_their_owner_only(recorded: Path) -> None:
 
 def test_a_recording_is_valid_and_incomplete_until_it_is_closed(tmp_path: Path) -> None:
     directory = tmp_path / "rec"
-    made = Recording(directory, meta())
+    made = RecordingWriter(directory, meta())
     assert json.loads((directory / "meta.json").read_text())["complete"] is False
     made.add(one_round(0, log=pages(16), missed=pages(), present=pages()))
     assert len(pd.read_csv(directory / "rounds.csv")) == 1
@@ -219,10 +219,10 @@ def test_a_recording_is_valid_and_incomplete_until_it_is_closed(tmp_path: Path) 
 
 def test_a_directory_that_is_there_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(RedirtyError, match="exists already"):
-        Recording(tmp_path, meta())
+        RecordingWriter(tmp_path, meta())
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(RedirtyError, match="does not exist"):
-        Recording(tmp_path / "no" / "rec", meta())
+        RecordingWriter(tmp_path / "no" / "rec", meta())
 
 
 # ---- parts ----
@@ -326,7 +326,7 @@ def test_a_recording_of_an_older_redirty_loads(recorded: Path) -> None:
 
 
 def test_an_empty_set_of_pages_has_no_rows(tmp_path: Path) -> None:
-    made = Recording(tmp_path / "rec", meta())
+    made = RecordingWriter(tmp_path / "rec", meta())
     made.add(one_round(0, log=empty(), missed=empty(), present=empty()))
     made.close(complete=True)
     assert len(pd.read_csv(tmp_path / "rec/pages.csv")) == 0

@@ -11,7 +11,7 @@ import pytest
 from redirty.collector.model import change_points
 from redirty.collector.model.extrapolation import fit_mixture
 from redirty.collector.model.fit import FLOOR, Fit, fit
-from redirty.collector.model.observations import ALL, Observed, Points
+from redirty.collector.model.observations import ALL, Observations, Points
 from redirty.collector.model.predict import answer
 from redirty.collector.model.prediction import CONVERGES, DOES_NOT, UNCERTAIN, Question
 from redirty.collector.model.write_curve import smooth
@@ -85,7 +85,7 @@ def test_two_phases_of_a_writer() -> None:
     assert np.abs(errors(found, uniform(4000, 2000.0), times)).max() < 0.04
 
 
-def joined(first: Observed, second: Observed) -> Observed:
+def joined(first: Observations, second: Observations) -> Observations:
     """One recording after the other. Runs over both were not counted."""
     shift = first.rounds
     later = dataclasses.replace(second.points, number=second.points.number + shift)
@@ -177,7 +177,7 @@ def test_rounds_that_differ_widen_the_interval() -> None:
     assert found.changes == (), "back and forth is no change"
 
 
-def busy_at(busy: Observed, quiet: Observed) -> np.ndarray:
+def busy_at(busy: Observations, quiet: Observations) -> np.ndarray:
     """The busy writer's pages at the quiet one's points: it writes three times as fast."""
     assert busy.rounds == quiet.rounds
     return quiet.points.dirty * 3

@@ -18,7 +18,7 @@ from redirty.collector.linux.page_frames import entries_of, frames_of
 from redirty.collector.metrics.frame_tracking import LastFrames, add_up, frames_for
 from redirty.collector.pageset import U64, empty, from_pages
 from redirty.collector.recording.physical import PhysicalFiles, words_of
-from redirty.collector.recording.writer import Recording
+from redirty.collector.recording.writer import RecordingWriter
 
 from tests.unit.made_up import meta, one_round, pages
 
@@ -119,7 +119,7 @@ def test_the_lowest_bit_is_the_first_frame() -> None:
 def recorded(tmp_path: Path) -> Path:
     """A page moves, and loses its frame; another stays."""
     directory = tmp_path / "rec"
-    made = Recording(directory, meta())
+    made = RecordingWriter(directory, meta())
     physical = PhysicalFiles(directory)
     last = LastFrames()
     for number, at in enumerate(([500, 501], [600, 501], [0, 501])):

@@ -19,7 +19,7 @@ from redirty.collector.bpf import ringbuf
 from redirty.collector.errors import RedirtyError
 from redirty.collector.recording import events
 from redirty.collector.recording.events import EventFile
-from redirty.collector.recording.writer import Recording
+from redirty.collector.recording.writer import RecordingWriter
 
 from tests.unit.made_up import meta, one_round, pages
 
@@ -74,7 +74,7 @@ def test_a_disk_that_fills_up_in_a_round_keeps_the_rounds_before(
     tmp_path: Path, filling_disk: list[int]
 ) -> None:
     directory = tmp_path / "rec"
-    made = Recording(directory, meta())
+    made = RecordingWriter(directory, meta())
     made.add(one_round(0, log=pages(16), missed=pages(), present=pages()))
     before = {p.name: p.read_bytes() for p in directory.iterdir()}
     filling_disk[0] = 10
@@ -90,7 +90,7 @@ def test_a_disk_too_full_to_begin_is_left_as_it_was(
 ) -> None:
     filling_disk[0] = room
     with pytest.raises(RedirtyError, match="ENOSPC"):
-        Recording(tmp_path / "rec", meta())
+        RecordingWriter(tmp_path / "rec", meta())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,7 +103,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
     def replace(path: Path, blocks: Iterable[bytes]) -> None:
         if path.name in names:
-            raise files.trouble(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            raise files.write_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         real(path, blocks)
 
     monkeypatch.setattr(files, "replace", replace)
@@ -122,7 +122,7 @@ def test_each_file_is_tried_and_the_first_error_told(
     names: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "rec"
-    made = Recording(directory, meta())
+    made = RecordingWriter(directory, meta())
     made.add(one_round(0, log=pages(16), missed=pages(), present=pages()))
     failing(monkeypatch, *names)
     with pytest.raises(RedirtyError, match=f"{told}: .*ENOSPC"):

@@ -16,7 +16,7 @@ import pytest
 from redirty.collector.errors import ArmError, GoneError
 from redirty.collector.ptrace.helpers import injector, tracee
 from redirty.collector.ptrace.injector_client import Injector
-from redirty.collector.ptrace.spawn import end_of, start_beside
+from redirty.collector.ptrace.spawn import reap, start_helper
 
 from tests.tiers import require, require_program
 
@@ -51,7 +51,7 @@ def test_registers_are_where_the_table_says(tmp_path: Path) -> None:
 
 def test_another_architecture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    with pytest.raises(tracee.RefusedError, match="riscv64") as refused:
+    with pytest.raises(tracee.TraceeError, match="riscv64") as refused:
         injector.architecture()
     assert refused.value.code == errno.ENOSYS
 
@@ -74,7 +74,7 @@ def test_a_system_call_instruction_is_found() -> None:
 def test_no_instruction_anywhere() -> None:
     arch = injector.architecture()
     other = type(arch)(**{**arch.__dict__, "instruction": os.urandom(24)})
-    with pytest.raises(tracee.RefusedError, match="no system call instruction"):
+    with pytest.raises(tracee.TraceeError, match="no system call instruction"):
         injector.system_call_address(os.getpid(), other)
 
 
@@ -118,11 +118,11 @@ def test_names_that_look_like_lines(odd_target: subprocess.Popen[str]) -> None:
 def link() -> Iterator[socket.socket]:
     """The injector as a process, and the collector's end of its socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    program = start_beside("injector", theirs)
+    program = start_helper("injector", theirs)
     ours.settimeout(60)
     yield ours
     ours.close()
-    end_of(program)
+    reap(program)
     assert program.returncode == 0, "it ends when the collector's end is closed"
 
 

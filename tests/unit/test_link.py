@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.errors import RedirtyError
 from redirty.collector.net.interfaces import Interface, path_down, usable
-from redirty.collector.net.link import Counts, summarise
+from redirty.collector.net.link import LinkCounters, summarise
 from redirty.collector.net.qdisc import Entry, Limit, attributes, decode, limits, show
 
 ROOT = 0xFFFFFFFF
@@ -233,27 +233,32 @@ def limit(rate: float, sent: int, what: str = "tbf 1:") -> dict[str, Limit]:
 
 def test_free_is_what_the_narrowest_place_leaves() -> None:
     path = [device(5, "v5", "vlan"), device(2, "eth0")]
-    before = Counts({5: 0, 2: 1000}, limit(300.0, 50))
-    after = Counts({5: 9, 2: 1400}, limit(300.0, 250))
+    before = LinkCounters({5: 0, 2: 1000}, limit(300.0, 50))
+    after = LinkCounters({5: 9, 2: 1400}, limit(300.0, 250))
     link = summarise(path, 1000.0, before, after, 2.0)
     assert (link.iface, link.speed_from) == ("v5", "eth0")
     assert (link.speed_bytes_per_s, link.used_bytes_per_s) == (1000.0, 200.0)
     assert (link.limit_bytes_per_s, link.limit_used_bytes_per_s) == (300.0, 100.0)
     assert (link.limit_from, link.free_bytes_per_s) == ("tbf 1: on eth0", 200.0)
-    full = summarise(path, 400.0, Counts({5: 0, 2: 0}, {}), Counts({5: 0, 2: 5000}, {}), 1.0)
+    full = summarise(
+        path, 400.0, LinkCounters({5: 0, 2: 0}, {}), LinkCounters({5: 0, 2: 5000}, {}), 1.0
+    )
     assert (full.used_bytes_per_s, full.free_bytes_per_s) == (5000.0, 0.0)
 
 
 def test_a_limit_that_leaves_more_than_the_link_does_not_bind() -> None:
     path = [device(2, "eth0")]
-    before, after = Counts({2: 0}, limit(900.0, 0)), Counts({2: 700}, limit(900.0, 0))
+    before, after = LinkCounters({2: 0}, limit(900.0, 0)), LinkCounters({2: 700}, limit(900.0, 0))
     link = summarise(path, 1000.0, before, after, 1.0)
     assert (link.limit_bytes_per_s, link.free_bytes_per_s) == (None, 300.0)
 
 
 def test_counters_that_began_anew_count_as_nothing() -> None:
     path = [device(2, "eth0")]
-    before, after = Counts({2: 5000}, limit(900.0, 5000)), Counts({2: 10}, limit(900.0, 10))
+    before, after = (
+        LinkCounters({2: 5000}, limit(900.0, 5000)),
+        LinkCounters({2: 10}, limit(900.0, 10)),
+    )
     link = summarise(path, 1000.0, before, after, 1.0)
     assert (link.used_bytes_per_s, link.limit_used_bytes_per_s) == (0.0, 0.0)
     assert link.free_bytes_per_s == 900.0

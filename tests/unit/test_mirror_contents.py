@@ -10,11 +10,11 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redirty.collector.linux.process_memory import PAGE, Reader
+from redirty.collector.linux.process_memory import PAGE, ProcessMemory
 from redirty.collector.mirror.image.image import SPACE, Image
-from redirty.collector.mirror.pipeline import Engine
-from redirty.collector.mirror.rate_limiter import Pace
-from redirty.collector.mirror.sources.page_hashes import NEVER, Sent, hashes_of, zero_pages
+from redirty.collector.mirror.pipeline import Pipeline
+from redirty.collector.mirror.rate_limiter import RateLimiter
+from redirty.collector.mirror.sources.page_hashes import NEVER, PageHashes, hashes_of, zero_pages
 from redirty.collector.mirror.transport.local_sink import LocalSink
 from redirty.collector.pageset import Bools, PageSet, empty, from_pages, page_numbers, runs_of
 
@@ -41,7 +41,7 @@ def test_zero_pages_and_hashes() -> None:
 
 
 def test_what_was_sent_is_remembered_by_page() -> None:
-    sent = Sent()
+    sent = PageHashes()
     sent.make_room(pages(5, 600))
     sent.note(np.array([5, 600], U), np.array([77, 1], U))
     sent.make_room(pages(1 << 30))  # rows move
@@ -61,7 +61,7 @@ class Made:
         self.contents = contents
         self.have = self.pending = empty()
         self.dirty: list[PageSet] = []
-        self.sent = Sent()
+        self.sent = PageHashes()
 
     def read(
         self, wanted: np.ndarray[tuple[int, ...], np.dtype[np.uint64]], buffer: memoryview
@@ -89,7 +89,7 @@ def test_an_image_ends_equal_whatever_pages_become(states: list[dict[int, int]])
     with tempfile.TemporaryDirectory() as name:
         image = Image.create(Path(name) / "m", "s" * 16)
         image.declare(1, SPACE)
-        engine = Engine(LocalSink(image, Pace(None)), keep_lists=True)
+        engine = Pipeline(LocalSink(image, RateLimiter(None)), keep_lists=True)
         source = Made({})
         for state in states:
             touched = set(state.keys() | source.contents.keys())
@@ -115,7 +115,7 @@ def test_an_image_ends_equal_whatever_pages_become(states: list[dict[int, int]])
 def test_unchanged_pages_are_not_sent_again(tmp_path: Path) -> None:
     image = Image.create(tmp_path / "m", "s" * 16)
     image.declare(1, SPACE)
-    engine = Engine(LocalSink(image, Pace(None)))
+    engine = Pipeline(LocalSink(image, RateLimiter(None)))
     source = Made({1: 5, 2: 6, 3: 0})
     first = engine.copy([(source, pages(1, 2, 3))])
     assert (first.sent_pages, first.zero_pages) == (2, 1)
@@ -132,7 +132,7 @@ def test_reading_what_is_partly_there() -> None:
     area = mmap.mmap(-1, 8 * PAGE)
     area[:] = b"q" * (8 * PAGE)
     first = np.frombuffer(area, np.uint8).ctypes.data >> 12
-    reader = Reader(os.getpid())
+    reader = ProcessMemory(os.getpid())
     wanted = np.array([first, first + 1, first + 3, first + (1 << 40)], U)
     buffer = memoryview(bytearray(b"z" * (4 * PAGE)))
     assert reader.read(wanted, buffer).tolist() == [True, True, True, False]
@@ -161,7 +161,7 @@ def test_the_pace_is_kept_however_late_sleeps_end(rate: float, sizes: list[int],
     def sleep(seconds: float) -> None:
         now[0] += seconds + float(rng.exponential(0.0002))
 
-    pace = Pace(rate, lambda: now[0], sleep)
+    pace = RateLimiter(rate, lambda: now[0], sleep)
     for size in sizes:
         pace.wait(size)
     sent = sum(sizes[:-1])  # the last one left just now
@@ -180,7 +180,7 @@ def test_a_long_sleep_is_ended_when_it_is_not_wanted_any_more() -> None:
         if now[0] > 3:
             raise KeyboardInterrupt
 
-    pace = Pace(1.0, lambda: now[0], sleep)
+    pace = RateLimiter(1.0, lambda: now[0], sleep)
     pace.check = check
     pace.wait(4096)
     with pytest.raises(KeyboardInterrupt):

@@ -8,7 +8,7 @@ from redirty.collector.mirror.decision import (
     PASS,
     QUIESCE,
     Goals,
-    Standing,
+    Situation,
     decide,
     would_do,
 )
@@ -20,8 +20,8 @@ from redirty.collector.pageset import from_pages
 
 def standing(
     *left: float, rate: float = 100.0, fixed_s: float = 0.0, elapsed_s: float = 0.0
-) -> Standing:
-    return Standing(len(left), left, rate, fixed_s, elapsed_s)
+) -> Situation:
+    return Situation(len(left), left, rate, fixed_s, elapsed_s)
 
 
 def test_decisions() -> None:

@@ -13,7 +13,7 @@ from redirty.collector.errors import RedirtyError
 from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
 from redirty.collector.mirror.image.journal import Journal
-from redirty.collector.mirror.image.page_store import Store, StoreError
+from redirty.collector.mirror.image.page_store import PageStore, StoreError
 
 U = np.uint64
 
@@ -36,7 +36,7 @@ U = np.uint64
 )
 def test_a_store_has_what_was_put_in(steps: list[tuple[bool, int, int]]) -> None:
     fd = os.memfd_create("store")
-    store, truth = Store(fd, 1 << 16), {}
+    store, truth = PageStore(fd, 1 << 16), {}
     for n, (write, first, length) in enumerate(steps):
         runs = np.array([first], U), np.array([length], U)
         if write:
@@ -54,7 +54,7 @@ def test_a_store_has_what_was_put_in(steps: list[tuple[bool, int, int]]) -> None
         buffer = memoryview(bytearray(PAGE))
         store.read_into(np.array([page], U), np.array([1], U), buffer)
         assert bytes(buffer) == bytes([truth[page]]) * PAGE
-    again_opened = Store(os.dup(fd), 1 << 16, store.windows)
+    again_opened = PageStore(os.dup(fd), 1 << 16, store.windows)
     again_opened.find_filled()
     found = {p for w in again_opened.windows for p in again_opened.filled_pages(w).tolist()}
     assert found >= filled  # a file system may tell of more data than there is, never of less
@@ -63,7 +63,7 @@ def test_a_store_has_what_was_put_in(steps: list[tuple[bool, int, int]]) -> None
 
 
 def test_a_store_is_bounded() -> None:
-    store = Store(os.memfd_create("store"), 0)
+    store = PageStore(os.memfd_create("store"), 0)
     with pytest.raises(StoreError):
         store.new_windows(np.array([1 << 60], U), np.array([1], U))
     many = np.arange(9000, dtype=U) << U(18)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from redirty.collector.linux.numa import Nodes
-from redirty.collector.linux.smaps import Detailed
+from redirty.collector.linux.numa import NumaNodes
+from redirty.collector.linux.smaps import SmapsMapping
 from redirty.collector.pagetables import move, report
 from redirty.collector.pagetables.placement import MappingRow, Placement, Row
 
 _NONE = np.empty(0, np.uint64)
-NODES = Nodes((0, 1), (0, 1), {0: 0, 1: 1}, _NONE, _NONE, _NONE.astype(np.int64))
+NODES = NumaNodes((0, 1), (0, 1), {0: 0, 1: 1}, _NONE, _NONE, _NONE.astype(np.int64))
 
 
 def answer(**other: Any) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def test_what_would_move_in_words() -> None:
 
 
 def placed(**other: Any) -> Placement:
-    mapping = Detailed(0x1000, 0x2000, "rw-p", "/a\nb", frozenset())
+    mapping = SmapsMapping(0x1000, 0x2000, "rw-p", "/a\nb", frozenset())
     rows = [Row("pgd", 0, 1), Row("pte", 0, 30), Row("pte", 1, 10)]
     values: dict[str, Any] = {
         "pid": 7,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redirty.bpfprogs as programs
 from redirty.collector import VERSION
-from redirty.collector.ptrace.spawn import end_of, start_beside
+from redirty.collector.ptrace.spawn import reap, start_helper
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -144,7 +144,7 @@ def test_what_stops_targets_needs_the_bare_library_only(module: str) -> None:
 )
 def test_a_helper_starts_and_ends_with_its_peer(helper: str, kind: socket.SocketKind) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
-    process = start_beside(helper, theirs)
+    process = start_helper(helper, theirs)
     ours.close()
     assert process.wait(timeout=60) == 0
-    end_of(process)
+    reap(process)

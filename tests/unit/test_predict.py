@@ -15,7 +15,7 @@ from redirty.collector.bpf import abi
 from redirty.collector.cli import main as cli
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.pageset import from_ranges
-from redirty.collector.recording.writer import Recording
+from redirty.collector.recording.writer import RecordingWriter
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.unit.made_up import meta
@@ -62,7 +62,7 @@ def cyclic_round(number: int, duration_s: float, rate: float, area: int = AREA) 
 
 
 def record(directory: Path, rounds: int, rate: float = RATE, complete: bool = True) -> Path:
-    made = Recording(directory, meta())
+    made = RecordingWriter(directory, meta())
     for number in range(rounds):
         made.add(cyclic_round(number, 0.25, rate))
     made.close(complete=complete)

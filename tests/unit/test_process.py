@@ -14,7 +14,7 @@ import pytest
 from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
 from redirty.collector.linux import process
 from redirty.collector.linux.process import Process
-from redirty.collector.recording.process_names import Family
+from redirty.collector.recording.process_names import ProcessNames
 
 from tests.tiers import require
 
@@ -78,7 +78,7 @@ def test_a_process_may_be_called_anything(name: str) -> None:
 @pytest.mark.parametrize("name", [*NAMES, "x\r", "\n\n", " x\n"], ids=repr)
 def test_its_name_is_noted_as_it_is(name: str) -> None:
     with named(name) as program:
-        family = Family()
+        family = ProcessNames()
         family.note(program.pid)
         assert family.processes[program.pid]["comm"] == name
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redirty.collector.bpf import abi
-from redirty.collector.metrics.page_counts import Curve, CurveSum, PageCounts, rates
+from redirty.collector.metrics.page_counts import Curve, CurveSum, PageHistory, rates
 from redirty.collector.pageset import from_pages
 
 _REGIONS = st.sampled_from([3, 4, 9, 1 << 30])
@@ -19,7 +19,7 @@ _PAGES = st.sets(st.builds(lambda r, p: r * 512 + p, _REGIONS, st.integers(0, 51
 
 @dataclass
 class Counted:
-    """What PageCounts knows of one page."""
+    """What PageHistory knows of one page."""
 
     dirty: int = 0
     redirtied: int = 0
@@ -39,7 +39,7 @@ def pages_of(pages: set[int]) -> npt.NDArray[np.uint64]:
 def test_page_counts_are_those_of_a_dictionary(
     rounds: list[tuple[set[int], int]], steps: list[int]
 ) -> None:
-    counts = PageCounts()
+    counts = PageHistory()
     model: dict[int, Counted] = {}
     number = -1
     for (dirty, divisor), step in zip(rounds, steps, strict=False):
@@ -74,7 +74,7 @@ def test_page_counts_are_those_of_a_dictionary(
 
 
 def test_page_counts_of_nothing() -> None:
-    table = PageCounts().table()
+    table = PageHistory().table()
     assert all(len(column) == 0 for column in table.values())
 
 

@@ -13,20 +13,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from redirty.collector.errors import RedirtyError
-from redirty.collector.linux.numa import Nodes
-from redirty.collector.linux.smaps import Detailed
+from redirty.collector.linux.numa import NumaNodes
+from redirty.collector.linux.smaps import SmapsMapping
 from redirty.collector.pagetables.planner import (
     HUGE,
     IN_USE,
     MERGED,
     REGION,
-    Steps,
+    StepPlanner,
     overlaps,
     plan,
     stays,
 )
 from redirty.collector.pagetables.preconditions import require_node
-from redirty.collector.pagetables.relocation import Pace
+from redirty.collector.pagetables.relocation import StepSizer
 from redirty.collector.ptrace.helpers import relocation, relocation_layout, relocation_stub, tracee
 
 from tests.tiers import require
@@ -145,16 +145,16 @@ def test_an_area_in_use_is_refused() -> None:
     with pytest.raises(relocation.InUseError) as found:
         relocation.require_unused([0x5000, 0x2FFF], segments)
     assert found.value.addresses == [0x5000, 0x2FFF]
-    with pytest.raises(tracee.RefusedError):
+    with pytest.raises(tracee.TraceeError):
         relocation.require_unused([-1], segments)
 
 
 # ---- what can be moved ----
 
 
-def mapping(start: int, end: int, path: str = "", flags: str = "rd wr") -> Detailed:
+def mapping(start: int, end: int, path: str = "", flags: str = "rd wr") -> SmapsMapping:
     """Addresses in pages."""
-    return Detailed(start << 12, end << 12, "rw-p", path, frozenset(flags.split()))
+    return SmapsMapping(start << 12, end << 12, "rw-p", path, frozenset(flags.split()))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_steps_have_every_region_once_and_what_is_mapped_there() -> None:
     wanted = plan(regions(0, 1, 2, 3, 4, *range(10, 400)), mappings)
     assert not wanted.kept
     for most in (1, 3, 100, 1000):
-        steps = Steps(wanted)
+        steps = StepPlanner(wanted)
         seen: list[int] = []
         while step := steps.next(most):
             assert 0 < step.regions <= most
@@ -230,7 +230,7 @@ def test_steps_have_every_region_once_and_what_is_mapped_there() -> None:
 
 
 def test_steps_grow_to_what_the_pause_allows_and_no_further() -> None:
-    pace = Pace(0.020)
+    pace = StepSizer(0.020)
     sizes = []
     for _ in range(12):
         sizes.append(pace.regions)
@@ -244,9 +244,9 @@ def test_steps_grow_to_what_the_pause_allows_and_no_further() -> None:
     assert pace.regions == 1
 
 
-def nodes(online: tuple[int, ...], with_memory: tuple[int, ...]) -> Nodes:
+def nodes(online: tuple[int, ...], with_memory: tuple[int, ...]) -> NumaNodes:
     none = np.empty(0, np.uint64)
-    return Nodes(online, with_memory, {}, none, none, none.astype(np.int64))
+    return NumaNodes(online, with_memory, {}, none, none, none.astype(np.int64))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redirty.collector.metrics.streaks import Lengths, Streaks, length_classes
 from redirty.collector.pageset import PageSet, drop_empty, empty, from_pages, page_numbers
-from redirty.collector.recording.writer import Recording
+from redirty.collector.recording.writer import RecordingWriter
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.unit.made_up import meta, one_round, pages
@@ -99,7 +99,7 @@ def test_what_is_given_is_never_written() -> None:
 
 
 def record(directory: Path, rounds: list[set[int]]) -> Path:
-    made = Recording(directory, meta())
+    made = RecordingWriter(directory, meta())
     for number, dirty in enumerate(rounds):
         made.add(one_round(number, log=of(dirty), missed=empty(), present=empty()))
     made.close(complete=True)
@@ -137,7 +137,7 @@ def test_a_recording_says_the_same(rounds: list[set[int]]) -> None:
 
 def test_another_program_under_the_same_pid_begins_anew(tmp_path: Path) -> None:
     """The same addresses, but none of the same pages: nothing stayed dirty, and all runs end."""
-    made = Recording(tmp_path / "rec", meta())
+    made = RecordingWriter(tmp_path / "rec", meta())
     for number, spaces in enumerate([(4321,), (4321, 9), (9,)]):
         whole = one_round(number, log=pages(16, 17), missed=empty(), present=empty())
         (space,) = whole.spaces

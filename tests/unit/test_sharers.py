@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from redirty.collector.linux.shared_mappings import Object, merge, objects_of, parse
+from redirty.collector.linux.shared_mappings import SharedObject, merge, objects_of, parse
 from redirty.collector.recording.sharers import Sharers
 
 LINES = rb"""55d0c0a00000-55d0c0a02000 r--p 00000000 fd:01 1234   /usr/bin/x
@@ -29,12 +29,12 @@ LINES = rb"""55d0c0a00000-55d0c0a02000 r--p 00000000 fd:01 1234   /usr/bin/x
 
 def test_lines() -> None:
     assert list(parse(LINES, 5)) == [
-        (("00:01", 77, 0), Object("/memfd:a b s (deleted)", True)),
-        (("00:01", 77, 0), Object("/memfd:a b s (deleted)", False)),
-        (("fd:01", 99, 0), Object("/srv/odd \\012name", False)),
-        (("00:01", 0, 5), Object("/SYSV0000abcd (deleted)", True)),
-        (("00:1a", 3, 0), Object("/dev/shm/sem.x", True)),
-        (("00:01", 1024, 0), Object("/dev/zero (deleted)", True)),
+        (("00:01", 77, 0), SharedObject("/memfd:a b s (deleted)", True)),
+        (("00:01", 77, 0), SharedObject("/memfd:a b s (deleted)", False)),
+        (("fd:01", 99, 0), SharedObject("/srv/odd \\012name", False)),
+        (("00:01", 0, 5), SharedObject("/SYSV0000abcd (deleted)", True)),
+        (("00:1a", 3, 0), SharedObject("/dev/shm/sem.x", True)),
+        (("00:01", 1024, 0), SharedObject("/dev/zero (deleted)", True)),
     ]
 
 
@@ -47,7 +47,7 @@ def test_system_v_memory_of_two_namespaces_is_not_the_same() -> None:
 
 def test_mapped_twice_is_writable_if_either_is() -> None:
     for order in (1, -1):
-        found: dict[tuple[str, int, int], Object] = {}
+        found: dict[tuple[str, int, int], SharedObject] = {}
         merge(found, list(parse(LINES, 5))[::order])
         assert found["00:01", 77, 0].writable
 
@@ -58,7 +58,7 @@ def test_own_objects() -> None:
         file.flush()
         with mmap.mmap(file.fileno(), 8192), mmap.mmap(file.fileno(), 4096, prot=mmap.PROT_READ):
             mine = [o for o in objects_of(os.getpid()).values() if o.path == file.name]
-            assert mine == [Object(file.name, True)]
+            assert mine == [SharedObject(file.name, True)]
         read = [o for o in objects_of(os.getpid()).values() if o.path == file.name]
         assert read == []
     assert objects_of(2**22 - 1) == {}

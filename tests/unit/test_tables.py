@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from redirty.collector.linux.numa import Nodes, parse_list, zone_ranges
+from redirty.collector.linux.numa import NumaNodes, parse_list, zone_ranges
 from redirty.collector.linux.numa_sampling import processor
 from redirty.collector.pageset import U64
 from redirty.collector.pagetables.advice import advice, remote_share
@@ -107,7 +107,7 @@ def test_frames_belong_to_nodes() -> None:
     ranges = zone_ranges(ZONEINFO)
     assert ranges == [(1, 4096, 0), (8192, 9192, 1)]
     starts, ends, owners = (np.array([r[i] for r in ranges]) for i in range(3))
-    nodes = Nodes(
+    nodes = NumaNodes(
         (0, 1),
         (0, 1),
         {},

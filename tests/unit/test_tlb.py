@@ -9,7 +9,7 @@ import pytest
 from redirty.collector.analyze import load, summary
 from redirty.collector.analyze import tlb as tlb_sums
 from redirty.collector.recording import columns, tlb
-from redirty.collector.recording.writer import Recording
+from redirty.collector.recording.writer import RecordingWriter
 
 from tests.host import shootdowns
 from tests.unit.made_up import EVERYTHING, meta, one_round, pages
@@ -18,7 +18,7 @@ from tests.unit.made_up import EVERYTHING, meta, one_round, pages
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
     """A recording of two rounds."""
-    made = Recording(tmp_path / "rec", meta())
+    made = RecordingWriter(tmp_path / "rec", meta())
     for number in range(2):
         made.add(one_round(number, log=pages(16), missed=pages(), present=pages()))
     made.close(complete=True)

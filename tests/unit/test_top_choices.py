@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from redirty.collector.cli.top_options import parse_percent
 from redirty.collector.errors import UsageError
-from redirty.collector.linux.cpu_time import CpuTimes, cpu_s
-from redirty.collector.target.process_table import Census
+from redirty.collector.linux.cpu_time import CpuTimeSampler, cpu_s
+from redirty.collector.target.process_table import ProcessTable
 from redirty.tui import config
 from redirty.tui.web import words_without_serve
 
@@ -121,7 +121,7 @@ def test_names_of_keys_are_told_once_and_in_the_man_page() -> None:
 
 def test_a_process_uses_what_it_uses() -> None:
     before = cpu_s(os.getpid())
-    times = CpuTimes()
+    times = CpuTimeSampler()
     assert times.take([os.getpid()]) is None  # since when?
     while (cpu_s(os.getpid()) or 0.0) < (before or 0.0) + 0.05:
         pass
@@ -132,7 +132,7 @@ def test_a_process_uses_what_it_uses() -> None:
 
 
 def test_the_census_knows_who_comes_and_goes() -> None:
-    census = Census()
+    census = ProcessTable()
     census.look()
     me = census.processes[os.getpid()]
     assert me.name
@@ -157,7 +157,7 @@ def test_a_virtual_machine_is_called_by_its_name() -> None:
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as machine:
         assert machine.stdout is not None
         machine.stdout.readline()
-        found = Census()
+        found = ProcessTable()
         found.look()
         known = found.processes[machine.pid]
         assert (known.kind, known.name) == ("vm", "web1")

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redirty.tui.readers.recording import Recorded
+from redirty.tui.readers.recording import LoadedRecording
 from redirty.tui.readers.target import TargetReader
 from redirty.tui.render import convergence as verdict
 from redirty.tui.render import target as draw
 from redirty.tui.render.charts import Canvas, bars, heat_rows, nice, sparkline
 from redirty.tui.render.rows import STYLES, Row, width_of
-from redirty.tui.snapshots.convergence import Asked
+from redirty.tui.snapshots.convergence import ConvergenceQuestion
 from redirty.tui.snapshots.history import History
-from redirty.tui.snapshots.snapshot import About, State, TargetSnapshot
+from redirty.tui.snapshots.snapshot import ReaderState, TargetInfo, TargetSnapshot
 
 from tests.tui.made_up import facts
 
@@ -28,12 +28,12 @@ PICTURES = (
 
 
 def snapshot(history: History, bandwidth: float = 12e6) -> TargetSnapshot:
-    reader = TargetReader(Asked(bandwidth, 0.1))
-    reader.about = About("process 1: x", "tracepoint", "uffd", 1.0)
-    return reader.snapshot(history, State.LIVE, writers=True)
+    reader = TargetReader(ConvergenceQuestion(bandwidth, 0.1))
+    reader.about = TargetInfo("process 1: x", "tracepoint", "uffd", 1.0)
+    return reader.snapshot(history, ReaderState.LIVE, writers=True)
 
 
-REDIS_SHOWN = snapshot(History(Recorded(REDIS).facts))
+REDIS_SHOWN = snapshot(History(LoadedRecording(REDIS).facts))
 OTHERS = (
     snapshot(History()),
     snapshot(History([facts(0, 1)])),
@@ -76,7 +76,7 @@ def test_state_and_round_are_seen_whatever_the_title(length: int) -> None:
 
 def test_a_message_is_shown_to_its_end() -> None:
     words = [f"word{n}" for n in range(40)]
-    shown = replace(REDIS_SHOWN, message=" ".join(words), state=State.FAILED)
+    shown = replace(REDIS_SHOWN, message=" ".join(words), state=ReaderState.FAILED)
     _, *rows = draw.heading(shown, 60, paused=False)
     fits(rows, 60)
     assert " ".join(text for row in rows for text, _ in row).split() == words
@@ -127,8 +127,8 @@ def test_dots_outside_of_a_canvas_are_left_out() -> None:
 
 
 def test_names_cannot_command_the_terminal() -> None:
-    reader = TargetReader(Asked(1e9))
-    reader.about = About("evil \x1b[2J\nname")
-    shown = reader.snapshot(History(), State.FAILED, "why \x07 not\r\n")
+    reader = TargetReader(ConvergenceQuestion(1e9))
+    reader.about = TargetInfo("evil \x1b[2J\nname")
+    shown = reader.snapshot(History(), ReaderState.FAILED, "why \x07 not\r\n")
     for row in draw.heading(shown, 80, False):
         assert all(text.isprintable() for text, _ in row)

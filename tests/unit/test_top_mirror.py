@@ -16,17 +16,17 @@ from redirty.tui.readers.mirror_process import pids_of, words_of
 from redirty.tui.render import mirror as draw
 from redirty.tui.render.rows import Row, width_of
 from redirty.tui.screens.mirror_confirm import code_file, destination
-from redirty.tui.snapshots.mirror import MirrorSnapshot, MirrorWish
-from redirty.tui.snapshots.mirror_progress import Progress, Stage
-from redirty.tui.snapshots.snapshot import State
+from redirty.tui.snapshots.mirror import MirrorCommand, MirrorSnapshot
+from redirty.tui.snapshots.mirror_progress import MirrorProgress, Stage
+from redirty.tui.snapshots.snapshot import ReaderState
 
 LINES = Path(__file__).resolve().parents[1] / "data" / "mirror.jsonl"
-WISH = MirrorWish("process 7: redis-server", ("-p", "7"), (7,), "/m", 0.3)
+WISH = MirrorCommand("process 7: redis-server", ("-p", "7"), (7,), "/m", 0.3)
 
 
-def told(count: int | None = None) -> Progress:
+def told(count: int | None = None) -> MirrorProgress:
     """After so many of the lines of a real mirror."""
-    found = Progress()
+    found = MirrorProgress()
     for line in LINES.read_text().splitlines()[:count]:
         found = found.take(json.loads(line))
     return found
@@ -46,7 +46,7 @@ def test_a_real_mirror() -> None:
     assert len(p.passes) == len([e for e in events if e["event"] == "pass"]) + 1  # and the last
     assert p.passes[-1].dirty_per_s is None
     assert [s.reason for s in p.steps if s.action] == [d["reason"] for d in done["decisions"]]
-    snapshot = MirrorSnapshot(1, State.LIVE, WISH, p, "", 3.0)
+    snapshot = MirrorSnapshot(1, ReaderState.LIVE, WISH, p, "", 3.0)
     rows = list(export.mirror(snapshot))
     assert [row[6] for row in rows[1:]] == [x["bytes"] for x in done["passes"]]
     assert rows[-2][9] == "quiesce"
@@ -55,7 +55,7 @@ def test_a_real_mirror() -> None:
 def test_stages() -> None:
     stages: list[Stage] = []
     events = [json.loads(line) for line in LINES.read_text().splitlines()]
-    p = Progress()
+    p = MirrorProgress()
     for event in events:
         p = p.take(event)
         if not stages or stages[-1] is not p.stage:
@@ -93,7 +93,7 @@ def test_a_mirror_that_came_before_it_was_cancelled_is_one() -> None:
 
 
 def test_the_command_line_is_understood() -> None:
-    wish = MirrorWish("x", ("--tree", "1"), (1,), "h:99", 0.25, 12.5e6, "/c", verify=True)
+    wish = MirrorCommand("x", ("--tree", "1"), (1,), "h:99", 0.25, 12.5e6, "/c", verify=True)
     words = wish.command()
     options = _parser("mirror").parse_args(words[words.index("mirror") :])
     assert options.tree == 1
@@ -137,9 +137,9 @@ def test_pictures_fit(width: int) -> None:
             p = told(count)
             snapshot = MirrorSnapshot(
                 1,
-                State.LIVE,
+                ReaderState.LIVE,
                 WISH,
-                Progress(stage, p.passes, p.steps, p.going, p.result),
+                MirrorProgress(stage, p.passes, p.steps, p.going, p.result),
                 "why",
                 1.0,
             )
@@ -159,7 +159,7 @@ def test_the_question_says_what_will_happen() -> None:
     said = " ".join(text(draw.question(WISH, "converges in 3 passes", 74)).split())
     for words in ("/m, a new directory", "300.0 ms", "left alone", "converges in 3", "as fast as"):
         assert words in said
-    over = MirrorWish("x", ("-p", "1"), (1,), "h:1", 0.3, 1e6, verify=True)
+    over = MirrorCommand("x", ("-p", "1"), (1,), "h:1", 0.3, 1e6, verify=True)
     said = " ".join(text(draw.question(over, "", 74)).split())
     for words in ("redirty receive has to listen", "8.0 Mbit/s", "compared with the mirror"):
         assert words in said

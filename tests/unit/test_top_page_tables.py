@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux import numa as host_nodes
-from redirty.collector.linux.numa import Nodes
+from redirty.collector.linux.numa import NumaNodes
 from redirty.tui.readers import page_table_watch
-from redirty.tui.readers.page_table_watch import Look, TablesWatch
+from redirty.tui.readers.page_table_watch import PageTableSampler, PageTableWatch
 from redirty.tui.snapshots.page_tables import PageTables
 
 from tests.host.running import wait_until
 
 _NONE = np.empty(0, np.uint64)
 ONE, TWO = (
-    Nodes(numbers, numbers, dict.fromkeys(numbers, 0), _NONE, _NONE, _NONE.astype(np.int64))
+    NumaNodes(numbers, numbers, dict.fromkeys(numbers, 0), _NONE, _NONE, _NONE.astype(np.int64))
     for numbers in ((0,), (0, 1))
 )
 
@@ -42,7 +42,7 @@ def test_in_words(tables: PageTables, said: str) -> None:
 
 def test_one_node_needs_no_walk() -> None:
     """Only what the kernel counts: nothing is loaded for it."""
-    look = Look(ONE)
+    look = PageTableSampler(ONE)
     found = look.take([os.getpid()])
     look.close()
     assert found.pages > 10
@@ -56,7 +56,7 @@ def test_nothing_where_the_walk_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(page_table_watch, "Walker", refused)
     monkeypatch.setattr(host_nodes, "look", lambda: TWO)
-    watch = TablesWatch(lambda: [os.getpid()])
+    watch = PageTableWatch(lambda: [os.getpid()])
     watch.start()
     wait_until(lambda: not watch._thread.is_alive(), 10, "it gives up")
     watch.close()
@@ -66,7 +66,7 @@ def test_nothing_where_the_walk_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 def test_it_looks_no_more_often_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
 
-    def take(self: Look, pids: list[int]) -> PageTables:
+    def take(self: PageTableSampler, pids: list[int]) -> PageTables:
         looks.append(time.monotonic())
         end = time.thread_time() + 0.02
         while time.thread_time() < end:
@@ -75,8 +75,8 @@ def test_it_looks_no_more_often_than_it_may(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(page_table_watch, "_EVERY_S", 0.01)
     monkeypatch.setattr(host_nodes, "look", lambda: ONE)
-    monkeypatch.setattr(Look, "take", take)
-    watch = TablesWatch(lambda: [os.getpid()])
+    monkeypatch.setattr(PageTableSampler, "take", take)
+    watch = PageTableWatch(lambda: [os.getpid()])
     watch.start()
     wait_until(lambda: len(looks) == 3, 60, "three looks")
     watch.close()

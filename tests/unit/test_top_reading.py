@@ -16,13 +16,13 @@ from redirty.collector.model.predict import answer
 from redirty.collector.model.prediction import Question
 from redirty.collector.pageset import from_pages
 from redirty.collector.tracking.schedule import Schedule
-from redirty.tui.readers.recording import Recorded, first_rounds
+from redirty.tui.readers.recording import LoadedRecording, first_rounds
 from redirty.tui.readers.replay import Replay
-from redirty.tui.snapshots.convergence import Asked, convergence
+from redirty.tui.snapshots.convergence import ConvergenceQuestion, convergence
 from redirty.tui.snapshots.cost import LONGEST_S, Cost, cost_of, longer_interval
 from redirty.tui.snapshots.history import KEPT, History
 from redirty.tui.snapshots.round_summary import PID_SHIFT, folded, places_of
-from redirty.tui.snapshots.snapshot import State, TargetSnapshot
+from redirty.tui.snapshots.snapshot import ReaderState, TargetSnapshot
 
 from tests.host.running import wait_until
 from tests.tui.made_up import facts
@@ -32,12 +32,12 @@ REDIS = Path(__file__).resolve().parents[1] / "data" / "redis"
 
 def whole(replay: Replay) -> bool:
     """Whether all of the recording was read."""
-    return replay.latest is not None and replay.latest.state is State.REPLAY
+    return replay.latest is not None and replay.latest.state is ReaderState.REPLAY
 
 
 def test_the_first_rates_are_those_of_the_whole_recording(tmp_path: Path) -> None:
     """They are read in another way, so as to be on the screen sooner."""
-    first, facts_of_all = first_rounds(REDIS), Recorded(REDIS).facts
+    first, facts_of_all = first_rounds(REDIS), LoadedRecording(REDIS).facts
     assert [f.number for f in first] == [f.number for f in facts_of_all]
     for one, other in zip(first, facts_of_all, strict=True):
         np.testing.assert_array_equal(one.values, other.values)
@@ -57,7 +57,7 @@ def test_history_is_bounded() -> None:
 
 
 def test_mappings_are_means_over_the_latest_rounds_the_most_redirtied_first() -> None:
-    recorded = Recorded(REDIS)
+    recorded = LoadedRecording(REDIS)
     table = History(recorded.facts).mappings()
     frame = pd.read_csv(REDIS / "mappings.csv")
     rounds = pd.read_csv(REDIS / "rounds.csv").tail(5)
@@ -74,7 +74,7 @@ def test_mappings_are_means_over_the_latest_rounds_the_most_redirtied_first() ->
 
 
 def test_the_heat_map_has_every_dirty_page_once() -> None:
-    heat = History(Recorded(REDIS).facts).heat()
+    heat = History(LoadedRecording(REDIS).facts).heat()
     assert heat is not None
     rounds = pd.read_csv(REDIS / "rounds.csv")
     lost = rounds["dirty_pages"] - heat.pages.sum(axis=0)
@@ -87,8 +87,8 @@ def test_the_heat_map_has_every_dirty_page_once() -> None:
 def test_the_prediction_is_that_of_redirty_predict() -> None:
     from redirty.collector.analyze.observations import observe
 
-    asked = Asked(20e6, 0.2)
-    history = History(Recorded(REDIS).facts)
+    asked = ConvergenceQuestion(20e6, 0.2)
+    history = History(LoadedRecording(REDIS).facts)
     seen = history.observed()
     assert seen is not None
     found = convergence(seen, asked, history.mappings())
@@ -111,7 +111,7 @@ def test_a_replay_knows_the_zero_pages_that_were_counted(tmp_path: Path) -> None
         pages=present, present_pages=present, zero_pages=present // 2
     )
     pieces.to_csv(directory / "zeros.csv", index=False)
-    asked = Asked(20e6, 0.2, "qemu")
+    asked = ConvergenceQuestion(20e6, 0.2, "qemu")
 
     def replayed(recording: Path) -> TargetSnapshot:
         replay = Replay(recording, asked)
@@ -156,13 +156,13 @@ def test_many_places_are_made_coarser() -> None:
 
 
 def test_verdicts_in_words() -> None:
-    history = History(Recorded(REDIS).facts)
+    history = History(LoadedRecording(REDIS).facts)
     seen = history.observed()
     assert seen is not None
     table = history.mappings()
 
     def verdict(bandwidth: float, downtime_s: float = 0.1) -> str:
-        return convergence(seen, Asked(bandwidth, downtime_s), table).verdict
+        return convergence(seen, ConvergenceQuestion(bandwidth, downtime_s), table).verdict
 
     assert verdict(1.25e9).startswith("converges in ")
     assert "downtime" in verdict(1.25e9)
@@ -220,5 +220,5 @@ def test_another_interval_counts_from_the_last_boundary(interval: float) -> None
 
 
 def test_unknown_values_stay_unknown() -> None:
-    series = History(Recorded(REDIS).facts).series()
+    series = History(LoadedRecording(REDIS).facts).series()
     assert all(math.isnan(v) for v in series["cow_faults"])  # tracepoints do not tell

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from redirty.collector.analyze import load, observations
 from redirty.collector.linux.maps import Mapping, Mappings
-from redirty.collector.metrics.zero_pages import Stretch, Zeros, joined, runs, zero_pages
+from redirty.collector.metrics.zero_pages import Stretch, ZeroPages, joined, runs, zero_pages
 from redirty.collector.model.policy import Fixed, Goal, Qemu
 from redirty.collector.model.simulation import Memory, simulate
 from redirty.collector.recording.zeros import write_zeros
@@ -88,7 +88,7 @@ def test_memory_is_looked_at_page_by_page() -> None:
     area.madvise(mmap.MADV_NOHUGEPAGE)
     for page in range(100, 300):
         area[page * PAGE] = page % 2
-    zeros = Zeros([own_space(area), own_space(area, gone=True)])
+    zeros = ZeroPages([own_space(area), own_space(area, gone=True)])
     told: list[int] = []
     found = list(zeros.count(looked=told.append))
     assert zeros.pages == sum(told) == sum(s.pages for s in found) == 2000

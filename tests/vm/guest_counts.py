@@ -16,7 +16,7 @@ from typing import Any
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.system_counts import SystemCounts
 from redirty.tui.readers.overview import Overview, by_pid
-from redirty.tui.snapshots.snapshot import State
+from redirty.tui.snapshots.snapshot import ReaderState
 
 PAGES = 1024
 _PROGRAM = f"""
@@ -85,7 +85,7 @@ def shown(program: Program) -> dict[str, Any]:
     reader = Overview()
     reader.start()
     try:
-        while reader.latest is None or reader.latest.state is not State.LIVE:
+        while reader.latest is None or reader.latest.state is not ReaderState.LIVE:
             time.sleep(0.1)
         program.do("shared_file")
         number = reader.latest.number

@@ -170,7 +170,7 @@ def watched() -> dict[str, Any]:
     """What a live screen tells while tables move."""
     page_table_watch._CPU_SHARE = 0.5  # emulated, a hundredth of a processor is a walk a minute
     with Mapped("private", 32, wrapper=ON_NODE_0) as target:
-        watch = page_table_watch.TablesWatch(lambda: [target.pid])
+        watch = page_table_watch.PageTableWatch(lambda: [target.pid])
         watch.start()
         said = []
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from redirty.collector.cli import main
 from redirty.collector.linux import numa as host_nodes
-from redirty.collector.linux.smaps import Detailed, detailed
+from redirty.collector.linux.smaps import SmapsMapping, detailed
 from redirty.collector.pagetables.planner import HUGE
-from redirty.collector.pagetables.relocation import Moved, relocate
+from redirty.collector.pagetables.relocation import RelocationResult, relocate
 from redirty.collector.pagetables.walker import Walker, leaves_by_node
 
 from tests.host.condition import tracer_of
@@ -45,10 +45,10 @@ def the_walker(highest: int = 0) -> Walker:
     return walker
 
 
-def layout(pid: int) -> list[Detailed]:
+def layout(pid: int) -> list[SmapsMapping]:
     """The mappings but for what grows by itself, without the mark that mremap leaves (sd), and
     neighbours that are alike as one: kernels may join some when they come home."""
-    found: list[Detailed] = []
+    found: list[SmapsMapping] = []
     for mapping in detailed(pid):
         m = mapping._replace(flags=mapping.flags - {"sd"})
         if found and found[-1]._replace(start=m.start, end=m.end) == m and found[-1].end == m.start:
@@ -58,7 +58,7 @@ def layout(pid: int) -> list[Detailed]:
     return found
 
 
-def changes(before: list[Detailed], pid: int) -> list[str]:
+def changes(before: list[SmapsMapping], pid: int) -> list[str]:
     """What of a layout is not as it was."""
     now = layout(pid)
     gone = [f"- {m}" for m in before if m not in now]
@@ -77,7 +77,7 @@ class Mover:
         """Tables of the lowest level by node."""
         return leaves_by_node(self.walker.walk(self.pid), self.nodes)
 
-    def to(self, node: int) -> Moved:
+    def to(self, node: int) -> RelocationResult:
         """Moves them there."""
         return relocate(self.pid, self.walker, self.nodes, node, max_pause_s=MAX_PAUSE_S)
 

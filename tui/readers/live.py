@@ -11,23 +11,23 @@ from typing import Any
 
 from redirty.collector.arming.fault_cost import fault_s
 from redirty.collector.errors import TargetEndedError, one_line
-from redirty.collector.linux.cpu_time import CpuTimes
-from redirty.collector.metrics.write_curves import Runs, inside
-from redirty.collector.recording.options import Plan
+from redirty.collector.linux.cpu_time import CpuTimeSampler
+from redirty.collector.metrics.write_curves import WindowCurves, inside
+from redirty.collector.recording.options import RecordingOptions
 from redirty.collector.recording.outputs import Outputs
-from redirty.collector.recording.process_names import Family
+from redirty.collector.recording.process_names import ProcessNames
 from redirty.collector.recording.session import Session
 from redirty.collector.target.command import Command
 from redirty.collector.target.targets import TargetSet
 from redirty.collector.tracking.rounds import Recorder, Round
-from redirty.tui.readers.page_table_watch import TablesWatch
+from redirty.tui.readers.page_table_watch import PageTableWatch
 from redirty.tui.readers.target import TargetReader
 from redirty.tui.readers.writers import WriterCounts
-from redirty.tui.snapshots.convergence import Asked
+from redirty.tui.snapshots.convergence import ConvergenceQuestion
 from redirty.tui.snapshots.cost import DEFAULT_MAX, Cost, cost_of, longer_interval
 from redirty.tui.snapshots.history import KEPT, MEAN, History
-from redirty.tui.snapshots.round_summary import Facts, of_round, points_of
-from redirty.tui.snapshots.snapshot import About, State
+from redirty.tui.snapshots.round_summary import RoundSummary, of_round, points_of
+from redirty.tui.snapshots.snapshot import ReaderState, TargetInfo
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _REST_S = 0.2
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TopOptions:
     """How to trace. directory: also record, None: no files. max_overhead: share of the target's CPU
     that tracing may cost before the interval is made longer."""
 
@@ -53,10 +53,12 @@ class Wanted:
 class Live(TargetReader):
     """find: gives the target; called in the thread, so that what is wrong with it is on the screen."""
 
-    def __init__(self, find: Callable[[], TargetSet], wanted: Wanted, asked: Asked) -> None:
+    def __init__(
+        self, find: Callable[[], TargetSet], wanted: TopOptions, asked: ConvergenceQuestion
+    ) -> None:
         super().__init__(asked)
         self.wanted = wanted
-        self.about = About("starting", interval_s=wanted.interval_s)
+        self.about = TargetInfo("starting", interval_s=wanted.interval_s)
         self._find = find
         self._session: Session | None = None
         self._history = History()
@@ -66,7 +68,7 @@ class Live(TargetReader):
         self._model_from = 0
         self._settled = 0
         self._note = ""
-        self._tables: TablesWatch | None = None
+        self._tables: PageTableWatch | None = None
 
     @property
     def target(self) -> TargetSet | None:
@@ -108,10 +110,10 @@ class Live(TargetReader):
 
     def work(self) -> None:
         """See Reader. The session has a thread of its own: whoever asks is answered between rounds."""
-        self.publish(self.snapshot(History(), State.STARTING))
+        self.publish(self.snapshot(History(), ReaderState.STARTING))
         target = self._find()
         w = self.wanted
-        plan = Plan(
+        plan = RecordingOptions(
             target, w.directory, w.interval_s, arm=w.arm, probe=w.probe,
             events=w.writers, stacks=w.writers,
         )  # fmt: skip
@@ -130,7 +132,7 @@ class Live(TargetReader):
                         continue
                     self.changed = False
                     asked = self.asked
-                self._publish(State.LIVE if len(self._history) else State.STARTING, "")
+                self._publish(ReaderState.LIVE if len(self._history) else ReaderState.STARTING, "")
                 self._rest(asked)
         finally:
             self._session.stop()
@@ -139,22 +141,22 @@ class Live(TargetReader):
                 self._tables.close()
         self._told_end()
 
-    def _rest(self, asked: Asked) -> None:
+    def _rest(self, asked: ConvergenceQuestion) -> None:
         """Short rounds are not drawn one by one; what is asked anew is answered at once."""
         with self._wake:
             self._wake.wait_for(lambda: self.asked != asked or self.stopping, _REST_S)
 
     def _told_end(self) -> None:
         if isinstance(self._error, TargetEndedError):
-            self._publish(State.ENDED, str(self._error))
+            self._publish(ReaderState.ENDED, str(self._error))
         elif self._error is not None:
             raise self._error
         elif not self.stopping and isinstance(self.target, Command):
             status = self.target.status
             code = "" if status is None else f", exit status {status}"
-            self._publish(State.DONE, f"{self.target.description} has ended{code}")
+            self._publish(ReaderState.DONE, f"{self.target.description} has ended{code}")
 
-    def _publish(self, state: State, message: str) -> None:
+    def _publish(self, state: ReaderState, message: str) -> None:
         with self._wake:
             history, cost, first = self._history.copy(), self._cost, self._model_from
         last = history.last
@@ -167,7 +169,7 @@ class Live(TargetReader):
             cost=cost,
             tables=None if self._tables is None else self._tables.latest,
             writers=self.wanted.writers,
-            fresh=state is not State.LIVE,
+            fresh=state is not ReaderState.LIVE,
             model_from=first,
             note=self._note,
         )
@@ -184,23 +186,23 @@ class Live(TargetReader):
         with self._wake:
             self._wake.notify_all()
 
-    def _sink(self, plan: Plan, recorder: Recorder, family: Family) -> LiveSink:
+    def _sink(self, plan: RecordingOptions, recorder: Recorder, family: ProcessNames) -> LiveSink:
         self._fault_s = fault_s(recorder.members.way)
-        self._tables = TablesWatch(lambda: [s.pid for s in list(recorder.spaces.values())])
+        self._tables = PageTableWatch(lambda: [s.pid for s in list(recorder.spaces.values())])
         self._tables.start()
         sink = LiveSink(plan, recorder, family, self._add)
         names = [f"{one_line(str(p['comm']))}" for p in family.processes.values()][:3]
         more = ", …" if len(family.processes) > len(names) else ""
         title = f"{plan.target.description}: {', '.join(names)}{more}"
         with self._wake:
-            self.about = About(
+            self.about = TargetInfo(
                 one_line(title), recorder.tracer.probe, recorder.members.way, plan.interval_s,
                 "" if plan.directory is None else str(plan.directory),
             )  # fmt: skip
             self._changed()
         return sink
 
-    def _add(self, facts: Facts) -> None:
+    def _add(self, facts: RoundSummary) -> None:
         with self._wake:
             self._history.add(facts)
             recent = self._history.lately
@@ -228,13 +230,17 @@ class LiveSink:
     """Of a session: facts of each round go on to the reader; files, too, when they are wanted."""
 
     def __init__(
-        self, plan: Plan, recorder: Recorder, family: Family, add: Callable[[Facts], None]
+        self,
+        plan: RecordingOptions,
+        recorder: Recorder,
+        family: ProcessNames,
+        add: Callable[[RoundSummary], None],
     ) -> None:
         self._recorder = recorder
         self._family = family
         self._add = add
-        self._runs = Runs(most=KEPT)
-        self._cpu = CpuTimes()
+        self._runs = WindowCurves(most=KEPT)
+        self._cpu = CpuTimeSampler()
         self._writers: WriterCounts | None = None
         self._follow = plan.target.follow_fork
         for space in recorder.spaces.values():

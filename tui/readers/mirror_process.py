@@ -18,9 +18,9 @@ from redirty.collector.errors import RedirtyError, TargetEndedError, why
 from redirty.collector.target.guest import Guest
 from redirty.collector.target.targets import Cgroup, Pids, TargetSet, Tree
 from redirty.tui.readers.base import Reader
-from redirty.tui.snapshots.mirror import MirrorSnapshot, MirrorWish
-from redirty.tui.snapshots.mirror_progress import Progress, Stage
-from redirty.tui.snapshots.snapshot import State
+from redirty.tui.snapshots.mirror import MirrorCommand, MirrorSnapshot
+from redirty.tui.snapshots.mirror_progress import MirrorProgress, Stage
+from redirty.tui.snapshots.snapshot import ReaderState
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +53,10 @@ def pids_of(target: TargetSet) -> tuple[int, ...]:
 class Mirror(Reader[MirrorSnapshot]):
     """Begins with start(); ends by itself, by cancel(), or when it is closed."""
 
-    def __init__(self, wish: MirrorWish) -> None:
+    def __init__(self, wish: MirrorCommand) -> None:
         super().__init__()
         self.wish = wish
-        self._progress = Progress()
+        self._progress = MirrorProgress()
         self._process: subprocess.Popen[bytes] | None = None
         self._cancelled = False
         self._begun = time.monotonic()
@@ -174,7 +174,7 @@ class Mirror(Reader[MirrorSnapshot]):
 
     def _publish(self, message: str) -> None:
         """With the lock held: two threads do it."""
-        state = State.FAILED if self._progress.stage is Stage.FAILED else State.LIVE
+        state = ReaderState.FAILED if self._progress.stage is Stage.FAILED else ReaderState.LIVE
         took_s = time.monotonic() - self._begun
         number = self.next_number()
         self.publish(MirrorSnapshot(number, state, self.wish, self._progress, message, took_s))

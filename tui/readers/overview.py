@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
-from redirty.collector.bpf.system_counts import Counted, SystemCounts
-from redirty.collector.target.process_table import Census
+from redirty.collector.bpf.system_counts import CountsByProcess, SystemCounts
+from redirty.collector.target.process_table import ProcessTable
 from redirty.tui.readers.base import Reader
-from redirty.tui.snapshots.snapshot import OverviewSnapshot, Process, State
+from redirty.tui.snapshots.snapshot import OverviewSnapshot, ProcessRow, ReaderState
 
 RECENT = 12  # values of a sparkline
 SHORTEST_S = 0.2
@@ -27,7 +27,7 @@ class Overview(Reader[OverviewSnapshot]):
         super().__init__()
         self._interval_s = interval_s
         self._suspended = False
-        self._census = Census()
+        self._census = ProcessTable()
         self._before: dict[int, Counts] = {}
         self._recent: dict[int, deque[float]] = {}
 
@@ -53,7 +53,7 @@ class Overview(Reader[OverviewSnapshot]):
     def work(self) -> None:
         """See Reader."""
         self._census.look()
-        self.publish(self._snapshot(State.STARTING, {}, 0.0, frozenset(), 0))
+        self.publish(self._snapshot(ReaderState.STARTING, {}, 0.0, frozenset(), 0))
         while not self.stopping:
             if self._suspended:
                 with self._wake:
@@ -71,11 +71,11 @@ class Overview(Reader[OverviewSnapshot]):
         text = str(error) or type(error).__name__
         if getattr(error, "exit_code", None) is None:
             text = f"internal error: {type(error).__name__}: {text}"
-        old = self.latest or OverviewSnapshot(0, State.FAILED, "")
+        old = self.latest or OverviewSnapshot(0, ReaderState.FAILED, "")
         self.publish(
             OverviewSnapshot(
                 self.next_number(),
-                State.FAILED,
+                ReaderState.FAILED,
                 text,
                 old.processes,
                 old.seconds,
@@ -110,7 +110,9 @@ class Overview(Reader[OverviewSnapshot]):
                     counts.forget(pid)
                     self._before.pop(pid, None)
                 self._recent.pop(pid, None)
-            self.publish(self._snapshot(State.LIVE, rates, now - then, counts.features, read.lost))
+            self.publish(
+                self._snapshot(ReaderState.LIVE, rates, now - then, counts.features, read.lost)
+            )
             then = now
 
     def _of(self, pid: int) -> Counts:
@@ -118,7 +120,7 @@ class Overview(Reader[OverviewSnapshot]):
 
     def _snapshot(
         self,
-        state: State,
+        state: ReaderState,
         rates: dict[int, tuple[int, ...]],
         seconds: float,
         features: frozenset[str],
@@ -134,7 +136,7 @@ class Overview(Reader[OverviewSnapshot]):
             if recent is not None:
                 recent.append(faults * per)
             found.append(
-                Process(
+                ProcessRow(
                     pid,
                     known.name,
                     known.kind,
@@ -154,12 +156,12 @@ class Overview(Reader[OverviewSnapshot]):
         )
 
 
-def by_pid(read: Counted) -> dict[int, Counts]:
+def by_pid(read: CountsByProcess) -> dict[int, Counts]:
     """Counts by process."""
     return dict(zip(read.pid.tolist(), read.counts.tolist(), strict=True))
 
 
-def chosen(processes: Iterable[Process], words: str, kind: str = "") -> list[Process]:
+def chosen(processes: Iterable[ProcessRow], words: str, kind: str = "") -> list[ProcessRow]:
     """Those in whose pid, name or cgroup each of some words is, whatever its case."""
     wanted = words.lower().split()
     return [
@@ -170,9 +172,9 @@ def chosen(processes: Iterable[Process], words: str, kind: str = "") -> list[Pro
     ]
 
 
-def by_cgroup(processes: Iterable[Process]) -> list[Process]:
+def by_cgroup(processes: Iterable[ProcessRow]) -> list[ProcessRow]:
     """One row a cgroup, the most written first."""
-    groups: dict[str, list[Process]] = {}
+    groups: dict[str, list[ProcessRow]] = {}
     for p in processes:
         groups.setdefault(p.cgroup, []).append(p)
     found = []
@@ -183,7 +185,7 @@ def by_cgroup(processes: Iterable[Process]) -> list[Process]:
                 recent[-len(p.recent) :] += p.recent
         most = max(members, key=lambda p: p.write_faults)
         found.append(
-            Process(
+            ProcessRow(
                 0,
                 most.comm,
                 "cgroup",

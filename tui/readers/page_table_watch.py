@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection
 
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux import numa as host_nodes
-from redirty.collector.linux.malloc import give_back_freed_memory
-from redirty.collector.linux.numa import Nodes
-from redirty.collector.linux.numa_sampling import Sampled
+from redirty.collector.linux.malloc import trim_heap
+from redirty.collector.linux.numa import NumaNodes
+from redirty.collector.linux.numa_sampling import NumaSampler
 from redirty.collector.pagetables.placement import counted_pages
 from redirty.collector.pagetables.walker import Walker, leaves_by_node
 from redirty.tui.snapshots.page_tables import PageTables
@@ -24,23 +24,25 @@ _CPU_SHARE = 0.01  # of a CPU, that looking may use
 _PATIENCE_S = 10.0  # a walker may be about to be loaded
 
 
-class Look:
+class PageTableSampler:
     """Looks at processes. Where several nodes have memory page tables are walked. Errors of the
     constructor: RedirtyError when the kernel refuses that."""
 
-    def __init__(self, nodes: Nodes) -> None:
+    def __init__(self, nodes: NumaNodes) -> None:
         self._nodes = nodes
         self._walker: Walker | None = None
         if len(nodes.with_memory) > 1:
             self._walker = Walker(nodes.highest)
-            give_back_freed_memory()  # the compiler's
-        self._ran: dict[int, Sampled] = {}
+            trim_heap()  # the compiler's
+        self._ran: dict[int, NumaSampler] = {}
 
     def take(self, pids: Collection[int]) -> PageTables:
         """As it is now. Processes that ended are left out."""
         by_node, ran_s = Counter[int](), Counter[int]()
         if self._walker is not None:
-            self._ran = {pid: self._ran.get(pid) or Sampled(pid, self._nodes.cpus) for pid in pids}
+            self._ran = {
+                pid: self._ran.get(pid) or NumaSampler(pid, self._nodes.cpus) for pid in pids
+            }
             for pid, sampled in self._ran.items():
                 ran_s.update(sampled.taken())
                 try:
@@ -56,7 +58,7 @@ class Look:
             self._walker.close()
 
 
-class TablesWatch:
+class PageTableWatch:
     """A thread that looks again and again, as often as it may use the CPU. pids: the processes now; latest:
     None where nothing can be told."""
 
@@ -72,7 +74,7 @@ class TablesWatch:
 
     def _run(self) -> None:
         try:
-            look = Look(host_nodes.look())
+            look = PageTableSampler(host_nodes.look())
         except (RedirtyError, OSError) as e:
             log.debug("page tables are not looked at: %s", e)
             return

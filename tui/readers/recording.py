@@ -19,11 +19,11 @@ from redirty.tui.snapshots.round_summary import (
     I64,
     PID_SHIFT,
     WORD_SHIFT,
-    Facts,
     Floats,
-    Places,
+    PageCounts,
+    RoundSummary,
     Writer,
-    Written,
+    WrittenMappings,
     folded,
 )
 
@@ -35,9 +35,9 @@ _NEEDED = ROUNDS[: ROUNDS.index("new_pages") + 1]  # later columns are not in ea
 _TOP = 40  # threads, and stacks, of a round
 
 
-def first_rounds(directory: Path) -> list[Facts]:
+def first_rounds(directory: Path) -> list[RoundSummary]:
     """rounds.csv alone, without the library that reads everything, which takes longer to import than to
-    paint the screen. Empty where that file is not as it should be: Recorded tells what is wrong."""
+    paint the screen. Empty where that file is not as it should be: LoadedRecording tells what is wrong."""
     nowhere = folded(np.empty(0, np.uint64), np.empty(0, np.int64))
     try:
         with (directory / "rounds.csv").open(encoding="utf-8", newline="") as file:
@@ -51,12 +51,20 @@ def first_rounds(directory: Path) -> list[Facts]:
         return []
     number = ROUNDS.index("round")
     return [
-        Facts(int(row[number]), np.array(row), Written.none(), (), Points.none(), nowhere, None)
+        RoundSummary(
+            int(row[number]),
+            np.array(row),
+            WrittenMappings.none(),
+            (),
+            Points.none(),
+            nowhere,
+            None,
+        )
         for row in values
     ]
 
 
-class Recorded:
+class LoadedRecording:
     """A recording read as a whole. facts: by round, ascending. estimated: where pages were dirty is
     known by mapping, and within one made up from pages.csv. writers: events tell who.
     layout: of its memory, when zero pages were counted.
@@ -88,7 +96,9 @@ class Recorded:
         tlb = _tlb(load.load_tlb(directory), numbers)
         points = _points(load.load_curves(directory), numbers)
         self.facts = [
-            Facts(int(n), values[i], written[i], tlb[i], points[i], places[i], None, writers[i])
+            RoundSummary(
+                int(n), values[i], written[i], tlb[i], points[i], places[i], None, writers[i]
+            )
             for i, n in enumerate(numbers.tolist())
         ]
         start_s, duration_s = (rounds[c].to_numpy(np.float64) for c in ("start_s", "duration_s"))
@@ -104,7 +114,7 @@ def _bounds(of: I64, numbers: I64) -> list[tuple[int, int]]:
     return list(zip(first, last, strict=True))
 
 
-def _written(frame: pd.DataFrame, numbers: I64) -> list[Written]:
+def _written(frame: pd.DataFrame, numbers: I64) -> list[WrittenMappings]:
     frame = frame[frame["dirty_pages"] > 0].sort_values("round", kind="stable")
     mappings = [
         Mapping(int(start), int(end), str(perms), str(path))
@@ -117,7 +127,7 @@ def _written(frame: pd.DataFrame, numbers: I64) -> list[Written]:
     start = frame["start"].to_numpy(np.uint64)
     pid, *counts = columns
     return [
-        Written(tuple(mappings[a:b]), pid[a:b], start[a:b], *(c[a:b] for c in counts))
+        WrittenMappings(tuple(mappings[a:b]), pid[a:b], start[a:b], *(c[a:b] for c in counts))
         for a, b in _bounds(frame["round"].to_numpy(np.int64), numbers)
     ]
 
@@ -162,7 +172,7 @@ def _keys(pid: I64, address: U64) -> U64:
     return found
 
 
-def _exact(events: pd.DataFrame, at: I64, count: int) -> list[Places]:
+def _exact(events: pd.DataFrame, at: I64, count: int) -> list[PageCounts]:
     """Distinct pages by place, of each round. at: (n,) the round's index of each event."""
     page = events["address"].to_numpy(np.uint64) >> np.uint64(12)
     pid = events["pid"].to_numpy(np.int64)
@@ -174,7 +184,7 @@ def _exact(events: pd.DataFrame, at: I64, count: int) -> list[Places]:
     return [folded(keys[a:b], np.ones(b - a, np.int64)) for a, b in _bounds(at, np.arange(count))]
 
 
-def _estimated(pages: pd.DataFrame, numbers: I64, dirty: pd.Series[Any]) -> list[Places]:
+def _estimated(pages: pd.DataFrame, numbers: I64, dirty: pd.Series[Any]) -> list[PageCounts]:
     """Each page is taken to be dirty, between the first and the last round in which it was, as often as
     it was on average; each round's sum is right."""
     if pages.empty:
@@ -194,7 +204,9 @@ def _estimated(pages: pd.DataFrame, numbers: I64, dirty: pd.Series[Any]) -> list
     found = []
     for row in likely:
         there = row >= 0.5
-        found.append(Places(coarse.keys[there], np.rint(row[there]).astype(np.int64), coarse.shift))
+        found.append(
+            PageCounts(coarse.keys[there], np.rint(row[there]).astype(np.int64), coarse.shift)
+        )
     return found
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from redirty.collector.errors import one_line
-from redirty.tui.readers.recording import Recorded, first_rounds
+from redirty.tui.readers.recording import LoadedRecording, first_rounds
 from redirty.tui.readers.target import TargetReader
-from redirty.tui.snapshots.convergence import Asked
+from redirty.tui.snapshots.convergence import ConvergenceQuestion
 from redirty.tui.snapshots.history import KEPT, History
-from redirty.tui.snapshots.snapshot import About, Playback, State
+from redirty.tui.snapshots.snapshot import Playback, ReaderState, TargetInfo
 
 SLOWEST, FASTEST = 1 / 16, 1024.0
 _TO_DRAW_S = 0.5  # two threads at once draw later than one
@@ -22,11 +22,11 @@ class Replay(TargetReader):
     """Begins at the last round, paused: the whole recording at a glance. Playing from the last round
     begins anew."""
 
-    def __init__(self, directory: Path, asked: Asked) -> None:
+    def __init__(self, directory: Path, asked: ConvergenceQuestion) -> None:
         super().__init__(asked)
         self.directory = directory
-        self.about = About(f"recording {directory}", directory=str(directory))
-        self._recorded: Recorded | None = None
+        self.about = TargetInfo(f"recording {directory}", directory=str(directory))
+        self._recorded: LoadedRecording | None = None
         self._playing = False
         self._speed = 1.0
         self._position_s = np.inf  # in the recording; what has ended by then is shown
@@ -62,9 +62,9 @@ class Replay(TargetReader):
     def work(self) -> None:
         """See Reader."""
         self._first()
-        recorded = Recorded(self.directory)
+        recorded = LoadedRecording(self.directory)
         meta, target = recorded.meta, recorded.meta["target"]
-        self.about = About(
+        self.about = TargetInfo(
             one_line(f"{target['description']}: {target['comm']}"),
             str(meta["probe"]),
             str(meta["arm"]),
@@ -92,10 +92,10 @@ class Replay(TargetReader):
         """Rates, on the screen before the rest is read."""
         found = first_rounds(self.directory)
         if found:
-            self.publish(self.snapshot(History(found[-KEPT:]), State.STARTING, model=False))
+            self.publish(self.snapshot(History(found[-KEPT:]), ReaderState.STARTING, model=False))
             self.drawn.wait(_TO_DRAW_S)
 
-    def _publish(self, recorded: Recorded) -> None:
+    def _publish(self, recorded: LoadedRecording) -> None:
         with self._wake:
             at, playing, speed = self._index(recorded), self._playing, self._speed
         history = History(recorded.facts[max(0, at + 1 - KEPT) : at + 1])
@@ -111,7 +111,7 @@ class Replay(TargetReader):
         self.publish(
             self.snapshot(
                 history,
-                State.REPLAY,
+                ReaderState.REPLAY,
                 self._message,
                 playback=playback,
                 writers=recorded.writers,
@@ -120,15 +120,15 @@ class Replay(TargetReader):
             )
         )
 
-    def _index(self, recorded: Recorded) -> int:
+    def _index(self, recorded: LoadedRecording) -> int:
         """Of the last round that has ended by now."""
         at = int(np.searchsorted(recorded.ends_s, self._position_s, side="right")) - 1
         return min(max(at, 0), len(recorded.ends_s) - 1)
 
-    def _at_end(self, recorded: Recorded) -> bool:
+    def _at_end(self, recorded: LoadedRecording) -> bool:
         return self._index(recorded) == len(recorded.ends_s) - 1
 
-    def _until_next(self, recorded: Recorded) -> float | None:
+    def _until_next(self, recorded: LoadedRecording) -> float | None:
         """Seconds until there is something new to show; None: only when a key is pressed."""
         if not self._playing:
             return None
@@ -138,7 +138,7 @@ class Replay(TargetReader):
             return 0.0
         return max((float(recorded.ends_s[at + 1]) - self._position_s) / self._speed, _TICK_S)
 
-    def _advance(self, recorded: Recorded, passed_s: float) -> None:
+    def _advance(self, recorded: LoadedRecording, passed_s: float) -> None:
         if self._playing:
             last = float(recorded.ends_s[-1])
             self._position_s = min(self._position_s + passed_s * self._speed, last)

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from redirty.collector.model.observations import Layout
 from redirty.tui.readers.base import Reader
-from redirty.tui.snapshots.convergence import Asked, Convergence, convergence
+from redirty.tui.snapshots.convergence import Convergence, ConvergenceQuestion, convergence
 from redirty.tui.snapshots.cost import Cost
 from redirty.tui.snapshots.history import History, MappingTable
 from redirty.tui.snapshots.page_tables import PageTables
-from redirty.tui.snapshots.snapshot import About, Playback, State, TargetSnapshot
+from redirty.tui.snapshots.snapshot import Playback, ReaderState, TargetInfo, TargetSnapshot
 
 _MODEL_SHARE = 0.01  # of a CPU, that the model may use while rounds go by
 
@@ -19,16 +19,16 @@ _MODEL_SHARE = 0.01  # of a CPU, that the model may use while rounds go by
 class TargetReader(Reader[TargetSnapshot]):
     """asked: of the model, by the screen; answered with the next snapshot, which comes at once."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: ConvergenceQuestion) -> None:
         super().__init__()
         self.asked = asked
-        self.about = About("")
+        self.about = TargetInfo("")
         self.layout: Layout | None = None  # of the target's memory, where zero pages were counted
         self._answer: Convergence | None = None
         self._answer_due = 0.0
         self.changed = False  # since the last snapshot: what was asked, or where a replay is
 
-    def ask(self, asked: Asked) -> None:
+    def ask(self, asked: ConvergenceQuestion) -> None:
         """Another bandwidth, downtime or policy."""
         with self._wake:
             self.asked = asked
@@ -44,9 +44,9 @@ class TargetReader(Reader[TargetSnapshot]):
         text = str(error) or type(error).__name__
         known = getattr(error, "exit_code", None) is not None
         message = text if known else f"internal error: {type(error).__name__}: {text}"
-        self.publish(self.again(State.FAILED, message))
+        self.publish(self.again(ReaderState.FAILED, message))
 
-    def again(self, state: State, message: str) -> TargetSnapshot:
+    def again(self, state: ReaderState, message: str) -> TargetSnapshot:
         """The latest snapshot in another state."""
         old = self.latest
         if old is None:
@@ -74,7 +74,7 @@ class TargetReader(Reader[TargetSnapshot]):
     def snapshot(
         self,
         history: History,
-        state: State,
+        state: ReaderState,
         message: str = "",
         *,
         cost: Cost | None = None,

@@ -10,7 +10,7 @@ from redirty.collector.errors import one_line
 from redirty.collector.units import show_bytes, show_pages
 from redirty.tui.render.charts import sparkline
 from redirty.tui.snapshots.history import MappingTable
-from redirty.tui.snapshots.snapshot import Process
+from redirty.tui.snapshots.snapshot import ProcessRow
 
 T = TypeVar("T")
 Value = str | int | float | None
@@ -65,7 +65,7 @@ MAPPINGS: tuple[Field[MappingTable], ...] = (
           lambda t, i: t[i].path or "(anonymous)", _text, True),
 )  # fmt: skip
 
-Processes = tuple[Process, ...]
+Processes = tuple[ProcessRow, ...]
 
 
 def _share(part: float | None, whole: float) -> float | None:

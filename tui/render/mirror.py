@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
 from redirty.tui.render.rows import Row, cell, clipped, told, width_of, wrapped
-from redirty.tui.snapshots.mirror import MirrorSnapshot, MirrorWish
-from redirty.tui.snapshots.mirror_progress import Going, MirrorPass, Stage, Step
+from redirty.tui.snapshots.mirror import MirrorCommand, MirrorSnapshot
+from redirty.tui.snapshots.mirror_progress import FinishedPass, PassDecision, RunningPass, Stage
 
 _STYLES = {
     Stage.DONE: "good", Stage.FAILED: "bad", Stage.CANCELLED: "warn", Stage.CANCELLING: "warn",
@@ -26,7 +26,7 @@ def rate_said(bandwidth: float | None) -> str:
     return "as fast as it goes" if bandwidth is None else show_bits(bandwidth)
 
 
-def question(wish: MirrorWish, verdict: str, width: int) -> list[Row]:
+def question(wish: MirrorCommand, verdict: str, width: int) -> list[Row]:
     """What will happen, before it does."""
     amount = f" ({show_pages(wish.present_pages)})" if wish.present_pages else ""
     into = (
@@ -119,7 +119,7 @@ def progress(s: MirrorSnapshot, width: int, height: int) -> list[Row]:
     return [clipped(_bar(g, width), width)]
 
 
-def _bar(g: Going, width: int) -> Row:
+def _bar(g: RunningPass, width: int) -> Row:
     share = g.done_pages / g.pages if g.pages else 1.0
     text = f" {share:>4.0%} of {show_pages(g.pages)}, {show_bits(g.rate)}"
     if g.left_s is not None and g.downtime_s is not None:
@@ -143,7 +143,7 @@ def passes(s: MirrorSnapshot, width: int, height: int) -> list[Row]:
         rows.append([("none is over yet", "dim")])
         return [clipped(row, width) for row in rows][:height]
     room = max(height - 1, 1)
-    shown: list[MirrorPass | None] = list(found)
+    shown: list[FinishedPass | None] = list(found)
     if len(found) > room:
         tail = max(room - 2, 1)
         shown = [*found[:1], None, *found[-tail:]][-room:]
@@ -157,7 +157,7 @@ def passes(s: MirrorSnapshot, width: int, height: int) -> list[Row]:
     return [clipped(row, width) for row in rows][:height]
 
 
-def _pass_row(p: MirrorPass, longest_s: float, bar: int) -> Row:
+def _pass_row(p: FinishedPass, longest_s: float, bar: int) -> Row:
     values = (
         str(p.number),
         show_bytes(p.bytes),
@@ -187,7 +187,7 @@ def steps(s: MirrorSnapshot, width: int, height: int) -> list[Row]:
     return [clipped(row, width) for row in rows[-height:]] if height > 0 else []
 
 
-def _step_rows(step: Step, width: int) -> list[Row]:
+def _step_rows(step: PassDecision, width: int) -> list[Row]:
     if not step.action:
         return wrapped(f"     {step.reason}", width, "warn", " " * 5)
     name, style = _ACTIONS.get(step.action, (step.action, ""))

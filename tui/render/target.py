@@ -12,7 +12,7 @@ from redirty.tui.render.charts import LABEL, bars, heat_rows, stretch
 from redirty.tui.render.rows import Row, cell, clipped, told, width_of, wrapped
 from redirty.tui.snapshots.cost import Cost
 from redirty.tui.snapshots.history import MEAN, Series
-from redirty.tui.snapshots.snapshot import State, TargetSnapshot
+from redirty.tui.snapshots.snapshot import ReaderState, TargetSnapshot
 
 Picture = Callable[[TargetSnapshot, int, int], list[Row]]
 
@@ -45,7 +45,9 @@ def heading(s: TargetSnapshot | None, width: int, paused: bool) -> list[Row]:
         return [[("starting …", "dim")], []]
     about = s.about
     state = "PAUSED" if paused and s.playback is None else s.state.value
-    style = {State.FAILED: "bad", State.ENDED: "warn", State.DONE: "warn"}.get(s.state, "good")
+    style = {ReaderState.FAILED: "bad", ReaderState.ENDED: "warn", ReaderState.DONE: "warn"}.get(
+        s.state, "good"
+    )
     first: Row = [(" ", "")]
     if s.playback is None:
         first.append((state, "warn" if paused else style))
@@ -61,14 +63,14 @@ def heading(s: TargetSnapshot | None, width: int, paused: bool) -> list[Row]:
     if about.probe:
         first.append((f"  of {about.interval_s:.3g} s, {about.probe}, {about.arm}", "dim"))
     if s.message:
-        how = "bad" if s.state is State.FAILED else "warn"
+        how = "bad" if s.state is ReaderState.FAILED else "warn"
         return [clipped(first, width), *told(s.message, width, how)]
     return [clipped(first, width), clipped(_rates(s), width)]
 
 
 def _rates(s: TargetSnapshot) -> Row:
     if not len(s.series):
-        return [("arming …" if s.state is State.STARTING else "no round yet", "dim")]
+        return [("arming …" if s.state is ReaderState.STARTING else "no round yet", "dim")]
     series = s.series
     row: Row = [
         ("dirty ", "dim"),

@@ -9,15 +9,15 @@ from dataclasses import replace
 from typing import ClassVar
 
 from redirty.tui.readers.link_watch import LinkWatch
-from redirty.tui.readers.live import Live, Wanted
+from redirty.tui.readers.live import Live, TopOptions
 from redirty.tui.readers.mirror_process import Mirror, pids_of, words_of
 from redirty.tui.readers.target import TargetReader
 from redirty.tui.screens.mirror import MirrorScreen
-from redirty.tui.screens.mirror_confirm import MirrorQuestion, destination
-from redirty.tui.screens.prompt import TypedScreen
+from redirty.tui.screens.mirror_confirm import MirrorConfirmScreen, destination
+from redirty.tui.screens.prompt import PromptScreen
 from redirty.tui.screens.target import TargetScreen
-from redirty.tui.snapshots.mirror import MirrorWish
-from redirty.tui.snapshots.snapshot import State
+from redirty.tui.snapshots.mirror import MirrorCommand
+from redirty.tui.snapshots.snapshot import ReaderState
 from textual.binding import Binding, BindingType
 
 
@@ -37,8 +37,8 @@ class LiveScreen(TargetScreen):
 
     def __init__(
         self,
-        begin: Callable[[Wanted], Live],
-        wanted: Wanted,
+        begin: Callable[[TopOptions], Live],
+        wanted: TopOptions,
         view: str = "summary",
         link: LinkWatch | None = None,
     ) -> None:
@@ -106,7 +106,7 @@ class LiveScreen(TargetScreen):
             self.notify(refused, severity="warning")
             return
         title = "mirror to: a directory that does not exist yet, or HOST:PORT"
-        self.app.push_screen(TypedScreen(title, "", destination), self._ask_to_mirror)
+        self.app.push_screen(PromptScreen(title, "", destination), self._ask_to_mirror)
 
     def _why_no_mirror(self) -> str:
         live = self.live
@@ -116,7 +116,7 @@ class LiveScreen(TargetScreen):
             return "not with -- COMMAND, which ends with its recording; redirty mirror -p does it"
         if live.target is None:
             return "the target is not known yet"
-        if live.latest is not None and live.latest.state is State.ENDED:
+        if live.latest is not None and live.latest.state is ReaderState.ENDED:
             return "the target has ended"
         return ""
 
@@ -127,7 +127,7 @@ class LiveScreen(TargetScreen):
             return
         s = self.shown
         c = None if s is None else s.convergence
-        wish = MirrorWish(
+        wish = MirrorCommand(
             title=self.live.about.title,
             words=words,
             pids=pids_of(target),
@@ -140,13 +140,13 @@ class LiveScreen(TargetScreen):
             else 0,
         )
 
-        def answered(wish: MirrorWish | None) -> None:
+        def answered(wish: MirrorCommand | None) -> None:
             if wish is not None:
                 self.run_worker(self._mirror(wish), exclusive=True)
 
-        self.app.push_screen(MirrorQuestion(wish, "" if c is None else c.verdict), answered)
+        self.app.push_screen(MirrorConfirmScreen(wish, "" if c is None else c.verdict), answered)
 
-    async def _mirror(self, wish: MirrorWish) -> None:
+    async def _mirror(self, wish: MirrorCommand) -> None:
         mirror = Mirror(wish)  # holds the process before it is let go of
         self._wanted = replace(self._wanted, interval_s=self.live.interval_s)
         old = await self._let_go()  # memory has room for one that write-protects it

@@ -10,9 +10,9 @@ from typing import ClassVar
 from redirty.collector.errors import UsageError
 from redirty.collector.units import parse_rate
 from redirty.tui.render.mirror import question
-from redirty.tui.screens.prompt import TypedScreen
+from redirty.tui.screens.prompt import PromptScreen
 from redirty.tui.screens.target_layout import parse_downtime
-from redirty.tui.snapshots.mirror import MirrorWish
+from redirty.tui.snapshots.mirror import MirrorCommand
 from redirty.tui.widgets.picture import Picture
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -20,13 +20,13 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 
 
-class MirrorQuestion(ModalScreen[MirrorWish | None]):
+class MirrorConfirmScreen(ModalScreen[MirrorCommand | None]):
     """Gives what is to be done, None when nothing is. Only a key of its own says yes: enter may be one
     too many of the line before."""
 
     CSS = """
-    MirrorQuestion { align: center middle; }
-    MirrorQuestion > Vertical { width: 78; max-width: 100%; height: auto; max-height: 100%;
+    MirrorConfirmScreen { align: center middle; }
+    MirrorConfirmScreen > Vertical { width: 78; max-width: 100%; height: auto; max-height: 100%;
         border: round $warning; background: $surface; padding: 0 1; }
     """
     SCOPED_CSS = False
@@ -39,7 +39,7 @@ class MirrorQuestion(ModalScreen[MirrorWish | None]):
         Binding("v", "verify", "verify", id="mirror.verify"),
     ]
 
-    def __init__(self, wish: MirrorWish, verdict: str) -> None:
+    def __init__(self, wish: MirrorCommand, verdict: str) -> None:
         super().__init__()
         self.wish = wish
         self._verdict = verdict
@@ -49,7 +49,7 @@ class MirrorQuestion(ModalScreen[MirrorWish | None]):
         with Vertical() as box:
             box.border_title = "mirror it?"
             box.border_subtitle = "y begins, escape leaves all as it is"
-            yield Picture[MirrorWish](
+            yield Picture[MirrorCommand](
                 lambda wish, width, _: question(wish, self._verdict, width), id="question"
             )
 
@@ -75,7 +75,7 @@ class MirrorQuestion(ModalScreen[MirrorWish | None]):
                 take(text)
                 self._show()
 
-        self.app.push_screen(TypedScreen(title, "", check), taken)
+        self.app.push_screen(PromptScreen(title, "", check), taken)
 
     def action_begin(self) -> None:
         """As it says."""

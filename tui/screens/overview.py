@@ -11,16 +11,16 @@ from redirty.collector.target.guest import Guest
 from redirty.collector.target.targets import Cgroup, Pids, TargetSet
 from redirty.tui import export
 from redirty.tui.readers.link_watch import LinkWatch
-from redirty.tui.readers.live import Live, Wanted
+from redirty.tui.readers.live import Live, TopOptions
 from redirty.tui.readers.overview import Overview, by_cgroup, chosen
 from redirty.tui.render.columns import OVERVIEW, Processes
 from redirty.tui.render.overview import heading
 from redirty.tui.screens.base import Watch
 from redirty.tui.screens.live import LiveScreen
-from redirty.tui.snapshots.convergence import Asked
-from redirty.tui.snapshots.snapshot import OverviewSnapshot, Process
+from redirty.tui.snapshots.convergence import ConvergenceQuestion
+from redirty.tui.snapshots.snapshot import OverviewSnapshot, ProcessRow
 from redirty.tui.widgets.picture import Picture
-from redirty.tui.widgets.table import Table
+from redirty.tui.widgets.table import FieldTable
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Footer, Input
@@ -60,7 +60,9 @@ class OverviewScreen(Watch):
         Binding("escape", "clear", "clear", show=False, id="leave", tooltip="no filter any more"),
     ]  # fmt: skip
 
-    def __init__(self, wanted: Wanted, asked: Asked, link: LinkWatch | None = None) -> None:
+    def __init__(
+        self, wanted: TopOptions, asked: ConvergenceQuestion, link: LinkWatch | None = None
+    ) -> None:
         super().__init__()
         self.reader = Overview()
         self.paused = False
@@ -77,13 +79,13 @@ class OverviewScreen(Watch):
         """See Screen."""
         yield Picture[OverviewSnapshot](self._heading, id="heading")
         yield Input(placeholder="words in name, pid or cgroup", id="filter")
-        yield Table(OVERVIEW, id="processes", sorted_by="write_faults_per_s")
+        yield FieldTable(OVERVIEW, id="processes", sorted_by="write_faults_per_s")
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         """Begins to count."""
         self.query_one(Input).display = False
-        self.query_one(Table).focus()
+        self.query_one(FieldTable).focus()
         self.reader.told = self.waker()
         self.keep(self.reader)
         self.reader.start()
@@ -129,7 +131,7 @@ class OverviewScreen(Watch):
             return
         found = chosen(s.processes, self.words, "vm" if self.machines else "")
         self.rows = tuple(by_cgroup(found) if self.grouped else found)
-        self.query_one(Table).show(self.rows, len(self.rows), _key)
+        self.query_one(FieldTable).show(self.rows, len(self.rows), _key)
         picture = self.query_one(Picture)
         picture.styles.height = len(self._heading(s, self.size.width, 0))
         picture.show(s)
@@ -149,7 +151,7 @@ class OverviewScreen(Watch):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Back to the table."""
-        table = self.query_one(Table)
+        table = self.query_one(FieldTable)
         if self.focused is table:  # enter again, before the line knew: it was for the table
             table.action_choose()
             return
@@ -162,7 +164,7 @@ class OverviewScreen(Watch):
         line.value = ""
         line.display = False
         self.machines = False
-        self.query_one(Table).focus()
+        self.query_one(FieldTable).focus()
         self._show()
 
     def action_group(self) -> None:
@@ -187,7 +189,7 @@ class OverviewScreen(Watch):
         """Twice as long, or half."""
         self.reader.set_interval(self.reader.interval_s * 2.0**steps)
 
-    def on_table_chosen(self, event: Table.Chosen) -> None:
+    def on_table_chosen(self, event: FieldTable.Chosen) -> None:
         """Traces it."""
         find = partial(target_of, self.rows[event.row])
         self.app.push_screen(
@@ -199,7 +201,7 @@ class OverviewScreen(Watch):
     def csv_rows(self) -> tuple[str, export.Rows]:
         """See Watch."""
         fields = [f for f in OVERVIEW if f.name]
-        order = self.query_one(Table).order
+        order = self.query_one(FieldTable).order
         rows = ([f.value(self.rows, i) for f in fields] for i in order)
         return self.VIEW, iter([[f.name for f in fields], *rows])
 
@@ -208,7 +210,7 @@ def _key(rows: Processes, i: int) -> object:
     return rows[i].pid or rows[i].cgroup
 
 
-def target_of(p: Process) -> TargetSet:
+def target_of(p: ProcessRow) -> TargetSet:
     """What a row stands for. Errors: RedirtyError when it is gone."""
     if p.kind == "vm":
         with contextlib.suppress(

@@ -13,14 +13,14 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 
-class TypedScreen(ModalScreen[str | None]):
+class PromptScreen(ModalScreen[str | None]):
     """Gives what was typed, once check() takes it; None when it was left by escape."""
 
     CSS = """
-    TypedScreen { align: center middle; }
-    TypedScreen > Vertical { width: 64; max-width: 95%; height: auto; border: round $primary;
+    PromptScreen { align: center middle; }
+    PromptScreen > Vertical { width: 64; max-width: 95%; height: auto; border: round $primary;
         background: $surface; padding: 0 1; }
-    TypedScreen Static { height: auto; color: $text-error; }
+    PromptScreen Static { height: auto; color: $text-error; }
     """
     SCOPED_CSS = False
     BINDINGS: ClassVar[list[BindingType]] = [

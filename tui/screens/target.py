@@ -16,12 +16,12 @@ from redirty.tui.render.columns import MAPPINGS
 from redirty.tui.render.rows import Row
 from redirty.tui.screens import target_layout
 from redirty.tui.screens.base import Watch
-from redirty.tui.screens.prompt import TypedScreen
-from redirty.tui.snapshots.convergence import Asked
+from redirty.tui.screens.prompt import PromptScreen
+from redirty.tui.snapshots.convergence import ConvergenceQuestion
 from redirty.tui.snapshots.history import MappingTable
 from redirty.tui.snapshots.snapshot import TargetSnapshot
 from redirty.tui.widgets.picture import Picture
-from redirty.tui.widgets.table import Table
+from redirty.tui.widgets.table import FieldTable
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -90,13 +90,13 @@ class TargetScreen(Watch):
             yield Picture(draw.faults, id="faults", title="kinds of fault")
             yield Picture(draw.tlb, id="tlb", title="TLB")
         yield Picture(draw.writers, id="writers", title="who dirties")
-        yield Table(MAPPINGS, id="mappings", sorted_by="redirtied_pages_per_s")
+        yield FieldTable(MAPPINGS, id="mappings", sorted_by="redirtied_pages_per_s")
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         """Begins to read."""
         self._arrange()
-        self.query_one(Table).focus()
+        self.query_one(FieldTable).focus()
         self.reader.told = self.waker()
         self.keep(self.reader)
         self.reader.start()
@@ -154,7 +154,7 @@ class TargetScreen(Watch):
         for picture in self.query(Picture):
             if picture.display:
                 picture.show(s)
-        table = self.query_one(Table)
+        table = self.query_one(FieldTable)
         if table.display:
             table.show(s.mappings, len(s.mappings), _mapping_key)
         if not self.reader.drawn.is_set():
@@ -196,7 +196,7 @@ class TargetScreen(Watch):
             self.newest()
         self._show()
 
-    def _ask(self, asked: Asked) -> None:
+    def _ask(self, asked: ConvergenceQuestion) -> None:
         self.reader.ask(asked)
 
     def action_bandwidth(self, steps: int) -> None:
@@ -219,7 +219,9 @@ class TargetScreen(Watch):
                 asked = self.reader.asked
                 self._ask(replace(asked, bandwidth=parse_rate(text), source="as typed"))
 
-        self.app.push_screen(TypedScreen("bandwidth: 10Gbit, 1.25GB, 200MiB", "", parse_rate), take)
+        self.app.push_screen(
+            PromptScreen("bandwidth: 10Gbit, 1.25GB, 200MiB", "", parse_rate), take
+        )
 
     def action_type_downtime(self) -> None:
         """Asks for it."""
@@ -229,7 +231,7 @@ class TargetScreen(Watch):
                 self._ask(replace(self.reader.asked, downtime_s=target_layout.parse_downtime(text)))
 
         title = "downtime: 300ms, 2s"
-        self.app.push_screen(TypedScreen(title, "", target_layout.parse_downtime), take)
+        self.app.push_screen(PromptScreen(title, "", target_layout.parse_downtime), take)
 
     def action_leave(self) -> None:
         """To the overview, or out when there is none."""
@@ -253,7 +255,7 @@ class TargetScreen(Watch):
         }  # fmt: skip
         if self.view == "mappings":
             fields = [f for f in MAPPINGS if f.name]
-            table = self.query_one(Table)
+            table = self.query_one(FieldTable)
             rows = ([f.value(s.mappings, i) for f in fields] for i in table.order)
             return self.view, iter([[f.name for f in fields], *rows])
         return self.view, made.get(self.view, export.rounds)(s)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from redirty.collector.errors import one_line
 from redirty.collector.model.fit import Fit, fit
-from redirty.collector.model.observations import Observed
+from redirty.collector.model.observations import Observations
 from redirty.collector.model.policy import DEFAULT_DOWNTIME_S
 from redirty.collector.model.predict import answer, notes
 from redirty.collector.model.prediction import CONVERGES, UNCERTAIN, Answer, Question
@@ -23,7 +23,7 @@ _BEYOND = 4.0  # times what was measured: so far the curve is shown
 
 
 @dataclass(frozen=True)
-class Asked:
+class ConvergenceQuestion:
     """What is asked of the model. source: where the bandwidth comes from, in words."""
 
     bandwidth: float
@@ -35,16 +35,16 @@ class Asked:
         """As the model takes it."""
         return Question(self.bandwidth, self.downtime_s, self.policy)
 
-    def faster(self, factor: float) -> Asked:
+    def faster(self, factor: float) -> ConvergenceQuestion:
         """With another bandwidth."""
         bandwidth = min(max(self.bandwidth * factor, 1e3), 1e13)
         return replace(self, bandwidth=bandwidth, source="as typed")
 
-    def longer(self, factor: float) -> Asked:
+    def longer(self, factor: float) -> ConvergenceQuestion:
         """With another downtime."""
         return replace(self, downtime_s=min(max(self.downtime_s * factor, 1e-3), 3600.0))
 
-    def next_policy(self) -> Asked:
+    def next_policy(self) -> ConvergenceQuestion:
         """With the policy after this one."""
         at = POLICIES.index(self.policy) if self.policy in POLICIES else -1
         return replace(self, policy=POLICIES[(at + 1) % len(POLICIES)])
@@ -56,7 +56,7 @@ class Convergence:
     high: (n,) W(t); measured_s: up to there it was seen. enough: bytes per second that would do for
     this downtime; None: nothing would, or the policy has no goal."""
 
-    asked: Asked
+    asked: ConvergenceQuestion
     good: bool | None
     verdict: str
     passes: tuple[Pass, ...]
@@ -72,7 +72,9 @@ class Convergence:
     notes: tuple[str, ...]
 
 
-def convergence(seen: Observed, asked: Asked, mappings: MappingTable) -> Convergence:
+def convergence(
+    seen: Observations, asked: ConvergenceQuestion, mappings: MappingTable
+) -> Convergence:
     """Of what was seen so far. Takes some 10 ms.
 
     Errors: UsageError for a policy that is none.

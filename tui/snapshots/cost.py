@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redirty.collector.units import show_time
-from redirty.tui.snapshots.round_summary import Facts
+from redirty.tui.snapshots.round_summary import RoundSummary
 
 DEFAULT_MAX = 0.02
 LONGEST_S = 60.0
@@ -45,7 +45,7 @@ class Cost:
         )
 
 
-def cost_of(recent: Sequence[Facts], fault_s: float, limit: float) -> Cost | None:
+def cost_of(recent: Sequence[RoundSummary], fault_s: float, limit: float) -> Cost | None:
     """Of some rounds; None when what the target used of the CPU is not known of any."""
     known = [f for f in recent if f.cpu_s is not None]
     seconds = sum(f["duration_s"] for f in known)

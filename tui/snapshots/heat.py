@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from redirty.collector.pageset import U64
-from redirty.tui.snapshots.round_summary import I64, PID_SHIFT, WORD_SHIFT, Facts, Floats, coarser
+from redirty.tui.snapshots.round_summary import (
+    I64,
+    PID_SHIFT,
+    WORD_SHIFT,
+    Floats,
+    RoundSummary,
+    coarser,
+)
 
 HEAT_COLUMNS = 120  # rounds
 _ROWS = 64
@@ -27,7 +34,7 @@ class HeatMap:
     places: int
 
 
-def heat_map(recent: Sequence[Facts]) -> HeatMap | None:
+def heat_map(recent: Sequence[RoundSummary]) -> HeatMap | None:
     """Of some rounds; None when nothing was written."""
     shift = max((f.places.shift for f in recent), default=0)
     columns = [coarser(f.places.keys, f.places.pages, shift) for f in recent]

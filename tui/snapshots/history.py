@@ -9,10 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from redirty.collector.linux.maps import CLASSES, Mapping
-from redirty.collector.model.observations import Kept, Observed, Points
+from redirty.collector.model.observations import MappingRate, Observations, Points
 from redirty.collector.pageset import U64
 from redirty.tui.snapshots.heat import HEAT_COLUMNS, HeatMap, heat_map
-from redirty.tui.snapshots.round_summary import COLUMN, I64, TLB_COLUMN, Facts, Floats, Writer
+from redirty.tui.snapshots.round_summary import (
+    COLUMN,
+    I64,
+    TLB_COLUMN,
+    Floats,
+    RoundSummary,
+    Writer,
+)
 
 KEPT = 240  # rounds
 MEAN = 5  # rounds that the rate of a mapping, of a writer and of flushes is the mean of
@@ -89,10 +96,10 @@ class WriterRow:
 class History:
     """The latest rounds: bounded, however long it goes on."""
 
-    def __init__(self, facts: Iterable[Facts] = ()) -> None:
-        self._facts: deque[Facts] = deque(facts, KEPT)
+    def __init__(self, facts: Iterable[RoundSummary] = ()) -> None:
+        self._facts: deque[RoundSummary] = deque(facts, KEPT)
 
-    def add(self, facts: Facts) -> None:
+    def add(self, facts: RoundSummary) -> None:
         """One more round."""
         self._facts.append(facts)
 
@@ -104,12 +111,12 @@ class History:
         return History(self._facts)
 
     @property
-    def last(self) -> Facts | None:
+    def last(self) -> RoundSummary | None:
         """The latest round."""
         return self._facts[-1] if self._facts else None
 
     @property
-    def lately(self) -> Sequence[Facts]:
+    def lately(self) -> Sequence[RoundSummary]:
         """The rounds that rates are the mean of."""
         count = len(self._facts)
         return [self._facts[i] for i in range(max(0, count - MEAN), count)]
@@ -207,7 +214,7 @@ class History:
         ]
         return tuple(sorted(rows, key=lambda r: (bool(r.writer.stack), -r.pages_per_s)))
 
-    def observed(self, first: int = 0) -> Observed | None:
+    def observed(self, first: int = 0) -> Observations | None:
         """As the model takes it, from a round on; None when there is none yet."""
         facts = [f for f in self._facts if f.number >= first]
         if not facts:
@@ -215,7 +222,7 @@ class History:
         known = np.nan_to_num(np.stack([f.values for f in facts]))
         values = {name: known[:, i] for name, i in COLUMN.items()}
         points = _joined([f.points for f in facts])
-        return Observed(
+        return Observations(
             page_size=4096,
             number=values["round"].astype(np.int64),
             duration_s=values["duration_s"],
@@ -229,11 +236,11 @@ class History:
             mappings=self._kept(),
         )
 
-    def _kept(self) -> tuple[Kept, ...]:
+    def _kept(self) -> tuple[MappingRate, ...]:
         table = self.mappings()
         order = np.argsort(-table.dirty_per_s, kind="stable")[:_NAMED]
         return tuple(
-            Kept(
+            MappingRate(
                 f"{m.start:#x} {m.path or '(anonymous)'}",
                 m.mapping_class,
                 int(table.pid[i]),
@@ -244,7 +251,7 @@ class History:
         )
 
 
-def _seconds(facts: Sequence[Facts]) -> float:
+def _seconds(facts: Sequence[RoundSummary]) -> float:
     return sum(f["duration_s"] for f in facts)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from redirty.tui.snapshots.mirror_progress import Progress
-from redirty.tui.snapshots.snapshot import State
+from redirty.tui.snapshots.mirror_progress import MirrorProgress
+from redirty.tui.snapshots.snapshot import ReaderState
 
 _PROGRAM = (sys.executable, "-m", "redirty.collector.cli.main")
 
 
 @dataclass(frozen=True)
-class MirrorWish:
+class MirrorCommand:
     """What is to be done. words: the target, as on a command line. to: a directory, or HOST:PORT.
     bandwidth: bytes a second, None without a limit. present_pages: what is to be copied, as known."""
 
@@ -52,8 +52,8 @@ class MirrorSnapshot:
     """A mirror at one moment. state: of the reader, as everywhere."""
 
     number: int
-    state: State
-    wish: MirrorWish
-    progress: Progress
+    state: ReaderState
+    wish: MirrorCommand
+    progress: MirrorProgress
     message: str
     elapsed_s: float

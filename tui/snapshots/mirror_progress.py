@@ -31,7 +31,7 @@ class Stage(Enum):
 
 
 @dataclass(frozen=True)
-class MirrorPass:
+class FinishedPass:
     """A pass that is over. dirty_per_s: pages that the target wrote meanwhile, each second; None for the
     last pass, in which it stood still."""
 
@@ -53,7 +53,7 @@ class MirrorPass:
 
 
 @dataclass(frozen=True)
-class Step:
+class PassDecision:
     """What was decided after a pass, and why; action "": something else that is to be known."""
 
     after_pass: int
@@ -62,7 +62,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Going:
+class RunningPass:
     """The pass that goes on. done_pages: of pages, looked at so far. rate: bytes a second. left_s,
     downtime_s: of the whole mirror, as predicted from what was written so far; None: not known."""
 
@@ -75,21 +75,21 @@ class Going:
 
 
 @dataclass(frozen=True)
-class Progress:
+class MirrorProgress:
     """All that was told so far. result: what mirror.json says."""
 
     stage: Stage = Stage.STARTING
-    passes: tuple[MirrorPass, ...] = ()
-    steps: tuple[Step, ...] = ()
-    going: Going | None = None
+    passes: tuple[FinishedPass, ...] = ()
+    steps: tuple[PassDecision, ...] = ()
+    going: RunningPass | None = None
     result: Mapping[str, Any] | None = None
 
-    def take(self, event: Mapping[str, Any]) -> Progress:
+    def take(self, event: Mapping[str, Any]) -> MirrorProgress:
         """With another line. One of a kind that is not known changes nothing."""
         taken = _TAKE.get(str(event.get("event")))
         return self if taken is None else taken(self, event)
 
-    def ended(self, code: int, said: str, *, cancelled: bool) -> tuple[Progress, str]:
+    def ended(self, code: int, said: str, *, cancelled: bool) -> tuple[MirrorProgress, str]:
         """When the process has ended: with its exit code, and its last line on stderr. Also a message."""
         if code == 0 and self.result is not None:
             return replace(self, stage=Stage.DONE, going=None), ""
@@ -104,8 +104,8 @@ class Progress:
         return replace(self, stage=Stage.FAILED, going=None), text
 
 
-def _going(p: Progress, e: Mapping[str, Any]) -> Progress:
-    going = Going(
+def _going(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
+    going = RunningPass(
         int(e["pass"]),
         int(e["pages"]),
         min(int(e["done_pages"]), int(e["pages"])),
@@ -115,10 +115,10 @@ def _going(p: Progress, e: Mapping[str, Any]) -> Progress:
     return replace(p, stage=_unless_cancelling(p, Stage.COPYING), going=going)
 
 
-def pass_of(e: Mapping[str, Any]) -> MirrorPass:
+def pass_of(e: Mapping[str, Any]) -> FinishedPass:
     """From a line, or from mirror.json."""
     round_s = float(e.get("round_s", 0.0))
-    return MirrorPass(
+    return FinishedPass(
         number=int(e["pass"]),
         pages=int(e["pages"]),
         sent_pages=int(e["sent_pages"]),
@@ -132,30 +132,30 @@ def pass_of(e: Mapping[str, Any]) -> MirrorPass:
     )
 
 
-def _passed(p: Progress, e: Mapping[str, Any]) -> Progress:
+def _passed(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
     stage = _unless_cancelling(p, Stage.COPYING)
     return replace(p, stage=stage, passes=(*p.passes, pass_of(e)), going=None)
 
 
-def _decided(p: Progress, e: Mapping[str, Any]) -> Progress:
-    step = Step(int(e["after_pass"]), str(e["decision"]), one_line(str(e["reason"])))
+def _decided(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
+    step = PassDecision(int(e["after_pass"]), str(e["decision"]), one_line(str(e["reason"])))
     stage = _unless_cancelling(p, Stage.STOPPING) if step.action == "quiesce" else p.stage
     return replace(p, stage=stage, steps=(*p.steps, step))
 
 
-def _noted(p: Progress, e: Mapping[str, Any]) -> Progress:
-    step = Step(len(p.passes), "", one_line(str(e["text"])))
+def _noted(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
+    step = PassDecision(len(p.passes), "", one_line(str(e["text"])))
     return replace(p, steps=(*p.steps, step))
 
 
-def _done(p: Progress, e: Mapping[str, Any]) -> Progress:
+def _done(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
     result = e["mirror"]
     last = result["passes"][-1]
     passes = p.passes if len(p.passes) == last["pass"] else (*p.passes, pass_of(last))
     return replace(p, passes=passes, result=result, going=None)
 
 
-def _unless_cancelling(p: Progress, stage: Stage) -> Stage:
+def _unless_cancelling(p: MirrorProgress, stage: Stage) -> Stage:
     return p.stage if p.stage is Stage.CANCELLING else stage
 
 

@@ -28,7 +28,7 @@ _MOST_PLACES = 1024  # of one round
 
 
 @dataclass(frozen=True, eq=False)
-class Written:
+class WrittenMappings:
     """Mappings written in a round: (n,) each. start: address. present when it began, dirty, redirtied
     in pages, faults: first logged write faults of pages."""
 
@@ -41,14 +41,14 @@ class Written:
     faults: I64
 
     @classmethod
-    def none(cls) -> Written:
+    def none(cls) -> WrittenMappings:
         """Nothing was written."""
         none = np.empty(0, np.int64)
         return cls((), none, none.astype(np.uint64), none, none, none, none)
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class PageCounts:
     """Where pages were dirty: (n,) ascending places `pid << 39 | address >> 18`, of which the `shift`
     lowest bits are 0, and how many pages in each."""
 
@@ -68,17 +68,17 @@ class Writer:
 
 
 @dataclass(frozen=True, eq=False)
-class Facts:
+class RoundSummary:
     """One complete round. values: (columns of rounds.csv,), NaN where not known. tlb: rows of tlb.csv
     without their first column. points: of the curves that end with it. cpu_s: what the target's
     processes used of the CPU in it; None: not known."""
 
     number: int
     values: Floats
-    written: Written
+    written: WrittenMappings
     tlb: tuple[tuple[object, ...], ...]
     points: Points
-    places: Places
+    places: PageCounts
     cpu_s: float | None = None
     writers: tuple[Writer, ...] = ()
 
@@ -93,14 +93,14 @@ def of_round(
     points: Points,
     cpu_s: float | None,
     writers: tuple[Writer, ...] = (),
-) -> Facts:
+) -> RoundSummary:
     """Of a round that has just ended; the same values that a recording would have of it."""
     row = round_row(result, features)
     tlb: list[tuple[object, ...]] = []
     for space in result.spaces:
         if len(space.stats):
             tlb += (r[1:] for r in tlb_rows(result.number, space.pid, space.stats, features))
-    return Facts(
+    return RoundSummary(
         result.number,
         np.array([np.nan if v is None else float(str(v)) for v in row]),
         _written(result),
@@ -112,7 +112,7 @@ def of_round(
     )
 
 
-def _written(result: Round) -> Written:
+def _written(result: Round) -> WrittenMappings:
     mappings: list[Mapping] = []
     columns: list[tuple[I64 | U64, ...]] = []
     for space in result.spaces:
@@ -134,12 +134,12 @@ def _written(result: Round) -> Written:
             )
         )
     if not mappings:
-        return Written.none()
+        return WrittenMappings.none()
     joined: list[Any] = [np.concatenate(c) for c in zip(*columns, strict=True)]
-    return Written(tuple(mappings), *joined)
+    return WrittenMappings(tuple(mappings), *joined)
 
 
-def places_of(sets: list[tuple[int, PageSet]]) -> Places:
+def places_of(sets: list[tuple[int, PageSet]]) -> PageCounts:
     """Of the dirty pages of processes: (pid, pages) each."""
     keys, counts = [], []
     for pid, pages in sets:
@@ -149,19 +149,19 @@ def places_of(sets: list[tuple[int, PageSet]]) -> Places:
         keys.append(words | np.uint64(pid << PID_SHIFT))
         counts.append(flat[there])
     if not keys:
-        return Places(np.empty(0, np.uint64), np.empty(0, np.int64))
+        return PageCounts(np.empty(0, np.uint64), np.empty(0, np.int64))
     return folded(np.concatenate(keys), np.concatenate(counts))
 
 
-def folded(keys: U64, pages: I64) -> Places:
-    """Places in any order, repeated or not, made as coarse as it takes to be few."""
+def folded(keys: U64, pages: I64) -> PageCounts:
+    """PageCounts in any order, repeated or not, made as coarse as it takes to be few."""
     order = np.argsort(keys, kind="stable")
     keys, pages = summed(keys[order], pages[order])
     shift = 0
     while len(keys) > _MOST_PLACES and shift < PID_SHIFT:
         shift += 1
         keys, pages = coarser(keys, pages, shift)
-    return Places(keys, pages, shift)
+    return PageCounts(keys, pages, shift)
 
 
 def coarser(keys: U64, pages: I64, shift: int) -> tuple[U64, I64]:

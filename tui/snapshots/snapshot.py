@@ -13,7 +13,7 @@ from redirty.tui.snapshots.history import MappingTable, Series, TlbRow, WriterRo
 from redirty.tui.snapshots.page_tables import PageTables
 
 
-class State(Enum):
+class ReaderState(Enum):
     """What the reader does."""
 
     STARTING = "starting"
@@ -37,7 +37,7 @@ class Playback:
 
 
 @dataclass(frozen=True)
-class About:
+class TargetInfo:
     """What is traced, and how."""
 
     title: str
@@ -54,8 +54,8 @@ class TargetSnapshot:
     stacks were not asked for."""
 
     number: int
-    state: State
-    about: About
+    state: ReaderState
+    about: TargetInfo
     message: str
     series: Series
     mappings: MappingTable
@@ -70,7 +70,7 @@ class TargetSnapshot:
     note: str = ""
 
 
-class Process(NamedTuple):
+class ProcessRow(NamedTuple):
     """A process, or a group of them. Rates are for each second; None where the kernel does not tell.
     kind: process, vm or cgroup. pid: 0 for a group. members: processes in it."""
 
@@ -93,9 +93,9 @@ class OverviewSnapshot:
     """All processes at one moment; seconds: what the rates are the mean of."""
 
     number: int
-    state: State
+    state: ReaderState
     message: str
-    processes: tuple[Process, ...] = field(default=())
+    processes: tuple[ProcessRow, ...] = field(default=())
     seconds: float = 0.0
     lost: int = 0
     features: frozenset[str] = frozenset()

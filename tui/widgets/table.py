@@ -17,11 +17,11 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 
-class Table(ScrollView, can_focus=True, inherit_bindings=False):
+class FieldTable(ScrollView, can_focus=True, inherit_bindings=False):
     """Rows of fields. The cursor stays on its row, known by its key, when the rows are sorted anew."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = styles.COMPONENT_CLASSES
-    DEFAULT_CSS = "Table { width: 1fr; height: 1fr; overflow-x: hidden; " + styles.CSS + " }"
+    DEFAULT_CSS = "FieldTable { width: 1fr; height: 1fr; overflow-x: hidden; " + styles.CSS + " }"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "up", show=False, id="table.up"),
         Binding("down,j", "move(1)", "down", show=False, id="table.down"),
@@ -39,11 +39,11 @@ class Table(ScrollView, can_focus=True, inherit_bindings=False):
     class Chosen(Message):
         """Enter on a row. row: its index in the data."""
 
-        table: Table
+        table: FieldTable
         row: int
 
         @property
-        def control(self) -> Table:
+        def control(self) -> FieldTable:
             """See Message."""
             return self.table
 

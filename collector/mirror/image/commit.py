@@ -16,7 +16,7 @@ from redirty.collector.files import write_json
 from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image import elf_core
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
-from redirty.collector.mirror.image.page_store import MOST_PAGE, WINDOW_SHIFT, Store, StoreError
+from redirty.collector.mirror.image.page_store import MOST_PAGE, WINDOW_SHIFT, PageStore, StoreError
 from redirty.collector.pageset import PAGE_SHIFT, U64, runs_of
 
 _COPY = 8 << 20
@@ -215,7 +215,7 @@ def _copy_range(source: int, at: int, target: int, to: int, size: int) -> None:
 
 def _segments(image: Image, number: int, mapping: PlacedMapping) -> list[elf_core.Segment]:
     """A mapping, cut where its windows do not lie one after the other in the file."""
-    store: Store = image.stores[number]
+    store: PageStore = image.stores[number]
     first_window, last_window = mapping.first >> WINDOW_SHIFT, (mapping.end - 1) >> WINDOW_SHIFT
     if mapping.perms[0] == "r" and last_window - first_window < _WINDOWS_WITH_HOLES:
         for window in range(first_window, last_window + 1):

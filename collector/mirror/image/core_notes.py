@@ -45,7 +45,7 @@ def _status(text: bytes) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ProcFiles:
     """What /proc said of a process while it stood still, as it came: notes are made of it later."""
 
     pid: int
@@ -55,12 +55,12 @@ class Seen:
     vmas: tuple[Vma, ...]
 
 
-def see(pid: int, vmas: Sequence[Vma]) -> Seen:
+def see(pid: int, vmas: Sequence[Vma]) -> ProcFiles:
     """Errors: OSError when the process is gone."""
     auxv, cmdline, comm = (
         Path(f"/proc/{pid}/{name}").read_bytes() for name in ("auxv", "cmdline", "comm")
     )
-    return Seen(pid, auxv, cmdline, comm, tuple(vmas))
+    return ProcFiles(pid, auxv, cmdline, comm, tuple(vmas))
 
 
 def ns_pid(pid: int, threads: Sequence[ThreadState]) -> int:
@@ -85,7 +85,7 @@ def _prstatus(thread: ThreadState) -> bytes:
     return head + thread.registers + struct.pack("<i4x", bool(thread.floating))
 
 
-def _prpsinfo(seen: Seen, first: ThreadState) -> bytes:
+def _prpsinfo(seen: ProcFiles, first: ThreadState) -> bytes:
     stat, status = _fields(first.stat), _status(first.status)
     uid, gid = (int(status[name].split()[0]) for name in ("Uid", "Gid"))
     ppid, group, session = (int(stat[i]) for i in (1, 2, 3))
@@ -105,7 +105,7 @@ def _files(vmas: Sequence[Vma]) -> bytes:
     return head + table + names
 
 
-def notes_of(seen: Seen, threads: Sequence[ThreadState], own: PageSet) -> bytes:
+def notes_of(seen: ProcFiles, threads: Sequence[ThreadState], own: PageSet) -> bytes:
     """The notes of a process: its first thread's, then what belongs to the process, then the other
     threads', as the kernel does it, and at last ours, of its own pages."""
     parts = []

@@ -18,7 +18,7 @@ from redirty.collector.files import new_directory
 from redirty.collector.mirror.image import elf_core
 from redirty.collector.mirror.image.digest import digest_of
 from redirty.collector.mirror.image.journal import Journal
-from redirty.collector.mirror.image.page_store import MOST_WINDOWS, Store, StoreError
+from redirty.collector.mirror.image.page_store import MOST_WINDOWS, PageStore, StoreError
 from redirty.collector.pageset import U64, runs_of
 
 SPACE, FILE = "space", "file"
@@ -32,7 +32,7 @@ class Image:
     def __init__(self, directory: Path, journal: Journal) -> None:
         self.directory = directory
         self.journal = journal
-        self.stores: dict[int, Store] = {}
+        self.stores: dict[int, PageStore] = {}
         self.kinds: dict[int, str] = {}
         self.committed = False
         self.session = ""
@@ -69,7 +69,7 @@ class Image:
     def _open(self, number: int, kind: str, windows: dict[int, int], new: int = 0) -> None:
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | new
         fd = os.open(self.path_of(number), flags, 0o600)
-        self.stores[number] = Store(fd, elf_core.HEADER_BYTES if kind == SPACE else 0, windows)
+        self.stores[number] = PageStore(fd, elf_core.HEADER_BYTES if kind == SPACE else 0, windows)
         self.kinds[number] = kind
 
     def declare(self, number: int, kind: str) -> None:
@@ -87,7 +87,7 @@ class Image:
         self.make_room(number, store, firsts, lengths)
         store.write(firsts, lengths, data)
 
-    def make_room(self, number: int, store: Store, firsts: U64, lengths: U64) -> None:
+    def make_room(self, number: int, store: PageStore, firsts: U64, lengths: U64) -> None:
         """Opens the windows that runs of pages need. Errors: StoreError, OSError."""
         for window in store.new_windows(firsts, lengths):
             if sum(len(s.windows) for s in self.stores.values()) >= MOST_WINDOWS:
@@ -104,7 +104,7 @@ class Image:
         def parts() -> Iterator[tuple[int, U64, Any]]:
             for number, store in sorted(self.stores.items()):
 
-                def read(pages: U64, buffer: memoryview, store: Store = store) -> None:
+                def read(pages: U64, buffer: memoryview, store: PageStore = store) -> None:
                     store.read_into(*runs_of(pages), buffer)
 
                 for window in sorted(store.filled):

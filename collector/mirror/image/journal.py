@@ -26,7 +26,7 @@ _HEAD_BYTES = 4096
 
 
 @dataclass
-class Found:
+class JournalState:
     """What a journal says. done: the last frame whose pages are all in the image."""
 
     session: str
@@ -62,7 +62,7 @@ class Journal:
         return cls(path, fd)
 
     @classmethod
-    def open(cls, directory: Path) -> tuple[Journal, Found]:
+    def open(cls, directory: Path) -> tuple[Journal, JournalState]:
         """An old one, and what it says. Errors: RedirtyError when it is of no use."""
         path = directory / NAME
         try:
@@ -75,7 +75,7 @@ class Journal:
             fields = json.loads(head)
             if fields["journal"] != 1 or fields["boot"] != boot_id():
                 raise ValueError("it is of before this machine was started")
-            found = Found(str(fields["session"]))
+            found = JournalState(str(fields["session"]))
             good = _replay(records, found)
             os.ftruncate(fd, _HEAD_BYTES + good)
         except (OSError, ValueError, KeyError, TypeError) as e:
@@ -122,7 +122,7 @@ class Journal:
             self.path.unlink()
 
 
-def _replay(records: bytes, found: Found) -> int:
+def _replay(records: bytes, found: JournalState) -> int:
     """Reads records up to the first that is cut off or wrong: how many bytes were good."""
     at = 0
     while at + _RECORD.size <= len(records):

@@ -31,7 +31,7 @@ class StoreError(Exception):
     """It asks for more than a mirror may have: no sender that is right does."""
 
 
-class Store:
+class PageStore:
     """Pages by number. header: bytes left free at the file's beginning. windows: which window of pages
     lies in which one of the file."""
 

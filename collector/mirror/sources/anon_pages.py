@@ -14,7 +14,7 @@ _MARKER, _SWAP_TYPE = np.uint64(31), np.uint64(31)  # include/linux/swapops.h: t
 _CHUNK = 1 << 16  # pages whose raw entries are read at once
 
 
-class OwnPages:
+class AnonPages:
     """Asks the page tables of one process. Errors of the constructor: OSError when it is gone."""
 
     def __init__(self, pid: int, *, scan: bool) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from redirty.collector.errors import OURS
 from redirty.collector.linux.process_memory import PAGE, read_file
-from redirty.collector.mirror.sources.page_hashes import Sent
+from redirty.collector.mirror.sources.page_hashes import PageHashes
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import (
     Key,
@@ -50,7 +50,7 @@ class FileSource:
         self.have = empty()
         self.pending = empty()
         self.dirty: list[PageSet] = []  # of the last rounds, the youngest first
-        self.sent = Sent()
+        self.sent = PageHashes()
         self.shown_by: list[tuple[SpaceSource, Vma]] = []
         self.declared = False
         self._fd = fd

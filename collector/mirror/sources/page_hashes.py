@@ -47,7 +47,7 @@ def hashes_of(pages: Sequence[memoryview], zero: Bools) -> U64:
     return found
 
 
-class Sent:
+class PageHashes:
     """Hashes of what the other end has, 8 bytes for each page of the 2 MiB regions that were made room for."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from redirty.collector.mirror.sources.page_hashes import Sent
+from redirty.collector.mirror.sources.page_hashes import PageHashes
 from redirty.collector.pageset import (
     U64,
     Bools,
@@ -21,7 +21,7 @@ class Source(Protocol):
     have: PageSet
     pending: PageSet
     dirty: list[PageSet]
-    sent: Sent
+    sent: PageHashes
 
     def read(self, pages: U64, buffer: memoryview) -> Bools:
         """Copies ascending pages to the front of the buffer; (n,) which could be read."""

@@ -9,12 +9,12 @@ import contextlib
 
 import numpy as np
 from redirty.collector.linux.maps import Mappings
-from redirty.collector.linux.process_memory import Reader
-from redirty.collector.mirror.sources.anon_pages import OwnPages
-from redirty.collector.mirror.sources.page_hashes import Sent
+from redirty.collector.linux.process_memory import ProcessMemory
+from redirty.collector.mirror.sources.anon_pages import AnonPages
+from redirty.collector.mirror.sources.page_hashes import PageHashes
 from redirty.collector.mirror.sources.vmas import (
-    LayoutFile,
     Vma,
+    VmaFile,
     bounds_of,
     inside,
     pages_of,
@@ -41,7 +41,7 @@ class SpaceSource:
         self.have = empty()
         self.pending = empty()
         self.dirty: list[PageSet] = []  # of the last rounds, the youngest first
-        self.sent = Sent()
+        self.sent = PageHashes()
         self.vmas: tuple[Vma, ...] = ()
         self.before: tuple[Vma, ...] = ()
         self.direct: list[Vma] = []  # whose file cannot be opened
@@ -52,11 +52,11 @@ class SpaceSource:
             empty(),
         )
         with contextlib.ExitStack() as stack:
-            self._layout = LayoutFile(pid)
+            self._layout = VmaFile(pid)
             stack.callback(self._layout.close)
-            self._reader = Reader(pid)
+            self._reader = ProcessMemory(pid)
             stack.callback(self._reader.close)
-            self._own = OwnPages(pid, scan=scan)
+            self._own = AnonPages(pid, scan=scan)
             stack.pop_all()
 
     @property

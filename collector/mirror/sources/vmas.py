@@ -62,7 +62,7 @@ def parse_line(line: bytes) -> Vma | None:
     return Vma(int(start, 16), int(end, 16), perms, int(offset, 16), device, int(inode), path)
 
 
-class LayoutFile:
+class VmaFile:
     """An open /proc/PID/maps, which belongs to the memory that was there when it was opened."""
 
     def __init__(self, pid: int) -> None:

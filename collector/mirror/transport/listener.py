@@ -80,7 +80,7 @@ def connect(host: str, port: int, code: bytes | None) -> socket.socket:
         raise
 
 
-class Door:
+class Listener:
     """A listening socket. code: what senders have to know; None: only this user's, on loopback."""
 
     def __init__(self, host: str, port: int, code: bytes | None) -> None:
@@ -119,15 +119,15 @@ class Door:
         self._listener.close()
 
 
-class _Knock:
+class _Greeting:
     """Somebody at the door while a mirror goes on: greeted in a thread, as a stranger may say nothing."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Listener) -> None:
         self._found: socket.socket | None = None
         self._thread = threading.Thread(target=self._greet, args=(door,), daemon=True)
         self._thread.start()
 
-    def _greet(self, door: Door) -> None:
+    def _greet(self, door: Listener) -> None:
         self._found = door.accept(0)
 
     def over(self) -> bool:
@@ -139,12 +139,12 @@ class _Knock:
         return self._found
 
 
-class Guarded:
+class ReplaceableConnection:
     """A connection that gives way when its sender comes anew: the old one may be cut without a word."""
 
-    def __init__(self, connection: socket.socket, door: Door) -> None:
+    def __init__(self, connection: socket.socket, door: Listener) -> None:
         self._connection, self._door = connection, door
-        self._knock: _Knock | None = None
+        self._knock: _Greeting | None = None
 
     def recv_into(self, buffer: memoryview, /) -> int:
         """See receiver.Stream."""
@@ -159,7 +159,7 @@ class Guarded:
             else:
                 ready = _ready([connection], _GREETING_LOOK_S)
             if self._door.fileno() in ready:
-                self._knock = _Knock(self._door)
+                self._knock = _Greeting(self._door)
             if connection.fileno() in ready:
                 break
         connection.settimeout(30.0)
@@ -181,7 +181,7 @@ class Guarded:
             self._connection.close()
 
 
-def _ready(waited_for: Sequence[socket.socket | Door], timeout_s: float | None) -> set[int]:
+def _ready(waited_for: Sequence[socket.socket | Listener], timeout_s: float | None) -> set[int]:
     """Descriptors that there is something to read from. With poll: there may be more open files than
     select can tell of."""
     poll = select.poll()

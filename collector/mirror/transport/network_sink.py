@@ -17,7 +17,7 @@ import numpy as np
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.mirror.image.commit import PlacedProcess
 from redirty.collector.mirror.image.image import FILE
-from redirty.collector.mirror.rate_limiter import Pace
+from redirty.collector.mirror.rate_limiter import RateLimiter
 from redirty.collector.mirror.transport import protocol
 from redirty.collector.mirror.transport.peer import require_own
 from redirty.collector.mirror.transport.protocol import FrameError
@@ -52,7 +52,9 @@ class NetworkSink:
     """See sink.Sink. connect: makes a connection, TLS and all. patience_s: for how long a broken one is
     tried again. deadline: of CLOCK_MONOTONIC; nothing waits longer."""
 
-    def __init__(self, connect: Callable[[], socket.socket], pace: Pace, patience_s: float) -> None:
+    def __init__(
+        self, connect: Callable[[], socket.socket], pace: RateLimiter, patience_s: float
+    ) -> None:
         self._connect, self._pace, self._patience_s = connect, pace, patience_s
         self._session = secrets.token_hex(16)
         self._unacknowledged: deque[_Unacknowledged] = deque()

@@ -13,7 +13,7 @@ class BrokenError(Exception):
     """The connection broke; what was not acknowledged is to be sent again."""
 
 
-class Sink(Protocol):
+class PageSink(Protocol):
     """sent_bytes: all that went out. breaks: how often the connection broke. deadline: of
     CLOCK_MONOTONIC, after which no method waits any longer; None: none."""
 

@@ -35,7 +35,7 @@ import time
 
 from . import network_lock, qmp, tracee
 from .injector import architecture
-from .tracee import RefusedError, Thread
+from .tracee import Tracee, TraceeError
 
 NT_PRFPREG, NT_X86_XSTATE = 2, 0x202
 _SPACE = ctypes.create_string_buffer(1 << 16)
@@ -81,14 +81,14 @@ def contents(path: str) -> bytes:
         os.close(fd)
 
 
-class Holder:
+class FrozenThreads:
     """What is held now. held: (process, thread), in the order in which they were stopped."""
 
     def __init__(self) -> None:
-        self.held: dict[int, tuple[int, Thread]] = {}
+        self.held: dict[int, tuple[int, Tracee]] = {}
         self.holds = False
-        self.machine: qmp.Machine | None = None
-        self.networks = network_lock.Networks()
+        self.machine: qmp.StoppedGuest | None = None
+        self.networks = network_lock.NetworkLocks()
         self.since = 0.0
         self.until = 0.0
         self.held_s = 0.0
@@ -122,10 +122,10 @@ class Holder:
             self.release(stay=False)
             raise
 
-    def seize(self, pid: int, tid: int) -> "Thread | None":
+    def seize(self, pid: int, tid: int) -> "Tracee | None":
         """Asks one thread to stop."""
         try:
-            thread = Thread(tid, architecture(), 0)
+            thread = Tracee(tid, architecture(), 0)
         except OSError as e:
             if e.errno == errno.ESRCH or not lives(tid):
                 self.ended.add(tid)
@@ -133,18 +133,18 @@ class Holder:
             with open(f"/proc/{tid}/status", encoding="utf-8", errors="replace") as status:
                 tracer = [line.split()[1] for line in status if line.startswith("TracerPid:")]
             by = f": process {tracer[0]} is debugging it" if tracer and tracer[0] != "0" else ""
-            raise RefusedError(e.errno or 0, f"thread {tid} cannot be stopped{by}") from None
+            raise TraceeError(e.errno or 0, f"thread {tid} cannot be stopped{by}") from None
         self.held[tid] = pid, thread
         tracee.ptrace(tracee.INTERRUPT, tid)
         return thread
 
-    def wait(self, thread: Thread, deadline: float) -> None:
+    def wait(self, thread: Tracee, deadline: float) -> None:
         """Waits for its stop."""
         try:
             thread.wait_for_stop(max(deadline - time.monotonic(), 0.001))
-        except RefusedError as e:
+        except TraceeError as e:
             if e.code != errno.ESRCH:
-                raise RefusedError(e.code, f"thread {thread.tid} does not come to a stop") from None
+                raise TraceeError(e.code, f"thread {thread.tid} does not come to a stop") from None
             self.held.pop(thread.tid)
             self.ended.add(thread.tid)
 
@@ -197,18 +197,18 @@ class Holder:
             try:
                 thread.wait_for_stop(0.05)
                 thread.release()
-            except (RefusedError, OSError):
+            except (TraceeError, OSError):
                 self.done_for = True
 
     def hold_networks(self, request: "dict[str, object]") -> "tuple[dict[str, object], bytes]":
         trial = bool(request["trial"])
         if not trial and not self.holds:
-            raise RefusedError(errno.ETIMEDOUT, f"its time was over after {self.held_s:.3f} s")
+            raise TraceeError(errno.ETIMEDOUT, f"its time was over after {self.held_s:.3f} s")
         pids = [int(str(pid)) for pid in list(request["pids"])]  # type: ignore[call-overload]
         try:
             self.networks.hold(pids, asleep=trial)
         except OSError as e:
-            raise RefusedError(e.errno or errno.EIO, e.strerror or str(e)) from None
+            raise TraceeError(e.errno or errno.EIO, e.strerror or str(e)) from None
         if trial:
             self.networks.close()
         return {"ok": True}, b""
@@ -222,12 +222,12 @@ class Holder:
             return {"ok": True, "threads": len(self.held)}, b""
         if operation == "machine":
             self.begin(float(str(request["limit_s"])))
-            self.machine = qmp.Machine(str(request["path"]), float(str(request["wait_s"])))
+            self.machine = qmp.StoppedGuest(str(request["path"]), float(str(request["wait_s"])))
             return {"ok": True}, b""
         if operation == "network":
             return self.hold_networks(request)
         if not self.holds:
-            raise RefusedError(errno.ETIMEDOUT, f"its time was over after {self.held_s:.3f} s")
+            raise TraceeError(errno.ETIMEDOUT, f"its time was over after {self.held_s:.3f} s")
         if operation == "state":
             table, blob = self.state()
             return {"ok": True, "threads": table}, blob
@@ -242,7 +242,7 @@ class Holder:
 
 def serve(link: socket.socket) -> None:
     """Until the collector is gone; whatever happens, all are let go of, a QEMU's guest too."""
-    holder = Holder()
+    holder = FrozenThreads()
     try:
         serve_with(holder, link)
     except OSError:
@@ -251,7 +251,7 @@ def serve(link: socket.socket) -> None:
         holder.release(stay=False)
 
 
-def serve_with(holder: Holder, link: socket.socket) -> None:
+def serve_with(holder: FrozenThreads, link: socket.socket) -> None:
     """Errors: OSError when the collector does not listen any more."""
     data = b""
     while True:
@@ -268,7 +268,7 @@ def serve_with(holder: Holder, link: socket.socket) -> None:
             blob = b""
             try:
                 answer, blob = holder.answer(json.loads(line))
-            except (RefusedError, OSError) as e:
+            except (TraceeError, OSError) as e:
                 holder.release(stay=False)
                 code = getattr(e, "code", None) or getattr(e, "errno", None) or errno.EIO
                 answer = {"ok": False, "errno": code, "why": str(e)}

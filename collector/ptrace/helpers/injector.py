@@ -29,7 +29,7 @@ import time
 
 from . import arch as architectures
 from . import relocation, thread_group, tracee
-from .tracee import RefusedError, Thread
+from .tracee import Tracee, TraceeError
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,7 +59,7 @@ def system_call_address(pid: int, arch: "architectures.Architecture") -> int:
                     break
                 if found >= 0:
                     return at + found
-    raise RefusedError(errno.ENOENT, "no system call instruction is mapped in it")
+    raise TraceeError(errno.ENOENT, "no system call instruction is mapped in it")
 
 
 def address_beforehand(pid: int) -> int:
@@ -67,7 +67,7 @@ def address_beforehand(pid: int) -> int:
     found like this."""
     try:
         return system_call_address(pid, architecture())
-    except (RefusedError, OSError):
+    except (TraceeError, OSError):
         return 0
 
 
@@ -91,21 +91,21 @@ def running_thread(pid: int) -> int:
     """A thread that lives: the first one may have ended before the others."""
     if threads := thread_group.living_threads(pid):
         return int(threads[0])
-    raise RefusedError(errno.ESRCH, "the process ended")
+    raise TraceeError(errno.ESRCH, "the process ended")
 
 
 def architecture() -> "architectures.Architecture":
     try:
         return architectures.TABLE[platform.machine()]
     except KeyError:
-        raise RefusedError(errno.ENOSYS, f"not built for {platform.machine()} yet") from None
+        raise TraceeError(errno.ENOSYS, f"not built for {platform.machine()} yet") from None
 
 
 def options_for(pid: int) -> int:
-    """What ptrace is to do with it. Errors: RefusedError when a debugger has it."""
+    """What ptrace is to do with it. Errors: TraceeError when a debugger has it."""
     tracer = status_field(pid, "TracerPid")
     if tracer not in ("", "0"):
-        raise RefusedError(errno.EBUSY, f"it is being debugged by process {tracer}")
+        raise TraceeError(errno.EBUSY, f"it is being debugged by process {tracer}")
     if status_field(pid, "Seccomp") not in ("", "0"):
         return int(
             tracee.O_SUSPEND_SECCOMP
@@ -114,47 +114,47 @@ def options_for(pid: int) -> int:
 
 
 def can_step(pid: int) -> None:
-    """Errors: RefusedError when it can't go a single step."""
+    """Errors: TraceeError when it can't go a single step."""
     if int(status_field(pid, "SigIgn") or "0", 16) & 1 << (signal.SIGTRAP - 1):
-        raise RefusedError(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
+        raise TraceeError(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
 
 
-def seize(pid: int, options: int) -> Thread:
+def seize(pid: int, options: int) -> Tracee:
     options |= options_for(pid)
     try:
-        return Thread(running_thread(pid), architecture(), options)
+        return Tracee(running_thread(pid), architecture(), options)
     except OSError as e:
         if e.errno == errno.EPERM:
-            raise RefusedError(
+            raise TraceeError(
                 errno.EPERM, "the kernel does not let it be traced (ptrace)"
             ) from None
         raise
 
 
-def get_userfaultfd(thread: Thread, pid: int, at: int) -> int:
+def get_userfaultfd(thread: Tracee, pid: int, at: int) -> int:
     """The thread is stopped: makes the descriptor in it, takes a copy, closes the target's.
     at: where a system call instruction was, or 0."""
     arch = thread.arch
     saved = thread.registers()
     if saved[arch.mode] != arch.mode_value:
-        raise RefusedError(errno.ENOSYS, "it is a 32-bit program")
+        raise TraceeError(errno.ENOSYS, "it is a 32-bit program")
     can_step(pid)
     if not at or not is_system_call(pid, at, arch):
         at = system_call_address(pid, arch)
     pidfd = _libc.syscall(PIDFD_OPEN, pid, 0)
     if pidfd < 0:
-        raise RefusedError(errno.ESRCH, "the process ended")
+        raise TraceeError(errno.ESRCH, "the process ended")
     tracee.leave_critical_section(thread, saved)
     mask = thread.block_signals()
     try:
         number = thread.call(saved, at, arch.userfaultfd, UFFD_FLAGS)
         if number < 0:
-            raise RefusedError(-number, f"userfaultfd in it: {os.strerror(-number)}")
+            raise TraceeError(-number, f"userfaultfd in it: {os.strerror(-number)}")
         copy = _libc.syscall(PIDFD_GETFD, pidfd, number, 0)
         code = ctypes.get_errno()
         thread.call(saved, at, arch.close, number)
         if copy < 0:
-            raise RefusedError(code, f"pidfd_getfd: {os.strerror(code)}")
+            raise TraceeError(code, f"pidfd_getfd: {os.strerror(code)}")
         return int(copy)
     finally:
         try:
@@ -170,7 +170,7 @@ class Server:
 
     def __init__(self, link: socket.socket) -> None:
         self.link = link
-        self.held: Thread | None = None
+        self.held: Tracee | None = None
 
     def run(self) -> None:
         """Each target is dealt with by a child: a thread that does not come to its stop in time
@@ -198,7 +198,7 @@ class Server:
         while request:
             try:
                 self.answer(json.loads(request))
-            except RefusedError as e:
+            except TraceeError as e:
                 more = {"in_use": e.addresses} if isinstance(e, relocation.InUseError) else {}
                 self.reply({"ok": False, "errno": e.code, "why": str(e), **more})
             except (OSError, ValueError) as e:
@@ -257,9 +257,9 @@ class Server:
             self.held = None
             self.reply({"ok": True})
         else:
-            raise RefusedError(errno.EINVAL, f"no such request: {operation}")
+            raise TraceeError(errno.EINVAL, f"no such request: {operation}")
 
-    def wait_exec(self, thread: Thread, userfaultfd: bool) -> None:
+    def wait_exec(self, thread: Tracee, userfaultfd: bool) -> None:
         try:
             while True:
                 status = thread.wait(30.0)
@@ -274,7 +274,7 @@ class Server:
             tracee.ptrace(tracee.CONT, thread.tid)
             thread.wait_for_stop(tracee.STOP_TIMEOUT_S)
             self.reply({"ok": True}, get_userfaultfd(thread, self.pid, 0) if userfaultfd else None)
-        except (RefusedError, OSError):
+        except (TraceeError, OSError):
             thread.release()
             self.held = None
             raise

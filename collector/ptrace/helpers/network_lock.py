@@ -126,7 +126,7 @@ def _link_in(namespace: int) -> socket.socket:
         os.close(home)
 
 
-class Networks:
+class NetworkLocks:
     """The namespaces whose output is held now."""
 
     def __init__(self) -> None:

@@ -53,7 +53,7 @@ class Monitor:
         self._socket.close()
 
 
-class Machine:
+class StoppedGuest:
     """A guest that was stopped. running: whether it ran before, and is to run again."""
 
     def __init__(self, path: str, timeout_s: float) -> None:

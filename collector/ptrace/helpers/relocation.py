@@ -18,8 +18,8 @@ import time
 from . import relocation_stub, thread_group, tracee
 from .arch import Architecture
 from .relocation_layout import clipped, free_place, layout, parse_maps
-from .thread_group import Held
-from .tracee import RefusedError, Thread
+from .thread_group import StoppedThreads
+from .tracee import Tracee, TraceeError
 
 _MMAP, _MUNMAP = 9, 11
 _PROTECTION = 7
@@ -36,7 +36,7 @@ def read_all(maps: "io.FileIO") -> bytes:
     return maps.readall()
 
 
-class InUseError(RefusedError):
+class InUseError(TraceeError):
     """Memory that the kernel itself uses on a thread's way back to the program. addresses: where."""
 
     def __init__(self, addresses: "list[int]") -> None:
@@ -46,10 +46,10 @@ class InUseError(RefusedError):
 
 def require_unused(areas: "list[int]", segments: "list[tuple[int, int, int]]") -> None:
     """A thread that returns from the kernel while its rseq area is away is killed by it (SIGSEGV), the
-    mover and, if nobody holds them any more, the parked ones. Errors: InUseError; RefusedError when
+    mover and, if nobody holds them any more, the parked ones. Errors: InUseError; TraceeError when
     the kernel does not tell where they are."""
     if -1 in areas:
-        raise RefusedError(
+        raise TraceeError(
             errno.ENOSYS, "the kernel (before 5.13) does not tell where rseq areas are"
         )
     if any(start <= area < start + size for area in areas for start, _, size in segments):
@@ -59,7 +59,7 @@ def require_unused(areas: "list[int]", segments: "list[tuple[int, int, int]]") -
 def require_unarmed(pid: int, segments: "list[tuple[int, int, int]]") -> None:
     """A registration with a userfaultfd would be lost by a move, and with it what a recording would
     find. The plan leaves such mappings out; this sees one that began to be recorded since. Errors:
-    RefusedError."""
+    TraceeError."""
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
         for start, _, _ in segments:
             # PAGEMAP_SCAN of one page that only succeeds where asynchronous write protection is on
@@ -70,7 +70,7 @@ def require_unarmed(pid: int, segments: "list[tuple[int, int, int]]") -> None:
                 if e.errno == errno.EPERM:
                     continue
                 return  # before Linux 6.7: there is no such protection
-            raise RefusedError(errno.EAGAIN, "it began to be recorded")
+            raise TraceeError(errno.EAGAIN, "it began to be recorded")
 
 
 class Relocation:
@@ -79,9 +79,9 @@ class Relocation:
     at: a system call instruction in the target.
     """
 
-    def __init__(self, target: Held, at: int, memory: int) -> None:
-        self.threads: list[Thread] = target.threads
-        self.mover: Thread = target.threads[0]
+    def __init__(self, target: StoppedThreads, at: int, memory: int) -> None:
+        self.threads: list[Tracee] = target.threads
+        self.mover: Tracee = target.threads[0]
         self.at = at
         self.memory = memory
         self.place = 0
@@ -92,9 +92,9 @@ class Relocation:
         for thread in self.threads:
             words = thread.registers()
             if words[thread.arch.mode] != thread.arch.mode_value:
-                raise RefusedError(errno.ENOSYS, "it is a 32-bit program")
+                raise TraceeError(errno.ENOSYS, "it is a 32-bit program")
             if tracee.catches_calls(thread):
-                raise RefusedError(errno.EPERM, "it catches its own system calls (user dispatch)")
+                raise TraceeError(errno.EPERM, "it catches its own system calls (user dispatch)")
             tracee.leave_critical_section(thread, words, memory)
             self.saved[thread.tid] = words
             self.masks[thread.tid] = thread.mask()
@@ -128,10 +128,10 @@ class Relocation:
         """Of what is shared with the routine."""
         data = os.pread(self.memory, size, self.place + offset)
         if len(data) != size:
-            raise RefusedError(errno.ESRCH, "the process ended")
+            raise TraceeError(errno.ESRCH, "the process ended")
         return data
 
-    def _enter(self, thread: Thread, entry: int) -> None:
+    def _enter(self, thread: Tracee, entry: int) -> None:
         saved = self.saved[thread.tid]
         words = type(saved)(*relocation_stub.borrowed(list(saved), entry))
         # Registers first: who is let go in between opens its own signals again.
@@ -148,7 +148,7 @@ class Relocation:
             got, status = os.waitpid(mover.tid, os.WNOHANG | tracee.WALL)
             if got == mover.tid:
                 if os.WIFEXITED(status) or os.WIFSIGNALED(status):
-                    raise RefusedError(errno.ESRCH, "the process ended")
+                    raise TraceeError(errno.ESRCH, "the process ended")
                 if status >> 16 == 0 and os.WSTOPSIG(status) == signal.SIGSTOP:
                     mover.deliver = signal.SIGSTOP  # it waits for the release
                 tracee.ptrace(tracee.CONT, mover.tid, 0, 0)
@@ -174,7 +174,7 @@ class Relocation:
         got = self._call(_MMAP, place, self.bytes, _PROTECTION, flags, 0xFFFF_FFFF_FFFF_FFFF, 0)
         if got != place:
             code = -got if got < 0 else errno.EEXIST
-            raise RefusedError(code, f"mmap in it: {os.strerror(code)}")
+            raise TraceeError(code, f"mmap in it: {os.strerror(code)}")
         self.place = place
 
     def _unmap(self) -> None:
@@ -197,9 +197,9 @@ class Relocation:
                 pass
 
 
-class Prepared:
+class RelocationRequest:
     """What can be thought out while the target still runs: from its maps file, for a request with
-    so much room for threads. Errors: RefusedError."""
+    so much room for threads. Errors: TraceeError."""
 
     def __init__(self, maps: bytes, request: "dict[str, object]", threads: int) -> None:
         self.maps = maps
@@ -207,20 +207,20 @@ class Prepared:
         runs = [(int(a), int(b)) for a, b in request["runs"]]  # type: ignore[attr-defined]
         expected = [(int(a), int(b), str(p)) for a, b, p in request["segments"]]  # type: ignore[attr-defined]
         if len(expected) > relocation_stub.MOST_SEGMENTS or node >= relocation_stub.MOST_NODES:
-            raise RefusedError(errno.E2BIG, "too many mappings for one step")
+            raise TraceeError(errno.E2BIG, "too many mappings for one step")
         lines = parse_maps(maps)
         if clipped(lines, runs) != expected:
-            raise RefusedError(errno.EAGAIN, "its mappings changed")
+            raise TraceeError(errno.EAGAIN, "its mappings changed")
         with open("/proc/sys/vm/max_map_count", encoding="ascii") as limit:
             most = int(limit.read())
         if len(lines) + 2 * len(expected) + _SPARE_MAPPINGS > most:
             why = f"it has {len(lines)} mappings, near vm.max_map_count"
-            raise RefusedError(errno.ENOMEM, why)
+            raise TraceeError(errno.ENOMEM, why)
         self.threads = threads
         code_bytes = _REGION + threads * relocation_stub.SLOT_BYTES
         self.place = free_place(lines, code_bytes + sum(b - a + 2 * _REGION for a, b in runs))
         if not self.place:
-            raise RefusedError(errno.ENOMEM, "no free addresses to move memory to")
+            raise TraceeError(errno.ENOMEM, "no free addresses to move memory to")
         beyond = (self.place + code_bytes + _REGION) & ~(_REGION - 1)
         self.segments = layout(runs, expected, beyond)
         self.shared = relocation_stub.shared(node, self.segments)
@@ -233,18 +233,20 @@ def relocate(
     segments (start, end, permissions: what is expected to be mapped there), timeout_s."""
     pid = int(str(request["pid"]))
     if not at:
-        raise RefusedError(errno.ENOENT, "no system call instruction is mapped in it")
+        raise TraceeError(errno.ENOENT, "no system call instruction is mapped in it")
     gc.disable()
     with (
         open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory,
         open(f"/proc/{pid}/maps", "rb", buffering=0) as maps,
     ):
-        ready = Prepared(read_all(maps), request, 2 * len(thread_group.living_threads(pid)) + 16)
-        target = Held(pid, arch, options, float(str(request["timeout_s"])))
+        ready = RelocationRequest(
+            read_all(maps), request, 2 * len(thread_group.living_threads(pid)) + 16
+        )
+        target = StoppedThreads(pid, arch, options, float(str(request["timeout_s"])))
         try:
             now = read_all(maps)
             if now != ready.maps or len(target.threads) > ready.threads:
-                ready = Prepared(now, request, len(target.threads))
+                ready = RelocationRequest(now, request, len(target.threads))
             areas = [tracee.rseq_area(thread) for thread in target.threads]
             require_unused([area for area in areas if area], ready.segments)
             require_unarmed(pid, ready.segments)
@@ -258,9 +260,9 @@ def relocate(
         for o in (relocation_stub.POLICY_ERROR, relocation_stub.ERROR, relocation_stub.RETRIES)
     )
     if policy:
-        raise RefusedError(-policy, f"set_mempolicy in it: {os.strerror(-policy)}")
+        raise TraceeError(-policy, f"set_mempolicy in it: {os.strerror(-policy)}")
     if refused:
-        raise RefusedError(-refused, f"mremap in it: {os.strerror(-refused)}")
+        raise TraceeError(-refused, f"mremap in it: {os.strerror(-refused)}")
     return {
         "ok": True,
         "stopped_s": stopped_s,

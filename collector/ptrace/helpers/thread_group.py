@@ -6,7 +6,7 @@ import time
 
 from . import tracee
 from .arch import Architecture
-from .tracee import RefusedError, Thread
+from .tracee import Tracee, TraceeError
 
 
 def _state(tid: int) -> str:
@@ -26,13 +26,13 @@ def living_threads(pid: int) -> "list[int]":
     return found
 
 
-class Held:
+class StoppedThreads:
     """All threads of a process, stopped. release() lets them run as they are. begun: when the first
     was told to stop."""
 
     def __init__(self, pid: int, arch: Architecture, options: int, timeout_s: float) -> None:
         self.pid = pid
-        self.threads: list[Thread] = []
+        self.threads: list[Tracee] = []
         deadline = time.monotonic() + timeout_s
         self.begun = 0.0
         known: set[int] = set()
@@ -50,26 +50,26 @@ class Held:
             self.release()
             raise
         if not self.threads:
-            raise RefusedError(errno.ESRCH, "the process ended")
+            raise TraceeError(errno.ESRCH, "the process ended")
 
-    def _seize(self, tid: int, arch: Architecture, options: int) -> "Thread | None":
+    def _seize(self, tid: int, arch: Architecture, options: int) -> "Tracee | None":
         try:
-            return Thread(tid, arch, options)
+            return Tracee(tid, arch, options)
         except OSError as e:
             if e.errno == errno.ESRCH:
                 return None
             with open(f"/proc/{tid}/comm", encoding="utf-8", errors="replace") as comm:
                 name = comm.read().strip()
-            raise RefusedError(
+            raise TraceeError(
                 errno.EPERM,
                 f"its thread {tid} ({name}) can't be stopped by ptrace, and may use its memory",
             ) from None
 
-    def _wait(self, thread: Thread, deadline: float) -> None:
+    def _wait(self, thread: Tracee, deadline: float) -> None:
         self.threads.append(thread)
         try:
             thread.wait_for_stop(max(0.0, deadline - time.monotonic()))
-        except RefusedError as e:
+        except TraceeError as e:
             if e.code != errno.ESRCH:
                 raise
             self.threads.remove(thread)  # it ended

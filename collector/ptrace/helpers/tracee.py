@@ -27,7 +27,7 @@ WALL = 0x40000000
 STOP_TIMEOUT_S = 2.0
 
 
-class RefusedError(Exception):
+class TraceeError(Exception):
     """The target cannot be used this way; it runs on."""
 
     def __init__(self, code: int, why: str) -> None:
@@ -43,7 +43,7 @@ def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
     return result
 
 
-class Thread:
+class Tracee:
     """One seized thread."""
 
     def __init__(self, tid: int, arch: "architectures.Architecture", options: int) -> None:
@@ -77,13 +77,13 @@ class Thread:
             if got == self.tid:
                 break
             if time.monotonic() > deadline:
-                raise RefusedError(
+                raise TraceeError(
                     errno.ETIMEDOUT, "the thread does not come to a stop (waiting in the kernel)"
                 )
             time.sleep(pause)
             pause = min(pause * 1.5, 0.002)
         if os.WIFEXITED(status) or os.WIFSIGNALED(status):
-            raise RefusedError(errno.ESRCH, "the process ended")
+            raise TraceeError(errno.ESRCH, "the process ended")
         self.stopped = True
         return status
 
@@ -137,7 +137,7 @@ class Thread:
                 return ctypes.c_int64(now[arch.result]).value
             if status >> 16 == 0 and os.WSTOPSIG(status) not in (signal.SIGTRAP,):
                 self.deliver = os.WSTOPSIG(status)
-        raise RefusedError(errno.EIO, "the system call did not run as expected")
+        raise TraceeError(errno.EIO, "the system call did not run as expected")
 
     def release(self) -> None:
         """Lets it run on, with a signal that came meanwhile."""
@@ -147,7 +147,7 @@ class Thread:
             pass  # gone, or not stopped: then this process's end releases it
 
 
-def rseq_area(thread: Thread) -> int:
+def rseq_area(thread: Tracee) -> int:
     """Where a thread's area for restartable sequences is; 0: it has none; -1: the kernel (before
     5.13, or built without) does not tell."""
     buffer = ctypes.create_string_buffer(24)
@@ -160,7 +160,7 @@ def rseq_area(thread: Thread) -> int:
     return int(struct.unpack_from("<Q", buffer)[0])
 
 
-def catches_calls(thread: Thread) -> bool:
+def catches_calls(thread: Tracee) -> bool:
     """Whether the thread has its own system calls sent to a handler (syscall user dispatch, as Wine
     does): then none can be run in it. Kernels before 6.4 do not tell."""
     buffer = ctypes.create_string_buffer(32)
@@ -172,7 +172,7 @@ def catches_calls(thread: Thread) -> bool:
 
 
 def leave_critical_section(
-    thread: Thread, words: "ctypes.Array[ctypes.c_uint64]", memory: int = -1
+    thread: Tracee, words: "ctypes.Array[ctypes.c_uint64]", memory: int = -1
 ) -> None:
     """Restartable sequences: a thread stopped inside one must go on at its abort handler. The
     kernel would see to that on the way back, but not with a program counter that was borrowed.
