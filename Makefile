@@ -57,7 +57,7 @@ vagrant-box:
 
 vagrant-test:
 	@[ -x /usr/bin/python3 ] || .ci/setup vagrant
-	@/usr/bin/python3 -m vagrant.trial $(VAGRANT_TEST_ARGS)
+	@/usr/bin/python3 -m vagrant.box_check $(VAGRANT_TEST_ARGS)
 
 clean:
 	rm -rf .venv vagrant/build tests/workloads/build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

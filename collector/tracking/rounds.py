@@ -1,6 +1,6 @@
 """The round protocol: nothing is lost, nobody is frozen.
 
-At each boundary, in this order (docs in CONTRIBUTING.md; tests/host proves it):
+At each boundary, in this order (docs in CONTRIBUTING.md; tests/integration proves it):
 1. flip: BPF records into the other set of maps from now on;
 2. arm: write-protect every mapped page, which also tells what was written (the scan);
 3. grace: no BPF program that began before the flip is still running;

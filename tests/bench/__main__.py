@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from tests.bench.table import Row, as_json, not_run, render
+from tests.bench.results import Row, as_json, not_run, render
 
 # name -> what it measures; a module each, with rows(quick)
 GROUPS = {

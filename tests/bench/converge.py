@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.figures import interval
-from tests.bench.table import Row, not_run
-from tests.host.namespaces import another_network, own_network, veth
+from tests.bench.results import Row, not_run
+from tests.support.netns import another_network, own_network, veth
 from tests.workloads.driver import Writer
 
 _REDIRTY = Path(sys.executable).with_name("redirty")

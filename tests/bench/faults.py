@@ -10,7 +10,7 @@ from pathlib import Path
 from redirty.collector.bpf.loader import Options
 
 from tests.bench.figures import Pairs, pairs
-from tests.bench.table import Row, not_run, of_pairs
+from tests.bench.results import Row, not_run, of_pairs
 from tests.bench.target import SLOT, EmptyProgram, Probe, cpu_ns, cpus, pinned
 from tests.workloads.driver import Sweep, SweepTime
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from tests.bench.migration.guest_criu import MIB, PAGES, RATES
 from tests.bench.migration.stats import parse
-from tests.host.receiving import receive
-from tests.host.running import ProgramError, run_redirty, wait_until
+from tests.support.receiver import receive
+from tests.support.redirty_cli import ProgramError, run_redirty, wait_until
 from tests.workloads.driver import Writer
 
 _LIFE_S = 100_000

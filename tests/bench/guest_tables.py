@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.bench.figures import pairs
 from tests.bench.pagetables import touch_ns
-from tests.host.mapped import PAGE, Mapped
+from tests.support.mapped_program import PAGE, Mapped
 from tests.vm.mover import FAR, ON_NODE_0, Mover
 from tests.workloads.driver import Sweep
 

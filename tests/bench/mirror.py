@@ -25,8 +25,8 @@ from redirty.collector.mirror.transport.local_sink import LocalSink
 from redirty.collector.pageset import U64, PageSet, from_pages
 
 from tests.bench.figures import Interval, interval, of_pairs
-from tests.bench.table import Row, not_run
-from tests.bench.table import of_pairs as row_of_pairs
+from tests.bench.results import Row, not_run
+from tests.bench.results import of_pairs as row_of_pairs
 from tests.bench.target import available_mib
 from tests.workloads.driver import Crowd, Sweep
 

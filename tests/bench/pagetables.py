@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from redirty.collector.pagetables.relocation import trial_s
 
 from tests.bench.figures import interval, pairs
-from tests.bench.table import Row, of_pairs
+from tests.bench.results import Row, of_pairs
 from tests.bench.target import cpu_ns
-from tests.host.mapped import Mapped
-from tests.host.relocator import Relocator
+from tests.support.mapped_program import Mapped
+from tests.support.relocation_loop import Relocator
 from tests.workloads.driver import Sweep
 
 _GIB_TABLES = 512

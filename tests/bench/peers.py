@@ -13,7 +13,7 @@ from tests.bench import peers_qemu
 from tests.bench.figures import interval
 from tests.bench.migration.guests import GuestError
 from tests.bench.migration.qmp import QmpError
-from tests.bench.table import Row, not_run
+from tests.bench.results import Row, not_run
 from tests.vm import initramfs, kernels, machine
 from tests.workloads.driver import build
 

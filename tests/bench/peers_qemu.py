@@ -14,8 +14,8 @@ from typing import Any
 from tests.bench.migration.guests import GuestError, Machine
 from tests.bench.migration.move import Terms, move
 from tests.bench.migration.workloads import WORKLOADS, Workload, critical_bandwidth
-from tests.host.namespaces import another_network, own_network, veth
-from tests.host.programs import scratch
+from tests.support.netns import another_network, own_network, veth
+from tests.support.servers import scratch
 from tests.vm.kernels import Kernel
 
 _REDIRTY = Path(sys.executable).with_name("redirty")

@@ -19,8 +19,8 @@ from redirty.collector.model.prediction import Question
 from redirty.collector.recording import columns
 
 from tests.bench.figures import interval
-from tests.bench.table import Row, number
-from tests.unit.known_writers import record, runs_of, uniform
+from tests.bench.results import Row, number
+from tests.support.known_writers import record, runs_of, uniform
 
 _PROGRAM = Path(sys.executable).with_name("redirty")
 _ROUNDS, _PAGES = 10_000, 10_000_000

@@ -9,7 +9,7 @@ import numpy as np
 from redirty.collector.bpf.loader import Options
 
 from tests.bench.figures import interval
-from tests.bench.table import Row
+from tests.bench.results import Row
 from tests.bench.target import SLOT, Probe, Target, armed_sweep, cpus
 from tests.workloads.driver import Sweep
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench.figures import median, of_pairs
-from tests.bench.table import Row, not_run
-from tests.bench.table import of_pairs as row_of_pairs
+from tests.bench.results import Row, not_run
+from tests.bench.results import of_pairs as row_of_pairs
 from tests.bench.target import Target, pinned
 
 _SWEEPS = 9

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.figures import interval
-from tests.bench.table import Row, not_run, number
+from tests.bench.results import Row, not_run, number
 from tests.bench.target import available_mib
 
 _ROOT = Path(__file__).resolve().parents[2]

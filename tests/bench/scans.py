@@ -10,7 +10,7 @@ from redirty.collector.linux.malloc import retain_freed_memory
 from redirty.collector.tracking.address_space import PRESENCE_PAGES_A_ROUND
 
 from tests.bench.figures import pairs
-from tests.bench.table import Row, not_run, number, of_pairs
+from tests.bench.results import Row, not_run, number, of_pairs
 from tests.bench.target import armed_sweep, available_mib, cpus, pinned
 from tests.workloads.driver import ScanFloor
 

@@ -18,8 +18,8 @@ from redirty.collector.target.targets import Pids
 from redirty.collector.tracking.rounds import Recorder
 
 from tests.bench.figures import of_pairs
-from tests.bench.table import Row, not_run
-from tests.bench.table import of_pairs as row_of_pairs
+from tests.bench.results import Row, not_run
+from tests.bench.results import of_pairs as row_of_pairs
 from tests.bench.target import Probe, cpu_ns
 
 _REQUESTS = 60_000

@@ -18,7 +18,7 @@ from redirty.collector.target.targets import Pids
 from redirty.collector.tracking.rounds import Recorder
 
 from tests.bench.figures import interval, median, pairs
-from tests.bench.table import Row, not_run, number
+from tests.bench.results import Row, not_run, number
 from tests.workloads.driver import Sweep
 
 _PROGRAM = Path(sys.executable).with_name("redirty")

@@ -22,8 +22,8 @@ from pathlib import Path
 from redirty.collector.linux.cpu_time import cpu_s
 
 from tests.bench.figures import interval
-from tests.bench.table import Row, not_run, number
-from tests.tui.made_up import facts
+from tests.bench.results import Row, not_run, number
+from tests.support.screen_factories import facts
 from tests.workloads.driver import Crowd, Writer
 
 _PROGRAM = Path(sys.executable).with_name("redirty")

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.bench.figures import Interval, Pairs
 from tests.bench.guest_probes import PAIRS
-from tests.bench.table import Row, not_run, of_pairs
+from tests.bench.results import Row, not_run, of_pairs
 from tests.vm import initramfs, kernels, machine
 from tests.workloads.driver import build
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 
 from tests.bench.figures import Interval, Pairs, interval
-from tests.bench.table import Row, not_run, of_pairs
+from tests.bench.results import Row, not_run, of_pairs
 from tests.vm import initramfs, kernels, machine
 from tests.vm.guest import PYTHON
 from tests.vm.test_pagetables import NODE_MIB, NODES

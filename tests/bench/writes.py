@@ -9,7 +9,7 @@ from redirty.collector.bpf.loader import Options
 
 from tests.bench import rivals
 from tests.bench.figures import pairs
-from tests.bench.table import Row, not_run, of_pairs
+from tests.bench.results import Row, not_run, of_pairs
 from tests.bench.target import SLOT, EmptyProgram, Probe, Target, armed_sweep, cpus
 
 _MIB = 16

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from tests.host.relocator import Relocator
+from tests.support.relocation_loop import Relocator
 
 _REGIONS = 8  # of a step
 

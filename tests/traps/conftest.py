@@ -1,4 +1,4 @@
-"""The fixtures of tests/host, with one log for all traps: on an emulated machine it takes long to compile."""
+"""The fixtures of tests/support, with one log for all traps: on an emulated machine it takes long to compile."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from redirty.collector.bpf.tracer import Tracer
 
-from tests.host.conftest import root, sleeper, start, target, tracing
-from tests.host.recording import open_tracer
-from tests.traps.table import Plugin
+from tests.support.fixtures import root, sleeper, start, target, tracing
+from tests.support.stepped_rounds import open_tracer
+from tests.traps.results import Plugin
 
 __all__ = ["root", "sleeper", "start", "target", "tracing"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from redirty.collector.target.targets import parse_mounts
 
 from tests.tiers import require, require_program
-from tests.traps.frame import not_applicable
+from tests.traps.common import not_applicable
 
 _IMAGE_BYTES = 128 << 20
 

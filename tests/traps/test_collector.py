@@ -15,8 +15,10 @@ from redirty.collector.arming.soft_dirty import SoftDirtyArmed
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 
-from tests.host.condition import Condition, assert_released, descriptors, tracer_of
-from tests.host.recording import (
+from tests.support import pagemap_oracle
+from tests.support.phase_walk import Start, Walk
+from tests.support.redirty_cli import processes_with
+from tests.support.stepped_rounds import (
     NONE,
     PATIENCE_S,
     LiveRounds,
@@ -27,10 +29,8 @@ from tests.host.recording import (
     way,
     within,
 )
-from tests.host.running import processes_with
-from tests.host.walk import Start, Walk
-from tests.traps import tables
-from tests.traps.frame import not_applicable
+from tests.support.target_state import Condition, assert_released, descriptors, tracer_of
+from tests.traps.common import not_applicable
 from tests.workloads.driver import DEFAULT_AREAS, Phases
 from tests.workloads.pages import PAGE_BYTES, Area
 
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("tracing")
 ROUNDS = int(os.environ.get("REDIRTY_ROUNDS", "300"))
 
 
-# ---- 33: killed; tests/host/test_kill.py does it a hundred times, at random moments ----
+# ---- 33: killed; tests/integration/cli/test_kill.py does it a hundred times, at random moments ----
 
 
 def when_it_holds_the_target(pid: int, directory: Path, process: subprocess.Popen[bytes]) -> None:
@@ -64,10 +64,10 @@ MOMENTS = (when_it_holds_the_target, when_rounds_run)
 
 def faults_of_writing(phases: Phases, areas: list[Area]) -> int:
     """Faults that writing every page of some areas costs."""
-    begun = tables.faults(phases.pid)
+    begun = pagemap_oracle.faults(phases.pid)
     for area in areas:
         phases.write(area.name, "all", threads=2)
-    return tables.faults(phases.pid) - begun
+    return pagemap_oracle.faults(phases.pid) - begun
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -91,7 +91,7 @@ def test_33_killed(
         moment(phases.pid, directory, process)
         if moment is when_rounds_run and way() == "uffd":
             # Without this what is asked below could not fail.
-            assert len(tables.protected(phases.pid, phases.areas["anon"])) == 2048
+            assert len(pagemap_oracle.protected(phases.pid, phases.areas["anon"])) == 2048
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE_S)
         wait_until(lambda: not processes_with(mark), "no process of it is left")
@@ -101,7 +101,7 @@ def test_33_killed(
         assert not [d for d in descriptors(phases.pid).values() if "userfaultfd" in d]
         private = [a for a in phases.areas.values() if a.kind in ("anon_private", "file_private")]
         for area in private:
-            assert_same(tables.protected(phases.pid, area), NONE, f"{area.name}, protected")
+            assert_same(pagemap_oracle.protected(phases.pid, area), NONE, f"{area.name}, protected")
         # Soft-dirty's protection is lifted by the next write, page by page; and the kernel may
         # take pages away for a moment for reasons of its own (NUMA balancing).
         counts = [faults_of_writing(phases, private) for _ in range(5)]

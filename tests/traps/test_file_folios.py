@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.host.recording import NONE, assert_same, kernel_state, wait_idle, within
-from tests.host.walk import Start
+from tests.support.phase_walk import Start
+from tests.support.stepped_rounds import NONE, assert_same, kernel_state, wait_idle, within
 
 pytestmark = pytest.mark.usefixtures("tracing")
 

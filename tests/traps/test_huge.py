@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from redirty.collector.tracking.rounds import SpaceRound
 
-from tests.host.recording import (
+from tests.support.phase_walk import Start, Walk, span
+from tests.support.stepped_rounds import (
     NONE,
     assert_same,
     kernel_state,
@@ -19,9 +20,8 @@ from tests.host.recording import (
     way,
     within,
 )
-from tests.host.walk import Start, Walk, span
 from tests.tiers import require
-from tests.traps.frame import not_applicable, still_present
+from tests.traps.common import not_applicable, still_present
 from tests.workloads.driver import Phases, WorkloadError
 from tests.workloads.pages import Area, Pages
 

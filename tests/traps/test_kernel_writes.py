@@ -13,12 +13,20 @@ import pytest
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.linux import io_uring
 
-from tests.host.recording import NONE, LiveRounds, assert_same, redirty, wait_idle, way, within
-from tests.host.walk import Start, Walk, every_kind, span
-from tests.traps import tables
-from tests.traps.frame import not_applicable
+from tests.support import pagemap_oracle
+from tests.support.phase_walk import Start, Walk, every_kind, span
+from tests.support.stepped_rounds import (
+    NONE,
+    LiveRounds,
+    assert_same,
+    redirty,
+    wait_idle,
+    way,
+    within,
+)
+from tests.traps.common import not_applicable
+from tests.traps.foreign_writes import poke, write_into, write_memory_file
 from tests.traps.settings import on_disk
-from tests.traps.writers import poke, write_into, write_memory_file
 from tests.workloads.driver import Phases, Uring
 
 pytestmark = pytest.mark.usefixtures("tracing")
@@ -110,14 +118,16 @@ def test_23_registered_buffers(uring: Uring, tracer: Tracer) -> None:
         (recorded,) = live.recorder.spaces.values()
         assert io_uring.registered_kib(uring.pid, recorded.mappings) == 4 * len(pinned)
         for first, count in ((20, 64), (30, 20)):
-            before = tables.contents(uring.pid, area)
+            before = pagemap_oracle.contents(uring.pid, area)
             wait_idle(uring.pid)
             live.end_round()
             by_kernel = uring.read(first, count, "fixed")
             by_program = uring.write(first + count - 5, 40)
             wait_idle(uring.pid)
             space = live.round_of(uring.pid)
-            bytes_say = tables.changed(area, before, tables.contents(uring.pid, area))
+            bytes_say = pagemap_oracle.changed(
+                area, before, pagemap_oracle.contents(uring.pid, area)
+            )
             assert_same(bytes_say, np.union1d(by_kernel, by_program), "bytes that changed")
             dirty = within(space.dirty, area)
             hidden = np.setdiff1d(bytes_say, dirty)
@@ -204,7 +214,7 @@ def test_24_poked_into_read_only_memory(start: Start, kind: str) -> None:
     wait_idle(phases.pid)
     walk.live.end_round()
     walk = Walk(phases, walk.live)
-    before = tables.contents(phases.pid, area)
+    before = pagemap_oracle.contents(phases.pid, area)
     wait_idle(phases.pid)
     walk.live.end_round()
     walk = Walk(phases, walk.live)
@@ -218,5 +228,5 @@ def test_24_poked_into_read_only_memory(start: Start, kind: str) -> None:
             continue  # kernels that let only a debugger do so (CONFIG_PROC_MEM_RESTRICT_FORCE)
         written = np.union1d(written, truth)
         walk.end(truth, missed=NONE if walk.live.log_sees_all else truth)
-    after = tables.contents(phases.pid, area)
-    assert_same(tables.changed(area, before, after), written, "bytes that changed")
+    after = pagemap_oracle.contents(phases.pid, area)
+    assert_same(pagemap_oracle.changed(area, before, after), written, "bytes that changed")

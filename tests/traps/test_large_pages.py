@@ -12,10 +12,10 @@ from redirty.collector.arming.soft_dirty import SoftDirtyArmed
 from redirty.collector.linux.maps import MapsFile
 from redirty.collector.tracking.rounds import SpaceRound
 
-from tests.host.recording import NONE, assert_same, kernel_state, wait_idle, way, within
-from tests.host.walk import Start, Walk, span
-from tests.traps import tables
-from tests.traps.frame import not_applicable
+from tests.support import pagemap_oracle
+from tests.support.phase_walk import Start, Walk, span
+from tests.support.stepped_rounds import NONE, assert_same, kernel_state, wait_idle, way, within
+from tests.traps.common import not_applicable
 from tests.traps.settings import current, setting
 from tests.workloads.driver import Phases, WorkloadError
 from tests.workloads.pages import Area, Pages
@@ -68,7 +68,7 @@ def test_19_one_fault_maps_many_pages(start: Start, folios: str) -> None:
     phases.advise("a", "hugepage")
     touched = phases.write("a", "stride:40", seed=7).pages
     wait_idle(phases.pid)
-    mapped = tables.present(phases.pid, area)
+    mapped = pagemap_oracle.present(phases.pid, area)
     if len(mapped) == len(touched):
         not_applicable(f"the kernel gave no large folio to {folios} memory")
     space = by_page_tables(walk, area, touched)
@@ -143,7 +143,7 @@ def test_20_hugetlb_pages_count_by_their_size(start: Start, reserved: None) -> N
         touched = [phases.write("h", pattern, count=3).pages for pattern in patterns]
         written = np.unique(np.concatenate([NONE, *touched]))
         wait_idle(phases.pid)
-        before, there = there, tables.present(phases.pid, area)
+        before, there = there, pagemap_oracle.present(phases.pid, area)
         assert_same(np.setdiff1d(whole(area, written), there), NONE, "written and not there")
         space = walk.live.round_of(phases.pid)
         truth = there if way() == "soft-dirty" else whole(area, written)
@@ -164,7 +164,7 @@ def test_20_soft_dirty_counts_them_all(reserved: None) -> None:
         phases.write("keep", "all")
         phases.write("h", "range:600", count=1)
         wait_idle(phases.pid)
-        there = tables.present(phases.pid, area)
+        there = pagemap_oracle.present(phases.pid, area)
         assert_same(there, span(area, HUGE_PAGES, HUGE_PAGES), "there")
         maps, armed = MapsFile(phases.pid), SoftDirtyArmed(phases.pid)
         mappings = maps.read()

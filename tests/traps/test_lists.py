@@ -21,7 +21,7 @@ from redirty.collector.linux.maps import MapsFile
 from redirty.collector.pageset import PageSet, from_pages, page_numbers
 from redirty.collector.ptrace.injector_client import Injector
 
-from tests.host.recording import (
+from tests.support.stepped_rounds import (
     NONE,
     PATIENCE_S,
     LiveRounds,
@@ -31,7 +31,7 @@ from tests.host.recording import (
     within,
 )
 from tests.tiers import require_program
-from tests.traps.frame import not_applicable
+from tests.traps.common import not_applicable
 from tests.workloads.driver import Churn, Phases
 from tests.workloads.pages import PAGE_BYTES, Pages
 

@@ -15,7 +15,7 @@ import pytest
 from redirty.collector.errors import TargetEndedError
 from redirty.collector.target.targets import Pids, Tree
 
-from tests.host.recording import (
+from tests.support.stepped_rounds import (
     NONE,
     PATIENCE_S,
     LiveRounds,

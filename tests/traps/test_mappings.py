@@ -9,9 +9,9 @@ import pytest
 from redirty.collector.pageset import page_numbers
 from redirty.collector.tracking.rounds import SpaceRound
 
-from tests.host.recording import NONE, assert_same, kernel_state, wait_idle, way, within
-from tests.host.walk import Start, span
-from tests.traps.frame import (
+from tests.support.phase_walk import Start, span
+from tests.support.stepped_rounds import NONE, assert_same, kernel_state, wait_idle, way, within
+from tests.traps.common import (
     EVERY_KIND,
     SHARED_KINDS,
     assert_between,

@@ -13,12 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.host.recording import NONE, assert_same, kernel_state, wait_idle, wait_until, way, within
-from tests.host.walk import Start, Walk, span
-from tests.traps import tables
-from tests.traps.frame import not_applicable
+from tests.support import pagemap_oracle
+from tests.support.phase_walk import Start, Walk, span
+from tests.support.stepped_rounds import (
+    NONE,
+    assert_same,
+    kernel_state,
+    wait_idle,
+    wait_until,
+    way,
+    within,
+)
+from tests.traps.common import not_applicable
+from tests.traps.foreign_writes import write_into
 from tests.traps.settings import current, setting, swap
-from tests.traps.writers import write_into
 from tests.workloads.driver import Pages, Phases
 
 pytestmark = pytest.mark.usefixtures("tracing")
@@ -41,13 +49,15 @@ def page_out(phases: Phases, first: int, count: int) -> None:
     """Has pages of the area `a` swapped out. A page in use for a moment is passed over: again."""
     area = phases.areas["a"]
     wanted = span(area, first, count)
-    there = np.intersect1d(wanted, tables.present(phases.pid, area))
+    there = np.intersect1d(wanted, pagemap_oracle.present(phases.pid, area))
     deadline = time.monotonic() + PATIENCE_S
-    while len(np.intersect1d(there, tables.present(phases.pid, area))):
+    while len(np.intersect1d(there, pagemap_oracle.present(phases.pid, area))):
         phases.advise("a", "pageout", first, count)
         assert time.monotonic() < deadline, "the kernel does not swap these pages out"
     if area.kind == "anon_private":
-        assert_same(np.intersect1d(wanted, tables.swapped(phases.pid, area)), wanted, "swapped")
+        assert_same(
+            np.intersect1d(wanted, pagemap_oracle.swapped(phases.pid, area)), wanted, "swapped"
+        )
 
 
 @pytest.mark.every_way
@@ -61,7 +71,7 @@ def test_21_swapped_out_and_in(start: Start, swapping: None, kind: str) -> None:
 
     def end(truth: Pages, what: str, read: Pages = NONE) -> None:
         wait_idle(phases.pid)
-        out = tables.swapped(phases.pid, area)
+        out = pagemap_oracle.swapped(phases.pid, area)
         space = walk.live.round_of(phases.pid)
         # With the page tables' entry went the note that the page is protected: it may count again.
         again = NONE if private else np.intersect1d(within(space.missed, area), read)
@@ -126,17 +136,19 @@ def test_22_merged_pages(start: Start, merging: None) -> None:
     write_into(phases.pid, area.pages)
     wait_idle(phases.pid)
     walk.live.end_round()
-    before = tables.contents(phases.pid, area)
-    apart = len(np.unique(tables.frames(phases.pid, area)))
+    before = pagemap_oracle.contents(phases.pid, area)
+    apart = len(np.unique(pagemap_oracle.frames(phases.pid, area)))
     assert apart == 512
     phases.advise("a", "mergeable")
-    wait_until(lambda: len(np.unique(tables.frames(phases.pid, area))) < 8, "KSM merges pages")
+    wait_until(
+        lambda: len(np.unique(pagemap_oracle.frames(phases.pid, area))) < 8, "KSM merges pages"
+    )
     wait_idle(phases.pid)
     state = kernel_state(phases.pid, area)
     space = walk.live.round_of(phases.pid)
     assert_same(within(space.log, area), NONE, "merged, log")
     assert_same(np.setdiff1d(within(space.dirty, area), state.written), NONE, "merged, dirty")
-    assert np.array_equal(before, tables.contents(phases.pid, area))
+    assert np.array_equal(before, pagemap_oracle.contents(phases.pid, area))
     walk = Walk(phases, walk.live)
     written = NONE
     for pattern, count in (("range:10", 40), ("random", 60)):
@@ -148,8 +160,8 @@ def test_22_merged_pages(start: Start, merging: None) -> None:
         assert_same(np.setdiff1d(truth, within(space.dirty, area)), NONE, f"{pattern}, lost")
         assert_same(within(space.dirty, area), truth, f"{pattern}, dirty")
         written = np.union1d(written, truth)
-    after = tables.contents(phases.pid, area)
-    assert_same(tables.changed(area, before, after), written, "bytes that changed")
+    after = pagemap_oracle.contents(phases.pid, area)
+    assert_same(pagemap_oracle.changed(area, before, after), written, "bytes that changed")
 
 
 # ---- 32: migration, NUMA balancing ----
@@ -206,9 +218,9 @@ def test_32_moved_to_another_node(start: Start, kind: str) -> None:
     moved = 0
     for number, node in enumerate((1, 0, 1)):
         truth = phases.write("a", "random", seed=number, count=60).pages
-        before = tables.frames(phases.pid, area)
+        before = pagemap_oracle.frames(phases.pid, area)
         move(phases.pid, span(area, 0, 300), nodes()[node])
-        moved += int((before != tables.frames(phases.pid, area)).sum())
+        moved += int((before != pagemap_oracle.frames(phases.pid, area)).sum())
         late = phases.write("a", "range:250", count=80).pages
         phases.read("a", "all")
         end_moved(walk, np.union1d(truth, late))
@@ -229,10 +241,10 @@ def test_32_compaction(start: Start) -> None:
     # Holes between the pages that stay, which compaction is there to close.
     phases.advise("a", "dontneed", 0, 1)
     end_moved(walk, NONE)
-    before = tables.frames(phases.pid, area)
+    before = pagemap_oracle.frames(phases.pid, area)
     truth = phases.write("a", "random", seed=3, count=300).pages
     compact.write_text("1\n")
-    moved = int((before != tables.frames(phases.pid, area)).sum())
+    moved = int((before != pagemap_oracle.frames(phases.pid, area)).sum())
     late = phases.write("a", "range:1000", count=200).pages
     end_moved(walk, np.union1d(truth, late))
     end_moved(walk, NONE)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from redirty.collector.bpf.tracer import Tracer
 
-from tests.host.recording import (
+from tests.support.phase_walk import Start
+from tests.support.stepped_rounds import (
     NONE,
     LiveRounds,
     assert_same,
@@ -15,8 +16,7 @@ from tests.host.recording import (
     wait_idle,
     within,
 )
-from tests.host.walk import Start
-from tests.traps.frame import SHARED_KINDS, each, read_bytes, still_present
+from tests.traps.common import SHARED_KINDS, each, read_bytes, still_present
 from tests.workloads.driver import Phases
 from tests.workloads.pages import union
 

@@ -17,8 +17,8 @@ from redirty.collector.errors import ArmError, RedirtyError
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.target.targets import Tree
 
-from tests.host.condition import Condition, assert_released, tracer_of
-from tests.host.recording import (
+from tests.support.phase_walk import Walk, span
+from tests.support.stepped_rounds import (
     NONE,
     PATIENCE_S,
     LiveRounds,
@@ -30,10 +30,10 @@ from tests.host.recording import (
     way,
     within,
 )
-from tests.host.walk import Walk, span
+from tests.support.target_state import Condition, assert_released, tracer_of
 from tests.tiers import require, require_program
-from tests.traps.frame import not_applicable
-from tests.traps.writers import write_memory_file
+from tests.traps.common import not_applicable
+from tests.traps.foreign_writes import write_memory_file
 from tests.workloads.driver import Hold, Pages, Phases, WorkloadError
 
 pytestmark = pytest.mark.usefixtures("tracing")

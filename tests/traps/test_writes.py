@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tests.host.recording import NONE, assert_same, wait_idle, way, within
-from tests.host.walk import Start
-from tests.traps.frame import EVERY_KIND, PRIVATE_KINDS, assert_between, each, read_bytes
+from tests.support.phase_walk import Start
+from tests.support.stepped_rounds import NONE, assert_same, wait_idle, way, within
+from tests.traps.common import EVERY_KIND, PRIVATE_KINDS, assert_between, each, read_bytes
 from tests.workloads.pages import Pages, union
 
 pytestmark = pytest.mark.usefixtures("tracing")

@@ -1,5 +1,5 @@
 """The target screen on rounds that keep coming: pause, threads and stacks anew, ends and errors, many
-mappings. Rounds are made up here; tests/host/test_top.py has real ones."""
+mappings. Rounds are made up here; tests/integration/top/test_top.py has real ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from redirty.tui.snapshots.cost import cost_of
 from redirty.tui.snapshots.page_tables import PageTables
 from redirty.tui.snapshots.snapshot import ReaderState, TargetInfo
 
-from tests.tui.made_up import ASKED, facts
-from tests.tui.piloting import LARGE, press, run, shown, text, until
+from tests.support.pilot import LARGE, press, run, shown, text, until
+from tests.support.screen_factories import ASKED, facts
 
 
 def nobody() -> TargetSet:

@@ -1,5 +1,5 @@
 """Every key of the mirror screen, and of the question before it. The lines are those of a real mirror of
-redis, told again by a process that does nothing else; tests/host/test_top_mirror.py has real ones."""
+redis, told again by a process that does nothing else; tests/integration/top/test_top_mirror.py has real ones."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from redirty.tui.snapshots.mirror_progress import Stage
 from textual.pilot import Pilot
 from textual.screen import Screen
 
-from tests.tui.made_up import MIRROR_LINES
-from tests.tui.piloting import LARGE, SMALL, press, run, shown, text, until, working_in
+from tests.support.pilot import LARGE, SMALL, press, run, shown, text, until, working_in
+from tests.support.screen_factories import MIRROR_LINES
 from tests.tui.test_live import MadeUp
 
 # tells the lines, slowly; ends as it is told to

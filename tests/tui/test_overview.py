@@ -1,4 +1,4 @@
-"""Every key of the overview, on made-up machines; tests/host/test_top.py has the real one."""
+"""Every key of the overview, on made-up machines; tests/integration/top/test_top.py has the real one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from redirty.tui.widgets.table import FieldTable
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from tests.tui.made_up import ASKED, WANTED, machine
-from tests.tui.piloting import LARGE, Told, press, run, shown, text, until, working_in
+from tests.support.pilot import LARGE, Told, press, run, shown, text, until, working_in
+from tests.support.screen_factories import ASKED, WANTED, machine
 
 
 def told(processes: int) -> tuple[OverviewScreen, Told]:

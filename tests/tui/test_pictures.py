@@ -17,11 +17,12 @@ from redirty.tui.screens.target_layout import VIEWS
 from redirty.tui.snapshots.mirror import MirrorCommand, MirrorSnapshot
 from textual.pilot import Pilot
 
-from tests.tui.made_up import ASKED, WANTED, Silent, machine, mirror_of
-from tests.tui.piloting import LARGE, SMALL, Told, parts, press, replaying, run, shown, until
+from tests.support.paths import ROOT
+from tests.support.pilot import LARGE, SMALL, Told, parts, press, replaying, run, shown, until
+from tests.support.screen_factories import ASKED, WANTED, Silent, machine, mirror_of
 
 KEPT = Path(__file__).with_name("pictures")
-README = Path(__file__).resolve().parents[2] / "docs" / "pictures"
+README = ROOT / "docs" / "pictures"
 WISH = MirrorCommand(
     "process 2556: redis-server", ("-p", "2556"), (), "/var/tmp/redis-mirror", 0.29, 25e6,
     verify=True, present_pages=7040,

@@ -14,7 +14,7 @@ import pytest
 from redirty.tui.app import Appearance
 from redirty.tui.screens.target_layout import PANELS, VIEWS, panels
 
-from tests.tui.piloting import (
+from tests.support.pilot import (
     ASKED,
     LARGE,
     REDIS,

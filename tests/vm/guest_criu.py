@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.migration.stats import parse
-from tests.host.running import ProgramError, run_redirty, wait_until
+from tests.support.redirty_cli import ProgramError, run_redirty, wait_until
 
 MIB, HOT = int(sys.argv[1]), int(sys.argv[2])
 WORK = Path("/tmp/criu")

@@ -26,11 +26,11 @@ from redirty.collector.cli import main
 from redirty.collector.pagetables import placement
 from redirty.tui.readers import page_table_watch
 
-from tests.host import relocator
-from tests.host.condition import Condition, assert_released, debugged
-from tests.host.entries import changed_by_a_move
-from tests.host.mapped import PAGE, Mapped, wrong_pages
-from tests.host.running import wait_until
+from tests.support import relocation_loop
+from tests.support.mapped_program import PAGE, Mapped, wrong_pages
+from tests.support.page_table_entries import changed_by_a_move
+from tests.support.redirty_cli import wait_until
+from tests.support.target_state import Condition, assert_released, debugged
 from tests.vm.mover import (
     BARE,
     FAR,
@@ -110,7 +110,7 @@ def writers(times: str) -> dict[str, Any]:
 
 def redis(times: str) -> dict[str, Any]:
     """redis under redis-benchmark."""
-    from tests.host.programs import redis as started
+    from tests.support.servers import redis as started
 
     with started() as server:
         server.ask("set", "kept", "as it was")
@@ -265,7 +265,11 @@ def refusals() -> dict[str, Any]:
 def run_parts() -> None:
     """Each part that is asked for, whatever becomes of the others."""
     found: dict[str, Any] = {}
-    for module in (placement, page_table_watch, relocator):  # where the one that is loaded will do
+    for module in (
+        placement,
+        page_table_watch,
+        relocation_loop,
+    ):  # where the one that is loaded will do
         module.Walker = the_walker  # type: ignore[attr-defined]
     # clock ticks of 10 ms since booting, as proc(5) has them
     started_s = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]) / 100

@@ -1,7 +1,7 @@
 """Runs in the test VM: the traps, with one kind of probe and one way of arming after the other.
 
 Usage: guest_traps.py DIRECTORY WAY... Of a WAY, PROBE+ARM[:MARKERS], with markers (an expression of
-pytest's -m) only such tests are run. DIRECTORY gets a NUMBER.json (tests/traps/table.py) and a
+pytest's -m) only such tests are run. DIRECTORY gets a NUMBER.json (tests/traps/results.py) and a
 NUMBER.log for each, numbered in their order from 0.
 
 Each is a process of its own, forked from this one, in which what takes long to import is there.
@@ -31,7 +31,7 @@ SLOW_IMPORTS = (
 def run(results: Path, way: str, marker: str) -> int:
     """Runs the tests of one way in this process, which is for nothing else: pytest's exit code."""
     probe, arm = way.split("+")
-    # Before tests.host.recording is imported, which reads the first two.
+    # Before tests.support.stepped_rounds is imported, which reads the first two.
     os.environ |= {
         "REDIRTY_TEST_PROBE": probe,
         "REDIRTY_TEST_ARM": arm,

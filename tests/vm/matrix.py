@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from tests.traps.table import Run, failed, render
+from tests.traps.results import Run, failed, render
 from tests.vm import machine
 from tests.vm.guest import PYTHON, REDIRTY, booted
 from tests.vm.kernels import KERNELS

@@ -23,8 +23,8 @@ from redirty.collector.pagetables.planner import HUGE
 from redirty.collector.pagetables.relocation import RelocationResult, relocate
 from redirty.collector.pagetables.walker import Walker, leaves_by_node
 
-from tests.host.condition import tracer_of
-from tests.host.running import wait_until
+from tests.support.redirty_cli import wait_until
+from tests.support.target_state import tracer_of
 
 MAX_PAUSE_S = 0.5  # emulated: ten times and more what it is otherwise
 ON_NODE_0 = ("taskset", "-c", "0")

@@ -1,5 +1,5 @@
-"""Of tests/host/test_link.py, in an emulated machine, the tests of devices and qdiscs that the kernel this
-runs on may lack: Debian's has them all. It takes minutes: REDIRTY_TEST_KERNELS=6.12 runs it."""
+"""Of tests/integration/predict/test_link.py, in an emulated machine, the tests of devices and qdiscs that
+the kernel this runs on may lack: Debian's has them all. It takes minutes: REDIRTY_TEST_KERNELS=6.12 runs it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_links_of_all_kinds(kernel: str) -> None:
         done = vm.run(["sh", "-c", f"/usr/sbin/modprobe -a {MODULES}"])
         assert done.exit_code == 0, done.stderr.decode()
         done = vm.run(
-            [*PYTEST, "tests/host/test_link.py", "-k", OF_SOME_KIND],
+            [*PYTEST, "tests/integration/predict/test_link.py", "-k", OF_SOME_KIND],
             env={"REDIRTY_REQUIRE": "1"},
             timeout_s=600,
         )

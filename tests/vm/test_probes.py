@@ -275,7 +275,7 @@ def test_counts_of_all_processes(vm: machine.Vm) -> None:
     assert found["shown"]["mkwrite"] == pytest.approx(found["shown"]["write_faults"], rel=0.3)
 
 
-TARGET = "tests/host/test_vm_target.py::test_only_the_guests_memory_counts"
+TARGET = "tests/integration/recording/test_vm_target.py::test_only_the_guests_memory_counts"
 
 
 def test_a_guests_memory_alone(vm: machine.Vm) -> None:

@@ -1,5 +1,5 @@
-"""tests/host/test_tlb.py in emulated machines, with every kind of probe: flushes of a program that makes a known
-number of them, beside /proc/interrupts and the tracepoint.
+"""tests/integration/recording/test_tlb.py in emulated machines, with every kind of probe: flushes of a program that
+makes a known number of them, beside /proc/interrupts and the tracepoint.
 
 REDIRTY_TEST_KERNELS names kernels (5.10,6.1,6.12,7.2) to run in every way; without it the usual one has
 two ways: the tracepoint is what the machine has that this runs on.
@@ -47,7 +47,15 @@ def test_flushes_are_counted_as_the_kernel_counts_them(kernel: str) -> None:
         said = {}
         for probe, arm in ways(vm):
             done = vm.run(
-                [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/host/test_tlb.py"],
+                [
+                    PYTHON,
+                    "-m",
+                    "pytest",
+                    "-q",
+                    "-p",
+                    "no:cacheprovider",
+                    "tests/integration/recording/test_tlb.py",
+                ],
                 env={
                     **{"REDIRTY_TEST_PROBE": probe, "REDIRTY_TEST_ARM": arm},
                     **{"REDIRTY_REQUIRE": "1", "TMPDIR": "/tmp/ext4"},

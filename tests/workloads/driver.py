@@ -9,7 +9,6 @@ with Phases() as phases:
 from __future__ import annotations
 
 from .crowd import Crowd
-from .initramfs import guest_parameters, make_initramfs
 from .pages import PAGE_BYTES, Area, Pages, Touched, digest, expand, union
 from .phases import DEFAULT_AREAS, Phases
 from .process import Answer, Program, WorkloadError, build
@@ -26,6 +25,7 @@ from .timed import (
     WriteRun,
     expected_distinct,
 )
+from .writer_initramfs import guest_parameters, make_initramfs
 
 __all__ = [
     "DEFAULT_AREAS",

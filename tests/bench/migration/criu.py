@@ -14,7 +14,7 @@ from tests.bench.migration.predict import pages_after
 from tests.bench.migration.results import FILES, PreDump, append, read
 from tests.bench.migration.table import PAGES_GOAL, middle, page_error
 from tests.bench.migration.workloads import WorkloadMissingError
-from tests.host.running import ProgramError
+from tests.support.redirty_cli import ProgramError
 from tests.vm import machine
 from tests.workloads.driver import build
 from tests.workloads.timed import PATTERNS

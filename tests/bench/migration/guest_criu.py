@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.migration.stats import parse
-from tests.host.running import ProgramError, run_redirty
+from tests.support.redirty_cli import ProgramError, run_redirty
 from tests.workloads.driver import Writer
 
 MIB, PAGES = 64, 16_384

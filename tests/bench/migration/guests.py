@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from tests.bench.migration.qmp import Qmp, QmpError
 from tests.bench.migration.workloads import Workload
-from tests.host.programs import guest
+from tests.support.servers import guest
 from tests.vm.kernels import Kernel
 
 _BOOT_S = 300.0

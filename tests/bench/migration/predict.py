@@ -13,7 +13,7 @@ import pandas as pd
 
 from tests.bench.migration.results import Load, Predicted, Settings
 from tests.bench.migration.workloads import PAGE_BYTES
-from tests.host.running import ProgramError, run_redirty
+from tests.support.redirty_cli import ProgramError, run_redirty
 
 _RECORD_S = 900.0
 _PREDICT_S = 120.0

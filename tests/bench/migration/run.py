@@ -25,8 +25,8 @@ from tests.bench.migration.results import (
     write_settings,
 )
 from tests.bench.migration.workloads import PAGE_BYTES, Workload, critical_bandwidth
-from tests.host.programs import scratch
-from tests.host.running import ProgramError
+from tests.support.redirty_cli import ProgramError
+from tests.support.servers import scratch
 from tests.vm.kernels import Kernel
 
 KERNEL = "6.1"

@@ -1,0 +1,195 @@
+"""redirty mirror --hold-network: while the target stands still its kernel answers nobody, and whatever becomes of
+redirty then, it does again soon. With real packets, between network namespaces of the test's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from redirty.collector.errors import RedirtyError
+from redirty.collector.mirror.network_hold import NetworkHold
+
+from tests.support.mirror_oracle import mirror_json
+from tests.support.netns import another_network, own_network, veth
+from tests.support.paths import TESTS
+from tests.support.redirty_cli import finish, run_redirty, start_redirty, wait_until
+from tests.support.target_state import tracer_of
+
+KILLS = int(os.environ.get("REDIRTY_KILLS", "1"))
+MIB = 24
+# The last pass has all of its memory, and takes a second and a half.
+SLOW = ("--passes", "1", "--downtime", "8s", "--bandwidth", "16MiB")
+ANSWER_S = 0.2
+
+pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(180)]
+
+
+@dataclass
+class Talker:
+    """The program in a network namespace, and the process that has the namespace open."""
+
+    pid: int
+    keeper: int
+    port: int
+
+    @property
+    def words(self) -> tuple[object, ...]:
+        """The target: all that is in the namespace."""
+        return "-p", self.pid, "-p", self.keeper
+
+    def connect(self) -> socket.socket:
+        """The kernel takes a connection by itself, also for a program that stands still."""
+        return socket.create_connection(("10.9.0.2", self.port), ANSWER_S)
+
+    def answers(self) -> bool:
+        try:
+            self.connect().close()
+        except TimeoutError:
+            return False
+        return True
+
+
+@pytest.fixture
+def talker() -> Iterator[Talker]:
+    with own_network(), another_network() as keeper:
+        veth(keeper)
+        script = TESTS / "workloads" / "talker.py"
+        words = ["nsenter", "-t", str(keeper), "-n", sys.executable, str(script), str(MIB)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            found = Talker(process.pid, keeper, int(process.stdout.readline()))
+            assert found.answers()
+            yield found
+            assert process.poll() is None
+            wait_until(found.answers, 2, "its network")
+            process.kill()
+
+
+def held(talker: Talker, sender: subprocess.Popen[str]) -> int:
+    """Waits until nothing comes from its namespace any more; who holds it."""
+    deadline = time.monotonic() + 60
+    while tracer_of(talker.pid) == 0 or talker.answers():
+        assert sender.poll() is None, sender.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    holder = tracer_of(talker.pid)
+    assert holder, "it stands still"
+    return holder
+
+
+def begin(talker: Talker, to: Path, *more: object) -> subprocess.Popen[str]:
+    return start_redirty("mirror", *talker.words, "--to", to, *SLOW, "--hold-network", *more)
+
+
+class Reader:
+    """Reads the numbers of a connection; times: when each came."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.numbers: list[int] = []
+        self.times: list[float] = []
+        self._connection = connection
+        connection.settimeout(None)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with self._connection.makefile("rb") as file:
+            while len(data := file.read(8)) == 8:
+                self.times.append(time.monotonic())
+                self.numbers.append(int.from_bytes(data, "little"))
+
+
+def test_nothing_is_sent_while_it_stands_still_and_nothing_is_lost(
+    talker: Talker, tmp_path: Path
+) -> None:
+    reader = Reader(talker.connect())
+    sender = begin(talker, tmp_path / "m")
+    held(talker, sender)
+    done = finish(sender)
+    assert done.code == 0, done
+    information = mirror_json(tmp_path / "m")
+    assert information["network_held"] is True and information["downtime_s"] > 1
+    wait_until(talker.answers, 2, "its network")
+    seen = len(reader.numbers)
+    wait_until(lambda: len(reader.numbers) > seen + 10, 10, "the numbers go on")
+    assert reader.numbers == list(range(len(reader.numbers)))
+
+
+def test_without_it_the_kernel_answers(talker: Talker, tmp_path: Path) -> None:
+    """What the other tests see is the holding, not the stop."""
+    sender = start_redirty("mirror", *talker.words, "--to", tmp_path / "m", *SLOW)
+    stood, deadline = 0, time.monotonic() + 60
+    while sender.poll() is None and time.monotonic() < deadline:
+        before = tracer_of(talker.pid)
+        assert talker.answers()
+        stood += bool(before) and tracer_of(talker.pid) == before
+        time.sleep(0.01)
+    assert finish(sender).code == 0 and stood > 10
+
+
+@pytest.mark.parametrize("whom", ["redirty", "holder"])
+def test_killed(talker: Talker, tmp_path: Path, whom: str) -> None:
+    for number in range(KILLS):
+        sender = begin(talker, tmp_path / f"m{number}")
+        holder = held(talker, sender)
+        os.kill(sender.pid if whom == "redirty" else holder, signal.SIGKILL)
+        begun = time.monotonic()
+        wait_until(lambda: tracer_of(talker.pid) == 0, 2, "its run")
+        wait_until(talker.answers, 2, "its network")
+        assert time.monotonic() - begun < 2
+        if whom == "redirty":
+            sender.communicate()
+            assert not (tmp_path / f"m{number}" / "mirror.json").exists()
+        else:
+            # once more from the start, in its own time: what was read is not of one moment
+            sender.terminate()
+            finish(sender)
+        wait_until(talker.answers, 2, "its network")
+
+
+def test_redirty_hangs(talker: Talker, tmp_path: Path) -> None:
+    """The time that it was given ends all the same."""
+    sender = begin(talker, tmp_path / "m", "--downtime", "5s")
+    held(talker, sender)
+    os.kill(sender.pid, signal.SIGSTOP)
+    assert not talker.answers()
+    wait_until(talker.answers, 14, "its network")
+    assert tracer_of(talker.pid) == 0
+    os.kill(sender.pid, signal.SIGCONT)
+    sender.terminate()
+    done = finish(sender)
+    assert "Traceback" not in done.err, done
+
+
+def test_a_namespace_of_others_too_is_refused(talker: Talker, tmp_path: Path) -> None:
+    to = tmp_path / "m"
+    done = run_redirty("mirror", "-p", talker.pid, "--to", to, "--hold-network")
+    assert done.code == 1 and not to.exists(), done
+    assert f"process {talker.keeper} (cat), which is not in the target" in done.err, done
+    assert "--hold-network=shared" in done.err
+    done = run_redirty("mirror", "-p", talker.pid, "--to", to, "--hold-network=shared")
+    assert done.code == 0 and mirror_json(to)["network_held"] is True, done
+
+
+def test_the_machines_own_network_is_refused(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        words = ["mirror", "-p", process.pid, "--to", tmp_path / "m", "--hold-network"]
+        done = run_redirty(*words)
+        process.kill()
+    assert done.code == 1 and "not in the target" in done.err, done
+    done = run_redirty("mirror", "--vm", os.getpid(), "--to", tmp_path / "m", "--hold-network")
+    assert done.code == 2 and "a guest that stands still sends nothing" in done.err, done
+
+
+def test_it_does_not_cut_itself_off() -> None:
+    with pytest.raises(RedirtyError, match="would cut itself off"):
+        NetworkHold(shared=True, far=True).require_own({os.getpid()})
+    NetworkHold(shared=True, far=False).require_own({os.getpid()})

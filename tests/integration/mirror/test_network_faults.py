@@ -1,0 +1,289 @@
+"""What can go wrong with a mirror over a network: the target is intact each time, and there is either a
+right mirror or none.
+
+REDIRTY_FAULTS sets how often each is tried at a random moment (default 1), REDIRTY_SEED repeats a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.mirror_oracle import assert_same_memory, let_run, mirror_json
+from tests.support.receiver import Receive, Wire, receive
+from tests.support.redirty_cli import Done, finish, run_redirty, start_redirty, wait_until
+from tests.support.target_state import Condition, assert_released
+from tests.tiers import require
+from tests.workloads.driver import Hold, Phases, Writer
+
+TIMES = int(os.environ.get("REDIRTY_FAULTS", "1"))
+SEED = int(os.environ.get("REDIRTY_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
+SLOW = ("--bandwidth", "60MiB")  # so that a pass over the writer's 64 MiB takes a second or so
+
+pytestmark = [
+    pytest.mark.usefixtures("tracing"),
+    pytest.mark.timeout(300 + 60 * TIMES),
+]
+
+
+@pytest.fixture
+def writer() -> Iterator[Writer]:
+    """A target that writes all the time, and must be as it was at the end."""
+    with Writer(64) as target:
+        target.start("uniform", 2000, 16_384, 600)
+        before = Condition.of(target.pid)
+        yield target
+        assert_released(target, before)
+        target.signal(signal.SIGKILL)
+
+
+def begin(target: Writer, port: int, *more: object) -> subprocess.Popen[str]:
+    words = ["-p", target.pid, "--to", f"127.0.0.1:{port}", "--downtime", "1s", "--verify"]
+    return start_redirty("mirror", *words, *more)
+
+
+def assert_clean(done: Done) -> None:
+    assert "Traceback" not in done.err and "internal error" not in done.err, done.err
+
+
+def assert_none(to: Path) -> None:
+    """No mirror: neither its name nor a core file that could be taken for one."""
+    assert not (to / "mirror.json").exists()
+
+
+def moments(most_s: float) -> Iterator[tuple[int, float]]:
+    rng = random.Random(SEED)
+    print(f"seed {SEED}")
+    for i in range(TIMES):
+        yield i, rng.uniform(0.3, most_s)
+
+
+def test_over_loopback_and_with_tls(writer: Writer, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    for name, more in (("plain", ()), ("tls", ("--code-file", code)), ("zstd", ("--compress",))):
+        to = tmp_path / name
+        kept = [w for w in more if w != "--compress"]
+        with receive(to, tmp_path / "log", *kept) as other:
+            done = finish(begin(writer, other.port, "--leave", "stopped", *more))
+            try:
+                assert done.code == 0, done
+                assert other.wait() == 0, other.said()
+                assert_same_memory(to)
+            finally:
+                let_run(writer.pid)
+        assert mirror_json(to)["verified"] is True
+    assert code.stat().st_mode & 0o777 == 0o600
+
+
+def test_sender_killed(writer: Writer, tmp_path: Path) -> None:
+    for i, moment in moments(2.5):
+        to = tmp_path / f"m{i}"
+        with receive(to, tmp_path / "log", "--wait", "2s") as other:
+            sender = begin(writer, other.port, *SLOW)
+            time.sleep(moment)
+            sender.kill()
+            sender.communicate()
+            code = other.wait(90)
+        assert code in (0, 1)
+        if code == 1:
+            assert not to.exists()
+        else:
+            assert mirror_json(to)["verified"]
+        wait_until(lambda: Path(f"/proc/{writer.pid}").exists(), 1, "the target")
+
+
+def test_receiver_killed_and_started_again(writer: Writer, tmp_path: Path) -> None:
+    for i, moment in moments(1.5):
+        to = tmp_path / f"m{i}"
+        first = Receive(to, tmp_path / "log")
+        sender = begin(writer, first.port, *SLOW, "--leave", "stopped")
+        wait_until(to.exists, 60, "the connection")  # before that, nobody is there to come back to
+        time.sleep(moment)
+        first.kill()
+        time.sleep(0.3)
+        with receive(to, tmp_path / "log2", port=first.port) as again:
+            done = finish(sender)
+            assert_clean(done)
+            if done.code == 0:
+                try:
+                    again.wait()
+                    assert_same_memory(to)
+                finally:
+                    let_run(writer.pid)
+            else:
+                assert_none(to)
+                raise AssertionError(done)
+
+
+def test_receiver_killed_for_good(writer: Writer, tmp_path: Path) -> None:
+    to = tmp_path / "m"
+    other = Receive(to, tmp_path / "log")
+    sender = begin(writer, other.port, *SLOW, "--patience", "1s")
+    time.sleep(1)
+    other.kill()
+    done = finish(sender)
+    assert done.code == 1 and "the target runs on" in done.err, done
+    assert_clean(done)
+    assert_none(to)
+
+
+def test_connection_cut(writer: Writer, tmp_path: Path) -> None:
+    for i, moment in moments(1.5):
+        to = tmp_path / f"m{i}"
+        with receive(to, tmp_path / "log") as other:
+            wire = Wire(other.port)
+            sender = begin(writer, wire.port, *SLOW, "--leave", "stopped")
+            time.sleep(moment)
+            wire.cut()
+            time.sleep(moment / 3)
+            wire.cut()
+            done = finish(sender)
+            assert done.code == 0, done
+            assert_clean(done)
+            assert other.wait() == 0, other.said()
+            try:
+                assert_same_memory(to)
+            finally:
+                let_run(writer.pid)
+            wire.close()
+
+
+def test_link_down_for_five_seconds(writer: Writer, tmp_path: Path) -> None:
+    to = tmp_path / "m"
+    with receive(to, tmp_path / "log") as other:
+        wire = Wire(other.port)
+        sender = begin(writer, wire.port, *SLOW, "--leave", "stopped")
+        wait_until(lambda: wire.passed > 10 << 20, 30, "some pages")
+        wire.hold(5)
+        done = finish(sender)
+        assert done.code == 0, done
+        assert other.wait() == 0
+        try:
+            assert_same_memory(to)
+        finally:
+            let_run(writer.pid)
+        wire.close()
+
+
+def test_disk_full(writer: Writer, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "none", small], check=False)
+    require(mounted.returncode == 0, "needs to mount a tmpfs")
+    try:
+        with receive(small / "m", tmp_path / "log") as other:
+            done = finish(begin(writer, other.port))
+            assert done.code == 1 and "No space left" in done.err, done
+            assert_clean(done)
+            assert other.wait() == 1
+        assert not (small / "m").exists()
+        done = run_redirty("mirror", "-p", writer.pid, "--to", small / "n")
+        assert done.code == 1 and "No space left" in done.err, done
+        assert not (small / "n").exists()
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize("how", ["exit", "exec"])
+def test_target_ends(how: str, tmp_path: Path) -> None:
+    for i, moment in moments(1.0):
+        to = tmp_path / f"m{i}"
+        with Hold("sleep") as target, receive(to, tmp_path / "log", "--wait", "2s") as other:
+            target.write(0, 200)
+            words = ["-p", target.pid, "--to", f"127.0.0.1:{other.port}", "--bandwidth", "2MiB"]
+            sender = start_redirty("mirror", *words)
+            time.sleep(moment)
+            if how == "exit":
+                target.signal(signal.SIGKILL)
+            else:
+                target.exec()
+            done = finish(sender)
+            assert_clean(done)
+            if how == "exit":
+                assert done.code in (1, 3), done
+            if done.code:
+                other.wait()
+                assert_none(to)
+
+
+def test_target_maps_and_unmaps_gigabytes(tmp_path: Path) -> None:
+    to = tmp_path / "m"
+    with Phases({"anon": ("anon_private", 8)}) as phases:
+        phases.write("anon")
+        with receive(to, tmp_path / "log") as other:
+            words = ["-p", phases.pid, "--to", f"127.0.0.1:{other.port}", "--downtime", "2s"]
+            sender = start_redirty("mirror", *words, "--verify", "--leave", "stopped", *SLOW)
+            for i in range(6):
+                if sender.poll() is not None or _stopped(phases.pid):
+                    break
+                with contextlib.suppress(Exception):
+                    phases.mapnew(f"big{i}", "anon_private", 1024)
+                    phases.write(f"big{i}", "stride:64")
+                    phases.unmap(f"big{i}")
+            done = finish(sender, 120)
+            assert done.code == 0, done
+            assert other.wait() == 0
+            try:
+                assert_same_memory(to)
+            finally:
+                let_run(phases.pid)
+
+
+def _stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def test_wrong_code_and_no_certificate(writer: Writer, tmp_path: Path) -> None:
+    to, code, wrong = tmp_path / "m", tmp_path / "code", tmp_path / "wrong"
+    wrong.write_text("aaaaaaa-aaaaaaa-aaaaaaa-aaaaa\n")
+    with receive(to, tmp_path / "log", "--code-file", code) as other:
+        done = finish(begin(writer, other.port, "--code-file", wrong))
+        assert done.code == 1 and "does not know the code" in done.err, done
+        assert_clean(done)
+        # without TLS, as a stranger within this machine would
+        with socket.create_connection(("127.0.0.1", other.port)) as stranger:
+            stranger.sendall(b"RDM1" + bytes(100))
+            stranger.settimeout(15)
+            with contextlib.suppress(OSError):
+                while stranger.recv(100):
+                    pass
+        # TLS without a certificate of its own
+        import ssl
+
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with (
+            socket.create_connection(("127.0.0.1", other.port)) as plain,
+            contextlib.suppress(OSError),
+            context.wrap_socket(plain) as nobody,
+        ):
+            nobody.sendall(bytes(100))
+            assert nobody.recv(100) == b""
+        assert not to.exists()
+        done = finish(begin(writer, other.port, "--code-file", code))
+        assert done.code == 0, (done, other.said())
+        assert other.wait() == 0
+    assert mirror_json(to)["verified"]
+
+
+def test_another_machine_needs_a_code(writer: Writer) -> None:
+    addresses = json.loads(
+        subprocess.run(["ip", "-j", "-4", "addr"], capture_output=True, check=True).stdout
+    )
+    own = [i["local"] for link in addresses for i in link["addr_info"] if link["ifname"] != "lo"]
+    require(own, "needs an address beside loopback")
+    with socket.create_server((own[0], 0)) as listener:
+        port = listener.getsockname()[1]
+        words = ["-p", writer.pid, "--to", f"{own[0]}:{port}"]
+        done = run_redirty("mirror", *words)
+    assert done.code == 2 and "--code-file" in done.err, done

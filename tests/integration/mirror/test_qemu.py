@@ -1,0 +1,142 @@
+"""A QEMU mirrored while its guest writes: the guest's memory in the mirror against QEMU's own pmemsave of the
+stopped guest; QEMU's own memory is left out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from redirty.collector.linux.smaps import starts_with_flag
+
+from tests.bench.migration.qmp import Qmp
+from tests.support.mirror_oracle import CoreFile, mirror_json
+from tests.support.redirty_cli import run_redirty
+from tests.support.servers import guest, scratch
+from tests.tiers import require, require_root
+from tests.vm.kernels import KernelError, fetch
+from tests.workloads.driver import guest_parameters, make_initramfs
+
+MEMORY_MIB, AREA_MIB, RATE = 128, 48, 2000
+HOLE, AFTER_HOLE = 0xA0000, 0x100000  # a PC has its screen and firmware in between
+
+
+def ram_of(pid: int) -> int:
+    """Where the guest's memory begins: QEMU keeps its RAM out of its children (VmFlags: dc)."""
+    start = 0
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        bounds = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+        if bounds:
+            first, last = (int(x, 16) for x in bounds.groups())
+        elif line.startswith("VmFlags:") and " dc" in line and last - first >= MEMORY_MIB << 20:
+            start = first
+    assert start, "no guest memory"
+    return start
+
+
+@pytest.mark.timeout(400)
+def test_a_guest_is_what_pmemsave_says(tmp_path: Path) -> None:
+    require_root()
+    try:
+        kernel = fetch("6.1")
+    except KernelError as e:
+        require(False, f"needs a guest kernel: {e}")
+        raise
+    to = tmp_path / "m"
+    with scratch("qemu") as work:
+        archive = make_initramfs(work / "initramfs")
+        socket = work / "qmp"
+        more = ["-qmp", f"unix:{socket},server=on,wait=off"]
+        words = guest_parameters(RATE, AREA_MIB)
+        server = guest(work, kernel.image, archive, words, MEMORY_MIB, more)
+        try:
+            server.wait_ready(lambda: server.said().count('"progress"') >= 2, 240)
+            ram = ram_of(server.pid)
+            goal = ["--downtime", "3s", "--verify", "--leave", "stopped"]
+            done = run_redirty(
+                *("mirror", "--vm", server.pid, "--to", to, "--qmp", socket, *goal), timeout_s=120
+            )
+            assert done.code == 0, done
+            monitor = Qmp(socket, lambda: server.alive)
+            assert monitor.ask("query-status")["running"] is False
+            core = CoreFile(to / "memory.core")
+            # and no memory of QEMU's own
+            blocks = starts_with_flag(server.pid, b"dc")
+            assert ram in blocks and {s.start for s in core.segments} == blocks
+            assert run_redirty("export-guest", to, "-o", work / "raw").code == 0
+            raw = (work / "raw").read_bytes()
+            assert len(raw) == MEMORY_MIB << 20
+            for start, end in ((0, HOLE), (AFTER_HOLE, MEMORY_MIB << 20)):
+                saved = work / f"saved{start:x}"
+                where = {"val": start, "size": end - start, "filename": str(saved)}
+                monitor.ask("pmemsave", where)
+                truth = saved.read_bytes()
+                assert truth == core.read(ram + start, end - start), hex(start)
+                assert truth == raw[start:end], hex(start)
+            core.close()
+            # and it goes on
+            monitor.ask("cont")
+            monitor.close()
+            seen = server.said().count('"progress"')
+            server.wait_ready(lambda: server.said().count('"progress"') > seen, 60)
+        finally:
+            server.close()
+    assert mirror_json(to)["verified"]
+
+
+# Memory of two nodes, and a third piece that begins behind the hole below 4 GiB: the order in which QEMU maps them
+# is its own.
+PIECES_MIB, THIRD_MIB = 64, 128  # no smaller piece can be plugged in
+NODES = [
+    *("-m", f"{2 * PIECES_MIB}M,slots=2,maxmem=1G"),
+    *("-object", f"memory-backend-ram,id=one,size={PIECES_MIB}M"),
+    *("-object", f"memory-backend-ram,id=two,size={PIECES_MIB}M"),
+    *("-numa", "node,memdev=one", "-numa", "node,memdev=two"),
+    *("-object", f"memory-backend-ram,id=three,size={THIRD_MIB}M"),
+    *("-device", "pc-dimm,memdev=three"),
+]
+
+
+@pytest.mark.timeout(400)
+def test_memory_in_several_pieces(tmp_path: Path) -> None:
+    require_root()
+    try:
+        kernel = fetch("6.1")
+    except KernelError as e:
+        require(False, f"needs a guest kernel: {e}")
+        raise
+    to = tmp_path / "m"
+    with scratch("qemu") as work:
+        archive = make_initramfs(work / "initramfs")
+        socket = work / "qmp"
+        more = ["-qmp", f"unix:{socket},server=on,wait=off", *NODES]
+        words = f"memhp_default_state=online {guest_parameters(RATE, AREA_MIB // 2)}"
+        server = guest(work, kernel.image, archive, words, 2 * PIECES_MIB, more)
+        try:
+            server.wait_ready(lambda: server.said().count('"progress"') >= 2, 240)
+            goal = ["--downtime", "3s", "--leave", "stopped"]
+            done = run_redirty(
+                *("mirror", "--vm", server.pid, "--to", to, "--qmp", socket, *goal), timeout_s=120
+            )
+            assert done.code == 0, done
+            done = run_redirty("export-guest", to, "-o", work / "raw")
+            assert done.code == 0 and len(done.lines) == 1, done
+            known = mirror_json(to)["guest_memory"]
+            bounds = [(int(p["guest_address"], 16), int(p["size"], 16)) for p in known]
+            assert sum(size for _, size in bounds) == 2 * PIECES_MIB + THIRD_MIB << 20
+            assert max(start for start, _ in bounds) >= 4 << 30
+            assert len({int(p["address"], 16) >> 26 for p in known}) >= 3, known
+            monitor = Qmp(socket, lambda: server.alive)
+            with (work / "raw").open("rb") as raw:
+                for start, size in bounds:
+                    saved = work / f"saved{start:x}"
+                    where = {"val": start, "size": size, "filename": str(saved)}
+                    monitor.ask("pmemsave", where)
+                    raw.seek(start)
+                    truth = saved.read_bytes()
+                    assert any(truth), hex(start)
+                    assert truth == raw.read(size), hex(start)
+                assert raw.read() == b""
+            monitor.close()
+        finally:
+            server.close()

@@ -1,0 +1,99 @@
+"""What is asked of a mirror: impossible things are told at once, a wait can be ended, a deadline is kept."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.mirror_oracle import mirror_json
+from tests.support.redirty_cli import REDIRTY, finish, run_redirty, start_redirty, wait_until
+from tests.support.target_state import Condition, assert_released
+from tests.workloads.driver import Writer
+
+pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(180)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_mirror_at_a_bit_a_second_can_be_ended(number: signal.Signals, tmp_path: Path) -> None:
+    """A piece of memory then waits for hours."""
+    to = tmp_path / "m"
+    with Writer(8) as writer:
+        before = Condition.of(writer.pid)
+        sender = start_redirty("mirror", "-p", writer.pid, "--to", to, "--bandwidth", "1bit")
+        wait_until(lambda: any(to.glob("*")), 60, "the copy")
+        time.sleep(0.5)
+        sender.send_signal(number)
+        done = finish(sender, 60)
+        assert done.code == 130, done
+        assert not to.exists()
+        assert_released(writer, before)
+
+
+def test_a_deadline_that_the_first_pass_misses(tmp_path: Path) -> None:
+    to = tmp_path / "m"
+    with Writer(64) as writer:
+        before = Condition.of(writer.pid)
+        words = ["-p", writer.pid, "--to", to, "--bandwidth", "2MiB", "--deadline", "2s"]
+        done = run_redirty("mirror", "--json-lines", *words)
+        assert done.code == 1, done
+        assert "it cannot be done in 2.0 s" in done.err and len(done.err.splitlines()) == 1, done
+        *_, last = map(json.loads, done.out.splitlines())
+        assert last["event"] == "failed" and last["why"] in done.err
+        assert not to.exists()
+        assert_released(writer, before)
+
+
+def test_a_deadline_that_comes_in_a_later_pass(tmp_path: Path) -> None:
+    """The pass ends early, and the target is stopped for the rest."""
+    to = tmp_path / "m"
+    with Writer(64) as writer:
+        writer.start("uniform", 20_000, 16_384, 600)
+        words = ["-p", writer.pid, "--to", to, "--bandwidth", "20MiB", "--passes", "50"]
+        done = run_redirty("mirror", "--json", *words, "--deadline", "8s", "--verify")
+        assert done.code == 0, done
+        information = mirror_json(to)
+        writer.signal(signal.SIGKILL)
+    assert information["decisions"][-1]["reason"].endswith("the deadline has come")
+    # The last pass is what was left then, with the target stopped; none went on for long.
+    *before, last = information["passes"]
+    assert sum(p["duration_s"] for p in before) < 9.5
+    assert last["duration_s"] < 8
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--downtime", "99999999999h"], "a downtime is at most"),
+        (["--deadline", "30000000000s"], "a deadline is at most"),
+        (["--qmp", "/nonexistent"], "/nonexistent is none"),
+        (["--to", ":7411"], "HOST:PORT"),
+        (["--to", "::1:7411"], "HOST:PORT"),
+    ],
+)
+def test_what_cannot_be_is_told_at_once(words: list[str], why: str, tmp_path: Path) -> None:
+    with Writer(4) as writer:
+        to = ["--to", tmp_path / "m"]
+        done = run_redirty("mirror", "-p", writer.pid, *to, *words)
+        assert done.code == 2 and why in done.err and len(done.err.splitlines()) == 1, done
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_receiver_says_at_once_that_it_has_no_room(tmp_path: Path) -> None:
+    done = run_redirty("receive", "--listen", "127.0.0.1:0", "--to", tmp_path / "none" / "m")
+    assert done.code == 1 and "there is no directory" in done.err, done
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_tree_that_redirty_is_part_of(tmp_path: Path) -> None:
+    """Its own processes are left out, and not only the one that is asked."""
+    to = tmp_path / "m"
+    line = f"{shlex.quote(str(REDIRTY))} mirror --tree $$ --to {shlex.quote(str(to))} --verify; exit $?"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(mirror_json(to)["cores"]) == 1

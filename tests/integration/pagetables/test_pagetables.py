@@ -1,0 +1,298 @@
+"""Page tables on this machine's kernel: walked, and made anew in place while the target runs. (Between
+nodes: tests/vm.)"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from redirty.collector.errors import ArmError, RedirtyError
+from redirty.collector.linux import numa as host_nodes
+from redirty.collector.linux.smaps import detailed
+from redirty.collector.pageset import page_numbers
+from redirty.collector.pagetables.planner import StepPlanner, plan
+from redirty.collector.pagetables.preconditions import require_movable
+from redirty.collector.pagetables.walker import Walker
+
+from tests.support.mapped_program import PAGE, Mapped, wrong_pages
+from tests.support.page_table_entries import changed_by_a_move
+from tests.support.redirty_cli import processes_with, run_redirty, wait_until
+from tests.support.relocation_loop import Relocator
+from tests.support.stepped_rounds import LiveRounds, way
+from tests.support.target_state import Condition, assert_released, debugged
+from tests.tiers import require
+from tests.workloads.driver import Checksum
+
+KILLS = int(os.environ.get("REDIRTY_KILLS", "10"))
+MIB = int(os.environ.get("REDIRTY_TABLES_MIB", "100"))
+ROUNDS = 2 * int(os.environ.get("REDIRTY_TABLES_TIMES", "2"))
+SEED = int(os.environ.get("REDIRTY_SEED", time.time_ns()))
+
+
+@pytest.fixture(scope="module")
+def walker(tracing: None) -> Iterator[Walker]:
+    opened = Walker(host_nodes.look().highest)
+    yield opened
+    opened.close()
+
+
+def vm_pte_pages(pid: int) -> int:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.split("VmPTE:")[1].split()[0]) // 4
+
+
+@pytest.mark.parametrize("kind", ["private", "shared"])
+def test_the_walk_finds_what_the_kernel_counts(walker: Walker, kind: str) -> None:
+    with Mapped(kind, 40) as target:
+        time.sleep(0.05)  # its other thread falls asleep
+        tables = walker.walk(target.pid)
+        # one in reserve for each huge page, where the C library's memory has some
+        walked = (tables.level < tables.top).sum() + len(tables.huge)
+        assert walked == vm_pte_pages(target.pid)
+        leaves = set(tables.address[tables.leaves].tolist())
+        first = target.address >> 21 << 21
+        assert leaves >= set(range(first, target.address + (40 << 20), 1 << 21))
+
+
+def test_the_command_tells_it(tracing: None) -> None:
+    with Mapped("private", 64) as target:
+        done = run_redirty("pagetables", "-p", target.pid, "--sample", "200ms", "--json")
+        assert done.code == 0, done
+        said = json.loads(done.out)
+        assert said["source"] == "walk", said["reason"]
+        (process,) = said["processes"]
+        pages = {row["level"]: row["pages"] for row in process["levels"]}
+        assert pages["pgd"] == 1
+        assert sum(pages.values()) - 1 + process["huge_pages"] == process["counted_pages"]
+        inside = [r for r in process["mappings"] if int(r["start"], 16) == target.address]
+        assert not inside or inside[0]["mapping_class"] == "anon_private"
+        assert sum(row["pages"] for row in process["mappings"]) == pages["pte"]
+        assert max(row["pages"] for row in process["mappings"]) >= 31
+        text = run_redirty("pagetables", "-p", target.pid, "--sample", "50ms")
+        assert text.code == 0
+        assert "walked by BPF" in text.out
+        assert f"process {target.pid} (" in text.out
+
+
+def test_refusals_are_one_line(tracing: None) -> None:
+    nodes = host_nodes.look()
+    missing = max(nodes.online) + 1
+    with Mapped("private", 1) as target:
+        cases: list[tuple[list[object], int, str]] = [
+            (["--to-node", missing], 1, f"there is no node {missing} here"),
+            (["--yes"], 2, "--to-node"),
+            (["--to-node", 0, "--max-pause", "20"], 2, "time '20'"),
+            (["--sample", "0"], 2, "--sample"),
+        ]
+        if len(nodes.with_memory) == 1:
+            cases.append((["--to-node", nodes.with_memory[0], "--yes"], 1, "one node only"))
+        for words, code, expected in cases:
+            done = run_redirty("pagetables", "-p", target.pid, *words)
+            assert done.code == code, done
+            assert len(done.lines) == 1, done
+            assert expected in done.lines[0]
+        assert target.wrong() == 0
+    ended = run_redirty("pagetables", "-p", target.pid)
+    assert (ended.code, len(ended.lines)) == (1, 1), ended
+    command = run_redirty("pagetables", "--", "true")
+    assert (command.code, len(command.lines)) == (2, 1), command
+
+
+def test_one_that_is_debugged_is_refused_before_anything_is_done() -> None:
+    require(os.geteuid() == 0, "needs root")
+    with Mapped("private", 1) as target:
+        with (
+            debugged(target.pid),
+            pytest.raises(RedirtyError, match="is being debugged by process"),
+        ):
+            require_movable(target.pid, 0)
+        require_movable(target.pid, 0)
+
+
+@pytest.fixture
+def relocator_of(tracing: None) -> Iterator[list[Relocator]]:
+    made: list[Relocator] = []
+    yield made
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("kind", ["private", "shared", "file"])
+def test_all_tables_are_made_anew_and_nothing_else_changes(
+    relocator_of: list[Relocator], kind: str, tmp_path: Path
+) -> None:
+    with Mapped(kind, MIB, str(tmp_path / "file")) as target:
+        maps = detailed(target.pid)
+        relocator = Relocator(target.pid, 16)
+        relocator_of.append(relocator)
+        longest_s, tables = 0.0, 0
+        for _ in range(ROUNDS):
+            moved, of, longest = relocator.round()
+            # a page that was freed may be the next one's again
+            assert of >= MIB // 2
+            assert moved >= 0.9 * of
+            longest_s, tables = max(longest_s, longest), tables + moved
+        print(
+            f"{tables} tables of {MIB} MiB made anew in {ROUNDS} rounds: it stood still {relocator.stopped_s:.3f} s "
+            f"in all, {longest_s * 1e3:.1f} ms at most; {dict(relocator.refused)}"
+        )
+        assert detailed(target.pid) == maps
+        assert target.wrong() == 0
+        assert target.write(5) == 0
+
+
+@pytest.mark.parametrize("kind", ["private", "shared", "file"])
+def test_every_bit_of_every_entry_stays(
+    relocator_of: list[Relocator], kind: str, tmp_path: Path
+) -> None:
+    """Above all accessed and dirty: what was written before reaches the file, what was used is kept."""
+    with Mapped(kind, 12, str(tmp_path / "file")) as target:
+        relocator = Relocator(target.pid, 4)
+        relocator_of.append(relocator)
+        wrong, bits = changed_by_a_move(relocator.walker, target, relocator.round)
+        assert wrong == []
+        assert bits["present"] == 12 << 8
+        assert bits["accessed"] >= bits["present"] // 3
+        assert bits["not accessed"] >= bits["present"] // 3
+        assert bits["dirty"] >= bits["present"] // 3
+        assert kind != "file" or bits["not dirty"] >= bits["present"] // 3
+    if kind == "file":
+        assert wrong_pages((tmp_path / "file").read_bytes(), 0) == 0
+
+
+def test_a_program_that_checks_itself_notices_nothing(relocator_of: list[Relocator]) -> None:
+    """Its registers, its system calls, its memory."""
+    with Checksum(threads=4, mib=8) as target:
+        before = Condition.of(target.pid)
+        maps = detailed(target.pid)
+        relocator = Relocator(target.pid, 8)
+        relocator_of.append(relocator)
+        end = time.monotonic() + 5
+        moved = rounds = 0
+        while time.monotonic() < end:
+            found, _, _ = relocator.round()
+            moved, rounds = moved + found, rounds + 1
+        assert moved > 10 * rounds
+        assert_released(target, before)
+        assert detailed(target.pid) == maps
+        result = target.stop()
+        assert result.ok, result
+        assert result.loops > 10
+
+
+def test_what_a_recording_has_registered_stays(relocator_of: list[Relocator]) -> None:
+    """With a plan of before it began, too: moved memory would be registered no more, and its writes lost."""
+    require(way() == "uffd", "registers nothing here")
+    with Mapped("private", 8) as target, LiveRounds(target.pid) as rounds:
+        relocator = Relocator(target.pid, 1)
+        relocator_of.append(relocator)
+        inside = range(target.address, target.address + (8 << 20) - (2 << 20))
+        regions = np.arange(inside.start + (2 << 20) - 1 >> 21 << 21, inside.stop, 2 << 20)
+        before = StepPlanner(plan(regions.astype(np.uint64), detailed(target.pid))).next(1)
+        assert before is not None
+        rounds.begin()
+        with pytest.raises(ArmError, match="began to be recorded"):
+            relocator.injector.relocate(target.pid, 0, before.runs, before.segments, 2.0)
+        now = plan(regions.astype(np.uint64), detailed(target.pid))
+        assert now.kept == {"registered with a userfaultfd": len(regions)}
+        assert target.write(3) == 0
+        pages = page_numbers(rounds.round_of(target.pid).dirty)
+        first = target.address // PAGE
+        assert set(range(first, first + (8 << 8))) <= set(pages.tolist())
+
+
+@pytest.mark.timeout(max(600, 10 * KILLS))
+@pytest.mark.parametrize("also_injector", [False, True])
+def test_killed_at_random_moments(tracing: None, also_injector: bool, tmp_path: Path) -> None:
+    """kill -9: memory is in its place, and the target goes on. also_injector: of all its processes,
+    what no other program could survive; of those the outcome is a figure."""
+    rng = random.Random(SEED)
+    outcomes: Counter[str] = Counter()
+    held = 0
+    said = tmp_path / "stderr"
+    target = Checksum(threads=3, mib=4)
+    try:
+        before = Condition.of(target.pid)
+        for number in range(KILLS):
+            mark = f"REDIRTY_TEST_MARK={SEED}.{os.getpid()}.{also_injector}.{number}"
+            words = [sys.executable, "-m", "tests.support.relocation_loop", str(target.pid), "4"]
+            with said.open("a") as err:
+                mover = subprocess.Popen(
+                    words,
+                    stdout=subprocess.PIPE,
+                    stderr=err,
+                    text=True,
+                    env=os.environ | dict([mark.split("=", 1)]),
+                )
+            assert mover.stdout is not None
+            mover.stdout.readline()
+            time.sleep(rng.uniform(0, 0.2))
+            family = processes_with(mark)
+            held += _traced(target.pid)
+            for pid in family if also_injector else [mover.pid]:
+                with contextlib.suppress(ProcessLookupError):  # a step's process has its end
+                    os.kill(pid, 9)
+            mover.wait()
+            _wait_gone(mark)
+            outcome = _outcome(target, before)
+            outcomes[outcome] += 1
+            if also_injector and outcome != "unharmed":
+                target.__exit__(None, None, None)
+                target = Checksum(threads=3, mib=4)
+                before = Condition.of(target.pid)
+        print(f"REDIRTY_SEED={SEED}; {KILLS} kills, {held} while it was held: {outcomes}")
+        if not also_injector:
+            assert outcomes == {"unharmed": KILLS}
+            assert held or KILLS < 10
+            result = target.stop()
+            assert result.errors == 0, result
+        assert said.read_text() == ""
+    finally:
+        target.__exit__(None, None, None)
+
+
+def _wait_gone(mark: str) -> None:
+    wait_until(lambda: not processes_with(mark), 10, "all of it is gone")
+
+
+def _traced(pid: int) -> bool:
+    return "TracerPid:\t0" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def _outcome(target: Checksum, before: Condition) -> str:
+    wait_until(lambda: not target.alive or not _traced(target.pid), 5, "the target is let go")
+    if not target.alive:
+        return "died"
+    if any(m.perms == "rwxp" for m in detailed(target.pid)):
+        return "a mapping left"
+    time.sleep(0.02)
+    assert_released(target, before)
+    return "unharmed" if target.status().errors == 0 else "errors"
+
+
+def test_a_stopped_target_stays_stopped(relocator_of: list[Relocator]) -> None:
+    require(os.geteuid() == 0, "needs root")
+    with Mapped("private", 8) as target:
+        os.kill(target.pid, 19)
+        wait_until(
+            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(), 5, "stopped"
+        )
+        relocator = Relocator(target.pid, 4)
+        relocator_of.append(relocator)
+        moved, _, _ = relocator.round()
+        assert moved
+        wait_until(
+            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(), 5, "stopped"
+        )
+        os.kill(target.pid, 18)
+        assert target.wrong() == 0

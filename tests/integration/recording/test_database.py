@@ -1,0 +1,114 @@
+"""Databases under writes, recorded for 10 s: no event lost, no transaction lost or wrong."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.support.redirty_cli import run_redirty
+from tests.support.servers import postgres
+from tests.tiers import require_root
+
+SECONDS = 10
+
+_SQLITE_WRITER = """
+import os, sqlite3, sys
+base = sqlite3.connect(sys.argv[1], isolation_level=None)
+base.execute("pragma mmap_size=67108864")
+base.execute("pragma synchronous=off")
+base.execute("create table entry(number integer primary key, text)")
+print("ready", flush=True)
+number = 0
+while not os.path.exists(sys.argv[2]):
+    base.execute("begin")
+    for _ in range(100):
+        number += 1
+        base.execute("insert into entry values(?, ?)", (number, str(number) * 20))
+    base.execute("update entry set text = text || 'x' where number % 97 = ?", (number % 97,))
+    base.execute("commit")
+    base.execute("delete from entry where number < ?", (number - 20000,))
+print(number, flush=True)
+"""
+
+
+def rounds_of(directory: Path) -> pd.DataFrame:
+    """The rounds of a recording that must be whole, 10 s long, and without a lost event."""
+    assert json.loads((directory / "meta.json").read_text())["complete"] is True
+    rounds = pd.read_csv(directory / "rounds.csv")
+    assert abs(rounds["duration_s"].sum() - SECONDS) < 1.5
+    assert rounds["lost_events"].sum() == 0
+    assert (rounds["dirty_pages"] > 0).all()
+    print(
+        f"{len(rounds)} rounds, {rounds['dirty_pages'].mean():.0f} dirty pages a round, "
+        f"missed {rounds['missed_pages'].sum()}, lost {rounds['lost_events'].sum()}"
+    )
+    return rounds
+
+
+@pytest.mark.timeout(300)
+def test_postgres_tree(tmp_path: Path) -> None:
+    require_root()
+    directory = tmp_path / "recording"
+    with postgres() as server:
+        server.fill(scale=2)
+        load = server.load(seconds=SECONDS + 5)
+        try:
+            server.server.wait_ready(lambda: int(server.sql(_HISTORY)) > 0)
+            words = ["--tree", server.pid, "1s", "-d", f"{SECONDS}s", "-o", directory]
+            done = run_redirty("record", *words, timeout_s=120)
+            server.server.wait_ready(lambda: not load.alive)
+        finally:
+            load.close()
+        assert done.code == 0, done
+        assert "number of failed transactions: 0" in load.said(), load.said()
+        # What the benchmark is made for: every transaction changes all four sums alike.
+        sums = server.sql(
+            "select (select sum(abalance) from pgbench_accounts), (select sum(tbalance) from "
+            "pgbench_tellers), (select sum(bbalance) from pgbench_branches), (select sum(delta) "
+            "from pgbench_history)"
+        )
+        assert len(set(sums.split("|"))) == 1, sums
+        said = load.said().split("number of transactions actually processed: ")[1]
+        assert int(server.sql(_HISTORY)) == int(said.split()[0].split("/")[0])
+        assert server.server.alive
+    rounds_of(directory)
+    pages = pd.read_csv(directory / "pages.csv")
+    # The postmaster's children write: four backends, the writers of WAL and of pages.
+    assert pages["pid"].nunique() >= 4
+    # Shared buffers are one shared mapping that every process has.
+    assert {"anon_private", "anon_shared"} <= set(pages["mapping_class"])
+
+
+_HISTORY = "select count(*) from pgbench_history"
+
+
+@pytest.mark.timeout(180)
+def test_sqlite(tmp_path: Path) -> None:
+    require_root()
+    directory, base, stop = (tmp_path / name for name in ("recording", "base", "stop"))
+    words = [sys.executable, "-I", "-c", _SQLITE_WRITER, str(base), str(stop)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        try:
+            done = run_redirty(
+                *("record", "-p", writer.pid, "1s", "-d", f"{SECONDS}s", "-o", directory),
+                timeout_s=90,
+            )
+        finally:
+            stop.touch()
+        last = int(writer.stdout.readline())
+    assert writer.returncode == 0
+    assert done.code == 0, done
+    rounds_of(directory)
+    with sqlite3.connect(base) as opened:
+        assert opened.execute("pragma integrity_check").fetchone() == ("ok",)
+        rows = opened.execute("select number, text from entry").fetchall()
+    assert [number for number, _ in rows] == list(range(last - 20000, last + 1))
+    assert not [n for n, text in rows if text.rstrip("x") != str(n) * 20]

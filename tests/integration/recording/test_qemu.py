@@ -1,0 +1,161 @@
+"""A running QEMU traced from outside: the pages dirty in its guest's memory, against the guest's
+own count.
+
+The guest writes over an area in order, so slowly that no page is written twice in a round: what it
+counts in a time is what must be dirty in it. About once a second it tells the count on its console.
+Nothing is taken off for what the guest's kernel writes besides: at this rate that is 1 to 2 %.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+from redirty.collector.linux.smaps import starts_with_flag
+
+from tests.support.redirty_cli import run_redirty
+from tests.support.servers import Server, guest, scratch
+from tests.tiers import require, require_root
+from tests.vm.kernels import KernelError, fetch
+from tests.workloads.driver import guest_parameters, make_initramfs
+
+KERNEL = "6.1"
+MEMORY_MIB = 256
+AREA_MIB = 160
+PAGES = AREA_MIB * 256
+RATE = 32_000  # pages a second
+INTERVAL_S, ROUNDS = 0.4, 25
+ATTEMPTS = 3
+TOLERANCE = 0.05
+STEADY = 0.1
+
+Pages = npt.NDArray[np.int64]
+
+
+class Console:
+    """Reads the guest's progress lines, each with the time (UTC, s) at which it came."""
+
+    def __init__(self, server: Server) -> None:
+        self.times: list[float] = []
+        self.writes: list[int] = []
+        self._server = server
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        with self._server.output.open("rb") as output:
+            rest = b""
+            while not self._ended.wait(0.002):
+                rest += output.read()
+                *lines, rest = rest.split(b"\n")
+                for line in lines:
+                    if line.startswith(b'{"event":"progress"'):
+                        self.times.append(time.time())
+                        self.writes.append(json.loads(line)["writes"])
+
+    def close(self) -> None:
+        """No more lines."""
+        self._ended.set()
+        self._thread.join()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Pages between two of the guest's lines: its own count, and those dirty in its memory."""
+
+    seconds: float
+    written: int
+    dirty: float
+
+
+def compare(console: Console, rounds: pd.DataFrame, dirty: Pages, started: float) -> Comparison:
+    """Over as much of the recording as there is between two lines.
+
+    A line comes at any time within a round, whose dirty pages are taken to have come evenly. That is
+    so unless the host kept the guest waiting just then: lines in a round that is not like the
+    others don't count.
+    """
+    ends = (rounds["start_s"] + rounds["duration_s"]).to_numpy()
+    bounds = np.concatenate(([rounds["start_s"].iloc[0]], ends))
+    total = np.concatenate(([0], np.cumsum(dirty)))
+    times = np.array(console.times) - started
+    within = np.searchsorted(bounds, times, side="right") - 1
+    usual = np.median(dirty)
+    steady = [
+        line
+        for line, number in enumerate(within)
+        if 0 <= number < len(dirty) and abs(dirty[number] / usual - 1) < STEADY
+    ]
+    assert len(steady) >= 2, (times, dirty)
+    first, last = steady[0], steady[-1]
+    before, after = np.interp([times[first], times[last]], bounds, total)
+    written = console.writes[last] - console.writes[first]
+    return Comparison(float(times[last] - times[first]), written, float(after - before))
+
+
+def record(pid: int, directory: Path) -> tuple[pd.DataFrame, pd.DataFrame, float]:
+    """The rounds, the rows of the guest's memory, and when it started (UTC, s)."""
+    words = ["--vm", pid, f"{INTERVAL_S}s", ROUNDS, "-o", directory]
+    done = run_redirty("record", *words, timeout_s=120)
+    assert done.code == 0, done
+    meta = json.loads((directory / "meta.json").read_text())
+    rounds = pd.read_csv(directory / "rounds.csv")
+    mappings = pd.read_csv(directory / "mappings.csv")
+    size = mappings["end"].map(lambda x: int(x, 16)) - mappings["start"].map(lambda x: int(x, 16))
+    assert set(mappings["start"]) <= {hex(at) for at in starts_with_flag(pid, b"dc")}
+    assert mappings["dirty_pages"].sum() == rounds["dirty_pages"].sum(), "nothing else counts"
+    ram = mappings[size >= MEMORY_MIB << 20]
+    assert ram["start"].nunique() == 1, ram
+    return rounds, ram, datetime.fromisoformat(meta["started"]).timestamp()
+
+
+@pytest.mark.timeout(400)
+def test_dirty_rate_of_a_guest(tmp_path: Path) -> None:
+    require_root()
+    try:
+        kernel = fetch(KERNEL)
+    except KernelError as e:
+        require(False, f"needs a guest kernel: {e}")
+        raise
+    with scratch("qemu") as work:
+        archive = make_initramfs(work / "initramfs")
+        server = guest(work, kernel.image, archive, guest_parameters(RATE, AREA_MIB), MEMORY_MIB)
+        console = Console(server)
+        try:
+            server.wait_ready(lambda: len(console.times) >= 2, 240)
+            for attempt in range(ATTEMPTS):
+                directory = tmp_path / f"recording{attempt}"
+                rounds, ram, started = record(server.pid, directory)
+                sums = ram.groupby("round")["dirty_pages"].sum()
+                dirty = sums.reindex(rounds["round"], fill_value=0).to_numpy()
+                # A guest that was kept waiting catches up. Has it come full circle within a round,
+                # it wrote pages twice, and its count says nothing any more.
+                if dirty.max() < 0.9 * PAGES:
+                    break
+            else:
+                pytest.fail(f"the guest never got its time: {dirty}")
+        finally:
+            console.close()
+            server.close()
+    result = compare(console, rounds, dirty, started)
+    pages = pd.read_csv(directory / "pages.csv")
+    often = pages[pages["rounds_dirty"] > 0.9 * ROUNDS]
+    print(
+        f"guest wrote {result.written} pages in {result.seconds:.2f} s, dirty in its memory "
+        f"{result.dirty:.0f} ({result.dirty / result.written - 1:+.2%}); a round {dirty.min()} to "
+        f"{dirty.max()}; pages dirty in nearly every round: {len(often)}; "
+        f"missed {rounds['missed_pages'].sum()}, lost {rounds['lost_events'].sum()}"
+    )
+    assert len(dirty) == ROUNDS
+    assert result.seconds > 0.5 * ROUNDS * INTERVAL_S
+    assert rounds["lost_events"].sum() == 0
+    assert result.dirty == pytest.approx(result.written, rel=TOLERANCE)

@@ -1,0 +1,25 @@
+"""The torture test for a minute; python -m tests.torture runs it for as long as wanted.
+
+REDIRTY_SEED repeats a run, REDIRTY_TORTURE_S sets how long it takes.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.support.kill_points import SEED
+from tests.support.stepped_rounds import ARM, PROBE
+from tests.torture.run import Plan, torture
+
+SECONDS = float(os.environ.get("REDIRTY_TORTURE_S", "60"))
+
+
+@pytest.mark.timeout(SECONDS + 600)
+def test_nothing_is_lost(tracing: None) -> None:
+    tally = torture(Plan(SECONDS, SEED, arm=ARM, probe=PROBE))
+    print(f"seed {SEED}: {tally}")
+    assert not tally.losses, "\n".join([f"REDIRTY_SEED={SEED}", *map(str, tally.losses)])
+    assert not tally.late, f"REDIRTY_SEED={SEED}: {tally}"
+    assert tally.laps and tally.rounds > tally.laps and tally.writes and tally.copies

@@ -1,0 +1,159 @@
+"""Targets of unusual shape under the real program: containers, cgroups on the move, thousands of
+threads, tens of thousands of mappings, terabytes of reserved memory. Dirty must equal the truth: each
+page that was written, each time, and no other page."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.recording.test_edges import page_tables_kib
+from tests.support.recorded_run import Recorded, counts
+from tests.support.stepped_rounds import outside_pid, wait_idle, wait_until
+from tests.tiers import require, require_program
+from tests.workloads.driver import Crowd, Phases
+from tests.workloads.pages import Area, Pages
+
+pytestmark = pytest.mark.usefixtures("tracing")
+
+AREAS = {"a": ("anon_private", 2), "m": ("memfd", 2), "f": ("file_shared", 2)}
+
+
+def assert_counts(recorded: Recorded, pid: int, area: Area, *written: Pages) -> None:
+    """Every page of an area dirty in as many rounds as commands wrote it, and no other. One that is
+    written while the next round is being armed is dirty in both: twice at the most, never less."""
+    found, truth = recorded.times_dirty(pid, area), counts(*written)
+    wrong = {
+        hex(page): (found.get(page, 0), truth.get(page, 0))
+        for page in found.keys() | truth.keys()
+        if not truth.get(page, 0) <= found.get(page, 0) <= 2 * truth.get(page, 0)
+    }
+    some = dict(list(wrong.items())[:5])
+    assert not wrong, f"{area.name}: {len(wrong)} pages of {len(truth)} (found, true): {some}"
+
+
+def test_container(tmp_path: Path) -> None:
+    """User, pid, mount, network, IPC and host name of its own."""
+    require_program("unshare", "util-linux")
+    wrapper = ("unshare", "-Urpfmniu", "--mount-proc")
+    refused = subprocess.run([*wrapper, "true"], capture_output=True, text=True, check=False)
+    require(refused.returncode == 0, f"needs user namespaces: {refused.stderr.strip()}")
+    with Phases(AREAS, wrapper=wrapper) as phases:
+        pid = outside_pid(phases.pid)
+        assert phases.greeting["pid"] == 1 != pid
+        written: dict[str, list[Pages]] = {name: [] for name in AREAS}
+        with Recorded(tmp_path, "--tree", phases.pid, "--physical") as recorded:
+            for seed in (1, 2, 3):
+                for name, pages in written.items():
+                    pages.append(phases.write(name, "random", seed=seed, count=90).pages)
+                recorded.pass_rounds()
+            child = phases.fork()
+            theirs = phases.child_write("a", "range:5", count=50).pages
+            recorded.pass_rounds()
+        for name, pages in written.items():
+            assert_counts(recorded, pid, phases.areas[name], *pages)
+        (outside,) = set(recorded.pids()) - {pid, phases.pid}
+        assert outside != child, "its number here, not that in its namespace"
+        assert_counts(recorded, outside, phases.areas["a"], theirs)
+
+
+def test_cgroup_that_gains_and_loses_processes(tmp_path: Path, cgroup: Path) -> None:
+    """By starting in it, joining, forking, ending and moving away."""
+
+    def move(pid: int, into: Path) -> None:
+        (into / "cgroup.procs").write_text(str(pid))
+
+    with contextlib.ExitStack() as stack:
+        first, ends, moves, late = (
+            stack.enter_context(Phases({"a": ("anon_private", 2)})) for _ in range(4)
+        )
+        written: dict[int, list[Pages]] = {p.pid: [] for p in (first, ends, moves, late)}
+        for program in (first, ends):
+            move(program.pid, cgroup)
+        with Recorded(tmp_path, "--cgroup", cgroup) as recorded:
+
+            def write(seed: int, *programs: Phases) -> None:
+                for program in programs:
+                    touched = program.write("a", "random", seed=seed, count=80)
+                    written[program.pid].append(touched.pages)
+                recorded.pass_rounds()
+
+            write(1, first, ends)
+            late.write("a", "random", seed=9, count=99)  # not in it yet
+            move(moves.pid, cgroup)
+            recorded.wait_for(moves.pid)
+            write(2, first, ends, moves)
+            ends.close()
+            move(late.pid, cgroup)
+            recorded.wait_for(late.pid)
+            child = late.fork()
+            theirs = late.child_write("a", "range:3", count=44).pages
+            write(3, first, moves, late)
+            move(moves.pid, cgroup.parent)
+            recorded.pass_rounds()
+            moves.write("a", "random", seed=7, count=99)  # not in it any more
+            write(4, first, late)
+        for program in (first, ends, moves, late):
+            assert_counts(recorded, program.pid, program.areas["a"], *written[program.pid])
+        assert_counts(recorded, child, late.areas["a"], theirs)
+        assert set(recorded.pids()) == {*written, child}
+        assert moves.alive and len(moves.write("a", "all").pages) == 512
+        late.child_exit()
+        for program in (first, moves, late):
+            program.close()
+        wait_until(lambda: not (cgroup / "cgroup.procs").read_text().strip(), "an empty cgroup")
+
+
+def test_two_thousand_threads(tmp_path: Path) -> None:
+    """Each writes a page of its own."""
+    with Crowd("threads", 2000) as crowd:
+        written = []
+        with Recorded(tmp_path, "-p", crowd.pid, "--physical") as recorded:
+            for seed in (1, 2, 3):
+                written.append(crowd.write("threads", seed, 900).pages)
+                wait_idle(crowd.pid)
+                recorded.pass_rounds()
+        assert_counts(recorded, crowd.pid, crowd.areas["threads"], *written)
+
+
+def test_sixty_thousand_mappings(tmp_path: Path) -> None:
+    """Half of them shared, some joined and cut apart again while it is recorded."""
+    most = int(Path("/proc/sys/vm/max_map_count").read_text())
+    require(most >= 65530, f"needs vm.max_map_count of 65530, which is the default; it is {most}")
+    with Crowd("mappings", 60_000) as crowd:
+        written: dict[str, list[Pages]] = {"private": [], "shared": []}
+        before = page_tables_kib(crowd.pid)
+        with Recorded(tmp_path, "-p", crowd.pid, "--physical", interval="1s") as recorded:
+            # 240 MiB of address space take half a MiB
+            assert page_tables_kib(crowd.pid) - before < 1024
+            for seed in (1, 2, 3):
+                for name, pages in written.items():
+                    pages.append(crowd.write(name, seed, 400).pages)
+                    (crowd.join if seed % 2 else crowd.cut)(name, 1001)
+                recorded.pass_rounds()
+        for name, pages in written.items():
+            assert_counts(recorded, crowd.pid, crowd.areas[name], *pages)
+        assert recorded.meta()["stopped_s"] < 10
+
+
+def test_four_tebibytes_of_reserved_memory(tmp_path: Path) -> None:
+    """A page here and there; what is only reserved gets no page tables."""
+    with Crowd("sparse", 4096) as crowd:
+        area = crowd.areas["sparse"]
+        assert area.end - area.start == 4 << 40
+        crowd.write("sparse", 99, 200)
+        before = page_tables_kib(crowd.pid)
+        written = []
+        with Recorded(tmp_path, "-p", crowd.pid, "--physical") as recorded:
+            recorded.pass_rounds(3)
+            assert page_tables_kib(crowd.pid) - before < 256
+            for seed in (1, 2, 1):
+                written.append(crowd.write("sparse", seed, 500).pages)
+                recorded.pass_rounds()
+            tables = page_tables_kib(crowd.pid) - before
+        assert_counts(recorded, crowd.pid, area, *written)
+        # Each page written for the first time may take two tables of 4 KiB on its way.
+        assert tables < 2 * 4 * len(counts(*written)) + 256

@@ -1,0 +1,132 @@
+"""redirty top --serve in a real browser: it renders, it takes keys, and nobody else gets in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.support.browser import browser
+from tests.support.paths import TESTS
+from tests.support.redirty_cli import REDIRTY
+from tests.tiers import require
+
+RECORDING = TESTS / "data" / "redis"
+
+
+@contextlib.contextmanager
+def served(*words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """(the server, its address with the token)."""
+    require(REDIRTY.exists(), "needs redirty: make setup")
+    server = subprocess.Popen(
+        [str(REDIRTY), "top", "--serve", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert server.stdout is not None
+        match = re.search(r"(http://127\.0\.0\.1:\d+/\?token=\S+)", server.stdout.readline())
+        assert match
+        yield server, match[1]
+    finally:
+        server.send_signal(signal.SIGTERM)
+        said = server.communicate(timeout=30)[1]
+    assert said == ""
+
+
+def _visits(server: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
+
+
+@pytest.mark.timeout(200)
+def test_it_renders_and_takes_keys() -> None:
+    async def test(server: int, address: str) -> None:
+        async with browser() as page:
+            await page.open(address)
+            await page.said("redis-server")
+            await page.said("would a mirror converge?")
+            await page.click()
+            await asyncio.sleep(1)
+            summary = await page.picture()
+            assert await page.evaluate("document.querySelectorAll('.xterm canvas').length") or (
+                await page.evaluate("document.querySelectorAll('.xterm-rows').length")
+            )
+            await page.key("6")
+            await page.said("who dirties")
+            for _ in range(100):
+                if await page.picture() != summary:
+                    break
+                await asyncio.sleep(0.1)
+            else:
+                raise AssertionError("the page shows the same as before the key")
+            await page.key("?")
+            await page.said("escape closes it")
+            assert len(_visits(server)) == 1
+        for _ in range(300):  # the page is closed: so is its program
+            if not _visits(server):
+                break
+            await asyncio.sleep(0.1)
+        assert not _visits(server)
+
+    with served("--replay", RECORDING) as (server, address):
+        asyncio.run(test(server.pid, address))
+
+
+def test_nobody_gets_in_without_the_token() -> None:
+    async def status(address: str, **headers: str) -> int:
+        async with aiohttp.ClientSession() as client, client.get(address, headers=headers) as found:
+            return found.status
+
+    async def test(address: str) -> None:
+        plain = address.split("?", maxsplit=1)[0]
+        assert await status(address) == 200
+        assert await status(plain) == 403
+        assert await status(plain + "?token=wrong") == 403
+        assert await status(plain + "ws") == 403
+        assert await status(plain + "static/js/textual.js") == 403
+        assert await status(address, Host="evil.example") == 403  # a name made to lead here
+
+    with served("--replay", RECORDING) as (_, address):
+        asyncio.run(test(address))
+
+
+def test_a_server_that_is_told_to_end_ends_its_visits() -> None:
+    async def visit(server: int, address: str) -> list[int]:
+        async with browser() as page:
+            await page.open(address)
+            await page.said("redis-server")
+            visits = _visits(server)
+            assert len(visits) == 1
+            process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(process.wait, 30)
+            return [pid for pid in visits if Path(f"/proc/{pid}").exists()]
+
+    with served("--replay", RECORDING) as (process, address):
+        assert asyncio.run(visit(process.pid, address)) == []
+
+
+def test_a_server_that_is_killed_leaves_nothing() -> None:
+    async def visit(server: int, address: str) -> list[int]:
+        async with browser() as page:
+            await page.open(address)
+            await page.said("redis-server")
+            visits = _visits(server)
+            assert len(visits) == 1
+            process.kill()
+            for _ in range(300):
+                if not any(Path(f"/proc/{pid}").exists() for pid in visits):
+                    break
+                await asyncio.sleep(0.1)
+            return [pid for pid in visits if Path(f"/proc/{pid}").exists()]
+
+    with served("--replay", RECORDING) as (process, address):
+        assert asyncio.run(visit(process.pid, address)) == []

@@ -1,0 +1,318 @@
+"""redirty top in a real terminal, on real targets: what is on the screen is what is recorded, and
+however it ends the terminal is restored and the target runs on, with nothing attached."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from redirty.collector.target.guest import Guest
+from redirty.collector.target.targets import Pids
+from redirty.collector.units import show_pages
+from redirty.tui.screens.overview import target_of
+from redirty.tui.snapshots.snapshot import ProcessRow
+
+from tests.integration.recording.test_vm_target import program, written
+from tests.support.paths import TESTS
+from tests.support.redirty_cli import REDIRTY, wait_until
+from tests.support.servers import redis
+from tests.support.target_state import Condition, assert_released
+from tests.support.tmux import Terminal
+from tests.workloads.driver import Crowd, Hold, Writer
+
+pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(900)]
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def programs(directory: Path) -> tuple[int, int]:
+    """(the process that guards the terminal, the one that draws) of redirty top in a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                where = (entry / "cwd").readlink()
+            except OSError:
+                continue
+            if b"top" in words and where == directory and any(b"redirty" in w for w in words):
+                found.append(int(entry.name))
+    guards = [pid for pid in found if any(child in found for child in children(pid))]
+    assert len(guards) == 1, found
+    (drawing,) = [pid for pid in children(guards[0]) if pid in found]
+    return guards[0], drawing
+
+
+def test_redis_under_load(tmp_path: Path) -> None:
+    """Keys are sent, the screen is read back."""
+    with redis() as server:
+        load = server.load(seconds_at_most=800, keys=20_000, size=256)
+        try:
+            words = [REDIRTY, "top", "-p", server.pid, "500ms", "--bandwidth", "1Gbit"]
+            words += ["--max-overhead", "100%"]
+            with Terminal(words, tmp_path, 160, 48) as terminal:
+                shown = terminal.wait("round 3")
+                assert f"process {server.pid}: redis-server" in shown
+                assert " live " in shown
+                assert re.search(r"dirty [1-9][\d.]* MiB/s", shown)
+                assert "tracing costs" in shown
+                assert re.search(r"page tables [1-9][\d.]* [KM]iB", shown)
+                assert "converges in" in shown or "will not" in shown or "uncertain" in shown
+                assert "anon_private" in shown
+                terminal.keys("3")
+                assert "0x" in terminal.wait("in use; a column a round")
+                terminal.keys("b")
+                terminal.wait("bandwidth:")
+                terminal.keys(*"100kbit", "Enter")
+                terminal.wait("bandwidth:", gone=True)
+                terminal.keys("4")
+                terminal.wait("100.0 kbit/s")
+                terminal.wait("will not")
+                terminal.keys("Space")
+                paused = terminal.wait("PAUSED")
+                time.sleep(1.5)
+                assert _round(terminal.screen()) == _round(paused)
+                terminal.keys("Space")
+                terminal.wait("PAUSED", gone=True)
+                terminal.keys("-")
+                terminal.wait("of 0.25 s")
+                terminal.keys("6")
+                terminal.wait("not traced")
+                terminal.keys("w")
+                shown = terminal.wait(f"{server.pid} of {server.pid}")
+                terminal.wait("redis-server:")
+                terminal.keys("?")
+                terminal.wait("re-dirtied  of them")
+                terminal.keys("Escape")
+                terminal.wait("re-dirtied  of them", gone=True)  # else it is alt and e
+                terminal.keys("e")
+                terminal.wait("exported")
+                terminal.keys("q")
+                assert terminal.exit_code() == 0
+            assert list(tmp_path.glob("redirty-writers-*.csv"))
+            assert server.ask("ping") == "PONG"
+        finally:
+            load.close()
+
+
+def _round(shown: str) -> int:
+    match = re.search(r"round (\d+)", shown)
+    assert match, shown
+    return int(match[1])
+
+
+def test_the_rates_on_the_screen_are_the_recordings(tmp_path: Path) -> None:
+    """A known workload: what is shown for a round is what rounds.csv has of it, and what is written."""
+    directory = tmp_path / "rec"
+    shown: dict[int, str] = {}
+    with Writer(mib=64) as writer:
+        writer.start("cyclic", rate=3000, pages=8000, seconds=3600)
+        words = [REDIRTY, "top", "-p", writer.pid, "500ms", "-o", directory]
+        with Terminal([*words, "--max-overhead", "100%"], tmp_path) as terminal:
+            terminal.wait("round 0")
+            while len(shown) < 6:
+                screen = terminal.screen()
+                shown[_round(screen)] = screen
+                time.sleep(0.1)
+            latest = max(shown)
+            terminal.keys("q")
+            assert terminal.exit_code() == 0
+        writer.signal(signal.SIGKILL)
+    rounds = pd.read_csv(directory / "rounds.csv").set_index("round")
+    assert rounds.index[-1] <= latest + 3  # the screen is not behind
+    for number, screen in shown.items():
+        row = rounds.loc[number]
+        for name, column in (("dirty", "dirty_pages"), ("re-dirtied", "redirtied_pages")):
+            rate = row[column] / row["duration_s"] * 4096 / 2**20
+            assert f"{name} {rate:.1f} MiB/s" in screen, (number, rate)
+    middle = rounds["dirty_pages"].sum() / rounds["duration_s"].sum()
+    assert 0.7 * 3000 < middle < 1.3 * 3000
+
+
+def test_a_guests_memory_alone(tmp_path: Path) -> None:
+    """From the command line, and of a virtual machine that was chosen in the overview."""
+    with program() as (child, ram), Hold("sleep") as other:
+        words = [REDIRTY, "top", "--vm", child.pid, "500ms", "--max-overhead", "100%"]
+        with Terminal(words, tmp_path) as terminal:
+            shown = terminal.wait("round 2")
+            assert f"virtual machine of process {child.pid}: python" in shown
+            assert f"present {show_pages(len(written(ram)))}" in shown
+            terminal.keys("q")
+            assert terminal.exit_code() == 0
+        row = ProcessRow(child.pid, "guest", "vm", "/", 0, 0.0, None, None, None, None)
+        assert isinstance(target_of(row), Guest)
+        assert isinstance(target_of(row._replace(pid=other.pid)), Pids)  # no memory of a guest's
+
+
+def test_a_target_that_ends(tmp_path: Path) -> None:
+    with Writer(mib=8) as writer:
+        writer.start("cyclic", rate=1000, pages=1000, seconds=3600)
+        with Terminal([REDIRTY, "top", "-p", writer.pid, "200ms"], tmp_path) as terminal:
+            terminal.wait("round 2")
+            writer.signal(signal.SIGKILL)
+            shown = terminal.wait("ended before")
+            assert "round" in shown
+            terminal.keys("3", "4", "1")
+            terminal.wait("would a mirror converge?")
+            terminal.keys("q")
+            assert terminal.exit_code() == 3
+            assert "ended before the recording was to end" in terminal.screen()
+
+
+def test_a_target_that_cannot_be_traced_is_told(tmp_path: Path) -> None:
+    with (
+        Hold("uffd-wp") as holder,
+        Terminal([REDIRTY, "top", "-p", holder.pid], tmp_path) as terminal,
+    ):
+        shown = terminal.wait("userfaultfd")
+        assert "failed" in shown
+        terminal.keys("2", "q")
+        assert terminal.exit_code() == 1
+        assert "redirty:" in terminal.screen()
+
+
+@pytest.mark.parametrize("who", ["guard", "screen", "both"])
+def test_killed_with_9(tmp_path: Path, who: str) -> None:
+    """The target runs on with nothing attached; the terminal is restored, unless nobody is left to."""
+    with Hold("sleep") as target:
+        before = Condition.of(target.pid)
+        with Terminal([REDIRTY, "top", "-p", target.pid, "200ms"], tmp_path) as terminal:
+            terminal.wait("round 2")
+            guard, screen = programs(tmp_path)
+            for pid in {"guard": [guard], "screen": [screen], "both": [guard, screen]}[who]:
+                os.kill(pid, signal.SIGKILL)
+            terminal.wait("exit-code:")
+            wait_until(lambda: not Path(f"/proc/{screen}").exists(), 120, "its end")
+            if who == "screen":
+                assert terminal.exit_code() == 128 + signal.SIGKILL
+                assert "ended by SIGKILL" in terminal.screen()
+        assert_released(target, before)
+        assert len(target.write(0, 10).pages) == 10
+
+
+def test_told_to_end(tmp_path: Path) -> None:
+    with Hold("sleep") as target:
+        before = Condition.of(target.pid)
+        with Terminal([REDIRTY, "top", "-p", target.pid, "200ms"], tmp_path) as terminal:
+            terminal.wait("round 1")
+            os.kill(programs(tmp_path)[0], signal.SIGTERM)
+            assert terminal.exit_code() == 130
+        assert_released(target, before)
+
+
+def test_resized_while_drawing(tmp_path: Path) -> None:
+    with Writer(mib=8) as writer:
+        writer.start("cyclic", rate=1000, pages=1000, seconds=3600)
+        words = [REDIRTY, "top", "-p", writer.pid, "50ms", "--max-overhead", "100%"]
+        with Terminal(words, tmp_path) as terminal:
+            terminal.wait("round 2")
+            for size in [(160, 48), (30, 8), (200, 60), (80, 24), (10, 3), (120, 40)] * 4:
+                terminal.resize(*size)
+                time.sleep(0.05)
+            shown = terminal.wait(" live ")
+            assert _round(shown) > 2
+            terminal.keys("q")
+            assert terminal.exit_code() == 0
+        writer.signal(signal.SIGKILL)
+
+
+def test_sixty_thousand_mappings(tmp_path: Path) -> None:
+    with (
+        Crowd("mappings", 60_000) as crowd,
+        Terminal([REDIRTY, "top", "-p", crowd.pid], tmp_path, 160, 48) as terminal,
+    ):
+        terminal.wait("round 1")
+        crowd.write("private", 1, 5000)
+        terminal.wait("MiB/s  re-dirtied")
+        terminal.keys("2", "End")
+        terminal.wait("anon_")
+        terminal.keys("q")
+        assert terminal.exit_code() == 0
+
+
+def test_costly_tracing_makes_rounds_longer(tmp_path: Path) -> None:
+    with Writer(mib=64) as writer:
+        writer.start("cyclic", rate=20_000, pages=16_000, seconds=3600)
+        words = [REDIRTY, "top", "-p", writer.pid, "100ms", "--max-overhead", "0.01%"]
+        with Terminal(words, tmp_path, 160, 48) as terminal:
+            terminal.wait("rounds made longer")
+            terminal.wait("of 0.1 s", gone=True)
+            terminal.keys("q")
+            assert terminal.exit_code() == 0
+        writer.signal(signal.SIGKILL)
+
+
+def test_a_command_is_traced_apart_from_the_terminal(tmp_path: Path) -> None:
+    code = (
+        "import time\nm = bytearray(1 << 24)\nwhile True: m[::4096] = b'x' * 4096; print('noise')"
+    )
+    words = [REDIRTY, "top", "200ms", "--", "python3", "-u", "-c", code]
+    left: list[int] = []
+    try:
+        with Terminal(words, tmp_path) as terminal:
+            shown = terminal.wait("round 1")  # it writes a line for each that it dirties
+            assert "noise" not in shown
+            (left,) = (children(pid) for pid in programs(tmp_path)[1:])
+            left = [pid for pid in left if code.encode() in _words(pid)]
+            assert len(left) == 1
+            terminal.keys("q")
+            assert terminal.exit_code() == 0
+        assert code.encode() in _words(left[0])  # it runs on
+    finally:
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_command_that_ends(tmp_path: Path) -> None:
+    """All of it was traced: the screen says so and stays, and it is no error."""
+    words = [REDIRTY, "top", "100ms", "--", "sh", "-c", "sleep 1; exit 7"]
+    with Terminal(words, tmp_path) as terminal:
+        shown = terminal.wait("has ended, exit status 7")
+        assert " done " in shown
+        terminal.keys("q")
+        assert terminal.exit_code() == 0
+
+
+def _words(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_overview_and_back(tmp_path: Path) -> None:
+    with redis() as server:
+        load = server.load(seconds_at_most=800, keys=20_000, size=256)
+        try:
+            with Terminal([REDIRTY, "top"], tmp_path, 120, 30) as terminal:
+                terminal.wait("write faults/s")
+                terminal.keys("/")
+                terminal.keys(*str(server.pid), "Enter")
+                terminal.wait(f"filter: {server.pid}")
+                terminal.wait("1 of ")
+                terminal.keys("Enter")
+                terminal.wait(f"process {server.pid}: redis-server")
+                terminal.wait("round 1")
+                terminal.keys("Escape")
+                terminal.wait("write faults/s")
+                terminal.keys("q")
+                assert terminal.exit_code() == 0
+            assert server.ask("ping") == "PONG"
+        finally:
+            load.close()
+
+
+def test_without_colour(tmp_path: Path) -> None:
+    recording = TESTS / "data" / "redis"
+    words = [REDIRTY, "top", "--replay", recording]
+    with Terminal(words, tmp_path, env="NO_COLOR=1") as terminal:
+        terminal.wait("round 31")
+        terminal.wait("converges")
+        coloured = re.findall(r"\x1b\[[\d;]*38;2;(\d+);(\d+);(\d+)", terminal.colours())
+        assert all(red == green == blue for red, green, blue in coloured)
+        terminal.keys("q")
+        assert terminal.exit_code() == 0

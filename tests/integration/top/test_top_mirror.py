@@ -1,0 +1,173 @@
+"""The mirror screen in a real terminal, and the lines of redirty mirror: a mirror is there, or the target
+is as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.top.test_top import programs
+from tests.support.mirror_oracle import CoreFile, mirror_json
+from tests.support.redirty_cli import REDIRTY, finish, start_redirty, wait_until
+from tests.support.servers import redis
+from tests.support.target_state import Condition, assert_released
+from tests.support.tmux import Terminal
+from tests.workloads.driver import Writer
+
+pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def writer() -> Iterator[Writer]:
+    """A target that writes all the time, and must be as it was at the end."""
+    with Writer(64) as target:
+        target.start("uniform", 2000, 16_384, 3600)
+        before = Condition.of(target.pid)
+        yield target
+        assert_released(target, before)
+        target.signal(signal.SIGKILL)
+
+
+def mirrors(to: Path) -> list[int]:
+    """Processes of redirty mirror into a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"--json-lines" in words and str(to).encode() in words:
+                    found.append(int(entry.name))
+    return found
+
+
+def ask(terminal: Terminal, to: Path, *keys: str) -> None:
+    terminal.keys("m")
+    terminal.wait("mirror to:")
+    terminal.keys(*str(to), "Enter")
+    terminal.wait("mirror it?")
+    terminal.keys(*keys)
+
+
+def mirror_slowly(terminal: Terminal, to: Path) -> None:
+    ask(terminal, to, "b")
+    terminal.wait("send no faster")
+    terminal.keys(*"4MiB", "Enter")
+    terminal.wait("33.6 Mbit/s")
+    terminal.keys("y")
+
+
+def test_redis_under_load(tmp_path: Path) -> None:
+    """From the target screen to a mirror that is right, and back."""
+    to = tmp_path / "mirror"
+    with redis() as server:
+        load = server.load(seconds_at_most=800, keys=20_000, size=256)
+        try:
+            words = [REDIRTY, "top", "-p", server.pid, "500ms", "--max-overhead", "100%"]
+            words += ["--downtime", "2s"]
+            with Terminal(words, tmp_path, 160, 48) as terminal:
+                terminal.wait("round 2")
+                ask(terminal, to)
+                said = re.sub(r"[^│]*│ (.*) │.*\n", r"\1 ", terminal.wait("v verify"))
+                said = re.sub(r"\s+", " ", said)
+                assert f"process {server.pid}: redis-server" in said
+                assert "a new directory" in said
+                assert "copied within 2.0 s" in said
+                terminal.keys("v")
+                terminal.wait("v verify     yes")
+                terminal.keys("y")
+                shown = terminal.wait("what its memory was")
+                assert f"process {server.pid}: redis-server" in shown
+                assert "✔ mirrored to" in shown
+                assert "stop it now" in shown
+                assert "stopped" in shown
+                terminal.keys("Escape")
+                terminal.wait("would a mirror converge?")
+                terminal.wait("round 2")
+                terminal.keys("q")
+                assert terminal.exit_code() == 0
+            made = mirror_json(to)
+            assert made["state"] == "committed"
+            assert made["verified"] is True
+            assert f"in {len(made['passes'])} passes" in shown
+            assert CoreFile(to / "memory.core").threads()
+            assert server.ask("ping") == "PONG"
+        finally:
+            load.close()
+
+
+def test_cancelled_and_what_did_not_converge(tmp_path: Path, writer: Writer) -> None:
+    to = tmp_path / "mirror"
+    words = [REDIRTY, "top", "-p", writer.pid, "500ms", "--max-overhead", "100%"]
+    with Terminal(words, tmp_path) as terminal:
+        terminal.wait("round 1")
+        mirror_slowly(terminal, to)
+        terminal.wait("copying, pass 1")
+        terminal.wait("% of ")
+        terminal.keys("x")
+        terminal.wait("there is no mirror")
+        assert not to.exists() or not (to / "mirror.json").exists()
+        terminal.keys("Escape")
+        terminal.wait("round 1")
+        ask(terminal, to, "d")
+        terminal.wait("downtime:")
+        terminal.keys(*"1us", "Enter")
+        terminal.wait("downtime   1 us")
+        terminal.keys("y")
+        shown = terminal.wait("it will not converge")
+        assert "failed" in shown
+        assert "the target was left alone" in terminal.screen()
+        terminal.keys("q")
+        assert terminal.exit_code() == 1
+        assert "it will not converge" in terminal.screen()
+    assert not mirrors(to)
+
+
+def test_a_screen_that_is_killed_leaves_the_target_alone(tmp_path: Path, writer: Writer) -> None:
+    to = tmp_path / "mirror"
+    with Terminal([REDIRTY, "top", "-p", writer.pid, "500ms"], tmp_path) as terminal:
+        terminal.wait("round 1")
+        mirror_slowly(terminal, to)
+        terminal.wait("copying, pass 1")
+        terminal.wait("% of ")
+        assert len(mirrors(to)) == 1
+        os.kill(programs(tmp_path)[1], signal.SIGKILL)
+        terminal.wait("exit-code:")
+        wait_until(lambda: not mirrors(to), 120, "the end of the mirror")
+    assert not (to / "mirror.json").exists()
+
+
+def test_lines(tmp_path: Path, writer: Writer) -> None:
+    """What a program reads of a mirror."""
+    words = ["-p", writer.pid, "--to", tmp_path / "m", "--downtime", "2s", "--bandwidth", "100MiB"]
+    done = finish(start_redirty("mirror", "--json-lines", *words), 240)
+    assert done.code == 0, done
+    assert not done.err
+    events = [json.loads(line) for line in done.out.splitlines()]
+    assert events[-1]["event"] == "done"
+    kept = mirror_json(tmp_path / "m")
+    assert events[-1]["mirror"]["passes"] == kept["passes"]
+    going = [e for e in events if e["event"] == "going" and e["pass"] == 1]
+    assert going
+    done_pages = [e["done_pages"] for e in going]
+    assert done_pages == sorted(done_pages)
+    assert done_pages[-1] <= going[0]["pages"]
+    passes = [e for e in events if e["event"] == "pass"]
+    assert [p["bytes"] for p in passes] == [p["bytes"] for p in kept["passes"][:-1]]
+    assert all(p["round_s"] > 0 for p in passes)
+
+
+def test_lines_that_nobody_reads(tmp_path: Path, writer: Writer) -> None:
+    words = ["-p", writer.pid, "--to", tmp_path / "m", "--bandwidth", "2MiB"]
+    process = start_redirty("mirror", "--json-lines", *words)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(120) == 130
+    assert not (tmp_path / "m" / "mirror.json").exists()

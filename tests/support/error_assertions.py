@@ -1,0 +1,46 @@
+"""How redirty refuses: one clear line and the right exit code; and what it leaves is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from tests.support.redirty_cli import Done
+
+COULD_NOT, WRONG_USAGE, TARGET_ENDED = 1, 2, 3
+
+
+def assert_refused(done: Done, code: int, *words: str) -> None:
+    """One line for a person with these words in it; wrong usage also shows the usage."""
+    assert done.code == code, done
+    assert done.out == "", done
+    lines = done.lines
+    if code == WRONG_USAGE and lines and lines[0].startswith("usage: "):
+        lines = lines[1:]
+    assert len(lines) == 1, done
+    assert lines[0].startswith(("redirty: ", "redirty record: ", "redirty demo: ")), done
+    for word in ("Traceback", "internal error"):
+        assert word not in done.err, done
+    for word in words:
+        assert word in lines[0], done
+
+
+def assert_valid(directory: Path) -> int:
+    """Every file that is there is whole; how many rounds are in it."""
+    tables = {
+        path.stem: pd.read_csv(path) for path in directory.glob("*.csv") if path.stat().st_size
+    }
+    for path in directory.glob("*.csv"):
+        data = path.read_bytes()
+        assert not data or data.endswith(b"\r\n"), path
+    if "rounds" not in tables:
+        return 0
+    rounds = tables["rounds"]
+    assert list(rounds["round"]) == list(range(len(rounds)))
+    if rounds["dirty_pages"].sum():
+        sums = tables["mappings"].groupby("round")["dirty_pages"].sum()
+        sums = sums.reindex(rounds["round"], fill_value=0)
+        assert (sums.to_numpy() <= rounds["dirty_pages"].to_numpy()).all()
+        assert sums.sum() > 0.9 * rounds["dirty_pages"].sum()
+    return len(rounds)

@@ -1,0 +1,128 @@
+"""Phase after phase of a workload, each in a round of its own, each compared with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from redirty.collector.bpf import abi
+from redirty.collector.tracking.rounds import SpaceRound
+
+from tests.support.stepped_rounds import (
+    NONE,
+    LiveRounds,
+    assert_same,
+    kernel_state,
+    wait_idle,
+    way,
+    within,
+)
+from tests.workloads.driver import DEFAULT_AREAS, Phases
+from tests.workloads.pages import Area, Pages
+
+
+class Walk:
+    """A workload under a recorder. begin() has to have been called on the recorder.
+
+    pid: the workload's process, where it is not the one that was started.
+    """
+
+    def __init__(self, phases: Phases, live: LiveRounds, pid: int = 0) -> None:
+        self.phases = phases
+        self.live = live
+        self.pid = pid or phases.pid
+        self.rounds = 0
+        self._skipped = live.tracer.skipped()
+        self._present = kernel_state(self.pid, self._areas()).present
+
+    def _areas(self) -> list[Area]:
+        return list(self.phases.areas.values())
+
+    def skipped(self) -> int:
+        """How many runs of the log the kernel left out since this was asked before (Tracer.skipped)."""
+        before, self._skipped = self._skipped, self.live.tracer.skipped()
+        return self._skipped - before
+
+    def end(
+        self,
+        truth: Pages,
+        *,
+        again: Pages | None = None,
+        missed: Pages,
+        read_first: bool = False,
+    ) -> SpaceRound:
+        """Ends the round, in which exactly `truth` was written, `again` of it not for the first
+        time (None: whatever the page tables said), and `missed` of it unseen by the log.
+        read_first: new pages were read in the round before they were written."""
+        wait_idle(self.pid)
+        areas = self._areas()
+        ahead = kernel_state(self.pid, areas).present
+        space = self.live.round_of(self.pid)
+        what = f"round {self.rounds}"
+        skipped = self.skipped()
+        if skipped:
+            self._check_log_with_gaps(space, truth, skipped + len(missed), what)
+            self._present = ahead
+            self.rounds += 1
+            return space
+        assert_same(within(space.dirty, areas), truth, f"{what}, dirty")
+        assert_same(within(space.missed, areas), missed, f"{what}, missed")
+        assert_same(within(space.log, areas), np.setdiff1d(truth, missed), f"{what}, log")
+        here = np.intersect1d(self._present, np.concatenate([a.pages for a in areas]))
+        assert_same(within(space.present, areas), here, f"{what}, present")
+        was_there = np.intersect1d(truth, here)
+        expected = was_there if again is None else again
+        assert_same(was_there, expected, f"{what}, present when it began")
+        assert_same(within(space.redirtied, areas), expected, f"{what}, re-dirtied")
+        logged, logged_again = np.setdiff1d(truth, missed), np.setdiff1d(expected, missed)
+        protected = logged if read_first else logged_again
+        self._check_counts(space, len(logged), len(protected))
+        self._present = ahead
+        self.rounds += 1
+        return space
+
+    def _check_log_with_gaps(self, space: SpaceRound, truth: Pages, gaps: int, what: str) -> None:
+        """The round when the kernel left out runs of the log (Tracer.skipped): a round may have more
+        in missed_pages then, and with soft-dirty any page that is there, but lacks no page."""
+        dirty = within(space.dirty, self._areas())
+        assert_same(np.setdiff1d(truth, dirty), NONE, f"{what}, skipped, not dirty")
+        if way() != "soft-dirty":
+            assert_same(dirty, truth, f"{what}, skipped, dirty")
+            missed = within(space.missed, self._areas())
+            assert len(missed) <= gaps, f"{what}: {len(missed)} missed, {gaps} explained"
+
+    def _check_counts(self, space: SpaceRound, logged: int, protected: int) -> None:
+        """The counters of the round against the number of pages known to have been logged, and of
+        those of them that were there already."""
+        stats = space.stats[0]
+        kinds = stats["kinds"].tolist()
+        features = self.live.tracer.attached
+        assert stats["lost"] == 0 and stats["lost_events"] == 0
+        # Each page once; in the histogram of first writes too, but for those that wait for the
+        # next reading of the clock.
+        counted = int(stats["pages"])
+        twice = kinds[abi.WRITE_FAULTS] - len(space.log) if self.live.tracer.byte_maps else 0
+        assert len(space.log) <= counted <= len(space.log) + max(twice, 0)
+        waiting = counted - int(stats["hist"].sum())
+        assert waiting == 0 or (waiting < abi.CLOCK_EVERY and len(space.log) > abi.CLOCK_EACH)
+        assert kinds[abi.WRITE_FAULTS] >= logged
+        if "first_touch" in features:
+            assert kinds[abi.FIRST_TOUCH] >= logged - protected
+            assert kinds[abi.WRITE_FAULTS] == kinds[abi.FIRST_TOUCH] + kinds[abi.WRITE_PROTECT]
+        if "write_protect" in features:
+            assert kinds[abi.WRITE_PROTECT] >= protected
+
+
+Start = Callable[..., Walk]
+"""Starts a workload with some areas (name=(kind, MiB)), and its first round."""
+
+
+def every_kind(name: str) -> pytest.MarkDecorator:
+    """Parametrizes over the areas of all mapping classes, by kind."""
+    return pytest.mark.parametrize(name, [kind for kind, _ in DEFAULT_AREAS.values()])
+
+
+def span(area: Area, first: int, count: int) -> Pages:
+    """Page numbers of a part of an area."""
+    return area.pages[first : first + count]

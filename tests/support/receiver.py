@@ -1,0 +1,135 @@
+"""A redirty receive in the background, and a wire between it and a sender that a test can cut."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.redirty_cli import REDIRTY, ProgramError, wait_until
+
+
+class Receive:
+    """redirty receive. port: where it listens."""
+
+    def __init__(
+        self, to: Path, log: Path, *more: object, port: int = 0, patience_s: float = 30
+    ) -> None:
+        self.log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [REDIRTY, "receive", "--listen", f"127.0.0.1:{port}", "--to", to, *map(str, more)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+        wait_until(lambda: self._port() or self.process.poll() is not None, patience_s, "listening")
+        if not self._port():
+            raise ProgramError(f"receive ended: {self.said()}")
+        self.port = self._port()
+
+    def _port(self) -> int:
+        match = re.search(r"listening on .*:(\d+)", self.said())
+        return int(match[1]) if match else 0
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait(self, timeout_s: float = 60) -> int:
+        code = self.process.wait(timeout_s)
+        assert "Traceback" not in self.said(), self.said()
+        assert "internal error" not in self.said(), self.said()
+        return code
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+@contextlib.contextmanager
+def receive(
+    to: Path, log: Path, *more: object, port: int = 0, patience_s: float = 30
+) -> Iterator[Receive]:
+    running = Receive(to, log, *more, port=port, patience_s=patience_s)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+class Wire:
+    """Forwards a port to another one. cut() breaks all connections; hold(seconds) lets nothing through."""
+
+    def __init__(self, to: int) -> None:
+        self.to = to
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._lock = threading.Lock()
+        self._held_until = 0.0
+        self.passed = 0
+        self._open = True
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while self._open:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self.to), timeout=5)
+            except OSError:
+                near.close()
+                continue
+            with self._lock:
+                self._pairs.append((near, far))
+            threading.Thread(target=self._carry, args=(near, far), daemon=True).start()
+
+    def _carry(self, near: socket.socket, far: socket.socket) -> None:
+        try:
+            while True:
+                while time.monotonic() < self._held_until:
+                    time.sleep(0.01)
+                for one in select.select([near, far], [], [], 0.5)[0]:
+                    data = one.recv(65536)
+                    if not data:
+                        raise OSError
+                    (far if one is near else near).sendall(data)
+                    self.passed += len(data) if one is near else 0
+        except (OSError, ValueError):
+            near.close()
+            far.close()
+
+    def cut(self) -> None:
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for one in pair:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+
+    def hold(self, seconds: float) -> None:
+        self._held_until = time.monotonic() + seconds
+
+    def close(self) -> None:
+        self._open = False
+        self._listener.close()
+        self.cut()

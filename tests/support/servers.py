@@ -1,0 +1,222 @@
+"""Real programs to trace, each in a temporary directory, on unix sockets, ended by its own pid."""
+
+from __future__ import annotations
+
+import contextlib
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tests.support.redirty_cli import ProgramError, wait_until
+from tests.tiers import require, require_program
+
+
+class Server:
+    """A program in the background; leaving its `with` block ends it, by its pid, and reaps it."""
+
+    def __init__(
+        self,
+        argv: Sequence[object],
+        directory: Path,
+        stop: signal.Signals = signal.SIGTERM,
+        output: Path | None = None,
+    ) -> None:
+        self.directory = directory
+        self._stop = stop
+        self.output = output or directory / "output"
+        # A file, not a pipe: nobody reads while the program runs, and a full pipe would stop it.
+        with self.output.open("wb") as out:
+            self._process = subprocess.Popen(
+                [str(word) for word in argv],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=directory,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    def said(self) -> str:
+        """What it has printed."""
+        return self.output.read_text(errors="replace")
+
+    def wait_ready(self, ready: Callable[[], object], timeout_s: float = 60) -> None:
+        """Waits until it can be used. Errors: ProgramError."""
+
+        def look() -> object:
+            if not self.alive:
+                raise ProgramError(f"it ended: {self.said()[-2000:]}")
+            return ready()
+
+        wait_until(look, timeout_s, f"ready ({self.said()[-500:]!r})")
+
+    def close(self) -> None:
+        """Ends it, kindly at first."""
+        if self.alive:
+            self._process.send_signal(self._stop)
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def scratch(prefix: str, owner: str | None = None) -> Iterator[Path]:
+    """A temporary directory, of another user if need be: a server may not run as root."""
+    with tempfile.TemporaryDirectory(prefix=f"redirty-{prefix}-") as name:
+        directory = Path(name)
+        if owner is not None:
+            shutil.chown(directory, owner, owner)
+        yield directory
+
+
+def _ask(argv: Sequence[object], timeout_s: float = 120) -> str:
+    """A client's answer. Errors: ProgramError."""
+    done = subprocess.run(
+        [str(word) for word in argv],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    if done.returncode:
+        raise ProgramError(f"{argv[0]} ended with {done.returncode}: {done.stdout}{done.stderr}")
+    return done.stdout.strip()
+
+
+class Redis:
+    """A redis-server on a unix socket that keeps nothing on disk."""
+
+    def __init__(self, server: Server, socket: Path) -> None:
+        self.server = server
+        self.pid = server.pid
+        self.socket = socket
+
+    def ask(self, *words: object) -> str:
+        """redis-cli's answer. Errors: ProgramError."""
+        return _ask(["redis-cli", "-e", "-s", self.socket, *words])
+
+    def load(self, seconds_at_most: float, keys: int = 50_000, size: int = 512) -> Server:
+        """A redis-benchmark that sets random keys until it is closed."""
+        argv = ["redis-benchmark", "-s", self.socket, "-t", "set", "-r", keys, "-d", size]
+        argv += ["-c", 8, "-n", 200_000_000, "-q"]
+        bound = ["timeout", "--preserve-status", "--signal=INT", f"{seconds_at_most:g}"]
+        return Server([*bound, *argv], self.server.directory, output=self.socket.with_name("load"))
+
+
+@contextlib.contextmanager
+def redis() -> Iterator[Redis]:
+    """A running redis-server."""
+    program = require_program("redis-server", "redis-server")
+    require_program("redis-benchmark", "redis-tools")
+    with scratch("redis") as directory:
+        socket = directory / "socket"
+        options = ["--port", 0, "--unixsocket", socket, "--save", "", "--appendonly", "no"]
+        server = Server([program, *options, "--dir", directory], directory)
+        try:
+            running = Redis(server, socket)
+            server.wait_ready(socket.exists)
+            server.wait_ready(lambda: running.ask("ping") == "PONG")
+            yield running
+        finally:
+            server.close()
+
+
+class Postgres:
+    """A PostgreSQL cluster with one database, `bench`, on a unix socket."""
+
+    def __init__(self, server: Server, programs: Path) -> None:
+        self.server = server
+        self.pid = server.pid
+        self._programs = programs
+        self._where = ["-h", server.directory, "-U", "postgres"]
+
+    def sql(self, text: str, database: str = "bench") -> str:
+        """The answer of one statement, columns parted by |. Errors: ProgramError."""
+        return _ask([self._programs / "psql", *self._where, "-XAtq", "-c", text, database])
+
+    def fill(self, scale: int) -> None:
+        """Fills pgbench's tables: 100,000 accounts for each step of the scale."""
+        _ask([self._programs / "pgbench", *self._where, "-i", "-q", "-s", scale, "bench"])
+
+    def load(self, seconds: int, clients: int = 4) -> Server:
+        """A pgbench of its TPC-B-like transactions."""
+        options = ["-n", "-c", clients, "-j", 1, "-T", seconds]
+        argv = [self._programs / "pgbench", *self._where, *options, "bench"]
+        return Server(argv, self.server.directory, output=self.server.directory / "load")
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[Postgres]:
+    """A running PostgreSQL server, which refuses to be run by root."""
+    homes = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    require(homes, "needs PostgreSQL (Debian package postgresql)")
+    require(_user_exists("postgres"), "needs the user postgres (Debian package postgresql-common)")
+    programs = homes[-1].parent
+    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"]
+    with scratch("postgres", owner="postgres") as directory:
+        data = directory / "data"
+        _ask([*as_user, programs / "initdb", "-N", "-A", "trust", "-U", "postgres", "-D", data])
+        argv = [programs / "postgres", "-D", data, "-k", directory, "-c", "listen_addresses="]
+        # A fast shutdown: a smart one would wait for clients.
+        server = Server([*as_user, *argv], directory, stop=signal.SIGINT)
+        try:
+            running = Postgres(server, programs)
+            server.wait_ready(lambda: _answers(lambda: running.sql("select 1", "postgres")))
+            running.sql("create database bench", "postgres")
+            yield running
+        finally:
+            server.close()
+
+
+def _answers(question: Callable[[], object]) -> bool:
+    try:
+        question()
+    except ProgramError:
+        return False
+    return True
+
+
+def _user_exists(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def guest(
+    directory: Path,
+    kernel: Path,
+    initramfs: Path,
+    append: str,
+    memory_mib: int = 256,
+    more: Sequence[object] = (),
+    wrapper: Sequence[object] = (),
+) -> Server:
+    """An emulated machine whose console is the server's output. more: for QEMU's command line. wrapper: a
+    command that runs it."""
+    program = require_program("qemu-system-x86_64", "qemu-system-x86")
+    # A fifth level of page tables makes every emulated walk longer.
+    size = ["-cpu", "max,la57=off", "-smp", 1, "-m", f"{memory_mib}M"]
+    plain = ["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]
+    # quiet: after its start the guest's kernel has nothing to say. The kernel's self-check of the
+    # clock takes a busy host for a broken clock.
+    line = f"console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable {append}"
+    boot = ["-kernel", kernel, "-initrd", initramfs, "-append", line]
+    # QEMU dies with this process, even when that is killed with -9.
+    death = ["setpriv", "--pdeathsig", "KILL", "--"]
+    return Server(
+        [*wrapper, *death, program, "-accel", "tcg", *size, *plain, *boot, *more], directory
+    )

@@ -1,0 +1,166 @@
+"""The command line and the configuration of redirty top, and what it looks at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from redirty.collector.cli.top_options import parse_percent
+from redirty.collector.errors import UsageError
+from redirty.collector.linux.cpu_time import CpuTimeSampler, cpu_s
+from redirty.collector.target.process_table import ProcessTable
+from redirty.tui import config
+from redirty.tui.web import words_without_serve
+
+from tests.support.paths import ROOT, TESTS
+
+REDIS = TESTS / "data" / "redis"
+PROGRAM = Path(sys.executable).with_name("redirty")
+
+
+def redirty(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROGRAM, *map(str, words)], check=False, capture_output=True, text=True,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--replay", "x", "-p", "1"), "leave out a target"),
+        (("--replay", "x", "-o", "y"), "leave out -o"),
+        (("-o", "y"), "name one"),
+        (("--serve", "--", "sleep", "1"), "begins anew for each visit"),
+    ],
+)
+def test_wrong_usage_is_one_line(words: tuple[str, ...], said: str) -> None:
+    done = redirty("top", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_terminal_it_says_so() -> None:
+    done = redirty("top", "--replay", REDIS)
+    assert done.returncode == 1
+    assert "needs a terminal" in done.stderr
+
+
+@pytest.mark.parametrize(("text", "share"), [("2", 0.02), ("2%", 0.02), ("0.5 %", 0.005)])
+def test_percentages(text: str, share: float) -> None:
+    assert parse_percent(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "101", "nan", "%"])
+def test_what_is_no_percentage(text: str) -> None:
+    with pytest.raises(UsageError, match="not understood"):
+        parse_percent(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["r", "top", "--serve"], ["r", "top"]),
+        (["r", "top", "--serve", "8080", "-p", "1"], ["r", "top", "-p", "1"]),
+        (["r", "top", "--serve=8080", "-p", "1"], ["r", "top", "-p", "1"]),
+        (["r", "top", "-p", "12", "--serve", "--replay", "8"], ["r", "top", "-p", "12", "--replay", "8"]),
+    ],
+)  # fmt: skip
+def test_a_visit_has_the_same_command_line(words: list[str], kept: list[str]) -> None:
+    assert words_without_serve(words) == kept
+
+
+# ---- configuration ----
+
+
+def test_keys_and_theme_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "top.toml"
+    file.write_text('theme = "textual-light"\n[keys]\npause = "x"\n"seek.back" = "h"\n')
+    look = config.read(file)
+    assert look.theme == "textual-light"
+    assert look.keys == {"pause": "x", "seek.back": "h"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("theme = ", "is no TOML"),
+        ('theme = "none such"', "no theme"),
+        ('[keys]\nnothing = "x"', "no key is called 'nothing'"),
+        ("[keys]\npause = 1", "is a text"),
+        ('keys = "x"', "is a table"),
+        ("more = 1", "more is not known"),
+    ],
+)
+def test_what_is_wrong_in_it_is_told(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "top.toml"
+    file.write_text(content)
+    with pytest.raises(UsageError, match=said):
+        config.read(file)
+
+
+def test_no_configuration_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert config.read(None).keys == {}
+    with pytest.raises(UsageError, match="does not exist"):
+        config.read(tmp_path / "other.toml")
+
+
+def test_names_of_keys_are_told_once_and_in_the_man_page() -> None:
+    names = config.key_names()
+    assert len(names) == len(set(names))
+    manual = (ROOT / "docs/redirty.1").read_text(encoding="utf-8")
+    for name in names:
+        assert name in manual, name
+
+
+# ---- what it looks at ----
+
+
+def test_a_process_uses_what_it_uses() -> None:
+    before = cpu_s(os.getpid())
+    times = CpuTimeSampler()
+    assert times.take([os.getpid()]) is None  # since when?
+    while (cpu_s(os.getpid()) or 0.0) < (before or 0.0) + 0.05:
+        pass
+    used = times.take([os.getpid(), 1 << 22])
+    assert used is not None
+    assert used >= 0.04
+    assert cpu_s((1 << 22) - 1) is None
+
+
+def test_the_census_knows_who_comes_and_goes() -> None:
+    census = ProcessTable()
+    census.look()
+    me = census.processes[os.getpid()]
+    assert me.name
+    assert me.rss_bytes > 1 << 20
+    assert me.kind == "process"
+    assert 2 not in census.processes or census.processes[2].rss_bytes > 0  # kthreadd is none
+    child = subprocess.Popen(["sleep", "100"])
+    try:
+        assert census.look() == set()
+        assert census.processes[child.pid].name == "sleep"
+    finally:
+        child.kill()
+        child.wait()
+    assert child.pid in census.look()
+    assert child.pid not in census.processes
+
+
+def test_a_virtual_machine_is_called_by_its_name() -> None:
+    script = "import ctypes, sys, time; ctypes.CDLL(None).prctl(15, b'qemu-system-x86'); "
+    script += "print(flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", script, "-name", "guest=web1,debug-threads=on"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as machine:
+        assert machine.stdout is not None
+        machine.stdout.readline()
+        found = ProcessTable()
+        found.look()
+        known = found.processes[machine.pid]
+        assert (known.kind, known.name) == ("vm", "web1")
+        machine.kill()
