@@ -32,10 +32,28 @@ test-quick: test-setup
 	@$(PYTHON) -m pytest tests/unit $(PYTEST_ARGS)
 
 lint: test-setup
+	@$(PYTHON) .ci/docstrings.py
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check -q .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache
+
+# what to run before a commit: no root, about two minutes
+.PHONY: pre-commit
+pre-commit: lint
+	@$(PYTHON) -m pytest -q tests/unit --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+
+# the documentation as a site; a warning is a failure
+.PHONY: docs
+docs:
+	@.ci/setup docs
+	@$(PYTHON) -m sphinx -q -W --keep-going -b html docs docs/build/html
+	@echo "docs/build/html/index.html"
+
+# the section of CHANGELOG.md for a release, from the fragments in news/:  make changelog VERSION=0.2.0
+.PHONY: changelog
+changelog: test-setup
+	@$(PYTHON) -m towncrier build --yes --version "$(VERSION)"
 
 bench: test-setup
 	@$(PYTHON) -m tests.bench $(BENCH_ARGS)
@@ -60,4 +78,4 @@ vagrant-test:
 	@/usr/bin/python3 -m vagrant.box_check $(VAGRANT_TEST_ARGS)
 
 clean:
-	rm -rf .venv vagrant/build tests/workloads/build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf .venv docs/build vagrant/build tests/workloads/build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -229,7 +229,7 @@ _FLOATING = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from helpers import freezer, tracee
-thread = tracee.Thread(int(sys.argv[2]), freezer.architecture(), 0)
+thread = tracee.Tracee(int(sys.argv[2]), freezer.architecture(), 0)
 thread.interrupt(2)
 sys.stdout.buffer.write(freezer.register_set(thread.tid, freezer.NT_PRFPREG))
 thread.release()
