@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from redirty.tui.readers.overview import by_cgroup, chosen
+from redirty.tui.screens.live import LiveScreen
 from redirty.tui.screens.overview import OverviewScreen
 from redirty.tui.snapshots.snapshot import OverviewSnapshot, ReaderState
 from redirty.tui.widgets.table import FieldTable
@@ -50,6 +51,21 @@ def test_enter_twice_in_the_filter_chooses(monkeypatch: pytest.MonkeyPatch) -> N
             assert [screen.rows[row].pid for row in picked] == [1003]
 
     run(test())
+
+
+def test_enter_traces_the_process_under_the_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, _ = told(60)
+    opened: list[object] = []
+
+    async def test() -> None:
+        async with shown(lambda: screen, LARGE) as pilot:
+            await ready(pilot, screen)
+            monkeypatch.setattr(pilot.app, "push_screen", opened.append)
+            await press(pilot, "enter")
+            await until(pilot, lambda: opened, "a screen of the process")
+
+    run(test())
+    assert [type(screen) for screen in opened] == [LiveScreen]
 
 
 def test_sorting_filtering_grouping() -> None:

@@ -21,6 +21,7 @@ from redirty.tui.snapshots.convergence import ConvergenceQuestion
 from redirty.tui.snapshots.snapshot import OverviewSnapshot, ProcessRow
 from redirty.tui.widgets.picture import Picture
 from redirty.tui.widgets.table import FieldTable
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Footer, Input
@@ -189,7 +190,8 @@ class OverviewScreen(Watch):
         """Twice as long, or half."""
         self.reader.set_interval(self.reader.interval_s * 2.0**steps)
 
-    def on_table_chosen(self, event: FieldTable.Chosen) -> None:
+    @on(FieldTable.Chosen)
+    def trace(self, event: FieldTable.Chosen) -> None:
         """Traces it."""
         find = partial(target_of, self.rows[event.row])
         self.app.push_screen(
