@@ -150,7 +150,7 @@ def examples() -> Iterator[tuple[str, str]]:
     for command in VERBS:
         epilog = parser_of(command).epilog or ""
         for line in epilog.splitlines():
-            if found := re.match(r"\s+(?:sudo )?redirty (.*)", line):
+            if found := re.match(r"\s+(?:sudo )?redirty (\S.*)", line):
                 yield f"redirty {command} --help", re.split(r"\s{3,}", found[1])[0]
 
 
