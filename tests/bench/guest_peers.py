@@ -23,7 +23,8 @@ from typing import Any
 from tests.bench.migration.guest_criu import MIB, PAGES, RATES
 from tests.bench.migration.stats import parse
 from tests.support.receiver import receive
-from tests.support.redirty_cli import ProgramError, run_redirty, wait_until
+from tests.support.redirty_cli import ProgramError, run_redirty
+from tests.support.waiting import wait_until
 from tests.workloads.driver import Writer
 
 _LIFE_S = 100_000
@@ -102,7 +103,9 @@ def _one(pid: int, work: Path, number: int, verb: str) -> dict[str, Any]:
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             wait_until(
-                lambda: server.poll() is not None or _listens(port), _PATIENCE_S, "the page server"
+                lambda: server.poll() is not None or _listens(port),
+                "the page server",
+                timeout_s=_PATIENCE_S,
             )
             argv = ["criu", verb, "--tree", str(pid), "--images-dir", str(here), *parent]
             argv += ["--page-server", "--address", "127.0.0.1", "--port", str(port), "--shell-job"]

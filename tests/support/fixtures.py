@@ -13,8 +13,9 @@ from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.target.targets import cgroup_mounts
 
 from tests.support.phase_walk import Start, Walk
-from tests.support.stepped_rounds import LiveRounds, open_tracer, wait_until
+from tests.support.stepped_rounds import LiveRounds, open_tracer
 from tests.support.target_state import Condition, assert_released
+from tests.support.waiting import wait_until
 from tests.tiers import require, require_program, require_root
 from tests.workloads.driver import Checksum, Hold, Phases
 

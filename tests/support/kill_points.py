@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.redirty_cli import ProgramError, finish, start_redirty, wait_until
+from tests.support.redirty_cli import ProgramError, finish, start_redirty
 from tests.support.target_state import tracer_of
+from tests.support.waiting import wait_until
 from tests.workloads.driver import Checksum
 
 SEED = int(os.environ.get("REDIRTY_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
@@ -45,7 +46,7 @@ def wait_rounds(directory: Path, process: subprocess.Popen[str]) -> None:
             raise ProgramError(f"redirty ended: {finish(process)}")
         return rounds.exists() and rounds.read_bytes().count(b"\n") > 1
 
-    wait_until(some, 30, "a first round")
+    wait_until(some, "a first round", timeout_s=30)
 
 
 def spin(seconds: float) -> None:

@@ -9,15 +9,9 @@ import pytest
 from redirty.collector.bpf import abi
 from redirty.collector.tracking.rounds import SpaceRound
 
-from tests.support.stepped_rounds import (
-    NONE,
-    LiveRounds,
-    assert_same,
-    kernel_state,
-    wait_idle,
-    way,
-    within,
-)
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, kernel_state, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_idle
 from tests.workloads.driver import DEFAULT_AREAS, Phases
 from tests.workloads.pages import Area, Pages
 
@@ -87,7 +81,7 @@ class Walk:
         in missed_pages then, and with soft-dirty any page that is there, but lacks no page."""
         dirty = within(space.dirty, self._areas())
         assert_same(np.setdiff1d(truth, dirty), NONE, f"{what}, skipped, not dirty")
-        if way() != "soft-dirty":
+        if arm_method() != "soft-dirty":
             assert_same(dirty, truth, f"{what}, skipped, dirty")
             missed = within(space.missed, self._areas())
             assert len(missed) <= gaps, f"{what}: {len(missed)} missed, {gaps} explained"

@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.redirty_cli import REDIRTY, ProgramError, wait_until
+from tests.support.redirty_cli import REDIRTY, ProgramError
+from tests.support.waiting import wait_until
 
 
 class Receive:
@@ -32,7 +33,11 @@ class Receive:
                 process_group=0,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
-        wait_until(lambda: self._port() or self.process.poll() is not None, patience_s, "listening")
+        wait_until(
+            lambda: self._port() or self.process.poll() is not None,
+            "listening",
+            timeout_s=patience_s,
+        )
         if not self._port():
             raise ProgramError(f"receive ended: {self.said()}")
         self.port = self._port()

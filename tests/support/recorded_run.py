@@ -10,8 +10,9 @@ from typing import Any, Self
 import numpy as np
 from redirty.collector.analyze import load
 
-from tests.support.redirty_cli import Done, finish, start_redirty, wait_until
-from tests.support.stepped_rounds import ARM, PATIENCE_S, PROBE
+from tests.support.redirty_cli import Done, finish, start_redirty
+from tests.support.tested_methods import METHOD_OPTIONS
+from tests.support.waiting import PATIENCE_S, wait_until
 from tests.workloads.pages import Area, Pages
 
 
@@ -24,8 +25,9 @@ class Recorded:
 
     def __init__(self, tmp_path: Path, *words: object, interval: str = "100ms") -> None:
         self.directory = tmp_path / "recording"
-        how = ["--probe", PROBE, "--arm", ARM]
-        self.process = start_redirty("record", *how, *words, interval, "-o", self.directory)
+        self.process = start_redirty(
+            "record", *METHOD_OPTIONS, *words, interval, "-o", self.directory
+        )
         self.done: Done | None = None
         try:
             self.pass_rounds(1)
@@ -48,13 +50,17 @@ class Recorded:
                 raise AssertionError(f"redirty ended: {finish(self.process)}")
             return self.rounds >= goal
 
-        wait_until(there, PATIENCE_S, f"{count} rounds")
+        wait_until(there, f"{count} rounds", timeout_s=PATIENCE_S)
 
     def wait_for(self, pid: int) -> None:
         """Waits until a process that joined the target is armed, and has been for a round."""
         mappings = self.directory / "mappings.csv"
         known = f",{pid},0x"
-        wait_until(lambda: known in mappings.read_text(), PATIENCE_S, f"process {pid} is recorded")
+        wait_until(
+            lambda: known in mappings.read_text(),
+            f"process {pid} is recorded",
+            timeout_s=PATIENCE_S,
+        )
 
     def _end(self) -> None:
         if self.process.poll() is None:

@@ -6,28 +6,17 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.tiers import require
 
 REDIRTY = Path(sys.executable).with_name("redirty")
-_POLL_S = 0.02
 
 
 class ProgramError(RuntimeError):
     """A program did not do what a test needs of it; the message ends with what it printed."""
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float, what: str) -> None:
-    """Waits until the condition holds. Errors: ProgramError after the time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise ProgramError(f"{what}: not within {timeout_s:g} s")
-        time.sleep(_POLL_S)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.support.redirty_cli import ProgramError, wait_until
+from tests.support.redirty_cli import ProgramError
+from tests.support.waiting import wait_until
 from tests.tiers import require, require_program
 
 
@@ -57,7 +58,7 @@ class Server:
                 raise ProgramError(f"it ended: {self.said()[-2000:]}")
             return ready()
 
-        wait_until(look, timeout_s, f"ready ({self.said()[-500:]!r})")
+        wait_until(look, f"ready ({self.said()[-500:]!r})", timeout_s=timeout_s)
 
     def close(self) -> None:
         """Ends it, kindly at first."""

@@ -1,25 +1,15 @@
-"""Drives the recorder by hand: a test says when a round ends, so that it knows what is in it.
-
-Two environment variables choose how, so that the same tests run on other kernels:
-REDIRTY_TEST_PROBE (auto, fentry, kprobe, tracepoint) and REDIRTY_TEST_ARM (auto, uffd, soft-dirty).
-"""
+"""Drives the recorder by hand: a test says when a round ends, so that it knows what is in it."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-from redirty.collector.arming.methods import choose
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.pageset import PageSet, from_pages, page_numbers
@@ -29,23 +19,10 @@ from redirty.collector.target.targets import Pids, TargetSet
 from redirty.collector.tracking.rounds import Recorder, Round, SpaceRound
 from redirty.collector.tracking.start import start_command
 
-from tests.workloads.pages import PAGE_BYTES, Area, Pages
+from tests.support.tested_methods import PROBE, arm_method
+from tests.workloads.pages import Area, Pages
 
-PROBE = os.environ.get("REDIRTY_TEST_PROBE", "auto")
-ARM = os.environ.get("REDIRTY_TEST_ARM", "auto")
-PROGRAM = Path(sys.executable).with_name("redirty")
 NONE: Pages = np.empty(0, np.uint64)
-PATIENCE_S = 300  # for anything to happen at all: an emulated machine is slow
-
-
-@functools.cache
-def way() -> str:
-    """The way of arming: the wanted one, or the one that auto takes here. Tried once."""
-    injector = Injector()
-    try:
-        return choose(ARM, injector)
-    finally:
-        injector.close()
 
 
 def open_tracer(options: Options | None = None, follow_fork: bool = False) -> Tracer:
@@ -88,7 +65,7 @@ class LiveRounds:
         try:
             if self._tracer is None:
                 self._tracer = open_tracer(options, self.targets.follow_fork)
-            self._recorder = Recorder(self._tracer, self.targets, way(), self._injector)
+            self._recorder = Recorder(self._tracer, self.targets, arm_method(), self._injector)
         except BaseException:
             self.close()
             raise
@@ -208,53 +185,7 @@ def kernel_state(pid: int, areas: Iterable[Area] | Area) -> KernelState:
             entries = np.frombuffer(data, np.uint64)
             here = (entries & _PRESENT) != 0
             soft = (entries & _SOFT_DIRTY) != 0
-            touched = soft if way() == "soft-dirty" else (entries & _UFFD_WP) == 0
+            touched = soft if arm_method() == "soft-dirty" else (entries & _UFFD_WP) == 0
             present.append(area.pages[: len(entries)][here])
             written.append(area.pages[: len(entries)][here & touched])
     return KernelState(np.sort(np.concatenate(present)), np.sort(np.concatenate(written)))
-
-
-def redirty(*words: object, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
-    """Runs the program as a user would, with the probe and the arming that are tested."""
-    return subprocess.run(
-        command_line(*words), check=False, capture_output=True, text=True, timeout=timeout_s
-    )
-
-
-def command_line(*words: object) -> list[str]:
-    """The words of a command line; `record` gets the probe and the arming that are tested."""
-    how = ["--probe", PROBE, "--arm", ARM] if words[:1] == ("record",) else []
-    return [str(PROGRAM), *map(str, words[:1]), *how, *map(str, words[1:])]
-
-
-def bytes_of(pages: Sequence[int] | Pages) -> list[tuple[int, int]]:
-    """(address, length) of each page."""
-    return [(int(page) * PAGE_BYTES, PAGE_BYTES) for page in pages]
-
-
-def wait_idle(pid: int, timeout_s: float = PATIENCE_S) -> None:
-    """Waits until every thread of a process sleeps: one that has answered still runs for a moment,
-    and what it writes then may belong to either round."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        states = set()
-        for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
-            with contextlib.suppress(OSError):
-                states.add(stat.read_text().rpartition(")")[2].split()[0])
-        if states <= {"S", "T", "Z"}:
-            return
-        time.sleep(0.001)
-    raise AssertionError(f"process {pid} does not come to rest: {states}")
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
-    """Looks again and again."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
-        time.sleep(0.005)
-
-
-def outside_pid(wrapper: int) -> int:
-    """The process below a wrapper, by the number it has here."""
-    return int(Path(f"/proc/{wrapper}/task/{wrapper}/children").read_text())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tests.support.redirty_cli import wait_until
+from tests.support.waiting import wait_until
 
 _SEIZE = 0x4206  # ptrace
 
@@ -50,6 +50,11 @@ def descriptors(pid: int) -> dict[int, str]:
     return found
 
 
+def child_of(wrapper: int) -> int:
+    """Return the PID, in this namespace, of the only child of a wrapper's process."""
+    return int(Path(f"/proc/{wrapper}/task/{wrapper}/children").read_text())
+
+
 @dataclass(frozen=True)
 class Condition:
     """A target's state that no collector may change."""
@@ -83,7 +88,7 @@ def debugged(pid: int) -> Iterator[None]:
         signal.pause()
         os._exit(1)
     try:
-        wait_until(lambda: tracer_of(pid) == child, 60, "traced")
+        wait_until(lambda: tracer_of(pid) == child, "traced", timeout_s=60)
         yield
     finally:
         os.kill(child, signal.SIGKILL)

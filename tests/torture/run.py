@@ -16,7 +16,7 @@ from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.target.targets import Tree
 from redirty.collector.tracking.rounds import Recorder
 
-from tests.support.stepped_rounds import wait_idle
+from tests.support.waiting import wait_idle
 from tests.torture.check import Loss, compare
 from tests.torture.mirror import Mirror
 from tests.torture.moves import Moves

@@ -17,19 +17,11 @@ from redirty.collector.bpf.tracer import Tracer
 
 from tests.support import pagemap_oracle
 from tests.support.phase_walk import Start, Walk
-from tests.support.redirty_cli import processes_with
-from tests.support.stepped_rounds import (
-    NONE,
-    PATIENCE_S,
-    LiveRounds,
-    assert_same,
-    command_line,
-    wait_idle,
-    wait_until,
-    way,
-    within,
-)
+from tests.support.redirty_cli import finish, processes_with, start_redirty
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, within
 from tests.support.target_state import Condition, assert_released, descriptors, tracer_of
+from tests.support.tested_methods import METHOD_OPTIONS, arm_method
+from tests.support.waiting import PATIENCE_S, wait_idle, wait_until
 from tests.traps.common import not_applicable
 from tests.workloads.driver import DEFAULT_AREAS, Phases
 from tests.workloads.pages import PAGE_BYTES, Area
@@ -42,13 +34,13 @@ ROUNDS = int(os.environ.get("REDIRTY_ROUNDS", "300"))
 # ---- 33: killed; tests/integration/cli/test_kill.py does it a hundred times, at random moments ----
 
 
-def when_it_holds_the_target(pid: int, directory: Path, process: subprocess.Popen[bytes]) -> None:
+def when_it_holds_the_target(pid: int, directory: Path, process: subprocess.Popen[str]) -> None:
     """The target is stopped, or was a moment ago."""
     while not tracer_of(pid) and not directory.exists():
         assert process.poll() is None, "redirty ended"
 
 
-def when_rounds_run(_pid: int, directory: Path, process: subprocess.Popen[bytes]) -> None:
+def when_rounds_run(_pid: int, directory: Path, process: subprocess.Popen[str]) -> None:
     """A few rounds are complete."""
     rounds = directory / "rounds.csv"
 
@@ -72,7 +64,7 @@ def faults_of_writing(phases: Phases, areas: list[Area]) -> int:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_33_killed(
-    tmp_path: Path, moment: Callable[[int, Path, subprocess.Popen[bytes]], None]
+    tmp_path: Path, moment: Callable[[int, Path, subprocess.Popen[str]], None]
 ) -> None:
     """kill -9: no process of it is left, nobody traces the target, no descriptor is left in it, no
     page of it is protected, and a write to a page costs no fault any more."""
@@ -83,18 +75,16 @@ def test_33_killed(
         before = Condition.of(phases.pid)
         mark = f"REDIRTY_TEST_MARK=trap33.{os.getpid()}.{moment.__name__}"
         directory = tmp_path / "rec"
-        process = subprocess.Popen(
-            command_line("record", "-p", phases.pid, "50ms", "-o", directory),
-            stderr=subprocess.DEVNULL,
-            env=os.environ | dict([mark.split("=", 1)]),
-        )
+        words = ("record", *METHOD_OPTIONS, "-p", phases.pid, "50ms", "-o", directory)
+        process = start_redirty(*words, env=dict([mark.split("=", 1)]))
         moment(phases.pid, directory, process)
-        if moment is when_rounds_run and way() == "uffd":
+        if moment is when_rounds_run and arm_method() == "uffd":
             # Without this what is asked below could not fail.
             assert len(pagemap_oracle.protected(phases.pid, phases.areas["anon"])) == 2048
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE_S)
         wait_until(lambda: not processes_with(mark), "no process of it is left")
+        finish(process)
         wait_until(lambda: not tracer_of(phases.pid), "nobody traces the target")
         wait_idle(phases.pid)
         assert_released(phases, before)

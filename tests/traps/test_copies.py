@@ -11,7 +11,8 @@ from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
 
 from tests.support.phase_walk import Start
-from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, space_of, wait_idle, within
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, space_of, within
+from tests.support.waiting import wait_idle
 from tests.traps.common import PRIVATE_KINDS, each, frames, read_bytes
 from tests.workloads.driver import Phases
 from tests.workloads.pages import Pages, union

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.support.phase_walk import Start
-from tests.support.stepped_rounds import NONE, assert_same, kernel_state, wait_idle, within
+from tests.support.stepped_rounds import NONE, assert_same, kernel_state, within
+from tests.support.waiting import wait_idle
 
 pytestmark = pytest.mark.usefixtures("tracing")
 

@@ -11,15 +11,9 @@ import pytest
 from redirty.collector.tracking.rounds import SpaceRound
 
 from tests.support.phase_walk import Start, Walk, span
-from tests.support.stepped_rounds import (
-    NONE,
-    assert_same,
-    kernel_state,
-    wait_idle,
-    wait_until,
-    way,
-    within,
-)
+from tests.support.stepped_rounds import NONE, assert_same, kernel_state, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_idle, wait_until
 from tests.tiers import require
 from tests.traps.common import not_applicable, still_present
 from tests.workloads.driver import Phases, WorkloadError
@@ -67,7 +61,7 @@ def end_round(walk: Walk, area: Area, truth: Pages, what: str, torn: bool = Fals
     if walk.skipped():
         return space  # with soft-dirty all pages count then, with uffd the log lacks some
     assert_same(np.setdiff1d(dirty, state.written), NONE, f"{what}: dirty, the kernel says not")
-    if torn and way() == "soft-dirty":
+    if torn and arm_method() == "soft-dirty":
         assert_same(log, truth, f"{what}: log")
     elif walk.live.log_sees_all:
         assert_same(log, dirty, f"{what}: log")
@@ -92,7 +86,7 @@ def test_18_first_touch_and_write_after_the_arm(start: Start) -> None:
         truth = walk.phases.write("a", pattern, count=count).pages
         space = end_round(walk, area, truth, pattern)
         if pattern == "range:600":
-            expected = truth if way() == "uffd" else second
+            expected = truth if arm_method() == "uffd" else second
             assert_same(within(space.dirty, area), expected, "written after the arm")
             assert_same(within(space.redirtied, area), expected, "re-dirtied after the arm")
 
@@ -248,7 +242,7 @@ def test_18_collapsed_by_khugepaged_after_the_arm(start: Start) -> None:
     area = small_pages(walk)
     phases.write("a", "range:3", count=1)
     collapsed = wait_for_khugepaged(phases, area)
-    assert collapsed == (way() == "soft-dirty")
+    assert collapsed == (arm_method() == "soft-dirty")
     phases.write("a", "range:100", 2, 50)
     truth = np.union1d(span(area, 3, 1), span(area, 100, 50))
     space = end_round(walk, area, truth, "after the collapse")

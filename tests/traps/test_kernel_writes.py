@@ -15,15 +15,10 @@ from redirty.collector.linux import io_uring
 
 from tests.support import pagemap_oracle
 from tests.support.phase_walk import Start, Walk, every_kind, span
-from tests.support.stepped_rounds import (
-    NONE,
-    LiveRounds,
-    assert_same,
-    redirty,
-    wait_idle,
-    way,
-    within,
-)
+from tests.support.redirty_cli import run_redirty
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, within
+from tests.support.tested_methods import METHOD_OPTIONS, arm_method
+from tests.support.waiting import PATIENCE_S, wait_idle
 from tests.traps.common import not_applicable
 from tests.traps.foreign_writes import poke, write_into, write_memory_file
 from tests.traps.settings import on_disk
@@ -137,7 +132,7 @@ def test_23_registered_buffers(uring: Uring, tracer: Tracer) -> None:
             log = within(space.log, area)
             assert_same(np.setdiff1d(log, by_program), NONE, "logged and not written")
             unseen = np.setdiff1d(by_program, log)
-            allowed = pinned if way() == "soft-dirty" else NONE
+            allowed = pinned if arm_method() == "soft-dirty" else NONE
             assert_same(np.setdiff1d(unseen, allowed), NONE, "written and not logged")
         uring.unregister()
         wait_idle(uring.pid)
@@ -158,11 +153,21 @@ def test_23_pinned_pages_are_reported(uring: Uring, tmp_path: Path) -> None:
     uring.write(0, 64)
     uring.register(0, 48)
     directory = tmp_path / "rec"
-    done = redirty("record", "-p", uring.pid, "100ms", "2", "-o", directory)
-    assert done.returncode == 0, done.stderr
+    done = run_redirty(
+        "record",
+        *METHOD_OPTIONS,
+        "-p",
+        uring.pid,
+        "100ms",
+        "2",
+        "-o",
+        directory,
+        timeout_s=PATIENCE_S,
+    )
+    assert done.code == 0, done.err
     assert json.loads((directory / "meta.json").read_text())["pinned_kib"] == 192
-    assert "192 KiB of the target are pinned" in done.stderr
-    assert "pinned: 192 KiB" in redirty("report", directory).stdout
+    assert "192 KiB of the target are pinned" in done.err
+    assert "pinned: 192 KiB" in run_redirty("report", directory, timeout_s=PATIENCE_S).out
 
 
 # ---- 24: another process ----

@@ -14,7 +14,9 @@ from redirty.collector.tracking.rounds import SpaceRound
 
 from tests.support import pagemap_oracle
 from tests.support.phase_walk import Start, Walk, span
-from tests.support.stepped_rounds import NONE, assert_same, kernel_state, wait_idle, way, within
+from tests.support.stepped_rounds import NONE, assert_same, kernel_state, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_idle
 from tests.traps.common import not_applicable
 from tests.traps.settings import current, setting
 from tests.workloads.driver import Phases, WorkloadError
@@ -146,7 +148,7 @@ def test_20_hugetlb_pages_count_by_their_size(start: Start, reserved: None) -> N
         before, there = there, pagemap_oracle.present(phases.pid, area)
         assert_same(np.setdiff1d(whole(area, written), there), NONE, "written and not there")
         space = walk.live.round_of(phases.pid)
-        truth = there if way() == "soft-dirty" else whole(area, written)
+        truth = there if arm_method() == "soft-dirty" else whole(area, written)
         assert_same(within(space.dirty, area), truth, f"{patterns}, dirty")
         assert_same(within(space.redirtied, area), np.intersect1d(truth, before), "re-dirtied")
         log = within(space.log, area)

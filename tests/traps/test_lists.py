@@ -21,15 +21,9 @@ from redirty.collector.linux.maps import MapsFile
 from redirty.collector.pageset import PageSet, from_pages, page_numbers
 from redirty.collector.ptrace.injector_client import Injector
 
-from tests.support.stepped_rounds import (
-    NONE,
-    PATIENCE_S,
-    LiveRounds,
-    assert_same,
-    wait_idle,
-    way,
-    within,
-)
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import PATIENCE_S, wait_idle
 from tests.tiers import require_program
 from tests.traps.common import not_applicable
 from tests.workloads.driver import Churn, Phases
@@ -61,7 +55,7 @@ def test_36_list_that_changes_while_it_is_read(tracer: Tracer) -> None:
             assert_same(np.setdiff1d(truth, within(space.dirty, churn.stable)), NONE, "lost")
             assert_same(within(space.log, churn.stable), truth, f"round {number}, log")
             assert_same(within(space.redirtied, truth), truth, f"round {number}, re-dirtied")
-            if way() == "uffd":
+            if arm_method() == "uffd":
                 assert_same(within(space.dirty, churn.stable), truth, f"round {number}, dirty")
         churn.stop()
         assert len(lists) > 6, "the list did not change"
@@ -80,7 +74,7 @@ def test_36_gone_for_a_moment(tracing: None) -> None:
     with Phases({**ONE_AREA, "keep": ("anon_private", 2)}) as phases:
         area = phases.areas["a"]
         phases.write("keep", "all")
-        maps, armed = MapsFile(phases.pid), open_armed(way(), phases.pid, injector)
+        maps, armed = MapsFile(phases.pid), open_armed(arm_method(), phases.pid, injector)
         try:
 
             def arm() -> PageSet:
@@ -229,7 +223,7 @@ def test_35_unarmed_mappings_are_counted(odd: OddMappings, tracer: Tracer) -> No
         live.begin()
         live.end_round()
         unarmed = live.recorder.members.unarmed()
-    if way() == "soft-dirty":
+    if arm_method() == "soft-dirty":
         assert unarmed == 0
     else:
         assert (unarmed > 0) == refused_here(odd, kinds)
@@ -286,7 +280,7 @@ def test_35_stack_in_the_last_page_of_all(tracing: None) -> None:
     injector = Injector()
     try:
         assert child.stdout is not None and child.stdout.readline()
-        armed = open_armed(way(), child.pid, injector)
+        armed = open_armed(arm_method(), child.pid, injector)
         maps = MapsFile(child.pid)
         mappings = maps.read()
         assert mappings is not None

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,10 @@ import pytest
 from redirty.collector.errors import TargetEndedError
 from redirty.collector.target.targets import Pids, Tree
 
-from tests.support.stepped_rounds import (
-    NONE,
-    PATIENCE_S,
-    LiveRounds,
-    assert_same,
-    command_line,
-    space_of,
-    spaces_of,
-    wait_idle,
-    wait_until,
-    within,
-)
+from tests.support.redirty_cli import finish, start_redirty
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, space_of, spaces_of, within
+from tests.support.tested_methods import METHOD_OPTIONS
+from tests.support.waiting import PATIENCE_S, wait_idle, wait_until
 from tests.tiers import require
 from tests.workloads.driver import Hold, Phases, Program, Sharers
 
@@ -90,8 +81,9 @@ def test_27_end_under_the_program(tmp_path: Path, how: str) -> None:
     """The target ends in the middle of a round: exit code 3, one line, the rounds before kept."""
     directory = tmp_path / "rec"
     with Phases(ONE_AREA) as phases:
-        command = command_line("record", "-p", phases.pid, "50ms", "-o", directory)
-        program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        program = start_redirty(
+            "record", *METHOD_OPTIONS, "-p", phases.pid, "50ms", "-o", directory
+        )
         rounds = directory / "rounds.csv"
         wait_until(lambda: rounds.exists() and rounds.read_text().count("\n") > 1, "a round")
         phases.write("a")
@@ -101,9 +93,9 @@ def test_27_end_under_the_program(tmp_path: Path, how: str) -> None:
         else:
             phases.signal(signal.Signals[how])
         phases.wait()
-        _, said = program.communicate(timeout=PATIENCE_S)
-    assert program.returncode == 3, said
-    assert said.count("\n") == 1 and "ended" in said
+        done = finish(program, PATIENCE_S)
+    assert done.code == 3, done
+    assert done.err.count("\n") == 1 and "ended" in done.err
     assert rounds.read_text().startswith(kept)
     assert json.loads((directory / "meta.json").read_text())["complete"] is False
     for name in ("pages.csv", "curve.csv", "mappings.csv"):

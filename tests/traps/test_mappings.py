@@ -10,7 +10,9 @@ from redirty.collector.pageset import page_numbers
 from redirty.collector.tracking.rounds import SpaceRound
 
 from tests.support.phase_walk import Start, span
-from tests.support.stepped_rounds import NONE, assert_same, kernel_state, wait_idle, way, within
+from tests.support.stepped_rounds import NONE, assert_same, kernel_state, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_idle
 from tests.traps.common import (
     EVERY_KIND,
     SHARED_KINDS,
@@ -40,7 +42,7 @@ def areas(request: pytest.FixtureRequest, tracing: None) -> Areas:
     """The areas of a test that makes pages read-only and writable again: a file system that asks
     before a shared page is written apart, as not every kernel keeps soft-dirty bits for it."""
     wanted: Areas = request.param
-    if wanted is SHARED_FILE and way() == "soft-dirty" and mprotect_hides_writes():
+    if wanted is SHARED_FILE and arm_method() == "soft-dirty" and mprotect_hides_writes():
         not_applicable(HIDDEN)
     return wanted
 
@@ -101,7 +103,7 @@ def test_12_opened_unseen(start: Start) -> None:
     counts as written: no page is lost, and none outside is added."""
     walk = start(a=("file_shared", 1))
     phases, area, live = walk.phases, walk.phases.areas["a"], walk.live
-    if not live.log_sees_all and way() == "soft-dirty" and mprotect_hides_writes():
+    if not live.log_sees_all and arm_method() == "soft-dirty" and mprotect_hides_writes():
         not_applicable(f"{HIDDEN}: only kprobes tell of it")
     walk.end(phases.write("a", "all").pages, again=NONE, missed=NONE)
     for first in (20, 0):

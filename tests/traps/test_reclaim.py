@@ -15,15 +15,9 @@ import pytest
 
 from tests.support import pagemap_oracle
 from tests.support.phase_walk import Start, Walk, span
-from tests.support.stepped_rounds import (
-    NONE,
-    assert_same,
-    kernel_state,
-    wait_idle,
-    wait_until,
-    way,
-    within,
-)
+from tests.support.stepped_rounds import NONE, assert_same, kernel_state, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_idle, wait_until
 from tests.traps.common import not_applicable
 from tests.traps.foreign_writes import write_into
 from tests.traps.settings import current, setting, swap
@@ -193,7 +187,7 @@ def move(pid: int, pages: Pages, node: int) -> None:
 def end_moved(walk: Walk, truth: Pages) -> None:
     """Ends a round in which pages were moved: exact, but that some kernels set the soft-dirty bit of
     a page that they move, which then counts once too often."""
-    if way() != "soft-dirty":
+    if arm_method() != "soft-dirty":
         walk.end(truth, missed=NONE)
         return
     wait_idle(walk.pid)

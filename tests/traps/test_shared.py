@@ -13,9 +13,9 @@ from tests.support.stepped_rounds import (
     assert_same,
     kernel_state,
     space_of,
-    wait_idle,
     within,
 )
+from tests.support.waiting import wait_idle
 from tests.traps.common import SHARED_KINDS, each, read_bytes, still_present
 from tests.workloads.driver import Phases
 from tests.workloads.pages import union

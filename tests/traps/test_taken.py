@@ -18,19 +18,10 @@ from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.target.targets import Tree
 
 from tests.support.phase_walk import Walk, span
-from tests.support.stepped_rounds import (
-    NONE,
-    PATIENCE_S,
-    LiveRounds,
-    assert_same,
-    outside_pid,
-    space_of,
-    wait_idle,
-    wait_until,
-    way,
-    within,
-)
-from tests.support.target_state import Condition, assert_released, tracer_of
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, space_of, within
+from tests.support.target_state import Condition, assert_released, child_of, tracer_of
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import PATIENCE_S, wait_idle, wait_until
 from tests.tiers import require, require_program
 from tests.traps.common import not_applicable
 from tests.traps.foreign_writes import write_memory_file
@@ -72,7 +63,7 @@ def debugger(sleeper: Hold) -> Iterator[int]:
 def test_29_under_a_debugger(sleeper: Hold, debugger: int, tracer: Tracer) -> None:
     """A userfaultfd can't be had of it: one line. Soft-dirty bits need nothing of it: it is traced.
     The debugger keeps it in either case."""
-    if way() == "uffd":
+    if arm_method() == "uffd":
         line = refused(sleeper.pid, tracer)
         assert "being debugged" in line and str(debugger) in line
     else:
@@ -103,7 +94,7 @@ OWN = ("uffd-missing", "uffd-wp", "uffd-async")
 @pytest.mark.parametrize("mode", OWN)
 def test_29_with_a_userfaultfd(tracer: Tracer, mode: str) -> None:
     """It can't be armed with another userfaultfd: one line. Its own faults are still served."""
-    if way() != "uffd":
+    if arm_method() != "uffd":
         not_applicable("this kernel, or this run, does not arm with userfaultfd")
     with holding(mode) as target:
         before = Condition.of(target.pid)
@@ -124,7 +115,7 @@ def check_served(target: Hold, mode: str) -> Pages:
 @pytest.mark.parametrize("mode", OWN)
 def test_29_with_a_userfaultfd_and_soft_dirty(tracer: Tracer, mode: str) -> None:
     """Soft-dirty bits are another way: every write is found, its own faults are still served."""
-    if way() != "soft-dirty":
+    if arm_method() != "soft-dirty":
         not_applicable("this kernel, or this run, does not arm with soft-dirty")
     with holding(mode) as target, LiveRounds(target.pid, tracer=tracer) as live:
         area = target.areas["area"]
@@ -215,7 +206,7 @@ def contained(request: pytest.FixtureRequest) -> Iterator[Phases]:
 
 def test_31_by_its_number_here(contained: Phases, tracer: Tracer) -> None:
     """A target that calls itself 1 is traced by its number outside, page for page."""
-    pid = outside_pid(contained.pid)
+    pid = child_of(contained.pid)
     assert contained.greeting["pid"] == 1 != pid
     with LiveRounds(pid, tracer=tracer) as live:
         walk = Walk(contained, live.begin(), pid)
@@ -226,13 +217,13 @@ def test_31_by_its_number_here(contained: Phases, tracer: Tracer) -> None:
 
 def test_31_children_in_it(contained: Phases) -> None:
     """--tree of the process that made the namespaces has the target and its children in it."""
-    pid = outside_pid(contained.pid)
+    pid = child_of(contained.pid)
     area = contained.areas["a"]
     contained.write("a", "range:0", count=100)
     with LiveRounds(targets=Tree(contained.pid)) as live:
         live.begin()
         contained.fork()
-        child = outside_pid(pid)
+        child = child_of(pid)
         for first in (0, 40, 40):
             theirs = contained.child_write("a", f"range:{first}", count=30).pages
             ours = contained.write("a", "range:20", count=30).pages

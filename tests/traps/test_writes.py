@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from tests.support.phase_walk import Start
-from tests.support.stepped_rounds import NONE, assert_same, wait_idle, way, within
+from tests.support.stepped_rounds import NONE, assert_same, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_idle
 from tests.traps.common import EVERY_KIND, PRIVATE_KINDS, assert_between, each, read_bytes
 from tests.workloads.pages import Pages, union
 
@@ -69,7 +71,7 @@ def test_01_writes_race_the_arm(start: Start) -> None:
     # A kernel that may preempt a BPF program skips it for all other threads on that processor
     # meanwhile: what the log lacks for it, the scan has.
     skipped = live.tracer.skipped() - skipped
-    if skipped and way() == "soft-dirty":
+    if skipped and arm_method() == "soft-dirty":
         assert_same(np.setdiff1d(written, union(seen)), NONE, "never dirty")
     else:
         assert sum(map(len, unseen)) <= skipped, "missed"

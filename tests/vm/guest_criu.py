@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.migration.stats import parse
-from tests.support.redirty_cli import ProgramError, run_redirty, wait_until
+from tests.support.redirty_cli import ProgramError, run_redirty
+from tests.support.waiting import wait_until
 
 MIB, HOT = int(sys.argv[1]), int(sys.argv[2])
 WORK = Path("/tmp/criu")
@@ -48,7 +49,7 @@ def begin() -> int:
         cwd="/",
     ):
         pass
-    wait_until(lambda: TOLD.exists() and TOLD.read_text(), 60, "counting")
+    wait_until(lambda: TOLD.exists() and TOLD.read_text(), "counting", timeout_s=60)
     (pid,) = (int(p.name) for p in Path("/proc").iterdir()
               if p.name.isdigit() and (p / "comm").read_text() == "counting\n")  # fmt: skip
     return pid
@@ -86,14 +87,14 @@ def pages_of(pid: int, images: Path) -> dict[str, int]:
 def goes_on() -> dict[str, int]:
     """What it counts after it was restored: until it has looked at all memory a few times."""
     count, looks, _ = told()
-    wait_until(lambda: told()[1] >= looks + _LOOKS, 120, "counting again")
+    wait_until(lambda: told()[1] >= looks + _LOOKS, "counting again", timeout_s=120)
     now = told()
     return {"before": count, "after": now[0], "wrong": now[2]}
 
 
 def end(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 30, "its end")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its end", timeout_s=30)
 
 
 def spoil(pid: int, address: int) -> None:

@@ -29,8 +29,8 @@ from redirty.tui.readers import page_table_watch
 from tests.support import relocation_loop
 from tests.support.mapped_program import PAGE, Mapped, wrong_pages
 from tests.support.page_table_entries import changed_by_a_move
-from tests.support.redirty_cli import wait_until
 from tests.support.target_state import Condition, assert_released, debugged
+from tests.support.waiting import wait_until
 from tests.vm.mover import (
     BARE,
     FAR,
@@ -186,7 +186,7 @@ def watched() -> dict[str, Any]:
 
         for node in (0, FAR):
             Mover(target.pid).to(node)
-            wait_until(functools.partial(told, node), 600, f"tables on node {node}")
+            wait_until(functools.partial(told, node), f"tables on node {node}", timeout_s=600)
         watch.close()
     return {"said": said}
 
@@ -201,9 +201,11 @@ def recorded(probe: str) -> dict[str, Any]:
 
             def rounds_go_by(more: int) -> None:
                 count = written.read_text().count("\n") if written.exists() else 0
-                wait_until(lambda: written.read_text().count("\n") >= count + more, 120, "rounds")
+                wait_until(
+                    lambda: written.read_text().count("\n") >= count + more, "rounds", timeout_s=120
+                )
 
-            wait_until(written.exists, 300, "the recording")
+            wait_until(written.exists, "the recording", timeout_s=300)
             rounds_go_by(2)
             mover = Mover(target.pid)
             target.write(3)

@@ -31,7 +31,7 @@ SLOW_IMPORTS = (
 def run(results: Path, way: str, marker: str) -> int:
     """Runs the tests of one way in this process, which is for nothing else: pytest's exit code."""
     probe, arm = way.split("+")
-    # Before tests.support.stepped_rounds is imported, which reads the first two.
+    # Before tests.support.tested_methods is imported, which reads the first two.
     os.environ |= {
         "REDIRTY_TEST_PROBE": probe,
         "REDIRTY_TEST_ARM": arm,

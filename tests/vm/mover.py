@@ -23,8 +23,8 @@ from redirty.collector.pagetables.planner import HUGE
 from redirty.collector.pagetables.relocation import RelocationResult, relocate
 from redirty.collector.pagetables.walker import Walker, leaves_by_node
 
-from tests.support.redirty_cli import wait_until
 from tests.support.target_state import tracer_of
+from tests.support.waiting import wait_until
 
 MAX_PAUSE_S = 0.5  # emulated: ten times and more what it is otherwise
 ON_NODE_0 = ("taskset", "-c", "0")
@@ -144,7 +144,7 @@ def killed(
                 os._exit(1)
         time.sleep(rng.uniform(0, span_s))
         if turn % 2:  # the target stands still for a tenth of the time only
-            wait_until(lambda: tracer_of(mover.pid), span_s + 60, "held")
+            wait_until(lambda: tracer_of(mover.pid), "held", timeout_s=span_s + 60)
             time.sleep(rng.uniform(0, _STOP_S))
         held += tracer_of(mover.pid) != 0
         os.kill(child, signal.SIGKILL)

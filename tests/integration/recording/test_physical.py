@@ -21,7 +21,8 @@ from tests.integration.cli.test_privileges import root_without
 from tests.support.error_assertions import COULD_NOT, assert_refused
 from tests.support.recorded_run import Recorded
 from tests.support.redirty_cli import run_redirty
-from tests.support.stepped_rounds import LiveRounds, assert_same, redirty, wait_idle
+from tests.support.stepped_rounds import LiveRounds, assert_same
+from tests.support.waiting import PATIENCE_S, wait_idle
 from tests.tiers import require
 from tests.workloads.driver import Hold, Phases
 from tests.workloads.pages import Area, Pages, union
@@ -328,7 +329,10 @@ def test_the_files(tmp_path: Path) -> None:
     assert np.isin(both, every).all() and np.isin(list(truth.values()), every).all()
     said = summary.summarise(directory)
     assert said["distinct_frames"] == len(every)
-    assert f"page frames: {len(every)} ever dirty" in redirty("report", directory).stdout
+    assert (
+        f"page frames: {len(every)} ever dirty"
+        in run_redirty("report", directory, timeout_s=PATIENCE_S).out
+    )
     assert second.first_page << 12 in last
 
 
@@ -338,7 +342,7 @@ def test_without_the_switch(tmp_path: Path) -> None:
     directory = recorded.directory
     assert not list(directory.glob("*.parquet"))
     assert pd.read_csv(directory / "rounds.csv")["dirty_frames"].isna().all()
-    assert json.loads(redirty("report", directory, "--json").stdout)["distinct_frames"] is None
+    assert json.loads(run_redirty("report", directory, "--json").out)["distinct_frames"] is None
 
 
 def test_without_the_right_to_see_frames(tmp_path: Path) -> None:
