@@ -17,6 +17,7 @@ from tests.bench.figures import median, of_pairs
 from tests.bench.results import Row, not_run
 from tests.bench.results import of_pairs as row_of_pairs
 from tests.bench.target import Target, pinned
+from tests.support.processes import ManagedProcess
 
 _SWEEPS = 9
 _MAP_KEYS = 1 << 18
@@ -88,7 +89,7 @@ def _row(rival: Rival, target: Target, cpu: int, count: int) -> Row:
     said = ""
     for _ in range(count):
         with tempfile.TemporaryDirectory() as d, _running(rival, target, cpu, d) as run:
-            if run.process.poll() is None:
+            if run.alive:
                 target.first_writes()
                 measured.append(median([target.first_writes() for _ in range(_SWEEPS)]))
             said = run.stop()
@@ -100,20 +101,14 @@ def _row(rival: Rival, target: Target, cpu: int, count: int) -> Row:
     return row_of_pairs(name, of_pairs(measured, floors), "ns")
 
 
-class _Run:
+class _Run(ManagedProcess):
     def __init__(self, process: subprocess.Popen[bytes], stderr: Path) -> None:
-        self.process = process
+        super().__init__(process, stop=signal.SIGINT, grace_s=60)
         self._stderr = stderr
 
     def stop(self) -> str:
-        """Ends it as a user would; what it said on stderr."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(60)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        """End the tool as a user would; return what it printed on stderr."""
+        self.close()
         text = self._stderr.read_text(errors="replace")
         self._stderr.unlink()  # what is left in the directory is what it saw
         return text

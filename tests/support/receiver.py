@@ -13,11 +13,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.processes import ManagedProcess
 from tests.support.redirty_cli import REDIRTY, ProgramError
 from tests.support.waiting import wait_until
 
 
-class Receive:
+class Receive(ManagedProcess):
     """redirty receive. port: where it listens."""
 
     def __init__(
@@ -25,7 +26,7 @@ class Receive:
     ) -> None:
         self.log = log
         with log.open("wb") as out:
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 [REDIRTY, "receive", "--listen", f"127.0.0.1:{port}", "--to", to, *map(str, more)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -33,39 +34,28 @@ class Receive:
                 process_group=0,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
+        super().__init__(process)
         wait_until(
-            lambda: self._port() or self.process.poll() is not None,
+            lambda: self._port() or not self.alive,
             "listening",
             timeout_s=patience_s,
         )
         if not self._port():
-            raise ProgramError(f"receive ended: {self.said()}")
+            raise ProgramError(f"receive ended: {self.text()}")
         self.port = self._port()
 
     def _port(self) -> int:
-        match = re.search(r"listening on .*:(\d+)", self.said())
+        match = re.search(r"listening on .*:(\d+)", self.text())
         return int(match[1]) if match else 0
 
-    def said(self) -> str:
+    def text(self) -> str:
         return self.log.read_text(errors="replace")
 
     def wait(self, timeout_s: float = 60) -> int:
-        code = self.process.wait(timeout_s)
-        assert "Traceback" not in self.said(), self.said()
-        assert "internal error" not in self.said(), self.said()
+        code = super().wait(timeout_s)
+        assert "Traceback" not in self.text(), self.text()
+        assert "internal error" not in self.text(), self.text()
         return code
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.kill()
 
 
 @contextlib.contextmanager

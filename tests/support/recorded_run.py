@@ -5,18 +5,19 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from redirty.collector.analyze import load
 
+from tests.support.processes import ManagedProcess
 from tests.support.redirty_cli import Done, finish, start_redirty
 from tests.support.tested_methods import METHOD_OPTIONS
 from tests.support.waiting import PATIENCE_S, wait_until
 from tests.workloads.pages import Area, Pages
 
 
-class Recorded:
+class Recorded(ManagedProcess):
     """`redirty record` in the background, from its first complete round on; leaving the block
     interrupts it and waits for its end.
 
@@ -25,14 +26,13 @@ class Recorded:
 
     def __init__(self, tmp_path: Path, *words: object, interval: str = "100ms") -> None:
         self.directory = tmp_path / "recording"
-        self.process = start_redirty(
-            "record", *METHOD_OPTIONS, *words, interval, "-o", self.directory
-        )
+        process = start_redirty("record", *METHOD_OPTIONS, *words, interval, "-o", self.directory)
+        super().__init__(process, stop=signal.SIGINT)
         self.done: Done | None = None
         try:
             self.pass_rounds(1)
         except BaseException:
-            self._end()
+            self.close()
             raise
 
     @property
@@ -46,8 +46,8 @@ class Recorded:
         goal = self.rounds + count
 
         def there() -> bool:
-            if self.process.poll() is not None:
-                raise AssertionError(f"redirty ended: {finish(self.process)}")
+            if not self.alive:
+                raise AssertionError(f"redirty ended: {finish(self._process)}")
             return self.rounds >= goal
 
         wait_until(there, f"{count} rounds", timeout_s=PATIENCE_S)
@@ -62,13 +62,11 @@ class Recorded:
             timeout_s=PATIENCE_S,
         )
 
-    def _end(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        self.done = finish(self.process, PATIENCE_S)
-
-    def __enter__(self) -> Self:
-        return self
+    def close(self) -> None:
+        """Interrupt redirty and collect what it printed."""
+        if self.alive:
+            self._request_end()
+        self.done = finish(self._process, PATIENCE_S)
 
     def __exit__(
         self,
@@ -76,7 +74,7 @@ class Recorded:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._end()
+        super().__exit__(kind, error, trace)
         if error is None:
             assert self.done is not None and self.done.code == 130, self.done
 

@@ -11,12 +11,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tests.support.processes import ManagedProcess
 from tests.support.redirty_cli import ProgramError
 from tests.support.waiting import wait_until
 from tests.tiers import require, require_program
 
 
-class Server:
+class Server(ManagedProcess):
     """A program in the background; leaving its `with` block ends it, by its pid, and reaps it."""
 
     def __init__(
@@ -27,11 +28,10 @@ class Server:
         output: Path | None = None,
     ) -> None:
         self.directory = directory
-        self._stop = stop
         self.output = output or directory / "output"
         # A file, not a pipe: nobody reads while the program runs, and a full pipe would stop it.
         with self.output.open("wb") as out:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [str(word) for word in argv],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -39,14 +39,9 @@ class Server:
                 cwd=directory,
                 start_new_session=True,
             )
-        self.pid = self._process.pid
+        super().__init__(process, stop=stop, grace_s=20)
 
-    @property
-    def alive(self) -> bool:
-        """Whether it still runs."""
-        return self._process.poll() is None
-
-    def said(self) -> str:
+    def text(self) -> str:
         """What it has printed."""
         return self.output.read_text(errors="replace")
 
@@ -55,20 +50,10 @@ class Server:
 
         def look() -> object:
             if not self.alive:
-                raise ProgramError(f"it ended: {self.said()[-2000:]}")
+                raise ProgramError(f"it ended: {self.text()[-2000:]}")
             return ready()
 
-        wait_until(look, f"ready ({self.said()[-500:]!r})", timeout_s=timeout_s)
-
-    def close(self) -> None:
-        """Ends it, kindly at first."""
-        if self.alive:
-            self._process.send_signal(self._stop)
-            try:
-                self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._process.wait()
+        wait_until(look, f"ready ({self.text()[-500:]!r})", timeout_s=timeout_s)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PATIENCE_S = 300  # for anything to happen at all: an emulated machine is slow
+# For anything to happen at all: an emulated machine is slow, and a machine may take minutes to find the
+# memory that a program fills.
+PATIENCE_S = 300
 _POLL_S = 0.005
 _IDLE_POLL_S = 0.001
 

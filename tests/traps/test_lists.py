@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from redirty.collector.linux.maps import MapsFile
 from redirty.collector.pageset import PageSet, from_pages, page_numbers
 from redirty.collector.ptrace.injector_client import Injector
 
+from tests.support.processes import ManagedProcess
 from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, within
 from tests.support.tested_methods import arm_method
 from tests.support.waiting import PATIENCE_S, wait_idle
@@ -120,17 +122,17 @@ class Odd:
     why: str
 
 
-class OddMappings:
+class OddMappings(ManagedProcess):
     """A program with mappings of every odd kind that this kernel makes, and with ordinary ones."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(ODD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.pid = self._process.pid
+        super().__init__(process, stop=signal.SIGKILL)
         self.odd = [self._odd(fields) for fields in self._answer()]
 
     @staticmethod
@@ -160,18 +162,12 @@ class OddMappings:
             not_applicable(f"{name}: {found.why}")
         return found
 
-    def close(self) -> None:
-        """Ends it."""
-        self._process.kill()
-        self._process.communicate()
-
 
 @pytest.fixture(scope="module")
 def odd(tracing: None) -> Iterator[OddMappings]:
-    """The program."""
-    program = OddMappings()
-    yield program
-    program.close()
+    """Start a program with mappings of every odd kind."""
+    with OddMappings() as program:
+        yield program
 
 
 def check_writes(live: LiveRounds, odd: OddMappings, pages: Pages, name: str) -> None:

@@ -121,7 +121,7 @@ def redis(times: str) -> dict[str, Any]:
             found["alive"] = load.alive
         finally:
             load.close()
-        found["said"] = load.said()[-2000:]
+        found["said"] = load.text()[-2000:]
         found["pong"] = server.ask("ping")
         found["kept_value"] = server.ask("get", "kept")
         found["errors"] = server.ask("info", "errorstats").splitlines()[1:]

@@ -7,18 +7,17 @@ import functools
 import json
 import os
 import select
-import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tests.support.processes import ManagedProcess
+from tests.support.waiting import PATIENCE_S
 
 HERE = Path(__file__).resolve().parent
-# For anything to happen at all: a machine may take minutes to find the memory that a program fills.
-PATIENCE_S = 300.0
 
 Answer = dict[str, Any]
 """One line of JSON. What is in it depends on the command; the classes that drive one give the common ones types."""
@@ -54,7 +53,7 @@ def build() -> Path:
     return directory
 
 
-class Program:
+class Program(ManagedProcess):
     """A running workload program; leaving its `with` block ends and reaps it.
 
     pid is the process that was started. With a wrapper that forks (say, into a pid namespace) that is the
@@ -69,10 +68,10 @@ class Program:
         self._buffer = bytearray()
         # A file, not a pipe: nobody reads while the program runs, and a full pipe would stop it.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
         )
-        self.pid = self._process.pid
+        super().__init__(process, grace_s=5)
         try:
             self.greeting = self.receive()
         except BaseException:
@@ -111,49 +110,21 @@ class Program:
         self.send(*words)
         return self.receive(timeout_s)
 
-    def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the program, unless it has been reaped already."""
-        if self._process.returncode is None:
-            self._process.send_signal(number)
-
-    def wait(self, timeout_s: float = PATIENCE_S) -> int:
-        """Waits for the program's end; returns its exit status, or minus the signal that killed it."""
-        return self._process.wait(timeout_s)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the program still runs."""
-        return self._process.poll() is None
-
     def close(self) -> None:
-        """Ends the program, kindly at first, and reaps it. A second call does nothing."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        # Every program ends at the end of its input.
-        self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+        """End the program and reap it. A second call does nothing."""
+        super().close()
         self._stderr.close()
+
+    def _request_end(self) -> None:
+        """Close the program's input: every workload program ends at its end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def _obituary(self) -> str:
         status = self._process.wait(10)
         self._stderr.seek(0)
         said = self._stderr.read().decode(errors="replace").strip()
         return f"{self.name} ended with status {status}" + (f": {said}" if said else "")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class ProgramWithFiles(Program):

@@ -85,7 +85,7 @@ class Machine:
 
     def lines(self) -> list[Line]:
         """What the guest's program has told here, oldest first."""
-        return progress(self._server.said())
+        return progress(self._server.text())
 
     def wait_lines(self, count: int, timeout_s: float = _BOOT_S) -> list[Line]:
         """Waits until it has told so much more than it had. Errors: GuestError."""
@@ -100,7 +100,7 @@ class Machine:
         return found
 
     def _explained(self, problem: str) -> str:
-        return f"{problem}: {self._server.said()[-1000:]!r}"
+        return f"{problem}: {self._server.text()[-1000:]!r}"
 
 
 def progress(said: str) -> list[Line]:

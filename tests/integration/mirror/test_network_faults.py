@@ -78,7 +78,7 @@ def test_over_loopback_and_with_tls(writer: Writer, tmp_path: Path) -> None:
             done = finish(begin(writer, other.port, "--leave", "stopped", *more))
             try:
                 assert done.code == 0, done
-                assert other.wait() == 0, other.said()
+                assert other.wait() == 0, other.text()
                 assert_same_memory(to)
             finally:
                 let_run(writer.pid)
@@ -153,7 +153,7 @@ def test_connection_cut(writer: Writer, tmp_path: Path) -> None:
             done = finish(sender)
             assert done.code == 0, done
             assert_clean(done)
-            assert other.wait() == 0, other.said()
+            assert other.wait() == 0, other.text()
             try:
                 assert_same_memory(to)
             finally:
@@ -274,7 +274,7 @@ def test_wrong_code_and_no_certificate(writer: Writer, tmp_path: Path) -> None:
             assert nobody.recv(100) == b""
         assert not to.exists()
         done = finish(begin(writer, other.port, "--code-file", code))
-        assert done.code == 0, (done, other.said())
+        assert done.code == 0, (done, other.text())
         assert other.wait() == 0
     assert mirror_json(to)["verified"]
 
