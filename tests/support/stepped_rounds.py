@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +17,7 @@ from redirty.collector.target.targets import Pids, TargetSet
 from redirty.collector.tracking.rounds import Recorder, Round, SpaceRound
 from redirty.collector.tracking.start import start_command
 
+from tests.support import pagemap_oracle
 from tests.support.tested_methods import PROBE, arm_method
 from tests.workloads.pages import Area, Pages
 
@@ -164,28 +163,28 @@ def assert_same(found: Pages, truth: Pages, what: str) -> None:
 
 @dataclass(frozen=True)
 class KernelState:
-    """What /proc/PID/pagemap says of some pages; read here, by nothing of the program tested.
+    """Page-table state of some pages, read by none of the code under test.
 
-    present: page numbers mapped. written: of them those that are armed no more.
+    Attributes:
+        present: page numbers that are mapped.
+        written: those of them that are no longer armed.
     """
 
     present: Pages
     written: Pages
 
 
-_PRESENT, _UFFD_WP, _SOFT_DIRTY = (np.uint64(1 << bit) for bit in (63, 57, 55))
-
-
 def kernel_state(pid: int, areas: Iterable[Area] | Area) -> KernelState:
-    """The page tables' own word on some areas of a process (admin-guide/mm/pagemap.rst)."""
+    """Return what the page tables say of some areas of a process."""
     present, written = [NONE], [NONE]
-    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
-        for area in [areas] if isinstance(areas, Area) else areas:
-            data = os.pread(pagemap.fileno(), area.page_count * 8, area.first_page * 8)
-            entries = np.frombuffer(data, np.uint64)
-            here = (entries & _PRESENT) != 0
-            soft = (entries & _SOFT_DIRTY) != 0
-            touched = soft if arm_method() == "soft-dirty" else (entries & _UFFD_WP) == 0
-            present.append(area.pages[: len(entries)][here])
-            written.append(area.pages[: len(entries)][here & touched])
+    for area in [areas] if isinstance(areas, Area) else areas:
+        entries = pagemap_oracle.entries(pid, area)
+        here = pagemap_oracle.is_present(entries)
+        if arm_method() == "soft-dirty":
+            touched = pagemap_oracle.is_soft_dirty(entries)
+        else:
+            touched = ~pagemap_oracle.is_protected(entries)
+        pages = area.pages[: len(entries)]
+        present.append(pages[here])
+        written.append(pages[here & touched])
     return KernelState(np.sort(np.concatenate(present)), np.sort(np.concatenate(written)))

@@ -52,7 +52,7 @@ def compare(mirror: Mirror) -> Comparison:
                     if vma.shared:
                         part = np.arange(first, first + count, dtype=np.uint64)
                     else:
-                        part = tables.there(first, count, own=True)
+                        part = tables.populated(first, count, anonymous=True)
                     if len(part):
                         compared, found = _compare(mirror, copy, vma, part, tables)
                         pages += compared

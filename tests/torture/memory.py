@@ -9,21 +9,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.linux.maps import mapping_class
+
+from tests.support.pagemap_oracle import Pagemap, frames_of, is_file, is_present, is_swapped
 
 PAGE = 4096
 U64 = npt.NDArray[np.uint64]
 Contents = npt.NDArray[np.uint64]
 """(n, 512): pages."""
 
-# pagemap (Documentation/admin-guide/mm/pagemap.rst) and kpageflags
-_PRESENT, _SWAPPED, _FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
-_FRAME = np.uint64((1 << 55) - 1)
-_SWAP_TYPE, _MARKER = np.uint64(31), np.uint64(31)  # "protected, no page here" is no swapped page
+# /proc/kpageflags (Documentation/admin-guide/mm/pagemap.rst)
 _ZERO_PAGE = np.uint64(1 << 24)
 _MADE_UP = ("[vsyscall]", "[vvar]", "[vvar_vclock]", "[vdso]")
 _IOV_MAX = 1024
@@ -86,43 +84,31 @@ def vmas(pid: int) -> list[Vma]:
     return found
 
 
-class PageTables:
-    """What the kernel says of a process's pages.
+class PageTables(Pagemap):
+    """Page-table state of a process; leaving its `with` block closes it.
 
-    Errors: OSError when the process is gone.
+    Raises: OSError when the process has ended.
     """
 
-    def __init__(self, pid: int) -> None:
-        self._pagemap = Path(f"/proc/{pid}/pagemap").open("rb", buffering=0)  # noqa: SIM115
+    def populated(self, first: int, count: int, *, anonymous: bool) -> U64:
+        """Return those of `count` pages from `first` on that are present or swapped out.
 
-    def _entries(self, first: int, count: int) -> U64:
-        data = os.pread(self._pagemap.fileno(), count * 8, first * 8)
-        return np.frombuffer(data, np.uint64)
-
-    def there(self, first: int, count: int, *, own: bool) -> U64:
-        """Those of `count` pages from `first` on that are there or swapped out. own: without a
-        file's pages in private mappings."""
-        entries = self._entries(first, count)
-        swapped = ((entries & _SWAPPED) != 0) & ((entries & _SWAP_TYPE) != _MARKER)
-        found = ((entries & _PRESENT) != 0) | swapped
-        if own:
-            found &= (entries & _FILE) == 0
+        anonymous: without a file's pages in private mappings.
+        """
+        entries = self.entries(first, count)
+        found = is_present(entries) | is_swapped(entries)
+        if anonymous:
+            found &= ~is_file(entries)
         return np.flatnonzero(found).astype(np.uint64) + np.uint64(first)
 
     def is_zero(self, page: int) -> bool:
         """Whether it is one of the kernel's pages of zeros, that stand for memory never written."""
-        (entry,) = self._entries(page, 1)
-        if not entry & _PRESENT:
+        (frame,) = frames_of(self.entries(page, 1))
+        if not frame:
             return False
         with Path("/proc/kpageflags").open("rb", buffering=0) as flags:
-            data = os.pread(flags.fileno(), 8, int(entry & _FRAME) * 8)
+            data = os.pread(flags.fileno(), 8, int(frame) * 8)
         return bool(np.frombuffer(data, np.uint64)[0] & _ZERO_PAGE)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pagemap.close()
 
 
 def read_into(pid: int, pages: U64, addresses: U64) -> npt.NDArray[np.bool_]:

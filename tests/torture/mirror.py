@@ -161,7 +161,7 @@ class Mirror:
             with PageTables(copy.pid) as tables:
                 for vma in copy.vmas:
                     for first, count in chunks(vma):
-                        pages = tables.there(first, count, own=not vma.shared)
+                        pages = tables.populated(first, count, anonymous=not vma.shared)
                         if len(pages):
                             self._copy(copy, vma, pages, number)
         except OSError:  # the process is gone

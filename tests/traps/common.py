@@ -16,7 +16,7 @@ import pytest
 from redirty.collector.pageset import PageSet
 
 from tests.support.phase_walk import Walk
-from tests.support.stepped_rounds import NONE, assert_same, kernel_state, within
+from tests.support.stepped_rounds import NONE, assert_same, within
 from tests.workloads.driver import DEFAULT_AREAS
 from tests.workloads.pages import Area, Pages, union
 
@@ -57,13 +57,3 @@ def assert_between(found: PageSet, area: Area, least: Pages, most: Pages, what: 
 def still_present(walk: Walk) -> Walk:
     """The same workload, with what is present now taken from the kernel: after mappings changed."""
     return Walk(walk.phases, walk.live, walk.pid)
-
-
-def frames(pid: int, area: Area) -> dict[int, int]:
-    """Physical page by page number, of the pages present (/proc/PID/pagemap)."""
-    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:  # noqa: PTH123
-        data = os.pread(pagemap.fileno(), area.page_count * 8, area.first_page * 8)
-    entries = np.frombuffer(data, np.uint64)
-    here = kernel_state(pid, area).present
-    frame = entries & np.uint64((1 << 55) - 1)
-    return {int(page): int(frame[int(page) - area.first_page]) for page in here}

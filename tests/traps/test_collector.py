@@ -56,10 +56,10 @@ MOMENTS = (when_it_holds_the_target, when_rounds_run)
 
 def faults_of_writing(phases: Phases, areas: list[Area]) -> int:
     """Faults that writing every page of some areas costs."""
-    begun = pagemap_oracle.faults(phases.pid)
+    begun = pagemap_oracle.minor_faults(phases.pid)
     for area in areas:
         phases.write(area.name, "all", threads=2)
-    return pagemap_oracle.faults(phases.pid) - begun
+    return pagemap_oracle.minor_faults(phases.pid) - begun
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -10,10 +10,11 @@ import pytest
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
 
+from tests.support.pagemap_oracle import present_frames
 from tests.support.phase_walk import Start
 from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, space_of, within
 from tests.support.waiting import wait_idle
-from tests.traps.common import PRIVATE_KINDS, each, frames, read_bytes
+from tests.traps.common import PRIVATE_KINDS, each, read_bytes
 from tests.workloads.driver import Phases
 from tests.workloads.pages import Pages, union
 
@@ -77,16 +78,16 @@ def test_06_copied_or_used_again(start: Start) -> None:
     walk.end(everything, again=NONE, missed=NONE)
 
     def moved(touched: Pages, before: dict[int, int]) -> int:
-        after = frames(phases.pid, area)
+        after = present_frames(phases.pid, area)
         return sum(after[int(page)] != before[int(page)] for page in touched)
 
     phases.fork()
-    before = frames(phases.pid, area)
+    before = present_frames(phases.pid, area)
     shared = phases.write("a", "range:0", 1, 100).pages
     assert moved(shared, before) == 100
     walk.end(shared, again=shared, missed=NONE)
     phases.child_exit()
-    before = frames(phases.pid, area)
+    before = present_frames(phases.pid, area)
     alone = phases.write("a", "range:100", 1, 100).pages
     # The kernel copies also when it is not sure that nobody else has the page.
     assert moved(alone, before) < 100

@@ -19,6 +19,7 @@ from redirty.collector.pageset import page_numbers
 
 from tests.integration.cli.test_privileges import root_without
 from tests.support.error_assertions import COULD_NOT, assert_refused
+from tests.support.pagemap_oracle import frames_of_pages as frames
 from tests.support.recorded_run import Recorded
 from tests.support.redirty_cli import run_redirty
 from tests.support.stepped_rounds import LiveRounds, assert_same
@@ -31,16 +32,6 @@ pytestmark = pytest.mark.usefixtures("tracing")
 
 # bits of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h)
 ANON, SWAPBACKED, HUGE, THP = 12, 14, 17, 22
-_PRESENT, _FRAME = np.uint64(1 << 63), np.uint64((1 << 55) - 1)
-_NONE = np.uint64(0)
-
-
-def frames(pid: int, pages: Pages) -> Pages:
-    """The frame of each page, 0 for none (admin-guide/mm/pagemap.rst)."""
-    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
-        raw = [pagemap.seek(int(page) * 8) and pagemap.read(8) for page in pages]
-    entries = np.frombuffer(b"".join(r for r in raw if r), np.uint64)
-    return np.where((entries & _PRESENT) != 0, entries & _FRAME, _NONE)
 
 
 def kernel_table(name: str, chosen: Pages) -> Pages:
