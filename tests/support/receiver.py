@@ -1,4 +1,4 @@
-"""A redirty receive in the background, and a wire between it and a sender that a test can cut."""
+"""A `redirty receive` in the background, and a wire to it that a test can cut."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from tests.support.waiting import wait_until
 
 
 class Receive(ManagedProcess):
-    """redirty receive. port: where it listens."""
+    """Runs `redirty receive`.
+
+    Attributes:
+        log: the file with its output.
+        port: the port it listens on.
+    """
 
     def __init__(
         self, to: Path, log: Path, *more: object, port: int = 0, patience_s: float = 30
@@ -49,9 +54,11 @@ class Receive(ManagedProcess):
         return int(match[1]) if match else 0
 
     def text(self) -> str:
+        """Return what it has printed."""
         return self.log.read_text(errors="replace")
 
     def wait(self, timeout_s: float = 60) -> int:
+        """Wait for its end, assert that it printed no internal error, and return its exit code."""
         code = super().wait(timeout_s)
         assert "Traceback" not in self.text(), self.text()
         assert "internal error" not in self.text(), self.text()
@@ -62,6 +69,7 @@ class Receive(ManagedProcess):
 def receive(
     to: Path, log: Path, *more: object, port: int = 0, patience_s: float = 30
 ) -> Iterator[Receive]:
+    """Run `redirty receive`; it ends with the block."""
     running = Receive(to, log, *more, port=port, patience_s=patience_s)
     try:
         yield running
@@ -70,7 +78,13 @@ def receive(
 
 
 class Wire:
-    """Forwards a port to another one. cut() breaks all connections; hold(seconds) lets nothing through."""
+    """Forwards a port to another one.
+
+    Attributes:
+        to: the port that connections are forwarded to.
+        port: the port that it listens on.
+        passed: bytes forwarded to `to`.
+    """
 
     def __init__(self, to: int) -> None:
         self.to = to
@@ -114,6 +128,7 @@ class Wire:
             far.close()
 
     def cut(self) -> None:
+        """Break all connections."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
@@ -122,9 +137,11 @@ class Wire:
                     one.shutdown(socket.SHUT_RDWR)
 
     def hold(self, seconds: float) -> None:
+        """Forward nothing for a while."""
         self._held_until = time.monotonic() + seconds
 
     def close(self) -> None:
+        """Break all connections and accept no more."""
         self._open = False
         self._listener.close()
         self.cut()

@@ -1,4 +1,4 @@
-"""The real program at work on a target, while a test has the target write."""
+"""A run of `redirty record` on a target, while a test has the target write."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from tests.workloads.pages import Area, Pages
 
 
 class Recorded(ManagedProcess):
-    """`redirty record` in the background, from its first complete round on; leaving the block
-    interrupts it and waits for its end.
+    """Runs `redirty record` in the background, from its first complete round on.
 
-    words: the target and more options; interval: of a round.
+    Leaving the `with` block interrupts it and waits for its end.
+
+    Attributes:
+        directory: the recording.
+        done: how it ended; None while it runs.
     """
 
     def __init__(self, tmp_path: Path, *words: object, interval: str = "100ms") -> None:
+        """Start it; words: the target and more options; interval: of a round."""
         self.directory = tmp_path / "recording"
         process = start_redirty("record", *METHOD_OPTIONS, *words, interval, "-o", self.directory)
         super().__init__(process, stop=signal.SIGINT)
@@ -37,12 +41,12 @@ class Recorded(ManagedProcess):
 
     @property
     def rounds(self) -> int:
-        """Complete rounds so far."""
+        """The number of complete rounds."""
         path = self.directory / "rounds.csv"
         return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
 
     def pass_rounds(self, count: int = 2) -> None:
-        """Waits for so many more. After two, all that was written before lies in complete ones."""
+        """Wait for `count` more rounds. After two, everything written before lies in complete rounds."""
         goal = self.rounds + count
 
         def there() -> bool:
@@ -53,7 +57,7 @@ class Recorded(ManagedProcess):
         wait_until(there, f"{count} rounds", timeout_s=PATIENCE_S)
 
     def wait_for(self, pid: int) -> None:
-        """Waits until a process that joined the target is armed, and has been for a round."""
+        """Wait until a process that joined the target has been armed for a round."""
         mappings = self.directory / "mappings.csv"
         known = f",{pid},0x"
         wait_until(
@@ -81,11 +85,11 @@ class Recorded(ManagedProcess):
     # ---- afterwards ----
 
     def meta(self) -> dict[str, Any]:
-        """meta.json."""
+        """Return the contents of meta.json."""
         return load.load_meta(self.directory)
 
     def times_dirty(self, pid: int, area: Area) -> dict[int, int]:
-        """In how many rounds each page of an area was dirty."""
+        """Return the number of rounds in which each page of an area was dirty, by page number."""
         table = load.load_pages(self.directory)
         at = table["address"].to_numpy()
         inside = (at >= area.start) & (at < area.end) & (table["pid"] == pid).to_numpy()
@@ -93,13 +97,13 @@ class Recorded(ManagedProcess):
         return dict(zip(pages, table["rounds_dirty"].to_numpy()[inside].tolist(), strict=True))
 
     def pids(self) -> list[int]:
-        """All processes that belonged to the target."""
+        """Return the PIDs of all processes that belonged to the target."""
         found: list[int] = self.meta()["target"]["pids"]
         return found
 
 
 def counts(*written: Pages) -> dict[int, int]:
-    """How often each page was written, one set of pages a command."""
+    """Return how often each page was written, given the pages of each command."""
     every = np.concatenate(written) if written else np.empty(0, np.uint64)
     pages, times = np.unique(every, return_counts=True)
     return dict(zip(pages.tolist(), times.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Drives the recorder by hand: a test says when a round ends, so that it knows what is in it."""
+"""Rounds that a test steps: it decides when a round ends, so it knows what is in it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ NONE: Pages = np.empty(0, np.uint64)
 
 
 def open_tracer(options: Options | None = None, follow_fork: bool = False) -> Tracer:
-    """The log with the probe that is tested."""
+    """Open a tracer with the kind of probe that is tested."""
     wanted = options or Options(slots=256 if follow_fork else 64)
     return Tracer(replace(wanted, probe=PROBE, follow_fork=follow_fork))
 
 
 def wipe(tracer: Tracer) -> None:
-    """Leaves nothing of one test to the next."""
+    """Empty the logs and the target map, so that nothing of one test is left to the next."""
     for pid in tracer.targets():
         tracer.drop_target(pid)
     for _ in range(2):
@@ -42,11 +42,9 @@ def wipe(tracer: Tracer) -> None:
 
 
 class LiveRounds:
-    """A recorder over some processes, or any other target; leaving the `with` block ends all of it.
+    """A recorder over some processes, or any other target; leaving the `with` block closes everything.
 
-    begin() starts round 0; end_round() ends the round that runs and starts the next.
-    tracer: one to use, and to leave open, so that not every test compiles it anew; with the
-    default options.
+    begin() starts round 0; end_round() ends the current round and starts the next.
     """
 
     def __init__(
@@ -56,6 +54,11 @@ class LiveRounds:
         options: Options | None = None,
         tracer: Tracer | None = None,
     ) -> None:
+        """Open what is needed; nothing is armed yet.
+
+        tracer: one to use, with the default options, and to leave open, so that not every test
+        compiles it anew.
+        """
         self.targets: TargetSet = targets or Pids(list(pids))
         self._lent = tracer is not None
         self._injector = Injector()
@@ -71,7 +74,7 @@ class LiveRounds:
 
     @property
     def tracer(self) -> Tracer:
-        """The log, as long as it is open."""
+        """The tracer, as long as it is open."""
         assert self._tracer is not None
         return self._tracer
 
@@ -83,11 +86,11 @@ class LiveRounds:
 
     @property
     def log_sees_all(self) -> bool:
-        """Whether the log sees the kernel's own writes too; tracepoints see the processor's."""
+        """True if the log also sees the kernel's own writes; tracepoints see only the processor's."""
         return self.tracer.probe != "tracepoint"
 
     def begin(self) -> Self:
-        """Arms for the first time; a command runs from here on."""
+        """Arm for the first time; a command runs from here on."""
         if isinstance(self.targets, Command):
             start_command(self.recorder, self.targets)
         else:
@@ -95,15 +98,15 @@ class LiveRounds:
         return self
 
     def end_round(self) -> Round:
-        """Ends the round and begins the next."""
+        """End the round and start the next."""
         return self.recorder.end_round()
 
     def round_of(self, pid: int) -> SpaceRound:
-        """Ends the round; the one address space that this process had in it."""
+        """End the round; return the one address space that a process had in it."""
         return space_of(self.end_round(), pid)
 
     def close(self) -> None:
-        """Lets go of everything. A second call does nothing."""
+        """Release everything. A second call does nothing."""
         if self._recorder is not None:
             self._recorder.close()
             self._recorder = None
@@ -130,19 +133,19 @@ class LiveRounds:
 
 
 def spaces_of(result: Round, pid: int) -> list[SpaceRound]:
-    """All address spaces of a process in a round: two when it ran another program in it."""
+    """Return all address spaces of a process in a round: two if it ran another program in it."""
     return [space for space in result.spaces if space.pid == pid]
 
 
 def space_of(result: Round, pid: int) -> SpaceRound:
-    """The only address space of a process in a round."""
+    """Return the only address space of a process in a round."""
     found = spaces_of(result, pid)
     assert len(found) == 1, f"process {pid} has {len(found)} address spaces in the round"
     return found[0]
 
 
 def within(pages: PageSet, areas: Iterable[Area] | Area | Pages) -> Pages:
-    """Those of a set's pages that lie in some areas, or are among some page numbers: sorted."""
+    """Return the pages of a set that lie in some areas, or are among some page numbers, sorted."""
     if isinstance(areas, np.ndarray):
         return page_numbers(pages & from_pages(areas))
     chosen = [areas] if isinstance(areas, Area) else list(areas)
@@ -150,7 +153,7 @@ def within(pages: PageSet, areas: Iterable[Area] | Area | Pages) -> Pages:
 
 
 def assert_same(found: Pages, truth: Pages, what: str) -> None:
-    """Page for page; says which pages are too many and which are missing."""
+    """Assert that two sets are equal page for page; name pages that are extra or missing."""
     if np.array_equal(found, truth):
         return
     extra, lacking = np.setdiff1d(found, truth), np.setdiff1d(truth, found)

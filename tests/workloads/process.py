@@ -1,4 +1,4 @@
-"""Builds the workload programs and talks to one of them, a line and an answer at a time."""
+"""The build of the workload programs, and the base of their drivers: a line and an answer at a time."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tests.support.waiting import PATIENCE_S
 HERE = Path(__file__).resolve().parent
 
 Answer = dict[str, Any]
-"""One line of JSON. What is in it depends on the command; the classes that drive one give the common ones types."""
+"""One line of JSON. Its fields depend on the command; the drivers give the common ones types."""
 
 
 class WorkloadError(RuntimeError):
-    """A workload answered with an error, ended early or kept silent."""
+    """A workload answered with an error, ended early, or gave no answer in time."""
 
 
 @functools.cache
 def build() -> Path:
-    """Runs make, once a process, and returns the directory of the programs.
+    """Run make, once per process, and return the directory of the programs.
 
-    With REDIRTY_WORKLOADS_SAN=thread,undefined they are built with these sanitizers, apart from the others.
+    With REDIRTY_WORKLOADS_SAN=thread,undefined they are built with these sanitizers, in a directory of their own.
     """
     sanitizers = os.environ.get("REDIRTY_WORKLOADS_SAN", "")
     directory = HERE / "build" / sanitizers.replace(",", "-")
@@ -54,10 +54,12 @@ def build() -> Path:
 
 
 class Program(ManagedProcess):
-    """A running workload program; leaving its `with` block ends and reaps it.
+    """A running workload program.
 
-    pid is the process that was started. With a wrapper that forks (say, into a pid namespace) that is the
-    wrapper; greeting["pid"] is always what the program calls itself.
+    Attributes:
+        name: of the program.
+        pid: of the process that was started: of the wrapper, when that forks (into a PID namespace, say).
+        greeting: its first answer; greeting["pid"] is always its own PID, as the program sees it.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Program(ManagedProcess):
         command = [*wrapper, str(build() / name), *map(str, arguments)]
         self.name = name
         self._buffer = bytearray()
-        # A file, not a pipe: nobody reads while the program runs, and a full pipe would stop it.
+        # A file, not a pipe: it is not read while the program runs, and a full pipe would block it.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
@@ -79,7 +81,7 @@ class Program(ManagedProcess):
             raise
 
     def send(self, *words: object) -> None:
-        """Sends one command and does not wait for its answer."""
+        """Send one command without waiting for its answer."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write((" ".join(map(str, words)) + "\n").encode())
@@ -87,7 +89,10 @@ class Program(ManagedProcess):
             raise WorkloadError(self._obituary()) from None
 
     def receive(self, timeout_s: float = PATIENCE_S) -> Answer:
-        """Waits for one answer; raises WorkloadError on an error answer, at the program's end, in silence."""
+        """Wait for one answer.
+
+        Raises: WorkloadError on an error answer, at the program's end, or after `timeout_s`.
+        """
         assert self._process.stdout is not None
         deadline = time.monotonic() + timeout_s
         descriptor = self._process.stdout.fileno()
@@ -106,7 +111,7 @@ class Program(ManagedProcess):
         return answer
 
     def command(self, *words: object, timeout_s: float = PATIENCE_S) -> Answer:
-        """Sends one command and returns its answer."""
+        """Send one command and return its answer."""
         self.send(*words)
         return self.receive(timeout_s)
 
@@ -116,7 +121,7 @@ class Program(ManagedProcess):
         self._stderr.close()
 
     def _request_end(self) -> None:
-        """Close the program's input: every workload program ends at its end."""
+        """Close the program's input, on which every workload program ends."""
         assert self._process.stdin is not None
         self._process.stdin.close()
 
@@ -128,7 +133,7 @@ class Program(ManagedProcess):
 
 
 class ProgramWithFiles(Program):
-    """A program with files: in `directory`, or in a temporary one on the file system of the system's default."""
+    """A program with files, in `directory` or in a temporary one."""
 
     def __init__(self, directory: Path | str | None) -> None:
         self._temporary = (
@@ -140,6 +145,7 @@ class ProgramWithFiles(Program):
         Program.__init__(self, name, arguments, wrapper=wrapper)
 
     def close(self) -> None:
+        """End the program and remove its temporary directory."""
         super().close()
         if self._temporary:
             self._temporary.cleanup()

@@ -117,7 +117,7 @@ def test_tracefs_is_read_whole() -> None:
     assert tlb_oracle.by_reason(found, {24228, 0}) == {1: 1}, "none of no pages"
     with pytest.raises(ValueError, match="not all"):
         tlb_oracle.parse(TRACE.replace("3/3", "3/9"))
-    with pytest.raises(ValueError, match="not as tracefs"):
+    with pytest.raises(ValueError, match="unexpected line of tracefs"):
         tlb_oracle.parse(TRACE.replace("(3)", ""))
 
 
