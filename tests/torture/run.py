@@ -87,7 +87,7 @@ class Tally:
 
 
 class Run:
-    """One workload under one recorder, from start to end."""
+    """A workload under a recorder, from start to end."""
 
     def __init__(self, plan: Plan, workload: Torture, recorder: Recorder, tally: Tally) -> None:
         self.plan = plan

@@ -11,7 +11,7 @@ SLOT_PAGES = 4
 
 
 class Uring(Program):
-    """Has the kernel write into its area `a` through io_uring. why: the error with which the kernel refused it, or ""."""
+    """Has the kernel write into its area `a` through io_uring. why: the error that refused it, or ""."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__("uring", [directory])

@@ -28,10 +28,10 @@ def main() -> None:
 def serve(listener: socket.socket) -> None:
     while True:
         connection, _ = listener.accept()
-        threading.Thread(target=tell, args=(connection,), daemon=True).start()
+        threading.Thread(target=send_numbers, args=(connection,), daemon=True).start()
 
 
-def tell(connection: socket.socket) -> None:
+def send_numbers(connection: socket.socket) -> None:
     number = 0
     try:
         while True:
