@@ -1,5 +1,6 @@
-"""What predict says of a recording made before, and what the mirror then does: over a veth pair between two
-network namespaces, held to a rate by tbf."""
+"""Predictions made from an earlier recording, compared with the mirror that follows: over a veth pair between two
+network namespaces, limited to a rate by tbf.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ _BUCKET_S = 0.01  # of the link's rate
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Errors of the total time and of the bytes, over bandwidths and ways of writing."""
+    """Return errors of the total time and of the bytes, over bandwidths and ways of writing."""
     total, transferred, notes = [], [], []
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm") as name,
@@ -79,7 +80,7 @@ def rows(quick: bool) -> Iterator[Row]:
 
 def _tc(verb: str, rate: float) -> subprocess.CompletedProcess[str]:
     bits = int(rate * _MIB * 8)
-    # Its timer comes late on a busy machine: what a small bucket cannot hold meanwhile is lost of the rate.
+    # Its timer is late on a busy machine: what a small bucket cannot hold meanwhile is lost to the rate.
     burst = int(rate * _MIB * _BUCKET_S)
     words = f"tc qdisc {verb} dev v0 root tbf rate {bits}bit burst {burst}b latency 50ms"
     return subprocess.run(words.split(), capture_output=True, text=True, check=False)

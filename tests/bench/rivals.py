@@ -1,4 +1,4 @@
-"""The same question asked with what one would type instead of redirty."""
+"""The same question asked with the tools one would use instead of redirty."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ _SYSTEM_PYTHON = "/usr/bin/python3"
 
 @dataclass(frozen=True)
 class Rival:
-    """A command that watches {pid}'s faults until SIGINT. Its output is checked: a tool that saw
-    nothing has no cost worth a row."""
+    """A command that traces {pid}'s faults until SIGINT. Its output is checked: a tool that recorded nothing has no
+    cost worth a row.
+    """
 
     name: str
     words: Sequence[str]
@@ -75,7 +76,7 @@ def _all() -> tuple[Rival, ...]:
 
 
 def rows(target: Target, cpu: int, quick: bool) -> Iterator[Row]:
-    """A row each."""
+    """Measure each rival."""
     for rival in _all():
         yield _row(rival, target, cpu, 2 if quick else 6)
 
@@ -96,7 +97,7 @@ def _row(rival: Rival, target: Target, cpu: int, count: int) -> Row:
             size = sum(f.stat().st_size for f in Path(d).iterdir())
         if len(measured) == len(floors) or size < 4096:
             reason = said.strip().splitlines()
-            return not_run(name, reason[-1][:90] if reason else "it saw no fault")
+            return not_run(name, reason[-1][:90] if reason else "it recorded no fault")
         floors.append(median([target.first_writes() for _ in range(_SWEEPS)]))
     return row_of_pairs(name, of_pairs(measured, floors), "ns")
 
@@ -110,7 +111,7 @@ class _Run(ManagedProcess):
         """End the tool as a user would; return what it printed on stderr."""
         self.close()
         text = self._stderr.read_text(errors="replace")
-        self._stderr.unlink()  # what is left in the directory is what it saw
+        self._stderr.unlink()  # what is left in the directory is what it recorded
         return text
 
 
@@ -127,7 +128,7 @@ def _running(rival: Rival, target: Target, cpu: int, directory: str) -> Iterator
         )
     run = _Run(process, stderr)
     try:
-        # None of them tells when it is attached.
+        # None of them reports when it is attached.
         deadline = time.monotonic() + rival.ready_s
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)

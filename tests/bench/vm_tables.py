@@ -1,5 +1,6 @@
-"""Page tables moved from one node to another and back, beside the pages themselves, in an emulated
-machine with two nodes."""
+"""Page tables moved from one node to another and back, next to the pages themselves, in an emulated machine with
+two nodes.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +21,7 @@ _NOTE = "emulated: the ratio tells, not the time"
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """1 GiB (quick: a quarter of that, reckoned up): how long it stands still, against move_pages(2);
-    then first touches."""
+    """Measure the downtime for 1 GiB (quick: a quarter of that, scaled up) against move_pages(2), then first touches."""
     try:
         build()
         with machine.Vm(_KERNEL, memory_mib=2 * NODE_MIB, qemu_args=NODES) as vm:

@@ -82,7 +82,7 @@ def test_06_copied_or_used_again(start: Start) -> None:
     phases.child_exit()
     before = present_frames(phases.pid, area)
     alone = phases.write("a", "range:100", 1, 100).pages
-    # The kernel copies also when it is not sure that nobody else has the page.
+    # The kernel also copies when it cannot tell whether the page is still shared.
     assert moved(alone, before) < 100
     walk.end(alone, again=alone, missed=NONE)
     walk.end(phases.write("a", "all").pages, missed=NONE)

@@ -1,7 +1,7 @@
-"""Runs in the test VM: write faults of a program that says what it does, as the overview counts them,
-as JSON.
+"""Runs in the test VM: prints, as JSON, the write faults of a program that makes known ones, as the overview
+counts them.
 
-Usage: guest_counts.py DIRECTORY, one on a file system that asks before a shared page is written.
+Usage: guest_counts.py DIRECTORY, one on a file system with page_mkwrite.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class CountedProgram(ManagedProcess):
         self._answer()
 
     def do(self, word: str) -> None:
-        """A step, to its end."""
+        """Have it do a step, and wait for its end."""
         assert self._process.stdin is not None
         print(word, file=self._process.stdin, flush=True)
         self._answer()
@@ -83,7 +83,7 @@ def counted(counts: SystemCounts, pid: int) -> dict[str, int]:
 
 
 def shown(program: CountedProgram) -> dict[str, Any]:
-    """What the overview's reader publishes while pages of a shared file are written."""
+    """Return what the overview's reader publishes while pages of a shared file are written."""
     reader = Overview()
     reader.start()
     try:
@@ -106,7 +106,7 @@ def shown(program: CountedProgram) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Each phase: what was counted in it."""
+    """Print what was counted in each phase."""
     program = CountedProgram(sys.argv[1])
     counts = SystemCounts()
     phases = {}

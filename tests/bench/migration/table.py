@@ -17,7 +17,7 @@ _HEADINGS = (
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Cells in columns: the first one to the left, all others to the right."""
+    """Align cells in columns: the first one to the left, all others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -31,7 +31,7 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def migrations(rows: Sequence[Comparison]) -> str:
-    """One line a migration; in each group the prediction is first, then what happened."""
+    """Return a line for each migration; in each group the prediction is first, then the result."""
     ordered = sorted(rows, key=lambda row: row.real.bandwidth)
     names = dict.fromkeys(row.load.workload for row in rows)
     cells = [_cells(row) for name in names for row in ordered if row.load.workload == name]
@@ -65,7 +65,7 @@ def _cells(row: Comparison) -> tuple[str, ...]:
 
 
 def workloads(loads: Sequence[Load], rows: Sequence[Comparison]) -> str:
-    """One line a guest: its memory, the critical bandwidth and what bounds it in truth."""
+    """Return a line for each guest: its memory, the critical bandwidth and what bounds it in truth."""
     headings = ("workload", "memory MiB", "of that zero", "critical MiB/s", "by formula", "failed at",
                 "ended at", "QEMU's dirty rate MiB/s")  # fmt: skip
     cells = []
@@ -89,7 +89,7 @@ def workloads(loads: Sequence[Load], rows: Sequence[Comparison]) -> str:
 
 
 def totals(found: Summary, settings: Settings) -> str:
-    """The medians and verdicts beside the goals."""
+    """Return the medians and verdicts next to the goals."""
     lines = [
         f"{found.migrations} migrations, {found.predictions} predicted; {found.compared} came to an "
         "end that was predicted, too",
@@ -106,12 +106,12 @@ def totals(found: Summary, settings: Settings) -> str:
 
 
 def problems(told: Sequence[Predicted]) -> str:
-    """Why there are no predictions, each reason once."""
+    """Return why there are no predictions, each reason once."""
     return "".join(f"not predicted: {p}\n" for p in dict.fromkeys(p.problem for p in told) if p)
 
 
 def predumps(rows: Sequence[PreDump]) -> str:
-    """One line a pre-dump."""
+    """Return a line for each pre-dump."""
     headings = ("workload", "pre-dump", "after s", "predicted pages", "written", "error", "scanned",
                 "frozen ms", "took s")  # fmt: skip
     cells = [
@@ -132,24 +132,24 @@ def predumps(rows: Sequence[PreDump]) -> str:
 
 
 def page_error(row: PreDump) -> float | None:
-    """Predicted pages over those written, less 1."""
+    """Return predicted pages over those written, less 1."""
     if row.predicted_pages is None or not row.pages_written:
         return None
     return row.predicted_pages / row.pages_written - 1
 
 
 def percent(value: float | None) -> str:
-    """An error, with its sign."""
+    """Format an error, with its sign."""
     return "" if value is None else f"{value:+.1%}"
 
 
 def middle(value: float | None) -> str:
-    """A median of errors, which has no sign."""
+    """Format a median of errors, which has no sign."""
     return "-" if value is None else f"{value:.1%}"
 
 
 def number(value: float | None, form: str) -> str:
-    """Empty for what is not known."""
+    """Format a number; empty for an unknown one."""
     if value is None:
         return ""
     return "never" if math.isinf(value) else format(value, form)

@@ -1,4 +1,4 @@
-"""Right or wrong: what a prediction said about a migration, and what came of it."""
+"""Verdicts, right or wrong: a prediction about a migration, and the result."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from tests.bench.migration.results import Load, Predicted, Real
 
-NEAR = 0.10  # of the critical bandwidth: where no verdict is asked for
+NEAR = 0.10  # of the critical bandwidth: where no verdict is required
 YES, NO, UNCERTAIN, NONE = "yes", "no", "uncertain", "-"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A migration beside its prediction."""
+    """A migration and its prediction."""
 
     load: Load
     real: Real
@@ -24,32 +24,32 @@ class Comparison:
 
     @property
     def told(self) -> Predicted:
-        """The prediction; without one, one that says nothing."""
+        """The prediction; where there is none, an empty one."""
         return self.predicted or Predicted(self.load.workload, self.real.bandwidth)
 
     @property
     def times_critical(self) -> float:
-        """Its bandwidth in critical ones."""
+        """The bandwidth as a multiple of the critical one."""
         return self.real.bandwidth / self.load.critical_bytes_per_s
 
     @property
     def near(self) -> bool:
-        """Whether it is so near the critical bandwidth that the verdict may be left open."""
+        """True if it is so near the critical bandwidth that the verdict may be left open."""
         return abs(self.times_critical - 1) <= NEAR
 
     @property
     def said(self) -> str:
-        """yes, no, uncertain; or - where there is no prediction."""
+        """The predicted verdict: yes, no, uncertain; or - where there is no prediction."""
         return verdict(self.told, self.patience_s)
 
     @property
     def happened(self) -> str:
-        """yes, no."""
+        """The result: yes, no."""
         return YES if self.real.converged else NO
 
     @property
     def wrong(self) -> bool:
-        """Whether it said one thing, and the other happened."""
+        """True if the prediction was definite and the result the opposite."""
         return self.said in (YES, NO) and self.said != self.happened
 
     @property
@@ -59,12 +59,12 @@ class Comparison:
 
     @property
     def bytes_error(self) -> float | None:
-        """The same of the bytes sent."""
+        """Predicted bytes sent over real ones, less 1."""
         return self._error(self.told.transferred_bytes, self.real.transferred_bytes)
 
     @property
     def downtime_error(self) -> float | None:
-        """The same of the downtime."""
+        """Predicted downtime over the real one, less 1."""
         return self._error(self.told.downtime_s, self.real.downtime_s)
 
     def _error(self, told: float | None, found: float | None) -> float | None:
@@ -74,8 +74,10 @@ class Comparison:
 
 
 def verdict(predicted: Predicted, patience_s: float) -> str:
-    """Whether it says that the migration ends within the patience, as a real one is given no more.
-    Uncertain when that is so at one end of its interval only."""
+    """Return whether the prediction is that the migration ends within the patience, as a real one gets no more.
+
+    Uncertain when that holds at one end of its interval only.
+    """
     if predicted.total_s is None:
         return NONE
     low, high = predicted.low_total_s, predicted.high_total_s
@@ -89,7 +91,7 @@ def verdict(predicted: Predicted, patience_s: float) -> str:
 def compare(
     loads: Sequence[Load], reals: Sequence[Real], told: Sequence[Predicted], patience_s: float
 ) -> list[Comparison]:
-    """Each migration with the last prediction made for it."""
+    """Pair each migration with the last prediction made for it."""
     by_name = {load.workload: load for load in loads}
     predictions = {(p.workload, p.bandwidth): p for p in told}
     return [
@@ -116,7 +118,7 @@ class Summary:
 
 
 def summary(rows: Sequence[Comparison]) -> Summary:
-    """Over all of them."""
+    """Summarize all comparisons."""
     return Summary(
         migrations=len(rows),
         predictions=sum(row.said != NONE for row in rows),
