@@ -49,19 +49,19 @@ def rows(quick: bool) -> Iterator[Row]:
                 words = ["record", "-p", str(writer.pid), "500ms", "-d", "10s", "-q"]
                 subprocess.run([_REDIRTY, *words, "-o", recording], check=True)
                 for rate in _RATES[-2:] if quick else _RATES:
-                    said, done = _one(writer.pid, recording, peer, rate, Path(name, "m"))
-                    if done is None or not said["converges"]:
-                        notes.append(f"{pattern} at {rate:g}: predicted {said['converges']}, "
+                    prediction, done = _one(writer.pid, recording, peer, rate, Path(name, "m"))
+                    if done is None or not prediction["converges"]:
+                        notes.append(f"{pattern} at {rate:g}: predicted {prediction['converges']}, "
                                      f"done {done is not None}")  # fmt: skip
                         continue
-                    t, b = said["total_s"], said["transferred_bytes"]
+                    t, b = prediction["total_s"], prediction["transferred_bytes"]
                     total.append(abs(t / done["total_s"] - 1) * 100)
                     transferred.append(abs(b / done["bytes"] - 1) * 100)
                     print(
                         f"  {pattern} {rate:g} MiB/s: total {t:.2f} s, was {done['total_s']:.2f} s; "
                         f"{b / _MIB:.0f} MiB, were {done['bytes'] / _MIB:.0f} MiB; passes "
-                        f"{len(said['passes'])}, were {len(done['passes'])}; downtime "
-                        f"{said['downtime_s'] * 1e3:.0f} ms, was {done['downtime_s'] * 1e3:.0f} ms",
+                        f"{len(prediction['passes'])}, were {len(done['passes'])}; downtime "
+                        f"{prediction['downtime_s'] * 1e3:.0f} ms, was {done['downtime_s'] * 1e3:.0f} ms",
                         file=sys.stderr,
                     )
                 writer.signal(signal.SIGKILL)
@@ -106,7 +106,7 @@ def _one(
         text=True,
         check=False,
     )
-    said: dict[str, Any] = json.loads(predicted.stdout)
+    prediction: dict[str, Any] = json.loads(predicted.stdout)
     code = to.with_name("code")
     listen = [str(w) for w in (_REDIRTY, "receive", "--listen", "10.9.0.2:7411", "--to", to)]
     listen += ["--code-file", str(code)]
@@ -123,4 +123,4 @@ def _one(
         )
         receiver.wait(60)
     subprocess.run(["rm", "-rf", to], check=True)
-    return said, json.loads(done.stdout) if done.returncode == 0 else None
+    return prediction, json.loads(done.stdout) if done.returncode == 0 else None

@@ -112,8 +112,8 @@ def _one(pid: int, work: Path, number: int, verb: str) -> dict[str, Any]:
             argv += ["-v4", "-o", "log", *(["--leave-running"] if verb == "dump" else [])]
             done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
             if done.returncode:
-                said = [_end(here / "log"), "the page server:", _end(there / "log")]
-                raise ProgramError(f"criu {verb} ended with {done.returncode}: {' '.join(said)}")
+                logs = [_end(here / "log"), "the page server:", _end(there / "log")]
+                raise ProgramError(f"criu {verb} ended with {done.returncode}: {' '.join(logs)}")
             server.wait(60)
         except BaseException:
             server.kill()
@@ -152,14 +152,16 @@ def by_redirty(pid: int, downtime_s: float) -> dict[str, Any]:
         if done.code:
             reason = re.sub(r"\s+", " ", done.err)[-300:]
             return {"bytes": sent_bytes() - before, "why": reason}
-        told = json.loads(done.out)
+        answer = json.loads(done.out)
         return {
             "bytes": sent_bytes() - before,
-            "total_s": told["total_s"],
-            "downtime_s": told["downtime_s"],
-            "passes": len(told["passes"]),
-            "pages": sum(p["sent_pages"] for p in told["passes"]),
-            "told": {k: told[k] for k in ("stop_s", "boundary_s", "copy_s", "passes", "decisions")},
+            "total_s": answer["total_s"],
+            "downtime_s": answer["downtime_s"],
+            "passes": len(answer["passes"]),
+            "pages": sum(p["sent_pages"] for p in answer["passes"]),
+            "mirror": {
+                k: answer[k] for k in ("stop_s", "boundary_s", "copy_s", "passes", "decisions")
+            },
         }
 
 

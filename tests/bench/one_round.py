@@ -37,7 +37,7 @@ class Parts:
     def __init__(self) -> None:
         self.rounds: list[dict[str, int]] = []
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start the next round."""
         self.rounds.append({})
 
@@ -98,7 +98,7 @@ def main() -> None:
         for number in range(rounds + 1):
             sweep.sweep(stride=stride, count=dirty)
             if number:
-                parts.begin()
+                parts.start()
             started = time.process_time_ns()
             result = recorder.end_round()
             add(result)

@@ -120,10 +120,10 @@ def _mirrored(source: Machine, over: list[str], work: Path, bandwidth: float) ->
             receiver.wait(60)
     finally:
         subprocess.run(["rm", "-rf", to], check=True)
-    told = json.loads(done.stdout)
+    answer = json.loads(done.stdout)
     return {
         "bytes": sent,
-        "passes": len(told["passes"]),
-        **{k: told[k] for k in ("total_s", "downtime_s", "stop_s", "boundary_s", "copy_s")},
-        "told": told["passes"],
+        "passes": len(answer["passes"]),
+        **{k: answer[k] for k in ("total_s", "downtime_s", "stop_s", "boundary_s", "copy_s")},
+        "mirror_passes": answer["passes"],
     }

@@ -87,16 +87,16 @@ def _row(rival: Rival, target: Target, cpu: int, count: int) -> Row:
         return not_run(name, f"needs {rival.words[0]} (Debian package {rival.package})")
     measured: list[float] = []
     floors: list[float] = []
-    said = ""
+    output = ""
     for _ in range(count):
         with tempfile.TemporaryDirectory() as d, _running(rival, target, cpu, d) as run:
             if run.alive:
                 target.first_writes()
                 measured.append(median([target.first_writes() for _ in range(_SWEEPS)]))
-            said = run.stop()
+            output = run.stop()
             size = sum(f.stat().st_size for f in Path(d).iterdir())
         if len(measured) == len(floors) or size < 4096:
-            reason = said.strip().splitlines()
+            reason = output.strip().splitlines()
             return not_run(name, reason[-1][:90] if reason else "it recorded no fault")
         floors.append(median([target.first_writes() for _ in range(_SWEEPS)]))
     return row_of_pairs(name, of_pairs(measured, floors), "ns")

@@ -51,7 +51,7 @@ def _size(name: str, mib: int, count: int, target_cpu: int, own_cpu: int) -> Ite
         def dirtied(stride: int) -> None:
             target.sweep.sweep(stride=stride)
             # As a round does before it arms; so C, too, finds the page tables in the cache.
-            target.look(min(pages, PRESENCE_PAGES_A_ROUND))
+            target.read_state(min(pages, PRESENCE_PAGES_A_ROUND))
 
         def ours(stride: int = 1) -> float:
             dirtied(stride)

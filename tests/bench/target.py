@@ -140,10 +140,10 @@ class Target:
         assert isinstance(armed, UffdArmed)
         self.armed = armed
         self._maps = MapsFile(sweep.pid)
-        self.mappings = self.look(0)
+        self.mappings = self.read_state(0)
         self.armed.arm(self.mappings)
 
-    def look(self, pages: int) -> Mappings:
+    def read_state(self, pages: int) -> Mappings:
         """Do what a round does just before it arms: read the list of mappings, and which of `pages` pages from the
         sweep's first on are present.
         """

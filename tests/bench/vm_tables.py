@@ -21,7 +21,7 @@ _NOTE = "emulated: the ratio tells, not the time"
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Measure the downtime for 1 GiB (quick: a quarter of that, scaled up) against move_pages(2), then first touches."""
+    """Measure the downtime for 1 GiB (quick: a quarter, scaled up) against move_pages(2), then first touches."""
     try:
         build()
         with machine.Vm(_KERNEL, memory_mib=2 * NODE_MIB, qemu_args=NODES) as vm:

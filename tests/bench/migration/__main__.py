@@ -64,14 +64,14 @@ def show(out: Path) -> None:
     Raises: OSError.
     """
     settings = read_settings(out)
-    loads, told = read(out, Load), read(out, Predicted)
-    rows = compare(loads, read(out, Real), told, settings.patience_s)
+    loads, predicted = read(out, Load), read(out, Predicted)
+    rows = compare(loads, read(out, Real), predicted, settings.patience_s)
     print(f"{settings.qemu}; guests with Linux {settings.kernel}; redirty {settings.redirty}; "
           f"downtime limit {settings.downtime_s:g} s; recorded {settings.rounds} x {settings.interval}")  # fmt: skip
     if rows:
         print("\n" + table.workloads(loads, rows))
         print(table.migrations(rows))
-        print(table.problems(told) + table.totals(summary(rows), settings), end="")
+        print(table.problems(predicted) + table.totals(summary(rows), settings), end="")
     if dumps := read(out, PreDump):
         print("\n" + table.predumps(dumps))
         print(criu.totals(dumps), end="")
@@ -104,7 +104,7 @@ def main() -> int:
     plan = run.Plan(
         out.absolute(), settings, kernel, options.times or (QUICK if quick else FACTORS)
     )
-    run.begin(plan)
+    run.prepare(plan)
     failed = False
     for name in options.only or [*WORKLOADS, CRIU]:
         try:

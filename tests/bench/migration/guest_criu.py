@@ -101,8 +101,8 @@ def _pre_dump(pid: int, directory: Path, number: int) -> Path:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         log = images / "log"
-        said = log.read_text(errors="replace")[-1500:] if log.exists() else ""
-        raise ProgramError(f"criu ended with {done.returncode}: {done.stderr}{said}")
+        output = log.read_text(errors="replace")[-1500:] if log.exists() else ""
+        raise ProgramError(f"criu ended with {done.returncode}: {done.stderr}{output}")
     return images
 
 

@@ -117,10 +117,10 @@ class Machine:
         return f"{problem}: {self._server.text()[-1000:]!r}"
 
 
-def progress(said: str) -> list[Line]:
+def progress(console: str) -> list[Line]:
     """Return the progress lines of a console, whose text may start and end in the middle of one."""
     found = []
-    for line in said.splitlines(keepends=True):
+    for line in console.splitlines(keepends=True):
         if line.startswith('{"event":"progress"') and line.endswith("\n"):
             found.append(json.loads(line))
     return found

@@ -23,27 +23,27 @@ def ram(machine: Machine) -> tuple[int, int]:
     return address_of(_monitor(machine, "gpa2hva 0")), length_of(_monitor(machine, "info ramblock"))
 
 
-def address_of(said: str) -> int:
+def address_of(answer: str) -> int:
     """Return the address in the answer to gpa2hva.
 
     Raises: GuestError.
     """
-    found = re.search(rf"\({re.escape(_BLOCK)}\) is 0x([0-9a-f]+)", said)
+    found = re.search(rf"\({re.escape(_BLOCK)}\) is 0x([0-9a-f]+)", answer)
     if found is None:
-        raise GuestError(f"QEMU does not say where {_BLOCK} is: {said!r}")
+        raise GuestError(f"QEMU does not report the address of {_BLOCK}: {answer!r}")
     return int(found[1], 16)
 
 
-def length_of(said: str) -> int:
+def length_of(answer: str) -> int:
     """Return the length in QEMU's list: Block Name, PSize, Offset, Used, Total.
 
     Raises: GuestError.
     """
     found = re.search(
-        rf"^\s*{re.escape(_BLOCK)}\s+\d+ \w+\s+0x[0-9a-f]+\s+0x([0-9a-f]+)", said, re.MULTILINE
+        rf"^\s*{re.escape(_BLOCK)}\s+\d+ \w+\s+0x[0-9a-f]+\s+0x([0-9a-f]+)", answer, re.MULTILINE
     )
     if found is None:
-        raise GuestError(f"QEMU lists no {_BLOCK}: {said!r}")
+        raise GuestError(f"QEMU does not list {_BLOCK}: {answer!r}")
     return int(found[1], 16)
 
 

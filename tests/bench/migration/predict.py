@@ -59,7 +59,7 @@ def ask(directory: Path, bandwidth: float, policy: str, *more: object) -> Any:
     try:
         return json.loads(done.out)
     except ValueError:
-        reason = (done.lines or ["it said nothing"])[-1]
+        reason = (done.lines or ["it printed nothing"])[-1]
         raise ProgramError(f"redirty predict ended with {done.code}: {reason}") from None
 
 

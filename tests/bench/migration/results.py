@@ -104,8 +104,8 @@ class Real:
     def passes(self) -> int:
         """The number of passes over dirty pages.
 
-        QEMU syncs the dirty bitmap once before each, but twice before the last: first to see that they are few, and then
-        with the guest stopped.
+        QEMU syncs the dirty bitmap once before each, but twice before the last: first to see that they are few, and
+        then with the guest stopped.
         """
         return self.syncs - self.converged
 

@@ -50,10 +50,10 @@ def settings_of(
     kernel: Kernel, downtime_s: float, patience_s: float, last: float, interval: str, rounds: int
 ) -> Settings:
     """Return the settings with the versions of what is measured."""
-    said = subprocess.run(
+    version = subprocess.run(
         ["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True
     )
-    qemu = said.stdout.splitlines()[0]
+    qemu = version.stdout.splitlines()[0]
     return Settings(
         downtime_s, patience_s, last, interval, rounds, kernel.release, qemu, str(VERSION)
     )
@@ -64,7 +64,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def begin(plan: Plan) -> None:
+def prepare(plan: Plan) -> None:
     """Create the output folder, which must not be in use.
 
     Raises: OSError.

@@ -39,25 +39,25 @@ def migrations(rows: Sequence[Comparison]) -> str:
 
 
 def _cells(row: Comparison) -> tuple[str, ...]:
-    real, told = row.real, row.told
+    real, predicted = row.real, row.prediction
     mark = " !" if row.wrong and not row.near else " ~" if row.wrong else ""
     ended = real.converged
     return (
         row.load.workload,
         f"{real.bandwidth / _MIB:.1f}",
         f"{row.times_critical:.2f}",
-        row.said + mark,
+        row.predicted_verdict + mark,
         row.happened,
-        number(told.passes, "d"),
+        number(predicted.passes, "d"),
         str(real.passes),
-        number(told.total_s, ".2f"),
-        _interval(told),
+        number(predicted.total_s, ".2f"),
+        _interval(predicted),
         f"{real.total_s:.2f}" if ended else f"> {real.total_s:.0f}",
         percent(row.total_error),
-        number(_over(told.transferred_bytes, _MIB), ".0f"),
+        number(_over(predicted.transferred_bytes, _MIB), ".0f"),
         f"{real.transferred_bytes / _MIB:.0f}",
         percent(row.bytes_error),
-        number(_over(told.downtime_s, 1e-3), ".0f"),
+        number(_over(predicted.downtime_s, 1e-3), ".0f"),
         number(_over(real.downtime_s, 1e-3), ".0f") if ended else "",
         number(_over(real.expected_downtime_s, 1e-3), ".0f"),
         number(real.guest_late_s, ".2f"),
@@ -105,9 +105,11 @@ def totals(found: Summary, settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def problems(told: Sequence[Predicted]) -> str:
+def problems(predicted: Sequence[Predicted]) -> str:
     """Return why there are no predictions, each reason once."""
-    return "".join(f"not predicted: {p}\n" for p in dict.fromkeys(p.problem for p in told) if p)
+    return "".join(
+        f"not predicted: {p}\n" for p in dict.fromkeys(p.problem for p in predicted) if p
+    )
 
 
 def predumps(rows: Sequence[PreDump]) -> str:
@@ -155,10 +157,10 @@ def number(value: float | None, form: str) -> str:
     return "never" if math.isinf(value) else format(value, form)
 
 
-def _interval(told: Predicted) -> str:
-    if told.low_total_s is None or told.high_total_s is None:
+def _interval(predicted: Predicted) -> str:
+    if predicted.low_total_s is None or predicted.high_total_s is None:
         return ""
-    return f"{number(told.low_total_s, '.1f')}-{number(told.high_total_s, '.1f')}"
+    return f"{number(predicted.low_total_s, '.1f')}-{number(predicted.high_total_s, '.1f')}"
 
 
 def _over(value: float | None, unit: float) -> float | None:

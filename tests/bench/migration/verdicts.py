@@ -23,7 +23,7 @@ class Comparison:
     patience_s: float
 
     @property
-    def told(self) -> Predicted:
+    def prediction(self) -> Predicted:
         """The prediction; where there is none, an empty one."""
         return self.predicted or Predicted(self.load.workload, self.real.bandwidth)
 
@@ -38,9 +38,9 @@ class Comparison:
         return abs(self.times_critical - 1) <= NEAR
 
     @property
-    def said(self) -> str:
+    def predicted_verdict(self) -> str:
         """The predicted verdict: yes, no, uncertain; or - where there is no prediction."""
-        return verdict(self.told, self.patience_s)
+        return verdict(self.prediction, self.patience_s)
 
     @property
     def happened(self) -> str:
@@ -50,27 +50,27 @@ class Comparison:
     @property
     def wrong(self) -> bool:
         """True if the prediction was definite and the result the opposite."""
-        return self.said in (YES, NO) and self.said != self.happened
+        return self.predicted_verdict in (YES, NO) and self.predicted_verdict != self.happened
 
     @property
     def total_error(self) -> float | None:
         """Predicted time over real one, less 1. None unless both have an end."""
-        return self._error(self.told.total_s, self.real.total_s)
+        return self._error(self.prediction.total_s, self.real.total_s)
 
     @property
     def bytes_error(self) -> float | None:
         """Predicted bytes sent over real ones, less 1."""
-        return self._error(self.told.transferred_bytes, self.real.transferred_bytes)
+        return self._error(self.prediction.transferred_bytes, self.real.transferred_bytes)
 
     @property
     def downtime_error(self) -> float | None:
         """Predicted downtime over the real one, less 1."""
-        return self._error(self.told.downtime_s, self.real.downtime_s)
+        return self._error(self.prediction.downtime_s, self.real.downtime_s)
 
-    def _error(self, told: float | None, found: float | None) -> float | None:
-        if not self.real.converged or not told or not found or not math.isfinite(told):
+    def _error(self, predicted: float | None, found: float | None) -> float | None:
+        if not self.real.converged or not predicted or not found or not math.isfinite(predicted):
             return None
-        return told / found - 1
+        return predicted / found - 1
 
 
 def verdict(predicted: Predicted, patience_s: float) -> str:
@@ -89,11 +89,11 @@ def verdict(predicted: Predicted, patience_s: float) -> str:
 
 
 def compare(
-    loads: Sequence[Load], reals: Sequence[Real], told: Sequence[Predicted], patience_s: float
+    loads: Sequence[Load], reals: Sequence[Real], predicted: Sequence[Predicted], patience_s: float
 ) -> list[Comparison]:
     """Pair each migration with the last prediction made for it."""
     by_name = {load.workload: load for load in loads}
-    predictions = {(p.workload, p.bandwidth): p for p in told}
+    predictions = {(p.workload, p.bandwidth): p for p in predicted}
     return [
         Comparison(by_name[r.workload], r, predictions.get((r.workload, r.bandwidth)), patience_s)
         for r in reals
@@ -121,15 +121,15 @@ def summary(rows: Sequence[Comparison]) -> Summary:
     """Summarize all comparisons."""
     return Summary(
         migrations=len(rows),
-        predictions=sum(row.said != NONE for row in rows),
+        predictions=sum(row.predicted_verdict != NONE for row in rows),
         total_error=_middle(row.total_error for row in rows),
         bytes_error=_middle(row.bytes_error for row in rows),
         downtime_error=_middle(row.downtime_error for row in rows),
         compared=sum(row.total_error is not None for row in rows),
         wrong_far=sum(row.wrong and not row.near for row in rows),
         wrong_near=sum(row.wrong and row.near for row in rows),
-        uncertain_far=sum(row.said == UNCERTAIN and not row.near for row in rows),
-        uncertain_near=sum(row.said == UNCERTAIN and row.near for row in rows),
+        uncertain_far=sum(row.predicted_verdict == UNCERTAIN and not row.near for row in rows),
+        uncertain_near=sum(row.predicted_verdict == UNCERTAIN and row.near for row in rows),
         guests_wrong=sum(bool(row.real.guest_wrong) for row in rows),
     )
 
