@@ -143,10 +143,9 @@ def by_redirty(pid: int, downtime_s: float) -> dict[str, Any]:
         before = sent_bytes()
         with receive(Path(name, "m"), Path(name, "log"), patience_s=_PATIENCE_S) as other:
             # detaching fentry's programs takes an emulated machine a minute, after the mirror is made
-            words = ["--downtime", f"{downtime_s * 1e3:.0f}ms", "--json", "--probe", "tracepoint"]
-            done = run_redirty(
-                *("mirror", "-p", pid, "--to", f"127.0.0.1:{other.port}", *words), timeout_s=900
-            )
+            goal = ["--downtime", f"{downtime_s * 1e3:.0f}ms", "--json", "--probe", "tracepoint"]
+            words = ["mirror", "-p", pid, "--to", f"127.0.0.1:{other.port}", *goal]
+            done = run_redirty(*words, timeout_s=900)
             if done.code == 0:
                 other.wait(60)
         if done.code:

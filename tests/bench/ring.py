@@ -53,7 +53,7 @@ def _rates(probe: Probe, target: Target, count: int) -> Iterator[Row]:
     per = {"unit": "M/s", "goal": _GOAL_PER_S / 1e6, "at_least": True}
     yield Row("ring: events taken on a core", figure=interval(taking).times(1e-6), **per)  # type: ignore[arg-type]
     yield Row(
-        *("ring: taken, and np.unique of their addresses",),
+        "ring: taken, and np.unique of their addresses",
         figure=interval(analysing).times(1e-6),
         unit="M/s",
         note="for scale",

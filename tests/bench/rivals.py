@@ -45,12 +45,16 @@ def _all() -> tuple[Rival, ...]:
         Rival(
             "bpftrace, raw tracepoint, by page",
             ("bpftrace", "-e", "rawtracepoint:page_fault_user " + one_liner % "arg0"),
-            *("bpftrace", 3.0, keys),
+            "bpftrace",
+            3.0,
+            keys,
         ),
         Rival(
             "bpftrace, tracepoint, by page",
             ("bpftrace", "-e", "t:exceptions:page_fault_user " + one_liner % "args->address"),
-            *("bpftrace", 3.0, keys),
+            "bpftrace",
+            3.0,
+            keys,
         ),
         Rival(
             "BCC, perf buffer, callback an event",

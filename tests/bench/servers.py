@@ -125,13 +125,9 @@ def _load(
 ) -> Load:
     """Have SETs sent while a round ends every interval."""
     before = cpu_ns(pid)
-    process = subprocess.Popen(
-        [
-            *("redis-benchmark", "-s", str(path), "-t", "set", "-n", str(requests), "--csv"),
-            *("-r", str(_KEYS), "-d", str(_VALUE_BYTES), "-c", "10"),
-        ],
-        stdout=subprocess.PIPE,
-    )
+    words = ["redis-benchmark", "-s", str(path), "-t", "set", "-n", str(requests), "--csv"]
+    words += ["-r", str(_KEYS), "-d", str(_VALUE_BYTES), "-c", "10"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
     due = time.monotonic() + interval_s
     while process.poll() is None:
         try:

@@ -49,6 +49,7 @@ def rows(quick: bool) -> Iterator[Row]:
     touch = Pairs(*(Interval(**found["touch"][name]) for name in ("measured", "floor", "ratio")))
     yield of_pairs(
         "first touch by a target moved to another node / an untouched one",
-        *(touch, "ns"),
+        touch,
+        "ns",
         note=_NOTE,
     )

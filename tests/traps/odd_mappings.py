@@ -19,8 +19,8 @@ SYS_SECRET, SYS_URING, SYS_BPF, SYS_PERF = 447, 425, 321, 298
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = (
-    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),
-)
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+)  # fmt: skip
 libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
@@ -142,9 +142,9 @@ def describe(make: Callable[[], tuple[int, int]]) -> dict[str, object]:
 
 def main() -> None:
     kinds = (
-        *(plain, write_only, grows_down, locked, opened_late, high, none, read_only, ring, pci),
-        *(hpet, secret, bpf, droppable, perf),
-    )
+        plain, write_only, grows_down, locked, opened_late, high, none, read_only, ring, pci,
+        hpet, secret, bpf, droppable, perf,
+    )  # fmt: skip
     print(json.dumps([describe(make) for make in kinds]), flush=True)
     value = 2
     for line in sys.stdin:

@@ -181,8 +181,7 @@ def move(pid: int, pages: Pages, node: int) -> None:
     wanted = (ctypes.c_int * count)(*([node] * count))
     status = (ctypes.c_int * count)()
     done = libc.syscall(
-        *(_SYS_MOVE_PAGES, pid, ctypes.c_ulong(count), addresses, wanted, status),
-        _MIGRATE_FLAG_MOVE,
+        _SYS_MOVE_PAGES, pid, ctypes.c_ulong(count), addresses, wanted, status, _MIGRATE_FLAG_MOVE
     )
     assert done >= 0, os.strerror(ctypes.get_errno())
 

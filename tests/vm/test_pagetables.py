@@ -93,13 +93,15 @@ def there_and_back(found: dict[str, Any], tables: int) -> None:
     assert all(a <= b for a, b in zip(found["left"], found["kept"], strict=True)), found
     assert found["moved"] >= tables * len(found["left"]), found
     print(
-        f"{found['moved']} tables moved in {len(found['left'])} moves ({found['took_s']:.1f} s), standing "
-        f"still {found['stopped_s']:.3f} s in all, {found['longest_s']:.3f} s at most; stayed {found['reasons']}"
+        f"{found['moved']} tables moved in {len(found['left'])} moves ({found['took_s']:.1f} s), stopped "
+        f"for {found['stopped_s']:.3f} s in all,  {found['longest_s']:.3f} s at most; stayed {found['reasons']}"
     )
 
 
 @pytest.mark.parametrize("words", MAPPINGS)
-def test_a_mapping(parts: dict[str, Any], words: str) -> None:
+def test_the_tables_of_a_mapping_move_and_nothing_else_changes(
+    parts: dict[str, Any], words: str
+) -> None:
     found = part(parts, words)
     there_and_back(found, MIB // 2 - 1)
     assert (found["wrong"], found["wrong_after_write"], found["wrong_entries"]) == (0, 0, []), found
@@ -108,7 +110,7 @@ def test_a_mapping(parts: dict[str, Any], words: str) -> None:
     assert found["changes"] == []
 
 
-def test_threads_that_write(parts: dict[str, Any]) -> None:
+def test_threads_that_write_are_unharmed_by_a_move(parts: dict[str, Any]) -> None:
     found = part(parts, WRITERS)
     there_and_back(found, 16)
     assert found["errors"] == 0, found
@@ -116,7 +118,7 @@ def test_threads_that_write(parts: dict[str, Any]) -> None:
     assert found["changes"] == []
 
 
-def test_redis_under_load(parts: dict[str, Any]) -> None:
+def test_redis_under_load_is_unharmed_by_a_move(parts: dict[str, Any]) -> None:
     found = part(parts, REDIS)
     there_and_back(found, 1)
     assert found["alive"], found
@@ -124,13 +126,13 @@ def test_redis_under_load(parts: dict[str, Any]) -> None:
     assert "error" not in found["output"].lower(), found["output"]
 
 
-def test_the_program(parts: dict[str, Any]) -> None:
+def test_the_command_reports_and_moves_tables(parts: dict[str, Any]) -> None:
     found = part(parts, "program")
     sampled = found["sampled"]
     assert sampled["source"] == "walk", sampled["reason"]
     assert sampled["nodes"]["with_memory"] == [0, FAR]
     (process,) = sampled["processes"]
-    # The kernel holds a table in reserve for each huge page (of private memory; no other is there).
+    # The kernel holds a table in reserve for each huge page (all of them are of private memory).
     walked = sum(row["pages"] for row in process["levels"]) - 1
     assert process["counted_pages"] == walked + process["huge_pages"], process
     code, output, _ = found["would"]
@@ -145,7 +147,7 @@ def test_the_program(parts: dict[str, Any]) -> None:
     print(output, moved)
 
 
-def test_killed_while_it_moves(parts: dict[str, Any]) -> None:
+def test_a_mover_killed_at_any_moment_leaves_the_target_unchanged(parts: dict[str, Any]) -> None:
     found = part(parts, KILLED)
     print({**found, "kills": KILLS})
     assert found["trouble"] == []
@@ -178,7 +180,7 @@ def test_a_move_in_a_round_loses_no_page(parts: dict[str, Any]) -> None:
     assert "mremap" in found["output"], found
 
 
-def test_a_mirror_kept_while_tables_move_is_right(parts: dict[str, Any]) -> None:
+def test_a_mirror_kept_while_tables_move_equals_the_memory(parts: dict[str, Any]) -> None:
     found = part(parts, TORTURE)
     print(found["output"])
     assert found["losses"] == [], found

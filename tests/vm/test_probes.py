@@ -136,7 +136,7 @@ def test_nothing_is_missed(runs: dict[tuple[str, str], Run], arm: str, probe: st
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_with_tracepoints_missed_tells_the_truth(
+def test_with_tracepoints_missed_has_what_the_log_lacks(
     runs: dict[tuple[str, str], Run], arm: str
 ) -> None:
     """Tracepoints see only faults of the processor, not the kernel's own accesses, and one page of a huge one;
@@ -191,18 +191,20 @@ def test_hooks_that_this_kernel_has_were_attached(
 
 
 @pytest.mark.parametrize(("arm", "probe"), COMBINATIONS)
-def test_counts(runs: dict[tuple[str, str], Run], arm: str, probe: str) -> None:
+def test_counters_agree_with_the_pages(
+    runs: dict[tuple[str, str], Run], arm: str, probe: str
+) -> None:
     run = runs[arm, probe]
     for phase in run["rounds"]:
         assert phase["lost"] == 0
-        # The tracer's own count of pages, by time, is that of the set, but for those that wait
+        # The tracer's own count of pages, by time, is that of the set, except for those that wait
         # for the next reading of the clock.
         waiting = phase["log_pages"] - phase["hist_pages"]
         assert abs(waiting) < abi.CLOCK_EVERY, phase["name"]
         assert waiting == 0 or phase["log_pages"] > abi.CLOCK_EACH, phase["name"]
         assert phase["kinds"][0] >= phase["log_pages"] - 512 * phase["kinds"][5], phase["name"]
     quiet = phase_of(run, "nothing")
-    assert set(quiet["kinds"]) == {0}, "arming is not taken for the target's own faults"
+    assert set(quiet["kinds"]) == {0}, "arming does not count as the target's own faults"
     assert phase_of(run, "rewrite")["kinds"][2] >= 1000, "write-protected pages were written"
 
 
@@ -216,7 +218,7 @@ def test_the_file_system_is_asked_once_for_each_page(
         phase = phase_of(runs[arm, probe], name)
         sets = phase["areas"]["shared_file"]
         written = indices(sets["truth"])
-        # Under userfaultfd a page that was not there faults twice: it comes in protected.
+        # Under userfaultfd a page that was not present faults twice: it is mapped protected.
         new = len(written - indices(sets["truth_redirtied"])) if arm == "uffd" else 0
         assert phase["kinds"][4] == len(written) + new
         assert len(written) >= 128
@@ -238,7 +240,7 @@ def test_flushes_of_the_tlb_are_counted_and_timed(
 # ---- the program ----
 
 
-def test_record(vm: machine.Vm) -> None:
+def test_record_writes_a_complete_recording(vm: machine.Vm) -> None:
     found = in_guest(vm, "guest_record.py", "/tmp/ext4")
     assert (found["exit"], found["out"]) == (0, ""), found["err"]
     assert "Traceback" not in found["err"]
@@ -249,7 +251,7 @@ def test_record(vm: machine.Vm) -> None:
         assert int(row["dirty_pages"]) > 0
         assert int(row["log_pages"]) == int(row["dirty_pages"])
         assert (row["missed_pages"], row["lost_events"]) == ("0", "0")
-        assert row["cow_faults"] == "", "this kernel cannot tell: empty, not 0"
+        assert row["cow_faults"] == "", "unknown on this kernel: empty, not 0"
         assert int(row["mkwrite_faults"]) > 0
         assert int(row["tlb_flushes"]) > 0
         assert float(row["tlb_flush_s"]) > 0
@@ -281,8 +283,10 @@ def test_counts_of_all_processes(vm: machine.Vm) -> None:
 TARGET = "tests/integration/recording/test_vm_target.py::test_only_the_guests_memory_counts"
 
 
-def test_a_guests_memory_alone(vm: machine.Vm) -> None:
-    """With userfaultfd and tracepoints the host does it."""
+def test_only_a_guests_memory_counts(vm: machine.Vm) -> None:
+    """The guest kernel's fentry and soft-dirty bits count only a VM's guest memory, too; the host covers the other
+    methods.
+    """
     done = vm.run(
         [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", TARGET],
         env={

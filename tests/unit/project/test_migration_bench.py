@@ -1,4 +1,4 @@
-"""What the migration benchmark makes of its results: files, verdicts, errors, tables; none of it runs anything."""
+"""The evaluation of the migration benchmark: files, verdicts, errors, tables; nothing is migrated."""
 
 from __future__ import annotations
 
@@ -97,13 +97,15 @@ def test_a_migration_is_compared_with_the_last_prediction_for_it() -> None:
         (5.0, 4.0, 6.0, "yes"),
         (5.0, None, None, "yes"),
         (math.inf, math.inf, math.inf, "no"),
-        (200.0, 150.0, math.inf, "no"),  # longer than a real one is given
+        (200.0, 150.0, math.inf, "no"),  # longer than the patience of a real one
         (math.inf, 50.0, math.inf, "uncertain"),
         (5.0, 4.0, 130.0, "uncertain"),
         (None, None, None, "-"),
     ],
 )
-def test_verdict(total: float | None, low: float | None, high: float | None, expected: str) -> None:
+def test_a_prediction_gives_a_verdict_within_the_patience(
+    total: float | None, low: float | None, high: float | None, expected: str
+) -> None:
     predicted = Predicted("cyclic", 1.0, total_s=total, low_total_s=low, high_total_s=high)
     assert verdict(predicted, 120) == expected
 
@@ -150,12 +152,12 @@ def test_without_predictions_the_real_figures_are_shown(
 
 
 def test_passes_are_counted_as_a_prediction_counts_them() -> None:
-    """QEMU looks for dirty pages once more when it stops the guest."""
+    """QEMU syncs the dirty bitmap once more when it stops the guest, which is not a pass."""
     assert REAL.passes == 7
     assert STUCK.passes == 8
 
 
-# ---- what redirty says ----
+# ---- answers of redirty ----
 
 
 def test_a_prediction_is_read() -> None:
@@ -196,7 +198,7 @@ def test_the_curve_of_all_processes_is_read_between_its_points(tmp_path: Path) -
     assert written(tmp_path, 0.3) == pytest.approx(165)
 
 
-# ---- what QEMU says ----
+# ---- answers of QEMU ----
 
 
 def test_a_migration_is_read() -> None:
@@ -225,7 +227,7 @@ def test_a_migration_is_read() -> None:
     assert found.expected_downtime_s == 0.5, "after the first pass"
 
 
-def test_where_a_guest_has_its_memory() -> None:
+def test_the_guests_memory_is_found_in_qemus_answers() -> None:
     listed = (
         "              Block Name    PSize              Offset               Used              Total\r\n"
         "                  pc.ram    4 KiB  0x0000000000000000 0x000000000fffe000 0x000000000fffe000\r\n"
@@ -250,7 +252,7 @@ def test_progress_lines_may_be_cut_off_at_both_ends() -> None:
 # ---- guests ----
 
 
-def test_critical_bandwidth() -> None:
+def test_the_critical_bandwidth_follows_from_the_write_curve() -> None:
     assert critical_bandwidth(lambda t: 8000 * t, 0.3) == pytest.approx(8000 * SENT_PAGE_BYTES)
     known = {name: make() for name, make in WORKLOADS.items() if name != "redis"}
     for load in known.values():
@@ -258,7 +260,7 @@ def test_critical_bandwidth() -> None:
         assert 20 < critical_bandwidth(load.distinct, 0.3) / MIB < 60, load.name
 
 
-def test_libraries_of_a_program() -> None:
+def test_the_libraries_of_a_program_are_listed() -> None:
     listed = (
         "\tlinux-vdso.so.1 (0x00007fff)\n\tlibm.so.6 => /lib/libm.so.6 (0x00007f00)\n"
         "\t/lib64/ld-linux-x86-64.so.2 (0x00007f01)\n"
@@ -282,7 +284,7 @@ def stats_file(*fields: tuple[int, int]) -> bytes:
     return struct.pack("<3I", 0x55105940, 0x57093306, len(entry)) + entry
 
 
-def test_stats_of_a_dump() -> None:
+def test_the_stats_of_a_dump_are_read() -> None:
     data = stats_file((1, 500), (2, 2_000_000), (5, 70_000), (6, 300), (7, 69_700), (99, 1))
     found = parse_stats(data)
     assert (found.frozen_s, found.pages_scanned, found.pages_skipped) == (2.0, 70_000, 300)
@@ -304,8 +306,8 @@ def test_pre_dumps_are_summed_up_without_the_first() -> None:
     assert "+100.0%" in table.predumps(rows)
 
 
-def test_zero_pages_of_a_process() -> None:
-    """Its own; pages never touched count."""
+def test_zero_pages_of_a_process_are_counted() -> None:
+    """Zero pages of a process are counted, those never touched included."""
     with mmap.mmap(-1, 6 * MIB) as memory:
         view = np.frombuffer(memory, dtype=np.uint8)
         address = view.ctypes.data
@@ -316,7 +318,7 @@ def test_zero_pages_of_a_process() -> None:
     assert found == 6 * 256 - 2
 
 
-def test_when_criu_stopped_its_target() -> None:
+def test_the_stop_of_the_target_is_read_from_criu_s_log() -> None:
     log = "(00.139) Enforcing tasks\n(07.259500) Seized task 183, state 1\n(07.3) Seized task 184\n"
     assert seized(log) == 7.2595
     with pytest.raises(ProgramError):
