@@ -24,7 +24,7 @@ GROUPS = {
     "startup": "waiting for redirty",
     "mirror": "mirroring a target",
     "converge": "mirrors as they were predicted",
-    "peers": "mirroring, beside CRIU and QEMU",
+    "peers": "mirroring, next to CRIU and QEMU",
     "servers": "redis under load",
     "top": "the live screen",
     "pagetables": "page tables moved",

@@ -18,9 +18,9 @@ from typing import Any
 from tests.bench.figures import interval
 from tests.bench.results import Row, not_run
 from tests.support.netns import another_network, own_network, veth
+from tests.support.redirty_cli import REDIRTY
 from tests.workloads.driver import Writer
 
-_REDIRTY = Path(sys.executable).with_name("redirty")
 _MIB = 1 << 20
 # of a frame of 1514 bytes TCP carries 1448, and TLS adds 22 bytes to 16 KiB
 _CARRIED = 1448 / 1514 * 16384 / 16406
@@ -47,7 +47,7 @@ def rows(quick: bool) -> Iterator[Row]:
                 writer.start(pattern, 6000, 192 * 256, 3600)
                 recording = Path(name, pattern)
                 words = ["record", "-p", str(writer.pid), "500ms", "-d", "10s", "-q"]
-                subprocess.run([_REDIRTY, *words, "-o", recording], check=True)
+                subprocess.run([REDIRTY, *words, "-o", recording], check=True)
                 for rate in _RATES[-2:] if quick else _RATES:
                     prediction, done = _one(writer.pid, recording, peer, rate, Path(name, "m"))
                     if done is None or not prediction["converges"]:
@@ -93,7 +93,7 @@ def _one(
     useful = rate * _CARRIED
     predicted = subprocess.run(
         [
-            _REDIRTY,
+            REDIRTY,
             "predict",
             recording,
             "--bandwidth",
@@ -108,7 +108,7 @@ def _one(
     )
     prediction: dict[str, Any] = json.loads(predicted.stdout)
     code = to.with_name("code")
-    listen = [str(w) for w in (_REDIRTY, "receive", "--listen", "10.9.0.2:7411", "--to", to)]
+    listen = [str(w) for w in (REDIRTY, "receive", "--listen", "10.9.0.2:7411", "--to", to)]
     listen += ["--code-file", str(code)]
     with subprocess.Popen(
         ["nsenter", "-t", str(peer), "-n", *listen], stderr=subprocess.PIPE, text=True
@@ -119,7 +119,7 @@ def _one(
         words = ["-p", str(pid), "--to", "10.9.0.2:7411", "--code-file", str(code)]
         words += ["--bandwidth", f"{useful:.4f}MiB", "--downtime", _DOWNTIME, "--json"]
         done = subprocess.run(
-            [_REDIRTY, "mirror", *words], stdout=subprocess.PIPE, text=True, check=False
+            [REDIRTY, "mirror", *words], stdout=subprocess.PIPE, text=True, check=False
         )
         receiver.wait(60)
     subprocess.run(["rm", "-rf", to], check=True)

@@ -28,9 +28,9 @@ from tests.bench.figures import Interval, interval, of_pairs
 from tests.bench.results import Row, not_run
 from tests.bench.results import of_pairs as row_of_pairs
 from tests.bench.target import available_mib
+from tests.support.redirty_cli import REDIRTY
 from tests.workloads.driver import Crowd, Sweep
 
-_REDIRTY = Path(sys.executable).with_name("redirty")
 _PIECE = 1 << 20
 _SHM = "/dev/shm"
 
@@ -91,7 +91,7 @@ def _bare_tcp(size: int) -> float:
 @contextlib.contextmanager
 def _receiver(to: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     with subprocess.Popen(
-        [_REDIRTY, "receive", "--listen", "127.0.0.1:0", "--to", to],
+        [REDIRTY, "receive", "--listen", "127.0.0.1:0", "--to", to],
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
@@ -115,7 +115,7 @@ def _mirror(pid: int, over_tcp: bool, *more: str) -> dict[str, Any]:
             other, port = stack.enter_context(_receiver(to))
             where, watched["receiver"] = f"127.0.0.1:{port}", other.pid
         words = ["mirror", "-p", str(pid), "--to", where or str(to), "--json", "--downtime", "5s"]
-        sender = subprocess.Popen([_REDIRTY, *words, *more], stdout=subprocess.PIPE, text=True)
+        sender = subprocess.Popen([REDIRTY, *words, *more], stdout=subprocess.PIPE, text=True)
         watched["sender"] = sender.pid
         done = threading.Event()
         thread = threading.Thread(target=_watch, args=(watched, peaks, to, done))
@@ -246,7 +246,7 @@ def _still(count: int) -> Iterator[Row]:
                 for name in ("stop", "boundary", "copy")
             ]
             yield Row(
-                f"mirror: stands still with nothing left, {found[0]['threads']} threads",
+                f"mirror: downtime with nothing left, {found[0]['threads']} threads",
                 figure=interval([f["downtime_s"] * 1e3 for f in found]),
                 unit="ms",
                 goal=goal,

@@ -41,7 +41,7 @@ def rows(quick: bool) -> Iterator[Row]:
             floor.append(trial_s() * _GIB_TABLES)
         ms = interval([s * 1e3 for s in stopped])
         yield Row(
-            "page tables of 1 GiB moved: the target stands still",
+            "page tables of 1 GiB moved: downtime of the target",
             figure=ms,
             unit="ms",
             note=f"in steps of {_REGIONS * 2} MiB",

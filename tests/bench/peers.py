@@ -37,8 +37,8 @@ Found = dict[str, Any]
 
 def rows(quick: bool) -> Iterator[Row]:
     """Measure both, each where it can run."""
-    yield from _beside("criu", lambda: _criu(quick))
-    yield from _beside("qemu", lambda: _qemu(quick))
+    yield from _compared("criu", lambda: _criu(quick))
+    yield from _compared("qemu", lambda: _qemu(quick))
 
 
 def _criu(quick: bool) -> list[Found]:
@@ -65,13 +65,13 @@ def _qemu(quick: bool) -> list[Found]:
     return list(peers_qemu.measured(kernels.fetch(_QEMU_KERNEL), names, factors))
 
 
-def _beside(peer: str, measure: Any) -> Iterator[Row]:
+def _compared(peer: str, measure: Any) -> Iterator[Row]:
     name = {"criu": "CRIU's page server", "qemu": "QEMU's migration"}[peer]
     try:
         found = measure()
     except _TROUBLE as e:
         print(f"  {peer}: {e}", file=sys.stderr)
-        yield not_run(f"mirror beside {name}", " ".join(str(e).split())[-300:])
+        yield not_run(f"mirror next to {name}", " ".join(str(e).split())[-300:])
         return
     both = []
     for one in found:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,10 @@ from tests.bench.migration.guests import GuestError, Machine
 from tests.bench.migration.move import Terms, move
 from tests.bench.migration.workloads import WORKLOADS, Workload, critical_bandwidth
 from tests.support.netns import another_network, own_network, veth
+from tests.support.redirty_cli import REDIRTY
 from tests.support.servers import scratch
 from tests.vm.kernels import Kernel
 
-_REDIRTY = Path(sys.executable).with_name("redirty")
 _CARRIED = 1448 / 1514 * 16384 / 16406  # of a frame; see converge.py
 _BUCKET_S = 0.01
 _PATIENCE_S = 120.0
@@ -98,7 +97,7 @@ def sent_bytes() -> int:
 
 def _mirrored(source: Machine, over: list[str], work: Path, bandwidth: float) -> Found:
     code, to = work / "code", Path("/dev/shm", f"redirty-{work.name}")
-    listen = [_REDIRTY, "receive", "--listen", f"{_ADDRESS}:7411", "--to", to, "--code-file", code]
+    listen = [REDIRTY, "receive", "--listen", f"{_ADDRESS}:7411", "--to", to, "--code-file", code]
     try:
         with subprocess.Popen(
             [*over, *map(str, listen)], stderr=subprocess.PIPE, text=True
@@ -111,7 +110,7 @@ def _mirrored(source: Machine, over: list[str], work: Path, bandwidth: float) ->
             words += ["--to", f"{_ADDRESS}:7411", "--bandwidth", f"{bandwidth / 1024:.0f}KiB"]
             words += ["--downtime", f"{DOWNTIME_S * 1e3:.0f}ms", "--json"]
             done = subprocess.run(
-                [_REDIRTY, *map(str, words)], capture_output=True, text=True, check=False
+                [REDIRTY, *map(str, words)], capture_output=True, text=True, check=False
             )
             sent = sent_bytes() - before
             if done.returncode:

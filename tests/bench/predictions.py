@@ -21,8 +21,8 @@ from redirty.collector.recording import columns
 from tests.bench.figures import interval
 from tests.bench.results import Row, number
 from tests.support.known_writers import record, runs_of, uniform
+from tests.support.redirty_cli import REDIRTY
 
-_PROGRAM = Path(sys.executable).with_name("redirty")
 _ROUNDS, _PAGES = 10_000, 10_000_000
 _COMMAND_GOAL_S, _LIVE_GOAL_MS = 2.0, 5.0
 _LIVE_ROUNDS = 300
@@ -37,7 +37,7 @@ def rows(quick: bool) -> Iterator[Row]:
         directory = Path(place) / "recording"
         _long_recording(directory, rounds, pages)
         size = sum(path.stat().st_size for path in directory.iterdir()) / (1 << 20)
-        words = [str(_PROGRAM), "predict", str(directory), "--bandwidth", "10Gbit"]
+        words = [str(REDIRTY), "predict", str(directory), "--bandwidth", "10Gbit"]
         seconds = [_seconds(words) for _ in range(3 if quick else 9)]
     floor = [_seconds([sys.executable, "-c", "import pandas"]) for _ in range(5)]
     yield Row(

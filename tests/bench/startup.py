@@ -19,9 +19,9 @@ from redirty.collector.tracking.rounds import Recorder
 
 from tests.bench.figures import interval, median, pairs
 from tests.bench.results import Row, not_run, number
+from tests.support.redirty_cli import REDIRTY
 from tests.workloads.driver import Sweep
 
-_PROGRAM = Path(sys.executable).with_name("redirty")
 _HELP_GOAL_S, _RECORD_GOAL_S = 0.15, 1.5
 _TIMEOUT_S = 30.0
 _IMPORTS = "import redirty.collector.recording.session, bcc"
@@ -29,12 +29,12 @@ _IMPORTS = "import redirty.collector.recording.session, bcc"
 
 def rows(quick: bool) -> Iterator[Row]:
     """Measure redirty --help, and redirty record until the first round is armed."""
-    if not _PROGRAM.exists():
-        yield not_run("redirty --help", f"{_PROGRAM} is missing: make setup")
+    if not REDIRTY.exists():
+        yield not_run("redirty --help", f"{REDIRTY} is missing: make setup")
         return
     count = 5 if quick else 21
     found = pairs(
-        lambda: _seconds([str(_PROGRAM), "--help"]),
+        lambda: _seconds([str(REDIRTY), "--help"]),
         lambda: _seconds([sys.executable, "-c", "pass"]),
         count,
     )
@@ -65,7 +65,7 @@ def _first_arm(pid: int) -> float:
         out = Path(directory) / "recording"
         started = time.monotonic()
         process = subprocess.Popen(
-            [str(_PROGRAM), "record", "-q", "-p", str(pid), "60", "-o", str(out)],
+            [str(REDIRTY), "record", "-q", "-p", str(pid), "60", "-o", str(out)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

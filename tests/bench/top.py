@@ -23,10 +23,10 @@ from redirty.collector.linux.cpu_time import cpu_s
 
 from tests.bench.figures import interval
 from tests.bench.results import Row, not_run, number
+from tests.support.redirty_cli import REDIRTY
 from tests.support.screen_factories import facts
 from tests.workloads.driver import Crowd, Writer
 
-_PROGRAM = Path(sys.executable).with_name("redirty")
 _RECORDING = Path(__file__).resolve().parents[1] / "data" / "redis"
 _FIRST_PAINT_GOAL_S, _CPU_GOAL, _KEY_GOAL_S = 1.0, 0.03, 0.05
 _TIMEOUT_S = 60.0
@@ -52,13 +52,13 @@ Empty().run()
 
 def rows(quick: bool) -> Iterator[Row]:
     """Measure each on the real program in a pseudo-terminal, except the memory of 10,000 refreshes."""
-    if not _PROGRAM.exists():
-        yield not_run("redirty top", f"{_PROGRAM} is missing: make setup")
+    if not REDIRTY.exists():
+        yield not_run("redirty top", f"{REDIRTY} is missing: make setup")
         return
     paints, empty = [], []
     for _ in range(3 if quick else 9):  # in turn: the machine is not the same from one to the next
         paints.append(
-            _first_paint([str(_PROGRAM), "top", "--replay", str(_RECORDING)], b"re-dirtied")
+            _first_paint([str(REDIRTY), "top", "--replay", str(_RECORDING)], b"re-dirtied")
         )
         empty.append(_first_paint([sys.executable, "-c", _EMPTY], b"an empty app"))
     yield Row("redirty top --replay, to the first paint", figure=interval(paints), unit="s",
@@ -166,7 +166,7 @@ def _first_paint(words: Sequence[str], text: bytes) -> float:
 
 def _cpu_share(words: tuple[str, ...], ready: bytes, seconds: float) -> float:
     """Return the share of one CPU, once it has settled."""
-    with _screen([str(_PROGRAM), *words]) as screen:
+    with _screen([str(REDIRTY), *words]) as screen:
         screen.wait(ready)
         screen.drain(3.0)
         pid = screen.drawing
@@ -182,7 +182,7 @@ def _recording_share(pid: int, seconds: float) -> float:
     """Return the share of one CPU that redirty record uses for the same rounds."""
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory, "rec")
-        recording = subprocess.Popen([_PROGRAM, "record", "-q", "-p", str(pid), "-o", place])
+        recording = subprocess.Popen([REDIRTY, "record", "-q", "-p", str(pid), "-o", place])
         try:
             deadline = time.monotonic() + _TIMEOUT_S
             while not (place / "rounds.csv").exists():
@@ -250,7 +250,7 @@ def _writing(crowd: Crowd) -> Iterator[None]:
 def _key_answers(pid: int, count: int) -> list[float]:
     """Return the seconds from a key to its effect on the screen: another view, help, a prompt, by turns."""
     found = []
-    words = [str(_PROGRAM), "top", "-p", str(pid), "200ms", "--max-overhead", "100%"]
+    words = [str(REDIRTY), "top", "-p", str(pid), "200ms", "--max-overhead", "100%"]
     with _screen(words) as screen:
         screen.wait(b"re-dirtied")
         screen.drain(2.0)

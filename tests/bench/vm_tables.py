@@ -37,7 +37,7 @@ def rows(quick: bool) -> Iterator[Row]:
     except (machine.VmError, kernels.KernelError, initramfs.InitramfsError, OSError) as e:
         yield not_run("page tables between nodes", " ".join(str(e).split())[:200])
         return
-    for what, name in (("stopped_s", "the target stands still"), ("moves_s", "of that the moves")):
+    for what, name in (("stopped_s", "downtime of the target"), ("moves_s", "of that the moves")):
         of_tables, of_pages = found[what], found["move_pages_s"]
         yield Row(
             f"page tables of 1 GiB to another node: {name} / move_pages of the same",

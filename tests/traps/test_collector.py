@@ -86,7 +86,7 @@ def test_33_killed(
         process.wait(PATIENCE_S)
         wait_until(lambda: not processes_with(mark), "no process of it is left")
         finish(process)
-        wait_until(lambda: not tracer_of(phases.pid), "nobody traces the target")
+        wait_until(lambda: not tracer_of(phases.pid), "the target is not traced")
         wait_idle(phases.pid)
         assert_released(phases, before)
         assert not [d for d in descriptors(phases.pid).values() if "userfaultfd" in d]

@@ -182,6 +182,6 @@ def test_20_soft_dirty_counts_them_all(reserved: None) -> None:
             written, present = armed.settle(candidates, mappings)
             assert_same(within(written, area), there, "hugetlb, written")
             assert_same(within(present, area), there, "hugetlb, present")
-            assert_same(within(written, keep), NONE, "beside it, written")
+            assert_same(within(written, keep), NONE, "next to it, written")
         armed.close()
         maps.close()

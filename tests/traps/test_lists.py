@@ -204,14 +204,14 @@ def test_35_odd_kinds(odd: OddMappings, tracer: Tracer, name: str) -> None:
     """Memory that cannot be armed, or that only devices and the kernel write, is skipped or handled: rounds
     continue, and ordinary pages next to it are exact.
     """
-    beside = odd.made("plain").pages
+    plain = odd.made("plain").pages
     kind = odd.made(name)
     with LiveRounds(odd.pid, tracer=tracer) as live:
         live.begin()
-        odd.write("plain", beside)
+        odd.write("plain", plain)
         wait_idle(odd.pid)
         live.end_round()
-        check_writes(live, odd, beside, "plain")
+        check_writes(live, odd, plain, "plain")
         space = live.round_of(odd.pid)
         assert len(within(space.dirty, kind.pages)) == 0 or name in ("ring", "bpf", "perf")
 

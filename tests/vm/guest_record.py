@@ -12,9 +12,9 @@ import sys
 import threading
 from pathlib import Path
 
+from tests.support.redirty_cli import REDIRTY
 from tests.workloads.driver import Phases
 
-REDIRTY = Path(sys.executable).with_name("redirty")
 RECORDING = Path("/tmp/recording")
 ROUNDS = 3
 
