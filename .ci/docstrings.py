@@ -15,49 +15,51 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Words that no docstring begins with: it has a noun or a verb to begin with instead.
-FRAGMENTS = frozenset(
-    (
-        *("i", "me", "my", "we", "us", "our", "ours", "you", "your", "yours", "he", "him", "his"),
-        *("she", "her", "hers", "it", "its", "they", "them", "their", "theirs", "who", "whom"),
-        *("whose", "which", "this", "that", "these", "those", "one", "ones", "some", "somebody"),
-        *("something", "anybody", "anything", "nobody", "nothing", "none", "everybody"),
-        *("everything", "here", "there", "so", "such", "of", "how", "what", "as", "else"),
-    )
-)
-# A function does something: it begins with neither an article nor a preposition.
-NO_VERBS = frozenset(
-    (
-        *("a", "an", "the", "all", "both", "each", "every", "any", "no", "not", "also", "only"),
-        *("with", "without", "by", "for", "from", "in", "on", "at", "until", "while", "when"),
-        *("where", "because", "if", "like", "after", "before", "and", "but", "or", "is", "are"),
-    )
-)
+# No docstring begins with a pronoun, or with a word that only a sentence before it would explain.
+_FRAGMENTS = """
+i me my we us our ours you your yours he him his she her hers it its they them their theirs
+who whom whose which this that these those one ones some somebody something anybody anything
+nobody nothing none everybody everything here there so such of how what as else
+"""
+# A function does something: its docstring begins with neither an article nor a preposition.
+_NO_VERBS = """
+a an the all both each every any no not also only with without by for from in on at until while when
+where because if like after before and but or is are
+"""
+FRAGMENTS, NO_VERBS = frozenset(_FRAGMENTS.split()), frozenset(_NO_VERBS.split())
 NONE = re.compile(r"Whether\b[^.]*\bnone\b", re.IGNORECASE)
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def faults(source: str) -> Iterator[tuple[int, str]]:
     """Yield the line and the fault of each docstring of a module's source that is refused."""
     for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, Documented):
-            continue
-        text = ast.get_docstring(node)
-        if text is None:
-            continue
-        line = node.body[0].lineno
-        word = re.match(r"\W*([\w'-]*)", text)
-        first = word[1].lower() if word else ""
-        called = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        value = called and any("property" in ast.unparse(d) for d in node.decorator_list)
-        if first in FRAGMENTS or first.split("'")[0] in FRAGMENTS:
-            yield line, f"begins with {word[1]!r}" if word else "is empty"
-        elif called and not value and not node.name.startswith("test_") and first in NO_VERBS:
-            yield line, f"does not begin with a verb: {first!r}"
-        elif NONE.match(text):
-            yield line, "says whether it is none"
-        if re.search(r"\bErrors:", text):
-            yield line, "has 'Errors:' where 'Raises:' is the word"
+        if isinstance(node, Documented) and (text := ast.get_docstring(node)) is not None:
+            for fault in _faults_of(node, text):
+                yield node.body[0].lineno, fault
+
+
+def _faults_of(node: Documented, text: str) -> Iterator[str]:
+    word = re.match(r"\W*([\w'-]*)", text)
+    first = word[1] if word else ""
+    if not first:
+        yield "is empty"
+    elif first.lower().split("'")[0] in FRAGMENTS:
+        yield f"begins with {first!r}"
+    elif _needs_verb(node) and first.lower() in NO_VERBS:
+        yield f"does not begin with a verb: {first!r}"
+    elif NONE.match(text):
+        yield "says whether it is none"
+    if re.search(r"\bErrors:", text):
+        yield "has 'Errors:' where 'Raises:' is the word"
+
+
+def _needs_verb(node: Documented) -> bool:
+    """Return True for a function that is neither a property nor a test."""
+    if not isinstance(node, Function) or node.name.startswith("test_"):
+        return False
+    return not any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
 
 
 def main(paths: list[str]) -> int:

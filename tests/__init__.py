@@ -2,8 +2,8 @@
 
 import signal
 
-# A shell that runs this in the background has these ignored, and what is started here would leave them
-# so, as redirty does: it could not be told to end.
+# A shell that runs this in the background ignores these signals; what the tests start would inherit that
+# and keep it, as redirty does: no such signal could end it.
 for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         _usual = signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL

@@ -1,4 +1,4 @@
-"""What a test needs from its machine: a skip with the reason, or a failure where it must be there."""
+"""Requirements of a test on its machine: a skip with the reason, or a failure where they must be met."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import shutil
 
 
 def require(condition: object, reason: str) -> None:
-    """Skips the test unless the condition holds; with REDIRTY_REQUIRE=1 it fails instead."""
+    """Skip the test unless the condition holds; with REDIRTY_REQUIRE=1 fail it instead."""
     if condition:
         return
-    import pytest  # takes seconds in an emulated machine, where programs use what is here
+    import pytest  # takes seconds to import in an emulated machine, whose scripts use this module
 
     if os.environ.get("REDIRTY_REQUIRE") == "1":
         pytest.fail(f"required here: {reason}")
@@ -18,12 +18,12 @@ def require(condition: object, reason: str) -> None:
 
 
 def require_root() -> None:
-    """Tracing needs root."""
+    """Require root, which tracing needs."""
     require(os.geteuid() == 0, "needs root")
 
 
 def require_program(name: str, package: str) -> str:
-    """A program's path."""
+    """Return the path of a program; require that it is installed."""
     path = shutil.which(name)
     require(path, f"needs {name} (Debian package {package})")
     return path or ""

@@ -1,1 +1,1 @@
-"""What tracing costs: figures beside their floors, all from one run. See README.md."""
+"""The cost of tracing: figures next to their floors, all from one run. See README.md."""

@@ -1,4 +1,4 @@
-"""make bench: prints one table of ratios and figures, each beside its floor. See README.md."""
+"""make bench: prints one table of ratios and figures, each next to its floor. See README.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GROUPS = {
     "startup": "waiting for redirty",
     "mirror": "mirroring a target",
     "converge": "mirrors as they were predicted",
-    "peers": "mirroring, beside CRIU and QEMU",
+    "peers": "mirroring, next to CRIU and QEMU",
     "servers": "redis under load",
     "top": "the live screen",
     "pagetables": "page tables moved",
@@ -35,7 +35,7 @@ MODULES = {"probes": "vm_probes", "nodes": "vm_tables"}  # where the name is not
 
 
 def main() -> int:
-    """Runs the groups; 1 when one of them could not be run to its end, whatever the figures."""
+    """Run the groups; return 1 when one of them could not run to its end, whatever the figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repetitions: does it run?")
     parser.add_argument(

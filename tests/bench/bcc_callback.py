@@ -1,5 +1,6 @@
-"""What a user would write with BCC: a record for each write fault of a process, a Python callback
-for each record. Run by the benchmark with the system's Python: bcc_callback.py perf|ring PID"""
+"""The program a user would write with BCC: a record for each write fault of a process, and a Python callback for
+each record. The benchmark runs it with the system's Python: bcc_callback.py perf|ring PID
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ int on_fault(struct bpf_raw_tracepoint_args *ctx) {
 
 
 def main() -> None:
-    """Counts faults by page until SIGINT, then prints the counts."""
+    """Count faults by page until SIGINT, then print the counts."""
     os.environ["BCC_KERNEL_SOURCE"] = str(_KHEADERS)
     from bcc import BPF
 

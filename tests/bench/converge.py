@@ -1,5 +1,6 @@
-"""What predict says of a recording made before, and what the mirror then does: over a veth pair between two
-network namespaces, held to a rate by tbf."""
+"""Predictions made from an earlier recording, compared with the mirror that follows: over a veth pair between two
+network namespaces, limited to a rate by tbf.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ from typing import Any
 from tests.bench.figures import interval
 from tests.bench.results import Row, not_run
 from tests.support.netns import another_network, own_network, veth
+from tests.support.redirty_cli import REDIRTY
 from tests.workloads.driver import Writer
 
-_REDIRTY = Path(sys.executable).with_name("redirty")
 _MIB = 1 << 20
 # of a frame of 1514 bytes TCP carries 1448, and TLS adds 22 bytes to 16 KiB
 _CARRIED = 1448 / 1514 * 16384 / 16406
@@ -29,7 +30,7 @@ _BUCKET_S = 0.01  # of the link's rate
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Errors of the total time and of the bytes, over bandwidths and ways of writing."""
+    """Return errors of the total time and of the bytes, over bandwidths and ways of writing."""
     total, transferred, notes = [], [], []
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm") as name,
@@ -46,21 +47,21 @@ def rows(quick: bool) -> Iterator[Row]:
                 writer.start(pattern, 6000, 192 * 256, 3600)
                 recording = Path(name, pattern)
                 words = ["record", "-p", str(writer.pid), "500ms", "-d", "10s", "-q"]
-                subprocess.run([_REDIRTY, *words, "-o", recording], check=True)
+                subprocess.run([REDIRTY, *words, "-o", recording], check=True)
                 for rate in _RATES[-2:] if quick else _RATES:
-                    said, done = _one(writer.pid, recording, peer, rate, Path(name, "m"))
-                    if done is None or not said["converges"]:
-                        notes.append(f"{pattern} at {rate:g}: predicted {said['converges']}, "
+                    prediction, done = _one(writer.pid, recording, peer, rate, Path(name, "m"))
+                    if done is None or not prediction["converges"]:
+                        notes.append(f"{pattern} at {rate:g}: predicted {prediction['converges']}, "
                                      f"done {done is not None}")  # fmt: skip
                         continue
-                    t, b = said["total_s"], said["transferred_bytes"]
+                    t, b = prediction["total_s"], prediction["transferred_bytes"]
                     total.append(abs(t / done["total_s"] - 1) * 100)
                     transferred.append(abs(b / done["bytes"] - 1) * 100)
                     print(
                         f"  {pattern} {rate:g} MiB/s: total {t:.2f} s, was {done['total_s']:.2f} s; "
                         f"{b / _MIB:.0f} MiB, were {done['bytes'] / _MIB:.0f} MiB; passes "
-                        f"{len(said['passes'])}, were {len(done['passes'])}; downtime "
-                        f"{said['downtime_s'] * 1e3:.0f} ms, was {done['downtime_s'] * 1e3:.0f} ms",
+                        f"{len(prediction['passes'])}, were {len(done['passes'])}; downtime "
+                        f"{prediction['downtime_s'] * 1e3:.0f} ms, was {done['downtime_s'] * 1e3:.0f} ms",
                         file=sys.stderr,
                     )
                 writer.signal(signal.SIGKILL)
@@ -79,7 +80,7 @@ def rows(quick: bool) -> Iterator[Row]:
 
 def _tc(verb: str, rate: float) -> subprocess.CompletedProcess[str]:
     bits = int(rate * _MIB * 8)
-    # Its timer comes late on a busy machine: what a small bucket cannot hold meanwhile is lost of the rate.
+    # Its timer is late on a busy machine: what a small bucket cannot hold meanwhile is lost to the rate.
     burst = int(rate * _MIB * _BUCKET_S)
     words = f"tc qdisc {verb} dev v0 root tbf rate {bits}bit burst {burst}b latency 50ms"
     return subprocess.run(words.split(), capture_output=True, text=True, check=False)
@@ -92,7 +93,7 @@ def _one(
     useful = rate * _CARRIED
     predicted = subprocess.run(
         [
-            _REDIRTY,
+            REDIRTY,
             "predict",
             recording,
             "--bandwidth",
@@ -105,9 +106,9 @@ def _one(
         text=True,
         check=False,
     )
-    said: dict[str, Any] = json.loads(predicted.stdout)
+    prediction: dict[str, Any] = json.loads(predicted.stdout)
     code = to.with_name("code")
-    listen = [str(w) for w in (_REDIRTY, "receive", "--listen", "10.9.0.2:7411", "--to", to)]
+    listen = [str(w) for w in (REDIRTY, "receive", "--listen", "10.9.0.2:7411", "--to", to)]
     listen += ["--code-file", str(code)]
     with subprocess.Popen(
         ["nsenter", "-t", str(peer), "-n", *listen], stderr=subprocess.PIPE, text=True
@@ -118,8 +119,8 @@ def _one(
         words = ["-p", str(pid), "--to", "10.9.0.2:7411", "--code-file", str(code)]
         words += ["--bandwidth", f"{useful:.4f}MiB", "--downtime", _DOWNTIME, "--json"]
         done = subprocess.run(
-            [_REDIRTY, "mirror", *words], stdout=subprocess.PIPE, text=True, check=False
+            [REDIRTY, "mirror", *words], stdout=subprocess.PIPE, text=True, check=False
         )
         receiver.wait(60)
     subprocess.run(["rm", "-rf", to], check=True)
-    return said, json.loads(done.stdout) if done.returncode == 0 else None
+    return prediction, json.loads(done.stdout) if done.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""What every page fault of the machine pays while some other process is traced."""
+"""The cost of tracing another process to every page fault of the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FILE_MIB, _FILE_TIMES = 128, 10  # many of a mapped file's pages come with one 
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """First touch of fresh memory, and of a mapped file (as lmbench's lat_pagefault)."""
+    """Measure first touches of fresh memory, and of a mapped file (as lmbench's lat_pagefault)."""
     count = 21 if quick else 151
     cpu, _ = cpus()
     with (
@@ -44,8 +44,8 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def _cost(bystander: Sweep, what: Callable[[], SweepTime], times: int) -> float:
-    """ns a page, of processor time."""
-    what()  # programs put on or taken off change the kernel's code, and its caches are cold
+    """Return ns per page, of processor time."""
+    what()  # attaching and detaching programs changes the kernel's code, and leaves its caches cold
     before = cpu_ns(bystander.pid)
     pages = sum(what().pages for _ in range(times))
     return (cpu_ns(bystander.pid) - before) / pages

@@ -2,7 +2,7 @@
 writer, by turns.
 
 Usage: python -m tests.bench.guest_peers COUNT PRE_DUMPS PATTERN,... Prints JSON. Bytes are those that the loopback
-counted, headers included. CRIU comes first in each turn; what it needed as downtime is what the mirror is asked for.
+counted, headers included. CRIU comes first in each turn; its downtime is then the mirror's goal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Any
 from tests.bench.migration.guest_criu import MIB, PAGES, RATES
 from tests.bench.migration.stats import parse
 from tests.support.receiver import receive
-from tests.support.redirty_cli import ProgramError, run_redirty, wait_until
+from tests.support.redirty_cli import ProgramError, run_redirty
+from tests.support.waiting import wait_until
 from tests.workloads.driver import Writer
 
 _LIFE_S = 100_000
@@ -32,7 +33,7 @@ _PATIENCE_S = 180.0
 
 
 def main() -> int:
-    """All patterns."""
+    """Measure all patterns."""
     subprocess.run(
         ["criu", "check", "--feature", "mem_dirty_track"], capture_output=True, check=True
     )
@@ -53,7 +54,7 @@ def main() -> int:
 
 
 def sent_bytes() -> int:
-    """What the loopback has carried."""
+    """Return the bytes that the loopback has carried."""
     (line,) = (
         x for x in Path("/proc/net/dev").read_text().splitlines() if x.strip().startswith("lo:")
     )
@@ -61,16 +62,16 @@ def sent_bytes() -> int:
 
 
 def by_criu(pid: int, dumps: int) -> dict[str, Any]:
-    """So many pre-dumps, one right after the other, then a dump of what is left."""
+    """Make `dumps` pre-dumps, one right after the other, then a dump of what is left."""
     with tempfile.TemporaryDirectory() as name:
-        begun, before = time.monotonic(), sent_bytes()
+        started, before = time.monotonic(), sent_bytes()
         stats = []
         for number in range(dumps + 1):
             stats.append(_one(pid, Path(name), number, "dump" if number == dumps else "pre-dump"))
         last = stats[-1]
         return {
             "bytes": sent_bytes() - before,
-            "total_s": time.monotonic() - begun,
+            "total_s": time.monotonic() - started,
             "downtime_s": last["freezing_s"] + last["frozen_s"],
             "passes": len(stats),
             "pages": sum(s["pages_written"] for s in stats),
@@ -79,7 +80,7 @@ def by_criu(pid: int, dumps: int) -> dict[str, Any]:
 
 
 def _one(pid: int, work: Path, number: int, verb: str) -> dict[str, Any]:
-    """One pass, with a page server of its own, which ends with it."""
+    """Make one pass, with a page server of its own, which ends with it."""
     here, there = work / f"here{number}", work / f"there{number}"
     here.mkdir()
     there.mkdir()
@@ -102,15 +103,17 @@ def _one(pid: int, work: Path, number: int, verb: str) -> dict[str, Any]:
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             wait_until(
-                lambda: server.poll() is not None or _listens(port), _PATIENCE_S, "the page server"
+                lambda: server.poll() is not None or _listens(port),
+                "the page server",
+                timeout_s=_PATIENCE_S,
             )
             argv = ["criu", verb, "--tree", str(pid), "--images-dir", str(here), *parent]
             argv += ["--page-server", "--address", "127.0.0.1", "--port", str(port), "--shell-job"]
             argv += ["-v4", "-o", "log", *(["--leave-running"] if verb == "dump" else [])]
             done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
             if done.returncode:
-                said = [_end(here / "log"), "the page server:", _end(there / "log")]
-                raise ProgramError(f"criu {verb} ended with {done.returncode}: {' '.join(said)}")
+                logs = [_end(here / "log"), "the page server:", _end(there / "log")]
+                raise ProgramError(f"criu {verb} ended with {done.returncode}: {' '.join(logs)}")
             server.wait(60)
         except BaseException:
             server.kill()
@@ -123,7 +126,7 @@ def _end(log: Path) -> str:
 
 
 def _listens(port: int) -> bool:
-    """Whether somebody does: a connection to find out would be taken for the one."""
+    """Return whether a port has a listener: a probing connection would be taken for CRIU's own."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return any(w[1].endswith(f":{port:04X}") and w[3] == "0A" for w in map(str.split, lines))
 
@@ -135,28 +138,29 @@ def _free_port() -> int:
 
 
 def by_redirty(pid: int, downtime_s: float) -> dict[str, Any]:
-    """A mirror over TCP; without downtime_s in the answer when it would not have done."""
+    """Mirror over TCP; downtime_s is missing from the answer when it missed the goal."""
     with tempfile.TemporaryDirectory() as name:
         before = sent_bytes()
         with receive(Path(name, "m"), Path(name, "log"), patience_s=_PATIENCE_S) as other:
-            # taking fentry's programs off takes an emulated machine a minute, after the mirror is made
-            words = ["--downtime", f"{downtime_s * 1e3:.0f}ms", "--json", "--probe", "tracepoint"]
-            done = run_redirty(
-                *("mirror", "-p", pid, "--to", f"127.0.0.1:{other.port}", *words), timeout_s=900
-            )
+            # detaching fentry's programs takes an emulated machine a minute, after the mirror is made
+            goal = ["--downtime", f"{downtime_s * 1e3:.0f}ms", "--json", "--probe", "tracepoint"]
+            words = ["mirror", "-p", pid, "--to", f"127.0.0.1:{other.port}", *goal]
+            done = run_redirty(*words, timeout_s=900)
             if done.code == 0:
                 other.wait(60)
         if done.code:
             reason = re.sub(r"\s+", " ", done.err)[-300:]
             return {"bytes": sent_bytes() - before, "why": reason}
-        told = json.loads(done.out)
+        answer = json.loads(done.out)
         return {
             "bytes": sent_bytes() - before,
-            "total_s": told["total_s"],
-            "downtime_s": told["downtime_s"],
-            "passes": len(told["passes"]),
-            "pages": sum(p["sent_pages"] for p in told["passes"]),
-            "told": {k: told[k] for k in ("stop_s", "boundary_s", "copy_s", "passes", "decisions")},
+            "total_s": answer["total_s"],
+            "downtime_s": answer["downtime_s"],
+            "passes": len(answer["passes"]),
+            "pages": sum(p["sent_pages"] for p in answer["passes"]),
+            "mirror": {
+                k: answer[k] for k in ("stop_s", "boundary_s", "copy_s", "passes", "decisions")
+            },
         }
 
 

@@ -28,7 +28,7 @@ PAIRS = (
 
 
 def main() -> int:
-    """Measures all pairs by turns."""
+    """Measure all pairs by turns."""
     count = int(sys.argv[1])
     found = []
     with armed_sweep(_MIB, cpus()[0]) as target, contextlib.ExitStack() as stack:
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def cost(target: Target, probes: dict[str, Probe], name: str) -> Callable[[], float]:
-    """What measures ns a page with one kind of probe attached and no other, or with none."""
+    """Return a function that measures ns per page with one kind of probe attached and no other, or with none."""
 
     def measure() -> float:
         for other, probe in probes.items():
@@ -65,8 +65,11 @@ def cost(target: Target, probes: dict[str, Probe], name: str) -> Callable[[], fl
 
 
 def least(target: Target) -> float:
-    """ns a page of the quickest of some sweeps: the emulator has to translate code anew that was
-    changed by an attachment, and its own processors may be taken from it at any time."""
+    """Return ns per page of the fastest of some sweeps.
+
+    The emulator has to translate code anew that an attachment changed, and its own processors may be taken from it at
+    any time.
+    """
     return min(target.first_writes() for _ in range(_SWEEPS))
 
 

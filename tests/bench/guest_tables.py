@@ -23,7 +23,7 @@ _GIB_TABLES = 512
 
 
 def moves(mib: int, times: int) -> dict[str, Any]:
-    """Seconds a GiB, of each turn: tables, then the pages themselves, to the other node."""
+    """Return seconds per GiB, by turns: moving the tables, then the pages themselves, to the other node."""
     libc = ctypes.CDLL(None, use_errno=True)
     stopped, moving, pages_s = [], [], []
     with Mapped("private", mib, wrapper=ON_NODE_0) as target:
@@ -35,11 +35,11 @@ def moves(mib: int, times: int) -> dict[str, Any]:
             result = mover.to(node)
             nodes = np.full(len(pages), node, np.int32)
             arrays = (a.ctypes.data_as(ctypes.c_void_p) for a in (pages, nodes, status))
-            begun = time.monotonic()
+            started = time.monotonic()
             moved = libc.syscall(
                 _MOVE_PAGES, target.pid, ctypes.c_ulong(len(pages)), *arrays, _MOVE
             )
-            pages_s.append((time.monotonic() - begun) / mib * 1024)
+            pages_s.append((time.monotonic() - started) / mib * 1024)
             assert moved == 0, ctypes.get_errno()
             assert (status == node).all()
             stopped.append(result.stopped_s / result.moved * _GIB_TABLES)
@@ -49,7 +49,7 @@ def moves(mib: int, times: int) -> dict[str, Any]:
 
 
 def touches(count: int) -> dict[str, Any]:
-    """First touches by a program that was moved to the other node, and by one that was not."""
+    """Measure first touches by a program that was moved to the other node, and by one that was not."""
     with Sweep(1, wrapper=ON_NODE_0) as moved, Sweep(1, wrapper=ON_NODE_0) as untouched:
         touch_ns(moved), touch_ns(untouched)
         Mover(moved.pid).to(FAR)

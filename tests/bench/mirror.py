@@ -1,4 +1,4 @@
-"""The copier's speed beside bare loops, how long a target stands still, and what a mirror takes of memory."""
+"""The copier's speed next to bare loops, the downtime of a target, and the memory a mirror takes."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from tests.bench.figures import Interval, interval, of_pairs
 from tests.bench.results import Row, not_run
 from tests.bench.results import of_pairs as row_of_pairs
 from tests.bench.target import available_mib
+from tests.support.redirty_cli import REDIRTY
 from tests.workloads.driver import Crowd, Sweep
 
-_REDIRTY = Path(sys.executable).with_name("redirty")
 _PIECE = 1 << 20
 _SHM = "/dev/shm"
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """First pass, scattered pages, standing still, memory."""
+    """Measure the first pass, scattered pages, downtime, and memory."""
     yield from _first_pass(512 if quick else 1024, 3 if quick else 9)
     yield from _scattered(512, 5 if quick else 15)
     yield from _still(3 if quick else 11)
@@ -47,13 +47,13 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def _bare_read(pid: int, first: int, pages: int) -> float:
-    """Bytes a second of process_vm_readv in pieces of 1 MiB into one buffer."""
+    """Return the bytes per second of process_vm_readv in pieces of 1 MiB into one buffer."""
     reader, buffer = ProcessMemory(pid), memoryview(bytearray(_PIECE))
     step = _PIECE // PAGE
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for at in range(first, first + pages, step):
         reader.read(np.arange(at, at + step, dtype=np.uint64), buffer)
-    took = time.perf_counter() - begun
+    took = time.perf_counter() - started
     reader.close()
     return pages * PAGE / took
 
@@ -68,19 +68,19 @@ c.sendall(b"x")
 
 
 def _bare_tcp(size: int) -> float:
-    """Bytes a second from one process to another over loopback."""
+    """Return the bytes per second from one process to another over loopback."""
     with subprocess.Popen(
         [sys.executable, "-c", _SINK], stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout
         connection = socket.create_connection(("127.0.0.1", int(other.stdout.readline())))
         data = memoryview(bytearray(_PIECE))
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(size // _PIECE):
             connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         connection.recv(1)
-        took = time.perf_counter() - begun
+        took = time.perf_counter() - started
         connection.close()
     return size / took
 
@@ -91,7 +91,7 @@ def _bare_tcp(size: int) -> float:
 @contextlib.contextmanager
 def _receiver(to: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     with subprocess.Popen(
-        [_REDIRTY, "receive", "--listen", "127.0.0.1:0", "--to", to],
+        [REDIRTY, "receive", "--listen", "127.0.0.1:0", "--to", to],
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
@@ -106,7 +106,7 @@ def _receiver(to: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 def _mirror(pid: int, over_tcp: bool, *more: str) -> dict[str, Any]:
-    """mirror.json, with peak_kib of the sender and the receiver."""
+    """Return mirror.json, with peak_kib of the sender and the receiver."""
     peaks: dict[str, int] = {}
     with tempfile.TemporaryDirectory(dir=_SHM) as name, contextlib.ExitStack() as stack:
         to, where = Path(name, "m"), ""
@@ -115,7 +115,7 @@ def _mirror(pid: int, over_tcp: bool, *more: str) -> dict[str, Any]:
             other, port = stack.enter_context(_receiver(to))
             where, watched["receiver"] = f"127.0.0.1:{port}", other.pid
         words = ["mirror", "-p", str(pid), "--to", where or str(to), "--json", "--downtime", "5s"]
-        sender = subprocess.Popen([_REDIRTY, *words, *more], stdout=subprocess.PIPE, text=True)
+        sender = subprocess.Popen([REDIRTY, *words, *more], stdout=subprocess.PIPE, text=True)
         watched["sender"] = sender.pid
         done = threading.Event()
         thread = threading.Thread(target=_watch, args=(watched, peaks, to, done))
@@ -129,7 +129,7 @@ def _mirror(pid: int, over_tcp: bool, *more: str) -> dict[str, Any]:
 
 
 def _watch(pids: dict[str, int], peaks: dict[str, int], to: Path, done: threading.Event) -> None:
-    """From the first page at the other end on: before that, the sender compiles its BPF programs."""
+    """Sample from the first page at the other end on: before that, the sender compiles its BPF programs."""
     copying = False
     while not done.wait(0.02):
         if not copying:
@@ -172,25 +172,28 @@ def _first_pass(mib: int, count: int) -> Iterator[Row]:
 
 
 def _warm(size: int) -> None:
-    """In a virtual machine memory that nobody uses may belong to the host: the first to write to it then
-    waits for the host. Here that is nobody who is measured."""
+    """Touch as much memory.
+
+    In a virtual machine unused memory may belong to the host: the first to write to it waits for the host. Here that
+    is none of the measured programs.
+    """
     with mmap.mmap(-1, size + (256 << 20)) as memory:
         for at in range(0, len(memory), PAGE):
             memory[at] = 1
 
 
 def _receiver_floor(size: int) -> float:
-    """Bytes a second of writing a new file where the receiver writes: what no receiver exceeds."""
+    """Return the bytes per second of writing a new file where the receiver writes: no receiver exceeds it."""
     data = bytes(_PIECE)
     with tempfile.TemporaryFile(dir=_SHM, buffering=0) as file:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for at in range(0, size, _PIECE):
             os.pwrite(file.fileno(), data, at)
-        return size / (time.perf_counter() - begun)
+        return size / (time.perf_counter() - started)
 
 
 class _Nowhere(LocalSink):
-    """Takes pages and drops them: what is left is reading, looking and comparing."""
+    """Takes pages and drops them: what is left is reading, scanning and comparing."""
 
     def __init__(self) -> None:
         self.sent_bytes = 0
@@ -212,14 +215,14 @@ def _scattered(mib: int, count: int) -> Iterator[Row]:
         measured, floors = [], []
         for n in range(count + 1):
             sweep.sweep()  # new contents in every page
-            begun = time.perf_counter()
+            started = time.perf_counter()
             counts = engine.copy([(source, wanted)])
-            took = time.perf_counter() - begun
+            took = time.perf_counter() - started
             assert counts.sent_pages == len(pages), counts
-            begun = time.perf_counter()
+            started = time.perf_counter()
             for at in range(0, len(pages), 256):
                 reader.read(pages[at : at + 256], buffer)
-            bare = time.perf_counter() - begun
+            bare = time.perf_counter() - started
             if n:
                 measured.append(len(pages) * PAGE / took / 1e9)
                 floors.append(len(pages) * PAGE / bare / 1e9)
@@ -243,7 +246,7 @@ def _still(count: int) -> Iterator[Row]:
                 for name in ("stop", "boundary", "copy")
             ]
             yield Row(
-                f"mirror: stands still with nothing left, {found[0]['threads']} threads",
+                f"mirror: downtime with nothing left, {found[0]['threads']} threads",
                 figure=interval([f["downtime_s"] * 1e3 for f in found]),
                 unit="ms",
                 goal=goal,

@@ -1,7 +1,7 @@
 """Rounds of a recorder in a process of its own: one_round MIB KIND DIRTY_PAGES ROUNDS.
 
-Prints, as JSON, the processor time of each round (its end, and writing it down), where it goes,
-and how far the resident memory rose above what it was when the target was about to be armed.
+Prints, as JSON, the processor time of each round (its end, and writing it to disk), where it goes, and how far the
+resident memory rose above what it was when the target was about to be armed.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ class Parts:
     def __init__(self) -> None:
         self.rounds: list[dict[str, int]] = []
 
-    def begin(self) -> None:
-        """The next round."""
+    def start(self) -> None:
+        """Start the next round."""
         self.rounds.append({})
 
     def timed(self, name: str, call: Callable[..., T]) -> Callable[..., T]:
-        """The call, counted under a name."""
+        """Return the call, counted under a name."""
 
         def timed(*arguments: Any, **more: Any) -> T:
-            begun = time.process_time_ns()
+            started = time.process_time_ns()
             try:
                 return call(*arguments, **more)
             finally:
-                spent = time.process_time_ns() - begun
+                spent = time.process_time_ns() - started
                 if self.rounds:
                     self.rounds[-1][name] = self.rounds[-1].get(name, 0) + spent
 
         return timed
 
     def medians(self) -> dict[str, float]:
-        """ns of each part in the middle round."""
+        """Return the ns of each part in the middle round."""
         names = dict.fromkeys(name for spent in self.rounds for name in spent)
         return {n: median([spent.get(n, 0) for spent in self.rounds]) for n in names}
 
 
 def memory_kib(name: str) -> int:
-    """VmRSS or VmHWM of this process."""
+    """Return VmRSS or VmHWM of this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name):
             return int(line.split()[1])
@@ -70,12 +70,12 @@ def memory_kib(name: str) -> int:
 
 
 def main() -> None:
-    """Records."""
+    """Record, and print the figures."""
     mib, kind, dirty, rounds = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     retain_freed_memory()  # as a session does
     target_cpu, own_cpu = cpus()
     parts = Parts()
-    # Spread out, so that the pages are no single run, when few are dirty.
+    # Spread out, so that the pages are not a single run, when few are dirty.
     stride = max(1, mib * 256 // dirty) if dirty < 100_000 else 1
     injector = Injector()
     with Sweep(mib, kind, wrapper=pinned(target_cpu)) as sweep, tempfile.TemporaryDirectory() as d:
@@ -98,18 +98,18 @@ def main() -> None:
         for number in range(rounds + 1):
             sweep.sweep(stride=stride, count=dirty)
             if number:
-                parts.begin()
-            begun = time.process_time_ns()
+                parts.start()
+            started = time.process_time_ns()
             result = recorder.end_round()
             add(result)
-            spent = time.process_time_ns() - begun
-            if number:  # the first one also looks at what was there before
+            spent = time.process_time_ns() - started
+            if number:  # the first one also reads what was present before
                 cpu_ns.append(spent)
             found = sum(len(space.dirty) for space in result.spaces)
         added_kib = memory_kib("VmHWM") - before_kib
-        begun = time.process_time_ns()
+        started = time.process_time_ns()
         recording.close(complete=True)
-        sums_ns = time.process_time_ns() - begun
+        sums_ns = time.process_time_ns() - started
         recorder.close()
         tracer.close()
     injector.close()

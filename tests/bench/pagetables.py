@@ -1,7 +1,7 @@
-"""Page tables moved: how long the target stands still, and what its page faults cost afterwards.
+"""Page tables moved: how long the target is stopped, and what its page faults cost afterwards.
 
-This machine may have one node: the tables are made anew where they are, which is the same work. Between
-two nodes, and beside move_pages(2): vm_tables.py.
+This machine may have one node: the tables are made anew where they are, which is the same work. Between two nodes,
+and next to move_pages(2): vm_tables.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GOAL = 1.016  # as of the faults of bystanders
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """The pause of 1 GiB beside the bare system calls, and first touches after a move."""
+    """Measure the pause for 1 GiB next to the bare system calls, and first touches after a move."""
     count = 3 if quick else 11
     with (
         Mapped("private", _MIB) as target,
@@ -41,7 +41,7 @@ def rows(quick: bool) -> Iterator[Row]:
             floor.append(trial_s() * _GIB_TABLES)
         ms = interval([s * 1e3 for s in stopped])
         yield Row(
-            "page tables of 1 GiB moved: the target stands still",
+            "page tables of 1 GiB moved: downtime of the target",
             figure=ms,
             unit="ms",
             note=f"in steps of {_REGIONS * 2} MiB",
@@ -63,7 +63,7 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def touch_ns(program: Sweep) -> float:
-    """ns a page, of processor time."""
+    """Return ns per page, of processor time."""
     before = cpu_ns(program.pid)
     pages = program.touch(_TOUCHED_MIB).pages
     return (cpu_ns(program.pid) - before) / pages

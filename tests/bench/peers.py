@@ -1,5 +1,6 @@
-"""A mirror beside what others do with the same workload in the same run: CRIU's pre-dumps to its page server, in an
-emulated machine, and QEMU's live migration, over a link of a given rate."""
+"""A mirror next to its peers with the same workload in the same run: CRIU's pre-dumps to its page server, in an
+emulated machine, and QEMU's live migration, over a link of a given rate.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +24,27 @@ _TIMEOUT_S = 3000.0
 _PRE_DUMPS = 3
 _MIB = 1 << 20
 _TROUBLE = (
-    *(machine.VmError, kernels.KernelError, initramfs.InitramfsError),
-    *(GuestError, QmpError, OSError, ValueError),
+    machine.VmError,
+    kernels.KernelError,
+    initramfs.InitramfsError,
+    GuestError,
+    QmpError,
+    OSError,
+    ValueError,
 )
 Found = dict[str, Any]
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Both, each where it can be run."""
-    yield from _beside("criu", lambda: _criu(quick))
-    yield from _beside("qemu", lambda: _qemu(quick))
+    """Measure both, each where it can run."""
+    yield from _compared("criu", lambda: _criu(quick))
+    yield from _compared("qemu", lambda: _qemu(quick))
 
 
 def _criu(quick: bool) -> list[Found]:
     if shutil.which("criu", path="/usr/sbin:/usr/bin") is None:
         raise OSError("criu is not installed (Debian package criu)")
-    build()  # here: the guest sees the programs, and has no compiler's time to lose
+    build()  # here: the guest sees the programs, and a compiler would take too long in it
     names = ["uniform"] if quick else ["uniform", "hot_cold", "cyclic"]
     words = ["1" if quick else "2", str(_PRE_DUMPS), ",".join(names)]
     with machine.Vm(_CRIU_KERNEL) as vm:
@@ -59,13 +65,13 @@ def _qemu(quick: bool) -> list[Found]:
     return list(peers_qemu.measured(kernels.fetch(_QEMU_KERNEL), names, factors))
 
 
-def _beside(peer: str, measure: Any) -> Iterator[Row]:
+def _compared(peer: str, measure: Any) -> Iterator[Row]:
     name = {"criu": "CRIU's page server", "qemu": "QEMU's migration"}[peer]
     try:
         found = measure()
     except _TROUBLE as e:
         print(f"  {peer}: {e}", file=sys.stderr)
-        yield not_run(f"mirror beside {name}", " ".join(str(e).split())[-300:])
+        yield not_run(f"mirror next to {name}", " ".join(str(e).split())[-300:])
         return
     both = []
     for one in found:
@@ -99,7 +105,7 @@ def _median(found: Sequence[Found], who: str, what: str) -> str:
 
 
 def _line(one: Found, peer: str) -> str:
-    """One measurement, for people."""
+    """Format one measurement."""
     parts = []
     for who in ("redirty", peer):
         f = one[who]

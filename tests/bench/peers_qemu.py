@@ -1,11 +1,10 @@
-"""QEMU's live migration beside a mirror of the same guest: over the same veth pair, held to a rate by tbf."""
+"""QEMU's live migration next to a mirror of the same guest: over the same veth pair, limited to a rate by tbf."""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,10 @@ from tests.bench.migration.guests import GuestError, Machine
 from tests.bench.migration.move import Terms, move
 from tests.bench.migration.workloads import WORKLOADS, Workload, critical_bandwidth
 from tests.support.netns import another_network, own_network, veth
+from tests.support.redirty_cli import REDIRTY
 from tests.support.servers import scratch
 from tests.vm.kernels import Kernel
 
-_REDIRTY = Path(sys.executable).with_name("redirty")
 _CARRIED = 1448 / 1514 * 16384 / 16406  # of a frame; see converge.py
 _BUCKET_S = 0.01
 _PATIENCE_S = 120.0
@@ -30,8 +29,12 @@ Found = dict[str, Any]
 
 
 def measured(kernel: Kernel, names: list[str], factors: list[float]) -> Iterator[Found]:
-    """Each workload at each bandwidth (in critical ones): what both needed. A new guest each time, mirrored
-    first, since it is gone after its migration. Errors: GuestError, QmpError, OSError."""
+    """Measure each workload at each bandwidth (in critical ones): what both needed.
+
+    Each time a new guest is mirrored first, as it is gone after its migration.
+
+    Raises: GuestError, QmpError, OSError.
+    """
     for name in names:
         load = WORKLOADS[name]()
         assert load.distinct is not None
@@ -47,14 +50,14 @@ def measured(kernel: Kernel, names: list[str], factors: list[float]) -> Iterator
 
 
 def _one(kernel: Kernel, load: Workload, peer: int, work: Path, bandwidth: float) -> Found:
-    """bandwidth: of the contents, bytes a second."""
+    """Measure one workload. bandwidth: of the contents, bytes per second."""
     link = bandwidth / _CARRIED
     words = f"tc qdisc add dev v0 root tbf rate {link * 8:.0f}bit latency 50ms"
     subprocess.run([*words.split(), "burst", f"{link * _BUCKET_S:.0f}b"], check=True)
     over = ["nsenter", "-t", str(peer), "-n"]
     with Machine(work, 0, kernel, load) as source:
         source.wait_lines(_SETTLED_LINES)
-        begun, waited = time.monotonic(), waited_s()
+        started, waited = time.monotonic(), waited_s()
         ours = _mirrored(source, over, work, bandwidth)
         source.wait_lines(2)
         uri = f"tcp:{_ADDRESS}:7412"
@@ -69,13 +72,14 @@ def _one(kernel: Kernel, load: Workload, peer: int, work: Path, bandwidth: float
                 theirs |= {"total_s": real.total_s, "downtime_s": real.downtime_s}
             if real.guest_wrong:
                 raise GuestError(f"{load.name}: {real.guest_wrong} pages of the guest are wrong")
-        busy = (waited_s() - waited) / (time.monotonic() - begun)
+        busy = (waited_s() - waited) / (time.monotonic() - started)
     return {"bandwidth": bandwidth, "redirty": ours, "qemu": theirs, "busy": busy}
 
 
 def waited_s() -> float:
-    """For how long some task had to wait for a processor since the machine's start; 0 where the kernel does not
-    tell. Source: Documentation/accounting/psi.rst."""
+    """Return how long some task had to wait for a processor since the machine's start; 0 where the kernel does not
+    report it. Source: Documentation/accounting/psi.rst.
+    """
     try:
         return (
             int(re.findall(r"some .*total=(\d+)", Path("/proc/pressure/cpu").read_text())[0]) / 1e6
@@ -85,7 +89,7 @@ def waited_s() -> float:
 
 
 def sent_bytes() -> int:
-    """What this side of the link has sent, headers included."""
+    """Return what this side of the link has sent, headers included."""
     text = Path("/proc/thread-self/net/dev").read_text()
     (line,) = (x for x in text.splitlines() if x.strip().startswith("v0:"))
     return int(line.partition(":")[2].split()[8])
@@ -93,7 +97,7 @@ def sent_bytes() -> int:
 
 def _mirrored(source: Machine, over: list[str], work: Path, bandwidth: float) -> Found:
     code, to = work / "code", Path("/dev/shm", f"redirty-{work.name}")
-    listen = [_REDIRTY, "receive", "--listen", f"{_ADDRESS}:7411", "--to", to, "--code-file", code]
+    listen = [REDIRTY, "receive", "--listen", f"{_ADDRESS}:7411", "--to", to, "--code-file", code]
     try:
         with subprocess.Popen(
             [*over, *map(str, listen)], stderr=subprocess.PIPE, text=True
@@ -106,7 +110,7 @@ def _mirrored(source: Machine, over: list[str], work: Path, bandwidth: float) ->
             words += ["--to", f"{_ADDRESS}:7411", "--bandwidth", f"{bandwidth / 1024:.0f}KiB"]
             words += ["--downtime", f"{DOWNTIME_S * 1e3:.0f}ms", "--json"]
             done = subprocess.run(
-                [_REDIRTY, *map(str, words)], capture_output=True, text=True, check=False
+                [REDIRTY, *map(str, words)], capture_output=True, text=True, check=False
             )
             sent = sent_bytes() - before
             if done.returncode:
@@ -115,10 +119,10 @@ def _mirrored(source: Machine, over: list[str], work: Path, bandwidth: float) ->
             receiver.wait(60)
     finally:
         subprocess.run(["rm", "-rf", to], check=True)
-    told = json.loads(done.stdout)
+    answer = json.loads(done.stdout)
     return {
         "bytes": sent,
-        "passes": len(told["passes"]),
-        **{k: told[k] for k in ("total_s", "downtime_s", "stop_s", "boundary_s", "copy_s")},
-        "told": told["passes"],
+        "passes": len(answer["passes"]),
+        **{k: answer[k] for k in ("total_s", "downtime_s", "stop_s", "boundary_s", "copy_s")},
+        "mirror_passes": answer["passes"],
     }

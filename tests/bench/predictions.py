@@ -1,4 +1,4 @@
-"""How long a prediction takes: from a long recording, and on a live screen each round."""
+"""The time a prediction takes: from a long recording, and on a live screen each round."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from redirty.collector.recording import columns
 from tests.bench.figures import interval
 from tests.bench.results import Row, number
 from tests.support.known_writers import record, runs_of, uniform
+from tests.support.redirty_cli import REDIRTY
 
-_PROGRAM = Path(sys.executable).with_name("redirty")
 _ROUNDS, _PAGES = 10_000, 10_000_000
 _COMMAND_GOAL_S, _LIVE_GOAL_MS = 2.0, 5.0
 _LIVE_ROUNDS = 300
@@ -31,13 +31,13 @@ _AREA, _RATE = 2_000_000.0, 50_000.0  # pages, and writes to them per second
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """redirty predict on a long recording, and the model alone on what a live session has seen."""
+    """Measure `redirty predict` on a long recording, and the model alone on what a live session has observed."""
     rounds, pages = (1000, 1_000_000) if quick else (_ROUNDS, _PAGES)
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place) / "recording"
         _long_recording(directory, rounds, pages)
         size = sum(path.stat().st_size for path in directory.iterdir()) / (1 << 20)
-        words = [str(_PROGRAM), "predict", str(directory), "--bandwidth", "10Gbit"]
+        words = [str(REDIRTY), "predict", str(directory), "--bandwidth", "10Gbit"]
         seconds = [_seconds(words) for _ in range(3 if quick else 9)]
     floor = [_seconds([sys.executable, "-c", "import pandas"]) for _ in range(5)]
     yield Row(
@@ -56,15 +56,15 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def _live_ms(seen: Observations) -> float:
-    begun = time.process_time_ns()
+    started = time.process_time_ns()
     answer(fit(replace(seen)), Question(200e6, 0.3))
-    return (time.process_time_ns() - begun) / 1e6
+    return (time.process_time_ns() - started) / 1e6
 
 
 def _seconds(words: list[str]) -> float:
-    begun = time.monotonic()
+    started = time.monotonic()
     subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
-    return time.monotonic() - begun
+    return time.monotonic() - started
 
 
 def _written(t: float) -> float:
@@ -72,7 +72,7 @@ def _written(t: float) -> float:
 
 
 def _long_recording(directory: Path, rounds: int, pages: int) -> None:
-    """Of rounds of a second, with four mappings written in each, as a recorder would leave it."""
+    """Write a recording of rounds of a second, with four mappings written in each, as a recorder would."""
     directory.mkdir()
     meta = {
         "schema": columns.SCHEMA, "page_size": 4096, "complete": True, "interval_s": 1.0,
@@ -109,7 +109,7 @@ def _long_recording(directory: Path, rounds: int, pages: int) -> None:
 
 
 def _curves(path: Path, rounds: int) -> None:
-    """With as many points as a curve needs, and more."""
+    """Write curves with as many points as a curve needs, and more."""
     times = np.geomspace(1e-4, 0.95, 60).tolist()
     inside = [f"0,,{t:.6f},{_written(t):.6g},\n" for t in times]
     ends: dict[int, list[str]] = {}

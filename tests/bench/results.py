@@ -1,4 +1,4 @@
-"""The one table, and the same as JSON."""
+"""The one table of results, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ _HEADINGS = ("what", "measured", "floor", "figure", "95 % interval", "n", "goal"
 
 @dataclass(frozen=True)
 class Row:
-    """One line. figure: what the goal is for, a ratio or an absolute figure (unit says which);
-    None when it could not be measured: then note is the reason. goal: at most, or at_least."""
+    """A line of the table.
+
+    Attributes:
+        figure: what the goal is for, a ratio or an absolute figure (unit says which); None when it could not be
+            measured: then note is the reason.
+        goal: at most, or at_least.
+    """
 
     name: str
     measured: str = ""
@@ -26,7 +31,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """met or missed by the whole interval, "unclear" when it lies on both sides of the goal."""
+        """ "met" or "missed" by the whole interval, "unclear" when it lies on both sides of the goal."""
         if self.figure is None:
             return "not run"
         if self.goal is None:
@@ -38,7 +43,7 @@ class Row:
 
 
 def of_pairs(name: str, found: Pairs, unit: str, goal: float | None = None, note: str = "") -> Row:
-    """A row of a ratio; unit: of what was measured and of the floor."""
+    """Return a row of a ratio; unit: of what was measured and of the floor."""
     return Row(
         name,
         f"{number(found.measured.median)} {unit}",
@@ -50,12 +55,12 @@ def of_pairs(name: str, found: Pairs, unit: str, goal: float | None = None, note
 
 
 def not_run(name: str, reason: str) -> Row:
-    """A row that says why it has no figure."""
+    """Return a row that says why it has no figure."""
     return Row(name, note=reason)
 
 
 def number(value: float) -> str:
-    """Three or four digits."""
+    """Format a number with three or four digits."""
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
@@ -79,7 +84,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def render(rows: list[Row]) -> str:
-    """The table as text."""
+    """Return the table as text."""
     cells = [_HEADINGS, *(_cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(_HEADINGS) - 1)]
     lines = []
@@ -92,5 +97,5 @@ def render(rows: list[Row]) -> str:
 
 
 def as_json(rows: list[Row]) -> list[dict[str, Any]]:
-    """The rows with their verdicts."""
+    """Return the rows with their verdicts as JSON."""
     return [{**asdict(row), "verdict": row.verdict} for row in rows]

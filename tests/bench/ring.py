@@ -1,4 +1,4 @@
-"""How fast the ring of events is drained, and whether it keeps up with two faulting threads."""
+"""The speed at which the ring of events is drained, and whether it keeps up with two faulting threads."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.workloads.driver import Sweep
 _GOAL_PER_S = 4e6
 _RING_BYTES = 64 << 20
 _MIB = 512  # its pages fit into the ring
-_TICK_S = 0.02  # how often a session looks
+_TICK_S = 0.02  # how often a session polls
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """The rate on one processor, and a flood."""
+    """Measure the rate on one processor, and a flood."""
     cpu, _ = cpus()
     with Probe(Options(events=True, ring_bytes=_RING_BYTES)) as probe:
         with armed_sweep(_MIB, cpu) as target:
@@ -38,14 +38,14 @@ def _rates(probe: Probe, target: Target, count: int) -> Iterator[Row]:
         events = 0
         spent = used = 0
         while True:
-            begun = time.process_time_ns()
+            started = time.process_time_ns()
             records = ring.take()
-            spent += time.process_time_ns() - begun
+            spent += time.process_time_ns() - started
             if len(records) == 0:
                 break
-            begun = time.process_time_ns()
+            started = time.process_time_ns()
             np.unique(records["address"])
-            used += time.process_time_ns() - begun
+            used += time.process_time_ns() - started
             events += len(records)
         probe.empty()
         taking.append(events / spent * 1e9)
@@ -53,7 +53,7 @@ def _rates(probe: Probe, target: Target, count: int) -> Iterator[Row]:
     per = {"unit": "M/s", "goal": _GOAL_PER_S / 1e6, "at_least": True}
     yield Row("ring: events taken on a core", figure=interval(taking).times(1e-6), **per)  # type: ignore[arg-type]
     yield Row(
-        *("ring: taken, and np.unique of their addresses",),
+        "ring: taken, and np.unique of their addresses",
         figure=interval(analysing).times(1e-6),
         unit="M/s",
         note="for scale",
@@ -61,7 +61,7 @@ def _rates(probe: Probe, target: Target, count: int) -> Iterator[Row]:
 
 
 def _flood(probe: Probe, seconds: int) -> Row:
-    """Two threads fault as fast as they can while the ring is emptied as a session does it."""
+    """Have two threads fault at full speed while the ring is drained as a session does it."""
     ring = probe.tracer.ring
     assert ring is not None
     probe.empty()

@@ -1,4 +1,4 @@
-"""The same question asked with what one would type instead of redirty."""
+"""The same question asked with the tools one would use instead of redirty."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.bench.figures import median, of_pairs
 from tests.bench.results import Row, not_run
 from tests.bench.results import of_pairs as row_of_pairs
 from tests.bench.target import Target, pinned
+from tests.support.processes import ManagedProcess
 
 _SWEEPS = 9
 _MAP_KEYS = 1 << 18
@@ -26,8 +27,9 @@ _SYSTEM_PYTHON = "/usr/bin/python3"
 
 @dataclass(frozen=True)
 class Rival:
-    """A command that watches {pid}'s faults until SIGINT. Its output is checked: a tool that saw
-    nothing has no cost worth a row."""
+    """A command that traces {pid}'s faults until SIGINT. Its output is checked: a tool that recorded nothing has no
+    cost worth a row.
+    """
 
     name: str
     words: Sequence[str]
@@ -43,12 +45,16 @@ def _all() -> tuple[Rival, ...]:
         Rival(
             "bpftrace, raw tracepoint, by page",
             ("bpftrace", "-e", "rawtracepoint:page_fault_user " + one_liner % "arg0"),
-            *("bpftrace", 3.0, keys),
+            "bpftrace",
+            3.0,
+            keys,
         ),
         Rival(
             "bpftrace, tracepoint, by page",
             ("bpftrace", "-e", "t:exceptions:page_fault_user " + one_liner % "args->address"),
-            *("bpftrace", 3.0, keys),
+            "bpftrace",
+            3.0,
+            keys,
         ),
         Rival(
             "BCC, perf buffer, callback an event",
@@ -74,7 +80,7 @@ def _all() -> tuple[Rival, ...]:
 
 
 def rows(target: Target, cpu: int, quick: bool) -> Iterator[Row]:
-    """A row each."""
+    """Measure each rival."""
     for rival in _all():
         yield _row(rival, target, cpu, 2 if quick else 6)
 
@@ -85,37 +91,31 @@ def _row(rival: Rival, target: Target, cpu: int, count: int) -> Row:
         return not_run(name, f"needs {rival.words[0]} (Debian package {rival.package})")
     measured: list[float] = []
     floors: list[float] = []
-    said = ""
+    output = ""
     for _ in range(count):
         with tempfile.TemporaryDirectory() as d, _running(rival, target, cpu, d) as run:
-            if run.process.poll() is None:
+            if run.alive:
                 target.first_writes()
                 measured.append(median([target.first_writes() for _ in range(_SWEEPS)]))
-            said = run.stop()
+            output = run.stop()
             size = sum(f.stat().st_size for f in Path(d).iterdir())
         if len(measured) == len(floors) or size < 4096:
-            reason = said.strip().splitlines()
-            return not_run(name, reason[-1][:90] if reason else "it saw no fault")
+            reason = output.strip().splitlines()
+            return not_run(name, reason[-1][:90] if reason else "it recorded no fault")
         floors.append(median([target.first_writes() for _ in range(_SWEEPS)]))
     return row_of_pairs(name, of_pairs(measured, floors), "ns")
 
 
-class _Run:
+class _Run(ManagedProcess):
     def __init__(self, process: subprocess.Popen[bytes], stderr: Path) -> None:
-        self.process = process
+        super().__init__(process, stop=signal.SIGINT, grace_s=60)
         self._stderr = stderr
 
     def stop(self) -> str:
-        """Ends it as a user would; what it said on stderr."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(60)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        """End the tool as a user would; return what it printed on stderr."""
+        self.close()
         text = self._stderr.read_text(errors="replace")
-        self._stderr.unlink()  # what is left in the directory is what it saw
+        self._stderr.unlink()  # what is left in the directory is what it recorded
         return text
 
 
@@ -132,7 +132,7 @@ def _running(rival: Rival, target: Target, cpu: int, directory: str) -> Iterator
         )
     run = _Run(process, stderr)
     try:
-        # None of them tells when it is attached.
+        # None of them reports when it is attached.
         deadline = time.monotonic() + rival.ready_s
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)

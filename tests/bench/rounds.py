@@ -1,4 +1,4 @@
-"""What a round costs the collector in processor time and memory."""
+"""The cost of a round to the collector, in processor time and memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CASES = (
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Each case in a process of its own, so that memory is not what another case left."""
+    """Measure each case in a process of its own, so that memory is not what another case left."""
     for name, mib, kind, dirty, rounds, cpu_goal, memory_goal in _CASES:
         title = f"collector, a round: {name}"
         if quick and mib > 4096:
@@ -44,7 +44,7 @@ def rows(quick: bool) -> Iterator[Row]:
             sums = found["sums_ns"] / 1e6
             note = f"pages.csv, every 10 s and at the end, takes {number(sums)} ms more"
             yield Row(
-                *(f"{title}: memory added",),
+                f"{title}: memory added",
                 figure=interval([memory]),
                 unit="MiB",
                 goal=memory_goal,

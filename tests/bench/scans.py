@@ -1,4 +1,4 @@
-"""Arming with the scan, against a C loop that does the same and nothing else."""
+"""Arming with the scan, next to a C loop that does the same and nothing else."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _SPARE_MIB = 2048
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """All pages of a size dirty, then scanned and protected again, by turns here and in C."""
+    """Dirty all pages of an area, then scan and protect them again, by turns here and in C."""
     retain_freed_memory()  # as a session does
     target_cpu, own_cpu = cpus()
     usual = os.sched_getaffinity(0)
-    # Where the target's processor is told to drop translations, and where not, makes a difference.
+    # Whether the target's processor has to drop translations makes a difference.
     os.sched_setaffinity(0, {own_cpu})
     try:
         for mib in _SIZES_MIB[:3] if quick else _SIZES_MIB:
@@ -51,13 +51,13 @@ def _size(name: str, mib: int, count: int, target_cpu: int, own_cpu: int) -> Ite
         def dirtied(stride: int) -> None:
             target.sweep.sweep(stride=stride)
             # As a round does before it arms; so C, too, finds the page tables in the cache.
-            target.look(min(pages, PRESENCE_PAGES_A_ROUND))
+            target.read_state(min(pages, PRESENCE_PAGES_A_ROUND))
 
         def ours(stride: int = 1) -> float:
             dirtied(stride)
-            begun = time.thread_time_ns()
+            started = time.thread_time_ns()
             target.armed.scan_and_protect(target.mappings, present)
-            return time.thread_time_ns() - begun
+            return time.thread_time_ns() - started
 
         def floor(program: ScanFloor, stride: int = 1) -> float:
             dirtied(stride)

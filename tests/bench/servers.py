@@ -30,9 +30,9 @@ _MODES = ("untouched", "armed only", "traced")
 
 @dataclass(frozen=True)
 class Load:
-    """What redis-benchmark found: SETs per second, and the server's processor time for one.
+    """The results of redis-benchmark: SETs per second, and the server's processor time for one.
 
-    The second does not depend on who else wants the processors.
+    The second does not depend on other processes that want the processors.
     """
 
     per_s: float
@@ -40,7 +40,7 @@ class Load:
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Throughput of SET, by turns; below 1 is slower."""
+    """Measure the throughput of SET, by turns; below 1 is slower."""
     for program in ("redis-server", "redis-benchmark"):
         if not shutil.which(program):
             yield not_run("redis SET/s", f"needs {program} (Debian package redis)")
@@ -123,15 +123,11 @@ def _measured(mode: str, probe: Probe, pid: int, path: Path, interval_s: float) 
 def _load(
     pid: int, path: Path, requests: int, round_: Callable[[], object], interval_s: float
 ) -> Load:
-    """Has SETs sent while a round ends every interval."""
+    """Have SETs sent while a round ends every interval."""
     before = cpu_ns(pid)
-    process = subprocess.Popen(
-        [
-            *("redis-benchmark", "-s", str(path), "-t", "set", "-n", str(requests), "--csv"),
-            *("-r", str(_KEYS), "-d", str(_VALUE_BYTES), "-c", "10"),
-        ],
-        stdout=subprocess.PIPE,
-    )
+    words = ["redis-benchmark", "-s", str(path), "-t", "set", "-n", str(requests), "--csv"]
+    words += ["-r", str(_KEYS), "-d", str(_VALUE_BYTES), "-c", "10"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
     due = time.monotonic() + interval_s
     while process.poll() is None:
         try:

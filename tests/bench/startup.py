@@ -1,4 +1,4 @@
-"""How long a user waits."""
+"""The time a user waits for redirty to start."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from redirty.collector.tracking.rounds import Recorder
 
 from tests.bench.figures import interval, median, pairs
 from tests.bench.results import Row, not_run, number
+from tests.support.redirty_cli import REDIRTY
 from tests.workloads.driver import Sweep
 
-_PROGRAM = Path(sys.executable).with_name("redirty")
 _HELP_GOAL_S, _RECORD_GOAL_S = 0.15, 1.5
 _TIMEOUT_S = 30.0
 _IMPORTS = "import redirty.collector.recording.session, bcc"
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """redirty --help, and redirty record until the first round is armed."""
-    if not _PROGRAM.exists():
-        yield not_run("redirty --help", f"{_PROGRAM} is missing: make setup")
+    """Measure redirty --help, and redirty record until the first round is armed."""
+    if not REDIRTY.exists():
+        yield not_run("redirty --help", f"{REDIRTY} is missing: make setup")
         return
     count = 5 if quick else 21
     found = pairs(
-        lambda: _seconds([str(_PROGRAM), "--help"]),
+        lambda: _seconds([str(REDIRTY), "--help"]),
         lambda: _seconds([sys.executable, "-c", "pass"]),
         count,
     )
@@ -54,43 +54,43 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def _seconds(words: list[str]) -> float:
-    begun = time.monotonic()
+    started = time.monotonic()
     subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
-    return time.monotonic() - begun
+    return time.monotonic() - started
 
 
 def _first_arm(pid: int) -> float:
-    """The recording's directory appears when the first round has begun."""
+    """Measure the time until the recording's directory appears, which is when the first round has started."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "recording"
-        begun = time.monotonic()
+        started = time.monotonic()
         process = subprocess.Popen(
-            [str(_PROGRAM), "record", "-q", "-p", str(pid), "60", "-o", str(out)],
+            [str(REDIRTY), "record", "-q", "-p", str(pid), "60", "-o", str(out)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         try:
             while not out.exists():
-                if process.poll() is not None or time.monotonic() > begun + _TIMEOUT_S:
+                if process.poll() is not None or time.monotonic() > started + _TIMEOUT_S:
                     raise RuntimeError(f"redirty record ended with {process.poll()} or hangs")
                 time.sleep(0.001)
-            return time.monotonic() - begun
+            return time.monotonic() - started
         finally:
             process.terminate()
             process.wait()
 
 
 def _steps(pid: int) -> dict[str, float]:
-    """The same steps one by one, in this process; only the imports in one of their own."""
+    """Run the same steps one by one, in this process; only the imports in one of their own."""
     spent = {"imports": _seconds([sys.executable, "-c", _IMPORTS])}
     injector = Injector()
-    begun = time.monotonic()
+    started = time.monotonic()
 
     def step(name: str) -> None:
-        nonlocal begun
+        nonlocal started
         now = time.monotonic()
-        spent[name] = now - begun
-        begun = now
+        spent[name] = now - started
+        started = now
 
     way = choose("auto", injector)
     step("try arming")

@@ -24,34 +24,34 @@ SLOT = 1
 
 
 def cpus() -> tuple[int, int]:
-    """The processors of the target and of who traces it: two different ones, if there are two."""
+    """Return the processors of the target and of its tracer: two different ones, if there are two."""
     mine = sorted(os.sched_getaffinity(0))
     return mine[0], mine[-1]
 
 
 def pinned(cpu: int) -> tuple[str, ...]:
-    """What starts a program on one processor."""
+    """Return a command that starts a program on one processor."""
     return ("taskset", "-c", str(cpu))
 
 
 def cpu_ns(pid: int) -> int:
-    """Time that a process's threads have spent on a processor, in ns.
+    """Return the time that a process's threads have spent on a processor, in ns.
 
-    Unlike a clock on the wall it leaves out what other programs took meanwhile. The clock's
-    number is what clock_getcpuclockid(3) makes of a pid, which Python has no name for.
+    Unlike wall-clock time it leaves out what other programs took meanwhile. The clock's number is what
+    clock_getcpuclockid(3) makes of a PID, for which Python has no name.
     """
     return time.clock_gettime_ns((~pid << 3) | 2)
 
 
 def available_mib() -> int:
-    """Memory that can be had without pushing anything out."""
+    """Return the memory that can be had without pushing anything out."""
     with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123
         lines = dict(line.split(":") for line in file)
     return int(lines["MemAvailable"].split()[0]) >> 10
 
 
 class Probe:
-    """A loaded tracer whose programs can be taken off the kernel and put back in milliseconds."""
+    """A loaded tracer whose programs can be detached from the kernel and attached again in milliseconds."""
 
     def __init__(self, options: Options) -> None:
         self.tracer = Tracer(options)
@@ -60,13 +60,13 @@ class Probe:
         self._on = True
 
     def attach(self) -> None:
-        """Puts the programs on."""
+        """Attach the programs."""
         if not self._on:
             hooks.attach(self._bpf, self.tracer.probe)
             self._on = True
 
     def detach(self) -> None:
-        """Takes them off: the kernel runs no program of ours any more."""
+        """Detach the programs: the kernel runs none of redirty's any more."""
         bpf = self._bpf
         for name in list(bpf.raw_tracepoint_fds):
             bpf.detach_raw_tracepoint(name)
@@ -79,7 +79,7 @@ class Probe:
         self._on = False
 
     def empty(self) -> int:
-        """Throws away what was recorded; how many events were lost, if there is a ring."""
+        """Discard what was recorded; return how many events were lost, if there is a ring."""
         t = self.tracer
         lost = 0
         for _ in range(2):
@@ -106,26 +106,27 @@ class Probe:
 
 
 class EmptyProgram:
-    """The BPF program "return 0" on the tracepoint of faults: the least that any log of them by a
-    tracepoint can cost."""
+    """The BPF program "return 0" on the tracepoint of faults: the least that any log of them by a tracepoint
+    can cost.
+    """
 
     def __init__(self) -> None:
         self._program = syscalls.load_noop(syscalls.TYPE_RAW_TRACEPOINT)
         self._link = -1
 
     def attach(self) -> None:
-        """Puts it on."""
+        """Attach it."""
         if self._link < 0:
             self._link = syscalls.open_raw_tracepoint(self._program, "page_fault_user")
 
     def detach(self) -> None:
-        """Takes it off."""
+        """Detach it."""
         if self._link >= 0:
             os.close(self._link)
             self._link = -1
 
     def close(self) -> None:
-        """Takes it off and frees it."""
+        """Detach it and free it."""
         self.detach()
         os.close(self._program)
 
@@ -139,12 +140,13 @@ class Target:
         assert isinstance(armed, UffdArmed)
         self.armed = armed
         self._maps = MapsFile(sweep.pid)
-        self.mappings = self.look(0)
+        self.mappings = self.read_state(0)
         self.armed.arm(self.mappings)
 
-    def look(self, pages: int) -> Mappings:
-        """What a round does just before it arms: reads the list of mappings, and what is present of
-        so many pages from the first of the sweep's on."""
+    def read_state(self, pages: int) -> Mappings:
+        """Do what a round does just before it arms: read the list of mappings, and which of `pages` pages from the
+        sweep's first on are present.
+        """
         mappings = self._maps.read()
         assert mappings is not None, "the target has just answered"
         first = self.sweep.area.start >> PAGE_SHIFT
@@ -152,17 +154,17 @@ class Target:
         return mappings
 
     def close(self) -> None:
-        """Disarms."""
+        """Disarm it."""
         self.armed.close()
         self._maps.close()
 
     def first_writes(self) -> float:
-        """Arms, then has every page written: ns a page, of processor time."""
+        """Arm, then have every page written; return ns per page, of processor time."""
         self.armed.scan_and_protect(self.mappings)
         return self.writes()
 
     def writes(self) -> float:
-        """Has every page written as things are: ns a page, of processor time."""
+        """Have every page written in the current state; return ns per page, of processor time."""
         before = cpu_ns(self.sweep.pid)
         pages = self.sweep.sweep().pages
         return (cpu_ns(self.sweep.pid) - before) / pages
@@ -170,7 +172,7 @@ class Target:
 
 @contextlib.contextmanager
 def armed_sweep(mib: int, cpu: int, kind: str = "anon", threads: int = 1) -> Iterator[Target]:
-    """A target, on one processor; it ends with the block."""
+    """Start a target on one processor; it ends with the block."""
     injector = Injector()
     try:
         with Sweep(mib, kind, threads, wrapper=pinned(cpu)) as sweep:

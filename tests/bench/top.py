@@ -1,4 +1,4 @@
-"""The live screen: its first paint, what it uses of the CPU, how soon a key is answered, its memory."""
+"""The live screen: its first paint, its CPU time, how soon it answers a key, its memory."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from redirty.collector.linux.cpu_time import cpu_s
 
 from tests.bench.figures import interval
 from tests.bench.results import Row, not_run, number
+from tests.support.redirty_cli import REDIRTY
 from tests.support.screen_factories import facts
 from tests.workloads.driver import Crowd, Writer
 
-_PROGRAM = Path(sys.executable).with_name("redirty")
 _RECORDING = Path(__file__).resolve().parents[1] / "data" / "redis"
 _FIRST_PAINT_GOAL_S, _CPU_GOAL, _KEY_GOAL_S = 1.0, 0.03, 0.05
 _TIMEOUT_S = 60.0
@@ -51,14 +51,14 @@ Empty().run()
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Each on the real program in a pseudo-terminal, but for the memory of 10,000 refreshes."""
-    if not _PROGRAM.exists():
-        yield not_run("redirty top", f"{_PROGRAM} is missing: make setup")
+    """Measure each on the real program in a pseudo-terminal, except the memory of 10,000 refreshes."""
+    if not REDIRTY.exists():
+        yield not_run("redirty top", f"{REDIRTY} is missing: make setup")
         return
     paints, empty = [], []
     for _ in range(3 if quick else 9):  # in turn: the machine is not the same from one to the next
         paints.append(
-            _first_paint([str(_PROGRAM), "top", "--replay", str(_RECORDING)], b"re-dirtied")
+            _first_paint([str(REDIRTY), "top", "--replay", str(_RECORDING)], b"re-dirtied")
         )
         empty.append(_first_paint([sys.executable, "-c", _EMPTY], b"an empty app"))
     yield Row("redirty top --replay, to the first paint", figure=interval(paints), unit="s",
@@ -99,7 +99,7 @@ class Screen:
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 48, 160, 0, 0))
 
     def wait(self, text: bytes, timeout_s: float = _TIMEOUT_S) -> float:
-        """Until a text was written: CLOCK_MONOTONIC."""
+        """Wait until a text was written; return the CLOCK_MONOTONIC time."""
         seen = b""
         deadline = time.monotonic() + timeout_s
         while text not in seen:
@@ -109,34 +109,34 @@ class Screen:
         return time.monotonic()
 
     def read(self, timeout_s: float) -> bytes:
-        """What was written since; empty when nothing was in time."""
+        """Return what was written since; empty when nothing came in time."""
         if not select.select([self._fd], [], [], max(timeout_s, 0))[0]:
             return b""
         return os.read(self._fd, 1 << 16)
 
     def quiet(self, seconds: float) -> None:
-        """Reads until nothing was written for so long."""
+        """Read until nothing was written for `seconds`."""
         while self.read(seconds):
             pass
 
     def drain(self, seconds: float) -> None:
-        """Reads for so long."""
+        """Read for `seconds`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self.read(deadline - time.monotonic())
 
     def key(self, text: bytes) -> float:
-        """Presses a key: CLOCK_MONOTONIC."""
+        """Press a key; return the CLOCK_MONOTONIC time."""
         os.write(self._fd, text)
         return time.monotonic()
 
     @property
     def drawing(self) -> int:
-        """The process that draws, a child of the one that guards the terminal."""
+        """Return the process that draws, a child of the one that guards the terminal."""
         return int(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()[0])
 
     def close(self) -> None:
-        """Ends it."""
+        """End the program."""
         with contextlib.suppress(OSError):
             os.kill(self.pid, signal.SIGTERM)
             self.drain(0.5)
@@ -159,30 +159,30 @@ def _screen(words: Sequence[str]) -> Iterator[Screen]:
 
 
 def _first_paint(words: Sequence[str], text: bytes) -> float:
-    begun = time.monotonic()
+    started = time.monotonic()
     with _screen(words) as screen:
-        return screen.wait(text) - begun
+        return screen.wait(text) - started
 
 
 def _cpu_share(words: tuple[str, ...], ready: bytes, seconds: float) -> float:
-    """Of one CPU, once it has settled."""
-    with _screen([str(_PROGRAM), *words]) as screen:
+    """Return the share of one CPU, once it has settled."""
+    with _screen([str(REDIRTY), *words]) as screen:
         screen.wait(ready)
         screen.drain(3.0)
         pid = screen.drawing
-        before, begun = cpu_s(pid), time.monotonic()
+        before, started = cpu_s(pid), time.monotonic()
         screen.drain(seconds)
-        after, passed = cpu_s(pid), time.monotonic() - begun
+        after, passed = cpu_s(pid), time.monotonic() - started
     if before is None or after is None:
         raise RuntimeError("redirty top ended")
     return (after - before) / passed
 
 
 def _recording_share(pid: int, seconds: float) -> float:
-    """Of one CPU, that redirty record uses for the same rounds."""
+    """Return the share of one CPU that redirty record uses for the same rounds."""
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory, "rec")
-        recording = subprocess.Popen([_PROGRAM, "record", "-q", "-p", str(pid), "-o", place])
+        recording = subprocess.Popen([REDIRTY, "record", "-q", "-p", str(pid), "-o", place])
         try:
             deadline = time.monotonic() + _TIMEOUT_S
             while not (place / "rounds.csv").exists():
@@ -190,9 +190,9 @@ def _recording_share(pid: int, seconds: float) -> float:
                     raise RuntimeError("redirty record did not begin")
                 time.sleep(0.1)
             time.sleep(3.0)
-            before, begun = cpu_s(recording.pid), time.monotonic()
+            before, started = cpu_s(recording.pid), time.monotonic()
             time.sleep(seconds)
-            after, passed = cpu_s(recording.pid), time.monotonic() - begun
+            after, passed = cpu_s(recording.pid), time.monotonic() - started
         finally:
             recording.send_signal(signal.SIGINT)
             recording.wait()
@@ -203,7 +203,7 @@ def _recording_share(pid: int, seconds: float) -> float:
 
 @contextlib.contextmanager
 def _processes(count: int) -> Iterator[None]:
-    """So many that sleep, a tenth of which touch memory now and then."""
+    """Start `count` processes that sleep, a tenth of which touch memory now and then."""
     code = (
         "import os, sys, time\n"
         f"for i in range({count}):\n"
@@ -227,7 +227,7 @@ def _processes(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing(crowd: Crowd) -> Iterator[None]:
-    """All its private mappings are written, ten times a second."""
+    """Write all private mappings of a crowd, ten times a second."""
     import threading
 
     stop = threading.Event()
@@ -248,9 +248,9 @@ def _writing(crowd: Crowd) -> Iterator[None]:
 
 
 def _key_answers(pid: int, count: int) -> list[float]:
-    """Seconds from a key to what it changes on the screen: another view, help, a line to type in, by turns."""
+    """Return the seconds from a key to its effect on the screen: another view, help, a prompt, by turns."""
     found = []
-    words = [str(_PROGRAM), "top", "-p", str(pid), "200ms", "--max-overhead", "100%"]
+    words = [str(REDIRTY), "top", "-p", str(pid), "200ms", "--max-overhead", "100%"]
     with _screen(words) as screen:
         screen.wait(b"re-dirtied")
         screen.drain(2.0)
@@ -266,7 +266,7 @@ def _key_answers(pid: int, count: int) -> list[float]:
 
 
 async def _grown(refreshes: int) -> float:
-    """MiB that the resident memory grows by: the screen drawn again and again with new rounds."""
+    """Return the MiB by which the resident memory grows while the screen is drawn again and again with new rounds."""
     from redirty.tui.app import Appearance, TopApp
     from redirty.tui.readers.target import TargetReader
     from redirty.tui.screens.target import TargetScreen

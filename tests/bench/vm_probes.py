@@ -1,5 +1,6 @@
-"""What the log costs by fentry and by kprobe, in an emulated machine: many kernels that a benchmark runs on
-allow neither."""
+"""The cost of the log by fentry and by kprobe, in an emulated machine: many kernels that a benchmark runs on
+allow neither.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +22,9 @@ _NOTE = "emulated: says which is cheaper, not by how much on a processor"
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """A first write after an arm, traced in each way."""
+    """Measure a first write after an arm, traced by each kind of probe."""
     try:
-        build()  # here: the guest sees the programs, and has no compiler's time to lose
+        build()  # here: the guest sees the programs, and a compiler would take too long in it
         with machine.Vm(_KERNEL) as vm:
             found = _measured(vm, 7 if quick else 31)
             release = vm.kernel.release

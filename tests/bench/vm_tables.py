@@ -1,5 +1,6 @@
-"""Page tables moved from one node to another and back, beside the pages themselves, in an emulated
-machine with two nodes."""
+"""Page tables moved from one node to another and back, next to the pages themselves, in an emulated machine with
+two nodes.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +21,7 @@ _NOTE = "emulated: the ratio tells, not the time"
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """1 GiB (quick: a quarter of that, reckoned up): how long it stands still, against move_pages(2);
-    then first touches."""
+    """Measure the downtime for 1 GiB (quick: a quarter, scaled up) against move_pages(2), then first touches."""
     try:
         build()
         with machine.Vm(_KERNEL, memory_mib=2 * NODE_MIB, qemu_args=NODES) as vm:
@@ -37,7 +37,7 @@ def rows(quick: bool) -> Iterator[Row]:
     except (machine.VmError, kernels.KernelError, initramfs.InitramfsError, OSError) as e:
         yield not_run("page tables between nodes", " ".join(str(e).split())[:200])
         return
-    for what, name in (("stopped_s", "the target stands still"), ("moves_s", "of that the moves")):
+    for what, name in (("stopped_s", "downtime of the target"), ("moves_s", "of that the moves")):
         of_tables, of_pages = found[what], found["move_pages_s"]
         yield Row(
             f"page tables of 1 GiB to another node: {name} / move_pages of the same",
@@ -49,6 +49,7 @@ def rows(quick: bool) -> Iterator[Row]:
     touch = Pairs(*(Interval(**found["touch"][name]) for name in ("measured", "floor", "ratio")))
     yield of_pairs(
         "first touch by a target moved to another node / an untouched one",
-        *(touch, "ns"),
+        touch,
+        "ns",
         note=_NOTE,
     )

@@ -1,4 +1,4 @@
-"""What a first write after an arm costs, traced and only armed."""
+"""The cost of a first write after an arm, traced and only armed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BITMAP_GOAL, _EVENTS_GOAL = 1.05, 1.45
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """The in-kernel bitmap, the ring of events, and what one would type instead."""
+    """Measure the in-kernel bitmap, the ring of events, and the tools one would use instead."""
     count = 15 if quick else 101
     target_cpu, tracer_cpu = cpus()
     with armed_sweep(_MIB, target_cpu) as target:

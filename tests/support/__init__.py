@@ -1,1 +1,1 @@
-"""What several tests share: processes, oracles, waiting."""
+"""Helpers that several tests share: processes, oracles, waiting."""

@@ -1,4 +1,4 @@
-"""How redirty refuses: one clear line and the right exit code; and what it leaves is whole."""
+"""Assertions on how redirty fails: one clear line, the right exit code, and complete files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COULD_NOT, WRONG_USAGE, TARGET_ENDED = 1, 2, 3
 
 
 def assert_refused(done: Done, code: int, *words: str) -> None:
-    """One line for a person with these words in it; wrong usage also shows the usage."""
+    """Assert one error line that contains the given words; wrong usage also shows the usage."""
     assert done.code == code, done
     assert done.out == "", done
     lines = done.lines
@@ -27,7 +27,7 @@ def assert_refused(done: Done, code: int, *words: str) -> None:
 
 
 def assert_valid(directory: Path) -> int:
-    """Every file that is there is whole; how many rounds are in it."""
+    """Assert that every file of a recording is complete; return its number of rounds."""
     tables = {
         path.stem: pd.read_csv(path) for path in directory.glob("*.csv") if path.stat().st_size
     }

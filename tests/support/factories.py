@@ -1,4 +1,4 @@
-"""Rounds made up for tests of what becomes of them: two mappings' worth of pages, known counts."""
+"""Rounds with known counts, made up for tests of their consumers: the pages of a few mappings."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from redirty.collector.pageset import PageSet, from_pages
 from redirty.collector.recording.writer import Meta
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
-EVERYTHING = frozenset(
-    {
-        *("write_faults", "first_touch", "write_protect", "cow", "mkwrite", "huge", "huge_wp"),
-        *("tlb", "tlb_time", "tlb_batch_time", "tlb_cpus"),
-    }
-)
+# fmt: off
+EVERYTHING = frozenset({
+    "write_faults", "first_touch", "write_protect", "cow", "mkwrite", "huge", "huge_wp",
+    "tlb", "tlb_time", "tlb_batch_time", "tlb_cpus",
+})
+# fmt: on
 
 
 def pages(*numbers: int) -> PageSet:
+    """Return a set of page numbers."""
     return from_pages(np.array(sorted(numbers), np.uint64))
 
 
@@ -31,6 +32,7 @@ MAPPINGS = Mappings.of(
 
 
 def one_round(number: int, *, log: PageSet, missed: PageSet, present: PageSet) -> Round:
+    """Return a round of one address space, with statistics whose every value is known."""
     stats = np.zeros(2, abi.STATS)
     stats["kinds"][1] = [10, 6, 4, 3, 2, 1, 0, 0]
     stats["hist"][1, 200] = len(log)
@@ -56,5 +58,6 @@ def one_round(number: int, *, log: PageSet, missed: PageSet, present: PageSet) -
 
 
 def meta(features: frozenset[str] = EVERYTHING) -> Meta:
+    """Return the metadata of a recording of one process."""
     target = {"description": "process 4321", "pids": [4321], "comm": "x", "cmdline": "x"}
     return Meta(target, "fentry", "uffd", 1.0, "6.12.0-test", features)

@@ -1,5 +1,6 @@
-"""Moments in the life of redirty at which it is ended: in its start, while it holds the target, in
-its rounds. REDIRTY_SEED repeats those of a run."""
+"""Points in the life of redirty at which a test kills it: in its start, while it holds the target, in its
+rounds. REDIRTY_SEED repeats the random ones of a run.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.redirty_cli import ProgramError, finish, start_redirty, wait_until
+from tests.support.redirty_cli import ProgramError, finish, start_redirty
 from tests.support.target_state import tracer_of
+from tests.support.waiting import wait_until
 from tests.workloads.driver import Checksum
 
 SEED = int(os.environ.get("REDIRTY_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
@@ -20,8 +22,10 @@ INTERVAL = "20ms"
 
 
 def wait_seized(pid: int, process: subprocess.Popen[str], directory: Path) -> int:
-    """Waits, without ever sleeping, for the moment in which the target is seized: by whom. 0 when
-    it was over before it was seen: on a busy machine this process may not run in that millisecond.
+    """Spin, without ever sleeping, until the target is seized; return the PID of its tracer.
+
+    Return 0 when that was over before it was observed: on a busy machine this process may not run in that
+    millisecond.
     """
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     os.setpriority(os.PRIO_PROCESS, 0, -20)
@@ -37,7 +41,7 @@ def wait_seized(pid: int, process: subprocess.Popen[str], directory: Path) -> in
 
 
 def wait_rounds(directory: Path, process: subprocess.Popen[str]) -> None:
-    """Waits for the first complete round."""
+    """Wait for the first complete round."""
     rounds = directory / "rounds.csv"
 
     def some() -> bool:
@@ -45,27 +49,28 @@ def wait_rounds(directory: Path, process: subprocess.Popen[str]) -> None:
             raise ProgramError(f"redirty ended: {finish(process)}")
         return rounds.exists() and rounds.read_bytes().count(b"\n") > 1
 
-    wait_until(some, 30, "a first round")
+    wait_until(some, "a first round", timeout_s=30)
 
 
 def spin(seconds: float) -> None:
-    """Waits exactly: a sleep would be too long for a window of a millisecond."""
+    """Wait exactly: a sleep would be too long for a window of a millisecond."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         pass
 
 
 def start_s(target: Checksum, directory: Path) -> float:
-    """How long redirty takes from its first instruction to its first round, the better of two:
-    the first run of all also compiles Python's modules."""
+    """Measure the time from redirty's first instruction to its first round: the better of two runs, as the
+    first of all also compiles Python's modules.
+    """
     times = []
     for attempt in range(2):
-        begun = time.monotonic()
+        started = time.monotonic()
         rounds = directory.with_name(f"{directory.name}{attempt}")
         process = start_redirty("record", "-p", target.pid, INTERVAL, "-o", rounds)
         try:
             wait_rounds(rounds, process)
-            times.append(time.monotonic() - begun)
+            times.append(time.monotonic() - started)
         finally:
             process.send_signal(signal.SIGTERM)
             finish(process)
@@ -78,14 +83,14 @@ Moment = Callable[[random.Random, Checksum, Path, "subprocess.Popen[str]", float
 def in_start_up(
     rng: random.Random, _t: Checksum, _d: Path, _p: subprocess.Popen[str], start: float
 ) -> None:
-    """Anywhere from the first instruction to a little after the first round."""
+    """Sleep until any moment from the first instruction to a little after the first round."""
     time.sleep(rng.uniform(0, 1.2 * start))
 
 
 def in_window(
     rng: random.Random, target: Checksum, directory: Path, process: subprocess.Popen[str], _s: float
 ) -> None:
-    """While the target is held by the injector, and just after."""
+    """Wait until the injector holds the target, or has just released it."""
     wait_seized(target.pid, process, directory)
     spin(rng.uniform(0, 0.002))
 
@@ -93,7 +98,7 @@ def in_window(
 def in_rounds(
     rng: random.Random, _t: Checksum, directory: Path, process: subprocess.Popen[str], _s: float
 ) -> None:
-    """With rounds running: arming, scanning, writing down."""
+    """Wait until rounds run: arming, scanning, writing to disk."""
     wait_rounds(directory, process)
     time.sleep(rng.uniform(0, 0.2))
 

@@ -1,7 +1,7 @@
 """A program with one large mapping of known contents, whose page tables are moved by tests.
 
-As a script: KIND (private, shared, file, huge) MIB [PATH]; answers a line to each line of its input. With
-Python's bare library, as it starts in emulated machines again and again.
+As a script: KIND (private, shared, file, huge) MIB [PATH]; it answers each line of its input with a line. It
+needs only Python's standard library, as it starts again and again in emulated machines.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import Any, Self
 
 PAGE = 4096
 _PYTHON: str = getattr(sys, "_base_executable", None) or sys.executable
-SHOWN = struct.Struct("<4Q")  # words with which a page begins, that are written and checked
+SHOWN = struct.Struct("<4Q")  # the first words of a page, which are written and checked
 _FACTOR, _MASK = 0x9E37_79B9_7F4A_7C15, (1 << 64) - 1
 
 
 def content(page: int, seed: int) -> bytes:
-    """What a page begins with."""
+    """Return the first bytes of a page."""
     return SHOWN.pack(*((n * _FACTOR + seed) & _MASK for n in range(4 * page, 4 * page + 4)))
 
 
 def wrong_pages(memory: mmap.mmap | bytes, seed: int) -> int:
-    """How many pages do not begin as they should."""
+    """Return the number of pages that do not start with their content()."""
     return sum(
         memory[n * PAGE : n * PAGE + SHOWN.size] != content(n, seed)
         for n in range(len(memory) // PAGE)
@@ -39,7 +39,7 @@ def wrong_pages(memory: mmap.mmap | bytes, seed: int) -> int:
 
 
 def main() -> None:
-    """The program."""
+    """Run the program."""
     kind, size = sys.argv[1], int(sys.argv[2]) << 20
     if kind == "file":
         descriptor = os.open(sys.argv[3], os.O_RDWR | os.O_CREAT, 0o600)
@@ -76,9 +76,16 @@ def main() -> None:
 
 
 class Mapped:
-    """Such a program. wrapper: a command that runs it."""
+    """Drives the program.
+
+    Attributes:
+        pid: of the program.
+        address: of its mapping.
+        mib: the size of its mapping.
+    """
 
     def __init__(self, kind: str, mib: int, path: str = "", wrapper: Sequence[str] = ()) -> None:
+        """Start the program; wrapper: a command that runs it."""
         self._process = subprocess.Popen(
             [*wrapper, _PYTHON, "-I", "-S", str(Path(__file__).resolve()), kind, str(mib), path],
             stdin=subprocess.PIPE,
@@ -103,19 +110,19 @@ class Mapped:
         return int(answer["wrong"])
 
     def wrong(self, seed: int = 0) -> int:
-        """How many pages are not as they were written."""
+        """Return the number of pages that do not have the contents last written."""
         return self._ask(f"check {seed}")
 
     def write(self, seed: int) -> int:
-        """Writes every page; how many are wrong then."""
+        """Write every page; return the number of pages with wrong contents afterwards."""
         return self._ask(f"write {seed}")
 
     def sync(self) -> None:
-        """Writes a file's pages back: they are clean then, and write-protected."""
+        """Write a file's pages back: they are clean then, and write-protected."""
         self._ask("sync 0")
 
     def use(self, seed: int) -> None:
-        """Writes every third page, with what it has already, and reads every fifth."""
+        """Write every third page, with the contents it has already, and read every fifth."""
         self._ask(f"use {seed}")
 
     def __enter__(self) -> Self:

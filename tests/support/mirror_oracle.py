@@ -1,4 +1,4 @@
-"""A finished mirror, read by ways of our own, against the memory of the target that was left stopped."""
+"""A finished mirror, read independently of redirty, against the memory of the target, which was left stopped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True)
 class Segment:
-    """A PT_LOAD. flags: 4 read, 2 write, 1 execute."""
+    """A PT_LOAD segment. flags: 4 read, 2 write, 1 execute."""
 
     start: int
     size: int
@@ -35,7 +35,7 @@ class CoreFile:
         head = os.pread(self._fd, 64, 0)
         assert head[:4] == b"\x7fELF", path
         (kind,) = struct.unpack_from("<H", head, 16)
-        assert kind == 4, "no core file"
+        assert kind == 4, "not a core file"
         (table,) = struct.unpack_from("<Q", head, 32)
         (count,) = struct.unpack_from("<H", head, 56)
         if count == 0xFFFF:
@@ -53,7 +53,7 @@ class CoreFile:
                 self.notes = os.pread(self._fd, size, offset)
 
     def threads(self) -> dict[int, tuple[int, int]]:
-        """The threads in its NT_PRSTATUS notes, each with its stack pointer and fs_base (x86)."""
+        """Return the stack pointer and fs_base (x86) of each thread in the NT_PRSTATUS notes, by TID."""
         found, at = {}, 0
         while at < len(self.notes):
             name, size, kind = struct.unpack_from("<III", self.notes, at)
@@ -65,7 +65,7 @@ class CoreFile:
         return found
 
     def read(self, address: int, size: int) -> bytes:
-        """Contents, zero where the file has none."""
+        """Return the contents at an address, with zeros where the file has none."""
         found = bytearray(size)
         for s in self.segments:
             a, b = max(address, s.start), min(address + size, s.start + s.in_file)
@@ -75,11 +75,12 @@ class CoreFile:
         return bytes(found)
 
     def close(self) -> None:
+        """Close the file."""
         os.close(self._fd)
 
 
 def mirror_json(directory: Path) -> dict[str, Any]:
-    """What the mirror says of itself; it has to be one."""
+    """Return mirror.json of a committed mirror; assert that the directory holds it and its cores only."""
     information: dict[str, Any] = json.loads((directory / "mirror.json").read_text())
     assert information["state"] == "committed"
     names = {p.name for p in directory.iterdir()}
@@ -90,6 +91,7 @@ def mirror_json(directory: Path) -> dict[str, Any]:
 
 
 def _mappings(pid: int) -> Iterator[tuple[int, int, str, str]]:
+    """Yield (start, end, perms, path) of each line of /proc/PID/maps."""
     for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").split("\n"):
         if line:
             bounds, perms, _, _, _, *rest = line.split(None, 5)
@@ -99,7 +101,7 @@ def _mappings(pid: int) -> Iterator[tuple[int, int, str, str]]:
 
 
 def _page_by_page(fd: int, address: int, size: int) -> bytes:
-    """Memory with zeros for pages that are not to be had (behind a file's end)."""
+    """Read memory, with zeros for pages that cannot be read (beyond the end of a file)."""
     parts = []
     for at in range(address, address + size, _PAGE):
         try:
@@ -110,8 +112,12 @@ def _page_by_page(fd: int, address: int, size: int) -> bytes:
 
 
 def differences(pid: int, core: Path, *, skip: tuple[str, ...] = ()) -> tuple[list[str], int]:
-    """Pages in which a core file differs from the memory of a stopped process, and how many bytes were
-    compared. Reading leaves the process as it is, but for pages that it maps."""
+    """Compare a core file with the memory of a stopped process.
+
+    Reading changes nothing in the process but which pages are mapped.
+
+    Returns: a line for each page that differs, and the number of bytes compared.
+    """
     file = CoreFile(core)
     found, compared = [], 0
     fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
@@ -155,25 +161,27 @@ def differences(pid: int, core: Path, *, skip: tuple[str, ...] = ()) -> tuple[li
 
 
 def _bytes_that_differ(ours: bytes, theirs: bytes) -> str:
-    """From the first to the last one: where in the page, and both."""
+    """Describe how two pages differ, from the first such byte to the last."""
     wrong = [i for i in range(_PAGE) if ours[i] != theirs[i]]
     part = slice(wrong[0], min(wrong[-1] + 1, wrong[0] + 64))
     return f"{len(wrong)} at {wrong[0]:#x}: is {ours[part].hex()}, mirrored {theirs[part].hex()}"
 
 
-# where glibc has struct rseq, after the thread pointer: versions differ; and its size
+# The offset of glibc's struct rseq from the thread pointer, which depends on the version; and its size.
 _RSEQ, _RSEQ_BYTES = ctypes.c_ssize_t.in_dll(ctypes.CDLL(None), "__rseq_offset").value, 32
 
 
 def _only_rseq(core: CoreFile, address: int, ours: bytes, theirs: bytes) -> bool:
-    """Whether pages differ only in what the kernel writes for a thread on its way to the next stop: on
-    which processor it is (rseq)."""
+    """Return whether pages differ only in struct rseq, where the kernel writes the processor of a thread on
+    its way to the next stop.
+    """
     wrong = [address + i for i in range(_PAGE) if ours[i] != theirs[i]]
     areas = [base + _RSEQ for _, base in core.threads().values()]
     return all(any(0 <= w - area < _RSEQ_BYTES for area in areas) for w in wrong)
 
 
 def _merged(bounds: Iterator[tuple[int, int]] | list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return sorted ranges with adjacent ones merged."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(bounds):
         if merged and merged[-1][1] == start:
@@ -184,13 +192,16 @@ def _merged(bounds: Iterator[tuple[int, int]] | list[tuple[int, int]]) -> list[t
 
 
 def let_run(*pids: int) -> None:
-    """Ends the stop in which a mirror has left its target."""
+    """Resume targets that a mirror has left stopped."""
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
 
 
 def assert_same_memory(directory: Path, *, skip: tuple[str, ...] = ()) -> int:
-    """Every core file of a mirror is byte for byte what its process has; how much was compared."""
+    """Assert that every core file of a mirror equals its process's memory byte for byte.
+
+    Returns: the number of bytes compared.
+    """
     information = mirror_json(directory)
     total = 0
     for pid, name in zip(information["target"]["pids"], information["cores"], strict=True):
@@ -209,8 +220,11 @@ def assert_same_memory(directory: Path, *, skip: tuple[str, ...] = ()) -> int:
 
 
 def _signal_frames(pid: int, core: CoreFile) -> set[int]:
-    """Pages that the kernel wrote to after the mirror's moment: a signal that was pending gets its
-    frame on the stack before SIGSTOP, whose number is higher, stops the thread again."""
+    """Return pages that the kernel wrote after the mirror's moment.
+
+    A signal that was pending gets its frame on the stack before SIGSTOP, whose number is higher, stops the
+    thread again.
+    """
     found: set[int] = set()
     for tid, (before, _) in core.threads().items():
         words = Path(f"/proc/{pid}/task/{tid}/syscall").read_text().split()

@@ -1,4 +1,4 @@
-"""Network namespaces of a test's own: nothing outside them is touched or contacted."""
+"""Network namespaces that belong to a test: nothing outside them is changed or contacted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextlib.contextmanager
 def own_network() -> Iterator[None]:
-    """This thread in a new namespace, with nothing but its loopback, up."""
+    """Run this thread in a new namespace with only its loopback, which is up."""
     require_root()
     require_program("ip", "iproute2")
     require_program("tc", "iproute2")
@@ -40,7 +40,7 @@ def own_network() -> Iterator[None]:
 
 @contextlib.contextmanager
 def another_network() -> Iterator[int]:
-    """One more namespace; the process in it, by whose number links are moved there."""
+    """Create one more namespace; yield the PID of the process in it, for moving links there."""
     unshare = require_program("unshare", "util-linux")
     words = (unshare, "-n", "sh", "-c", "echo there; exec cat >&2")
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -51,21 +51,22 @@ def another_network() -> Iterator[int]:
 
 
 def ip(*words: object) -> None:
-    """Runs ip."""
+    """Run ip."""
     _run("ip", *words)
 
 
 def tc(words: str) -> None:
-    """Runs tc."""
+    """Run tc."""
     _run("tc", *words.split())
 
 
 def has(words: str) -> None:
-    """Makes a link or a qdisc, or skips the test on a kernel that was built without its kind: no
-    set-up of the machine would help."""
+    """Create a link or a qdisc; skip the test on a kernel that was built without its kind, as no set-up of
+    the machine would help.
+    """
     done = subprocess.run(words.split(), check=False, capture_output=True, text=True)
     if "Unknown device type" in done.stderr or "qdisc kind is unknown" in done.stderr:
-        pytest.skip(f"this kernel has none of that kind: {words}")
+        pytest.skip(f"this kernel does not have that kind: {words}")
     assert done.returncode == 0, (words, done.stderr)
 
 
@@ -75,8 +76,10 @@ def _run(*words: object) -> None:
 
 
 def veth(peer: int) -> None:
-    """v0 here (10.9.0.1), its other end v1 in a process' namespace (10.9.0.2), both up. Neither
-    sends anything by itself: no IPv6, and each knows the other's address."""
+    """Create v0 here (10.9.0.1) and its peer v1 in a process's namespace (10.9.0.2), both up.
+
+    Neither sends anything unasked: no IPv6, and each knows the other's link-layer address.
+    """
     ip("link", "add", "v0", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "v1")
     ip("link", "set", "v1", "address", "02:00:00:00:00:02", "netns", peer)
     Path("/proc/sys/net/ipv6/conf/v0/disable_ipv6").write_text("1")
@@ -91,9 +94,9 @@ def veth(peer: int) -> None:
 
 
 def send(count: int, payload: int, to: str = "10.9.0.2") -> int:
-    """Sends so many packets; the bytes that makes on the wire, with their headers."""
+    """Send `count` UDP packets; return their bytes on the wire, headers included."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for _ in range(count):
-            with contextlib.suppress(ConnectionRefusedError):  # nobody listens there
+            with contextlib.suppress(ConnectionRefusedError):  # no socket is bound there
                 sender.sendto(bytes(payload), (to, 9))
     return count * (payload + _HEADERS)

@@ -1,4 +1,4 @@
-"""Entries of a program's page tables, bit by bit, before and after the tables are moved."""
+"""Page-table entries of a program, compared bit by bit before and after the tables are moved."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from redirty.collector.pagetables.walker import Walker
 
 from tests.support.mapped_program import PAGE, Mapped
 
-# Intel SDM volume 3, table 4-20, but for the last, which is Linux's and which mremap sets.
+# Intel SDM volume 3, table 4-20, except for the last: soft-dirty is Linux's, and mremap sets it.
 PRESENT, ACCESSED, DIRTY, SOFT_DIRTY = (np.uint64(1 << n) for n in (0, 5, 6, 11))
 _REGION = 1 << 21
-# Of so many pages one may lose its accessed bit at any moment: the kernel ages memory, as kdamond does, which
-# looks at pages by chance. A move that lost them would lose all.
+# One page of this number may lose its accessed bit at any moment: the kernel ages memory, as kdamond does,
+# which samples pages at random. A move that lost accessed bits would lose them all.
 _AGED_ONE_OF = 100
 
 
 def entries(walker: Walker, pid: int, start: int, pages: int) -> U64:
-    """(pages,) what the lowest level has for each page from an address on; 0: it has nothing."""
+    """Return the (pages,) last-level entry of each page from an address on, 0 where there is none."""
     tables = walker.walk(pid)
     base = start // _REGION * _REGION
     count = -(-(start + pages * PAGE - base) // _REGION)
@@ -37,9 +37,13 @@ def entries(walker: Walker, pid: int, start: int, pages: int) -> U64:
 def changed_by_a_move(
     walker: Walker, target: Mapped, move: Callable[[], object]
 ) -> tuple[list[str], Counter[str]]:
-    """(entries of a target that rests that are not the same afterwards, how many had which bits).
-    Soft-dirty is set by mremap; the kernel's own aging is left out.
-    Some of its pages are dirty, some accessed, some neither, as far as its mapping lets them be."""
+    """Move page tables of an idle target and compare its entries.
+
+    Some of its pages are dirty, some accessed, some neither, as far as its mapping allows it. Soft-dirty, which
+    mremap sets, and the kernel's own aging are left out.
+
+    Returns: a line for each entry that changed, and how many entries had which bits before.
+    """
     pages = (target.mib << 20) // PAGE
     target.sync()
     Path(f"/proc/{target.pid}/clear_refs").write_text("1")  # accessed bits
@@ -59,5 +63,5 @@ def changed_by_a_move(
     if aged.sum() * _AGED_ONE_OF <= pages:
         changed[aged] = 0
     wrong = np.flatnonzero(changed)
-    told = [f"page {n}: {before[n]:#x} is {after[n]:#x}" for n in wrong]
-    return told, Counter({name: int(is_so.sum()) for name, is_so in kinds.items()})
+    lines = [f"page {n}: {before[n]:#x} is {after[n]:#x}" for n in wrong]
+    return lines, Counter({name: int(is_so.sum()) for name, is_so in kinds.items()})

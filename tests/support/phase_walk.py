@@ -1,4 +1,4 @@
-"""Phase after phase of a workload, each in a round of its own, each compared with the truth."""
+"""Phases of a workload, each in a round of its own, each compared with the truth."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ import pytest
 from redirty.collector.bpf import abi
 from redirty.collector.tracking.rounds import SpaceRound
 
-from tests.support.stepped_rounds import (
-    NONE,
-    LiveRounds,
-    assert_same,
-    kernel_state,
-    wait_idle,
-    way,
-    within,
-)
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, kernel_state, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_idle
 from tests.workloads.driver import DEFAULT_AREAS, Phases
 from tests.workloads.pages import Area, Pages
 
 
 class Walk:
-    """A workload under a recorder. begin() has to have been called on the recorder.
+    """A workload under a recorder, on which begin() has been called.
 
-    pid: the workload's process, where it is not the one that was started.
+    Attributes:
+        phases: the workload.
+        live: the recorder.
+        pid: of the workload's process, where it is not the one that was started.
+        rounds: the number of rounds that have ended.
     """
 
     def __init__(self, phases: Phases, live: LiveRounds, pid: int = 0) -> None:
@@ -40,7 +38,7 @@ class Walk:
         return list(self.phases.areas.values())
 
     def skipped(self) -> int:
-        """How many runs of the log the kernel left out since this was asked before (Tracer.skipped)."""
+        """Return how many runs of the log the kernel skipped since the last call (Tracer.skipped)."""
         before, self._skipped = self._skipped, self.live.tracer.skipped()
         return self._skipped - before
 
@@ -52,9 +50,14 @@ class Walk:
         missed: Pages,
         read_first: bool = False,
     ) -> SpaceRound:
-        """Ends the round, in which exactly `truth` was written, `again` of it not for the first
-        time (None: whatever the page tables said), and `missed` of it unseen by the log.
-        read_first: new pages were read in the round before they were written."""
+        """End the round and compare it.
+
+        Args:
+            truth: exactly the pages written in the round.
+            again: those of them that were present before; None: whatever the page tables reported.
+            missed: those of them that the log did not see.
+            read_first: new pages were read in the round before they were written.
+        """
         wait_idle(self.pid)
         areas = self._areas()
         ahead = kernel_state(self.pid, areas).present
@@ -73,7 +76,7 @@ class Walk:
         assert_same(within(space.present, areas), here, f"{what}, present")
         was_there = np.intersect1d(truth, here)
         expected = was_there if again is None else again
-        assert_same(was_there, expected, f"{what}, present when it began")
+        assert_same(was_there, expected, f"{what}, present when it started")
         assert_same(within(space.redirtied, areas), expected, f"{what}, re-dirtied")
         logged, logged_again = np.setdiff1d(truth, missed), np.setdiff1d(expected, missed)
         protected = logged if read_first else logged_again
@@ -83,23 +86,26 @@ class Walk:
         return space
 
     def _check_log_with_gaps(self, space: SpaceRound, truth: Pages, gaps: int, what: str) -> None:
-        """The round when the kernel left out runs of the log (Tracer.skipped): a round may have more
-        in missed_pages then, and with soft-dirty any page that is there, but lacks no page."""
+        """Check a round in which the kernel skipped runs of the log (Tracer.skipped).
+
+        It may have more in missed_pages, and with soft-dirty any page that is present, but lacks no page.
+        """
         dirty = within(space.dirty, self._areas())
         assert_same(np.setdiff1d(truth, dirty), NONE, f"{what}, skipped, not dirty")
-        if way() != "soft-dirty":
+        if arm_method() != "soft-dirty":
             assert_same(dirty, truth, f"{what}, skipped, dirty")
             missed = within(space.missed, self._areas())
             assert len(missed) <= gaps, f"{what}: {len(missed)} missed, {gaps} explained"
 
     def _check_counts(self, space: SpaceRound, logged: int, protected: int) -> None:
-        """The counters of the round against the number of pages known to have been logged, and of
-        those of them that were there already."""
+        """Check the round's counters against the number of pages known to have been logged, and of those
+        among them that were present already.
+        """
         stats = space.stats[0]
         kinds = stats["kinds"].tolist()
         features = self.live.tracer.attached
         assert stats["lost"] == 0 and stats["lost_events"] == 0
-        # Each page once; in the histogram of first writes too, but for those that wait for the
+        # Each page once; in the histogram of first writes too, except for those that wait for the
         # next reading of the clock.
         counted = int(stats["pages"])
         twice = kinds[abi.WRITE_FAULTS] - len(space.log) if self.live.tracer.byte_maps else 0
@@ -115,14 +121,14 @@ class Walk:
 
 
 Start = Callable[..., Walk]
-"""Starts a workload with some areas (name=(kind, MiB)), and its first round."""
+"""A function that starts a workload with some areas (name=(kind, MiB)), and its first round."""
 
 
 def every_kind(name: str) -> pytest.MarkDecorator:
-    """Parametrizes over the areas of all mapping classes, by kind."""
+    """Parametrize over the areas of all mapping classes, by kind."""
     return pytest.mark.parametrize(name, [kind for kind, _ in DEFAULT_AREAS.values()])
 
 
 def span(area: Area, first: int, count: int) -> Pages:
-    """Page numbers of a part of an area."""
+    """Return page numbers of a part of an area."""
     return area.pages[first : first + count]

@@ -1,4 +1,4 @@
-"""A redirty receive in the background, and a wire between it and a sender that a test can cut."""
+"""A `redirty receive` in the background, and a wire to it that a test can cut."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.redirty_cli import REDIRTY, ProgramError, wait_until
+from tests.support.processes import ManagedProcess
+from tests.support.redirty_cli import REDIRTY, ProgramError
+from tests.support.waiting import wait_until
 
 
-class Receive:
-    """redirty receive. port: where it listens."""
+class Receive(ManagedProcess):
+    """Runs `redirty receive`.
+
+    Attributes:
+        log: the file with its output.
+        port: the port it listens on.
+    """
 
     def __init__(
         self, to: Path, log: Path, *more: object, port: int = 0, patience_s: float = 30
     ) -> None:
         self.log = log
         with log.open("wb") as out:
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 [REDIRTY, "receive", "--listen", f"127.0.0.1:{port}", "--to", to, *map(str, more)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -32,41 +39,37 @@ class Receive:
                 process_group=0,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
-        wait_until(lambda: self._port() or self.process.poll() is not None, patience_s, "listening")
+        super().__init__(process)
+        wait_until(
+            lambda: self._port() or not self.alive,
+            "listening",
+            timeout_s=patience_s,
+        )
         if not self._port():
-            raise ProgramError(f"receive ended: {self.said()}")
+            raise ProgramError(f"receive ended: {self.text()}")
         self.port = self._port()
 
     def _port(self) -> int:
-        match = re.search(r"listening on .*:(\d+)", self.said())
+        match = re.search(r"listening on .*:(\d+)", self.text())
         return int(match[1]) if match else 0
 
-    def said(self) -> str:
+    def text(self) -> str:
+        """Return what it has printed."""
         return self.log.read_text(errors="replace")
 
     def wait(self, timeout_s: float = 60) -> int:
-        code = self.process.wait(timeout_s)
-        assert "Traceback" not in self.said(), self.said()
-        assert "internal error" not in self.said(), self.said()
+        """Wait for its end, assert that it printed no internal error, and return its exit code."""
+        code = super().wait(timeout_s)
+        assert "Traceback" not in self.text(), self.text()
+        assert "internal error" not in self.text(), self.text()
         return code
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.kill()
 
 
 @contextlib.contextmanager
 def receive(
     to: Path, log: Path, *more: object, port: int = 0, patience_s: float = 30
 ) -> Iterator[Receive]:
+    """Run `redirty receive`; it ends with the block."""
     running = Receive(to, log, *more, port=port, patience_s=patience_s)
     try:
         yield running
@@ -75,7 +78,13 @@ def receive(
 
 
 class Wire:
-    """Forwards a port to another one. cut() breaks all connections; hold(seconds) lets nothing through."""
+    """Forwards a port to another one.
+
+    Attributes:
+        to: the port that connections are forwarded to.
+        port: the port that it listens on.
+        passed: bytes forwarded to `to`.
+    """
 
     def __init__(self, to: int) -> None:
         self.to = to
@@ -119,6 +128,7 @@ class Wire:
             far.close()
 
     def cut(self) -> None:
+        """Break all connections."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
@@ -127,9 +137,11 @@ class Wire:
                     one.shutdown(socket.SHUT_RDWR)
 
     def hold(self, seconds: float) -> None:
+        """Forward nothing for a while."""
         self._held_until = time.monotonic() + seconds
 
     def close(self) -> None:
+        """Break all connections and accept no more."""
         self._open = False
         self._listener.close()
         self.cut()

@@ -1,68 +1,76 @@
-"""The real program at work on a target, while a test has the target write."""
+"""A run of `redirty record` on a target, while a test has the target write."""
 
 from __future__ import annotations
 
 import signal
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from redirty.collector.analyze import load
 
-from tests.support.redirty_cli import Done, finish, start_redirty, wait_until
-from tests.support.stepped_rounds import ARM, PATIENCE_S, PROBE
+from tests.support.processes import ManagedProcess
+from tests.support.redirty_cli import Done, finish, start_redirty
+from tests.support.tested_methods import METHOD_OPTIONS
+from tests.support.waiting import PATIENCE_S, wait_until
 from tests.workloads.pages import Area, Pages
 
 
-class Recorded:
-    """`redirty record` in the background, from its first complete round on; leaving the block
-    interrupts it and waits for its end.
+class Recorded(ManagedProcess):
+    """Runs `redirty record` in the background, from its first complete round on.
 
-    words: the target and more options; interval: of a round.
+    Leaving the `with` block interrupts it and waits for its end.
+
+    Attributes:
+        directory: the recording.
+        done: how it ended; None while it runs.
     """
 
     def __init__(self, tmp_path: Path, *words: object, interval: str = "100ms") -> None:
+        """Start it; words: the target and more options; interval: of a round."""
         self.directory = tmp_path / "recording"
-        how = ["--probe", PROBE, "--arm", ARM]
-        self.process = start_redirty("record", *how, *words, interval, "-o", self.directory)
+        process = start_redirty("record", *METHOD_OPTIONS, *words, interval, "-o", self.directory)
+        super().__init__(process, stop=signal.SIGINT)
         self.done: Done | None = None
         try:
             self.pass_rounds(1)
         except BaseException:
-            self._end()
+            self.close()
             raise
 
     @property
     def rounds(self) -> int:
-        """Complete rounds so far."""
+        """The number of complete rounds."""
         path = self.directory / "rounds.csv"
         return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
 
     def pass_rounds(self, count: int = 2) -> None:
-        """Waits for so many more. After two, all that was written before lies in complete ones."""
+        """Wait for `count` more rounds. After two, everything written before lies in complete rounds."""
         goal = self.rounds + count
 
         def there() -> bool:
-            if self.process.poll() is not None:
-                raise AssertionError(f"redirty ended: {finish(self.process)}")
+            if not self.alive:
+                raise AssertionError(f"redirty ended: {finish(self._process)}")
             return self.rounds >= goal
 
-        wait_until(there, PATIENCE_S, f"{count} rounds")
+        wait_until(there, f"{count} rounds", timeout_s=PATIENCE_S)
 
     def wait_for(self, pid: int) -> None:
-        """Waits until a process that joined the target is armed, and has been for a round."""
+        """Wait until a process that joined the target has been armed for a round."""
         mappings = self.directory / "mappings.csv"
         known = f",{pid},0x"
-        wait_until(lambda: known in mappings.read_text(), PATIENCE_S, f"process {pid} is recorded")
+        wait_until(
+            lambda: known in mappings.read_text(),
+            f"process {pid} is recorded",
+            timeout_s=PATIENCE_S,
+        )
 
-    def _end(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        self.done = finish(self.process, PATIENCE_S)
-
-    def __enter__(self) -> Self:
-        return self
+    def close(self) -> None:
+        """Interrupt redirty and collect what it printed."""
+        if self.alive:
+            self._request_end()
+        self.done = finish(self._process, PATIENCE_S)
 
     def __exit__(
         self,
@@ -70,18 +78,18 @@ class Recorded:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._end()
+        super().__exit__(kind, error, trace)
         if error is None:
             assert self.done is not None and self.done.code == 130, self.done
 
     # ---- afterwards ----
 
     def meta(self) -> dict[str, Any]:
-        """meta.json."""
+        """Return the contents of meta.json."""
         return load.load_meta(self.directory)
 
     def times_dirty(self, pid: int, area: Area) -> dict[int, int]:
-        """In how many rounds each page of an area was dirty."""
+        """Return the number of rounds in which each page of an area was dirty, by page number."""
         table = load.load_pages(self.directory)
         at = table["address"].to_numpy()
         inside = (at >= area.start) & (at < area.end) & (table["pid"] == pid).to_numpy()
@@ -89,13 +97,13 @@ class Recorded:
         return dict(zip(pages, table["rounds_dirty"].to_numpy()[inside].tolist(), strict=True))
 
     def pids(self) -> list[int]:
-        """All processes that belonged to the target."""
+        """Return the PIDs of all processes that belonged to the target."""
         found: list[int] = self.meta()["target"]["pids"]
         return found
 
 
 def counts(*written: Pages) -> dict[int, int]:
-    """How often each page was written, one set of pages a command."""
+    """Return how often each page was written, given the pages of each command."""
     every = np.concatenate(written) if written else np.empty(0, np.uint64)
     pages, times = np.unique(every, return_counts=True)
     return dict(zip(pages.tolist(), times.tolist(), strict=True))

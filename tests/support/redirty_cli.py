@@ -1,4 +1,4 @@
-"""redirty as a user runs it: run_redirty() waits for it, start_redirty() does not."""
+"""redirty as a user runs it: run_redirty() waits for its end, start_redirty() does not."""
 
 from __future__ import annotations
 
@@ -6,33 +6,22 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.tiers import require
 
 REDIRTY = Path(sys.executable).with_name("redirty")
-_POLL_S = 0.02
 
 
 class ProgramError(RuntimeError):
-    """A program did not do what a test needs of it; the message ends with what it printed."""
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float, what: str) -> None:
-    """Waits until the condition holds. Errors: ProgramError after the time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise ProgramError(f"{what}: not within {timeout_s:g} s")
-        time.sleep(_POLL_S)
+    """A program failed to do what a test needs; the message ends with its output."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a run of redirty ended. code: minus the signal when one ended it."""
+    """The result of a run of redirty. code: minus the signal when one ended it."""
 
     code: int
     out: str
@@ -40,16 +29,19 @@ class Done:
 
     @property
     def lines(self) -> list[str]:
-        """What it said on stderr."""
+        """The lines on stderr."""
         return self.err.splitlines()
 
 
 def start_redirty(
     *words: object, env: Mapping[str, str] | None = None, wrapper: Sequence[str] = ()
 ) -> subprocess.Popen[str]:
-    """Starts redirty in a process group of its own, so that a test may kill the group.
+    """Start redirty in a process group of its own, so that a test may kill the group.
 
-    env: added to the environment. wrapper: a command that runs it.
+    Args:
+        words: its command line.
+        env: added to the environment.
+        wrapper: a command that runs it.
     """
     require(REDIRTY.exists(), f"{REDIRTY} is not installed: run make setup")
     return subprocess.Popen(
@@ -64,7 +56,10 @@ def start_redirty(
 
 
 def finish(process: subprocess.Popen[str], timeout_s: float = 60) -> Done:
-    """Waits for redirty's end. Errors: ProgramError, and it is gone."""
+    """Wait for redirty's end.
+
+    Raises: ProgramError when it does not end within `timeout_s`; it is killed then.
+    """
     try:
         out, err = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -80,12 +75,12 @@ def run_redirty(
     env: Mapping[str, str] | None = None,
     wrapper: Sequence[str] = (),
 ) -> Done:
-    """Runs redirty to its end."""
+    """Run redirty to its end; see start_redirty()."""
     return finish(start_redirty(*words, env=env, wrapper=wrapper), timeout_s)
 
 
 def processes_with(mark: str) -> set[int]:
-    """Every process that has the mark in the environment it was started with."""
+    """Return the PIDs of all processes with the mark in the environment they were started with."""
     found = set()
     pattern = re.compile(rb"(?:^|\0)" + re.escape(mark.encode()) + rb"(?:\0|$)")
     for entry in os.scandir("/proc"):

@@ -1,5 +1,6 @@
-"""Relocates all page tables of a process again and again, to the node where they are: the moves of
-`redirty pagetables` on a machine with one node. As a script: PID REGIONS, a line after each round."""
+"""A loop that relocates all page tables of a process to the node on which they are: the moves of
+`redirty pagetables` on a machine with one node. As a script: PID REGIONS; it prints a line after each round.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +18,20 @@ TIMEOUT_S = 2.0
 
 
 def movable(tables: Tables) -> dict[int, int]:
-    """Region -> where its table lies."""
+    """Return the physical address of the table of each region, by region."""
     leaves = tables.leaves
     return dict(zip(tables.address[leaves].tolist(), tables.physical[leaves].tolist(), strict=True))
 
 
 class Relocator:
-    """Moves what can be moved, in steps of so many regions. stopped_s, moves_s: of all steps, and of
-    that the moves. refused: why steps were not done."""
+    """Relocates all movable tables of a process.
+
+    Attributes:
+        regions: the number of regions in a step.
+        stopped_s: how long the target was stopped by all steps.
+        moves_s: how much of that the moves took.
+        refused: why steps were not done.
+    """
 
     def __init__(self, pid: int, regions: int) -> None:
         self.pid = pid
@@ -36,7 +43,10 @@ class Relocator:
         self.refused = Counter[str]()
 
     def round(self) -> tuple[int, int, float]:
-        """(tables that are elsewhere now, of how many that were to move, the longest stop in s)."""
+        """Relocate everything once.
+
+        Returns: the number of tables that moved, the number that were to move, and the longest stop in seconds.
+        """
         before = self.walker.walk(self.pid)
         while True:
             leaves = before.address[before.leaves]
@@ -67,13 +77,13 @@ class Relocator:
         return longest
 
     def close(self) -> None:
-        """Ends it."""
+        """Close the injector and the walker."""
         self.injector.close()
         self.walker.close()
 
 
 def main() -> None:
-    """The script."""
+    """Run the script."""
     relocator = Relocator(int(sys.argv[1]), int(sys.argv[2]))
     while True:
         moved, of, longest = relocator.round()

@@ -1,4 +1,4 @@
-"""Real programs to trace, each in a temporary directory, on unix sockets, ended by its own pid."""
+"""Real programs to trace, each in a temporary directory, on unix sockets, ended by its own PID."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.support.redirty_cli import ProgramError, wait_until
+from tests.support.processes import ManagedProcess
+from tests.support.redirty_cli import ProgramError
+from tests.support.waiting import wait_until
 from tests.tiers import require, require_program
 
 
-class Server:
-    """A program in the background; leaving its `with` block ends it, by its pid, and reaps it."""
+class Server(ManagedProcess):
+    """A program in the background, whose output goes to a file."""
 
     def __init__(
         self,
@@ -26,11 +28,10 @@ class Server:
         output: Path | None = None,
     ) -> None:
         self.directory = directory
-        self._stop = stop
         self.output = output or directory / "output"
-        # A file, not a pipe: nobody reads while the program runs, and a full pipe would stop it.
+        # A file, not a pipe: it is not read while the program runs, and a full pipe would block it.
         with self.output.open("wb") as out:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [str(word) for word in argv],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -38,41 +39,29 @@ class Server:
                 cwd=directory,
                 start_new_session=True,
             )
-        self.pid = self._process.pid
+        super().__init__(process, stop=stop, grace_s=20)
 
-    @property
-    def alive(self) -> bool:
-        """Whether it still runs."""
-        return self._process.poll() is None
-
-    def said(self) -> str:
-        """What it has printed."""
+    def text(self) -> str:
+        """Return what it has printed."""
         return self.output.read_text(errors="replace")
 
     def wait_ready(self, ready: Callable[[], object], timeout_s: float = 60) -> None:
-        """Waits until it can be used. Errors: ProgramError."""
+        """Wait until it can be used.
 
-        def look() -> object:
+        Raises: ProgramError when it ends.
+        """
+
+        def is_ready() -> object:
             if not self.alive:
-                raise ProgramError(f"it ended: {self.said()[-2000:]}")
+                raise ProgramError(f"the program ended: {self.text()[-2000:]}")
             return ready()
 
-        wait_until(look, timeout_s, f"ready ({self.said()[-500:]!r})")
-
-    def close(self) -> None:
-        """Ends it, kindly at first."""
-        if self.alive:
-            self._process.send_signal(self._stop)
-            try:
-                self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self._process.wait()
+        wait_until(is_ready, f"ready ({self.text()[-500:]!r})", timeout_s=timeout_s)
 
 
 @contextlib.contextmanager
 def scratch(prefix: str, owner: str | None = None) -> Iterator[Path]:
-    """A temporary directory, of another user if need be: a server may not run as root."""
+    """Create a temporary directory, owned by another user if need be: a server may not run as root."""
     with tempfile.TemporaryDirectory(prefix=f"redirty-{prefix}-") as name:
         directory = Path(name)
         if owner is not None:
@@ -81,7 +70,10 @@ def scratch(prefix: str, owner: str | None = None) -> Iterator[Path]:
 
 
 def _ask(argv: Sequence[object], timeout_s: float = 120) -> str:
-    """A client's answer. Errors: ProgramError."""
+    """Run a client and return its answer.
+
+    Raises: ProgramError when it fails.
+    """
     done = subprocess.run(
         [str(word) for word in argv],
         stdin=subprocess.DEVNULL,
@@ -104,11 +96,14 @@ class Redis:
         self.socket = socket
 
     def ask(self, *words: object) -> str:
-        """redis-cli's answer. Errors: ProgramError."""
+        """Return redis-cli's answer.
+
+        Raises: ProgramError when it fails.
+        """
         return _ask(["redis-cli", "-e", "-s", self.socket, *words])
 
     def load(self, seconds_at_most: float, keys: int = 50_000, size: int = 512) -> Server:
-        """A redis-benchmark that sets random keys until it is closed."""
+        """Start a redis-benchmark that sets random keys until it is closed."""
         argv = ["redis-benchmark", "-s", self.socket, "-t", "set", "-r", keys, "-d", size]
         argv += ["-c", 8, "-n", 200_000_000, "-q"]
         bound = ["timeout", "--preserve-status", "--signal=INT", f"{seconds_at_most:g}"]
@@ -117,7 +112,7 @@ class Redis:
 
 @contextlib.contextmanager
 def redis() -> Iterator[Redis]:
-    """A running redis-server."""
+    """Run a redis-server."""
     program = require_program("redis-server", "redis-server")
     require_program("redis-benchmark", "redis-tools")
     with scratch("redis") as directory:
@@ -143,15 +138,18 @@ class Postgres:
         self._where = ["-h", server.directory, "-U", "postgres"]
 
     def sql(self, text: str, database: str = "bench") -> str:
-        """The answer of one statement, columns parted by |. Errors: ProgramError."""
+        """Return the answer to one statement, columns separated by |.
+
+        Raises: ProgramError when it fails.
+        """
         return _ask([self._programs / "psql", *self._where, "-XAtq", "-c", text, database])
 
     def fill(self, scale: int) -> None:
-        """Fills pgbench's tables: 100,000 accounts for each step of the scale."""
+        """Fill pgbench's tables: 100,000 accounts for each step of the scale."""
         _ask([self._programs / "pgbench", *self._where, "-i", "-q", "-s", scale, "bench"])
 
     def load(self, seconds: int, clients: int = 4) -> Server:
-        """A pgbench of its TPC-B-like transactions."""
+        """Start a pgbench of its TPC-B-like transactions."""
         options = ["-n", "-c", clients, "-j", 1, "-T", seconds]
         argv = [self._programs / "pgbench", *self._where, *options, "bench"]
         return Server(argv, self.server.directory, output=self.server.directory / "load")
@@ -159,7 +157,7 @@ class Postgres:
 
 @contextlib.contextmanager
 def postgres() -> Iterator[Postgres]:
-    """A running PostgreSQL server, which refuses to be run by root."""
+    """Run a PostgreSQL server, which refuses to be run by root."""
     homes = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     require(homes, "needs PostgreSQL (Debian package postgresql)")
     require(_user_exists("postgres"), "needs the user postgres (Debian package postgresql-common)")
@@ -205,13 +203,18 @@ def guest(
     more: Sequence[object] = (),
     wrapper: Sequence[object] = (),
 ) -> Server:
-    """An emulated machine whose console is the server's output. more: for QEMU's command line. wrapper: a
-    command that runs it."""
+    """Start an emulated machine whose console is the server's output.
+
+    Args:
+        append: more of the kernel's command line.
+        more: more of QEMU's command line.
+        wrapper: a command that runs QEMU.
+    """
     program = require_program("qemu-system-x86_64", "qemu-system-x86")
     # A fifth level of page tables makes every emulated walk longer.
     size = ["-cpu", "max,la57=off", "-smp", 1, "-m", f"{memory_mib}M"]
     plain = ["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]
-    # quiet: after its start the guest's kernel has nothing to say. The kernel's self-check of the
+    # quiet: the guest's kernel prints nothing after its start. The kernel's self-check of the
     # clock takes a busy host for a broken clock.
     line = f"console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable {append}"
     boot = ["-kernel", kernel, "-initrd", initramfs, "-append", line]

@@ -1,4 +1,4 @@
-"""What a target looks like from outside: what no collector may change, however it ends."""
+"""The state of a target seen from outside: what no collector may change, however it ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tests.support.redirty_cli import wait_until
+from tests.support.waiting import wait_until
 
 _SEIZE = 0x4206  # ptrace
 
@@ -24,7 +24,7 @@ class _Running(Protocol):
 
 
 def task_fields(pid: int, *names: str) -> dict[int, tuple[str, ...]]:
-    """Fields of /proc/PID/task/TID/status by thread."""
+    """Return fields of /proc/PID/task/TID/status by TID."""
     found = {}
     for tid in sorted(int(entry.name) for entry in os.scandir(f"/proc/{pid}/task")):
         text = Path(f"/proc/{pid}/task/{tid}/status").read_text(errors="replace")
@@ -34,7 +34,7 @@ def task_fields(pid: int, *names: str) -> dict[int, tuple[str, ...]]:
 
 
 def tracer_of(pid: int) -> int:
-    """The process that has its first thread seized, 0 for none."""
+    """Return the PID of the process that traces a process's first thread, 0 if there is none."""
     for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
         if line.startswith(b"TracerPid:"):
             return int(line.split()[1])
@@ -42,7 +42,7 @@ def tracer_of(pid: int) -> int:
 
 
 def descriptors(pid: int) -> dict[int, str]:
-    """What each descriptor of the process is."""
+    """Return what each descriptor of a process refers to."""
     found = {}
     for entry in os.scandir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):
@@ -50,40 +50,45 @@ def descriptors(pid: int) -> dict[int, str]:
     return found
 
 
+def child_of(wrapper: int) -> int:
+    """Return the PID, in this namespace, of the only child of a wrapper's process."""
+    return int(Path(f"/proc/{wrapper}/task/{wrapper}/children").read_text())
+
+
 @dataclass(frozen=True)
 class Condition:
-    """A target's state that no collector may change."""
+    """State of a target that no collector may change."""
 
     descriptors: dict[int, str]
     signal_mask: str  # of the first thread, which is the one that is used
 
     @classmethod
     def of(cls, pid: int) -> Condition:
-        """As it is now."""
+        """Read the current state."""
         return cls(descriptors(pid), task_fields(pid, "SigBlk")[pid][0])
 
 
 def assert_released(target: _Running, before: Condition) -> None:
-    """Nobody traces it, nothing stands still, nothing was left in it."""
+    """Assert that a target is not traced, that no thread is stopped, and that nothing was left in it."""
     assert target.alive
     states = task_fields(target.pid, "TracerPid", "State")
     assert {tracer for tracer, _ in states.values()} == {"0"}, states
     assert not [state for _, state in states.values() if state[0] in "tTZX"], states
     after = Condition.of(target.pid)
-    # In words: this module is no test, so a bare assertion would not say what differs.
+    # With a message: this module is not a test, so a bare assertion would not show what differs.
     assert after == before, f"before {before}, after {after}"
 
 
 @contextlib.contextmanager
 def debugged(pid: int) -> Iterator[None]:
-    """Another process traces it, as a debugger does (gdb takes a minute to start here)."""
+    """Trace a process from another one, as a debugger does (gdb takes a minute to start here)."""
     child = os.fork()
     if child == 0:
         ctypes.CDLL(None).ptrace(_SEIZE, pid, None, None)
         signal.pause()
         os._exit(1)
     try:
-        wait_until(lambda: tracer_of(pid) == child, 60, "traced")
+        wait_until(lambda: tracer_of(pid) == child, "traced", timeout_s=60)
         yield
     finally:
         os.kill(child, signal.SIGKILL)

@@ -1,5 +1,6 @@
-"""The kernel's own word on flushes of the TLB, by nothing of the program tested: the count of interrupts,
-and the tracepoint tlb:tlb_flush through tracefs."""
+"""TLB flushes as the kernel itself reports them, read by none of the code under test: the count of
+interrupts, and the tracepoint tlb:tlb_flush through tracefs.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ _EVENT = re.compile(
     r"reason:.*\((?P<reason>\d+)\)$"
 )
 _ENTRY = re.compile(r"^.*-(?P<tid>\d+)\s+\[\d+\].*: (?P<name>sys_enter|page_fault_(user|kernel)): ")
-# By event, with what is left out of it: sched_yield, by which threads wait for each other.
+# By event, with what is filtered out: sched_yield, by which threads wait for each other.
 _ENTRIES = {
     "raw_syscalls/sys_enter": "&&id!=24",
     "exceptions/page_fault_user": "",
@@ -35,14 +36,14 @@ _ENTRIES = {
 
 
 def interrupts() -> list[int]:
-    """By processor: how often another one has asked it to flush, since the machine began."""
+    """Return, by processor, how often another one has asked it to flush since boot."""
     text = Path("/proc/interrupts").read_text(encoding="ascii")
     (line,) = (line for line in text.splitlines() if line.strip().startswith("TLB:"))
     return [int(word) for word in line.split()[1:] if word.isdigit()]
 
 
 def ceiling() -> int:
-    """Ranges of more pages than this are flushed by flushing everything."""
+    """Return the number of pages above which the kernel flushes everything instead of a range."""
     try:
         return int(CEILING.read_text())
     except OSError:
@@ -51,8 +52,15 @@ def ceiling() -> int:
 
 @dataclass(frozen=True)
 class Flush:
-    """One event. tid: who ran there; pages: -1 for everything, 0 for none: there was nothing left to do.
-    fault: a page fault asked for it, where faults of the thread are traced."""
+    """A flush event.
+
+    Attributes:
+        tid: the thread that ran.
+        cpu: the processor.
+        pages: -1 for everything, 0 for none: nothing was left to do.
+        reason: enum tlb_flush_reason.
+        fault: a page fault asked for it, where faults of the thread are traced.
+    """
 
     tid: int
     cpu: int
@@ -62,16 +70,17 @@ class Flush:
 
 
 def parse(text: str) -> list[Flush]:
-    """The flushes in a tracefs `trace` file. What a thread did last before one, a system call or a
-    fault, is what asked for it.
+    """Return the flushes in a tracefs `trace` file.
 
-    Errors: ValueError when the kernel had to overwrite some events.
+    A flush is attributed to what its thread did last before it, a system call or a fault.
+
+    Raises: ValueError when the kernel had to overwrite some events.
     """
     kept = re.search(r"entries-in-buffer/entries-written: (\d+)/(\d+)", text)
     if not kept or kept[1] != kept[2]:
-        raise ValueError(f"not all that happened is in the trace: {kept and kept[0]}")
+        raise ValueError(f"the trace lacks events: {kept and kept[0]}")
     found: list[Flush] = []
-    faults: dict[int, bool] = {}  # by thread: whether it came into the kernel by one
+    faults: dict[int, bool] = {}  # by thread: whether it entered the kernel by one
     for line in map(str.rstrip, text.splitlines()):
         if match := _EVENT.match(line):
             tid, cpu, pages, reason = (int(match[n]) for n in ("tid", "cpu", "pages", "reason"))
@@ -79,13 +88,13 @@ def parse(text: str) -> list[Flush]:
         elif match := _ENTRY.match(line):
             faults[int(match["tid"])] = match["name"] != "sys_enter"
         elif "tlb_flush:" in line:
-            raise ValueError(f"not as tracefs writes it: {line!r}")
+            raise ValueError(f"unexpected line of tracefs: {line!r}")
     return found
 
 
 @contextlib.contextmanager
 def tracefs() -> Iterator[Path]:
-    """Where it is mounted; for a while, in a place of our own, where it is not."""
+    """Yield the mount point of tracefs; mount it for a while in a temporary directory if needed."""
     if (TRACEFS / "events").is_dir():
         yield TRACEFS
         return
@@ -101,20 +110,22 @@ def tracefs() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def traced(tids: set[int]) -> Iterator[Callable[[], list[Flush]]]:
-    """Every flush of the machine from now on, but at switches of tasks, and of some threads whether it
-    is a fault's; what it gives reads what happened so far. (A stack would tell, too, but for a kretprobe
-    on the way, beyond which Linux before 5.15 does not see.)"""
+    """Trace every flush of the machine except at context switches; yield a function that reads them.
+
+    Of `tids` it also traces whether a fault asked for the flush. (A stack would tell, too, but for a
+    kretprobe on the way, beyond which Linux before 5.15 does not see.)
+    """
     with tracefs() as root:
         require((root / "events/tlb/tlb_flush").is_dir(), "needs the tracepoint tlb_flush")
         instance = root / "instances" / f"redirty-test-{os.getpid()}"
         instance.mkdir()
         try:
-            # To know threads by their names the kernel would watch every switch of tasks.
+            # To record threads' names the kernel would trace every context switch.
             (instance / "trace_options").write_text("norecord-cmd")
             chosen = "||".join(f"common_pid=={tid}" for tid in sorted(tids))
             for name, but in _ENTRIES.items():
                 (instance / "events" / name / "filter").write_text(f"({chosen}){but}")
-            # Switches of tasks are most of all on a busy machine, and nobody's request.
+            # Context switches are most of all on a busy machine, and not requested by any thread.
             (instance / "events/tlb/tlb_flush/filter").write_text("reason!=0")
             events = [
                 instance / "events" / name / "enable" for name in (*_ENTRIES, "tlb/tlb_flush")
@@ -131,5 +142,5 @@ def traced(tids: set[int]) -> Iterator[Callable[[], list[Flush]]]:
 
 
 def by_reason(flushes: list[Flush], tids: set[int]) -> Counter[int]:
-    """How many of each reason, of those that happened while one of some threads ran and flushed anything."""
+    """Return how many flushes have each reason, of those that flushed anything while one of the threads ran."""
     return Counter(flush.reason for flush in flushes if flush.tid in tids and flush.pages)

@@ -1,1 +1,1 @@
-"""A mirror kept by the rules of the round protocol alone, while everything changes: python -m tests.torture."""
+"""The torture test: a mirror kept by the rules of the round protocol alone, while everything changes."""

@@ -1,4 +1,4 @@
-"""python -m tests.torture: for as long as wanted, as root."""
+"""Command line of the torture test: python -m tests.torture, as root."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tests.torture",
         description="""\
 Threads write at random into all kinds of mappings, which change, while children come and go; a mirror
-is kept by the rules of the round protocol alone, and compared again and again. Exit code 1: a page was
+is kept by the rules of the round protocol alone and compared after each lap. Exit code 1: a page was
 lost.""",
         epilog="""in a virtual machine with another kernel:
   python3 tests/vm/runner.py --kernel 6.1 --timeout 1200 -- \\
     .venv/bin/python -m tests.torture --seconds 600 --arm soft-dirty --probe kprobe""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seconds", type=float, default=60.0, help="for how long; default 60")
-    parser.add_argument("--seed", type=int, help="of a run before; default: a new one")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration; default 60")
+    parser.add_argument("--seed", type=int, help="seed of an earlier run; default: a new one")
     parser.add_argument("--arm", default="auto", choices=("auto", "uffd", "soft-dirty"))
     parser.add_argument(
         "--probe", default="auto", choices=("auto", "fentry", "kprobe", "tracepoint")
     )
-    parser.add_argument("--threads", type=int, default=6, help="that write; default 6")
+    parser.add_argument("--threads", type=int, default=6, help="threads that write; default 6")
     parser.add_argument("--mib", type=int, default=1, help="size of most areas; default 1")
     parser.add_argument(
-        "--moving", action="store_true", help="page tables are made anew meanwhile (soft-dirty)"
+        "--moving", action="store_true", help="relocate page tables meanwhile (soft-dirty)"
     )
-    parser.add_argument("--directory", type=Path, help="for its files; default: a temporary one")
+    parser.add_argument(
+        "--directory", type=Path, help="directory for its files; default: a temporary one"
+    )
     return parser
 
 
@@ -53,7 +55,7 @@ class _Progress:
 
 
 def main() -> int:
-    """Returns the exit code."""
+    """Run it and return the exit code."""
     options = _parser().parse_args()
     seed = random.SystemRandom().randrange(1, 1 << 30) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)

@@ -1,4 +1,4 @@
-"""The mirror against the memory, byte for byte, while the target rests."""
+"""Byte-for-byte comparison of the mirror with the memory, while the target is idle."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from tests.torture.mirror import NEVER, Copy, Mirror, Shadow
 
 @dataclass(frozen=True)
 class Loss:
-    """A page whose copy is not what the memory has. last_dirty: the round that called it dirty last,
-    None when none ever did. area: the workload's name for it, where it has one."""
+    """A page whose copy differs from the memory.
+
+    Attributes:
+        last_dirty: the last round that reported it dirty; None if no round ever did.
+        area: the workload's name for it, where it has one.
+    """
 
     pid: int
     address: int
@@ -29,21 +33,24 @@ class Loss:
         name = self.area or self.path or "(anonymous)"
         return (
             f"process {self.pid}, address {self.address:#x}, {self.mapping_class}, {name}: "
-            f"called dirty {last}{copied}"
+            f"reported dirty {last}{copied}"
         )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """pages: how many were compared."""
+    """The result of a comparison. pages: the number of pages compared."""
 
     pages: int
     losses: tuple[Loss, ...]
 
 
 def compare(mirror: Mirror) -> Comparison:
-    """Every page of every space that can be read. Of private mappings those that have contents of
-    their own: the kernel itself says that the others are zero, or what the file has."""
+    """Compare every readable page of every address space.
+
+    Of private mappings only anonymous pages are compared: the kernel itself says that the others are zero, or
+    what the file has.
+    """
     pages, losses = 0, []
     for copy in mirror.spaces.values():
         with PageTables(copy.pid) as tables:
@@ -52,7 +59,7 @@ def compare(mirror: Mirror) -> Comparison:
                     if vma.shared:
                         part = np.arange(first, first + count, dtype=np.uint64)
                     else:
-                        part = tables.there(first, count, own=True)
+                        part = tables.populated(first, count, anonymous=True)
                     if len(part):
                         compared, found = _compare(mirror, copy, vma, part, tables)
                         pages += compared
@@ -65,7 +72,7 @@ def _compare(
 ) -> tuple[int, list[Loss]]:
     actual, readable = contents(copy.pid, pages)
     if vma.shared:
-        # Never seen: nothing of it is known, as if it were all zero.
+        # Never seen: its contents are unknown, and count as zero.
         _, shadow = mirror.shared.get(vma.key, (None, Shadow()))
         data, have, last = shadow.copies(pages - np.uint64(vma.first) + np.uint64(vma.offset))
     else:

@@ -1,4 +1,4 @@
-"""What a mirror reads of a process, by ways of its own: mappings, page tables, contents."""
+"""A process's mappings, page-table state and contents, read independently of redirty."""
 
 from __future__ import annotations
 
@@ -9,36 +9,34 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.linux.maps import mapping_class
+
+from tests.support.pagemap_oracle import Pagemap, frames_of, is_file, is_present, is_swapped
 
 PAGE = 4096
 U64 = npt.NDArray[np.uint64]
 Contents = npt.NDArray[np.uint64]
 """(n, 512): pages."""
 
-# pagemap (Documentation/admin-guide/mm/pagemap.rst) and kpageflags
-_PRESENT, _SWAPPED, _FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
-_FRAME = np.uint64((1 << 55) - 1)
-_SWAP_TYPE, _MARKER = np.uint64(31), np.uint64(31)  # "protected, no page here" is no swapped page
+# /proc/kpageflags (Documentation/admin-guide/mm/pagemap.rst)
 _ZERO_PAGE = np.uint64(1 << 24)
-_MADE_UP = ("[vsyscall]", "[vvar]", "[vvar_vclock]", "[vdso]")
+_KERNEL_PROVIDED = ("[vsyscall]", "[vvar]", "[vvar_vclock]", "[vdso]")
 _IOV_MAX = 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.process_vm_readv.restype = ctypes.c_ssize_t
 _libc.process_vm_readv.argtypes = [
     ctypes.c_int,
-    *(ctypes.c_void_p, ctypes.c_ulong),
-    *(ctypes.c_void_p, ctypes.c_ulong),
+    ctypes.c_void_p, ctypes.c_ulong,
+    ctypes.c_void_p, ctypes.c_ulong,
     ctypes.c_ulong,
-]
+]  # fmt: skip
 
 Key = tuple[str, int]
-"""Device and inode: what a shared mapping shows a part of."""
+"""Device and inode of the object of which a shared mapping shows a part."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +53,22 @@ class Vma:
 
     @property
     def shared(self) -> bool:
-        """Whether writes go to something that others may see."""
+        """True if writes may be visible to other processes."""
         return self.perms[3] == "s"
 
     @property
     def key(self) -> Key:
-        """What it shows, when it is shared."""
+        """The object that a shared mapping shows."""
         return self.device, self.inode
 
     @property
     def mapping_class(self) -> str:
-        """As redirty calls it."""
+        """The mapping class, as redirty names it."""
         return mapping_class(self.perms, self.path)
 
 
 def vmas(pid: int) -> list[Vma]:
-    """The mappings of a process, without those that the kernel makes for itself; [] when it is gone."""
+    """Return the mappings of a process but for those that the kernel provides; [] when the process has ended."""
     found = []
     try:
         text = Path(f"/proc/{pid}/maps").read_text()
@@ -79,55 +77,46 @@ def vmas(pid: int) -> list[Vma]:
     for line in text.splitlines():
         bounds, perms, offset, device, inode, *rest = line.split(None, 5)
         path = rest[0] if rest else ""
-        if path in _MADE_UP:
+        if path in _KERNEL_PROVIDED:
             continue
         first, last = (int(word, 16) // PAGE for word in bounds.split("-"))
         found.append(Vma(first, last, perms, int(offset, 16) // PAGE, device, int(inode), path))
     return found
 
 
-class PageTables:
-    """What the kernel says of a process's pages.
+class PageTables(Pagemap):
+    """Page-table state of a process; leaving its `with` block closes it.
 
-    Errors: OSError when the process is gone.
+    Raises: OSError when the process has ended.
     """
 
-    def __init__(self, pid: int) -> None:
-        self._pagemap = Path(f"/proc/{pid}/pagemap").open("rb", buffering=0)  # noqa: SIM115
+    def populated(self, first: int, count: int, *, anonymous: bool) -> U64:
+        """Return those of `count` pages from `first` on that are present or swapped out.
 
-    def _entries(self, first: int, count: int) -> U64:
-        data = os.pread(self._pagemap.fileno(), count * 8, first * 8)
-        return np.frombuffer(data, np.uint64)
-
-    def there(self, first: int, count: int, *, own: bool) -> U64:
-        """Those of `count` pages from `first` on that are there or swapped out. own: without a
-        file's pages in private mappings."""
-        entries = self._entries(first, count)
-        swapped = ((entries & _SWAPPED) != 0) & ((entries & _SWAP_TYPE) != _MARKER)
-        found = ((entries & _PRESENT) != 0) | swapped
-        if own:
-            found &= (entries & _FILE) == 0
+        anonymous: without a file's pages in private mappings.
+        """
+        entries = self.entries(first, count)
+        found = is_present(entries) | is_swapped(entries)
+        if anonymous:
+            found &= ~is_file(entries)
         return np.flatnonzero(found).astype(np.uint64) + np.uint64(first)
 
     def is_zero(self, page: int) -> bool:
-        """Whether it is one of the kernel's pages of zeros, that stand for memory never written."""
-        (entry,) = self._entries(page, 1)
-        if not entry & _PRESENT:
+        """Return whether a page is one of the kernel's zero pages, which stand for memory never written."""
+        (frame,) = frames_of(self.entries(page, 1))
+        if not frame:
             return False
         with Path("/proc/kpageflags").open("rb", buffering=0) as flags:
-            data = os.pread(flags.fileno(), 8, int(entry & _FRAME) * 8)
+            data = os.pread(flags.fileno(), 8, int(frame) * 8)
         return bool(np.frombuffer(data, np.uint64)[0] & _ZERO_PAGE)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pagemap.close()
 
 
 def read_into(pid: int, pages: U64, addresses: U64) -> npt.NDArray[np.bool_]:
-    """Copies pages of a process to addresses in this one, by process_vm_readv. (n,) which could
-    be read: the others are unmapped, behind a file's end, or gone with the process."""
+    """Copy pages of a process to addresses in this one, by process_vm_readv.
+
+    Returns: (n,) which pages could be read; the others are unmapped, beyond a file's end, or their process has
+    ended.
+    """
     done = np.zeros(len(pages), np.bool_)
     size = np.full(len(pages), PAGE, np.uint64)
     remote = np.ascontiguousarray(np.stack([pages * np.uint64(PAGE), size], axis=1))
@@ -144,7 +133,7 @@ def read_into(pid: int, pages: U64, addresses: U64) -> npt.NDArray[np.bool_]:
                 break
             if code != errno.EFAULT:
                 raise OSError(code, os.strerror(code))
-            at += 1  # this page cannot be read
+            at += 1  # this page is unreadable
             continue
         done[at : at + got // PAGE] = True
         at += got // PAGE
@@ -152,7 +141,7 @@ def read_into(pid: int, pages: U64, addresses: U64) -> npt.NDArray[np.bool_]:
 
 
 def contents(pid: int, pages: U64) -> tuple[Contents, npt.NDArray[np.bool_]]:
-    """(contents, which could be read) of pages."""
+    """Return the contents of pages, and which of them could be read."""
     data = np.zeros((len(pages), PAGE // 8), np.uint64)
     addresses = np.uint64(data.ctypes.data) + np.arange(len(pages), dtype=np.uint64) * np.uint64(
         PAGE
@@ -161,14 +150,16 @@ def contents(pid: int, pages: U64) -> tuple[Contents, npt.NDArray[np.bool_]]:
 
 
 def chunks(vma: Vma, most: int = 4096) -> Iterator[tuple[int, int]]:
-    """(first page, count) of a mapping's parts."""
+    """Yield (first page, count) of a mapping's parts."""
     for first in range(vma.first, vma.last, most):
         yield first, min(most, vma.last - first)
 
 
 def open_shared(pid: int, vma: Vma) -> Contents | None:
-    """What a shared mapping shows, from its beginning, as it is at every moment; None when the
-    mapping is not there any more. As long as it is open its inode's number is no other's."""
+    """Map what a shared mapping shows, from its start; None when the mapping no longer exists.
+
+    As long as it is open, no other inode gets its number.
+    """
     name = f"/proc/{pid}/map_files/{vma.first * PAGE:x}-{vma.last * PAGE:x}"
     try:
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)

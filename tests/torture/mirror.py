@@ -1,9 +1,9 @@
-"""A mirror of a target's memory that is kept by the rules of the round protocol and nothing else.
+"""A mirror of a target's memory, kept by the rules of the round protocol and nothing else.
 
-At each boundary, only after end_round() returned, it copies exactly the pages that the round calls
-dirty; of an address space that it sees for the first time, once, all that is there. Private memory
-belongs to its address space. What shared mappings show is one thing, whoever writes to it through
-whichever mapping: it is kept once, by page of the file.
+At each boundary, only after end_round() has returned, it copies exactly the pages that the round reports as
+dirty; of an address space that it sees for the first time it copies, once, everything present. Private memory
+belongs to its address space. A shared object is kept once, by page of the file, whoever writes to it through
+whichever mapping.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NEVER = -1
 
 
 class Region:
-    """Copies of 512 pages. have: which were copied; last: the round that called them dirty last."""
+    """Copies of 512 pages. have: which were copied; last: the last round that reported them dirty."""
 
     def __init__(self) -> None:
         self.data: Contents = np.zeros((_REGION, PAGE // 8), np.uint64)
@@ -49,13 +49,13 @@ class Shadow:
         self.regions: dict[int, Region] = {}
 
     def at(self, region: int) -> Region:
-        """The region of a number, made when there is none."""
+        """Return a region by its number; create it if there is none."""
         if region not in self.regions:
             self.regions[region] = Region()
         return self.regions[region]
 
     def parts(self, pages: U64) -> Iterable[tuple[Region, npt.NDArray[np.int64], slice]]:
-        """For ascending pages: region, indices within it, place among the pages."""
+        """Split ascending pages by region: yield the region, indices within it, and the slice of the pages."""
         numbers = pages // np.uint64(_REGION)
         cuts = np.concatenate(([0], np.flatnonzero(np.diff(numbers)) + 1, [len(pages)]))
         for a, b in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
@@ -67,7 +67,7 @@ class Shadow:
                 )
 
     def copy_from(self, pid: int, pages: U64, number: int) -> int:
-        """Copies pages of a process's private memory; how many could be read."""
+        """Copy pages of a process's private memory; return how many could be read."""
         addresses = np.empty(len(pages), np.uint64)
         for region, at, place in self.parts(pages):
             addresses[place] = region.data.ctypes.data + at * PAGE
@@ -78,7 +78,7 @@ class Shadow:
         return int(done.sum())
 
     def copy_of(self, source: Contents, pages: U64, number: int) -> int:
-        """Copies pages of what is shared; how many."""
+        """Copy pages of a shared object; return their number."""
         pages = pages[pages < len(source)]
         for region, at, place in self.parts(pages):
             region.data[at] = source[pages[place]]
@@ -87,8 +87,11 @@ class Shadow:
         return len(pages)
 
     def copies(self, pages: U64) -> tuple[Contents, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        """(contents: zeros where there is no copy; whether there is one; the round in which it was
-        dirty last) of ascending pages."""
+        """Look up ascending pages.
+
+        Returns: their contents, with zeros where there is no copy; whether there is one; and the last round in which
+        they were dirty.
+        """
         data = np.empty((len(pages), PAGE // 8), np.uint64)
         have, last = np.empty(len(pages), np.bool_), np.empty(len(pages), np.int64)
         for region, at, place in self.parts(pages):
@@ -102,7 +105,7 @@ class Shadow:
 
 @dataclass
 class Copy:
-    """An address space's part of the mirror. vmas: as they were at the last boundary."""
+    """An address space's part of the mirror. vmas: as of the last boundary."""
 
     pid: int
     vmas: list[Vma]
@@ -110,7 +113,12 @@ class Copy:
 
 
 class Mirror:
-    """root: the process whose children the others are. copies: pages copied, in all."""
+    """A mirror of a target.
+
+    Attributes:
+        root: the process whose children the other processes are.
+        copies: the number of pages copied.
+    """
 
     def __init__(self, root: int) -> None:
         self.root = root
@@ -119,24 +127,30 @@ class Mirror:
         self.copies = 0
         self.root_vmas: list[Vma] = []
 
-    def begin(self, live: dict[int, int]) -> None:
-        """After the first arm: all that is there. live: see follow()."""
-        self._look(live, NEVER)
+    def start(self, live: dict[int, int]) -> None:
+        """Copy everything present after the first arm. live: see sync()."""
+        self._update(live, NEVER)
 
-    def follow(self, result: Round, live: dict[int, int]) -> bool:
-        """After a boundary: what the round calls dirty. live: number and pid of the spaces that the
-        recorder has now. True when one was seen for the first time."""
+    def sync(self, result: Round, live: dict[int, int]) -> bool:
+        """Copy what a round reports as dirty, after its boundary.
+
+        Args:
+            result: the round.
+            live: number and PID of the address spaces that the recorder has now.
+
+        Returns: True when an address space was seen for the first time.
+        """
         before = {number: copy.vmas for number, copy in self.spaces.items()}
         parent = self.root_vmas
-        new = self._look(live, result.number)
+        new = self._update(live, result.number)
         for space in result.spaces:
-            # Written before it ran another program, or ended in the round in which it was born: it
+            # Written before it ran another program, or it ended in the round in which it was forked: it
             # had its parent's mappings.
             self._copy_dirty(space, [*before.get(space.space, []), *parent], result.number)
         return new
 
-    def _look(self, live: dict[int, int], number: int) -> bool:
-        """Takes the mappings as they are now; what is seen first is copied whole."""
+    def _update(self, live: dict[int, int], number: int) -> bool:
+        """Read the current mappings; copy what is seen for the first time as a whole."""
         now = {space: vmas(pid) for space, pid in live.items()}
         self.root_vmas = vmas(self.root)
         keys = {v.key for found in (*now.values(), self.root_vmas) for v in found if v.shared}
@@ -161,16 +175,16 @@ class Mirror:
             with PageTables(copy.pid) as tables:
                 for vma in copy.vmas:
                     for first, count in chunks(vma):
-                        pages = tables.there(first, count, own=not vma.shared)
+                        pages = tables.populated(first, count, anonymous=not vma.shared)
                         if len(pages):
                             self._copy(copy, vma, pages, number)
-        except OSError:  # the process is gone
+        except OSError:  # the process has ended
             pass
 
     def _first_shared(self, pid: int, vma: Vma, number: int) -> None:
         source = open_shared(pid, vma)
         if source is None:
-            return  # it moved just now: seen first at the next boundary
+            return  # it has just moved, and is seen first at the next boundary
         shadow = Shadow()
         self.copies += shadow.copy_of(source, np.arange(len(source), dtype=np.uint64), number)
         self.shared[vma.key] = source, shadow
@@ -185,7 +199,7 @@ class Mirror:
                 self._copy(copy if vma in now else None, vma, pages[a:b], number)
 
     def _copy(self, copy: Copy | None, vma: Vma, pages: U64, number: int) -> None:
-        """Pages of one mapping; copy: of a space that has it now."""
+        """Copy pages of one mapping. copy: of an address space that has the mapping now."""
         if not vma.shared:
             if copy is not None:
                 self.copies += copy.shadow.copy_from(copy.pid, pages, number)

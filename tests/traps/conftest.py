@@ -1,4 +1,4 @@
-"""The fixtures of tests/support, with one log for all traps: on an emulated machine it takes long to compile."""
+"""The fixtures of tests/support, with one tracer for all traps: compiling it takes long on an emulated machine."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["root", "sleeper", "start", "target", "tracing"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The table at the end."""
+    """Register the table that is printed at the end."""
     config.pluginmanager.register(Plugin(), "redirty-traps")
 
 
 @pytest.fixture(scope="session")
 def tracer(tracing: None) -> Iterator[Tracer]:
-    """One log for all tests."""
+    """Open one tracer for all tests."""
     opened = open_tracer()
     yield opened
     opened.close()

@@ -1,8 +1,7 @@
-"""A target with mappings of odd kinds, and ordinary ones. Run by itself, with Python's bare library.
+"""A target with mappings of odd kinds, and ordinary ones. Run as a script, with Python's standard library only.
 
-Its first line is a list of {name, start, end, why}; why is not empty where the kernel did not make
-one. Then each line of input, "NAME ADDRESS ...", has it write a word at each of the addresses, and
-answers [].
+Its first line of output is a list of {name, start, end, why}; why is not empty where the kernel refused to make
+one. Then each line of input, "NAME ADDRESS ...", has it write a word at each of the addresses; it answers [].
 """
 
 import ctypes
@@ -20,8 +19,8 @@ SYS_SECRET, SYS_URING, SYS_BPF, SYS_PERF = 447, 425, 321, 298
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = (
-    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),
-)
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+)  # fmt: skip
 libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
@@ -63,7 +62,7 @@ def opened_late() -> tuple[int, int]:
 
 
 def high() -> tuple[int, int]:
-    """Above 47 bits, where the processor and the kernel have a fifth level of page tables."""
+    """Map memory above 47 bits, where the processor and the kernel have a fifth level of page tables."""
     start, end = mapped(16, PROT_READ | PROT_WRITE, PRIVATE | ANONYMOUS, address=1 << 55)
     if start < 1 << 47:
         raise OSError(0, "the processor or the kernel has four levels of page tables")
@@ -75,18 +74,18 @@ def none() -> tuple[int, int]:
 
 
 def read_only() -> tuple[int, int]:
-    """Shared, of a file opened for reading only: it can't be protected from writing."""
+    """Map, shared, a file opened for reading only: write protection does not apply to it."""
     return mapped(4, PROT_READ, SHARED, os.open(sys.executable, os.O_RDONLY))
 
 
 def ring() -> tuple[int, int]:
-    """An io_uring's: made of the kernel's own pages."""
+    """Map an io_uring's rings, which are the kernel's own pages."""
     descriptor = check(libc.syscall(SYS_URING, 8, ctypes.create_string_buffer(120)))
     return mapped(1, PROT_READ | PROT_WRITE, SHARED, descriptor)
 
 
 def pci() -> tuple[int, int]:
-    """A device's registers (VM_PFNMAP), only mapped."""
+    """Map a device's registers (VM_PFNMAP), without access to them."""
     reason = OSError(0, "the machine has no PCI device with memory of its own")
     for path in sorted(pathlib.Path("/sys/bus/pci/devices").glob("*/resource[0-9]")):
         try:
@@ -101,26 +100,26 @@ def hpet() -> tuple[int, int]:
 
 
 def secret() -> tuple[int, int]:
-    """Memory that the kernel itself cannot read."""
+    """Map memory that the kernel itself cannot read."""
     descriptor = check(libc.syscall(SYS_SECRET, 0))
     os.ftruncate(descriptor, 4 * PAGE)
     return mapped(4, PROT_READ | PROT_WRITE, SHARED, descriptor)
 
 
 def bpf() -> tuple[int, int]:
-    """A map of BPF's: made of the kernel's own pages."""
+    """Map a BPF map, which is the kernel's own pages."""
     attributes = (ctypes.c_uint32 * 32)(2, 4, 8, 512, 1 << 10)  # an array, BPF_F_MMAPABLE
     descriptor = check(libc.syscall(SYS_BPF, 0, attributes, 128))
     return mapped(1, PROT_READ | PROT_WRITE, SHARED, descriptor)
 
 
 def droppable() -> tuple[int, int]:
-    """Memory that the kernel may drop instead of swapping it out (Linux 6.11)."""
+    """Map memory that the kernel may drop instead of swapping it out (Linux 6.11)."""
     return mapped(4, PROT_READ | PROT_WRITE, DROPPABLE | ANONYMOUS)
 
 
 def perf() -> tuple[int, int]:
-    """A ring of performance counting, which the kernel writes."""
+    """Map a ring buffer of performance counting, which the kernel writes."""
     attributes = (ctypes.c_uint64 * 16)()
     ctypes.memmove(attributes, (ctypes.c_uint32 * 2)(1, 128), 8)  # software events
     attributes[1] = 9  # a dummy
@@ -133,7 +132,7 @@ def describe(make: Callable[[], tuple[int, int]]) -> dict[str, object]:
     try:
         start, end = make()
         if make in (plain, locked, droppable):
-            # A word in each page, so that all that follows is written for the second time.
+            # A word in each page, so that every later write is the second one.
             for address in range(start, end, PAGE):
                 ctypes.c_uint64.from_address(address).value = 1
     except OSError as e:
@@ -143,9 +142,9 @@ def describe(make: Callable[[], tuple[int, int]]) -> dict[str, object]:
 
 def main() -> None:
     kinds = (
-        *(plain, write_only, grows_down, locked, opened_late, high, none, read_only, ring, pci),
-        *(hpet, secret, bpf, droppable, perf),
-    )
+        plain, write_only, grows_down, locked, opened_late, high, none, read_only, ring, pci,
+        hpet, secret, bpf, droppable, perf,
+    )  # fmt: skip
     print(json.dumps([describe(make) for make in kinds]), flush=True)
     value = 2
     for line in sys.stdin:

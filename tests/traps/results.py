@@ -1,7 +1,7 @@
-"""What became of each trap: collected from a run of the tests, merged over runs, shown as a table.
+"""Results of the traps: collected from a run of the tests, merged over runs, shown as a table.
 
-A run is one machine with one kind of probe and one way of arming. A trap fails in it when one of
-its tests fails, passes when one passes and none fails, and is not applicable when all are.
+A run is one machine with one kind of probe and one arming method. A trap fails in it when one of its tests
+fails, passes when one passes and none fails, and is not applicable when all are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRAPS = range(1, 37)
 RESULTS = "REDIRTY_TRAP_RESULTS"
 """Environment: the file that a run's outcomes are written to, as JSON."""
 WAY = "REDIRTY_TRAP_WAY"
-"""Environment: what the run calls its kind of probe and way of arming."""
+"""Environment variable: the run's name for its kind of probe and arming method."""
 
 _NAME = re.compile(r"tests/traps/\w+\.py::test_(\d\d)_")
 _REASON_LENGTH = 160
@@ -31,7 +31,7 @@ _REASON_LENGTH = 160
 
 @dataclass(frozen=True)
 class Outcome:
-    """One test. outcome: pass, fail, skip (something is missing on the machine) or n/a."""
+    """The result of a test. outcome: pass, fail, skip (the machine lacks something) or n/a."""
 
     trap: int
     test: str
@@ -41,7 +41,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """All tests of one machine with one kind of probe and one way of arming."""
+    """All tests of one machine with one kind of probe and one arming method."""
 
     kernel: str
     way: str
@@ -49,22 +49,22 @@ class Run:
 
     @classmethod
     def from_json(cls, text: str) -> Run:
-        """What as_json made."""
+        """Parse what as_json() returned."""
         fields = json.loads(text)
         return cls(fields["kernel"], fields["way"], tuple(Outcome(**o) for o in fields["outcomes"]))
 
     def as_json(self) -> str:
-        """For a file."""
+        """Return the run as JSON text."""
         return json.dumps(asdict(self))
 
     def of(self, trap: int) -> str:
-        """What became of a trap; empty without a test of it."""
+        """Return the result of a trap; empty when none of its tests ran."""
         found = {o.outcome for o in self.outcomes if o.trap == trap}
         return next((word for word in ("fail", "pass", "skip", "n/a") if word in found), "")
 
 
 def outcome_of(nodeid: str, report: pytest.TestReport) -> Outcome | None:
-    """What one phase of one test says of its trap; None when nothing."""
+    """Return the result that one phase of a test gives its trap; None when it gives none."""
     match = _NAME.match(nodeid)
     if match is None or (report.passed and report.when != "call"):
         return None
@@ -83,7 +83,7 @@ def outcome_of(nodeid: str, report: pytest.TestReport) -> Outcome | None:
 
 
 class Plugin:
-    """Collects the outcomes of a pytest session; shows them and writes them down at its end."""
+    """Collects the outcomes of a pytest run; prints them and writes them to a file at its end."""
 
     def __init__(self) -> None:
         self._outcomes: dict[str, Outcome] = {}
@@ -109,7 +109,7 @@ class Plugin:
 
 
 def pick(runs: Sequence[Run], trap: int) -> str:
-    """What became of a trap on one kernel, over its runs: `pass 3/4` is 3 passed, 1 n/a."""
+    """Summarize a trap on one kernel over its runs: `pass 3/4` is 3 passed, 1 n/a."""
     found = [word for word in (run.of(trap) for run in runs) if word]
     for word in ("fail", "skip"):
         if word in found:
@@ -121,7 +121,7 @@ def pick(runs: Sequence[Run], trap: int) -> str:
 
 
 def notes(runs: Iterable[Run]) -> list[str]:
-    """A line for each trap and reason that is not a pass, with where it was so."""
+    """Return a line for each trap and reason that is not a pass, with where it occurred."""
     found: dict[tuple[str, int, str], dict[str, list[str]]] = {}
     for run in runs:
         for o in run.outcomes:
@@ -138,7 +138,7 @@ def notes(runs: Iterable[Run]) -> list[str]:
 
 
 def render(runs: Sequence[Run]) -> str:
-    """The table kernel x trap with its notes, as lines of text."""
+    """Return the table kernel x trap with its notes, as lines of text."""
     kernels = list(dict.fromkeys(run.kernel for run in runs))
     by_kernel = {kernel: [r for r in runs if r.kernel == kernel] for kernel in kernels}
     width = max([8, *map(len, kernels)])
@@ -157,7 +157,7 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def failed(runs: Iterable[Run]) -> list[str]:
-    """A line for each test that failed, or could not be run for want of something."""
+    """Return a line for each test that failed, or could not run because something was missing."""
     return [
         f"{run.kernel} {run.way} {o.test}: {o.reason}"
         for run in runs

@@ -1,4 +1,4 @@
-"""Settings of the machine that a test changes and puts back, and things it lends to the kernel."""
+"""Settings of the machine that a test changes and restores, and devices it lends to the kernel."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _IMAGE_BYTES = 128 << 20
 
 
 def current(path: Path) -> str:
-    """What a file of settings says; of one that lists all choices, the one in brackets."""
+    """Return the value of a settings file; of one that lists all choices, the one in brackets."""
     text = path.read_text().strip()
     return text[text.index("[") + 1 : text.index("]")] if "[" in text else text
 
 
 @contextlib.contextmanager
 def setting(path: Path, value: object) -> Iterator[None]:
-    """Writes a setting, and at the end what was there before."""
+    """Write a setting, and restore the previous value at the end."""
     before = current(path)
     try:
         path.write_text(f"{value}\n")
@@ -44,14 +44,14 @@ def _run(*words: object) -> str:
 
 
 def program(name: str, package: str) -> str:
-    """A program of the administrator's, which need not be in the path."""
+    """Return the path of an administrator's program, which need not be in the search path."""
     found = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
     return found or require_program(name, package)
 
 
 @contextlib.contextmanager
 def block_device(directory: Path) -> Iterator[Path]:
-    """A block device of 128 MiB, whose blocks are a file's."""
+    """Attach a block device of 128 MiB, whose blocks are a file's."""
     losetup = program("losetup", "util-linux")
     if not Path("/dev/loop-control").exists():
         _run(program("modprobe", "kmod"), "loop")
@@ -68,7 +68,7 @@ def block_device(directory: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def swap(directory: Path) -> Iterator[None]:
-    """Somewhere to swap to, used up before any other there is."""
+    """Add a swap area that is used up before any other."""
     if not Path("/proc/swaps").exists():
         not_applicable("the kernel was built without CONFIG_SWAP")
     with block_device(directory) as device:
@@ -81,7 +81,7 @@ def swap(directory: Path) -> Iterator[None]:
 
 
 def file_system(directory: Path) -> str:
-    """The type of the file system that a directory is on."""
+    """Return the type of the file system that holds a directory."""
     best = ("", "")
     for where, kind in parse_mounts(Path("/proc/self/mounts").read_bytes()):
         if directory.resolve().is_relative_to(where) and len(str(where)) >= len(best[0]):
@@ -91,7 +91,7 @@ def file_system(directory: Path) -> str:
 
 @contextlib.contextmanager
 def on_disk(directory: Path) -> Iterator[Path]:
-    """A directory on a file system with direct I/O: below the given one, or on a device of its own."""
+    """Yield a directory on a file system with direct I/O: below the given one, or on a device of its own."""
     if file_system(directory) not in ("tmpfs", "overlay", "9p"):
         yield directory
         return

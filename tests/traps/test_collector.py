@@ -1,4 +1,4 @@
-"""The collector killed (33), and its maps and rings too small, its rounds many (34)."""
+"""The collector is killed (33), has maps and rings that are too small, or runs many rounds (34)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,11 @@ from redirty.collector.bpf.tracer import Tracer
 
 from tests.support import pagemap_oracle
 from tests.support.phase_walk import Start, Walk
-from tests.support.redirty_cli import processes_with
-from tests.support.stepped_rounds import (
-    NONE,
-    PATIENCE_S,
-    LiveRounds,
-    assert_same,
-    command_line,
-    wait_idle,
-    wait_until,
-    way,
-    within,
-)
+from tests.support.redirty_cli import finish, processes_with, start_redirty
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, within
 from tests.support.target_state import Condition, assert_released, descriptors, tracer_of
+from tests.support.tested_methods import METHOD_OPTIONS, arm_method
+from tests.support.waiting import PATIENCE_S, wait_idle, wait_until
 from tests.traps.common import not_applicable
 from tests.workloads.driver import DEFAULT_AREAS, Phases
 from tests.workloads.pages import PAGE_BYTES, Area
@@ -42,14 +34,14 @@ ROUNDS = int(os.environ.get("REDIRTY_ROUNDS", "300"))
 # ---- 33: killed; tests/integration/cli/test_kill.py does it a hundred times, at random moments ----
 
 
-def when_it_holds_the_target(pid: int, directory: Path, process: subprocess.Popen[bytes]) -> None:
-    """The target is stopped, or was a moment ago."""
+def when_it_holds_the_target(pid: int, directory: Path, process: subprocess.Popen[str]) -> None:
+    """Spin until the target is stopped, or was a moment ago."""
     while not tracer_of(pid) and not directory.exists():
         assert process.poll() is None, "redirty ended"
 
 
-def when_rounds_run(_pid: int, directory: Path, process: subprocess.Popen[bytes]) -> None:
-    """A few rounds are complete."""
+def when_rounds_run(_pid: int, directory: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a few rounds are complete."""
     rounds = directory / "rounds.csv"
 
     def some() -> bool:
@@ -63,19 +55,20 @@ MOMENTS = (when_it_holds_the_target, when_rounds_run)
 
 
 def faults_of_writing(phases: Phases, areas: list[Area]) -> int:
-    """Faults that writing every page of some areas costs."""
-    begun = pagemap_oracle.faults(phases.pid)
+    """Return the faults that writing every page of some areas costs."""
+    before = pagemap_oracle.minor_faults(phases.pid)
     for area in areas:
         phases.write(area.name, "all", threads=2)
-    return pagemap_oracle.faults(phases.pid) - begun
+    return pagemap_oracle.minor_faults(phases.pid) - before
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_33_killed(
-    tmp_path: Path, moment: Callable[[int, Path, subprocess.Popen[bytes]], None]
+    tmp_path: Path, moment: Callable[[int, Path, subprocess.Popen[str]], None]
 ) -> None:
-    """kill -9: no process of it is left, nobody traces the target, no descriptor is left in it, no
-    page of it is protected, and a write to a page costs no fault any more."""
+    """After kill -9 no process of redirty is left, the target is not traced, has no descriptor left in it and
+    no protected page, and a write to a page no longer costs a fault.
+    """
     with Phases(DEFAULT_AREAS) as phases:
         for name in phases.areas:
             phases.write(name, "all")
@@ -83,19 +76,17 @@ def test_33_killed(
         before = Condition.of(phases.pid)
         mark = f"REDIRTY_TEST_MARK=trap33.{os.getpid()}.{moment.__name__}"
         directory = tmp_path / "rec"
-        process = subprocess.Popen(
-            command_line("record", "-p", phases.pid, "50ms", "-o", directory),
-            stderr=subprocess.DEVNULL,
-            env=os.environ | dict([mark.split("=", 1)]),
-        )
+        words = ("record", *METHOD_OPTIONS, "-p", phases.pid, "50ms", "-o", directory)
+        process = start_redirty(*words, env=dict([mark.split("=", 1)]))
         moment(phases.pid, directory, process)
-        if moment is when_rounds_run and way() == "uffd":
-            # Without this what is asked below could not fail.
+        if moment is when_rounds_run and arm_method() == "uffd":
+            # Without this the assertions below could not fail.
             assert len(pagemap_oracle.protected(phases.pid, phases.areas["anon"])) == 2048
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE_S)
         wait_until(lambda: not processes_with(mark), "no process of it is left")
-        wait_until(lambda: not tracer_of(phases.pid), "nobody traces the target")
+        finish(process)
+        wait_until(lambda: not tracer_of(phases.pid), "the target is not traced")
         wait_idle(phases.pid)
         assert_released(phases, before)
         assert not [d for d in descriptors(phases.pid).values() if "userfaultfd" in d]
@@ -113,8 +104,9 @@ def test_33_killed(
 
 @pytest.mark.parametrize("stacks", [False, True])
 def test_34_ring_too_small(stacks: bool) -> None:
-    """Events that find no room in the ring are counted, and only they are missing: the bitmap
-    and its counters have every page."""
+    """Events that do not fit the ring are counted, and only they are missing: the bitmap and its counters
+    have every page.
+    """
     room = 4096
     options = Options(events=True, stacks=stacks, ring_bytes=room)
     with (
@@ -139,7 +131,7 @@ def test_34_ring_too_small(stacks: bool) -> None:
         assert int(stats["pages"]) == len(space.log)
         assert_same(within(space.dirty, area), truth, "dirty")
         assert_same(within(space.missed, area), NONE, "missed")
-        # There is room again, and the ring goes on where it was.
+        # There is room again, and the ring continues where it was.
         late = phases.write("a", "range:5", count=3).pages
         wait_idle(phases.pid)
         assert live.round_of(phases.pid).stats["lost_events"][0] == 0
@@ -149,9 +141,11 @@ def test_34_ring_too_small(stacks: bool) -> None:
 
 @pytest.mark.every_way
 def test_34_faults_passed_over(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that preempts BPF programs passes faults over meanwhile, and says how many: they are
-    lost events. What was then written while the bits were read and cleared is in neither, so every
-    page that can have been written counts, and nothing else does."""
+    """A kernel that preempts BPF programs skips faults meanwhile and reports their number: they are lost events.
+
+    A page written between reading and clearing the bits is in neither then, so every page that can have been
+    written counts, and no other.
+    """
     walk = start(a=("anon_private", 2), b=("anon_shared", 2))
     area, live = walk.phases.areas["a"], walk.live
     walk.phases.write("a", "range:0", count=300)
@@ -165,7 +159,7 @@ def test_34_faults_passed_over(start: Start, monkeypatch: pytest.MonkeyPatch) ->
     between = NONE
     with monkeypatch.context() as patched:
         patched.setattr(tracer, "skipped", lambda: next(skips))
-        patched.setattr(tracer, "_skipped", tracer._skipped)  # put back at the end
+        patched.setattr(tracer, "_skipped", tracer._skipped)  # restored at the end
         if isinstance(armed, SoftDirtyArmed):
             protect, drain = armed.protect, tracer.drain
 
@@ -187,7 +181,7 @@ def test_34_faults_passed_over(start: Start, monkeypatch: pytest.MonkeyPatch) ->
         assert_same(dirty, area.pages[:300], "everything there is")
     else:
         assert_same(dirty, truth, "dirty")
-    # With what the kernel says itself the next round is exact again.
+    # With the kernel's own count the next round is exact again.
     wait_idle(walk.phases.pid)
     live.end_round()
     Walk(walk.phases, live).end(walk.phases.write("b", "range:9").pages, missed=NONE)
@@ -195,8 +189,9 @@ def test_34_faults_passed_over(start: Start, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(("byte_maps", "rows"), [(False, 16), (True, 8)])
 def test_34_map_too_small(byte_maps: bool, rows: int) -> None:
-    """Faults that find no room in the bitmaps are counted as lost, and their pages are found by
-    the scan. A table has twice the rows asked for, and uses them all before it loses any."""
+    """Faults that do not fit the bitmaps are counted as lost, and the scan finds their pages. A table has
+    twice the rows requested, and uses them all before it loses any.
+    """
     options = Options(regions=8, force_byte_maps=byte_maps)
     with (
         Phases({"a": ("anon_private", 64)}) as phases,
@@ -220,7 +215,7 @@ def test_34_map_too_small(byte_maps: bool, rows: int) -> None:
 
 
 def resident_kib() -> int:
-    """This process's own memory, which the recorder's is part of."""
+    """Return the resident memory of this process, which includes the recorder's."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1])
@@ -228,7 +223,7 @@ def resident_kib() -> int:
 
 
 def test_34_many_rounds(tracer: Tracer) -> None:
-    """Round after round (REDIRTY_ROUNDS of them), each exact; nothing piles up."""
+    """Round after round (REDIRTY_ROUNDS of them) is exact, and nothing accumulates."""
     with (
         Phases({"a": ("anon_private", 2)}) as phases,
         LiveRounds(phases.pid, tracer=tracer) as live,

@@ -10,9 +10,10 @@ import pytest
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
 
+from tests.support.pagemap_oracle import present_frames
 from tests.support.phase_walk import Start
-from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, space_of, wait_idle, within
-from tests.traps.common import PRIVATE_KINDS, each, frames, read_bytes
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, within
+from tests.traps.common import PRIVATE_KINDS, each, end_round_of_both, read_bytes
 from tests.workloads.driver import Phases
 from tests.workloads.pages import Pages, union
 
@@ -23,7 +24,7 @@ PRIVATE = {kind: (kind, 1) for kind in PRIVATE_KINDS}
 
 @pytest.mark.every_way
 def test_05_copy_on_write_after_fork(start: Start) -> None:
-    """The parent's page is dirty only where the parent wrote, whoever wrote first."""
+    """The parent's page is dirty only where the parent wrote, whichever side wrote first."""
     walk = start(**PRIVATE)
     phases = walk.phases
     everything = each(walk, lambda a: phases.write(a, "all").pages)
@@ -45,7 +46,7 @@ def test_05_copy_on_write_after_fork(start: Start) -> None:
 
 @pytest.mark.every_way
 def test_05_both_sides_are_targets(tracer: Tracer) -> None:
-    """Parent and child at the same addresses: each page under the one that wrote it."""
+    """Each page is found under the one that wrote it, though parent and child have the same addresses."""
     with Phases(PRIVATE) as phases:
         for name in PRIVATE:
             phases.write(name, "all")
@@ -53,41 +54,35 @@ def test_05_both_sides_are_targets(tracer: Tracer) -> None:
         areas = list(phases.areas.values())
         with LiveRounds(phases.pid, child, tracer=tracer) as live:
             live.begin()
-            for ours, theirs in ((0, 30), (100, 80), (0, 60)):
-                mine = union(phases.write(n, f"range:{ours}", 1, 40).pages for n in PRIVATE)
-                its = union(phases.child_write(n, f"range:{theirs}", 2, 40).pages for n in PRIVATE)
-                wait_idle(phases.pid)
-                wait_idle(child)
-                result = live.end_round()
-                for pid, truth in ((phases.pid, mine), (child, its)):
-                    space = space_of(result, pid)
-                    assert_same(within(space.log, areas), truth, f"{pid} log")
-                    assert_same(within(space.dirty, areas), truth, f"{pid} dirty")
-                    assert_same(within(space.redirtied, areas), truth, f"{pid} re-dirtied")
+            for offsets in ((0, 30), (100, 80), (0, 60)):
+                for space, truth in end_round_of_both(live, phases, child, PRIVATE, offsets):
+                    redirtied = within(space.redirtied, areas)
+                    assert_same(redirtied, truth, f"{space.pid} re-dirtied")
 
 
 @pytest.mark.every_way
 def test_06_copied_or_used_again(start: Start) -> None:
-    """A write to a page that another process has too gives a copy; to one that is nobody else's any
-    more it does not. The physical pages tell which it was; both are logged."""
+    """A write to a page that another process shares makes a copy; a write to one that is no longer shared
+    does not. The page frames show which it was; both are logged.
+    """
     walk = start(a=("anon_private", 1))
     phases, area = walk.phases, walk.phases.areas["a"]
     everything = phases.write("a", "all").pages
     walk.end(everything, again=NONE, missed=NONE)
 
     def moved(touched: Pages, before: dict[int, int]) -> int:
-        after = frames(phases.pid, area)
+        after = present_frames(phases.pid, area)
         return sum(after[int(page)] != before[int(page)] for page in touched)
 
     phases.fork()
-    before = frames(phases.pid, area)
+    before = present_frames(phases.pid, area)
     shared = phases.write("a", "range:0", 1, 100).pages
     assert moved(shared, before) == 100
     walk.end(shared, again=shared, missed=NONE)
     phases.child_exit()
-    before = frames(phases.pid, area)
+    before = present_frames(phases.pid, area)
     alone = phases.write("a", "range:100", 1, 100).pages
-    # The kernel copies also when it is not sure that nobody else has the page.
+    # The kernel also copies when it cannot tell whether the page is still shared.
     assert moved(alone, before) < 100
     walk.end(alone, again=alone, missed=NONE)
     walk.end(phases.write("a", "all").pages, missed=NONE)
@@ -95,7 +90,7 @@ def test_06_copied_or_used_again(start: Start) -> None:
 
 @pytest.mark.every_way
 def test_07_private_file(start: Start) -> None:
-    """Its written pages are the process's own; the file does not change, nor do other pages."""
+    """Written pages of a private file mapping are the process's own; neither the file nor other pages change."""
     walk = start(a=("file_private", 1))
     phases, area = walk.phases, walk.phases.areas["a"]
     file = Path(area.path)
@@ -115,8 +110,9 @@ def test_07_private_file(start: Start) -> None:
 
 @pytest.mark.every_way
 def test_08_shared_file_written_back(start: Start) -> None:
-    """The kernel's write-back protects a page by itself; whether armed by it or by the round, the
-    next write is found, in the same round and in the next, and the file holds it."""
+    """Write-back protects a page by itself. Whether that or the round armed it, the next write is found, in
+    the same round and in the next, and the file holds it.
+    """
     walk = start(a=("file_shared", 1))
     phases, area = walk.phases, walk.phases.areas["a"]
     first = phases.write("a", "range:0", 1, 128).pages

@@ -1,4 +1,4 @@
-"""Trap 18: transparent huge pages, which the hardware tells about as a whole."""
+"""Trap 18: transparent huge pages, which the hardware tracks as a whole."""
 
 from __future__ import annotations
 
@@ -11,15 +11,9 @@ import pytest
 from redirty.collector.tracking.rounds import SpaceRound
 
 from tests.support.phase_walk import Start, Walk, span
-from tests.support.stepped_rounds import (
-    NONE,
-    assert_same,
-    kernel_state,
-    wait_idle,
-    wait_until,
-    way,
-    within,
-)
+from tests.support.stepped_rounds import NONE, assert_same, kernel_state, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_idle, wait_until
 from tests.tiers import require
 from tests.traps.common import not_applicable, still_present
 from tests.workloads.driver import Phases, WorkloadError
@@ -32,7 +26,7 @@ EAGER = {"scan_sleep_millisecs": "10", "alloc_sleep_millisecs": "10", "pages_to_
 
 
 def huge_kib(pid: int, area: Area) -> int:
-    """How much of an area is mapped with huge pages, over all mappings in it."""
+    """Return the KiB of an area that huge pages map, over all mappings in it."""
     inside, total = False, 0
     for line in Path(f"/proc/{pid}/smaps").read_bytes().decode(errors="replace").split("\n"):
         head = line.split() or [":"]
@@ -44,7 +38,7 @@ def huge_kib(pid: int, area: Area) -> int:
 
 
 def huge_area(walk: Walk) -> Area:
-    """A new area "a" of 4 MiB whose second half is one huge page, written first in page 700."""
+    """Map a new area "a" of 4 MiB whose second half is one huge page, written first in page 700."""
     area = walk.phases.mapnew("a", "thp", 4)
     walk.phases.write("a", "range:700", count=3)
     wait_idle(walk.phases.pid)
@@ -53,12 +47,14 @@ def huge_area(walk: Walk) -> Area:
 
 
 def end_round(walk: Walk, area: Area, truth: Pages, what: str, torn: bool = False) -> SpaceRound:
-    """Ends the round: all of truth is dirty, and nothing but what the page tables say; the log has
-    all of it, or, with tracepoints, which tell the address of a fault and no more, some of truth,
-    and missed_pages is exactly the rest.
+    """End the round and compare it.
 
-    torn: the kernel split a huge page in this round. Some (6.12, 7.2) then give all its pages their
-    soft-dirty bits, which nobody wrote: those are missed, and exactly those."""
+    All of truth is dirty, and nothing but what the page tables report. The log has all of it, or, with
+    tracepoints, which report the address of a fault and no more, some of truth; missed_pages is exactly the rest.
+
+    torn: the kernel split a huge page in this round. Some kernels (6.12, 7.2) then give all its pages their
+    soft-dirty bits, though they were not written: exactly those are missed.
+    """
     wait_idle(walk.phases.pid)
     state = kernel_state(walk.phases.pid, area)
     space = walk.live.round_of(walk.phases.pid)
@@ -67,7 +63,7 @@ def end_round(walk: Walk, area: Area, truth: Pages, what: str, torn: bool = Fals
     if walk.skipped():
         return space  # with soft-dirty all pages count then, with uffd the log lacks some
     assert_same(np.setdiff1d(dirty, state.written), NONE, f"{what}: dirty, the kernel says not")
-    if torn and way() == "soft-dirty":
+    if torn and arm_method() == "soft-dirty":
         assert_same(log, truth, f"{what}: log")
     elif walk.live.log_sees_all:
         assert_same(log, dirty, f"{what}: log")
@@ -80,8 +76,9 @@ def end_round(walk: Walk, area: Area, truth: Pages, what: str, torn: bool = Fals
 
 @pytest.mark.every_way
 def test_18_first_touch_and_write_after_the_arm(start: Start) -> None:
-    """The first touch makes all 512 pages; after an arm it is 512 again, or, where the kernel splits
-    the page-table entry, the page alone."""
+    """The first touch dirties all 512 pages; after an arm it is 512 again, or, where the kernel splits
+    the page-table entry, the page alone.
+    """
     walk = start(keep=("anon_private", 1))
     area = huge_area(walk)
     second = span(area, 512, 512)
@@ -92,14 +89,14 @@ def test_18_first_touch_and_write_after_the_arm(start: Start) -> None:
         truth = walk.phases.write("a", pattern, count=count).pages
         space = end_round(walk, area, truth, pattern)
         if pattern == "range:600":
-            expected = truth if way() == "uffd" else second
+            expected = truth if arm_method() == "uffd" else second
             assert_same(within(space.dirty, area), expected, "written after the arm")
             assert_same(within(space.redirtied, area), expected, "re-dirtied after the arm")
 
 
 @pytest.mark.every_way
 def test_18_read_first(start: Start) -> None:
-    """The huge page of zeros is nobody's write; what is written over it is found."""
+    """The huge zero page is not a write; what is written over it is found."""
     walk = start(keep=("anon_private", 1))
     phases = walk.phases
     area = phases.mapnew("a", "thp", 4)
@@ -121,8 +118,9 @@ def test_18_read_first(start: Start) -> None:
 
 @pytest.mark.every_way
 def test_18_split(start: Start) -> None:
-    """A part dropped, a part made read-only, a child: the huge page falls apart, which writes
-    nothing; after that each page is told by itself."""
+    """A part dropped, a part made read-only, a child: splitting the huge page is not a write, and after
+    it each page is tracked separately.
+    """
     walk = start(keep=("anon_private", 1))
     phases = walk.phases
     area = huge_area(walk)
@@ -147,8 +145,7 @@ def test_18_split(start: Start) -> None:
 
 @pytest.mark.every_way
 def test_18_copy_on_write(start: Start) -> None:
-    """A huge page that a child has, too: what the parent writes is found, what the child writes is
-    not the parent's."""
+    """The parent's writes to a huge page that a child shares are found, and the child's are not the parent's."""
     walk = start(keep=("anon_private", 1))
     phases = walk.phases
     area = huge_area(walk)
@@ -165,7 +162,7 @@ def test_18_copy_on_write(start: Start) -> None:
 
 
 def has_collapse(phases: Phases) -> str | None:
-    """None when MADV_COLLAPSE works here, tried on memory that is not armed; else the reason."""
+    """Return None when MADV_COLLAPSE works here, tried on memory that is not armed; else the reason."""
     phases.mapnew("try", "anon_private", 2)
     phases.write("try", "all")
     phases.advise("try", "hugepage")
@@ -179,8 +176,10 @@ def has_collapse(phases: Phases) -> str | None:
 
 
 def small_pages(walk: Walk) -> Area:
-    """An area "a" of 2 MiB of small pages, all written, armed, that may become a huge one from now
-    on: khugepaged in the middle of joining pages that are armed just then counts as a write of all."""
+    """Map an area "a" of 2 MiB of small pages, all written, armed, and eligible for a huge page from then on.
+
+    khugepaged in the middle of joining pages that are armed just then counts as a write of all of them.
+    """
     area = walk.phases.mapnew("a", "anon_private", 2)
     walk.phases.write("a", "all")
     end_round(walk, area, area.pages, "small pages")
@@ -190,8 +189,9 @@ def small_pages(walk: Walk) -> Area:
 
 @pytest.mark.every_way
 def test_18_collapsed_by_madvise_after_the_arm(start: Start) -> None:
-    """A write, MADV_COLLAPSE, and more writes, to a huge page that is writable as a whole: no fault
-    tells of them. Where the kernel refuses to collapse armed memory, it is each page's fault."""
+    """After a write and MADV_COLLAPSE, a huge page is writable as a whole, and no fault reports more writes to
+    it. Where the kernel refuses to collapse armed memory, each page faults.
+    """
     walk = start(keep=("anon_private", 1))
     phases = walk.phases
     reason = has_collapse(phases)
@@ -214,7 +214,7 @@ def test_18_collapsed_by_madvise_after_the_arm(start: Start) -> None:
 
 @pytest.fixture
 def khugepaged() -> Iterator[None]:
-    """khugepaged in a hurry; what it was set to is set again."""
+    """Make khugepaged scan at full speed; restore its settings at the end."""
     before = {name: (KHUGEPAGED / name).read_text() for name in EAGER}
     try:
         for name, value in EAGER.items():
@@ -226,8 +226,9 @@ def khugepaged() -> Iterator[None]:
 
 
 def wait_for_khugepaged(phases: Phases, area: Area) -> bool:
-    """Waits until it has made the area a huge page, or has looked at all memory three times and has
-    not: whether it has."""
+    """Wait until khugepaged has made the area a huge page, or has scanned all memory three times; return
+    whether it has.
+    """
     scans = KHUGEPAGED / "full_scans"
     begin = int(scans.read_text())
     wait_until(
@@ -241,14 +242,15 @@ def wait_for_khugepaged(phases: Phases, area: Area) -> bool:
 @pytest.mark.every_way
 @pytest.mark.usefixtures("khugepaged")
 def test_18_collapsed_by_khugepaged_after_the_arm(start: Start) -> None:
-    """The same by the kernel's own thread: armed by soft-dirty bits the pages are joined, and the
-    log says so; armed by userfaultfd they are left alone until all of them are written."""
+    """Pages armed by soft-dirty bits are joined by khugepaged, and the log reports it; armed by userfaultfd
+    they are left alone until all of them are written.
+    """
     walk = start(keep=("anon_private", 1))
     phases = walk.phases
     area = small_pages(walk)
     phases.write("a", "range:3", count=1)
     collapsed = wait_for_khugepaged(phases, area)
-    assert collapsed == (way() == "soft-dirty")
+    assert collapsed == (arm_method() == "soft-dirty")
     phases.write("a", "range:100", 2, 50)
     truth = np.union1d(span(area, 3, 1), span(area, 100, 50))
     space = end_round(walk, area, truth, "after the collapse")

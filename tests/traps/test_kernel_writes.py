@@ -1,5 +1,6 @@
-"""Writes that no instruction of the program makes: the kernel's, for it (23), and those of another
-process (24). Found by log or scan; what pinned pages hide is told."""
+"""Writes that no instruction of the program makes: the kernel's on its behalf (23), and those of another process
+(24). The log or the scan finds them; what pinned pages hide is reported.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +16,15 @@ from redirty.collector.linux import io_uring
 
 from tests.support import pagemap_oracle
 from tests.support.phase_walk import Start, Walk, every_kind, span
-from tests.support.stepped_rounds import (
-    NONE,
-    LiveRounds,
-    assert_same,
-    redirty,
-    wait_idle,
-    way,
-    within,
-)
+from tests.support.redirty_cli import run_redirty
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, within
+from tests.support.tested_methods import METHOD_OPTIONS, arm_method
+from tests.support.waiting import PATIENCE_S, wait_idle
 from tests.traps.common import not_applicable
 from tests.traps.foreign_writes import poke, write_into, write_memory_file
 from tests.traps.settings import on_disk
 from tests.workloads.driver import Phases, Uring
+from tests.workloads.pages import Area
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
@@ -37,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("tracing")
 
 @every_kind("kind")
 def test_23_read(start: Start, kind: str) -> None:
-    """read(2) into a buffer is seen by every kind of probe."""
+    """Every kind of probe sees read(2) into a buffer."""
     walk = start(a=(kind, 2))
     truth = walk.phases.kread("a", "range:0", count=100).pages
     walk.end(truth, again=NONE, missed=NONE)
@@ -51,15 +48,16 @@ def test_23_read(start: Start, kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def disk(tracing: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory with direct I/O."""
+    """Yield a directory with direct I/O."""
     with on_disk(tmp_path_factory.mktemp("direct")) as directory:
         yield directory
 
 
 @every_kind("kind")
 def test_23_direct_read(tracer: Tracer, disk: Path, kind: str) -> None:
-    """O_DIRECT writes pages without a fault of the processor: the log of tracepoints cannot see
-    it, missed_pages says so, and the pages are dirty all the same."""
+    """O_DIRECT writes pages without a processor fault: the log of tracepoints cannot see it, missed_pages
+    counts it, and the pages are dirty all the same.
+    """
     with (
         Phases({"a": (kind, 2)}, directory=disk) as phases,
         LiveRounds(phases.pid, tracer=tracer) as live,
@@ -70,7 +68,7 @@ def test_23_direct_read(tracer: Tracer, disk: Path, kind: str) -> None:
         for pattern, count in (("range:50", 100), ("random", 64), ("stride:3", 40)):
             truth = phases.kread("a", pattern, count=count, direct=True).pages
             walk.end(truth, missed=NONE if live.log_sees_all else truth)
-        # seen by the processor first, then written directly: no page is missed
+        # written by the processor first, then directly: no page is missed
         truth = phases.write("a", "all").pages
         phases.kread("a", "all", direct=True)
         walk.end(truth, missed=NONE)
@@ -78,7 +76,7 @@ def test_23_direct_read(tracer: Tracer, disk: Path, kind: str) -> None:
 
 @pytest.fixture
 def uring(tracing: None, tmp_path: Path) -> Iterator[Uring]:
-    """A program with an io_uring."""
+    """Start a program with an io_uring."""
     with Uring(tmp_path) as program:
         if program.why:
             not_applicable(f"the kernel refuses io_uring: {program.why}")
@@ -88,7 +86,7 @@ def uring(tracing: None, tmp_path: Path) -> Iterator[Uring]:
 @pytest.mark.every_way
 @pytest.mark.parametrize("how", ["plain", "async"])
 def test_23_io_uring(uring: Uring, tracer: Tracer, how: str) -> None:
-    """Reads that io_uring does, in the program's own system call or by a worker of the kernel."""
+    """Reads by io_uring are found, whether the program's own system call or a kernel worker does them."""
     area = uring.areas["a"]
     with LiveRounds(uring.pid, tracer=tracer) as live:
         live.begin()
@@ -106,9 +104,10 @@ def test_23_io_uring(uring: Uring, tracer: Tracer, how: str) -> None:
 
 @pytest.mark.every_way
 def test_23_registered_buffers(uring: Uring, tracer: Tracer) -> None:
-    """Pages that are pinned are written through their physical address: they are found in the round
-    in which they are pinned; what is read into them later shows in no page table. What it hides
-    lies within the pages that are told to be pinned, and ends with the buffer."""
+    """Pinned pages are written through their physical address: they are found in the round in which they are
+    pinned; what is read into them later shows in no page table. What is hidden lies within the pages that are
+    reported as pinned, and ends with the buffer.
+    """
     area = uring.areas["a"]
     uring.write(0, 128)
     pinned = uring.register(20, 64)
@@ -133,16 +132,16 @@ def test_23_registered_buffers(uring: Uring, tracer: Tracer) -> None:
             hidden = np.setdiff1d(bytes_say, dirty)
             assert_same(np.setdiff1d(hidden, pinned), NONE, "hidden, and not pinned")
             assert_same(np.setdiff1d(by_program, dirty), NONE, "written by the program, and lost")
-            # clear_refs passes over pinned pages: they stay soft-dirty, and writable without a fault.
+            # clear_refs skips pinned pages: they stay soft-dirty, and writable without a fault.
             log = within(space.log, area)
             assert_same(np.setdiff1d(log, by_program), NONE, "logged and not written")
             unseen = np.setdiff1d(by_program, log)
-            allowed = pinned if way() == "soft-dirty" else NONE
+            allowed = pinned if arm_method() == "soft-dirty" else NONE
             assert_same(np.setdiff1d(unseen, allowed), NONE, "written and not logged")
         uring.unregister()
         wait_idle(uring.pid)
         live.end_round()
-        # pinned in the middle of a round, read into, let go: all of it is in that round
+        # pinned in the middle of a round, read into, released: all of it is in that round
         pinned = uring.register(200, 32)
         uring.read(200, 32, "fixed")
         uring.unregister()
@@ -154,29 +153,43 @@ def test_23_registered_buffers(uring: Uring, tracer: Tracer) -> None:
 
 
 def test_23_pinned_pages_are_reported(uring: Uring, tmp_path: Path) -> None:
-    """By record, in meta.json and by report."""
+    """Pinned pages are reported by record, in meta.json and by report."""
     uring.write(0, 64)
     uring.register(0, 48)
     directory = tmp_path / "rec"
-    done = redirty("record", "-p", uring.pid, "100ms", "2", "-o", directory)
-    assert done.returncode == 0, done.stderr
+    done = run_redirty(
+        "record",
+        *METHOD_OPTIONS,
+        "-p",
+        uring.pid,
+        "100ms",
+        "2",
+        "-o",
+        directory,
+        timeout_s=PATIENCE_S,
+    )
+    assert done.code == 0, done.err
     assert json.loads((directory / "meta.json").read_text())["pinned_kib"] == 192
-    assert "192 KiB of the target are pinned" in done.stderr
-    assert "pinned: 192 KiB" in redirty("report", directory).stdout
+    assert "192 KiB of the target are pinned" in done.err
+    assert "pinned: 192 KiB" in run_redirty("report", directory, timeout_s=PATIENCE_S).out
 
 
 # ---- 24: another process ----
 
 
-@every_kind("kind")
-def test_24_process_vm_writev(start: Start, kind: str) -> None:
-    """Written by another process: found under the address space it went to."""
+def known_area(start: Start, kind: str) -> tuple[Walk, Area]:
+    """Start a workload with an area of 2 MiB whose first 200 pages are present, and a round after that."""
     walk = start(a=(kind, 2))
-    area = walk.phases.areas["a"]
     walk.phases.write("a", "range:0", count=200)
     wait_idle(walk.phases.pid)
     walk.live.end_round()
-    walk = Walk(walk.phases, walk.live)
+    return Walk(walk.phases, walk.live), walk.phases.areas["a"]
+
+
+@every_kind("kind")
+def test_24_process_vm_writev(start: Start, kind: str) -> None:
+    """A page written by another process is found under the address space it belongs to."""
+    walk, area = known_area(start, kind)
     for truth in (span(area, 10, 20), area.pages[3:150:7], span(area, 250, 40)):
         write_into(walk.phases.pid, truth)
         walk.end(truth, missed=NONE if walk.live.log_sees_all else truth)
@@ -189,13 +202,8 @@ def test_24_process_vm_writev(start: Start, kind: str) -> None:
 
 @every_kind("kind")
 def test_24_poked(start: Start, kind: str) -> None:
-    """PTRACE_POKEDATA and /proc/PID/mem, into pages that are there and into pages that are not."""
-    walk = start(a=(kind, 2))
-    area = walk.phases.areas["a"]
-    walk.phases.write("a", "range:0", count=200)
-    wait_idle(walk.phases.pid)
-    walk.live.end_round()
-    walk = Walk(walk.phases, walk.live)
+    """PTRACE_POKEDATA and /proc/PID/mem are found, in pages that are present and in pages that are not."""
+    walk, area = known_area(start, kind)
     for write in (poke, write_memory_file):
         for truth in (span(area, 10, 20), area.pages[1:300:9]):
             write(walk.phases.pid, truth)
@@ -205,7 +213,7 @@ def test_24_poked(start: Start, kind: str) -> None:
 @pytest.mark.every_way
 @pytest.mark.parametrize("kind", ["anon_private", "file_private"])
 def test_24_poked_into_read_only_memory(start: Start, kind: str) -> None:
-    """As a debugger sets breakpoints: the page becomes the process's own."""
+    """A page of read-only memory that is written as a debugger sets breakpoints becomes the process's own."""
     walk = start(a=(kind, 2))
     phases, area = walk.phases, walk.phases.areas["a"]
     phases.write("a", "range:0", count=50)

@@ -14,7 +14,9 @@ from redirty.collector.tracking.rounds import SpaceRound
 
 from tests.support import pagemap_oracle
 from tests.support.phase_walk import Start, Walk, span
-from tests.support.stepped_rounds import NONE, assert_same, kernel_state, wait_idle, way, within
+from tests.support.stepped_rounds import NONE, assert_same, kernel_state, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_idle
 from tests.traps.common import not_applicable
 from tests.traps.settings import current, setting
 from tests.workloads.driver import Phases, WorkloadError
@@ -32,7 +34,7 @@ HUGE_PAGES = 512
 
 @pytest.fixture(params=["thp", "anon_shared"])
 def folios(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The kind of an area that gets folios of 64 KiB. It must be smaller than a huge page."""
+    """Yield the kind of an area that gets folios of 64 KiB. It must be smaller than a huge page."""
     kind: str = request.param
     file, value = ("enabled", "madvise") if kind == "thp" else ("shmem_enabled", "advise")
     if not (FOLIOS / file).exists():
@@ -43,8 +45,10 @@ def folios(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def by_page_tables(walk: Walk, area: Area, touched: Pages) -> SpaceRound:
-    """Ends a round in which one write may have made many pages writable, the touched ones among
-    them: all of those are dirty, and what the log did not see of them is in `missed`."""
+    """End a round in which one write may have made many pages writable, the touched ones among them.
+
+    All of those are dirty, and `missed` has those that the log did not see.
+    """
     wait_idle(walk.pid)
     state = kernel_state(walk.pid, area)
     assert_same(np.setdiff1d(touched, state.written), NONE, "touched, and not written")
@@ -60,8 +64,9 @@ def by_page_tables(walk: Walk, area: Area, touched: Pages) -> SpaceRound:
 
 @pytest.mark.every_way
 def test_19_one_fault_maps_many_pages(start: Start, folios: str) -> None:
-    """All pages of a folio are writable after the first write to one: all are dirty, for none of
-    them can be told from it; and from the next arm on they are told apart."""
+    """All pages of a folio are writable after the first write to one: all are dirty, as the written one
+    cannot be distinguished; from the next arm on they are tracked separately.
+    """
     walk = start(keep=("anon_private", 2))
     phases = walk.phases
     area = phases.mapnew("a", folios, 1)
@@ -78,7 +83,7 @@ def test_19_one_fault_maps_many_pages(start: Start, folios: str) -> None:
     for pattern, count in (("range:0", 5), ("random", 30), ("range:3", 20)):
         truth = phases.write("a", pattern, count=count).pages
         by_page_tables(walk, area, truth)
-    # dropped, and made again after the arm: alone or in a folio, as the kernel likes
+    # dropped, and made again after the arm: alone or in a folio, as the kernel chooses
     phases.advise("a", "dontneed" if folios == "thp" else "remove", 0, 64)
     by_page_tables(walk, area, NONE)
     truth = phases.write("a", "range:20", count=3).pages
@@ -87,7 +92,7 @@ def test_19_one_fault_maps_many_pages(start: Start, folios: str) -> None:
 
 
 def test_19_folios_after_a_fork(start: Start, folios: str) -> None:
-    """A folio that a child shares: each page is the parent's again by the parent's write."""
+    """Each page of a folio shared with a child becomes the parent's again by the parent's write."""
     walk = start(keep=("anon_private", 2))
     phases = walk.phases
     area = phases.mapnew("a", folios, 1)
@@ -110,7 +115,7 @@ def test_19_folios_after_a_fork(start: Start, folios: str) -> None:
 
 @pytest.fixture
 def reserved() -> Iterator[None]:
-    """Four huge pages more than there were."""
+    """Reserve four huge pages more than there were."""
     if not RESERVED.exists():
         not_applicable("the kernel was built without CONFIG_HUGETLBFS")
     wanted = int(current(RESERVED)) + 4
@@ -121,7 +126,7 @@ def reserved() -> Iterator[None]:
 
 
 def whole(area: Area, pages: Pages) -> Pages:
-    """All pages of the huge pages that some pages are in."""
+    """Return all pages of the huge pages that contain some pages."""
     numbers = np.unique((pages - np.uint64(area.first_page)) // np.uint64(HUGE_PAGES))
     parts = [span(area, int(n) * HUGE_PAGES, HUGE_PAGES) for n in numbers]
     return np.concatenate(parts) if parts else NONE
@@ -129,8 +134,9 @@ def whole(area: Area, pages: Pages) -> Pages:
 
 @pytest.mark.every_way
 def test_20_hugetlb_pages_count_by_their_size(start: Start, reserved: None) -> None:
-    """A write to one word of a hugetlb page makes 512 pages dirty. Soft-dirty bits know nothing of
-    hugetlb pages: armed by them, all that are there count in every round."""
+    """A write to one word of a hugetlb page makes 512 pages dirty. Soft-dirty bits do not cover hugetlb pages:
+    armed by them, all that are present count in every round.
+    """
     walk = start(keep=("anon_private", 2))
     phases = walk.phases
     area = Area("", "", "", 0, 0, -1, "")
@@ -146,7 +152,7 @@ def test_20_hugetlb_pages_count_by_their_size(start: Start, reserved: None) -> N
         before, there = there, pagemap_oracle.present(phases.pid, area)
         assert_same(np.setdiff1d(whole(area, written), there), NONE, "written and not there")
         space = walk.live.round_of(phases.pid)
-        truth = there if way() == "soft-dirty" else whole(area, written)
+        truth = there if arm_method() == "soft-dirty" else whole(area, written)
         assert_same(within(space.dirty, area), truth, f"{patterns}, dirty")
         assert_same(within(space.redirtied, area), np.intersect1d(truth, before), "re-dirtied")
         log = within(space.log, area)
@@ -156,8 +162,9 @@ def test_20_hugetlb_pages_count_by_their_size(start: Start, reserved: None) -> N
 
 
 def test_20_soft_dirty_counts_them_all(reserved: None) -> None:
-    """Whatever the kernel makes of clear_refs: hugetlb pages that are there are candidates of every
-    arm, and only they are among those of an area that nobody writes."""
+    """Whatever the kernel makes of clear_refs, hugetlb pages that are present are candidates of every arm, and
+    no others of an area without writes are.
+    """
     areas = {"keep": ("anon_private", 2), "h": ("hugetlb", 4)}
     with Phases(areas) as phases:
         keep, area = phases.areas["keep"], phases.areas["h"]
@@ -175,6 +182,6 @@ def test_20_soft_dirty_counts_them_all(reserved: None) -> None:
             written, present = armed.settle(candidates, mappings)
             assert_same(within(written, area), there, "hugetlb, written")
             assert_same(within(present, area), there, "hugetlb, present")
-            assert_same(within(written, keep), NONE, "beside it, written")
+            assert_same(within(written, keep), NONE, "next to it, written")
         armed.close()
         maps.close()

@@ -1,10 +1,11 @@
-"""A mapping list that changes while it is read (36), and mappings of odd kinds and places (35)."""
+"""A mapping list that changes while it is read (36), and mappings of odd kinds and at odd places (35)."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -21,15 +22,10 @@ from redirty.collector.linux.maps import MapsFile
 from redirty.collector.pageset import PageSet, from_pages, page_numbers
 from redirty.collector.ptrace.injector_client import Injector
 
-from tests.support.stepped_rounds import (
-    NONE,
-    PATIENCE_S,
-    LiveRounds,
-    assert_same,
-    wait_idle,
-    way,
-    within,
-)
+from tests.support.processes import ManagedProcess
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import PATIENCE_S, wait_idle
 from tests.tiers import require_program
 from tests.traps.common import not_applicable
 from tests.workloads.driver import Churn, Phases
@@ -44,9 +40,10 @@ ONE_AREA = {"a": ("anon_private", 2)}
 
 
 def test_36_list_that_changes_while_it_is_read(tracer: Tracer) -> None:
-    """Thousands of mappings, cut, joined, dropped and made anew all the time, far more than one
-    read of the list takes: the pages between them, which stay, are exact in every round. (A
-    mapping that is joined with a new one has soft-dirty bits all over: too many, never too few.)"""
+    """Among thousands of mappings that are cut, joined, dropped and made anew all the time, far more than one read
+    of the list returns, the pages that stay are exact in every round. (A mapping that is joined with a new one has
+    soft-dirty bits all over: too many, never too few.)
+    """
     with Churn(slots=600) as churn, LiveRounds(churn.pid, tracer=tracer) as live:
         truth = churn.write(0, 600)
         wait_idle(churn.pid)
@@ -61,7 +58,7 @@ def test_36_list_that_changes_while_it_is_read(tracer: Tracer) -> None:
             assert_same(np.setdiff1d(truth, within(space.dirty, churn.stable)), NONE, "lost")
             assert_same(within(space.log, churn.stable), truth, f"round {number}, log")
             assert_same(within(space.redirtied, truth), truth, f"round {number}, re-dirtied")
-            if way() == "uffd":
+            if arm_method() == "uffd":
                 assert_same(within(space.dirty, churn.stable), truth, f"round {number}, dirty")
         churn.stop()
         assert len(lists) > 6, "the list did not change"
@@ -74,13 +71,14 @@ def test_36_list_that_changes_while_it_is_read(tracer: Tracer) -> None:
 
 @pytest.mark.every_way
 def test_36_gone_for_a_moment(tracing: None) -> None:
-    """A mapping is in the list, gone when it is to be armed, and there again when the next list is
-    read, which looks the same: its writes are found from then on."""
+    """Writes to a mapping that is listed, missing when it is to be armed, and back when the next list is read,
+    which looks the same, are found from then on.
+    """
     injector = Injector()
     with Phases({**ONE_AREA, "keep": ("anon_private", 2)}) as phases:
         area = phases.areas["a"]
         phases.write("keep", "all")
-        maps, armed = MapsFile(phases.pid), open_armed(way(), phases.pid, injector)
+        maps, armed = MapsFile(phases.pid), open_armed(arm_method(), phases.pid, injector)
         try:
 
             def arm() -> PageSet:
@@ -126,17 +124,17 @@ class Odd:
     why: str
 
 
-class OddMappings:
+class OddMappings(ManagedProcess):
     """A program with mappings of every odd kind that this kernel makes, and with ordinary ones."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(ODD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.pid = self._process.pid
+        super().__init__(process, stop=signal.SIGKILL)
         self.odd = [self._odd(fields) for fields in self._answer()]
 
     @staticmethod
@@ -152,7 +150,7 @@ class OddMappings:
         return answer
 
     def write(self, name: str, pages: Pages) -> None:
-        """Has it write a word of some pages."""
+        """Have it write a word of each of some pages."""
         assert self._process.stdin is not None
         addresses = " ".join(str(int(page) << 12) for page in pages)
         self._process.stdin.write(f"{name} {addresses}\n")
@@ -160,28 +158,22 @@ class OddMappings:
         self._answer()
 
     def made(self, name: str) -> Odd:
-        """A mapping; n/a where the kernel did not make it."""
+        """Return a mapping; the test is n/a where the kernel did not make it."""
         (found,) = (odd for odd in self.odd if odd.name == name)
         if found.why:
             not_applicable(f"{name}: {found.why}")
         return found
 
-    def close(self) -> None:
-        """Ends it."""
-        self._process.kill()
-        self._process.communicate()
-
 
 @pytest.fixture(scope="module")
 def odd(tracing: None) -> Iterator[OddMappings]:
-    """The program."""
-    program = OddMappings()
-    yield program
-    program.close()
+    """Start a program with mappings of every odd kind."""
+    with OddMappings() as program:
+        yield program
 
 
 def check_writes(live: LiveRounds, odd: OddMappings, pages: Pages, name: str) -> None:
-    """Writes to a mapping are found, round after round, to the page."""
+    """Assert that writes to a mapping are found, round after round, to the page."""
     for truth in (pages[::2], pages[1::3], NONE, pages):
         odd.write(name, truth)
         wait_idle(odd.pid)
@@ -195,8 +187,9 @@ NEVER_ABORTS = ("none", "read_only", "ring", "pci", "hpet", "secret", "bpf", "dr
 
 @pytest.mark.parametrize("name", WRITABLE)
 def test_35_ordinary_pages_in_odd_places(odd: OddMappings, tracer: Tracer, name: str) -> None:
-    """Every write is found: also above 47 bits of address, in memory that grows down, is locked,
-    or was not accessible at first."""
+    """Every write is found in memory above 47 bits of address, in memory that grows down, is locked, or was not
+    accessible at first.
+    """
     pages = odd.made(name).pages
     with LiveRounds(odd.pid, tracer=tracer) as live:
         live.begin()
@@ -208,35 +201,36 @@ def test_35_ordinary_pages_in_odd_places(odd: OddMappings, tracer: Tracer, name:
 
 @pytest.mark.parametrize("name", NEVER_ABORTS)
 def test_35_odd_kinds(odd: OddMappings, tracer: Tracer, name: str) -> None:
-    """Memory that cannot be armed, or that only devices and the kernel write, is passed over or
-    handled: rounds go on, and ordinary pages beside it are exact."""
-    beside = odd.made("plain").pages
+    """Memory that cannot be armed, or that only devices and the kernel write, is skipped or handled: rounds
+    continue, and ordinary pages next to it are exact.
+    """
+    plain = odd.made("plain").pages
     kind = odd.made(name)
     with LiveRounds(odd.pid, tracer=tracer) as live:
         live.begin()
-        odd.write("plain", beside)
+        odd.write("plain", plain)
         wait_idle(odd.pid)
         live.end_round()
-        check_writes(live, odd, beside, "plain")
+        check_writes(live, odd, plain, "plain")
         space = live.round_of(odd.pid)
         assert len(within(space.dirty, kind.pages)) == 0 or name in ("ring", "bpf", "perf")
 
 
 def test_35_unarmed_mappings_are_counted(odd: OddMappings, tracer: Tracer) -> None:
-    """Those that are writable; meta.json has the number."""
+    """Writable mappings that cannot be armed are counted in meta.json."""
     kinds = [k for k in odd.odd if k.name in ("droppable", "bpf", "ring", "pci") and not k.why]
     with LiveRounds(odd.pid, tracer=tracer) as live:
         live.begin()
         live.end_round()
         unarmed = live.recorder.members.unarmed()
-    if way() == "soft-dirty":
+    if arm_method() == "soft-dirty":
         assert unarmed == 0
     else:
         assert (unarmed > 0) == refused_here(odd, kinds)
 
 
 def refused_here(odd: OddMappings, kinds: list[Odd]) -> bool:
-    """Whether a userfaultfd does not take one of the mappings, tried by hand."""
+    """Return whether a userfaultfd refuses one of the mappings, tried by hand."""
     injector = Injector()
     descriptor, _ = injector.userfaultfd(odd.pid, PATIENCE_S)
     try:
@@ -248,7 +242,7 @@ def refused_here(odd: OddMappings, kinds: list[Odd]) -> bool:
 
 
 def registers(descriptor: int, pages: Pages) -> bool:
-    """UFFDIO_REGISTER of some pages, for write protection."""
+    """Call UFFDIO_REGISTER for some pages, for write protection; return whether it succeeded."""
     try:
         argument = struct.pack("QQQQ", int(pages[0]) << 12, len(pages) << 12, 2, 0)
         fcntl.ioctl(descriptor, 0xC020AA00, argument)
@@ -258,7 +252,7 @@ def registers(descriptor: int, pages: Pages) -> bool:
 
 
 def test_35_kernel_pages_are_no_data(odd: OddMappings, tracer: Tracer) -> None:
-    """vdso, vvar and vsyscall are in no set of pages."""
+    """The vdso, vvar and vsyscall pages are in no set of pages."""
     special = []
     for line in Path(f"/proc/{odd.pid}/maps").read_text().splitlines():
         if line.endswith(("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")):
@@ -275,7 +269,7 @@ def test_35_kernel_pages_are_no_data(odd: OddMappings, tracer: Tracer) -> None:
 
 
 def test_35_stack_in_the_last_page_of_all(tracing: None) -> None:
-    """Without randomisation a stack ends where user addresses do."""
+    """A stack that ends where user addresses do, as without randomisation, is traced."""
     setarch = require_program("setarch", "util-linux")
     child = subprocess.Popen(
         [setarch, "-R", sys.executable, "-I", "-S", "-c", "print(1, flush=True); input()"],
@@ -286,7 +280,7 @@ def test_35_stack_in_the_last_page_of_all(tracing: None) -> None:
     injector = Injector()
     try:
         assert child.stdout is not None and child.stdout.readline()
-        armed = open_armed(way(), child.pid, injector)
+        armed = open_armed(arm_method(), child.pid, injector)
         maps = MapsFile(child.pid)
         mappings = maps.read()
         assert mappings is not None

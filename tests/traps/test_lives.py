@@ -1,5 +1,6 @@
-"""Targets that lend their memory (25), run another program (26), end (27), in the middle of a round;
-and others that get the number of one that ended (28)."""
+"""Targets that lend their memory (25), run another program (26) or end (27), in the middle of a round; and
+others that get the PID of one that ended (28).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +15,10 @@ import pytest
 from redirty.collector.errors import TargetEndedError
 from redirty.collector.target.targets import Pids, Tree
 
-from tests.support.stepped_rounds import (
-    NONE,
-    PATIENCE_S,
-    LiveRounds,
-    assert_same,
-    command_line,
-    space_of,
-    spaces_of,
-    wait_idle,
-    wait_until,
-    within,
-)
+from tests.support.redirty_cli import finish, start_redirty
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, space_of, spaces_of, within
+from tests.support.tested_methods import METHOD_OPTIONS
+from tests.support.waiting import PATIENCE_S, wait_idle, wait_until
 from tests.tiers import require
 from tests.workloads.driver import Hold, Phases, Program, Sharers
 
@@ -36,7 +28,7 @@ ONE_AREA = {"a": ("anon_private", 2)}
 
 
 def test_26_another_program_in_the_same_process() -> None:
-    """exec in the middle of a round: what was before is gone, what comes is traced at once."""
+    """After an exec in the middle of a round the old memory is gone, and the new is traced at once."""
     with Hold() as hold, LiveRounds(hold.pid) as live:
         live.begin()
         before = hold.write(0, 40)
@@ -63,7 +55,7 @@ def test_26_another_program_in_the_same_process() -> None:
 
 
 def test_27_end_between_rounds() -> None:
-    """A process that has ended gives no round; another one beside it goes on."""
+    """A process that has ended gives no round; another one continues."""
     with (
         Phases(ONE_AREA) as stays,
         Phases(ONE_AREA) as ends,
@@ -87,11 +79,14 @@ def test_27_end_between_rounds() -> None:
 
 @pytest.mark.parametrize("how", ["exit", "SIGKILL"])
 def test_27_end_under_the_program(tmp_path: Path, how: str) -> None:
-    """The target ends in the middle of a round: exit code 3, one line, the rounds before kept."""
+    """When the target ends in the middle of a round, redirty exits with code 3 and one line, and keeps the
+    rounds before.
+    """
     directory = tmp_path / "rec"
     with Phases(ONE_AREA) as phases:
-        command = command_line("record", "-p", phases.pid, "50ms", "-o", directory)
-        program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        program = start_redirty(
+            "record", *METHOD_OPTIONS, "-p", phases.pid, "50ms", "-o", directory
+        )
         rounds = directory / "rounds.csv"
         wait_until(lambda: rounds.exists() and rounds.read_text().count("\n") > 1, "a round")
         phases.write("a")
@@ -101,9 +96,9 @@ def test_27_end_under_the_program(tmp_path: Path, how: str) -> None:
         else:
             phases.signal(signal.Signals[how])
         phases.wait()
-        _, said = program.communicate(timeout=PATIENCE_S)
-    assert program.returncode == 3, said
-    assert said.count("\n") == 1 and "ended" in said
+        done = finish(program, PATIENCE_S)
+    assert done.code == 3, done
+    assert done.err.count("\n") == 1 and "ended" in done.err
     assert rounds.read_text().startswith(kept)
     assert json.loads((directory / "meta.json").read_text())["complete"] is False
     for name in ("pages.csv", "curve.csv", "mappings.csv"):
@@ -111,7 +106,7 @@ def test_27_end_under_the_program(tmp_path: Path, how: str) -> None:
 
 
 def test_28_number_used_again() -> None:
-    """A process that gets the number of one that was traced is not traced in its place."""
+    """A process that gets the PID of one that was traced is not traced in its place."""
     last = Path("/proc/sys/kernel/ns_last_pid")
     require(os.access(last, os.W_OK), "needs CONFIG_CHECKPOINT_RESTORE (ns_last_pid)")
     with contextlib.ExitStack() as stack:
@@ -121,7 +116,7 @@ def test_28_number_used_again() -> None:
         live.end_round()
         ends.close()
         other: Program | None = None
-        for _ in range(100):  # others start processes too
+        for _ in range(100):  # other programs start processes too
             last.write_text(str(ends.pid - 1))
             started = stack.enter_context(Phases(ONE_AREA))
             if started.pid == ends.pid:
@@ -142,9 +137,9 @@ def test_28_number_used_again() -> None:
 
 @pytest.mark.parametrize("follow", [False, True], ids=["pid", "tree"])
 def test_25_borrowed_memory(follow: bool) -> None:
-    """Children that borrow their parent's memory, processes that share it, and threads that come
-    and go write to one address space, which is there once; a child that runs another program then
-    has memory of its own."""
+    """Children that borrow their parent's memory, processes that share it, and threads that come and go write to
+    one address space, which is there once; a child that then runs another program has its own memory.
+    """
     with Sharers() as sharers:
         area = sharers.areas["a"]
         targets = Tree(sharers.pid) if follow else Pids([sharers.pid])

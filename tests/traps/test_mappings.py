@@ -10,7 +10,9 @@ from redirty.collector.pageset import page_numbers
 from redirty.collector.tracking.rounds import SpaceRound
 
 from tests.support.phase_walk import Start, span
-from tests.support.stepped_rounds import NONE, assert_same, kernel_state, wait_idle, way, within
+from tests.support.stepped_rounds import NONE, assert_same, kernel_state, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_idle
 from tests.traps.common import (
     EVERY_KIND,
     SHARED_KINDS,
@@ -37,17 +39,20 @@ OTHER_KINDS = {kind: size for kind, size in EVERY_KIND.items() if kind != "file_
 
 @pytest.fixture(params=[OTHER_KINDS, SHARED_FILE], ids=["memory", "shared_file"])
 def areas(request: pytest.FixtureRequest, tracing: None) -> Areas:
-    """The areas of a test that makes pages read-only and writable again: a file system that asks
-    before a shared page is written apart, as not every kernel keeps soft-dirty bits for it."""
+    """Yield the areas of a test that makes pages read-only and writable again.
+
+    A file system with page_mkwrite has them in a test of its own, as not every kernel keeps soft-dirty bits for it.
+    """
     wanted: Areas = request.param
-    if wanted is SHARED_FILE and way() == "soft-dirty" and mprotect_hides_writes():
+    if wanted is SHARED_FILE and arm_method() == "soft-dirty" and mprotect_hides_writes():
         not_applicable(HIDDEN)
     return wanted
 
 
 def mprotect_hides_writes() -> bool:
-    """Whether this kernel has neither fault nor soft-dirty bit for it, tried without redirty: a
-    page of a shared file written, its bit cleared, made read-only and writable, and written."""
+    """Return whether this kernel has neither fault nor soft-dirty bit for such a write, tried without redirty: a
+    page of a shared file written, its bit cleared, made read-only and writable, and written.
+    """
     with Phases(SHARED_FILE) as phases:
         area = phases.areas["file_shared"]
         phases.write("file_shared", "range:0", 1, 4)
@@ -79,7 +84,7 @@ def test_11_made_read_only_after_a_write(start: Start, areas: Areas) -> None:
 
 @pytest.mark.every_way
 def test_12_made_writable_then_written(start: Start, areas: Areas) -> None:
-    """Pages that were read-only when they were armed."""
+    """Writes to pages that were read-only when they were armed are found."""
     walk = start(**areas)
     phases = walk.phases
     everything = each(walk, lambda a: phases.write(a, "all").pages)
@@ -98,10 +103,11 @@ def test_12_made_writable_then_written(start: Start, areas: Areas) -> None:
 @pytest.mark.every_way
 def test_12_opened_unseen(start: Start) -> None:
     """Where mprotect makes armed pages of a shared file writable without a fault, all that it opened
-    counts as written: no page is lost, and none outside is added."""
+    counts as written: no page is lost, and none outside is added.
+    """
     walk = start(a=("file_shared", 1))
     phases, area, live = walk.phases, walk.phases.areas["a"], walk.live
-    if not live.log_sees_all and way() == "soft-dirty" and mprotect_hides_writes():
+    if not live.log_sees_all and arm_method() == "soft-dirty" and mprotect_hides_writes():
         not_applicable(f"{HIDDEN}: only kprobes tell of it")
     walk.end(phases.write("a", "all").pages, again=NONE, missed=NONE)
     for first in (20, 0):
@@ -130,10 +136,10 @@ def test_12_opened_unseen(start: Start) -> None:
 def as_the_kernel_says(
     walk_pid: int, dirty: Pages, log: Pages, area: Area, truth: Pages, kind: str
 ) -> Pages:
-    """The first round of a mapping made after the arm; the pages that are there after it.
+    """Check the first round of a mapping made after the arm; return the pages that are present after it.
 
-    One fault may map a large folio of a file, writable as a whole: then only the page tables know
-    of the rest, and cannot tell which of it was written.
+    One fault may map a large folio of a file, writable as a whole: then only the page tables show the rest, and
+    cannot tell which of it was written.
     """
     present = kernel_state(walk_pid, area).present
     assert_same(np.setdiff1d(truth, dirty), NONE, "written and not dirty")
@@ -147,7 +153,7 @@ def as_the_kernel_says(
 
 @pytest.mark.every_way
 def test_13_mapped_after_the_arm(start: Start) -> None:
-    """Tracked from its first write."""
+    """A mapping made after the arm is tracked from its first write."""
     walk = start(keep=("anon_private", 1))
     phases, live = walk.phases, walk.live
     areas = {kind: phases.mapnew(kind, kind, 1) for kind in EVERY_KIND}
@@ -185,7 +191,7 @@ def test_13_growth(start: Start, what: str) -> None:
 
 @pytest.mark.every_way
 def test_14_mapped_again_at_the_same_place(start: Start) -> None:
-    """What follows at the same address inherits nothing."""
+    """A new mapping at the same address inherits nothing."""
     walk = start(keep=("anon_private", 1), **EVERY_KIND)
     phases, live = walk.phases, walk.live
     each(walk, lambda a: phases.write(a, "all").pages)
@@ -214,8 +220,9 @@ def test_14_mapped_again_at_the_same_place(start: Start) -> None:
 @pytest.mark.every_way
 @pytest.mark.parametrize("skew", [0, 3])
 def test_15_moved_and_grown(start: Start, skew: int) -> None:
-    """mremap to another place: every page that is there counts as written until the next arm, for
-    a mirror has it nowhere under this address; from then on all is exact."""
+    """After mremap to another place every present page counts as written until the next arm, as a mirror does
+    not have it under this address; from then on everything is exact.
+    """
     walk = start(keep=("anon_private", 1), **EVERY_KIND)
     phases, live = walk.phases, walk.live
     each(walk, lambda a: phases.write(a, "stride:2").pages)
@@ -246,8 +253,9 @@ def test_15_moved_and_grown(start: Start, skew: int) -> None:
 
 @pytest.mark.every_way
 def test_16_split_and_merged(start: Start, areas: Areas) -> None:
-    """One mapping becomes three and one again, before and after writes: nothing is lost, nothing
-    counted twice, and the list of mappings follows."""
+    """Splitting a mapping into three and merging it, before and after writes, loses no page and counts none twice;
+    the list of mappings is kept current.
+    """
     walk = start(**areas)
     phases = walk.phases
 
@@ -303,7 +311,7 @@ def test_17_dropped_by_madv_dontneed(start: Start) -> None:
 
 @pytest.mark.every_way
 def test_17_freed_by_madv_free(start: Start) -> None:
-    """The kernel may take such pages until they are written again: which is found."""
+    """Pages that the kernel may take until they are written again are found when they are."""
     walk = start(a=("anon_private", 1))
     phases = walk.phases
     everything = phases.write("a", "all").pages
@@ -323,7 +331,7 @@ def test_17_freed_by_madv_free(start: Start) -> None:
 
 @pytest.mark.every_way
 def test_17_removed_by_madv_remove(start: Start) -> None:
-    """A hole in a shared mapping's file: its pages come back empty, and new when written."""
+    """Pages of a hole in a shared mapping's file come back empty, and are new when written."""
     walk = start(**{kind: (kind, 1) for kind in SHARED_KINDS})
     phases = walk.phases
     everything = each(walk, lambda a: phases.write(a, "all").pages)

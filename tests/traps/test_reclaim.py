@@ -1,5 +1,6 @@
-"""The kernel takes pages away and gives them back: swap (21), merging of equal pages (22), moves to
-other memory, of one node or another (32). None of it is a write, none of it hides one."""
+"""Pages that the kernel takes away and gives back: swap (21), merging of equal pages (22), migration within and
+between nodes (32). None of it is a write, and none of it hides one.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +16,9 @@ import pytest
 
 from tests.support import pagemap_oracle
 from tests.support.phase_walk import Start, Walk, span
-from tests.support.stepped_rounds import (
-    NONE,
-    assert_same,
-    kernel_state,
-    wait_idle,
-    wait_until,
-    way,
-    within,
-)
+from tests.support.stepped_rounds import NONE, assert_same, kernel_state, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_idle, wait_until
 from tests.traps.common import not_applicable
 from tests.traps.foreign_writes import write_into
 from tests.traps.settings import current, setting, swap
@@ -40,13 +35,13 @@ PATIENCE_S = 120
 
 @pytest.fixture
 def swapping(tracing: None, tmp_path: Path) -> Iterator[None]:
-    """Somewhere to swap to."""
+    """Provide a swap area."""
     with swap(tmp_path):
         yield
 
 
 def page_out(phases: Phases, first: int, count: int) -> None:
-    """Has pages of the area `a` swapped out. A page in use for a moment is passed over: again."""
+    """Have pages of the area `a` swapped out; retry, as a page that is in use for a moment is skipped."""
     area = phases.areas["a"]
     wanted = span(area, first, count)
     there = np.intersect1d(wanted, pagemap_oracle.present(phases.pid, area))
@@ -63,8 +58,9 @@ def page_out(phases: Phases, first: int, count: int) -> None:
 @pytest.mark.every_way
 @pytest.mark.parametrize("kind", ["anon_private", "anon_shared"])
 def test_21_swapped_out_and_in(start: Start, swapping: None, kind: str) -> None:
-    """A write counts though its page is swapped out before the round ends; coming back by a read
-    is no write; coming back by a write is one, and is logged."""
+    """A write counts though its page is swapped out before the round ends; coming back by a read is not a
+    write; coming back by a write is one, and is logged.
+    """
     walk = start(a=(kind, 2))
     phases, area = walk.phases, walk.phases.areas["a"]
     private = kind == "anon_private"  # pages of shared memory leave the page tables altogether
@@ -73,7 +69,7 @@ def test_21_swapped_out_and_in(start: Start, swapping: None, kind: str) -> None:
         wait_idle(phases.pid)
         out = pagemap_oracle.swapped(phases.pid, area)
         space = walk.live.round_of(phases.pid)
-        # With the page tables' entry went the note that the page is protected: it may count again.
+        # The protection marker went with the page-table entry: the page may count again.
         again = NONE if private else np.intersect1d(within(space.missed, area), read)
         assert_same(within(space.log, area), truth, f"{what}, log")
         assert_same(within(space.missed, area), again, f"{what}, missed")
@@ -113,7 +109,7 @@ def test_21_swapped_out_and_in(start: Start, swapping: None, kind: str) -> None:
 
 @pytest.fixture
 def merging(tracing: None) -> Iterator[None]:
-    """The kernel's daemon that merges equal pages, at work."""
+    """Run the kernel's daemon that merges equal pages."""
     if not (KSM / "run").exists():
         not_applicable("the kernel was built without CONFIG_KSM")
     if current(KSM / "run") != "0":
@@ -124,13 +120,14 @@ def merging(tracing: None) -> Iterator[None]:
         setting(KSM / "run", 1),
     ):
         yield
-        (KSM / "run").write_text("2\n")  # what was merged for us is parted again
+        (KSM / "run").write_text("2\n")  # unmerges what was merged for this test
 
 
 @pytest.mark.every_way
 def test_22_merged_pages(start: Start, merging: None) -> None:
-    """Merging pages changes nothing in them: no write is logged, and a page may count as dirty once
-    at most, for the merge takes its protection away. The next write to each is found."""
+    """Merging does not change pages: no write is logged, and a page may count as dirty once at most, as the merge
+    takes its protection away. The next write to each is found.
+    """
     walk = start(a=("anon_private", 2))
     phases, area = walk.phases, walk.phases.areas["a"]
     write_into(phases.pid, area.pages)
@@ -171,29 +168,31 @@ _SYS_MOVE_PAGES = 279
 
 
 def nodes() -> list[int]:
-    """Memory nodes of this machine."""
+    """Return the memory nodes of this machine."""
     found = Path("/sys/devices/system/node").glob("node[0-9]*")
     return sorted(int(path.name.removeprefix("node")) for path in found)
 
 
 def move(pid: int, pages: Pages, node: int) -> None:
-    """move_pages(2): the pages of another process to a node."""
+    """Move pages of another process to a node by move_pages(2)."""
     libc = ctypes.CDLL(None, use_errno=True)
     count = len(pages)
     addresses = (ctypes.c_void_p * count)(*(int(p) << 12 for p in pages))
     wanted = (ctypes.c_int * count)(*([node] * count))
     status = (ctypes.c_int * count)()
     done = libc.syscall(
-        *(_SYS_MOVE_PAGES, pid, ctypes.c_ulong(count), addresses, wanted, status),
-        _MIGRATE_FLAG_MOVE,
+        _SYS_MOVE_PAGES, pid, ctypes.c_ulong(count), addresses, wanted, status, _MIGRATE_FLAG_MOVE
     )
     assert done >= 0, os.strerror(ctypes.get_errno())
 
 
 def end_moved(walk: Walk, truth: Pages) -> None:
-    """Ends a round in which pages were moved: exact, but that some kernels set the soft-dirty bit of
-    a page that they move, which then counts once too often."""
-    if way() != "soft-dirty":
+    """End a round in which pages were moved.
+
+    It is exact, except that some kernels set the soft-dirty bit of a page that they move, which then counts once
+    too often.
+    """
+    if arm_method() != "soft-dirty":
         walk.end(truth, missed=NONE)
         return
     wait_idle(walk.pid)
@@ -208,8 +207,9 @@ def end_moved(walk: Walk, truth: Pages) -> None:
 @pytest.mark.every_way
 @pytest.mark.parametrize("kind", ["anon_private", "anon_shared", "file_shared"])
 def test_32_moved_to_another_node(start: Start, kind: str) -> None:
-    """Pages move to the other node and back in the middle of rounds: what was written counts, what
-    was not does not, and each next write is logged."""
+    """Pages move to the other node and back in the middle of rounds: written ones count, others do not, and
+    each next write is logged.
+    """
     if len(nodes()) < 2:
         not_applicable("the machine has one memory node")
     walk = start(a=(kind, 2))
@@ -231,7 +231,7 @@ def test_32_moved_to_another_node(start: Start, kind: str) -> None:
 
 
 def test_32_compaction(start: Start) -> None:
-    """Pages that the kernel moves to make room for larger ones, within a node."""
+    """Pages that the kernel moves within a node to make room for larger ones are tracked all the same."""
     compact = Path("/proc/sys/vm/compact_memory")
     if not compact.exists():
         not_applicable("the kernel was built without CONFIG_COMPACTION")
@@ -253,7 +253,7 @@ def test_32_compaction(start: Start) -> None:
 
 
 def hint_faults() -> int:
-    """Faults that NUMA balancing made so far, on the whole machine."""
+    """Return the faults that NUMA balancing has made on the whole machine."""
     for line in Path("/proc/vmstat").read_text().splitlines():
         if line.startswith("numa_hint_faults "):
             return int(line.split()[1])
@@ -261,8 +261,9 @@ def hint_faults() -> int:
 
 
 def test_32_numa_balancing(start: Start) -> None:
-    """The kernel makes pages unreadable for a while to see who uses them: reads that fault for that
-    are no writes, and a page written after such a fault is found."""
+    """The kernel makes pages inaccessible for a while to see who uses them: reads that fault for that are not
+    writes, and a page written after such a fault is found.
+    """
     switch = Path("/proc/sys/kernel/numa_balancing")
     if not switch.exists():
         not_applicable("the kernel was built without CONFIG_NUMA_BALANCING")
@@ -276,10 +277,10 @@ def test_32_numa_balancing(start: Start) -> None:
         walk = start(a=("anon_private", 8))
         phases = walk.phases
         walk.end(phases.write("a", "all").pages, missed=NONE)
-        begun = hint_faults()
+        before_faults = hint_faults()
         deadline = time.monotonic() + 60
         number = 0
-        while number < 4 or (hint_faults() == begun and time.monotonic() < deadline):
+        while number < 4 or (hint_faults() == before_faults and time.monotonic() < deadline):
             for _ in range(100):
                 phases.read("a", "all", threads=2)
             truth = phases.write("a", "random", seed=number, count=200).pages
@@ -287,5 +288,5 @@ def test_32_numa_balancing(start: Start) -> None:
                 phases.read("a", "all", threads=2)
             end_moved(walk, truth)
             number += 1
-        if hint_faults() == begun:
+        if hint_faults() == before_faults:
             not_applicable("NUMA balancing made no fault")

@@ -12,11 +12,10 @@ from tests.support.stepped_rounds import (
     LiveRounds,
     assert_same,
     kernel_state,
-    space_of,
-    wait_idle,
     within,
 )
-from tests.traps.common import SHARED_KINDS, each, read_bytes, still_present
+from tests.support.waiting import wait_idle
+from tests.traps.common import SHARED_KINDS, each, end_round_of_both, read_bytes, still_present
 from tests.workloads.driver import Phases
 from tests.workloads.pages import union
 
@@ -27,8 +26,7 @@ SHARED = {kind: (kind, 1) for kind in SHARED_KINDS}
 
 @pytest.mark.every_way
 def test_09_written_by_another_target(tracer: Tracer) -> None:
-    """Two processes with the same shared pages, both targets: each page under the one that wrote
-    it, and together they are all that changed."""
+    """Each page that two targets share is found under the one that wrote it, and together they are all that changed."""
     with Phases(SHARED) as phases:
         for name in SHARED:
             phases.write(name, "all")
@@ -39,27 +37,21 @@ def test_09_written_by_another_target(tracer: Tracer) -> None:
             phases.child("read", name)
         with LiveRounds(phases.pid, child, tracer=tracer) as live:
             live.begin()
-            for ours, theirs in ((0, 30), (100, 80)):
+            for offsets in ((0, 30), (100, 80)):
                 before = read_bytes(phases.pid, everything)
-                mine = union(phases.write(n, f"range:{ours}", 1, 40).pages for n in SHARED)
-                its = union(phases.child_write(n, f"range:{theirs}", 2, 40).pages for n in SHARED)
-                wait_idle(phases.pid)
-                wait_idle(child)
-                result = live.end_round()
-                for pid, truth in ((phases.pid, mine), (child, its)):
-                    space = space_of(result, pid)
-                    assert_same(within(space.dirty, areas), truth, f"{pid} dirty")
-                    assert_same(within(space.log, areas), truth, f"{pid} log")
+                both = end_round_of_both(live, phases, child, SHARED, offsets)
                 after = read_bytes(phases.pid, everything)
                 changed = [page for page in after if after[page] != before[page]]
-                assert_same(union([mine, its]), np.array(changed, np.uint64), "changed")
+                written = union(truth for _, truth in both)
+                assert_same(written, np.array(changed, np.uint64), "changed")
 
 
 @pytest.mark.every_way
 def test_09_written_by_a_process_outside(tracer: Tracer) -> None:
-    """A process that is no target writes shared pages through its own page tables. The target's
-    tell nothing of it: what redirty says is exactly what they say, no less and no more, and the
-    target's own writes to the same pages are found."""
+    """A process that is not a target writes shared pages through its own page tables. The target's do not show
+    it: redirty reports exactly what they show, no less and no more, and the target's own writes to the same
+    pages are found.
+    """
     with Phases(SHARED) as phases:
         for name in SHARED:
             phases.write(name, "all")
@@ -99,7 +91,7 @@ def test_10_two_mappings_of_one_page(start: Start) -> None:
     for end in ("", "2", ""):
         truth = union(phases.write(a + end, "random", 4, 60).pages for a in SHARED)
         walk.end(truth, again=truth, missed=NONE)
-    # both addresses in one round: two pages there, one of memory
+    # both addresses in one round: two pages of addresses, one page frame
     both = union(
         phases.write(name + end, "range:5", 1, 10).pages for name in SHARED for end in ("", "2")
     )

@@ -1,5 +1,6 @@
-"""Targets that somebody else has, or that forbid what redirty needs (29); a kernel that accepts
-clear_refs and does nothing (30); targets in namespaces of their own (31)."""
+"""Targets that another process traces, or that forbid what redirty needs (29); a kernel that accepts clear_refs
+and ignores it (30); targets in namespaces of their own (31).
+"""
 
 from __future__ import annotations
 
@@ -18,19 +19,10 @@ from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.target.targets import Tree
 
 from tests.support.phase_walk import Walk, span
-from tests.support.stepped_rounds import (
-    NONE,
-    PATIENCE_S,
-    LiveRounds,
-    assert_same,
-    outside_pid,
-    space_of,
-    wait_idle,
-    wait_until,
-    way,
-    within,
-)
-from tests.support.target_state import Condition, assert_released, tracer_of
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, space_of, within
+from tests.support.target_state import Condition, assert_released, child_of, tracer_of
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import PATIENCE_S, wait_idle, wait_until
 from tests.tiers import require, require_program
 from tests.traps.common import not_applicable
 from tests.traps.foreign_writes import write_memory_file
@@ -39,11 +31,11 @@ from tests.workloads.driver import Hold, Pages, Phases, WorkloadError
 pytestmark = pytest.mark.usefixtures("tracing")
 
 
-# ---- 29: taken ----
+# ---- 29: in use ----
 
 
 def refused(pid: int, tracer: Tracer) -> str:
-    """The line that says why a target can't be armed."""
+    """Return the line that says why a target cannot be armed."""
     with LiveRounds(pid, tracer=tracer) as live, pytest.raises(ArmError) as caught:
         live.begin()
     line = str(caught.value)
@@ -53,7 +45,7 @@ def refused(pid: int, tracer: Tracer) -> str:
 
 @pytest.fixture
 def debugger(sleeper: Hold) -> Iterator[int]:
-    """gdb, which holds the sleeper stopped."""
+    """Run gdb, which holds the sleeper stopped."""
     gdb = require_program("gdb", "gdb")
     with subprocess.Popen(
         [gdb, "-q", "-nx", "-p", str(sleeper.pid)],
@@ -70,9 +62,10 @@ def debugger(sleeper: Hold) -> Iterator[int]:
 
 
 def test_29_under_a_debugger(sleeper: Hold, debugger: int, tracer: Tracer) -> None:
-    """A userfaultfd can't be had of it: one line. Soft-dirty bits need nothing of it: it is traced.
-    The debugger keeps it in either case."""
-    if way() == "uffd":
+    """A debugged target cannot give a userfaultfd: one line. Soft-dirty bits need nothing of it: it is traced.
+    The debugger keeps it in either case.
+    """
+    if arm_method() == "uffd":
         line = refused(sleeper.pid, tracer)
         assert "being debugged" in line and str(debugger) in line
     else:
@@ -88,7 +81,7 @@ def test_29_under_a_debugger(sleeper: Hold, debugger: int, tracer: Tracer) -> No
 
 @contextlib.contextmanager
 def holding(mode: str) -> Iterator[Hold]:
-    """A target with a userfaultfd of its own."""
+    """Start a target with a userfaultfd of its own."""
     try:
         target = Hold(mode)
     except WorkloadError as e:
@@ -102,8 +95,8 @@ OWN = ("uffd-missing", "uffd-wp", "uffd-async")
 
 @pytest.mark.parametrize("mode", OWN)
 def test_29_with_a_userfaultfd(tracer: Tracer, mode: str) -> None:
-    """It can't be armed with another userfaultfd: one line. Its own faults are still served."""
-    if way() != "uffd":
+    """A target with a userfaultfd cannot be armed with another one: one line. Its own faults are still served."""
+    if arm_method() != "uffd":
         not_applicable("this kernel, or this run, does not arm with userfaultfd")
     with holding(mode) as target:
         before = Condition.of(target.pid)
@@ -113,7 +106,7 @@ def test_29_with_a_userfaultfd(tracer: Tracer, mode: str) -> None:
 
 
 def check_served(target: Hold, mode: str) -> Pages:
-    """Its own userfaultfd still gets its faults: the pages written for that."""
+    """Assert that the target's own userfaultfd still gets its faults; return the pages written for that."""
     served = target.handled()
     pages = target.write(0, 10).pages
     assert len(pages) == 10
@@ -123,8 +116,8 @@ def check_served(target: Hold, mode: str) -> Pages:
 
 @pytest.mark.parametrize("mode", OWN)
 def test_29_with_a_userfaultfd_and_soft_dirty(tracer: Tracer, mode: str) -> None:
-    """Soft-dirty bits are another way: every write is found, its own faults are still served."""
-    if way() != "soft-dirty":
+    """Soft-dirty bits are another method: every write is found, and its own faults are still served."""
+    if arm_method() != "soft-dirty":
         not_applicable("this kernel, or this run, does not arm with soft-dirty")
     with holding(mode) as target, LiveRounds(target.pid, tracer=tracer) as live:
         area = target.areas["area"]
@@ -141,7 +134,9 @@ def test_29_with_a_userfaultfd_and_soft_dirty(tracer: Tracer, mode: str) -> None
 
 @pytest.mark.parametrize("mode", ["seccomp", "seccomp-errno"])
 def test_29_under_seccomp(tracer: Tracer, mode: str) -> None:
-    """Its filter kills it for userfaultfd(2), and must not see ours. It is traced all the same."""
+    """A target whose filter kills it for userfaultfd(2) is traced all the same: the filter must not see the call
+    of redirty.
+    """
     with Hold(mode) as target:
         area = target.areas["area"]
         before = Condition.of(target.pid)
@@ -161,7 +156,7 @@ def test_29_under_seccomp(tracer: Tracer, mode: str) -> None:
 
 
 def soft_dirty_works() -> bool:
-    """Whether this kernel keeps soft-dirty bits, seen on pages of a program of our own."""
+    """Return whether this kernel keeps soft-dirty bits, tried on pages of another program."""
     with Phases({"a": ("anon_private", 2)}) as phases:
         area = phases.areas["a"]
         phases.write("a", "all")
@@ -174,8 +169,9 @@ def soft_dirty_works() -> bool:
 
 
 def test_30_accepted_and_without_effect(tracing: None) -> None:
-    """clear_refs may be accepted and do nothing: the round trip of `redirty check`, and of every
-    recording before it begins, says what writing to a page shows."""
+    """clear_refs may be accepted and ignored: `redirty check`, and every recording before it starts, report what
+    writing to a page shows.
+    """
     works = soft_dirty_works()
     injector = Injector()
     try:
@@ -204,7 +200,7 @@ NAMESPACES = {
 
 @pytest.fixture(params=NAMESPACES)
 def contained(request: pytest.FixtureRequest) -> Iterator[Phases]:
-    """A target in namespaces of its own."""
+    """Start a target in namespaces of its own."""
     require_program("unshare", "util-linux")
     wrapper = ("unshare", *NAMESPACES[request.param])
     refused = subprocess.run([*wrapper, "true"], capture_output=True, text=True, check=False)
@@ -214,8 +210,8 @@ def contained(request: pytest.FixtureRequest) -> Iterator[Phases]:
 
 
 def test_31_by_its_number_here(contained: Phases, tracer: Tracer) -> None:
-    """A target that calls itself 1 is traced by its number outside, page for page."""
-    pid = outside_pid(contained.pid)
+    """A target whose own PID is 1 is traced by its PID outside, page for page."""
+    pid = child_of(contained.pid)
     assert contained.greeting["pid"] == 1 != pid
     with LiveRounds(pid, tracer=tracer) as live:
         walk = Walk(contained, live.begin(), pid)
@@ -226,13 +222,13 @@ def test_31_by_its_number_here(contained: Phases, tracer: Tracer) -> None:
 
 def test_31_children_in_it(contained: Phases) -> None:
     """--tree of the process that made the namespaces has the target and its children in it."""
-    pid = outside_pid(contained.pid)
+    pid = child_of(contained.pid)
     area = contained.areas["a"]
     contained.write("a", "range:0", count=100)
     with LiveRounds(targets=Tree(contained.pid)) as live:
         live.begin()
         contained.fork()
-        child = outside_pid(pid)
+        child = child_of(pid)
         for first in (0, 40, 40):
             theirs = contained.child_write("a", f"range:{first}", count=30).pages
             ours = contained.write("a", "range:20", count=30).pages

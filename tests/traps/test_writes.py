@@ -1,4 +1,4 @@
-"""Traps 1 to 4: who writes first, and when."""
+"""Traps 1 to 4: first writes, and their order relative to arms and reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from tests.support.phase_walk import Start
-from tests.support.stepped_rounds import NONE, assert_same, wait_idle, way, within
+from tests.support.stepped_rounds import NONE, assert_same, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_idle
 from tests.traps.common import EVERY_KIND, PRIVATE_KINDS, assert_between, each, read_bytes
 from tests.workloads.pages import Pages, union
 
@@ -24,8 +26,9 @@ RACED_ROUNDS = 12
 
 @pytest.mark.every_way
 def test_01_writes_race_the_arm(start: Start) -> None:
-    """Threads write at random while rounds end at random. A copy that follows the rounds, each
-    page copied after the arm that ended its round, is at the end the memory, byte for byte."""
+    """Threads write at random while rounds end at random. A copy that follows the rounds, each page copied after
+    the arm that ended its round, equals the memory byte for byte at the end.
+    """
     print(f"REDIRTY_SEED={SEED}")
     chance = random.Random(SEED)
     walk = start(**EVERY_KIND)
@@ -69,7 +72,7 @@ def test_01_writes_race_the_arm(start: Start) -> None:
     # A kernel that may preempt a BPF program skips it for all other threads on that processor
     # meanwhile: what the log lacks for it, the scan has.
     skipped = live.tracer.skipped() - skipped
-    if skipped and way() == "soft-dirty":
+    if skipped and arm_method() == "soft-dirty":
         assert_same(np.setdiff1d(written, union(seen)), NONE, "never dirty")
     else:
         assert sum(map(len, unseen)) <= skipped, "missed"
@@ -80,7 +83,7 @@ def test_01_writes_race_the_arm(start: Start) -> None:
 
 @pytest.mark.every_way
 def test_02_two_threads_write_one_page_at_once(start: Start) -> None:
-    """One page each, and once in every count, on first touch and when armed."""
+    """A page written by two threads at once is in every count once, on first touch and when armed."""
     walk = start(**EVERY_KIND)
     known = NONE
     for first in (0, 0, 32):
@@ -92,7 +95,7 @@ def test_02_two_threads_write_one_page_at_once(start: Start) -> None:
 
 @pytest.mark.every_way
 def test_03_first_touch_is_new(start: Start) -> None:
-    """And what was touched before is re-dirtied; each page under its mapping class."""
+    """A page touched for the first time is new, one touched before is re-dirtied; each is under its mapping class."""
     walk = start(**EVERY_KIND)
     write = walk.phases.write
     first = each(walk, lambda a: write(a, "range:0", count=100).pages)
@@ -110,8 +113,7 @@ def test_03_first_touch_is_new(start: Start) -> None:
 
 @pytest.mark.every_way
 def test_04_read_first(start: Start) -> None:
-    """A page that was only read (the page of zeros, a file's page) is not dirty until it is
-    written."""
+    """A page that was only read (the zero page, a file's page) is not dirty until it is written."""
     walk = start(**EVERY_KIND)
     phases = walk.phases
     each(walk, lambda a: phases.read(a, "range:0", count=100).pages)
@@ -132,7 +134,7 @@ def test_04_read_first(start: Start) -> None:
 
 @pytest.mark.every_way
 def test_04_read_first_in_a_new_mapping(start: Start) -> None:
-    """Pages of a private mapping made after the arm and only read: nobody wrote them."""
+    """Pages of a private mapping made after the arm and only read are not dirty."""
     walk = start(keep=("anon_private", 1))
     phases = walk.phases
     for kind in PRIVATE_KINDS:
@@ -148,7 +150,7 @@ def test_04_read_first_in_a_new_mapping(start: Start) -> None:
 
 
 def test_04_read_first_in_a_new_shared_mapping(start: Start) -> None:
-    """What is written in it is found; of what was only read, no page that is not there."""
+    """Pages written in a new shared mapping are found; of those only read, none that is not present."""
     walk = start(keep=("anon_private", 1))
     phases, live = walk.phases, walk.live
     area = phases.mapnew("new", "memfd", 1)

@@ -1,4 +1,4 @@
-"""Tables of what ran in emulated machines, at the end: whichever process of the tests ran them."""
+"""Tables of what ran in emulated machines, printed at the end, whichever test process ran them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.vm.matrix import TABLE
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Prints them."""
+    """Print the tables."""
     for outcome in ("passed", "failed"):
         for found in terminalreporter.stats.get(outcome, []):
             for name, text in found.user_properties:

@@ -1,4 +1,4 @@
-"""An emulated machine with a Debian kernel, as the tests boot it, and what runs in it."""
+"""An emulated machine with a Debian kernel, as the tests boot it, and the scripts that run in it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def booted(
     qemu_args: Sequence[str] = (),
     shares: Sequence[Path] = (),
 ) -> machine.Vm:
-    """A machine that is not running yet; skips where there can be none."""
+    """Return a machine that is not running yet; skip where there can be none."""
     require_root()
     require_program("qemu-system-x86_64", "qemu-system-x86")
     require_program("mkfs.ext4", "e2fsprogs")
     require_program("modprobe", "kmod")
     require(initramfs.BUSYBOX.is_file(), "needs /bin/busybox (Debian package busybox-static)")
     require(Path(PYTHON).is_file(), "needs the checkout's .venv (make setup)")
-    build()  # on this machine: the guest sees the programs, and has no time for a compiler
+    build()  # on this machine: the guest sees the programs, and a compiler would take too long in it
     try:
         return machine.Vm(
             kernel, memory_mib=memory_mib, append=append, shares=shares, qemu_args=qemu_args
@@ -43,7 +43,7 @@ def booted(
 
 
 def in_guest(vm: machine.Vm, script: str, *arguments: str, timeout_s: float = 900.0) -> Any:
-    """What a script of this directory says, as JSON; its stderr is this process's."""
+    """Run a script of this directory; return its output, parsed as JSON. Its stderr is this process's."""
     done = vm.run(
         [PYTHON, str(SCRIPTS / script), *arguments],
         env={"PYTHONPATH": str(machine.PROJECT)},

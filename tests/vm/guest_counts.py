@@ -1,12 +1,13 @@
-"""Runs in the test VM: write faults of a program that says what it does, as the overview counts them,
-as JSON.
+"""Runs in the test VM: prints, as JSON, the write faults of a program that makes known ones, as the overview
+counts them.
 
-Usage: guest_counts.py DIRECTORY, one on a file system that asks before a shared page is written.
+Usage: guest_counts.py DIRECTORY, one on a file system with page_mkwrite.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from redirty.collector.bpf import abi
 from redirty.collector.bpf.system_counts import SystemCounts
 from redirty.tui.readers.overview import Overview, by_pid
 from redirty.tui.snapshots.snapshot import ReaderState
+
+from tests.support.processes import ManagedProcess
 
 PAGES = 1024
 _PROGRAM = f"""
@@ -52,25 +55,24 @@ for word in sys.stdin:
 """
 
 
-class Program:
-    """The program."""
+class CountedProgram(ManagedProcess):
+    """The program whose write faults are counted."""
 
     def __init__(self, directory: str) -> None:
         words = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(directory, "counts"))]
-        self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        super().__init__(process, stop=signal.SIGKILL)
         self._answer()
 
     def do(self, word: str) -> None:
-        """A step, to its end."""
-        assert self.process.stdin is not None
-        print(word, file=self.process.stdin, flush=True)
+        """Have it do a step, and wait for its end."""
+        assert self._process.stdin is not None
+        print(word, file=self._process.stdin, flush=True)
         self._answer()
 
     def _answer(self) -> None:
-        assert self.process.stdout is not None
-        if not self.process.stdout.readline():
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline():
             raise SystemExit("the program ended")
 
 
@@ -80,8 +82,8 @@ def counted(counts: SystemCounts, pid: int) -> dict[str, int]:
     return dict.fromkeys(names, 0) if found is None else dict(zip(names, found, strict=True))
 
 
-def shown(program: Program) -> dict[str, Any]:
-    """What the overview's reader publishes while pages of a shared file are written."""
+def shown(program: CountedProgram) -> dict[str, Any]:
+    """Return what the overview's reader publishes while pages of a shared file are written."""
     reader = Overview()
     reader.start()
     try:
@@ -91,7 +93,7 @@ def shown(program: Program) -> dict[str, Any]:
         number = reader.latest.number
         while True:
             latest = reader.latest
-            row = next((p for p in latest.processes if p.pid == program.process.pid), None)
+            row = next((p for p in latest.processes if p.pid == program.pid), None)
             if row is not None and row.write_faults:
                 return {
                     "write_faults": row.write_faults, "cow": row.cow, "mkwrite": row.mkwrite,
@@ -104,21 +106,21 @@ def shown(program: Program) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Each phase: what was counted in it."""
-    program = Program(sys.argv[1])
+    """Print what was counted in each phase."""
+    program = CountedProgram(sys.argv[1])
     counts = SystemCounts()
     phases = {}
     try:
         for word in ("touch", "shared_file", "fork"):
-            before = counted(counts, program.process.pid)
+            before = counted(counts, program.pid)
             program.do(word)
-            after = counted(counts, program.process.pid)
+            after = counted(counts, program.pid)
             phases[word] = {name: after[name] - before[name] for name in after}
         features = sorted(counts.features)
     finally:
         counts.close()
     found = {"features": features, "pages": PAGES, "phases": phases, "shown": shown(program)}
-    program.process.kill()
+    program.close()
     json.dump(found, sys.stdout)
     return 0
 

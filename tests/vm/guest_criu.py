@@ -1,9 +1,9 @@
 """Runs in the test VM: a mirror as a parent of CRIU's dump, restored, as JSON.
 
 Usage: guest_criu.py MIB HOT_PAGES
-The program counts in memory and goes over all of it again and again. It is mirrored, the mirror exported,
-CRIU dumps it with that as the parent, and restores it. Then once more from a parent in which a byte of
-memory that was not written is wrong: if that is not noticed, the parent was not used, or nobody looked.
+The program counts in memory and checks all of it again and again. It is mirrored, the mirror exported, CRIU
+dumps it with that as the parent, and restores it. Then once more from a parent in which a byte of memory
+that was not written is wrong: if that goes unnoticed, the parent was not used, or the program did not check.
 """
 
 from __future__ import annotations
@@ -20,59 +20,63 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.migration.stats import parse
-from tests.support.redirty_cli import ProgramError, run_redirty, wait_until
+from tests.support.redirty_cli import ProgramError, run_redirty
+from tests.support.waiting import wait_until
 
 MIB, HOT = int(sys.argv[1]), int(sys.argv[2])
 WORK = Path("/tmp/criu")
-TOLD = WORK / "told"
+PROGRESS = WORK / "progress"
 PARENT, DUMP = WORK / "images/parent", WORK / "images/dump"
 BUILD = Path(__file__).resolve().parents[1] / "workloads/build"
-_LOOKS = 3
+_CHECKS = 3
 _IN_PARENT = 1  # PE_PARENT of images/pagemap.proto
 
 
-def told() -> tuple[int, int, int]:
-    """How far the program has counted, how often it looked at all, and how often that was wrong."""
-    count, looks, wrong = map(int, TOLD.read_text().split())
-    return count, looks, wrong
+def progress() -> tuple[int, int, int]:
+    """Return how far the program has counted, how often it checked all memory, and how often that was wrong."""
+    count, checks, wrong = map(int, PROGRESS.read_text().split())
+    return count, checks, wrong
 
 
-def begin() -> int:
-    """Starts it, without a terminal or a parent that it could miss."""
+def start() -> int:
+    """Start it, without a terminal or a parent that it could lose."""
     program = shutil.copy(BUILD / "counting", WORK / "counting")
     with subprocess.Popen(
-        ["setsid", "--fork", program, str(MIB), str(HOT), TOLD],
+        ["setsid", "--fork", program, str(MIB), str(HOT), PROGRESS],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
     ):
         pass
-    wait_until(lambda: TOLD.exists() and TOLD.read_text(), 60, "counting")
+    wait_until(lambda: PROGRESS.exists() and PROGRESS.read_text(), "counting", timeout_s=60)
     (pid,) = (int(p.name) for p in Path("/proc").iterdir()
               if p.name.isdigit() and (p / "comm").read_text() == "counting\n")  # fmt: skip
     return pid
 
 
 def criu(*words: object, images: Path) -> None:
-    """Runs CRIU. Errors: ProgramError with the end of its log."""
+    """Run CRIU.
+
+    Raises: ProgramError with the end of its log.
+    """
     argv = ["criu", *map(str, words), "--images-dir", str(images), "-v4", "-o", "log"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         log = images / "log"
-        said = log.read_text(errors="replace")[-2500:] if log.exists() else ""
-        raise ProgramError(f"criu {words[0]} ended with {done.returncode}: {done.stderr}{said}")
+        output = log.read_text(errors="replace")[-2500:] if log.exists() else ""
+        raise ProgramError(f"criu {words[0]} ended with {done.returncode}: {done.stderr}{output}")
 
 
 def crit(path: Path) -> list[dict[str, Any]]:
-    """The entries of an image, as CRIU's own tool reads them."""
+    """Return the entries of an image, as CRIU's own tool decodes them."""
     done = subprocess.run(["crit", "show", path], capture_output=True, check=True)
     found: list[dict[str, Any]] = json.loads(done.stdout)["entries"]
     return found
 
 
 def pages_of(pid: int, images: Path) -> dict[str, int]:
-    """How many pages a pagemap has itself, and how many it leaves to its parent."""
+    """Return how many pages a pagemap has itself, and how many it leaves to its parent."""
     found = {"own": 0, "parent": 0}
     for entry in crit(images / f"pagemap-{pid}.img")[1:]:
         flags = entry.get("flags", entry.get("in_parent", 0))
@@ -83,21 +87,21 @@ def pages_of(pid: int, images: Path) -> dict[str, int]:
     return found
 
 
-def goes_on() -> dict[str, int]:
-    """What it counts after it was restored: until it has looked at all memory a few times."""
-    count, looks, _ = told()
-    wait_until(lambda: told()[1] >= looks + _LOOKS, 120, "counting again")
-    now = told()
+def continues() -> dict[str, int]:
+    """Return what it counts after it was restored: until it has checked all memory a few times."""
+    count, checks, _ = progress()
+    wait_until(lambda: progress()[1] >= checks + _CHECKS, "counting again", timeout_s=120)
+    now = progress()
     return {"before": count, "after": now[0], "wrong": now[2]}
 
 
 def end(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 30, "its end")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its end", timeout_s=30)
 
 
-def spoil(pid: int, address: int) -> None:
-    """Changes a byte of a page in the parent."""
+def corrupt(pid: int, address: int) -> None:
+    """Change a byte of a page in the parent."""
     at = 0
     head, *entries = crit(PARENT / f"pagemap-{pid}.img")
     for entry in entries:
@@ -114,7 +118,7 @@ def spoil(pid: int, address: int) -> None:
 
 
 def last_of_area(pid: int) -> int:
-    """An address in the program's area that it never writes after its start."""
+    """Return an address in the program's area that it never writes after its start."""
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         first, last = (int(x, 16) for x in line.split()[0].split("-"))
         if last - first == MIB << 20 and " rw-p " in line:
@@ -123,17 +127,17 @@ def last_of_area(pid: int) -> int:
 
 
 def main() -> int:
-    """All of it."""
+    """Run both cases and print the result."""
     PARENT.mkdir(parents=True)
     PARENT.rmdir()
     DUMP.mkdir()
     subprocess.run(
         ["criu", "check", "--feature", "mem_dirty_track"], capture_output=True, check=True
     )
-    pid = begin()
+    pid = start()
     address = last_of_area(pid)
     mirror = WORK / "mirror"
-    # CRIU tells by the soft-dirty bits what was written since: the mirror has to be armed by them.
+    # CRIU learns from the soft-dirty bits what was written since: the mirror has to be armed by them.
     how = ["--arm", "soft-dirty", "--passes", "3", "--json"]
     done = run_redirty("mirror", "-p", pid, "--to", mirror, *how, timeout_s=600)
     if done.code:
@@ -148,14 +152,14 @@ def main() -> int:
         "parent": pages_of(pid, PARENT),
         "dump": pages_of(pid, DUMP),
         "stats": asdict(parse((DUMP / "stats-dump").read_bytes())),
-        "at_dump": told(),
+        "at_dump": progress(),
     }
     criu("restore", "--restore-detached", images=DUMP)
-    found["restored"] = goes_on()
+    found["restored"] = continues()
     end(pid)
-    spoil(pid, address)
+    corrupt(pid, address)
     criu("restore", "--restore-detached", images=DUMP)
-    found["spoiled"] = goes_on()
+    found["spoiled"] = continues()
     end(pid)
     json.dump(found, sys.stdout)
     return 0

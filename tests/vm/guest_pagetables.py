@@ -1,7 +1,7 @@
 """Runs in a test VM with NUMA nodes: `redirty pagetables` on programs of all kinds, as JSON.
 
-Usage: guest_pagetables.py PART[:ARGUMENT...] ..., where PART is one of the functions below; the answer to
-each is under its words, an error instead of one as "error".
+Usage: guest_pagetables.py PART[:ARGUMENT...] ..., where PART is one of the functions below. The answer to each
+is under its words, an error instead of one as "error".
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from redirty.tui.readers import page_table_watch
 from tests.support import relocation_loop
 from tests.support.mapped_program import PAGE, Mapped, wrong_pages
 from tests.support.page_table_entries import changed_by_a_move
-from tests.support.redirty_cli import wait_until
 from tests.support.target_state import Condition, assert_released, debugged
+from tests.support.waiting import wait_until
 from tests.vm.mover import (
     BARE,
     FAR,
@@ -60,7 +60,7 @@ mkdir {EXT4}
 
 
 def run(*words: object) -> tuple[int, str, str]:
-    """redirty pagetables, in this process, as importing it takes long here: exit code, stdout, stderr."""
+    """Run `redirty pagetables` in this process, as importing it takes long here; return exit code, stdout, stderr."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main.main(["pagetables", *map(str, words)])
@@ -68,7 +68,7 @@ def run(*words: object) -> tuple[int, str, str]:
 
 
 def mapping(kind: str, mib: str, times: str) -> dict[str, Any]:
-    """One large mapping of a kind: private, shared, file."""
+    """Move one large mapping of a kind: private, shared, file."""
     path = "/dev/shm/mapped"
     with no_balancing(), Mapped(kind, int(mib), path, wrapper=ON_NODE_0) as target:
         maps = layout(target.pid)
@@ -83,14 +83,14 @@ def mapping(kind: str, mib: str, times: str) -> dict[str, Any]:
 
 
 def program() -> dict[str, Any]:
-    """The command itself, as people call it."""
+    """Run the command itself, as users call it."""
     with Mapped("private", 32, wrapper=ON_NODE_0) as target:
-        looked = json.loads(run("-p", target.pid, "--sample", "200ms", "--json")[1])
+        sampled = json.loads(run("-p", target.pid, "--sample", "200ms", "--json")[1])
         would = run("-p", target.pid, "--to-node", FAR)
         moved = run("-p", target.pid, "--to-node", FAR, "--yes", "--json", "--max-pause", "200ms")
         wrong = target.wrong()
     return {
-        "looked": looked,
+        "sampled": sampled,
         "would": would,
         "moved": json.loads(moved[1]) if moved[0] == 0 else moved,
         "wrong": wrong,
@@ -98,7 +98,7 @@ def program() -> dict[str, Any]:
 
 
 def writers(times: str) -> dict[str, Any]:
-    """Threads that write, with checksums, all the while."""
+    """Move tables while threads write, with checksums."""
     with Checksum(threads=4, mib=32, wrapper=ON_NODE_0) as target:
         maps = layout(target.pid)
         found = there_and_back(target.pid, int(times))
@@ -109,7 +109,7 @@ def writers(times: str) -> dict[str, Any]:
 
 
 def redis(times: str) -> dict[str, Any]:
-    """redis under redis-benchmark."""
+    """Move tables of redis under redis-benchmark."""
     from tests.support.servers import redis as started
 
     with started() as server:
@@ -121,7 +121,7 @@ def redis(times: str) -> dict[str, Any]:
             found["alive"] = load.alive
         finally:
             load.close()
-        found["said"] = load.said()[-2000:]
+        found["output"] = load.text()[-2000:]
         found["pong"] = server.ask("ping")
         found["kept_value"] = server.ask("get", "kept")
         found["errors"] = server.ask("info", "errorstats").splitlines()[1:]
@@ -129,17 +129,17 @@ def redis(times: str) -> dict[str, Any]:
 
 
 def kills(count: str) -> dict[str, Any]:
-    """kill -9 of a mover at random moments: each time all is as it was before, and goes on."""
+    """Kill a mover by SIGKILL at random moments: each time the target is unchanged and continues."""
     seed = int(os.environ.get("REDIRTY_SEED", time.time_ns()))
     with Checksum(threads=3, mib=16) as target:
         before, maps = Condition.of(target.pid), layout(target.pid)
         places = []
 
-        def look() -> None:
+        def check() -> None:
             assert_released(target, before)
             places.append(not changes(maps, target.pid))
 
-        held, trouble = killed(Mover(target.pid), int(count), random.Random(seed), look)
+        held, trouble = killed(Mover(target.pid), int(count), random.Random(seed), check)
         result = target.stop()
     return {
         "seed": seed,
@@ -152,7 +152,7 @@ def kills(count: str) -> dict[str, Any]:
 
 
 def written_back() -> dict[str, Any]:
-    """Writes to a mapped file of ext4 just before a move: in the file afterwards, on the disk?"""
+    """Write to a mapped file of ext4 just before a move; report whether the file has it afterwards, on the disk."""
     subprocess.run(["sh", "-c", _MAKE_EXT4], check=True)
     path = EXT4 / "mapped"
     with Mapped("file", 16, str(path), wrapper=ON_NODE_0) as target:
@@ -167,43 +167,45 @@ def written_back() -> dict[str, Any]:
 
 
 def watched() -> dict[str, Any]:
-    """What a live screen tells while tables move."""
+    """Report what a live screen shows while tables move."""
     page_table_watch._CPU_SHARE = 0.5  # emulated, a hundredth of a processor is a walk a minute
     with Mapped("private", 32, wrapper=ON_NODE_0) as target:
         watch = page_table_watch.PageTableWatch(lambda: [target.pid])
         watch.start()
-        said = []
+        texts = []
 
-        def told(node: int) -> bool:
-            target.use(0)  # so that it runs
+        def on_node(node: int) -> bool:
+            target.use(0)  # which makes it run
             now = watch.latest
             if now is None or not now.ran_s:
                 return False
             if now.by_node.get(node, 0) <= 0.8 * sum(now.by_node.values()):
                 return False
-            said.append(now.said())
+            texts.append(now.said())
             return True
 
         for node in (0, FAR):
             Mover(target.pid).to(node)
-            wait_until(functools.partial(told, node), 600, f"tables on node {node}")
+            wait_until(functools.partial(on_node, node), f"tables on node {node}", timeout_s=600)
         watch.close()
-    return {"said": said}
+    return {"output": texts}
 
 
 def recorded(probe: str) -> dict[str, Any]:
-    """A recording in whose rounds tables move: is each page that was written dirty, in time?"""
+    """Record rounds in which tables move; report whether each page that was written is dirty, in time."""
     directory = Path("/tmp/recorded")
     with Mapped("private", 32, wrapper=ON_NODE_0) as target:
         words = ["record", "-p", str(target.pid), "500ms", "--arm", "soft-dirty", "--probe", probe]
-        with forked([*words, "-o", str(directory)], directory.with_suffix(".said")) as recorder:
+        with forked([*words, "-o", str(directory)], directory.with_suffix(".output")) as recorder:
             written = directory / "rounds.csv"
 
             def rounds_go_by(more: int) -> None:
                 count = written.read_text().count("\n") if written.exists() else 0
-                wait_until(lambda: written.read_text().count("\n") >= count + more, 120, "rounds")
+                wait_until(
+                    lambda: written.read_text().count("\n") >= count + more, "rounds", timeout_s=120
+                )
 
-            wait_until(written.exists, 300, "the recording")
+            wait_until(written.exists, "the recording", timeout_s=300)
             rounds_go_by(2)
             mover = Mover(target.pid)
             target.write(3)
@@ -222,7 +224,7 @@ def recorded(probe: str) -> dict[str, Any]:
     inside = range(target.address, target.address + (32 << 20))
     found = sum(int(p["address"], 16) in inside and int(p["last_round"]) >= late for p in pages)
     return {
-        "said": directory.with_suffix(".said").read_text(),
+        "output": directory.with_suffix(".output").read_text(),
         "moved": [m.moved for m in moved],
         "kept": dict(moved[0].kept),
         "lost_writes": (32 << 8) - found,
@@ -233,14 +235,14 @@ def recorded(probe: str) -> dict[str, Any]:
 
 
 def torture(seconds: str) -> dict[str, Any]:
-    """The torture test while page tables move: a mirror kept by the round protocol must end equal."""
+    """Run the torture test while page tables move: a mirror kept by the round protocol must end equal."""
     from tests.torture.run import Plan
     from tests.torture.run import torture as tortured
 
     seed = int(os.environ.get("REDIRTY_SEED", time.time_ns() % (1 << 30)))
     tally = tortured(Plan(float(seconds), seed, arm="soft-dirty", moving=True))
     return {
-        "said": f"seed {seed}: {tally}",
+        "output": f"seed {seed}: {tally}",
         "moved": tally.moved,
         "laps": tally.laps,
         "late": tally.late,
@@ -249,7 +251,7 @@ def torture(seconds: str) -> dict[str, Any]:
 
 
 def refusals() -> dict[str, Any]:
-    """What can't be done, one line each."""
+    """Report what cannot be done, one line each."""
     with Mapped("private", 4) as target:
         found = {
             "no_node": run("-p", target.pid, "--to-node", 7),
@@ -263,13 +265,13 @@ def refusals() -> dict[str, Any]:
 
 
 def run_parts() -> None:
-    """Each part that is asked for, whatever becomes of the others."""
+    """Run each requested part, whatever happens to the others."""
     found: dict[str, Any] = {}
     for module in (
         placement,
         page_table_watch,
         relocation_loop,
-    ):  # where the one that is loaded will do
+    ):  # where the one that is loaded suffices
         module.Walker = the_walker  # type: ignore[attr-defined]
     # clock ticks of 10 ms since booting, as proc(5) has them
     started_s = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]) / 100
@@ -277,12 +279,12 @@ def run_parts() -> None:
     print(f"imports: {imports_s:.0f} s", file=sys.stderr, flush=True)
     for words in sys.argv[1:]:
         name, *arguments = words.split(":")
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             found[words] = PARTS[name](*arguments)
         except Exception:
             found[words] = {"error": traceback.format_exc()}
-        print(f"{words}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+        print(f"{words}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     json.dump(found, sys.stdout)
 
 

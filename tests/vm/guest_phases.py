@@ -1,4 +1,4 @@
-"""What the workload in the test VM does, phase by phase, and which pages that writes."""
+"""The phases of the workload in the test VM, and the pages that each writes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Written = dict[str, Pages]
 
 
 class Truth:
-    """What a phase wrote, and which pages are there: kept beside redirty, not by it.
+    """The pages that a phase wrote, and those that are present: tracked independently of redirty.
 
-    present: page indices by area, as they were when the round began.
+    present: page indices by area, as of the start of the round.
     """
 
     def __init__(self, phases: Phases, arm: str) -> None:
@@ -37,19 +37,19 @@ class Truth:
         self._dropped: dict[str, set[int]] = {}
 
     def indices(self, name: str, pages: Pages) -> set[int]:
-        """Page numbers as indices within their area."""
+        """Return page numbers as indices within their area."""
         return {int(page) - self.phases.areas[name].first_page for page in pages}
 
     def read(self, name: str, pages: Pages) -> None:
-        """Pages that are there from the end of this phase on, though not written."""
+        """Note pages that are present from the end of this phase on, though not written."""
         self._read[name] = self.indices(name, pages)
 
     def dropped(self, name: str, pages: Pages) -> None:
-        """Pages that are gone at the end of this phase."""
+        """Note pages that are gone at the end of this phase."""
         self._dropped[name] = self.indices(name, pages)
 
     def end_phase(self, written: dict[str, set[int]]) -> None:
-        """The next round begins."""
+        """End the phase; the next round starts."""
         for name in self.phases.areas:
             present = self.present.get(name, set())
             present = present | written.get(name, set()) | self._read.get(name, set())
@@ -64,7 +64,7 @@ class IoVec(ctypes.Structure):
 
 
 def write_from_outside(phases: Phases, area: Area, first: int, count: int) -> Pages:
-    """Writes pages by process_vm_writev: this process is the one that runs."""
+    """Write pages by process_vm_writev: this process is the one that runs."""
     libc = ctypes.CDLL(None, use_errno=True)
     data = ctypes.create_string_buffer(b"\x5a" * (count * PAGE_BYTES), count * PAGE_BYTES)
     local = IoVec(ctypes.addressof(data), count * PAGE_BYTES)
@@ -78,7 +78,7 @@ def write_from_outside(phases: Phases, area: Area, first: int, count: int) -> Pa
 
 
 def poke(phases: Phases, area: Area, first: int, count: int) -> Pages:
-    """Writes a word of each page through /proc/PID/mem, as a debugger does."""
+    """Write a word of each page through /proc/PID/mem, as a debugger does."""
     memory = os.open(f"/proc/{phases.pid}/mem", os.O_WRONLY)
     try:
         for page in range(first, first + count):
@@ -89,7 +89,7 @@ def poke(phases: Phases, area: Area, first: int, count: int) -> Pages:
 
 
 def steps(truth: Truth) -> list[tuple[str, Callable[[], Written]]]:
-    """The phases, each ended by a boundary between rounds."""
+    """Yield the phases, each ended by a boundary between rounds."""
     phases = truth.phases
 
     def everywhere(seed: int) -> Callable[[], Written]:
@@ -156,7 +156,7 @@ def steps(truth: Truth) -> list[tuple[str, Callable[[], Written]]]:
         return {"late": phases.transient("late", 0, 8).pages}
 
     def huge_whole(page: int) -> Pages:
-        """The huge page of a page: written as a whole as far as the hardware tells."""
+        """Return the huge page of a page: the hardware tracks writes to it as a whole."""
         return phases.areas["huge"].pages[page // 512 * 512 :][:512]
 
     def huge_first_touch() -> Written:
@@ -165,12 +165,12 @@ def steps(truth: Truth) -> list[tuple[str, Callable[[], Written]]]:
         return {"huge": huge_whole(7)}
 
     def huge_second() -> Written:
-        """Arming leaves memory alone that is not there yet: it can still become a huge page."""
+        """Write memory that was not present when armed: it can still become a huge page."""
         phases.write("huge", "range:600", 1, 1)
         return {"huge": huge_whole(600)}
 
     def huge_armed(page: int) -> Callable[[], Written]:
-        """The kernel splits a huge page that userfaultfd protects at its first write."""
+        """Write an armed huge page, which the kernel splits at its first write under userfaultfd."""
 
         def write() -> Written:
             written = phases.write("huge", f"range:{page}", 1, 1).pages

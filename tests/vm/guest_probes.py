@@ -1,8 +1,8 @@
-"""Runs in the test VM: the same phases under every way of arming and every probe, as JSON.
+"""Runs in the test VM: the same phases under every arming method and every probe, as JSON.
 
-Usage: guest_probes.py DIRECTORY [ARM,...] [PROBE,...]. The directory must be on a real file system:
-the workload's files are made there. Pages are given as page indices within their area, in inclusive
-ranges, so that runs can be compared whose areas are at different addresses.
+Usage: guest_probes.py DIRECTORY [ARM,...] [PROBE,...]. The directory must be on a real file system: the workload's
+files are made there. Pages are given as page indices within their area, in inclusive ranges, so that runs can
+be compared whose areas are at different addresses.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.workloads.driver import Area, Phases
 
 
 def ranges(indices: set[int]) -> list[list[int]]:
-    """Sorted inclusive ranges."""
+    """Return sorted inclusive ranges."""
     found: list[list[int]] = []
     for index in sorted(indices):
         if found and found[-1][1] == index - 1:
@@ -36,14 +36,14 @@ def ranges(indices: set[int]) -> list[list[int]]:
 
 
 def within(area: Area, pages: PageSet) -> set[int]:
-    """Those of the pages that are in an area, as indices within it."""
+    """Return the pages that are in an area, as indices within it."""
     numbers = page_numbers(pages)
     inside = (numbers >= area.first_page) & (numbers < area.first_page + area.page_count)
     return {int(page) - area.first_page for page in numbers[inside]}
 
 
 def compared(truth: Truth, written: Written, seen: SpaceRound) -> dict[str, Any]:
-    """By area: what was written and re-dirtied for sure, and what redirty says."""
+    """Return by area: what was certainly written and re-dirtied, and what redirty reports."""
     indices = {name: truth.indices(name, pages) for name, pages in written.items()}
     answer = {}
     for name, area in truth.phases.areas.items():
@@ -61,8 +61,8 @@ def compared(truth: Truth, written: Written, seen: SpaceRound) -> dict[str, Any]
 
 
 def run(directory: str, arm: str, tracer: Tracer, injector: Injector) -> dict[str, Any]:
-    """All phases under one way of arming, with a tracer that is attached."""
-    begun = time.monotonic()
+    """Run all phases under one arming method, with a tracer that is attached."""
+    started = time.monotonic()
     rounds = []
     with Phases(AREAS, threads=2, directory=directory) as phases:
         truth = Truth(phases, arm)
@@ -93,12 +93,12 @@ def run(directory: str, arm: str, tracer: Tracer, injector: Injector) -> dict[st
         "probe": tracer.probe,
         "attached": sorted(tracer.attached),
         "rounds": rounds,
-        "took_s": time.monotonic() - begun,
+        "took_s": time.monotonic() - started,
     }
 
 
 def check_processor() -> None:
-    """An emulated processor that sorts wrongly proves nothing: sets of pages are sorted."""
+    """Fail on an emulated processor that sorts wrongly, which would prove nothing: sets of pages are sorted."""
     random = np.random.default_rng(1)
     for count in range(2, 200):
         numbers = random.integers(0, 1 << 58, count, dtype=np.uint64)
@@ -107,7 +107,7 @@ def check_processor() -> None:
 
 
 def main() -> int:
-    """Runs them all."""
+    """Run all methods and probes."""
     check_processor()
     arms = sys.argv[2].split(",") if len(sys.argv) > 2 else ["uffd", "soft-dirty"]
     probes = sys.argv[3].split(",") if len(sys.argv) > 3 else ["fentry", "kprobe", "tracepoint"]
@@ -115,9 +115,9 @@ def main() -> int:
     found = []
     try:
         for probe in probes:
-            begun = time.monotonic()
+            started = time.monotonic()
             tracer = Tracer(Options(probe=probe))
-            print(f"{probe}: loaded in {time.monotonic() - begun:.1f} s", file=sys.stderr)
+            print(f"{probe}: loaded in {time.monotonic() - started:.1f} s", file=sys.stderr)
             try:
                 found += [run(sys.argv[1], arm, tracer, injector) for arm in arms]
             finally:

@@ -12,15 +12,15 @@ import sys
 import threading
 from pathlib import Path
 
+from tests.support.redirty_cli import REDIRTY
 from tests.workloads.driver import Phases
 
-REDIRTY = Path(sys.executable).with_name("redirty")
 RECORDING = Path("/tmp/recording")
 ROUNDS = 3
 
 
 def main() -> int:
-    """Records and shows what was recorded."""
+    """Record, and print what was recorded."""
     areas = {"shared_file": ("file_shared", 1), "anon": ("anon_private", 1)}
     over = threading.Event()
     with Phases(areas, directory=sys.argv[1]) as phases:
@@ -29,7 +29,7 @@ def main() -> int:
             while not over.is_set():
                 for name in areas:
                     phases.write(name, "all", threads=2)
-                # Gives some TLB flushes of the target's own.
+                # Causes some TLB flushes by the target itself.
                 phases.mprotect("anon", False)
                 phases.mprotect("anon", True)
 

@@ -1,10 +1,10 @@
-"""Runs in the test VM: the traps, with one kind of probe and one way of arming after the other.
+"""Runs in the test VM: the traps, with one kind of probe and one arming method after the other.
 
-Usage: guest_traps.py DIRECTORY WAY... Of a WAY, PROBE+ARM[:MARKERS], with markers (an expression of
-pytest's -m) only such tests are run. DIRECTORY gets a NUMBER.json (tests/traps/results.py) and a
-NUMBER.log for each, numbered in their order from 0.
+Usage: guest_traps.py DIRECTORY WAY... Of a WAY, PROBE+ARM[:MARKERS], with markers (an expression of pytest's -m)
+only such tests are run. DIRECTORY gets a NUMBER.json (tests/traps/results.py) and a NUMBER.log for each, numbered
+in their order from 0.
 
-Each is a process of its own, forked from this one, in which what takes long to import is there.
+Each way runs in a process forked from this one, which has imported what takes long to import.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ SLOW_IMPORTS = (
 
 
 def run(results: Path, way: str, marker: str) -> int:
-    """Runs the tests of one way in this process, which is for nothing else: pytest's exit code."""
+    """Run the tests of one way in this process, which serves nothing else; return pytest's exit code."""
     probe, arm = way.split("+")
-    # Before tests.support.stepped_rounds is imported, which reads the first two.
+    # Before tests.support.tested_methods is imported, which reads the first two.
     os.environ |= {
         "REDIRTY_TEST_PROBE": probe,
         "REDIRTY_TEST_ARM": arm,
@@ -52,7 +52,7 @@ def run(results: Path, way: str, marker: str) -> int:
 
 
 def main() -> int:
-    """Runs them all; 1 when one of them failed."""
+    """Run all ways; return 1 when a test failed."""
     check_processor()
     for name in SLOW_IMPORTS:
         importlib.import_module(name)
@@ -60,7 +60,7 @@ def main() -> int:
     worst = 0
     for number, word in enumerate(sys.argv[2:]):
         way, _, marker = word.partition(":")
-        begun = time.monotonic()
+        started = time.monotonic()
         pid = os.fork()
         if pid == 0:
             code = 99
@@ -72,7 +72,7 @@ def main() -> int:
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
         worst |= code != 0
-        print(f"{word} ended with {code} in {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"{word} ended with {code} in {time.monotonic() - started:.0f} s", flush=True)
     return worst
 
 

@@ -1,7 +1,7 @@
 """The guest's first file system: a static busybox, a few kernel modules, and guest-init.sh.
 
-The archive format is cpio "newc", as the kernel's Documentation/driver-api/early-userspace/
-buffer-format.rst describes it. It is written here, as it is simple and needs no tool.
+The archive format is cpio "newc", as the kernel's Documentation/driver-api/early-userspace/buffer-format.rst
+describes it. It is written here, as it is simple and needs no tool.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ GUEST_INIT = Path(__file__).with_name("guest-init.sh")
 
 
 class InitramfsError(RuntimeError):
-    """The archive cannot be built; the message says what is missing."""
+    """The archive cannot be built; the message names what is missing."""
 
 
 def build(
     kernel: Kernel, setup: str, *, modules: Sequence[str] = MODULES, init: Path = GUEST_INIT
 ) -> bytes:
-    """Return the archive for `kernel`. `setup` is shell code that `init` may read; `modules` are
-    there with all that they depend on.
+    """Return the archive for `kernel`.
 
-    Raises InitramfsError.
+    Args:
+        setup: shell code that `init` may read.
+        modules: kernel modules that are included with everything they depend on.
+
+    Raises: InitramfsError.
     """
     archive = _Archive()
     for directory in ("bin", "dev", "lower", "modules", "new", "proc", "sys", "upper"):
@@ -45,9 +48,9 @@ def build(
 
 
 def module_files(kernel: Kernel, modules: Sequence[str] = MODULES) -> list[Path]:
-    """The files of `modules` and all they depend on, in the order to load them.
+    """Return the files of `modules` and everything they depend on, in the order to load them.
 
-    Raises InitramfsError when the kernel has no such module.
+    Raises: InitramfsError when the kernel does not have such a module.
     """
     needs: dict[str, tuple[str, list[str]]] = {}
     for line in (kernel.modules / "modules.dep").read_text().splitlines():
@@ -75,7 +78,7 @@ def _module_name(path: str) -> str:
 
 
 def _uncompressed(path: Path) -> bytes:
-    # busybox's insmod hands the file to the kernel as it is, and not every kernel unpacks it.
+    # busybox's insmod hands the file to the kernel unchanged, and not every kernel unpacks it.
     if path.suffix == ".xz":
         return lzma.decompress(path.read_bytes())
     if path.suffix == ".zst":
@@ -88,7 +91,7 @@ def _busybox() -> bytes:
         program = BUSYBOX.read_bytes()
     except OSError as error:
         raise InitramfsError(f"no {BUSYBOX}: install the package busybox-static") from error
-    # The loader's path stands in the first page of a dynamic executable.
+    # The loader's path is in the first page of a dynamic executable.
     if b"/ld-linux" in program[:4096]:
         raise InitramfsError(f"{BUSYBOX} needs libraries: install the package busybox-static")
     return program

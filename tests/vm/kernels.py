@@ -1,12 +1,12 @@
 """Debian kernels to test with: which there are, and how to get one without installing it.
 
-A kernel is downloaded by apt into a private apt root, so neither the machine's package lists nor
-its installed packages change. It is unpacked, never installed, below ``$REDIRTY_CACHE/kernels``
-(default ``~/.cache/redirty/kernels``). What is there is used again without a network; delete the
-kernel's directory to get a newer one.
+A kernel is downloaded by apt into a private apt root, so neither the machine's package lists nor its
+installed packages change. It is unpacked, never installed, below ``$REDIRTY_CACHE/kernels`` (default
+``~/.cache/redirty/kernels``). An unpacked one is used again without a network; delete the kernel's directory
+to get a newer one.
 
-The flavour is Debian's plain ``amd64``. The smaller ``cloud-amd64`` has no 9p, through which the
-guest reaches the machine's files.
+The flavour is Debian's plain ``amd64``. The smaller ``cloud-amd64`` lacks 9p, through which the guest reaches the
+machine's files.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class KernelError(RuntimeError):
 
 @dataclass(frozen=True)
 class Kernel:
-    """An unpacked kernel. `release` is what ``uname -r`` says in a machine that runs it."""
+    """An unpacked kernel. `release` is the output of ``uname -r`` in a machine that runs it."""
 
     name: str
     release: str
@@ -47,7 +47,7 @@ class Kernel:
 
     @property
     def image(self) -> Path:
-        """The compressed kernel that a boot loader takes."""
+        """The compressed kernel, for a boot loader."""
         return self.directory / "boot" / f"vmlinuz-{self.release}"
 
     @property
@@ -62,7 +62,7 @@ class Kernel:
 
     @property
     def debian_version(self) -> str:
-        """The version of the Debian package, which the image's header has in its banner.
+        """The version of the Debian package, from the banner in the image's header.
 
         The header's fields: Documentation/arch/x86/boot.rst.
         """
@@ -76,7 +76,7 @@ class Kernel:
 
 
 def cache_root() -> Path:
-    """The directory for everything that can be downloaded again."""
+    """Return the directory for everything that can be downloaded again."""
     return Path(os.environ.get("REDIRTY_CACHE") or Path.home() / ".cache" / "redirty").absolute()
 
 
@@ -84,7 +84,8 @@ def fetch(name: str) -> Kernel:
     """Return kernel `name` (a key of KERNELS), downloading it when the cache does not have it.
 
     Processes that ask at the same time wait for one download.
-    Raises KernelError.
+
+    Raises: KernelError.
     """
     if name not in KERNELS:
         raise KernelError(f"no kernel {name!r} in the table; there are: {', '.join(KERNELS)}")
@@ -150,7 +151,7 @@ def _download(name: str, scratch: Path) -> Path:
 
 
 def _parts(image: str, options: Sequence[str]) -> list[str]:
-    """The packages that hold a kernel. In newer Debians the image itself is empty."""
+    """Return the packages that hold a kernel. In newer Debians the image package itself is empty."""
     release = image.removeprefix("linux-image-")
     listed = run(["apt-cache", *options, "depends", image])
     parts = (f"linux-{part}-{release}" for part in ("base", "binary", "modules"))
@@ -158,7 +159,7 @@ def _parts(image: str, options: Sequence[str]) -> list[str]:
 
 
 def _private_apt(scratch: Path, suite: str) -> list[str]:
-    """Options that make apt use `suite` of this machine's mirror, and only files in `scratch`."""
+    """Return options that make apt use `suite` of this machine's mirror, and only files in `scratch`."""
     for directory in ("state/lists/partial", "cache/archives/partial"):
         (scratch / directory).mkdir(parents=True)
     (scratch / "state" / "status").touch()
@@ -174,22 +175,22 @@ def _private_apt(scratch: Path, suite: str) -> list[str]:
         f'Dir::Etc::sourcelist "{scratch}/sources.list";\n'
         'Dir::Etc::sourceparts "-";\n'
         'APT::Architecture "amd64";\n'
-        # The cache is in a home directory, where apt's own user may not go.
+        # The cache is in a home directory, which apt's own user may not enter.
         'APT::Sandbox::User "root";\n'
     )
     return ["-c", str(scratch / "apt.conf")]
 
 
 def mirror() -> str:
-    """Where this machine gets Debian from. $REDIRTY_DEBIAN_MIRROR takes precedence."""
+    """Return the mirror from which this machine gets Debian. $REDIRTY_DEBIAN_MIRROR takes precedence."""
     if mirror := os.environ.get("REDIRTY_DEBIAN_MIRROR"):
         return mirror
     form = "$(REPO_URI) $(LABEL)"
     listed = run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"])
     for line in listed.splitlines():
         uri, _, label = line.partition(" ")
-        # The security archive calls itself Debian-Security, and has no other suites. Without
-        # downloaded lists there is no label to look at.
+        # The security archive's label is Debian-Security, and it has no other suites. Without
+        # downloaded lists there is no label.
         if label == "Debian" or urlsplit(uri).path.strip("/") == "debian":
             return uri
     raise KernelError(
@@ -198,7 +199,10 @@ def mirror() -> str:
 
 
 def run(argv: Sequence[str], cwd: Path | None = None) -> str:
-    """Run a command and return its output, or raise KernelError with the end of its messages."""
+    """Run a command and return its output.
+
+    Raises: KernelError with the end of its messages.
+    """
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     try:
         done = subprocess.run(

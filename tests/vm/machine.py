@@ -1,16 +1,15 @@
-"""Boot a Debian kernel in an emulated machine and run commands in it.
+"""Debian kernels booted in an emulated machine, and commands run in it.
 
     with Vm("6.12") as vm:
         done = vm.run(["uname", "-r"])
 
-The guest sees this machine's files at the same paths: its root is this machine's root, read-only,
-under a layer in the guest's memory that takes all changes. So programs, libraries and the
-checkout's .venv work in it. /tmp, /run, /dev, /proc and /sys are the guest's own; directories
-given as `shares` can be written by both sides. There is no network but the loopback.
+The guest sees this machine's files at the same paths: its root is this machine's root, read-only, under a
+layer in the guest's memory that takes all changes. So programs, libraries and the checkout's .venv work in it.
+/tmp, /run, /dev, /proc and /sys are the guest's own; directories given as `shares` can be written by both sides.
+The only network is the loopback.
 
-Commands and their results travel as files in a shared directory, so output comes back as the bytes
-it was. The emulation is software only and works wherever QEMU runs, about 10 to 20 times slower
-than the machine itself.
+Commands and their results travel as files in a shared directory, so output comes back byte for byte. The
+emulation is software only and works wherever QEMU runs, about 10 to 20 times slower than the machine itself.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 TRIES = 3
 # The kernel changes its own code by putting an int3 there first. Before 8.1 QEMU with a thread for each
-# emulated processor may translate the int3 just when it goes away again, and keep it: the kernel then
-# dies of a trap that is nobody's (upstream: "accel/tcg: Always lock pages before translation").
+# emulated processor may translate the int3 just when it is removed again, and keep it: the kernel then
+# dies of a trap without an owner (upstream: "accel/tcg: Always lock pages before translation").
 _LOST_RACE = "Oops: int3: "
 # Where the guest mounts something of its own over this machine's files.
 GUEST_OWN = ("/tmp", "/run", "/dev", "/proc", "/sys")
@@ -53,7 +52,7 @@ ENVIRONMENT = {
 
 
 class VmError(RuntimeError):
-    """Something about the VM failed. The message ends with the last lines of its console."""
+    """The VM failed. The message ends with the last lines of its console."""
 
 
 class VmBootError(VmError):
@@ -65,11 +64,11 @@ class VmDiedError(VmError):
 
 
 class EmulatorError(VmDiedError):
-    """QEMU let the guest's kernel down: not a failure of what ran in it. See `despite_the_emulator`."""
+    """QEMU broke the guest's kernel: not a failure of what ran in it. See `despite_the_emulator`."""
 
 
 class VmTimeoutError(VmError):
-    """A command took too long; the VM is gone. `stdout`, `stderr`: what it had written."""
+    """A command took too long; the VM has been ended. `stdout`, `stderr`: what the command had written."""
 
     def __init__(self, message: str, stdout: bytes, stderr: bytes) -> None:
         super().__init__(message)
@@ -79,7 +78,7 @@ class VmTimeoutError(VmError):
 
 @dataclass(frozen=True)
 class VmResult:
-    """How a command ended. `exit_code` is 128 plus the signal for a command that was killed."""
+    """The result of a command. `exit_code` is 128 plus the signal for a command that was killed."""
 
     exit_code: int
     stdout: bytes
@@ -88,8 +87,9 @@ class VmResult:
 
 
 def despite_the_emulator(work: Callable[P, T]) -> Callable[P, T]:
-    """Does it again, in a new machine, when QEMU lost its race with the guest's kernel; no other trouble
-    is tried twice."""
+    """Repeat the work in a new machine when QEMU lost its race with the guest's kernel; never after any other
+    failure.
+    """
 
     @functools.wraps(work)
     def tried(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -97,19 +97,18 @@ def despite_the_emulator(work: Callable[P, T]) -> Callable[P, T]:
             try:
                 return work(*args, **kwargs)
             except EmulatorError as e:
-                warnings.warn(f"done again: {e}", stacklevel=2)
+                warnings.warn(f"repeated: {e}", stacklevel=2)
         return work(*args, **kwargs)
 
     return tried
 
 
 class Vm:
-    """A virtual machine: boots on entering the context, and is gone on leaving it.
+    """A virtual machine: boots on entering the context, and ends on leaving it.
 
-    kernel: a name in kernels.KERNELS. cpus, memory_mib: its size; changed files take memory too.
-    append: more of the kernel's command line. shares: directories that both sides write, at the
-    same path. qemu_args: more arguments for QEMU (a later -cpu or -smp wins).
-    boot_s: the seconds that booting took.
+    Attributes:
+        kernel: the unpacked kernel.
+        boot_s: the seconds that booting took.
     """
 
     def __init__(
@@ -123,6 +122,17 @@ class Vm:
         qemu_args: Sequence[str] = (),
         boot_timeout_s: float = 240.0,
     ) -> None:
+        """Prepare the machine.
+
+        Args:
+            kernel: a name in kernels.KERNELS.
+            cpus: the number of processors.
+            memory_mib: its memory; changed files take memory too.
+            append: more of the kernel's command line.
+            shares: directories that both sides write, at the same path.
+            qemu_args: more arguments for QEMU (a later -cpu or -smp wins).
+            boot_timeout_s: how long booting may take.
+        """
         self.kernel = kernels.fetch(kernel)
         self.boot_s = 0.0
         self._cpus = cpus
@@ -162,9 +172,13 @@ class Vm:
     ) -> VmResult:
         """Run a command as root and wait for it. Its standard input is empty.
 
-        env: added to a small fixed environment. follow: which of its "stdout" and "stderr" to copy to
-        this process's own, as it comes. Exit code 127: there is no such command.
-        Raises VmTimeoutError, VmDiedError.
+        Args:
+            env: added to a small fixed environment.
+            follow: which of its "stdout" and "stderr" to copy to this process's own, as it comes.
+
+        Returns: its result; exit code 127: there is no such command.
+
+        Raises: VmTimeoutError, VmDiedError.
         """
         control = self._running()
         self._commands += 1
@@ -208,14 +222,14 @@ class Vm:
         raise error
 
     def console(self) -> str:
-        """What the guest's kernel has printed so far."""
+        """Return what the guest's kernel has printed so far."""
         path = self._running() / "console"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def close(self) -> None:
-        """End the VM, however it is, and delete its files. Does nothing the second time."""
+        """End the VM, in whatever state, and delete its files. Does nothing the second time."""
         if self._process is not None:
-            # There is nothing in it to shut down in an orderly way: its disk is memory.
+            # It needs no orderly shutdown: its disk is memory.
             self._process.kill()
             self._process.wait()
             self._process = None
@@ -247,7 +261,7 @@ class Vm:
         self.boot_s = time.monotonic() - begin
 
     def _setup(self) -> str:
-        """Shell code for guest-init.sh: the mounts of this VM."""
+        """Return shell code for guest-init.sh: the mounts of this VM."""
         kernel = self.kernel
         lines = [
             ("expose", str(kernel.modules), f"/lib/modules/{kernel.release}"),
@@ -263,21 +277,23 @@ class Vm:
         control = archive.parent
         shared = [("root", Path("/"), ",readonly=on"), ("control", control, "")]
         shared += [(f"share{n}", path, "") for n, path in enumerate(self._shares)]
+        # fmt: off
         line = [
             # QEMU dies with this process, even when that is killed with -9.
-            *("setpriv", "--pdeathsig", "KILL", "--"),
-            *("qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none"),
-            *("-machine", "q35", "-accel", "tcg,thread=multi", "-no-reboot"),
+            "setpriv", "--pdeathsig", "KILL", "--",
+            "qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none",
+            "-machine", "q35", "-accel", "tcg,thread=multi", "-no-reboot",
             # A fifth level of page tables makes every emulated walk longer. QEMU 7.2 emulates
             # AVX2 wrongly: numpy's argsort, which uses it, gives wrong orders.
-            *("-cpu", "max,la57=off,avx2=off"),
-            *("-smp", str(self._cpus), "-m", f"{self._memory_mib}M"),
-            *("-serial", f"file:{_escaped(control / 'console')}"),
-            *("-kernel", str(self.kernel.image), "-initrd", str(archive)),
+            "-cpu", "max,la57=off,avx2=off",
+            "-smp", str(self._cpus), "-m", f"{self._memory_mib}M",
+            "-serial", f"file:{_escaped(control / 'console')}",
+            "-kernel", str(self.kernel.image), "-initrd", str(archive),
             # Mitigations cost a lot in emulation. The kernel's self-check of the clock
             # takes a busy host for a broken clock.
-            *("-append", f"console=ttyS0 panic=-1 mitigations=off tsc=reliable {self._append}"),
+            "-append", f"console=ttyS0 panic=-1 mitigations=off tsc=reliable {self._append}",
         ]
+        # fmt: on
         for tag, path, options in shared:
             where = f"path={_escaped(path)},security_model=none,multidevs=remap"
             line += ["-fsdev", f"local,id={tag},{where}{options}"]
@@ -287,7 +303,7 @@ class Vm:
     def _wait(
         self, path: Path, deadline: float, each_time: Callable[[], None] | None = None
     ) -> bool:
-        """Wait until `path` exists; false when the VM ended or the deadline passed before."""
+        """Wait until `path` exists; return False when the VM ended or the deadline passed before."""
         while True:
             alive = self._alive()
             found = path.exists()
@@ -308,7 +324,7 @@ class Vm:
     def _explain(self, problem: str) -> str:
         messages = (self._running() / "qemu").read_text(errors="replace")
         lines = [*messages.splitlines(), *self.console().splitlines()]
-        # What a kernel says first when it dies tells why; the rest is registers.
+        # A kernel that dies prints the cause first; the rest is registers.
         begins = [n for n, line in enumerate(lines) if "Oops: " in line or "Kernel panic" in line]
         first = max(0, min([len(lines) - CONSOLE_LINES, *begins]))
         shown = lines[first : first + CONSOLE_LINES]

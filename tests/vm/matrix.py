@@ -1,8 +1,8 @@
-"""Every trap on every kernel: boots each in an emulated machine, runs tests/traps in it, and prints
-one table kernel x trap: pass, fail, or not applicable with the kernel's reason.
+"""Every trap on every kernel: boots each in an emulated machine, runs tests/traps in it, and prints one table
+kernel x trap: pass, fail, or not applicable with the kernel's reason.
 
-On each kernel the tests marked every_way are run with every kind of probe and way of arming that it
-has, first with what `auto` takes there; then, but for --marked, all others with that. `make test-kernels`, or:
+On each kernel the tests marked every_way are run with every kind of probe and arming method that it has, first
+with what `auto` chooses there; then, except with --marked, all others with that. `make test-kernels`, or:
 
     .venv/bin/python -m tests.vm.matrix [--kernel 6.1 ...] [--jobs N] [--marked] [--keep DIRECTORY]
 """
@@ -30,14 +30,19 @@ from tests.vm.kernels import KERNELS
 
 TIMEOUT_S = 3600.0
 EVERY_WAY = "every_way"
-TABLE = "table"  # the property of a test that has one
+TABLE = "table"  # the property of a test that has a table
 # Two NUMA nodes, one processor each.
 NUMA = (
-    *("-object", "memory-backend-ram,id=ram0,size=1280M"),
-    *("-object", "memory-backend-ram,id=ram1,size=1280M"),
-    *("-numa", "node,nodeid=0,cpus=0,memdev=ram0", "-numa", "node,nodeid=1,cpus=1,memdev=ram1"),
+    "-object",
+    "memory-backend-ram,id=ram0,size=1280M",
+    "-object",
+    "memory-backend-ram,id=ram1,size=1280M",
+    "-numa",
+    "node,nodeid=0,cpus=0,memdev=ram0",
+    "-numa",
+    "node,nodeid=1,cpus=1,memdev=ram1",
 )
-# A file system that asks before a shared page is written (page_mkwrite), which tmpfs does not, and
+# A file system with page_mkwrite, which tmpfs does not have, and
 # that takes O_DIRECT.
 PREPARE = """
 set -e
@@ -54,7 +59,7 @@ Choice = Callable[[list[str]], list[str]]
 
 @dataclass
 class KernelRun:
-    """What one kernel's machine brought. trouble: why a part of it, or all, is missing."""
+    """The results of one kernel's machine. trouble: why a part of it, or all, is missing."""
 
     kernel: str
     release: str = ""
@@ -67,13 +72,16 @@ class KernelRun:
 
     @property
     def failures(self) -> list[str]:
-        """A line for each thing that is not as it should be."""
+        """Return a line for each failure."""
         return [*(f"{self.kernel}: {t}" for t in self.trouble), *failed(self.runs)]
 
 
 def ways(check: dict[str, Any], marked: bool = False) -> list[str]:
-    """The ways for guest_traps.py, of what `redirty check --json` says: all of them for the marked
-    tests, first what auto takes; then that for all other tests, unless only marked ones are wanted."""
+    """Return the ways for guest_traps.py that `redirty check --json` offers.
+
+    All of them for the marked tests, first what auto chooses; then that one for all other tests, unless only marked
+    ones are requested.
+    """
     probes = [name for name, answer in check["probes"].items() if answer["ok"]]
     arms = [name for name in ("uffd", "soft-dirty") if check["arming"][name]["ok"]]
     first = f"{check['auto']['probe']}+{check['auto']['arm']}"
@@ -83,7 +91,7 @@ def ways(check: dict[str, Any], marked: bool = False) -> list[str]:
 
 
 def refusals(check: dict[str, Any]) -> dict[str, str]:
-    """The ways that this kernel does not have, with its reason."""
+    """Return the ways that this kernel does not have, with its reason."""
     answers = {**check["probes"], **check["arming"]}
     wanted = (*check["probes"], "uffd", "soft-dirty")
     return {name: answers[name]["reason"] for name in wanted if not answers[name]["ok"]}
@@ -93,11 +101,15 @@ def refusals(check: dict[str, Any]) -> dict[str, str]:
 def run_kernel(
     name: str, marked: bool = False, keep: Path | None = None, chosen: Choice = list
 ) -> KernelRun:
-    """Boots one kernel and runs the traps in it. Never raises what the machine does: that is in
-    `trouble`. marked: only the tests that every way is tried on. keep: a directory for what each
-    way of it wrote. chosen: some of its ways."""
+    """Boot one kernel and run the traps in it; a failure of the machine is in `trouble`, never raised.
+
+    Args:
+        marked: run only the tests marked every_way.
+        keep: a directory for the output of each way.
+        chosen: some of its ways.
+    """
     found = KernelRun(name)
-    begun = time.monotonic()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="redirty-traps-") as scratch:
         share = keep / name if keep is not None else Path(scratch)
         share.mkdir(parents=True, exist_ok=True)
@@ -118,7 +130,7 @@ def run_kernel(
             found.trouble += [
                 "\n".join(p.read_text(errors="replace").split("\n")[-30:]) for p in logs
             ]
-    found.took_s = time.monotonic() - begun
+    found.took_s = time.monotonic() - started
     return found
 
 
@@ -147,7 +159,7 @@ def _run_in(vm: machine.Vm, share: Path, found: KernelRun, marked: bool, chosen:
 
 
 def report(kernels: Sequence[KernelRun]) -> str:
-    """The table, and below it what the kernels lack and how long each took."""
+    """Return the table, and below it what the kernels lack and how long each took."""
     lines = [render([run for kernel in kernels for run in kernel.runs]).rstrip()]
     for kernel in kernels:
         lines += [f"{kernel.kernel} has no {way}: {why}" for way, why in kernel.refused.items()]
@@ -162,7 +174,7 @@ def report(kernels: Sequence[KernelRun]) -> str:
 
 
 def main() -> int:
-    """Runs the kernels that the command line names, or all."""
+    """Run the kernels that the command line names, or all."""
     parser = argparse.ArgumentParser(prog="python -m tests.vm.matrix", description=__doc__)
     parser.add_argument(
         "--kernel", action="append", choices=KERNELS, help="repeatable; default all"
@@ -176,7 +188,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="for pytest's output")
     options = parser.parse_args()
     os.environ["REDIRTY_REQUIRE"] = "1"
-    begun = time.monotonic()
+    started = time.monotonic()
 
     def one(name: str) -> KernelRun:
         found = run_kernel(name, options.marked, options.keep)
@@ -187,7 +199,7 @@ def main() -> int:
     with ThreadPoolExecutor(options.jobs) as pool:
         kernels = list(pool.map(one, options.kernel or list(KERNELS)))
     print(report(kernels), end="")
-    print(f"{time.monotonic() - begun:.0f} s in all")
+    print(f"{time.monotonic() - started:.0f} s in all")
     return any(kernel.failures for kernel in kernels)
 
 

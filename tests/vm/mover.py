@@ -1,4 +1,4 @@
-"""Moves page tables of programs in a test VM with NUMA nodes, as `redirty pagetables` does it."""
+"""Page-table moves of programs in a test VM with NUMA nodes, as `redirty pagetables` makes them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from redirty.collector.pagetables.planner import HUGE
 from redirty.collector.pagetables.relocation import RelocationResult, relocate
 from redirty.collector.pagetables.walker import Walker, leaves_by_node
 
-from tests.support.redirty_cli import wait_until
 from tests.support.target_state import tracer_of
+from tests.support.waiting import wait_until
 
 MAX_PAUSE_S = 0.5  # emulated: ten times and more what it is otherwise
 ON_NODE_0 = ("taskset", "-c", "0")
@@ -39,15 +39,16 @@ def _loaded() -> Walker:
 
 
 def the_walker(highest: int = 0) -> Walker:
-    """One for all, which nobody closes: loading it takes ten seconds here."""
+    """Return the walker shared by all, which is never closed: loading it takes ten seconds here."""
     walker = _loaded()
     walker.close = lambda: None  # type: ignore[method-assign]
     return walker
 
 
 def layout(pid: int) -> list[SmapsMapping]:
-    """The mappings but for what grows by itself, without the mark that mremap leaves (sd), and
-    neighbours that are alike as one: kernels may join some when they come home."""
+    """Return the mappings except those that grow by themselves, without the mark that mremap leaves (sd), and
+    with adjacent equal ones merged: kernels may join some when they come home.
+    """
     found: list[SmapsMapping] = []
     for mapping in detailed(pid):
         m = mapping._replace(flags=mapping.flags - {"sd"})
@@ -59,7 +60,7 @@ def layout(pid: int) -> list[SmapsMapping]:
 
 
 def changes(before: list[SmapsMapping], pid: int) -> list[str]:
-    """What of a layout is not as it was."""
+    """Return how a layout has changed."""
     now = layout(pid)
     gone = [f"- {m}" for m in before if m not in now]
     return gone + [f"+ {m}" for m in now if m not in before]
@@ -74,16 +75,16 @@ class Mover:
         self.walker = the_walker()
 
     def by_node(self) -> dict[int, int]:
-        """Tables of the lowest level by node."""
+        """Return the number of last-level tables by node."""
         return leaves_by_node(self.walker.walk(self.pid), self.nodes)
 
     def to(self, node: int) -> RelocationResult:
-        """Moves them there."""
+        """Move them to a node."""
         return relocate(self.pid, self.walker, self.nodes, node, max_pause_s=MAX_PAUSE_S)
 
 
 def there_and_back(pid: int, times: int) -> dict[str, Any]:
-    """To the far node and back, again and again: what stayed, what it took."""
+    """Move to the far node and back, `times` times; return what stayed and what it took."""
     mover = Mover(pid)
     left: list[int] = []
     kept: list[int] = []
@@ -117,19 +118,19 @@ def _others(keep: int) -> Iterator[int]:
 
 
 def killed(
-    mover: Mover, count: int, rng: random.Random, look: Callable[[], object]
+    mover: Mover, count: int, rng: random.Random, check: Callable[[], object]
 ) -> tuple[int, list[str]]:
-    """kill -9, so many times, of a process that moves tables to and fro: at any moment, and in turn
-    while it holds the target. look: called when all that it had started is gone.
+    """Kill, by SIGKILL, `count` processes that move tables to and fro: at random moments, and in turn while
+    they hold the target. check: called when everything that a killed one had started has ended.
 
-    Returns how often the target was held just then, and what stopped a mover before.
+    Returns: how often the target was held at that moment, and what stopped a mover before.
     """
-    # What a killed one leaves behind becomes a child of this process, which sees its end.
+    # Orphans of a killed mover become children of this process, which reaps them.
     ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1)
-    begun = time.monotonic()
+    started = time.monotonic()
     mover.to(FAR)
     mover.to(0)
-    span_s = time.monotonic() - begun
+    span_s = time.monotonic() - started
     held, trouble = 0, []
     for turn in range(count):
         child = os.fork()
@@ -143,8 +144,8 @@ def killed(
             finally:
                 os._exit(1)
         time.sleep(rng.uniform(0, span_s))
-        if turn % 2:  # the target stands still for a tenth of the time only
-            wait_until(lambda: tracer_of(mover.pid), span_s + 60, "held")
+        if turn % 2:  # the target is stopped for only a tenth of the time
+            wait_until(lambda: tracer_of(mover.pid), "held", timeout_s=span_s + 60)
             time.sleep(rng.uniform(0, _STOP_S))
         held += tracer_of(mover.pid) != 0
         os.kill(child, signal.SIGKILL)
@@ -154,14 +155,15 @@ def killed(
         while others := list(_others(mover.pid)):
             for pid in others:
                 os.waitpid(pid, 0)
-        look()
+        check()
     return held, trouble
 
 
 @contextlib.contextmanager
 def no_balancing() -> Iterator[None]:
-    """The kernel's NUMA balancing does not change entries meanwhile: it takes access away from whole ranges, to
-    see who touches them."""
+    """Switch the kernel's NUMA balancing off, which changes entries: it makes whole ranges inaccessible, to
+    see who touches them.
+    """
     switch = Path("/proc/sys/kernel/numa_balancing")
     before = switch.read_text()
     switch.write_text("0")
@@ -172,14 +174,14 @@ def no_balancing() -> Iterator[None]:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """Of a CSV file; pandas takes long to import here."""
+    """Return the rows of a CSV file; pandas takes long to import here."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 @contextlib.contextmanager
 def forked(words: list[str], stderr: Path) -> Iterator[int]:
-    """redirty in a process of its own, that need not import all of it again; ends with it."""
+    """Run redirty in a forked process, which need not import all of it again; wait for its end."""
     child = os.fork()
     if child == 0:
         with stderr.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Boot a Debian kernel in an emulated machine and run one command in it: the command line.
+"""Command line that boots a Debian kernel in an emulated machine and runs one command in it.
 
 Tests use machine.Vm, which boots once and runs many commands.
 """
@@ -51,7 +51,7 @@ Kernels are downloaded once, into $REDIRTY_CACHE/kernels (default ~/.cache/redir
 
 
 def main() -> int:
-    """Run what the command line asks for; return the exit code."""
+    """Run what the command line requests; return the exit code."""
     options = _parser().parse_args()
     try:
         with Vm(

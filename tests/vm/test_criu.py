@@ -1,5 +1,6 @@
 """A mirror as the parent of a CRIU dump, in an emulated machine with Debian's 6.12 kernel: CRIU needs soft-dirty
-bits. What is restored counts on with its memory as it was."""
+bits. The restored program continues to count with unchanged memory.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ def test_criu_dumps_on_top_of_a_mirror() -> None:
     assert 0 < dump["own"] <= HOT + _SPARE
     stats = found["stats"]
     assert (stats["pages_skipped"], stats["pages_written"]) == (dump["parent"], dump["own"])
-    count, looks, wrong = found["at_dump"]
-    assert count and looks and not wrong
+    count, checks, wrong = found["at_dump"]
+    assert count and checks and not wrong
     restored = found["restored"]
     assert restored["after"] > restored["before"] >= count and not restored["wrong"], restored
     # and this would have shown, had a page not been right

@@ -1,5 +1,6 @@
-"""Of tests/integration/predict/test_link.py, in an emulated machine, the tests of devices and qdiscs that
-the kernel this runs on may lack: Debian's has them all. It takes minutes: REDIRTY_TEST_KERNELS=6.12 runs it."""
+"""Tests of devices and qdiscs from tests/integration/predict/test_link.py that the kernel this runs on may lack,
+in an emulated machine: Debian's has them all. It takes minutes: REDIRTY_TEST_KERNELS=6.12 runs it.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +32,6 @@ def test_links_of_all_kinds(kernel: str) -> None:
             env={"REDIRTY_REQUIRE": "1"},
             timeout_s=600,
         )
-    said = done.stdout.decode()
-    assert done.exit_code == 0, said[-6000:]
-    assert "skipped" not in said, said[-3000:]
+    output = done.stdout.decode()
+    assert done.exit_code == 0, output[-6000:]
+    assert "skipped" not in output, output[-3000:]

@@ -1,4 +1,4 @@
-"""A kernel that is locked down, in both modes: what redirty can do there, and what it says."""
+"""A locked-down kernel, in both modes: what redirty can do there, and how it explains the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 @despite_the_emulator
 def test_lockdown_is_explained() -> None:
-    """One machine for both modes: a running kernel can be locked further, never be opened."""
+    """Both modes are explained, in one machine: a running kernel can be locked further, never unlocked."""
     with booted("lockdown=integrity") as locked:
         done = locked.run([REDIRTY, "check"])
         text = done.stdout.decode()

@@ -1,7 +1,7 @@
 """Every kind of probe and of arming in an emulated machine with a Debian kernel that has them all.
 
-The host this runs on may allow none of them, so what is seen here was seen in the guest: see
-guest_phases.py for the phases, each of which writes an exactly known set of pages.
+The host this runs on may allow none of them, so the guest observed what is asserted here: see guest_phases.py for
+the phases, each of which writes an exactly known set of pages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROBES = ("fentry", "kprobe", "tracepoint")
 # Userfaultfd with every kind of probe is what test_traps.py does most of.
 ARMS = ("soft-dirty",)
 COMBINATIONS = [(arm, probe) for arm in ARMS for probe in PROBES]
-# A file system that asks before a shared page is written (page_mkwrite), which tmpfs does not.
+# A file system with page_mkwrite, which tmpfs does not have.
 MAKE_EXT4 = """
 set -e
 truncate -s 64M /tmp/ext4.image
@@ -47,25 +47,25 @@ def vm() -> Iterator[machine.Vm]:
 
 @pytest.fixture(scope="module")
 def runs(vm: machine.Vm) -> dict[tuple[str, str], Run]:
-    """(arm, probe) -> what all phases looked like."""
+    """Return the results of all phases by (arm, probe)."""
     found = in_guest(vm, "guest_probes.py", "/tmp/ext4", ",".join(ARMS), ",".join(PROBES))
     return {(run["arm"], run["probe"]): run for run in found}
 
 
 def indices(ranges: list[list[int]]) -> set[int]:
-    """Page indices of inclusive ranges."""
+    """Return page indices of inclusive ranges."""
     return {i for first, last in ranges for i in range(first, last + 1)}
 
 
 def areas_of(run: Run) -> Iterator[tuple[str, dict[str, set[int]]]]:
-    """(phase and area, the sets), for every area in every phase."""
+    """Yield (phase and area, the sets) for every area in every phase."""
     for phase in run["rounds"]:
         for area, sets in phase["areas"].items():
             yield f"{phase['name']}/{area}", {name: indices(r) for name, r in sets.items()}
 
 
 def phase_of(run: Run, name: str) -> dict[str, Any]:
-    """One phase."""
+    """Return one phase."""
     found: dict[str, Any] = next(p for p in run["rounds"] if p["name"] == name)
     return found
 
@@ -114,7 +114,7 @@ def test_redirtied_is_what_was_there_before(
         for where, sets in areas_of(run)
         if sets["redirtied"] != sets["truth_redirtied"]
     }
-    assert not wrong, "(said to be, known to be)"
+    assert not wrong, "(output to be, known to be)"
     first, again = (dict(areas_of(run))[f"{name}/anon"] for name in ("first_touch", "rewrite"))
     assert not first["redirtied"], "first touches are new"
     assert again["redirtied"] == again["dirty"] == first["dirty"] != set()
@@ -131,18 +131,21 @@ def test_fentry_and_kprobe_log_the_same(runs: dict[tuple[str, str], Run], arm: s
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("probe", ["fentry", "kprobe"])
 def test_nothing_is_missed(runs: dict[tuple[str, str], Run], arm: str, probe: str) -> None:
-    """Also not what the kernel wrote: read(2), O_DIRECT, process_vm_writev, /proc/PID/mem."""
+    """The kernel's own writes are logged, too: read(2), O_DIRECT, process_vm_writev, /proc/PID/mem."""
     assert {w: s["missed"] for w, s in areas_of(runs[arm, probe]) if s["missed"]} == {}
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_with_tracepoints_missed_tells_the_truth(
+def test_with_tracepoints_missed_has_what_the_log_lacks(
     runs: dict[tuple[str, str], Run], arm: str
 ) -> None:
-    """They see faults of the processor: not the kernel's own way into memory, and one page of a
-    huge one."""
+    """Tracepoints see only faults of the processor, not the kernel's own accesses, and one page of a huge one;
+    missed has exactly the rest.
+    """
     not_seen = {
-        *("kernel_read_direct/anon", "kernel_read_direct/shared", "proc_mem/anon"),
+        "kernel_read_direct/anon",
+        "kernel_read_direct/shared",
+        "proc_mem/anon",
         *(f"process_vm_writev/{area}" for area in ("anon", "memfd", "private_file")),
     }
     huge = {"huge_first_touch/huge", "huge_second/huge"}
@@ -188,18 +191,20 @@ def test_hooks_that_this_kernel_has_were_attached(
 
 
 @pytest.mark.parametrize(("arm", "probe"), COMBINATIONS)
-def test_counts(runs: dict[tuple[str, str], Run], arm: str, probe: str) -> None:
+def test_counters_agree_with_the_pages(
+    runs: dict[tuple[str, str], Run], arm: str, probe: str
+) -> None:
     run = runs[arm, probe]
     for phase in run["rounds"]:
         assert phase["lost"] == 0
-        # The tracer's own count of pages, by time, is that of the set, but for those that wait
+        # The tracer's own count of pages, by time, is that of the set, except for those that wait
         # for the next reading of the clock.
         waiting = phase["log_pages"] - phase["hist_pages"]
         assert abs(waiting) < abi.CLOCK_EVERY, phase["name"]
         assert waiting == 0 or phase["log_pages"] > abi.CLOCK_EACH, phase["name"]
         assert phase["kinds"][0] >= phase["log_pages"] - 512 * phase["kinds"][5], phase["name"]
     quiet = phase_of(run, "nothing")
-    assert set(quiet["kinds"]) == {0}, "arming is not taken for the target's own faults"
+    assert set(quiet["kinds"]) == {0}, "arming does not count as the target's own faults"
     assert phase_of(run, "rewrite")["kinds"][2] >= 1000, "write-protected pages were written"
 
 
@@ -208,12 +213,12 @@ def test_counts(runs: dict[tuple[str, str], Run], arm: str, probe: str) -> None:
 def test_the_file_system_is_asked_once_for_each_page(
     runs: dict[tuple[str, str], Run], arm: str, probe: str
 ) -> None:
-    """Traps 8: shared file pages, also after they were written back."""
+    """Shared file pages (trap 8) call page_mkwrite once each, also after they were written back."""
     for name in ("rewrite", "written_back"):
         phase = phase_of(runs[arm, probe], name)
         sets = phase["areas"]["shared_file"]
         written = indices(sets["truth"])
-        # Under userfaultfd a page that was not there faults twice: it comes in protected.
+        # Under userfaultfd a page that was not present faults twice: it is mapped protected.
         new = len(written - indices(sets["truth_redirtied"])) if arm == "uffd" else 0
         assert phase["kinds"][4] == len(written) + new
         assert len(written) >= 128
@@ -235,7 +240,7 @@ def test_flushes_of_the_tlb_are_counted_and_timed(
 # ---- the program ----
 
 
-def test_record(vm: machine.Vm) -> None:
+def test_record_writes_a_complete_recording(vm: machine.Vm) -> None:
     found = in_guest(vm, "guest_record.py", "/tmp/ext4")
     assert (found["exit"], found["out"]) == (0, ""), found["err"]
     assert "Traceback" not in found["err"]
@@ -246,7 +251,7 @@ def test_record(vm: machine.Vm) -> None:
         assert int(row["dirty_pages"]) > 0
         assert int(row["log_pages"]) == int(row["dirty_pages"])
         assert (row["missed_pages"], row["lost_events"]) == ("0", "0")
-        assert row["cow_faults"] == "", "this kernel cannot tell: empty, not 0"
+        assert row["cow_faults"] == "", "unknown on this kernel: empty, not 0"
         assert int(row["mkwrite_faults"]) > 0
         assert int(row["tlb_flushes"]) > 0
         assert float(row["tlb_flush_s"]) > 0
@@ -258,7 +263,7 @@ def test_record(vm: machine.Vm) -> None:
 
 
 def test_counts_of_all_processes(vm: machine.Vm) -> None:
-    """The overview of the live screen: what only kprobes and fentry tell of."""
+    """The overview of the live screen counts what only kprobes and fentry report."""
     found = in_guest(vm, "guest_counts.py", "/tmp/ext4")
     # Not "cow": see above.
     assert set(found["features"]) == {"first_touch", "mkwrite", "tlb"}
@@ -270,7 +275,7 @@ def test_counts_of_all_processes(vm: machine.Vm) -> None:
     assert copied["first_touch"] <= 300
     assert touched["mkwrite"] == copied["mkwrite"] == 0
     assert shared["mkwrite"] == pages
-    # and a share that is not known is none on the screen
+    # and an unknown share is not shown on the screen
     assert found["shown"]["cow"] is None
     assert found["shown"]["mkwrite"] == pytest.approx(found["shown"]["write_faults"], rel=0.3)
 
@@ -278,8 +283,10 @@ def test_counts_of_all_processes(vm: machine.Vm) -> None:
 TARGET = "tests/integration/recording/test_vm_target.py::test_only_the_guests_memory_counts"
 
 
-def test_a_guests_memory_alone(vm: machine.Vm) -> None:
-    """With userfaultfd and tracepoints the host does it."""
+def test_only_a_guests_memory_counts(vm: machine.Vm) -> None:
+    """The guest kernel's fentry and soft-dirty bits count only a VM's guest memory, too; the host covers the other
+    methods.
+    """
     done = vm.run(
         [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", TARGET],
         env={

@@ -1,8 +1,8 @@
 """tests/integration/recording/test_tlb.py in emulated machines, with every kind of probe: flushes of a program that
-makes a known number of them, beside /proc/interrupts and the tracepoint.
+makes a known number of them, compared with /proc/interrupts and the tracepoint.
 
-REDIRTY_TEST_KERNELS names kernels (5.10,6.1,6.12,7.2) to run in every way; without it the usual one has
-two ways: the tracepoint is what the machine has that this runs on.
+REDIRTY_TEST_KERNELS names kernels (5.10,6.1,6.12,7.2) to run in every way; without it the usual one has two ways, as
+the machine this runs on has the tracepoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 
 def ways(vm: machine.Vm) -> list[tuple[str, str]]:
-    """Every probe with the arming that `auto` takes here, and the other arming with one of them."""
+    """Return every probe with the arming that `auto` chooses here, and the other arming with one of them."""
     done = vm.run([REDIRTY, "check", "--json"])
     assert done.exit_code == 0, done.stderr.decode()
     found = json.loads(done.stdout)
@@ -44,7 +44,7 @@ def test_flushes_are_counted_as_the_kernel_counts_them(kernel: str) -> None:
     with booted(kernel=kernel) as vm:
         made = vm.run(["sh", "-c", MAKE_EXT4])  # reclaim takes no page of tmpfs without swap
         assert made.exit_code == 0, made.stderr.decode()
-        said = {}
+        output = {}
         for probe, arm in ways(vm):
             done = vm.run(
                 [
@@ -63,5 +63,5 @@ def test_flushes_are_counted_as_the_kernel_counts_them(kernel: str) -> None:
                 timeout_s=900,
             )
             if done.exit_code:
-                said[probe, arm] = done.stdout.decode()[-6000:]
-    assert not said, "\n".join(f"{kernel}, {way}:\n{text}" for way, text in said.items())
+                output[probe, arm] = done.stdout.decode()[-6000:]
+    assert not output, "\n".join(f"{kernel}, {way}:\n{text}" for way, text in output.items())

@@ -1,7 +1,9 @@
-"""The traps (tests/traps) in emulated machines with Debian's kernel 6.12: those that are marked for it,
-with the two kinds of probe that the host may not have, and with both ways of arming. `make
-test-kernels` runs all, on every kernel, in every way; test_probes.py and test_tlb.py see those that are
-left out here, too."""
+"""The traps (tests/traps) in emulated machines with Debian's kernel 6.12: those marked for it, with the two kinds
+of probe that the host may not have, and with both arming methods.
+
+`make test-kernels` runs all, on every kernel, in every way; test_probes.py and test_tlb.py cover those that are left
+out here, too.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ WAYS = ("fentry+uffd", "kprobe+soft-dirty")
 
 
 def only(way: str) -> Choice:
-    """One way."""
+    """Return one way."""
     return lambda ways: [w for w in ways if w.partition(":")[0] == way]
 
 

@@ -1,1 +1,1 @@
-"""Programs that write memory in known ways, and their driver."""
+"""Programs that write memory in known ways, and their drivers."""

@@ -69,7 +69,7 @@ static struct area *slot(const char *name)
 
 /*
  * Address space for `bytes` with a PROT_NONE page on each side: without them the kernel could merge an
- * area with a neighbour (a malloc arena, a stack) and a test could not tell whose pages it sees.
+ * area with a neighbour (a malloc arena, a stack) and a test could not attribute the pages.
  * With `address` exactly there, else anywhere that is `skew` bytes past a multiple of 2 MiB.
  */
 static char *reserve(size_t bytes, uint64_t address, uint64_t skew)
@@ -99,7 +99,7 @@ static void release(char *start, size_t bytes)
 }
 
 /*
- * Non-zero contents, and clean: pages still waiting for write-back would be dirtied by nobody's write. The
+ * Non-zero contents, and clean: pages still waiting for write-back would count as dirty without a write. The
  * page cache gets folios of the size of a write: of one page, so that one fault maps one page, or of many.
  */
 static bool fill_file(int fd, enum kind kind, uint64_t from, uint64_t bytes)

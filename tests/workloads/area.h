@@ -14,7 +14,7 @@ struct area {
 	enum kind kind;
 	char *start;
 	uint32_t pages;
-	int fd;                                /* -1 where nothing is open */
+	int fd;                                /* -1 without an open file */
 	char path[512];                        /* "" where it has no file */
 	uint8_t *readonly;                     /* one a page, as mprotect left it */
 	bool in_use;

@@ -1,5 +1,5 @@
 /*
- * Calculates for as long as it is let, and checks everything: memory against a recomputation, registers
+ * Calculates until stopped, and checks everything: memory against a recomputation, registers
  * across faults and system calls, and every system call's result. A tracer that corrupts a page, loses a
  * register or makes a call return early shows up as an error. Usage: checksum THREADS MIB
  */
@@ -39,7 +39,7 @@ struct region {
 struct runner {
 	pthread_t thread;
 	_Atomic pid_t tid;
-	struct region region[2];               /* private, shared: a slice of its own in each */
+	struct region region[2];               /* private, shared: a separate slice in each */
 	uint64_t random;
 	int pipe[2];
 	atomic_uint_fast64_t errors[CHECKS], loops;
@@ -158,7 +158,7 @@ static void work_in_syscalls(struct runner *runner)
 	else if (now_ns() - start < 500000)
 		wrong(runner, NANOSLEEP, 1000);
 
-	/* Nobody wakes it, so it must time out, not before its time. */
+	/* It is never woken, so it must time out, and not early. */
 	start = now_ns();
 	result = syscall(SYS_futex, &futex_word, FUTEX_WAIT_PRIVATE, 7, &half_ms, NULL, 0);
 	if (result != -1 || errno != ETIMEDOUT)
@@ -218,7 +218,7 @@ static void *runner_main(void *arg)
 
 	if (pipe(blocked.pipe) || pthread_create(&reader, NULL, read_blocked, &blocked))
 		die("cannot start a reader");
-	/* Last: whoever waits for it finds all threads and descriptors there. */
+	/* Last: a process that waits for it finds all threads and descriptors. */
 	atomic_store(&runner->tid, gettid());
 	for (uint64_t loop = 1; !atomic_load(&stop); loop++) {
 		work_on_memory(runner);

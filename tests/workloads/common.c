@@ -31,7 +31,7 @@ bool line_read(struct line *line)
 	for (char *word = strtok_r(line->text, " \t\n", &save); word && line->argc < MAX_WORDS;
 	     word = strtok_r(NULL, " \t\n", &save))
 		line->argv[line->argc++] = word;
-	/* An empty line is a command that nobody knows, not a crash. */
+	/* An empty line is an unknown command, not a crash. */
 	if (line->argc == 0)
 		line->argv[line->argc++] = line->text;
 	return true;
@@ -256,7 +256,7 @@ void pool_start(struct pool *pool, int count)
 		if (pthread_create(&pool->worker[i].thread, NULL, worker_main, &pool->worker[i]))
 			die("cannot start a thread");
 	}
-	/* Until every thread has told its tid, the greeting line could not list them. */
+	/* The greeting line lists the threads, so each one first reports its TID. */
 	pthread_mutex_lock(&pool->lock);
 	while (pool->pending)
 		pthread_cond_wait(&pool->done, &pool->lock);

@@ -32,7 +32,7 @@ void put_string(const char *text);             /* a JSON string, escaped */
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 bool parse_u64(const char *text, uint64_t *value);
-/* The number at argv[index], or `fallback` where the line is shorter; false when it is no number. */
+/* The number at argv[index], or `fallback` where the line is shorter; false when it is not a number. */
 bool word_u64(const struct line *line, int index, uint64_t fallback, uint64_t *value);
 /* The number of a word `key=NUMBER`; otherwise as word_u64. */
 bool key_u64(const struct line *line, const char *key, uint64_t fallback, uint64_t *value);

@@ -1,6 +1,6 @@
 /*
- * Counts in memory, with a sum over all of it that it goes over again and again, and tells in a file how far
- * it is. Neither a terminal nor a pipe nor libraries, so that a checkpoint of it can be restored anywhere.
+ * Counts in memory, checks a sum over all of it again and again, and keeps its progress in a file. It needs
+ * neither a terminal nor a pipe nor libraries, so that a checkpoint of it can be restored anywhere.
  * Usage: counting MIB HOT_PAGES FILE
  */
 #define _GNU_SOURCE
@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #define WORDS_A_PAGE (PAGE_BYTES / sizeof(uint64_t))
-#define STEPS 512                              /* of counting, between two looks at all memory */
+#define STEPS 512                              /* of counting, between two checks of all memory */
 #define PAUSE_NS 20000000
 
 static uint64_t sum_of(const uint64_t *words, uint64_t pages)
@@ -24,19 +24,19 @@ static uint64_t sum_of(const uint64_t *words, uint64_t pages)
 	return sum;
 }
 
-static void tell(int fd, uint64_t count, uint64_t looks, uint64_t wrong)
+static void report(int fd, uint64_t count, uint64_t checks, uint64_t wrong)
 {
 	char text[96];
-	/* of one length: it is written over the one before */
-	int size = snprintf(text, sizeof(text), "%20lu %20lu %20lu\n", count, looks, wrong);
+	/* of fixed length: it overwrites the previous line */
+	int size = snprintf(text, sizeof(text), "%20lu %20lu %20lu\n", count, checks, wrong);
 
 	if (pwrite(fd, text, (size_t)size, 0) != size)
-		die("cannot write how far it is");
+		die("cannot write its progress");
 }
 
 int main(int argc, char **argv)
 {
-	uint64_t mib, hot, sum, count = 0, looks = 0, wrong = 0, random = 1;
+	uint64_t mib, hot, sum, count = 0, checks = 0, wrong = 0, random = 1;
 	const struct timespec pause = {0, PAUSE_NS};
 	uint64_t *words;
 	uint64_t pages;
@@ -62,7 +62,7 @@ int main(int argc, char **argv)
 			count++;
 		}
 		wrong += sum_of(words, pages) != sum;
-		tell(fd, count, ++looks, wrong);
+		report(fd, count, ++checks, wrong);
 		nanosleep(&pause, NULL);
 	}
 }

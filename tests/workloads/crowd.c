@@ -1,5 +1,6 @@
 /*
- * Has much of one thing, and writes some of it when told. Usage: crowd threads|mappings|sparse AMOUNT
+ * Has very many threads or mappings, or much memory, and writes some of it on command.
+ * Usage: crowd threads|mappings|sparse AMOUNT
  *
  * threads: AMOUNT threads, each of which writes the page of its own number in the area `threads`.
  * mappings: about AMOUNT mappings of a page each, writable and read-only ones in turn so that none merge: the
@@ -28,14 +29,14 @@ struct part {
 
 static struct part part[2];
 static int parts;
-static uint64_t value = 1;                     /* of the last command: never 0, never what was there */
+static uint64_t value = 1;                     /* of the last command: never 0, never the previous value */
 
 static void write_page(const struct part *p, uint64_t page)
 {
 	__atomic_store_n((uint64_t *)(p->start + page * PAGE_BYTES), value, __ATOMIC_RELAXED);
 }
 
-/* Address space between two pages that nobody may touch, from a multiple of 2 MiB on. */
+/* Address space between two inaccessible pages, from a multiple of 2 MiB on. */
 static char *reserve(uint64_t bytes)
 {
 	char *base = mmap(NULL, bytes + 3 * HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -1,4 +1,4 @@
-"""Drives the workload programs: each class is one program, each method one of its commands.
+"""Drivers of the workload programs: each class drives one program, each method sends one of its commands.
 
 with Phases() as phases:
     truth = phases.write("anon", "random", seed=7, count=500, threads=2)

@@ -1,7 +1,7 @@
 /*
  * A target that is awkward to trace. Usage: hold MODE, with MODE one of
  *   sleep          nothing special
- *   uffd-missing   has a userfaultfd of its own on its area, for missing pages
+ *   uffd-missing   has its own userfaultfd on its area, for missing pages
  *   uffd-wp        the same, for write-protected pages
  *   uffd-async     the same, but write protection is lifted by the kernel without a message
  *   seccomp        is killed when it calls userfaultfd(2)
@@ -36,7 +36,7 @@ static char *area;
 static char *child_area;                       /* what the children write to: copied on write, as any memory */
 static const char *mode;
 static int uffd = -1;
-static atomic_uint_fast64_t handled;           /* faults that the own userfaultfd's thread served */
+static atomic_uint_fast64_t handled;           /* faults that the thread of its own userfaultfd served */
 
 /* ---- modes ---- */
 
@@ -52,7 +52,7 @@ static void *serve_faults(void *arg)
 
 		if (poll(&ready, 1, -1) < 0 || read(uffd, &message, sizeof(message)) != (ssize_t)sizeof(message))
 			continue;
-		/* Before the writer runs on, so that its answer counts this fault too. */
+		/* Before the writer continues, so that its answer counts this fault too. */
 		atomic_fetch_add(&handled, 1);
 		page = message.arg.pagefault.address & ~(PAGE_BYTES - 1);
 		if (!strcmp(mode, "uffd-missing")) {
@@ -80,7 +80,7 @@ static void start_uffd(void)
 	pthread_t thread;
 
 	uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	/* Without privileges only faults from user mode may be handled, which is all that happens in here. */
+	/* Without privileges only faults from user mode may be handled, and there are no others here. */
 	if (uffd < 0 && errno == EPERM)
 		uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
 	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
@@ -200,7 +200,7 @@ static void do_children(const struct line *line)
 		return;
 	}
 	family.report = ends[1];
-	/* A process in between, so that reading the reports here never waits for a child that waits for room. */
+	/* A process in between, so that reading the reports here never waits for a child that waits for space in the pipe. */
 	middle = fork();
 	if (middle == 0) {
 		close(ends[0]);

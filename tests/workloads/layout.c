@@ -1,4 +1,4 @@
-/* Commands that change how an area is mapped, or what the kernel keeps of it. */
+/* Commands that change how an area is mapped, or which of its pages the kernel keeps. */
 #define _GNU_SOURCE
 #include "layout.h"
 

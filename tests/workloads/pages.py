@@ -15,19 +15,21 @@ Pages = NDArray[np.uint64]
 
 
 def expand(ranges: Iterable[Sequence[int]], base: int = 0) -> Pages:
-    """The page numbers of [[first, last], ...], sorted, each raised by `base`."""
+    """Return the page numbers of [[first, last], ...], sorted, each raised by `base`."""
     parts = [np.arange(first + base, last + base + 1, dtype=np.uint64) for first, last in ranges]
     return union(parts)
 
 
 def union(sets: Iterable[Pages]) -> Pages:
-    """All page numbers that are in any of the sets, sorted, each once."""
+    """Return all page numbers that are in any of the sets, sorted, each once."""
     parts = list(sets)
     return np.unique(np.concatenate(parts)) if parts else np.empty(0, dtype=np.uint64)
 
 
 def digest(contents: bytes | bytearray | memoryview) -> int:
-    """What phases' `digest` gives for an area with these contents: sum of mix64(word + (i + 1) * odd) mod 2^64."""
+    """Return what phases' `digest` gives for an area with these contents:
+    sum of mix64(word + (i + 1) * odd) mod 2^64.
+    """
     words = np.frombuffer(contents, dtype="<u8").astype(np.uint64)
     values = words + np.arange(1, len(words) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     values ^= values >> np.uint64(30)
@@ -40,7 +42,7 @@ def digest(contents: bytes | bytearray | memoryview) -> int:
 
 @dataclass(frozen=True)
 class Area:
-    """One mapping of a workload. `kind` is how it was made, `mapping_class` what redirty calls it."""
+    """A mapping of a workload. `kind` is how it was made, `mapping_class` what redirty calls it."""
 
     name: str
     kind: str
@@ -52,6 +54,7 @@ class Area:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """Build an area from the fields of an answer."""
         return cls(**fields)
 
     @property
@@ -61,21 +64,22 @@ class Area:
 
     @property
     def page_count(self) -> int:
+        """The number of its pages."""
         return (self.end - self.start) // PAGE_BYTES
 
     @property
     def pages(self) -> Pages:
-        """Its page numbers."""
+        """The page numbers of all its pages."""
         return np.arange(self.first_page, self.end // PAGE_BYTES, dtype=np.uint64)
 
     def expand(self, ranges: Iterable[Sequence[int]]) -> Pages:
-        """Page numbers of ranges of page indices within this area."""
+        """Return page numbers of ranges of page indices within this area."""
         return expand(ranges, self.first_page)
 
 
 @dataclass(frozen=True)
 class Touched:
-    """Exactly the pages that one command touched, and by which thread; times are CLOCK_MONOTONIC."""
+    """The pages that one command touched, and by which thread; times are CLOCK_MONOTONIC."""
 
     area: Area
     pages: Pages
@@ -85,6 +89,7 @@ class Touched:
 
     @classmethod
     def from_json(cls, area: Area, answer: Mapping[str, Any]) -> Self:
+        """Build it from an answer."""
         threads = {
             int(tid): area.expand(ranges) for tid, ranges in answer.get("threads", {}).items()
         }
@@ -102,5 +107,5 @@ class Touched:
 
 
 def areas_of(answer: Mapping[str, Any]) -> dict[str, Area]:
-    """The areas that an answer lists, by name."""
+    """Return the areas that an answer lists, by name."""
     return {fields["name"]: Area.from_json(fields) for fields in answer.get("areas", [])}

@@ -1,5 +1,5 @@
 /*
- * Writes, reads and remaps memory of every mapping class exactly when told, and answers which pages it
+ * Writes, reads and remaps memory of every mapping class only on command, and answers which pages it
  * touched. Usage: phases DIR THREADS [NAME:KIND:MIB ...]
  */
 #define _GNU_SOURCE
@@ -117,7 +117,7 @@ static void serve(void);
 
 static void run_child(int in, int out)
 {
-	/* Its own ends only: with a copy of the parent's, it would never see that the parent is gone. */
+	/* Its own ends only: with a copy of the parent's, it would never see that the parent has ended. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (dup2(in, 0) < 0 || dup2(out, 1) < 0)
 		_exit(1);
@@ -259,7 +259,7 @@ int main(int argc, char **argv)
 	protocol_start();
 	areas_start(argv[1]);
 	touch_start(argv[1]);
-	/* Threads before areas, so that no thread's stack ends up beside an area. */
+	/* Threads before areas, so that no thread's stack is next to an area. */
 	pool_start(&pool, (int)threads);
 	for (int i = 3; i < argc; i++)
 		map_argument(argv[i]);

@@ -1,4 +1,4 @@
-"""Drives phases: a program that touches memory only when told."""
+"""Driver of phases: a program that touches memory only on command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_AREAS: Mapping[str, tuple[str, int]] = {
 
 
 class Phases(ProgramWithFiles):
-    """Touches memory of every mapping class only when told. `areas` follows every remapping."""
+    """Drives phases, which touches memory of every mapping class only on command. `areas` is kept current."""
 
     def __init__(
         self,
@@ -40,14 +40,16 @@ class Phases(ProgramWithFiles):
     def write(
         self, area: str, pattern: str = "all", seed: int = 1, count: int = 0, threads: int = 1
     ) -> Touched:
-        """Writes a new non-zero value to each page of the pattern: all, stride:N, range:FIRST, random or
-        collide[:PATTERN]. A count of 0 means all that the pattern has."""
+        """Write a new non-zero value to each page of the pattern.
+
+        pattern: all, stride:N, range:FIRST, random or collide[:PATTERN]. A count of 0 means all that the pattern has.
+        """
         return self._touch("write", area, pattern, seed, count, threads)
 
     def read(
         self, area: str, pattern: str = "all", seed: int = 1, count: int = 0, threads: int = 1
     ) -> Touched:
-        """Reads a word of each page and writes nothing."""
+        """Read a word of each page and write nothing."""
         return self._touch("read", area, pattern, seed, count, threads)
 
     def kread(
@@ -59,29 +61,29 @@ class Phases(ProgramWithFiles):
         threads: int = 1,
         direct: bool = False,
     ) -> Touched:
-        """Has the kernel fill the pages: read(2) from a file, with O_DIRECT when `direct`."""
+        """Have the kernel fill the pages: read(2) from a file, with O_DIRECT when `direct`."""
         return self._touch(
             "kread", area, pattern, seed, count, threads, "direct" if direct else "plain"
         )
 
     def transient(self, area: str, first: int, count: int) -> Touched:
-        """Writes each page by a thread of its own that starts for it and ends."""
+        """Write each page by a thread of its own that starts for it and ends."""
         return self._touch("transient", area, first, count)
 
     def advise(self, area: str, advice: str, first: int = 0, count: int = 0) -> Pages:
-        """madvise: dontneed, free, remove, hugepage, nohugepage, collapse, pageout, mergeable, unmergeable."""
+        """Call madvise: dontneed, free, remove, hugepage, nohugepage, collapse, pageout, mergeable, unmergeable."""
         return self._touch("advise", area, advice, first, count).pages
 
     def dontneed(self, area: str, first: int = 0, count: int = 0) -> Pages:
-        """Drops these pages; a count of 0 means up to the area's end."""
+        """Drop these pages; a count of 0 means up to the area's end."""
         return self._touch("dontneed", area, first, count).pages
 
     def mprotect(self, area: str, writable: bool, first: int = 0, count: int = 0) -> Pages:
-        """Makes these pages read-only or writable again."""
+        """Make these pages read-only or writable again."""
         return self._touch("mprotect", area, "rw" if writable else "ro", first, count).pages
 
     def msync(self, area: str) -> None:
-        """Has the whole area written back, and waits for it."""
+        """Have the whole area written back, and wait for it."""
         self.command("msync", area)
 
     def _mapped(self, *words: object) -> Area:
@@ -90,50 +92,50 @@ class Phases(ProgramWithFiles):
         return area
 
     def mapnew(self, name: str, kind: str, mib: int, address: int = 0) -> Area:
-        """Maps another area: of a kind of DEFAULT_AREAS, `thp` or `hugetlb`; at an exact address, if given."""
+        """Map another area: of a kind of DEFAULT_AREAS, `thp` or `hugetlb`; at an exact address, if given."""
         return self._mapped("mapnew", name, kind, mib, address)
 
     def alias(self, name: str, of: str) -> Area:
-        """Maps the pages of a shared area a second time."""
+        """Map the pages of a shared area a second time."""
         return self._mapped("alias", name, of)
 
     def remap(self, name: str, mib: int = 0, skew_pages: int = 0) -> Area:
-        """Moves an area by mremap, to a new size if given; its offset within 2 MiB changes by skew_pages."""
+        """Move an area by mremap, to a new size if given; its offset within 2 MiB changes by skew_pages."""
         return self._mapped("remap", name, mib, skew_pages)
 
     def unmap(self, name: str) -> Area:
-        """Unmaps an area; returns where it was."""
+        """Unmap an area; return where it was."""
         self.command("unmap", name)
         return self.areas.pop(name)
 
     def grow(self, what: str, pages: int) -> Pages:
-        """Grows the heap or the main thread's stack and writes the new pages, up to 1024."""
+        """Grow the heap or the main thread's stack and write the new pages, up to 1024."""
         answer = self.command("grow", what, pages)
         return expand([[answer["first_page"], answer["last_page"]]])
 
     def digests(self) -> dict[str, int]:
-        """A digest of each area's contents, as pages.digest makes it. Reads, and so populates, every page."""
+        """Return a digest of each area's contents, as pages.digest() makes it. Reads, and so populates, every page."""
         return {name: int(value, 16) for name, value in self.command("digest")["digests"].items()}
 
     def digest(self, area: str) -> int:
-        """The digest of one area's contents."""
+        """Return the digest of one area's contents."""
         return int(self.command("digest", area)["digests"][area], 16)
 
     def fork(self) -> int:
-        """Forks a child that waits for commands; returns its pid. One at a time."""
+        """Fork a child that waits for commands; return its PID. One at a time."""
         pid: int = self.command("fork")["child"]
         return pid
 
     def child(self, *words: object) -> Answer:
-        """Has the child do any command of this program, with one thread: child("digest"), child("exit")."""
+        """Have the child run any command of this program, with one thread: child("digest"), child("exit")."""
         return self.command("child", *words)
 
     def child_write(
         self, area: str, pattern: str = "all", seed: int = 1, count: int = 0
     ) -> Touched:
-        """Has the child write; correct as long as the area is where it was when the child was forked."""
+        """Have the child write; valid as long as the area is where it was when the child was forked."""
         return Touched.from_json(self.areas[area], self.child("write", area, pattern, seed, count))
 
     def child_exit(self) -> None:
-        """Ends the child and has it reaped."""
+        """End the child and have it reaped."""
         self.child("exit")

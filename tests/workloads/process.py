@@ -1,4 +1,4 @@
-"""Builds the workload programs and talks to one of them, a line and an answer at a time."""
+"""The build of the workload programs, and the base of their drivers: a line and an answer at a time."""
 
 from __future__ import annotations
 
@@ -7,32 +7,31 @@ import functools
 import json
 import os
 import select
-import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tests.support.processes import ManagedProcess
+from tests.support.waiting import PATIENCE_S
 
 HERE = Path(__file__).resolve().parent
-# For anything to happen at all: a machine may take minutes to find the memory that a program fills.
-PATIENCE_S = 300.0
 
 Answer = dict[str, Any]
-"""One line of JSON. What is in it depends on the command; the classes that drive one give the common ones types."""
+"""One line of JSON. Its fields depend on the command; the drivers give the common ones types."""
 
 
 class WorkloadError(RuntimeError):
-    """A workload answered with an error, ended early or kept silent."""
+    """A workload answered with an error, ended early, or gave no answer in time."""
 
 
 @functools.cache
 def build() -> Path:
-    """Runs make, once a process, and returns the directory of the programs.
+    """Run make, once per process, and return the directory of the programs.
 
-    With REDIRTY_WORKLOADS_SAN=thread,undefined they are built with these sanitizers, apart from the others.
+    With REDIRTY_WORKLOADS_SAN=thread,undefined they are built with these sanitizers, in a directory of their own.
     """
     sanitizers = os.environ.get("REDIRTY_WORKLOADS_SAN", "")
     directory = HERE / "build" / sanitizers.replace(",", "-")
@@ -54,11 +53,13 @@ def build() -> Path:
     return directory
 
 
-class Program:
-    """A running workload program; leaving its `with` block ends and reaps it.
+class Program(ManagedProcess):
+    """A running workload program.
 
-    pid is the process that was started. With a wrapper that forks (say, into a pid namespace) that is the
-    wrapper; greeting["pid"] is always what the program calls itself.
+    Attributes:
+        name: of the program.
+        pid: of the process that was started: of the wrapper, when that forks (into a PID namespace, say).
+        greeting: its first answer; greeting["pid"] is always its own PID, as the program sees it.
     """
 
     def __init__(
@@ -67,12 +68,12 @@ class Program:
         command = [*wrapper, str(build() / name), *map(str, arguments)]
         self.name = name
         self._buffer = bytearray()
-        # A file, not a pipe: nobody reads while the program runs, and a full pipe would stop it.
+        # A file, not a pipe: it is not read while the program runs, and a full pipe would block it.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
         )
-        self.pid = self._process.pid
+        super().__init__(process, grace_s=5)
         try:
             self.greeting = self.receive()
         except BaseException:
@@ -80,7 +81,7 @@ class Program:
             raise
 
     def send(self, *words: object) -> None:
-        """Sends one command and does not wait for its answer."""
+        """Send one command without waiting for its answer."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write((" ".join(map(str, words)) + "\n").encode())
@@ -88,7 +89,10 @@ class Program:
             raise WorkloadError(self._obituary()) from None
 
     def receive(self, timeout_s: float = PATIENCE_S) -> Answer:
-        """Waits for one answer; raises WorkloadError on an error answer, at the program's end, in silence."""
+        """Wait for one answer.
+
+        Raises: WorkloadError on an error answer, at the program's end, or after `timeout_s`.
+        """
         assert self._process.stdout is not None
         deadline = time.monotonic() + timeout_s
         descriptor = self._process.stdout.fileno()
@@ -107,36 +111,19 @@ class Program:
         return answer
 
     def command(self, *words: object, timeout_s: float = PATIENCE_S) -> Answer:
-        """Sends one command and returns its answer."""
+        """Send one command and return its answer."""
         self.send(*words)
         return self.receive(timeout_s)
 
-    def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the program, unless it has been reaped already."""
-        if self._process.returncode is None:
-            self._process.send_signal(number)
-
-    def wait(self, timeout_s: float = PATIENCE_S) -> int:
-        """Waits for the program's end; returns its exit status, or minus the signal that killed it."""
-        return self._process.wait(timeout_s)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the program still runs."""
-        return self._process.poll() is None
-
     def close(self) -> None:
-        """Ends the program, kindly at first, and reaps it. A second call does nothing."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        # Every program ends at the end of its input.
-        self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+        """End the program and reap it. A second call does nothing."""
+        super().close()
         self._stderr.close()
+
+    def _request_end(self) -> None:
+        """Close the program's input, on which every workload program ends."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def _obituary(self) -> str:
         status = self._process.wait(10)
@@ -144,20 +131,9 @@ class Program:
         said = self._stderr.read().decode(errors="replace").strip()
         return f"{self.name} ended with status {status}" + (f": {said}" if said else "")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 class ProgramWithFiles(Program):
-    """A program with files: in `directory`, or in a temporary one on the file system of the system's default."""
+    """A program with files, in `directory` or in a temporary one."""
 
     def __init__(self, directory: Path | str | None) -> None:
         self._temporary = (
@@ -169,6 +145,7 @@ class ProgramWithFiles(Program):
         Program.__init__(self, name, arguments, wrapper=wrapper)
 
     def close(self) -> None:
+        """End the program and remove its temporary directory."""
         super().close()
         if self._temporary:
             self._temporary.cleanup()

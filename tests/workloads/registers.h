@@ -37,7 +37,7 @@ struct registers {
 /*
  * Fills xmm0-15 and the free general registers with numbers made from `seed`, stores `value` to *word (a
  * write fault, where the page is armed), does system call `number` with the arguments (pause, NULL), and
- * tells whether every register that the call must keep was kept. In assembly, because a compiler spills
+ * reports whether every register that the call must preserve was preserved. In assembly, because a compiler spills
  * registers around a call, and spilled values cannot get lost. *got is the call's result or -errno.
  */
 static inline bool registers_survive(uint64_t seed, uint64_t *word, uint64_t value, long number, int64_t *got)

@@ -1,9 +1,9 @@
 /*
- * Scans and write-protects a process's whole address space with as little around the system call as there
- * can be: what a tracer's own scan is compared with. Usage: scanfloor PID [ROUNDS [all|written]]
+ * Scans and write-protects a process's whole address space with as little code around the system call as
+ * possible: the floor for a tracer's own scan. Usage: scanfloor PID [ROUNDS [all|written]]
  *
- * written: asks for that category alone, which the kernel answers in a quicker way, places where no page is
- * among the answers.
+ * written: asks for that category alone, for which the kernel has a fast path, whose answer also has places
+ * without a page.
  */
 #define _GNU_SOURCE
 #include "common.h"
@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Linux 6.7's <linux/fs.h>, under names of our own, because older headers lack them. */
+/* Linux 6.7's <linux/fs.h>, under other names, because older headers lack them. */
 struct scan_region {
 	uint64_t start, end, categories;
 };
@@ -46,7 +46,7 @@ struct totals {
 
 static bool written_only;
 
-/* Time on a processor: what others took of it meanwhile does not count. */
+/* Processor time: what other processes took meanwhile does not count. */
 static uint64_t thread_ns(void)
 {
 	struct timespec t;

@@ -1,4 +1,4 @@
-"""Drives checksum, which notices any harm done to it, and hold, which is awkward to trace."""
+"""Drivers of checksum, which detects any harm done to it, and of hold, which is awkward to trace."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .process import Answer, Program
 
 @dataclass(frozen=True)
 class ChecksumResult:
-    """`checks` counts the errors of each kind of check; first_detail says what the first of each was."""
+    """The result of checksum. `checks` counts the errors of each kind of check; first_detail describes the first."""
 
     ok: bool
     errors: int
@@ -22,7 +22,7 @@ class ChecksumResult:
 
 @dataclass(frozen=True)
 class Cost:
-    """One write to each of so many pages: the median in ns, and how many of the writes faulted."""
+    """The cost of one write to each of `pages` pages: the median in ns, and how many of the writes faulted."""
 
     ns: float
     pages: int
@@ -30,23 +30,23 @@ class Cost:
 
 
 class Checksum(Program):
-    """Calculates and verifies until stopped; any harm done to it shows up as an error."""
+    """Drives checksum, which calculates and verifies until stopped; any harm done to it becomes an error."""
 
     def __init__(self, threads: int = 2, mib: int = 8, wrapper: Sequence[str] = ()) -> None:
         super().__init__("checksum", [threads, mib], wrapper=wrapper)
         self.areas = areas_of(self.greeting)
 
     def cost(self) -> Cost:
-        """What a first write to a page costs at present, over one sweep of 8 MiB."""
+        """Measure what a first write to a page costs at present, over one sweep of 8 MiB."""
         answer = self.command("cost")
         return Cost(answer["median_ns"], answer["pages"], answer["faults"])
 
     def status(self) -> ChecksumResult:
-        """The result so far."""
+        """Return the result so far."""
         return self._result(self.command("status"))
 
     def stop(self) -> ChecksumResult:
-        """Ends the calculation, after one check of all memory, and the program."""
+        """End the calculation, after one check of all memory, and the program."""
         return self._result(self.command("stop", timeout_s=120))
 
     @staticmethod
@@ -63,31 +63,33 @@ class Child:
 
 
 class Hold(Program):
-    """A target that is awkward to trace; `mode` is one of those at the top of hold.c."""
+    """Drives hold, a target that is awkward to trace; `mode` is one of those at the top of hold.c."""
 
     def __init__(self, mode: str = "sleep", wrapper: Sequence[str] = ()) -> None:
         super().__init__("hold", [mode], wrapper=wrapper)
         self.areas = areas_of(self.greeting)
 
     def write(self, first: int, count: int = 1) -> Touched:
-        """Writes pages of `area`."""
+        """Write pages of `area`."""
         return Touched.from_json(self.areas["area"], self.command("write", first, count))
 
     def handled(self) -> int:
-        """How many faults its own userfaultfd has served."""
+        """Return how many faults its own userfaultfd has served."""
         count: int = self.command("handled")["handled"]
         return count
 
     def exec(self) -> None:
-        """Has it exec itself: same pid, new address space, new areas."""
+        """Have it exec itself: same PID, new address space, new areas."""
         self.greeting = self.command("exec")
         self.areas = areas_of(self.greeting)
 
     def children(
         self, count: int, pages: int = 1, life_ms: int = 0, chain: bool = False
     ) -> list[Child]:
-        """Runs short-lived children one after the other, or each as the parent of the next (chain); each
-        writes `pages` pages of its copy of the area `children` and lives for life_ms after that."""
+        """Run short-lived children one after the other, or each as the parent of the next (chain).
+
+        Each writes `pages` pages of its copy of the area `children` and lives for life_ms after that.
+        """
         answer = self.command(
             "children",
             count,

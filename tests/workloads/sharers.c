@@ -2,7 +2,7 @@
  * Processes and threads that borrow this one's memory. Usage: sharers
  *   vfork FIRST COUNT         a child that borrows the memory writes the pages and ends
  *   exec FIRST COUNT          the same, and then it runs another program (true)
- *   clone FIRST COUNT         a process that shares the memory for good writes the pages and ends
+ *   clone FIRST COUNT         a process that shares the memory until it ends writes the pages and ends
  *   threads FIRST COUNT       each page by a thread that starts for it and ends
  * Each answers the ranges, and `child`, the last process or thread.
  */

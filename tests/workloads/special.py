@@ -1,4 +1,4 @@
-"""Drives uring, sharers and churn: one trap each."""
+"""Drivers of uring, sharers and churn, each for one trap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SLOT_PAGES = 4
 
 
 class Uring(Program):
-    """Has the kernel write into its area `a` through io_uring. why: what the kernel refused it with, or ""."""
+    """Has the kernel write into its area `a` through io_uring. why: the error that refused it, or ""."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__("uring", [directory])
@@ -19,19 +19,19 @@ class Uring(Program):
         self.why: str = self.greeting["why"]
 
     def read(self, first: int, count: int, how: str = "plain") -> Pages:
-        """Reads a file into pages: plain, async (by a worker of the kernel) or fixed (registered)."""
+        """Read a file into pages: plain, async (by a worker of the kernel) or fixed (registered)."""
         return self._touched("read", first, count, how)
 
     def write(self, first: int, count: int) -> Pages:
-        """Writes pages itself."""
+        """Write pages without the kernel."""
         return self._touched("write", first, count)
 
     def register(self, first: int, count: int) -> Pages:
-        """Registers pages as a buffer: the kernel pins them."""
+        """Register pages as a buffer: the kernel pins them."""
         return self._touched("register", first, count)
 
     def unregister(self) -> None:
-        """Lets go of the registered buffer."""
+        """Release the registered buffer."""
         self.command("unregister")
 
     def _touched(self, *words: object) -> Pages:
@@ -46,7 +46,7 @@ class Sharers(Program):
         self.areas = areas_of(self.greeting)
 
     def run(self, how: str, first: int, count: int) -> tuple[Pages, int]:
-        """Has pages of `a` written in one way (vfork, exec, clone, threads): the pages, and by whom."""
+        """Have pages of `a` written by vfork, exec, clone or threads; return the pages, and by whom."""
         answer = self.command(how, first, count)
         return Touched.from_json(self.areas["a"], answer).pages, int(answer["child"])
 
@@ -60,13 +60,13 @@ class Churn(Program):
         self.stable = self.area.pages[: slots * SLOT_PAGES : SLOT_PAGES]
 
     def write(self, seed: int, count: int) -> Pages:
-        """Writes that many random first pages."""
+        """Write `count` random first pages."""
         return Touched.from_json(self.area, self.command("write", seed, count)).pages
 
     def start(self) -> None:
-        """The mappings begin to change."""
+        """Start changing the mappings."""
         self.command("start")
 
     def stop(self) -> int:
-        """They change no more; how often they did."""
+        """Stop changing the mappings; return how often they changed."""
         return int(self.command("stop")["changes"])

@@ -1,5 +1,5 @@
 /*
- * Writes to prepared memory page by page and tells how long that took: the cost of write faults, armed or
+ * Writes to prepared memory page by page and reports how long that took: the cost of write faults, armed or
  * not, in the plainest form. Usage: sweep MIB anon|thp|memfd|file THREADS [DIR]
  */
 #define _GNU_SOURCE
@@ -147,7 +147,7 @@ static void flood_part(int index, int active, void *arg)
 	}
 }
 
-/* flood SECONDS THREADS [mib=N]: map, touch, unmap, as fast as it goes */
+/* flood SECONDS THREADS [mib=N]: map, touch, unmap, at full speed */
 static void do_flood(const struct line *line)
 {
 	struct flood flood = {0};

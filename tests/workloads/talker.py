@@ -1,5 +1,6 @@
-"""A program that talks: it rewrites its memory again and again, sends numbers in their order to whoever
-connects, and takes all connections. It prints its port. Usage: talker.py MIB"""
+"""A program with connections: it keeps rewriting its memory, sends ascending numbers to whoever
+connects, and accepts all connections. It prints its port. Usage: talker.py MIB
+"""
 
 import mmap
 import socket
@@ -11,7 +12,7 @@ PAUSE_S = 0.02
 
 
 def main() -> None:
-    """For as long as it is let."""
+    """Run until killed."""
     listener = socket.create_server(("", 0), backlog=512)
     print(listener.getsockname()[1], flush=True)
     threading.Thread(target=serve, args=(listener,), daemon=True).start()
@@ -27,10 +28,10 @@ def main() -> None:
 def serve(listener: socket.socket) -> None:
     while True:
         connection, _ = listener.accept()
-        threading.Thread(target=tell, args=(connection,), daemon=True).start()
+        threading.Thread(target=send_numbers, args=(connection,), daemon=True).start()
 
 
-def tell(connection: socket.socket) -> None:
+def send_numbers(connection: socket.socket) -> None:
     number = 0
     try:
         while True:

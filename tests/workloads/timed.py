@@ -1,4 +1,4 @@
-"""Drives the programs that are measured, or measured against: sweep, scanfloor, writer, flusher."""
+"""Drivers of the programs that are measured, or measured against: sweep, scanfloor, writer, flusher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .process import Answer, Program, ProgramWithFiles
 
 @dataclass(frozen=True)
 class SweepTime:
-    """How long it took to touch so many pages."""
+    """The time that touching `pages` pages took."""
 
     pages: int
     ns: int
@@ -24,6 +24,7 @@ class SweepTime:
 
     @classmethod
     def from_json(cls, answer: Answer) -> Self:
+        """Build it from an answer."""
         return cls(answer["pages"], answer["ns"], answer["ns_per_page"])
 
 
@@ -43,29 +44,31 @@ class Sweep(ProgramWithFiles):
         self.area = areas_of(self.greeting)["sweep"]
 
     def sweep(self, stride: int = 1, first: int = 0, count: int = 0, threads: int = 1) -> SweepTime:
-        """Rewrites one word in every stride-th page, from page `first` on; 0 for all there are."""
+        """Rewrite one word in every stride-th page, from page `first` on; 0 for all pages."""
         answer = self.command(
             "sweep", f"stride={stride}", f"first={first}", f"count={count}", f"threads={threads}"
         )
         return SweepTime.from_json(answer)
 
     def touch(self, mib: int = 64, thp: bool = False) -> SweepTime:
-        """Maps fresh memory and touches it: the cost of a first fault."""
+        """Map fresh memory and touch it: the cost of a first fault."""
         return SweepTime.from_json(self.command("touch", f"mib={mib}", f"thp={int(thp)}"))
 
     def filetouch(self, path: Path | str) -> SweepTime:
-        """Maps a file and reads a byte of each page, in random order. The path has no spaces."""
+        """Map a file and read a byte of each page, in random order. The path must not contain spaces."""
         return SweepTime.from_json(self.command("filetouch", path))
 
     def flood(self, seconds: int, threads: int = 1, mib: int = 2) -> Answer:
-        """Maps, touches and unmaps as fast as it goes; answers pages, faults, ns, faults_per_s."""
+        """Map, touch and unmap at full speed; answers pages, faults, ns, faults_per_s."""
         return self.command("flood", seconds, threads, f"mib={mib}", timeout_s=seconds + 60)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan, or the medians of several: ns on the wall, cpu_ns on a processor. regions, pages and
-    calls are sums over all rounds."""
+    """A scan, or the medians of several. regions, pages and calls are sums over all rounds.
+
+    ns is wall-clock time, cpu_ns processor time.
+    """
 
     ns: int
     cpu_ns: int
@@ -78,16 +81,16 @@ class Scan:
 
 
 class ScanFloor(Program):
-    """Scans and write-protects a process as quickly as C can: the floor for benchmarks."""
+    """Scans and write-protects a process as fast as C can: the floor for benchmarks."""
 
     def __init__(
         self, pid: int, rounds: int = 1, mode: str = "all", wrapper: Sequence[str] = ()
     ) -> None:
-        """mode: all (categories), or written, which takes the kernel's quick way."""
+        """Start it. mode: all (categories), or written, which takes the kernel's fast path."""
         super().__init__("scanfloor", [pid, rounds, mode], wrapper=wrapper)
 
     def scan(self) -> Scan:
-        """Scans `rounds` times."""
+        """Scan `rounds` times."""
         answer = self.command("scan")
         answer.pop("ok")
         return Scan(**answer)
@@ -108,7 +111,7 @@ class WriteRun:
     moments: tuple[int, ...] = ()
 
     def writes_at(self, ns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """How many had been made at some moments of CLOCK_MONOTONIC, whatever pace it kept."""
+        """Return how many writes had been made at some times of CLOCK_MONOTONIC, at whatever pace."""
         pairs = np.array(self.moments, np.float64).reshape(-1, 2)
         found: npt.NDArray[np.float64] = np.interp(
             (ns - self.start_ns) / 1000, pairs[:, 0], pairs[:, 1]
@@ -126,27 +129,27 @@ class Writer(Program):
     def start(
         self, pattern: str, rate: int, pages: int, seconds: int, seed: int = 1, log: bool = False
     ) -> None:
-        """Starts a run and returns at once; finish() waits for it. log: it keeps one, see WriteRun."""
+        """Start a run and return at once; finish() waits for it. log: keep one, see WriteRun."""
         self.send("run", pattern, rate, pages, seconds, seed, int(log))
 
     def finish(self, timeout_s: float = 600) -> WriteRun:
-        """Waits for the end of the run."""
+        """Wait for the end of the run."""
         answer = self.receive(timeout_s)
         answer.pop("ok")
         return WriteRun(**{**answer, "moments": tuple(answer.get("moments", ()))})
 
     def run(self, pattern: str, rate: int, pages: int, seconds: int, seed: int = 1) -> WriteRun:
-        """Runs from start to end."""
+        """Run from start to end."""
         self.start(pattern, rate, pages, seconds, seed)
         return self.finish(seconds + 60)
 
 
-_TURNS_S = 500.0  # a busy machine may seldom let a thread run that spins
+_TURNS_S = 500.0  # a busy machine may seldom schedule a thread that spins
 
 
 @dataclass(frozen=True)
 class Flushed:
-    """What a number of calls takes: flushes of the TLB, and pages in all of them."""
+    """The cost of a number of calls: TLB flushes, and pages flushed by all of them."""
 
     flushes: int
     pages: int
@@ -164,29 +167,31 @@ class Flusher(Program):
         self.cpu: int = self.greeting["cpu"]
 
     def flush(self, how: str, count: int, pages: int) -> Flushed:
-        """how: mprotect, dontneed or munmap. Writes a new piece of so many pages before each call."""
+        """Flush by mprotect, dontneed or munmap; writes a new piece of `pages` pages before each call."""
         answer = self.command(how, count, pages, timeout_s=_TURNS_S)
         return Flushed(answer["flushes"], answer["pages"])
 
     def pageout(self, path: Path) -> None:
-        """Maps and reads a file, of a real file system, and has reclaim unmap its pages."""
+        """Map and read a file on a real file system, and have reclaim unmap its pages."""
         self.command("pageout", path, timeout_s=_TURNS_S)
 
     def touch(self) -> None:
-        """Writes some pages, so that an arm has something to protect."""
+        """Write some pages, so that an arm has something to protect."""
         self.command("touch", timeout_s=_TURNS_S)
 
 
 PATTERNS = ("cyclic", "uniform", "hot_cold", "bursty")
-# As in pattern.h: a tenth of the pages gets nine tenths of the writes; bursts fill a quarter of each second.
+# The same as in pattern.h: a tenth of the pages gets nine tenths of the writes; bursts fill a quarter of each second.
 _HOT_PAGES, _HOT_WRITES = 0.1, 0.9
 _BURST_S = 0.25
 _PHASES = 1000
 
 
 def expected_distinct(pattern: str, rate: float, pages: int, seconds: float) -> float:
-    """W(t) of the known-rate writer in closed form, in pages (the expected value, where there is
-    chance; over all moments at which the time may begin, when bursty)."""
+    """Return W(t) of the known-rate writer in closed form, in pages.
+
+    Where chance is involved it is the expected value; for bursty, over all times at which t may start.
+    """
     if pattern == "cyclic":
         return min(float(pages), rate * seconds)
     if pattern == "uniform":
@@ -203,11 +208,11 @@ def expected_distinct(pattern: str, rate: float, pages: int, seconds: float) -> 
 
 
 def _drawn(writes: float, pages: int) -> float:
-    """Distinct pages of so many that were drawn with equal chances."""
+    """Return the distinct pages among `writes` draws from `pages` with equal chances."""
     return float(pages * -np.expm1(writes * np.log1p(-1.0 / pages)))
 
 
 def _in_bursts(rate: float, seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Writes within the first seconds."""
+    """Return the writes within the first seconds."""
     whole = np.floor(seconds)
     return rate * (whole + np.minimum((seconds - whole) / _BURST_S, 1.0))

@@ -1,7 +1,7 @@
 /*
  * torture DIR THREADS SEED MIB [KERNEL_WRITES [HUGE]]
- * Threads write at random into every mapping class while the mappings change under them and children come and
- * go. `go` starts it, `rest` stops it: after its answer no thread and no child writes until the next `go`.
+ * Threads write at random into every mapping class while the mappings change under them and children start and
+ * end. `go` starts it, `rest` stops it: after its answer no thread and no child writes until the next `go`.
  * `torture child FD SLOT SEED` is what its children exec.
  */
 #define _GNU_SOURCE
@@ -158,7 +158,7 @@ void burst(struct writer *w)
 
 	/*
 	 * With userfaultfd a child's shared memory is not protected before its first boundary: a read, or a write to a
-	 * neighbour in the same large folio, makes its pages writable, and if it ends before nobody sees its writes.
+	 * neighbour in the same large folio, makes its pages writable, and if it ends before that its writes are lost.
 	 */
 	if (w->alone && (spot->kept || (spot->shared && !atomic_load(&control->child[w->slot].armed))))
 		return;

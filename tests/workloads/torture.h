@@ -18,7 +18,7 @@ struct control {
 	} child[MAX_CHILDREN];
 };
 
-/* A place for an area. Steady ones stay where they are; the others come, go, move and change. */
+/* A place for an area. Steady ones keep their address; the others are mapped, unmapped, moved and changed. */
 struct spot {
 	pthread_rwlock_t lock;                 /* read: to write into it; write: to map, move or protect it */
 	struct area *area;
@@ -27,10 +27,10 @@ struct spot {
 	uint64_t mib;
 	bool steady, shared;
 	/*
-	 * Shared memory lives on when it leaves the page tables of one who wrote it, and with it goes what the scan would
-	 * have seen. That is all there is to see with userfaultfd in a mapping that mremap moved, until the round ends; and
-	 * of a fault that slept over a boundary, as those on files may. So what is kept is not dropped, and nobody who
-	 * may end before its parent writes there.
+	 * Shared memory outlives the page tables of the process that wrote it, and what the scan would have seen is lost
+	 * with them. That is the only trace of a write with userfaultfd in a mapping that mremap moved, until the round ends;
+	 * and of a fault that slept over a boundary, as those on files may. So a kept spot is not dropped, and no process
+	 * that may end before its parent writes there.
 	 */
 	bool kept;
 };
@@ -40,7 +40,7 @@ struct writer {
 	uint64_t random, value;                /* every value is written once only */
 	atomic_uint parked;
 	atomic_ulong writes, reads;
-	bool alone;                            /* in a child: nobody else changes its mappings, or locks */
+	bool alone;                            /* in a child: no other thread changes its mappings, or locks */
 	int slot;                              /* of a child */
 };
 

@@ -1,4 +1,4 @@
-"""Drives torture: threads that write at random while their mappings change and children come and go."""
+"""Driver of torture: threads that write at random while their mappings change and children come and go."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from .process import Answer, ProgramWithFiles
 
 @dataclass(frozen=True)
 class Rest:
-    """Where the program stands while it rests. Counts are of the whole run so far; churn: how often
-    each kind of change was made."""
+    """State of the program while it rests. Counts are of the whole run so far; churn: how often each kind of
+    change was made.
+    """
 
     children: tuple[int, ...]
     writes: int
@@ -25,6 +26,7 @@ class Rest:
 
     @classmethod
     def from_json(cls, answer: Answer) -> Self:
+        """Build it from an answer."""
         return cls(
             tuple(answer["children"]),
             answer["writes"],
@@ -36,8 +38,13 @@ class Rest:
 
 
 class Torture(ProgramWithFiles):
-    """Rests until go(). mib: the size of most areas. kernel_writes: process_vm_writev writes, too:
-    0 nowhere, 1 to private memory, 2 anywhere. huge: whether there are huge pages."""
+    """Drives torture, which rests until go().
+
+    Args:
+        mib: the size of most areas.
+        kernel_writes: where process_vm_writev writes, too: 0 nowhere, 1 to private memory, 2 anywhere.
+        huge: whether there are huge pages.
+    """
 
     def __init__(
         self,
@@ -54,13 +61,13 @@ class Torture(ProgramWithFiles):
         self._start("torture", words, wrapper)
 
     def go(self) -> None:
-        """Lets it run."""
+        """Let it run."""
         self.command("go")
 
     def armed(self, pid: int) -> None:
-        """Tells a child that it may write shared memory, too; when it has ended since, nobody."""
+        """Allow a child to write shared memory, too; a child that has ended since is ignored."""
         self.command("armed", pid)
 
     def rest(self, timeout_s: float = 120) -> Rest:
-        """Stops all writing, and waits for that."""
+        """Stop all writing, and wait for that."""
         return Rest.from_json(self.command("rest", timeout_s=timeout_s))

@@ -54,7 +54,7 @@ static void cover(struct spot *spot, uint32_t first, uint32_t count)
 	memset(spot->area->readonly + first, 0, count);
 }
 
-/* What takes the lock of a spot: nobody writes there meanwhile. */
+/* Changes under the lock of a spot: no thread writes there meanwhile. */
 static bool change_locked(struct spot *spot, enum churn what, uint64_t random, uint32_t first, uint32_t count)
 {
 	bool can = !spot->steady && (what != COVER || spot->area->kind == ANON_PRIVATE);
@@ -74,7 +74,7 @@ static bool change_locked(struct spot *spot, enum churn what, uint64_t random, u
 	return true;
 }
 
-/* What races with the writers. */
+/* Changes that race with the writers. */
 static bool change_open(struct spot *spot, enum churn what, uint32_t first, uint32_t count)
 {
 	char *start = spot->area->start + first * PAGE_BYTES;
@@ -222,7 +222,7 @@ void children_settle(unsigned rest)
 			nap(200);
 }
 
-/* ---- one of all these ---- */
+/* ---- one random change ---- */
 
 void churn_once(struct writer *self)
 {

@@ -141,7 +141,7 @@ static void share(const struct plan *plan, int index, int active, size_t *from, 
 static void kernel_fill(struct job *job, uint32_t page, size_t run)
 {
 	int fd = job->how == TOUCH_DIRECT ? direct_fd : source_fd;
-	/* Another part of the source each time, for pages that change. */
+	/* A different part of the source each time, so that the pages change. */
 	uint64_t slots = SOURCE_BYTES / PAGE_BYTES - run + 1, offset = (command * 31 + page) % slots * PAGE_BYTES;
 	ssize_t got = pread(fd, job->area->start + page * PAGE_BYTES, run * PAGE_BYTES, (off_t)offset);
 

@@ -120,7 +120,7 @@ static void do_register(uint64_t first, uint64_t count)
 
 static void do_read(const char *how, uint64_t first, uint64_t count)
 {
-	/* Another part of the source each time, for pages that change. */
+	/* A different part of the source each time, so that the pages change. */
 	uint64_t offset = (command * 37 + first) % (SOURCE_PAGES / 2) * PAGE_BYTES;
 	struct io_uring_sqe request = {
 		.opcode = strcmp(how, "fixed") ? IORING_OP_READ : IORING_OP_READ_FIXED,

@@ -32,7 +32,7 @@ struct result {
 };
 
 struct moment {
-	uint32_t us, writes;                   /* since the start; so many had been made then */
+	uint32_t us, writes;                   /* since the start; writes made by then */
 };
 
 struct log {
@@ -55,7 +55,7 @@ static struct memory map_memory(uint64_t mib)
 
 	memset(memory.start, 1, mib << 20);
 	memory.last = must_alloc(memory.pages * sizeof(*memory.last));
-	memset(memory.last, 1, memory.pages * sizeof(*memory.last));  /* present, before anyone counts pages */
+	memset(memory.last, 1, memory.pages * sizeof(*memory.last));  /* present, before pages are counted */
 	return memory;
 }
 

@@ -1,4 +1,4 @@
-"""A file system for a test guest: the statically built writer as /init, or other programs."""
+"""An initramfs for a test guest: the statically built writer as /init, or other programs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .process import WorkloadError, build
 
 
 def _entry(name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
-    """One file in the cpio format `newc` (the kernel's Documentation/driver-api/early-userspace/buffer-format)."""
+    """Return a file in the cpio format `newc` (the kernel's Documentation/driver-api/early-userspace/buffer-format)."""
     path = name.encode() + b"\0"
     links = 2 if stat.S_ISDIR(mode) else 1
-    # The kernel looks at ino only where a file has several links: none here has.
+    # The kernel reads ino only where a file has several links: none here has.
     # ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check
     fields = (0, mode, 0, 0, links, 0, len(data), 0, 0, *device, len(path), 0)
     header = b"070701" + b"".join(b"%08X" % value for value in fields)
@@ -27,9 +27,9 @@ def _pad(data: bytes) -> bytes:
 def make_initramfs(
     path: Path | str, init: Path | None = None, files: Mapping[str, Path] | None = None
 ) -> Path:
-    """Writes an uncompressed initramfs whose /init is the writer (or another static program, or a script).
+    """Write an uncompressed initramfs whose /init is the writer (or another static program, or a script).
 
-    files: others in it, by their paths there with no leading slash.
+    files: more files, by their paths in it, with no leading slash.
     """
     program = init or build() / "init"
     if not program.exists():
@@ -40,7 +40,7 @@ def make_initramfs(
     folders = folders - {"."} | {"dev", "proc"}
     archive = [
         *(_entry(folder, stat.S_IFDIR | 0o755) for folder in sorted(folders)),
-        # The kernel opens it for process 1 before anything could make it.
+        # The kernel opens it for process 1 before any program could create it.
         _entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
         *(_entry(name, stat.S_IFREG | 0o755, data) for name, data in programs.items()),
         _entry("TRAILER!!!", 0),
@@ -51,5 +51,5 @@ def make_initramfs(
 
 
 def guest_parameters(rate: int, mib: int, seconds: int = 0, pattern: str = "cyclic") -> str:
-    """The guest writer's part of the kernel command line; rate in pages/s, 0 seconds means for ever."""
+    """Return the guest writer's part of the kernel command line; rate in pages/s, 0 seconds means for ever."""
     return f"redirty.rate={rate} redirty.mib={mib} redirty.secs={seconds} redirty.pattern={pattern}"

@@ -1,1 +1,1 @@
-"""Predictions against real migrations and pre-dumps: make bench-migration. See ../README.md."""
+"""Predictions compared with real migrations and pre-dumps: make bench-migration. See ../README.md."""

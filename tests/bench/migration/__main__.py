@@ -1,4 +1,4 @@
-"""make bench-migration: predictions beside real migrations and pre-dumps. See ../README.md."""
+"""make bench-migration: predictions next to real migrations and pre-dumps. See ../README.md."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from tests.bench.migration.workloads import WORKLOADS, WorkloadMissingError
 from tests.vm import initramfs, kernels, machine
 
 CRIU = "criu"
-# What goes wrong with one workload; the others are worth having.
+# Failures of one workload, after which the others are still worth measuring.
 TROUBLE = (
-    *(*run.TROUBLE, WorkloadMissingError, kernels.KernelError),
-    *(machine.VmError, initramfs.InitramfsError),
+    *run.TROUBLE,
+    WorkloadMissingError,
+    kernels.KernelError,
+    machine.VmError,
+    initramfs.InitramfsError,
 )
 FACTORS = (0.6, 0.85, 0.97, 1.05, 1.2, 1.6, 2.5, 5.0)
 QUICK = (0.7, 2.0)
-# No whole number of seconds: rounds would all begin at the same moment of a workload that does
+# Not a whole number of seconds: rounds would all start at the same moment of a workload that does
 # something each second, and W(t) would be that moment's.
 INTERVAL, QUICK_INTERVAL = "10.3s", "3.3s"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     found = argparse.ArgumentParser(
         prog="python -m tests.bench.migration",
         description=__doc__.splitlines()[0] if __doc__ else "",
@@ -56,23 +59,26 @@ def parser() -> argparse.ArgumentParser:
 
 
 def show(out: Path) -> None:
-    """All tables of an output folder. Errors: OSError."""
+    """Print all tables of an output folder.
+
+    Raises: OSError.
+    """
     settings = read_settings(out)
-    loads, told = read(out, Load), read(out, Predicted)
-    rows = compare(loads, read(out, Real), told, settings.patience_s)
+    loads, predicted = read(out, Load), read(out, Predicted)
+    rows = compare(loads, read(out, Real), predicted, settings.patience_s)
     print(f"{settings.qemu}; guests with Linux {settings.kernel}; redirty {settings.redirty}; "
           f"downtime limit {settings.downtime_s:g} s; recorded {settings.rounds} x {settings.interval}")  # fmt: skip
     if rows:
         print("\n" + table.workloads(loads, rows))
         print(table.migrations(rows))
-        print(table.problems(told) + table.totals(summary(rows), settings), end="")
+        print(table.problems(predicted) + table.totals(summary(rows), settings), end="")
     if dumps := read(out, PreDump):
         print("\n" + table.predumps(dumps))
         print(criu.totals(dumps), end="")
 
 
 def main() -> int:
-    """Runs what is asked for; 1 when something could not be run to its end, whatever the figures."""
+    """Run what is requested; return 1 when something could not run to its end, whatever the figures."""
     options = parser().parse_args()
     if options.old is not None:
         if options.again:
@@ -98,7 +104,7 @@ def main() -> int:
     plan = run.Plan(
         out.absolute(), settings, kernel, options.times or (QUICK if quick else FACTORS)
     )
-    run.begin(plan)
+    run.prepare(plan)
     failed = False
     for name in options.only or [*WORKLOADS, CRIU]:
         try:

@@ -1,4 +1,4 @@
-"""CRIU's pre-dumps of a workload in an emulated machine, beside what redirty predicts for them."""
+"""CRIU's pre-dumps of a workload in an emulated machine, next to redirty's predictions for them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ _BEYOND_S = 0.3  # see INTERVAL of __main__.py
 
 
 def measure(out: Path, *, quick: bool) -> None:
-    """Records and pre-dumps all patterns. Errors: WorkloadMissingError, VmError, KernelError."""
+    """Record and pre-dump all patterns.
+
+    Raises: WorkloadMissingError, VmError, KernelError.
+    """
     if shutil.which("criu", path="/usr/sbin:/usr/bin:/sbin:/bin") is None:
         raise WorkloadMissingError("criu is not installed (Debian package criu)")
-    build()  # here: the guest sees the programs, and has no compiler's time to lose
+    build()  # here: the guest sees the programs, and a compiler would take too long in it
     shared = out / FOLDER
     shared.mkdir()
     gaps = QUICK_GAPS_S if quick else GAPS_S
@@ -51,7 +54,7 @@ def measure(out: Path, *, quick: bool) -> None:
 
 
 def row(answer: dict[str, Any]) -> PreDump:
-    """One pre-dump as the guest tells it."""
+    """Build the row of one pre-dump from the guest's answer."""
     return PreDump(
         workload=answer["workload"],
         number=answer["number"],
@@ -66,7 +69,7 @@ def row(answer: dict[str, Any]) -> PreDump:
 
 
 def predicted(recordings: Path, rows: Sequence[PreDump]) -> list[PreDump]:
-    """With the predictions; without, where redirty makes none."""
+    """Add the predictions to the rows; leave them empty where redirty makes none."""
     found = []
     for dump in rows:
         try:
@@ -79,7 +82,10 @@ def predicted(recordings: Path, rows: Sequence[PreDump]) -> list[PreDump]:
 
 
 def predict_again(out: Path) -> None:
-    """Predictions anew from the recordings in an output folder. Errors: OSError."""
+    """Make predictions anew from the recordings in an output folder.
+
+    Raises: OSError.
+    """
     rows = read(out, PreDump)
     if rows:
         (out / FILES[PreDump]).unlink()
@@ -87,7 +93,7 @@ def predict_again(out: Path) -> None:
 
 
 def totals(rows: Sequence[PreDump]) -> str:
-    """The median error. The first pre-dump is all that is present, not what was written again."""
+    """Return the median error. The first pre-dump is everything present, not what was written again."""
     errors = [page_error(row) for row in rows if row.number]
     there = [abs(error) for error in errors if error is not None]
     error = statistics.median(there) if there else None

@@ -1,10 +1,10 @@
 """Runs in the machine that criu.py boots: a workload recorded, then pre-dumped by CRIU again and again.
 
 Usage: python -m tests.bench.migration.guest_criu SHARED INTERVAL ROUNDS SECONDS,... WORKLOAD,...
-SHARED/WORKLOAD becomes the recording. A pre-dump begins SECONDS after the one before it. Prints JSON.
+SHARED/WORKLOAD becomes the recording. A pre-dump starts SECONDS after the one before it. Prints JSON.
 
-What counts is the time from one stop of the workload to the next: what it could not write while it
-stood still it catches up with.
+The interval counts from one stop of the workload to the next: writes that it could not make while it was stopped
+it makes afterwards.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _SETTLE_S = 3.0
 
 
 def main() -> int:
-    """All workloads, one after the other."""
-    # It tries what the kernel can do when it runs for the first time, for seconds.
+    """Measure all workloads, one after the other."""
+    # CRIU probes the kernel's features for seconds when it runs for the first time.
     subprocess.run(
         ["criu", "check", "--feature", "mem_dirty_track"], capture_output=True, check=True
     )
@@ -57,17 +57,17 @@ def main() -> int:
 
 
 def pre_dumps(pid: int, gaps_s: Sequence[float]) -> list[dict[str, Any]]:
-    """One, and one more after each gap."""
+    """Make a pre-dump, and one more after each gap."""
     found = []
     with tempfile.TemporaryDirectory() as name:
         due, before = time.monotonic(), 0.0
         for number, gap_s in enumerate((0.0, *gaps_s)):
             due += gap_s
             time.sleep(max(0.0, due - time.monotonic()))
-            begun = time.monotonic()
+            started = time.monotonic()
             images = _pre_dump(pid, Path(name), number)
-            took_s = time.monotonic() - begun
-            stopped = begun + seized((images / "log").read_text(errors="replace"))
+            took_s = time.monotonic() - started
+            stopped = started + seized((images / "log").read_text(errors="replace"))
             found.append(
                 {
                     "number": number,
@@ -81,7 +81,10 @@ def pre_dumps(pid: int, gaps_s: Sequence[float]) -> list[dict[str, Any]]:
 
 
 def seized(log: str) -> float:
-    """When the target was stopped, in seconds since CRIU's start. Errors: ProgramError."""
+    """Return when the target was stopped, in seconds since CRIU's start.
+
+    Raises: ProgramError.
+    """
     found = re.search(r"^\((\d+\.\d+)\) Seized task", log, re.MULTILINE)
     if found is None:
         raise ProgramError("CRIU's log does not say when it stopped the target")
@@ -98,8 +101,8 @@ def _pre_dump(pid: int, directory: Path, number: int) -> Path:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         log = images / "log"
-        said = log.read_text(errors="replace")[-1500:] if log.exists() else ""
-        raise ProgramError(f"criu ended with {done.returncode}: {done.stderr}{said}")
+        output = log.read_text(errors="replace")[-1500:] if log.exists() else ""
+        raise ProgramError(f"criu ended with {done.returncode}: {done.stderr}{output}")
     return images
 
 

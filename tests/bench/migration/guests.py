@@ -1,7 +1,7 @@
-"""Emulated machines that can move: each a QEMU with a monitor, started to boot or to be moved into.
+"""Emulated machines that can migrate: each a QEMU with a monitor, started to boot or as a destination.
 
-A guest's program tells once in a while how it is, as a JSON line on the console: what it has done
-(`writes`), and how much of its memory is not what it should be (`wrong`).
+A guest's program reports its state from time to time, as a JSON line on the console: the writes it has made
+(`writes`), and how much of its memory is wrong (`wrong`).
 """
 
 from __future__ import annotations
@@ -19,27 +19,29 @@ from tests.vm.kernels import Kernel
 
 _BOOT_S = 300.0
 _POLL_S = 0.1
-# QEMU 7.2 loses writes of an emulated guest that is on the move, and the guest dies of it: when it
-# takes the dirty bits of whole pieces of 256 KiB (cpu_physical_memory_sync_dirty_bitmap) it leaves the
-# emulated TLB as it is, and what is writable there is written unseen. Memory that is no multiple of
-# that is taken page by page, which does it right: 8 KiB, the least that QEMU takes, are left out.
+# QEMU 7.2 loses writes of an emulated guest that migrates, and the guest dies of it: when it
+# reads the dirty bits of whole pieces of 256 KiB (cpu_physical_memory_sync_dirty_bitmap) it leaves the
+# emulated TLB unchanged, and pages writable there are written unseen. Memory that is not a multiple of
+# that is read page by page, which is correct: 8 KiB, the least that QEMU accepts, are left out.
 _ODD_KIB = 8
-# Taken so, each dirty page costs a walk over the emulated TLB, which is small when it is emptied often:
+# Read so, each dirty page costs a walk over the emulated TLB, which is small when it is emptied often:
 # page-table isolation empties it at every entry to the guest's kernel.
 _APPEND = "pti=on"
 Line = Mapping[str, Any]
 
 
 class GuestError(RuntimeError):
-    """A guest did not do what it should; the message ends with the last of its console."""
+    """A guest failed; the message ends with the last of its console."""
 
 
 class Machine:
     """A QEMU process. Leaving its `with` block ends it.
 
-    work: where its directory is made. number: tells it from others there. arriving: it does not boot,
-    but waits to be moved into. uri: where, for QEMU (default: a unix socket). wrapper: a command that runs it.
-    control: a second monitor, that nobody uses.
+    Attributes:
+        pid: of QEMU.
+        qmp: its monitor.
+        control: the socket of a second monitor, which nothing here uses.
+        uri: where it waits for a migration.
     """
 
     def __init__(
@@ -53,6 +55,15 @@ class Machine:
         uri: str | None = None,
         wrapper: Sequence[object] = (),
     ) -> None:
+        """Start it.
+
+        Args:
+            work: the directory in which its own is created.
+            number: distinguishes it from others there.
+            arriving: it does not boot, but waits for an incoming migration.
+            uri: where, for QEMU (default: a unix socket).
+            wrapper: a command that runs it.
+        """
         directory = work / f"machine{number}"
         directory.mkdir()
         monitor, self.control = directory / "monitor", directory / "control"
@@ -79,16 +90,19 @@ class Machine:
         self.close()
 
     def close(self) -> None:
-        """Ends it, however it is."""
+        """End it, in whatever state."""
         self.qmp.close()
         self._server.close()
 
     def lines(self) -> list[Line]:
-        """What the guest's program has told here, oldest first."""
-        return progress(self._server.said())
+        """Return what the guest's program has reported here, oldest first."""
+        return progress(self._server.text())
 
     def wait_lines(self, count: int, timeout_s: float = _BOOT_S) -> list[Line]:
-        """Waits until it has told so much more than it had. Errors: GuestError."""
+        """Wait until it has reported `count` more lines.
+
+        Raises: GuestError.
+        """
         wanted = len(self.lines()) + count
         deadline = time.monotonic() + timeout_s
         while len(found := self.lines()) < wanted:
@@ -100,13 +114,13 @@ class Machine:
         return found
 
     def _explained(self, problem: str) -> str:
-        return f"{problem}: {self._server.said()[-1000:]!r}"
+        return f"{problem}: {self._server.text()[-1000:]!r}"
 
 
-def progress(said: str) -> list[Line]:
-    """The progress lines of a console, which may begin and end in the midst of one."""
+def progress(console: str) -> list[Line]:
+    """Return the progress lines of a console, whose text may start and end in the middle of one."""
     found = []
-    for line in said.splitlines(keepends=True):
+    for line in console.splitlines(keepends=True):
         if line.startswith('{"event":"progress"') and line.endswith("\n"):
             found.append(json.loads(line))
     return found

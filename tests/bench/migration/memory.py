@@ -1,4 +1,4 @@
-"""A guest's memory as QEMU's process has it: how much there is, and how much of it is zero."""
+"""A guest's memory in QEMU's process: its size, and how much of it is zero."""
 
 from __future__ import annotations
 
@@ -15,26 +15,35 @@ _PIECE = 4 << 20
 
 
 def ram(machine: Machine) -> tuple[int, int]:
-    """Address and length of the guest's memory, in bytes. Errors: GuestError."""
+    """Return the address and length of the guest's memory, in bytes.
+
+    Raises: GuestError.
+    """
     # The first page of an x86 machine is its memory's first.
     return address_of(_monitor(machine, "gpa2hva 0")), length_of(_monitor(machine, "info ramblock"))
 
 
-def address_of(said: str) -> int:
-    """From the answer to gpa2hva. Errors: GuestError."""
-    found = re.search(rf"\({re.escape(_BLOCK)}\) is 0x([0-9a-f]+)", said)
+def address_of(answer: str) -> int:
+    """Return the address in the answer to gpa2hva.
+
+    Raises: GuestError.
+    """
+    found = re.search(rf"\({re.escape(_BLOCK)}\) is 0x([0-9a-f]+)", answer)
     if found is None:
-        raise GuestError(f"QEMU does not say where {_BLOCK} is: {said!r}")
+        raise GuestError(f"QEMU does not report the address of {_BLOCK}: {answer!r}")
     return int(found[1], 16)
 
 
-def length_of(said: str) -> int:
-    """From QEMU's list: Block Name, PSize, Offset, Used, Total. Errors: GuestError."""
+def length_of(answer: str) -> int:
+    """Return the length in QEMU's list: Block Name, PSize, Offset, Used, Total.
+
+    Raises: GuestError.
+    """
     found = re.search(
-        rf"^\s*{re.escape(_BLOCK)}\s+\d+ \w+\s+0x[0-9a-f]+\s+0x([0-9a-f]+)", said, re.MULTILINE
+        rf"^\s*{re.escape(_BLOCK)}\s+\d+ \w+\s+0x[0-9a-f]+\s+0x([0-9a-f]+)", answer, re.MULTILINE
     )
     if found is None:
-        raise GuestError(f"QEMU lists no {_BLOCK}: {said!r}")
+        raise GuestError(f"QEMU does not list {_BLOCK}: {answer!r}")
     return int(found[1], 16)
 
 
@@ -43,7 +52,10 @@ def _monitor(machine: Machine, line: str) -> str:
 
 
 def zero_pages(pid: int, address: int, length: int) -> int:
-    """How many pages are all zero, those that were never touched included. Errors: OSError."""
+    """Count the pages that are all zero, those that were never touched included.
+
+    Raises: OSError.
+    """
     count = 0
     memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
     try:

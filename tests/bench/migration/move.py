@@ -1,4 +1,4 @@
-"""One migration: from a running guest into a waiting machine, at a given bandwidth."""
+"""A migration from a running guest into a waiting machine, at a given bandwidth."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DIRTY_RATE_S = 1
 
 @dataclass(frozen=True)
 class Terms:
-    """bandwidth: bytes per second. patience_s: after so long it is cancelled."""
+    """Terms of a migration. bandwidth: bytes per second. patience_s: after which it is cancelled."""
 
     workload: str
     bandwidth: int
@@ -31,14 +31,14 @@ class Terms:
 
 @dataclass
 class Moved:
-    """What came of it."""
+    """The result of a migration."""
 
     real: Real
     samples: list[Sample] = field(default_factory=list)
 
 
 def dirty_rate(machine: Machine) -> float | None:
-    """QEMU's own estimate, by sampling pages (the other ways of it need KVM), in bytes per second."""
+    """Return QEMU's own estimate in bytes per second, by sampling pages (its other methods need KVM)."""
     machine.qmp.ask("calc-dirty-rate", {"calc-time": _DIRTY_RATE_S, "mode": "page-sampling"})
     deadline = time.monotonic() + 30 * _DIRTY_RATE_S
     while time.monotonic() < deadline:
@@ -50,9 +50,9 @@ def dirty_rate(machine: Machine) -> float | None:
 
 
 def move(source: Machine, destination: Machine, terms: Terms) -> Moved:
-    """Moves the guest, or gives up after the patience: then it runs on where it was.
+    """Migrate the guest, or cancel after the patience: then it continues where it was.
 
-    Errors: GuestError when it fails, or the guest that arrived is not well; QmpError.
+    Raises: GuestError when it fails, or the guest that arrived is unwell; QmpError.
     """
     source.qmp.ask(
         "migrate-set-parameters",
@@ -72,15 +72,15 @@ def move(source: Machine, destination: Machine, terms: Terms) -> Moved:
 
 
 def _watched(source: Machine, terms: Terms, each: Callable[[Sample], None]) -> dict[str, Any]:
-    """QEMU's last answer."""
-    begun = time.monotonic()
+    """Return QEMU's last answer."""
+    started = time.monotonic()
     last: dict[str, Any] = {}
     cancelled: float | None = None
     while True:
         answer: dict[str, Any] = source.qmp.ask("query-migrate")
-        now = time.monotonic() - begun
+        now = time.monotonic() - started
         if answer["status"] in _ENDED:
-            # A cancelled one no longer tells what it had sent.
+            # A cancelled one no longer reports what it had sent.
             return {**last, "status": "cancelled"} if answer["status"] == "cancelled" else answer
         if answer["status"] == "active" and "ram" in answer and cancelled is None:
             last = answer
@@ -110,7 +110,7 @@ def _sample(terms: Terms, now: float, answer: dict[str, Any]) -> Sample:
 def real(
     terms: Terms, answer: dict[str, Any], samples: list[Sample], guest: dict[str, Any] | Any
 ) -> Real:
-    """A migration's figures. expected-downtime: the median of what QEMU said after its first pass."""
+    """Build the row of a migration. expected-downtime: the median of QEMU's values after its first pass."""
     ram = answer["ram"]
     expected = [
         sample.expected_downtime_s

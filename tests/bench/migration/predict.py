@@ -20,7 +20,10 @@ _PREDICT_S = 120.0
 
 
 def record(pid: int, directory: Path, interval: str, rounds: int) -> None:
-    """Records a machine for so many rounds; it has ended when this returns. Errors: ProgramError."""
+    """Record a machine for `rounds` rounds; the recording has ended when this returns.
+
+    Raises: ProgramError.
+    """
     done = run_redirty(
         "record",
         "-q",
@@ -38,7 +41,7 @@ def record(pid: int, directory: Path, interval: str, rounds: int) -> None:
 
 
 def written(directory: Path, seconds: float) -> float:
-    """Distinct pages written within so long of an arm, on average, as a recording has it."""
+    """Return the distinct pages written within `seconds` of an arm, averaged over a recording."""
     curve = pd.read_csv(directory / "curve.csv")
     pages = curve.groupby("elapsed_s")["unique_dirty_pages"].sum()
     return (
@@ -47,18 +50,21 @@ def written(directory: Path, seconds: float) -> float:
 
 
 def ask(directory: Path, bandwidth: float, policy: str, *more: object) -> Any:
-    """The answer of `redirty predict`. bandwidth: bytes per second. Errors: ProgramError."""
+    """Return the answer of `redirty predict`. bandwidth: bytes per second.
+
+    Raises: ProgramError.
+    """
     words = ["predict", directory, "--bandwidth", f"{round(bandwidth)}B", "--policy", policy]
     done = run_redirty(*words, *more, "--json", timeout_s=_PREDICT_S)
     try:
         return json.loads(done.out)
     except ValueError:
-        reason = (done.lines or ["it said nothing"])[-1]
+        reason = (done.lines or ["it printed nothing"])[-1]
         raise ProgramError(f"redirty predict ended with {done.code}: {reason}") from None
 
 
 def predict(load: Load, directory: Path, bandwidth: float, settings: Settings) -> Predicted:
-    """What would come of a migration. Where redirty can't tell, its reason stands in `problem`."""
+    """Predict a migration. Where redirty makes no prediction, its reason is in `problem`."""
     more = ["--downtime", f"{round(settings.downtime_s * 1000)}ms"]
     more += ["--last-bandwidth", f"{round(settings.last_bandwidth)}B"]
     try:
@@ -69,7 +75,7 @@ def predict(load: Load, directory: Path, bandwidth: float, settings: Settings) -
 
 
 def parse(workload: str, bandwidth: float, answer: Mapping[str, Any]) -> Predicted:
-    """`--json` of `redirty predict`. An end that JSON has no number for (null) never comes."""
+    """Parse `redirty predict --json`. An end for which JSON has no number (null) never comes."""
     converges = bool(answer["converges"])
     low, high = (answer.get(end) or {} for end in ("low", "high"))
     return Predicted(
@@ -90,10 +96,10 @@ def parse(workload: str, bandwidth: float, answer: Mapping[str, Any]) -> Predict
 
 
 def pages_after(directory: Path, seconds: float) -> tuple[float, float]:
-    """Pages of a first pre-dump, and of one made so many seconds later.
+    """Return the pages of a first pre-dump, and of one made `seconds` later.
 
-    With one pass ahead of the last, at the bandwidth at which that takes so long, the last pass is
-    just what was written meanwhile.
+    With one pass ahead of the last, at the bandwidth at which that takes `seconds`, the last pass is just what was
+    written meanwhile.
     """
     everything = _bytes(ask(directory, 1 << 30, "criu:1"))[0]
     first, later = _bytes(ask(directory, everything / seconds, "criu:1"))

@@ -1,7 +1,7 @@
-"""QEMU's monitor: a handful of commands, one after the other, over a unix socket.
+"""A client of QEMU's monitor: a handful of commands, one after the other, over a unix socket.
 
-The `qemu.qmp` of PyPI is well kept, but asyncio through and through; asked for one command at a time
-it would be more code than this. Protocol: QEMU's docs/interop/qmp-spec.rst.
+The `qemu.qmp` of PyPI is well maintained, but asyncio throughout; for one command at a time it would need more code
+than this. Protocol: QEMU's docs/interop/qmp-spec.rst.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ _POLL_S = 0.02
 
 
 class QmpError(RuntimeError):
-    """QEMU refused a command, or is gone; the message is QEMU's."""
+    """QEMU refused a command, or has ended; the message is QEMU's."""
 
 
 class Qmp:
     """A monitor connection.
 
-    path: QEMU's socket. alive: whether its process still runs, asked while it has none yet.
-    Errors: QmpError, here and in every method.
+    Raises: QmpError, here and in every method.
     """
 
     def __init__(self, path: Path, alive: Callable[[], bool], timeout_s: float = 30) -> None:
@@ -39,7 +38,7 @@ class Qmp:
             raise
 
     def ask(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
-        """A command's answer."""
+        """Return a command's answer."""
         request = {"execute": command, "arguments": dict(arguments or {})}
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
@@ -54,7 +53,7 @@ class Qmp:
             # else an event, which comes at any time
 
     def close(self) -> None:
-        """No more commands."""
+        """Close the connection."""
         self._file.close()
         self._socket.close()
 

@@ -1,4 +1,4 @@
-"""What a run finds, as rows of CSV files in its output folder: the tables can be made again from them."""
+"""The findings of a run, as rows of CSV files in its output folder, from which the tables can be made again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 @dataclass(frozen=True)
 class Settings:
-    """How all of a run was measured. patience_s: after so long a migration is cancelled.
-    last_bandwidth: of the last pass, which QEMU does not limit, in bytes per second."""
+    """Settings of a whole run. patience_s: after which a migration is cancelled. last_bandwidth: of the last pass,
+    which QEMU does not limit, in bytes per second.
+    """
 
     downtime_s: float
     patience_s: float
@@ -27,9 +28,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Load:
-    """A guest as it was recorded. zero_bytes: of its memory. critical_bytes_per_s: by W(t) of the
-    recording; formula_bytes_per_s: by that of the guest's program alone, where it is known.
-    qemu_dirty_bytes_per_s: calc-dirty-rate by page sampling, None where QEMU said none."""
+    """A guest as it was recorded.
+
+    Attributes:
+        zero_bytes: zero pages of its memory.
+        critical_bytes_per_s: the critical bandwidth by W(t) of the recording.
+        formula_bytes_per_s: the same by W(t) of the guest's program alone, where that is known.
+        qemu_dirty_bytes_per_s: calc-dirty-rate by page sampling, None where QEMU reported none.
+    """
 
     workload: str
     memory_bytes: int
@@ -41,8 +47,9 @@ class Load:
 
 @dataclass(frozen=True)
 class Predicted:
-    """One prediction. None where it said nothing; `problem`: why there is none at all. An end that
-    never comes is infinite."""
+    """A prediction. None for a value that is missing; `problem`: why there is no prediction at all. An end that
+    never comes is infinite.
+    """
 
     workload: str
     bandwidth: float
@@ -62,9 +69,15 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Real:
-    """One migration. status: QEMU's last word. syncs: its dirty-sync-count. setup_s: before the first
-    page went out, part of total_s. guest_wrong: what the guest found wrong with its memory afterwards;
-    guest_late_s: by how long it was once kept waiting, in its whole life, where it tells."""
+    """A migration.
+
+    Attributes:
+        status: QEMU's last status.
+        syncs: its dirty-sync-count.
+        setup_s: before the first page went out, part of total_s.
+        guest_wrong: what the guest found wrong with its memory afterwards.
+        guest_late_s: the longest the guest was ever kept waiting, where it reports that.
+    """
 
     workload: str
     bandwidth: float
@@ -84,19 +97,22 @@ class Real:
 
     @property
     def converged(self) -> bool:
-        """Whether it came to its end."""
+        """True if it came to its end."""
         return self.status == "completed"
 
     @property
     def passes(self) -> int:
-        """Trips over dirty pages: QEMU looks for them once before each, but twice before the last,
-        first to see that they are few and then with the guest stopped."""
+        """The number of passes over dirty pages.
+
+        QEMU syncs the dirty bitmap once before each, but twice before the last: first to see that they are few, and
+        then with the guest stopped.
+        """
         return self.syncs - self.converged
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A look at a migration under way."""
+    """A sample of a migration under way."""
 
     workload: str
     bandwidth: float
@@ -110,8 +126,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class PreDump:
-    """One pre-dump. predicted_pages: None where there is no prediction. after_s: from the
-    target's stop in the one before it to that in this one."""
+    """A pre-dump.
+
+    Attributes:
+        predicted_pages: None where there is no prediction.
+        after_s: from the target's stop in the previous one to that in this one.
+    """
 
     workload: str
     number: int
@@ -136,7 +156,7 @@ SETTINGS = "settings.json"
 
 
 def append(directory: Path, rows: Iterable[Load | Predicted | Real | Sample | PreDump]) -> None:
-    """Adds rows to their files, which have a header."""
+    """Append rows to their files, which have a header."""
     for row in rows:
         path = directory / FILES[type(row)]
         new = not path.exists()
@@ -148,7 +168,7 @@ def append(directory: Path, rows: Iterable[Load | Predicted | Real | Sample | Pr
 
 
 def read(directory: Path, kind: type[Row]) -> list[Row]:
-    """The rows of a kind; none where there is no such file."""
+    """Return the rows of a kind; none where there is no such file."""
     path = directory / FILES[kind]
     if not path.exists():
         return []
@@ -161,12 +181,15 @@ def read(directory: Path, kind: type[Row]) -> list[Row]:
 
 
 def write_settings(directory: Path, settings: Settings) -> None:
-    """Written once, at the start."""
+    """Write the settings, once, at the start."""
     (directory / SETTINGS).write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
 
 def read_settings(directory: Path) -> Settings:
-    """Errors: OSError where there are none."""
+    """Read the settings.
+
+    Raises: OSError where there are none.
+    """
     return Settings(**json.loads((directory / SETTINGS).read_text()))
 
 

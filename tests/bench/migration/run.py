@@ -1,4 +1,4 @@
-"""Runs the migrations: each workload in a guest that is recorded once and then moves on and on."""
+"""Migration runs: each workload in a guest that is recorded once and then migrates again and again."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from tests.vm.kernels import Kernel
 KERNEL = "6.1"
 RECORDINGS = "recordings"
 _SETTLED_LINES = 5
-# What a guest, or what asks it, may do wrong.
+# Failures of a guest, or of what asks it.
 TROUBLE = (GuestError, QmpError, ProgramError, OSError)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """factors: bandwidths, as multiples of each guest's critical one."""
+    """The plan of a run. factors: bandwidths, as multiples of each guest's critical one."""
 
     out: Path
     settings: Settings
@@ -49,29 +49,35 @@ class Plan:
 def settings_of(
     kernel: Kernel, downtime_s: float, patience_s: float, last: float, interval: str, rounds: int
 ) -> Settings:
-    """With the versions of what is measured."""
-    said = subprocess.run(
+    """Return the settings with the versions of what is measured."""
+    version = subprocess.run(
         ["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True
     )
-    qemu = said.stdout.splitlines()[0]
+    qemu = version.stdout.splitlines()[0]
     return Settings(
         downtime_s, patience_s, last, interval, rounds, kernel.release, qemu, str(VERSION)
     )
 
 
 def say(text: str) -> None:
-    """Progress, for people."""
+    """Print progress."""
     print(text, file=sys.stderr, flush=True)
 
 
-def begin(plan: Plan) -> None:
-    """Makes the output folder, which must not be in use. Errors: OSError."""
+def prepare(plan: Plan) -> None:
+    """Create the output folder, which must not be in use.
+
+    Raises: OSError.
+    """
     (plan.out / RECORDINGS).mkdir(parents=True)
     write_settings(plan.out, plan.settings)
 
 
 def measure(plan: Plan, load: Workload) -> None:
-    """One workload: boot, record, predict all, migrate at each bandwidth. Errors: TROUBLE."""
+    """Measure one workload: boot, record, predict all, migrate at each bandwidth.
+
+    Raises: TROUBLE.
+    """
     with scratch("migration") as work:
         machine = Machine(work, 0, plan.kernel, load)
         try:
@@ -83,7 +89,7 @@ def measure(plan: Plan, load: Workload) -> None:
             recording = plan.out / RECORDINGS / load.name
             for bandwidth in bandwidths:
                 append(plan.out, [predict(found, recording, bandwidth, plan.settings)])
-            # The quickest first: a guest that does not stand a migration shows soon.
+            # The fastest first: a guest that does not survive a migration shows early.
             for number, bandwidth in enumerate(sorted(bandwidths, reverse=True), 1):
                 machine = _moved(plan, load, machine, work, number, bandwidth)
         finally:
@@ -93,7 +99,7 @@ def measure(plan: Plan, load: Workload) -> None:
 def _moved(
     plan: Plan, load: Workload, machine: Machine, work: Path, number: int, bandwidth: int
 ) -> Machine:
-    """Where the guest is afterwards; the other machine is gone."""
+    """Migrate; return the machine in which the guest is afterwards, the other one having ended."""
     limits = plan.settings
     terms = Terms(load.name, bandwidth, limits.downtime_s, limits.patience_s)
     destination = Machine(work, number, plan.kernel, load, arriving=True)
@@ -115,7 +121,7 @@ def _moved(
 
 
 def recorded(plan: Plan, load: Workload, machine: Machine) -> Load:
-    """Records a guest, and asks QEMU for its own estimate after that."""
+    """Record a guest, and ask QEMU for its own estimate after that."""
     settings = plan.settings
     directory = plan.out / RECORDINGS / load.name
     record(machine.pid, directory, settings.interval, settings.rounds)
@@ -130,7 +136,10 @@ def recorded(plan: Plan, load: Workload, machine: Machine) -> Load:
 
 
 def predict_again(out: Path) -> None:
-    """Makes all predictions anew, from the recordings in an output folder. Errors: OSError."""
+    """Make all predictions anew, from the recordings in an output folder.
+
+    Raises: OSError.
+    """
     settings = read_settings(out)
     loads = {load.workload: load for load in read(out, Load)}
     for old in read(out, Predicted):

@@ -1,4 +1,4 @@
-"""CRIU's stats-dump: what a pre-dump did.
+"""CRIU's stats-dump: the work of a pre-dump.
 
 Format: two magic numbers, a length, and a StatsEntry (images/stats.proto) in protobuf's wire format,
 https://protobuf.dev/programming-guides/encoding/. Only its varints and messages are needed.
@@ -17,7 +17,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class DumpStats:
-    """Of one dump. Times in seconds; frozen: for how long the target stood still."""
+    """Statistics of a dump. Times in seconds; frozen: how long the target was stopped."""
 
     freezing_s: float
     frozen_s: float
@@ -29,7 +29,10 @@ class DumpStats:
 
 
 def parse(data: bytes) -> DumpStats:
-    """A stats-dump file. Errors: ValueError."""
+    """Parse a stats-dump file.
+
+    Raises: ValueError.
+    """
     if len(data) < 12 or struct.unpack_from("<2I", data) != _MAGIC:
         raise ValueError("this is no stats-dump of CRIU")
     (length,) = struct.unpack_from("<I", data, 8)
@@ -82,7 +85,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """The number, and where the next thing is."""
+    """Return the number, and where the next field is."""
     value = shift = 0
     while True:
         if at >= len(message):

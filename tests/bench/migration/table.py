@@ -17,7 +17,7 @@ _HEADINGS = (
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Cells in columns: the first one to the left, all others to the right."""
+    """Align cells in columns: the first one to the left, all others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -31,7 +31,7 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def migrations(rows: Sequence[Comparison]) -> str:
-    """One line a migration; in each group the prediction is first, then what happened."""
+    """Return a line for each migration; in each group the prediction is first, then the result."""
     ordered = sorted(rows, key=lambda row: row.real.bandwidth)
     names = dict.fromkeys(row.load.workload for row in rows)
     cells = [_cells(row) for name in names for row in ordered if row.load.workload == name]
@@ -39,25 +39,25 @@ def migrations(rows: Sequence[Comparison]) -> str:
 
 
 def _cells(row: Comparison) -> tuple[str, ...]:
-    real, told = row.real, row.told
+    real, predicted = row.real, row.prediction
     mark = " !" if row.wrong and not row.near else " ~" if row.wrong else ""
     ended = real.converged
     return (
         row.load.workload,
         f"{real.bandwidth / _MIB:.1f}",
         f"{row.times_critical:.2f}",
-        row.said + mark,
+        row.predicted_verdict + mark,
         row.happened,
-        number(told.passes, "d"),
+        number(predicted.passes, "d"),
         str(real.passes),
-        number(told.total_s, ".2f"),
-        _interval(told),
+        number(predicted.total_s, ".2f"),
+        _interval(predicted),
         f"{real.total_s:.2f}" if ended else f"> {real.total_s:.0f}",
         percent(row.total_error),
-        number(_over(told.transferred_bytes, _MIB), ".0f"),
+        number(_over(predicted.transferred_bytes, _MIB), ".0f"),
         f"{real.transferred_bytes / _MIB:.0f}",
         percent(row.bytes_error),
-        number(_over(told.downtime_s, 1e-3), ".0f"),
+        number(_over(predicted.downtime_s, 1e-3), ".0f"),
         number(_over(real.downtime_s, 1e-3), ".0f") if ended else "",
         number(_over(real.expected_downtime_s, 1e-3), ".0f"),
         number(real.guest_late_s, ".2f"),
@@ -65,7 +65,7 @@ def _cells(row: Comparison) -> tuple[str, ...]:
 
 
 def workloads(loads: Sequence[Load], rows: Sequence[Comparison]) -> str:
-    """One line a guest: its memory, the critical bandwidth and what bounds it in truth."""
+    """Return a line for each guest: its memory, the critical bandwidth and what bounds it in truth."""
     headings = ("workload", "memory MiB", "of that zero", "critical MiB/s", "by formula", "failed at",
                 "ended at", "QEMU's dirty rate MiB/s")  # fmt: skip
     cells = []
@@ -89,7 +89,7 @@ def workloads(loads: Sequence[Load], rows: Sequence[Comparison]) -> str:
 
 
 def totals(found: Summary, settings: Settings) -> str:
-    """The medians and verdicts beside the goals."""
+    """Return the medians and verdicts next to the goals."""
     lines = [
         f"{found.migrations} migrations, {found.predictions} predicted; {found.compared} came to an "
         "end that was predicted, too",
@@ -105,13 +105,15 @@ def totals(found: Summary, settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def problems(told: Sequence[Predicted]) -> str:
-    """Why there are no predictions, each reason once."""
-    return "".join(f"not predicted: {p}\n" for p in dict.fromkeys(p.problem for p in told) if p)
+def problems(predicted: Sequence[Predicted]) -> str:
+    """Return why there are no predictions, each reason once."""
+    return "".join(
+        f"not predicted: {p}\n" for p in dict.fromkeys(p.problem for p in predicted) if p
+    )
 
 
 def predumps(rows: Sequence[PreDump]) -> str:
-    """One line a pre-dump."""
+    """Return a line for each pre-dump."""
     headings = ("workload", "pre-dump", "after s", "predicted pages", "written", "error", "scanned",
                 "frozen ms", "took s")  # fmt: skip
     cells = [
@@ -132,33 +134,33 @@ def predumps(rows: Sequence[PreDump]) -> str:
 
 
 def page_error(row: PreDump) -> float | None:
-    """Predicted pages over those written, less 1."""
+    """Return predicted pages over those written, less 1."""
     if row.predicted_pages is None or not row.pages_written:
         return None
     return row.predicted_pages / row.pages_written - 1
 
 
 def percent(value: float | None) -> str:
-    """An error, with its sign."""
+    """Format an error, with its sign."""
     return "" if value is None else f"{value:+.1%}"
 
 
 def middle(value: float | None) -> str:
-    """A median of errors, which has no sign."""
+    """Format a median of errors, which has no sign."""
     return "-" if value is None else f"{value:.1%}"
 
 
 def number(value: float | None, form: str) -> str:
-    """Empty for what is not known."""
+    """Format a number; empty for an unknown one."""
     if value is None:
         return ""
     return "never" if math.isinf(value) else format(value, form)
 
 
-def _interval(told: Predicted) -> str:
-    if told.low_total_s is None or told.high_total_s is None:
+def _interval(predicted: Predicted) -> str:
+    if predicted.low_total_s is None or predicted.high_total_s is None:
         return ""
-    return f"{number(told.low_total_s, '.1f')}-{number(told.high_total_s, '.1f')}"
+    return f"{number(predicted.low_total_s, '.1f')}-{number(predicted.high_total_s, '.1f')}"
 
 
 def _over(value: float | None, unit: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Right or wrong: what a prediction said about a migration, and what came of it."""
+"""Verdicts, right or wrong: a prediction about a migration, and the result."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from tests.bench.migration.results import Load, Predicted, Real
 
-NEAR = 0.10  # of the critical bandwidth: where no verdict is asked for
+NEAR = 0.10  # of the critical bandwidth: where no verdict is required
 YES, NO, UNCERTAIN, NONE = "yes", "no", "uncertain", "-"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A migration beside its prediction."""
+    """A migration and its prediction."""
 
     load: Load
     real: Real
@@ -23,59 +23,61 @@ class Comparison:
     patience_s: float
 
     @property
-    def told(self) -> Predicted:
-        """The prediction; without one, one that says nothing."""
+    def prediction(self) -> Predicted:
+        """The prediction; where there is none, an empty one."""
         return self.predicted or Predicted(self.load.workload, self.real.bandwidth)
 
     @property
     def times_critical(self) -> float:
-        """Its bandwidth in critical ones."""
+        """The bandwidth as a multiple of the critical one."""
         return self.real.bandwidth / self.load.critical_bytes_per_s
 
     @property
     def near(self) -> bool:
-        """Whether it is so near the critical bandwidth that the verdict may be left open."""
+        """True if it is so near the critical bandwidth that the verdict may be left open."""
         return abs(self.times_critical - 1) <= NEAR
 
     @property
-    def said(self) -> str:
-        """yes, no, uncertain; or - where there is no prediction."""
-        return verdict(self.told, self.patience_s)
+    def predicted_verdict(self) -> str:
+        """The predicted verdict: yes, no, uncertain; or - where there is no prediction."""
+        return verdict(self.prediction, self.patience_s)
 
     @property
     def happened(self) -> str:
-        """yes, no."""
+        """The result: yes, no."""
         return YES if self.real.converged else NO
 
     @property
     def wrong(self) -> bool:
-        """Whether it said one thing, and the other happened."""
-        return self.said in (YES, NO) and self.said != self.happened
+        """True if the prediction was definite and the result the opposite."""
+        return self.predicted_verdict in (YES, NO) and self.predicted_verdict != self.happened
 
     @property
     def total_error(self) -> float | None:
         """Predicted time over real one, less 1. None unless both have an end."""
-        return self._error(self.told.total_s, self.real.total_s)
+        return self._error(self.prediction.total_s, self.real.total_s)
 
     @property
     def bytes_error(self) -> float | None:
-        """The same of the bytes sent."""
-        return self._error(self.told.transferred_bytes, self.real.transferred_bytes)
+        """Predicted bytes sent over real ones, less 1."""
+        return self._error(self.prediction.transferred_bytes, self.real.transferred_bytes)
 
     @property
     def downtime_error(self) -> float | None:
-        """The same of the downtime."""
-        return self._error(self.told.downtime_s, self.real.downtime_s)
+        """Predicted downtime over the real one, less 1."""
+        return self._error(self.prediction.downtime_s, self.real.downtime_s)
 
-    def _error(self, told: float | None, found: float | None) -> float | None:
-        if not self.real.converged or not told or not found or not math.isfinite(told):
+    def _error(self, predicted: float | None, found: float | None) -> float | None:
+        if not self.real.converged or not predicted or not found or not math.isfinite(predicted):
             return None
-        return told / found - 1
+        return predicted / found - 1
 
 
 def verdict(predicted: Predicted, patience_s: float) -> str:
-    """Whether it says that the migration ends within the patience, as a real one is given no more.
-    Uncertain when that is so at one end of its interval only."""
+    """Return whether the prediction is that the migration ends within the patience, as a real one gets no more.
+
+    Uncertain when that holds at one end of its interval only.
+    """
     if predicted.total_s is None:
         return NONE
     low, high = predicted.low_total_s, predicted.high_total_s
@@ -87,11 +89,11 @@ def verdict(predicted: Predicted, patience_s: float) -> str:
 
 
 def compare(
-    loads: Sequence[Load], reals: Sequence[Real], told: Sequence[Predicted], patience_s: float
+    loads: Sequence[Load], reals: Sequence[Real], predicted: Sequence[Predicted], patience_s: float
 ) -> list[Comparison]:
-    """Each migration with the last prediction made for it."""
+    """Pair each migration with the last prediction made for it."""
     by_name = {load.workload: load for load in loads}
-    predictions = {(p.workload, p.bandwidth): p for p in told}
+    predictions = {(p.workload, p.bandwidth): p for p in predicted}
     return [
         Comparison(by_name[r.workload], r, predictions.get((r.workload, r.bandwidth)), patience_s)
         for r in reals
@@ -116,18 +118,18 @@ class Summary:
 
 
 def summary(rows: Sequence[Comparison]) -> Summary:
-    """Over all of them."""
+    """Summarize all comparisons."""
     return Summary(
         migrations=len(rows),
-        predictions=sum(row.said != NONE for row in rows),
+        predictions=sum(row.predicted_verdict != NONE for row in rows),
         total_error=_middle(row.total_error for row in rows),
         bytes_error=_middle(row.bytes_error for row in rows),
         downtime_error=_middle(row.downtime_error for row in rows),
         compared=sum(row.total_error is not None for row in rows),
         wrong_far=sum(row.wrong and not row.near for row in rows),
         wrong_near=sum(row.wrong and row.near for row in rows),
-        uncertain_far=sum(row.said == UNCERTAIN and not row.near for row in rows),
-        uncertain_near=sum(row.said == UNCERTAIN and row.near for row in rows),
+        uncertain_far=sum(row.predicted_verdict == UNCERTAIN and not row.near for row in rows),
+        uncertain_near=sum(row.predicted_verdict == UNCERTAIN and row.near for row in rows),
         guests_wrong=sum(bool(row.real.guest_wrong) for row in rows),
     )
 

@@ -1,4 +1,4 @@
-"""What runs in the guests: known-rate writers of four kinds, and a redis under load."""
+"""The programs that run in the guests: known-rate writers of four kinds, and a redis under load."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ REDIS_PROGRAMS = ("redis-server", "redis-cli")
 
 
 class WorkloadMissingError(RuntimeError):
-    """A program for the guest is not on this machine; the message says which."""
+    """A program for the guest is not on this machine; the message names it."""
 
 
 @dataclass(frozen=True)
 class Workload:
     """A guest's program.
 
-    append: its part of the kernel's command line. initramfs: writes the guest's file system to a
-    path. distinct: W(t), from seconds to pages, where it is known.
+    Attributes:
+        append: its part of the kernel's command line.
+        initramfs: writes the guest's file system to a path.
+        distinct: W(t), from seconds to pages, where it is known.
     """
 
     name: str
@@ -38,16 +40,16 @@ class Workload:
 
 
 def critical_bandwidth(distinct: Callable[[float], float], downtime_s: float) -> float:
-    """Bytes per second above which passes become shorter until one fits the downtime.
+    """Return the bytes per second above which passes become shorter until one fits the downtime.
 
-    A pass of t seconds leaves W(t). W(t)/t only falls as t grows, so passes shrink towards the t at
-    which W(t) takes t to send, and that t is no longer than the downtime when W(downtime) fits it.
+    A pass of t seconds leaves W(t). W(t)/t only falls as t grows, so passes shrink towards the t at which W(t) takes t
+    to send, and that t is no longer than the downtime when W(downtime) fits it.
     """
     return distinct(downtime_s) * SENT_PAGE_BYTES / downtime_s
 
 
 def writer(pattern: str, rate: int, mib: int, memory_mib: int = 256) -> Workload:
-    """A guest whose one program writes `rate` pages a second over so much memory."""
+    """Return a guest whose one program writes `rate` pages a second over `mib` of memory."""
     pages = (mib << 20) // PAGE_BYTES
     return Workload(
         pattern,
@@ -59,7 +61,7 @@ def writer(pattern: str, rate: int, mib: int, memory_mib: int = 256) -> Workload
 
 
 def redis() -> Workload:
-    """A redis-server of 50,000 keys, and a client that sets them at random, some 800 a second."""
+    """Return a redis-server of 50,000 keys, and a client that sets them at random, some 800 a second."""
     return Workload("redis", 384, "", redis_initramfs)
 
 
@@ -73,9 +75,9 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
 
 
 def redis_initramfs(path: Path) -> Path:
-    """Redis' programs with their libraries, and busybox for the script that starts them.
+    """Write redis's programs with their libraries, and busybox for the script that starts them.
 
-    Errors: WorkloadMissingError.
+    Raises: WorkloadMissingError.
     """
     files = {"bin/busybox": _program("busybox")}
     for name in REDIS_PROGRAMS:
@@ -87,7 +89,7 @@ def redis_initramfs(path: Path) -> Path:
 
 
 def libraries(listed: str) -> list[Path]:
-    """The files that ldd lists: the libraries, and the loader."""
+    """Return the files that ldd lists: the libraries, and the loader."""
     return [Path(name) for name in re.findall(r"(?:=> |^\s)(/\S+) \(0x", listed, re.MULTILINE)]
 
 

@@ -15,7 +15,8 @@ from redirty.collector.errors import one_line
 from redirty.collector.target.targets import cgroup_mounts
 
 from tests.support.error_assertions import COULD_NOT, TARGET_ENDED, assert_refused, assert_valid
-from tests.support.redirty_cli import finish, run_redirty, start_redirty, wait_until
+from tests.support.redirty_cli import finish, run_redirty, start_redirty
+from tests.support.waiting import wait_until
 from tests.tiers import require
 from tests.workloads.driver import Checksum, Hold
 
@@ -64,7 +65,9 @@ def test_process_that_ends_in_a_round(tmp_path: Path) -> None:
 
     def wait_rounds(number: int) -> None:
         wait_until(
-            lambda: rounds.exists() and rounds.read_bytes().count(b"\n") > number, 30, "rounds"
+            lambda: rounds.exists() and rounds.read_bytes().count(b"\n") > number,
+            "rounds",
+            timeout_s=30,
         )
 
     with Hold("sleep") as target:
@@ -127,7 +130,9 @@ def test_cgroup_mounted_at_a_place_with_an_odd_name(tmp_path: Path, name: str) -
 def test_two_at_once(sleeper: Hold, tmp_path: Path) -> None:
     first = start_redirty("record", "-p", sleeper.pid, "50ms", "-o", tmp_path / "first")
     rounds = tmp_path / "first" / "rounds.csv"
-    wait_until(lambda: rounds.exists() and rounds.read_bytes().count(b"\n") > 1, 30, "a round")
+    wait_until(
+        lambda: rounds.exists() and rounds.read_bytes().count(b"\n") > 1, "a round", timeout_s=30
+    )
     second = run_redirty("record", "-p", sleeper.pid, "50ms", "2", "-o", tmp_path / "second")
     first.send_signal(signal.SIGINT)
     assert finish(first).code == 130

@@ -28,14 +28,9 @@ from tests.support.kill_points import (
     wait_rounds,
     wait_seized,
 )
-from tests.support.redirty_cli import (
-    ProgramError,
-    finish,
-    processes_with,
-    start_redirty,
-    wait_until,
-)
+from tests.support.redirty_cli import ProgramError, finish, processes_with, start_redirty
 from tests.support.target_state import Condition, assert_released, task_fields, tracer_of
+from tests.support.waiting import wait_until
 from tests.tiers import require_root
 from tests.workloads.driver import Checksum, Cost, WorkloadError
 
@@ -184,7 +179,9 @@ def test_injector_killed_while_it_holds_the_target(tmp_path: Path) -> None:
 def _outcome(victim: Checksum, before: Condition) -> str:
     try:
         wait_until(
-            lambda: not victim.alive or tracer_of(victim.pid) == 0, 2, "the target is let go"
+            lambda: not victim.alive or tracer_of(victim.pid) == 0,
+            "the target is let go",
+            timeout_s=2,
         )
         time.sleep(0.05)
         if victim.alive:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.kill_points import wait_rounds
-from tests.support.redirty_cli import REDIRTY, finish, run_redirty, start_redirty, wait_until
+from tests.support.redirty_cli import REDIRTY, finish, run_redirty, start_redirty
+from tests.support.waiting import wait_until
 from tests.tiers import require, require_root
 
 WRITER = """
@@ -103,7 +104,9 @@ def test_what_was_ignored_stays_so(pid: int, tmp_path: Path) -> None:
 def test_a_mirror_leaves_ignored_what_was(pid: int, tmp_path: Path) -> None:
     words = ["mirror", "-p", pid, "--to", tmp_path / "m", "--bandwidth", "64KiB"]
     process = start_redirty(*words, wrapper=NOBODY_CARES)
-    wait_until((tmp_path / "m").exists, 60, "a mirror begun")  # when its handlers are there
+    wait_until(
+        (tmp_path / "m").exists, "a mirror begun", timeout_s=60
+    )  # when its handlers are there
     assert heard(process) == {signal.SIGTERM}
     process.send_signal(signal.SIGTERM)
     assert finish(process).code == 130
@@ -112,7 +115,7 @@ def test_a_mirror_leaves_ignored_what_was(pid: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_told_to_end_while_it_looks(pid: int, number: signal.Signals) -> None:
     process = start_redirty("pagetables", "-p", pid, "--sample", "60s")
-    wait_until(lambda: listens(process), 30, "it listens")
+    wait_until(lambda: listens(process), "it listens", timeout_s=30)
     process.send_signal(number)
     done = finish(process)
     assert (done.code, done.out, done.err) == (130, "", "redirty: interrupted\n")

@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 
 from tests.support.kill_points import INTERVAL, SEED, start_s, wait_rounds
-from tests.support.redirty_cli import finish, start_redirty, wait_until
+from tests.support.redirty_cli import finish, start_redirty
 from tests.support.target_state import Condition, assert_released
+from tests.support.waiting import wait_until
 from tests.workloads.driver import Checksum
 
 
@@ -55,7 +56,7 @@ def test_interrupted_while_it_starts(target: Checksum, tmp_path: Path) -> None:
         directory = tmp_path / f"start{attempt}"
         process = start_redirty("record", "-p", target.pid, INTERVAL, "-o", directory)
         # Before that it is the interpreter that starts, not redirty.
-        wait_until(lambda p=process: _runs_redirty(p), 10, "redirty runs")  # type: ignore[misc]
+        wait_until(lambda p=process: _runs_redirty(p), "redirty runs", timeout_s=10)  # type: ignore[misc]
         time.sleep(rng.uniform(0, start))
         process.send_signal(signal.SIGINT)
         done = finish(process, 20)

@@ -21,8 +21,9 @@ from redirty.collector.mirror.network_hold import NetworkHold
 from tests.support.mirror_oracle import mirror_json
 from tests.support.netns import another_network, own_network, veth
 from tests.support.paths import TESTS
-from tests.support.redirty_cli import finish, run_redirty, start_redirty, wait_until
+from tests.support.redirty_cli import finish, run_redirty, start_redirty
 from tests.support.target_state import tracer_of
+from tests.support.waiting import wait_until
 
 KILLS = int(os.environ.get("REDIRTY_KILLS", "1"))
 MIB = 24
@@ -70,7 +71,7 @@ def talker() -> Iterator[Talker]:
             assert found.answers()
             yield found
             assert process.poll() is None
-            wait_until(found.answers, 2, "its network")
+            wait_until(found.answers, "its network", timeout_s=2)
             process.kill()
 
 
@@ -117,9 +118,9 @@ def test_nothing_is_sent_while_it_stands_still_and_nothing_is_lost(
     assert done.code == 0, done
     information = mirror_json(tmp_path / "m")
     assert information["network_held"] is True and information["downtime_s"] > 1
-    wait_until(talker.answers, 2, "its network")
+    wait_until(talker.answers, "its network", timeout_s=2)
     seen = len(reader.numbers)
-    wait_until(lambda: len(reader.numbers) > seen + 10, 10, "the numbers go on")
+    wait_until(lambda: len(reader.numbers) > seen + 10, "the numbers go on", timeout_s=10)
     assert reader.numbers == list(range(len(reader.numbers)))
 
 
@@ -142,8 +143,8 @@ def test_killed(talker: Talker, tmp_path: Path, whom: str) -> None:
         holder = held(talker, sender)
         os.kill(sender.pid if whom == "redirty" else holder, signal.SIGKILL)
         begun = time.monotonic()
-        wait_until(lambda: tracer_of(talker.pid) == 0, 2, "its run")
-        wait_until(talker.answers, 2, "its network")
+        wait_until(lambda: tracer_of(talker.pid) == 0, "its run", timeout_s=2)
+        wait_until(talker.answers, "its network", timeout_s=2)
         assert time.monotonic() - begun < 2
         if whom == "redirty":
             sender.communicate()
@@ -152,7 +153,7 @@ def test_killed(talker: Talker, tmp_path: Path, whom: str) -> None:
             # once more from the start, in its own time: what was read is not of one moment
             sender.terminate()
             finish(sender)
-        wait_until(talker.answers, 2, "its network")
+        wait_until(talker.answers, "its network", timeout_s=2)
 
 
 def test_redirty_hangs(talker: Talker, tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_redirty_hangs(talker: Talker, tmp_path: Path) -> None:
     held(talker, sender)
     os.kill(sender.pid, signal.SIGSTOP)
     assert not talker.answers()
-    wait_until(talker.answers, 14, "its network")
+    wait_until(talker.answers, "its network", timeout_s=14)
     assert tracer_of(talker.pid) == 0
     os.kill(sender.pid, signal.SIGCONT)
     sender.terminate()

@@ -34,7 +34,7 @@ def test_a_guest_moves(tmp_path: Path) -> None:
         raise
     settings = run.settings_of(kernel, 0.3, 120.0, 1e9, "1s", 2)
     plan = run.Plan(tmp_path / "out", settings, kernel, [TIMES_CRITICAL])
-    run.begin(plan)
+    run.prepare(plan)
     # Errors, here too, when the guest did not arrive, or found a page that is not what it wrote.
     run.measure(plan, writer("cyclic", 2_000, AREA_MIB, memory_mib=160))
 

@@ -21,8 +21,9 @@ import pytest
 
 from tests.support.mirror_oracle import assert_same_memory, let_run, mirror_json
 from tests.support.receiver import Receive, Wire, receive
-from tests.support.redirty_cli import Done, finish, run_redirty, start_redirty, wait_until
+from tests.support.redirty_cli import Done, finish, run_redirty, start_redirty
 from tests.support.target_state import Condition, assert_released
+from tests.support.waiting import wait_until
 from tests.tiers import require
 from tests.workloads.driver import Hold, Phases, Writer
 
@@ -77,7 +78,7 @@ def test_over_loopback_and_with_tls(writer: Writer, tmp_path: Path) -> None:
             done = finish(begin(writer, other.port, "--leave", "stopped", *more))
             try:
                 assert done.code == 0, done
-                assert other.wait() == 0, other.said()
+                assert other.wait() == 0, other.text()
                 assert_same_memory(to)
             finally:
                 let_run(writer.pid)
@@ -99,7 +100,7 @@ def test_sender_killed(writer: Writer, tmp_path: Path) -> None:
             assert not to.exists()
         else:
             assert mirror_json(to)["verified"]
-        wait_until(lambda: Path(f"/proc/{writer.pid}").exists(), 1, "the target")
+        wait_until(lambda: Path(f"/proc/{writer.pid}").exists(), "the target", timeout_s=1)
 
 
 def test_receiver_killed_and_started_again(writer: Writer, tmp_path: Path) -> None:
@@ -107,7 +108,9 @@ def test_receiver_killed_and_started_again(writer: Writer, tmp_path: Path) -> No
         to = tmp_path / f"m{i}"
         first = Receive(to, tmp_path / "log")
         sender = begin(writer, first.port, *SLOW, "--leave", "stopped")
-        wait_until(to.exists, 60, "the connection")  # before that, nobody is there to come back to
+        wait_until(
+            to.exists, "the connection", timeout_s=60
+        )  # before that, nobody is there to come back to
         time.sleep(moment)
         first.kill()
         time.sleep(0.3)
@@ -150,7 +153,7 @@ def test_connection_cut(writer: Writer, tmp_path: Path) -> None:
             done = finish(sender)
             assert done.code == 0, done
             assert_clean(done)
-            assert other.wait() == 0, other.said()
+            assert other.wait() == 0, other.text()
             try:
                 assert_same_memory(to)
             finally:
@@ -163,7 +166,7 @@ def test_link_down_for_five_seconds(writer: Writer, tmp_path: Path) -> None:
     with receive(to, tmp_path / "log") as other:
         wire = Wire(other.port)
         sender = begin(writer, wire.port, *SLOW, "--leave", "stopped")
-        wait_until(lambda: wire.passed > 10 << 20, 30, "some pages")
+        wait_until(lambda: wire.passed > 10 << 20, "some pages", timeout_s=30)
         wire.hold(5)
         done = finish(sender)
         assert done.code == 0, done
@@ -271,7 +274,7 @@ def test_wrong_code_and_no_certificate(writer: Writer, tmp_path: Path) -> None:
             assert nobody.recv(100) == b""
         assert not to.exists()
         done = finish(begin(writer, other.port, "--code-file", code))
-        assert done.code == 0, (done, other.said())
+        assert done.code == 0, (done, other.text())
         assert other.wait() == 0
     assert mirror_json(to)["verified"]
 

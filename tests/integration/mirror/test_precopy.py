@@ -26,7 +26,7 @@ from redirty.collector.tracking.rounds import Round
 from tests.support.mirror_oracle import CoreFile, mirror_json
 from tests.support.receiver import Wire, receive
 from tests.support.redirty_cli import finish, start_redirty
-from tests.support.stepped_rounds import ARM, PROBE
+from tests.support.tested_methods import ARM, PROBE
 from tests.workloads.driver import Phases, Uring, Writer
 
 pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]

@@ -50,7 +50,7 @@ def test_a_guest_is_what_pmemsave_says(tmp_path: Path) -> None:
         words = guest_parameters(RATE, AREA_MIB)
         server = guest(work, kernel.image, archive, words, MEMORY_MIB, more)
         try:
-            server.wait_ready(lambda: server.said().count('"progress"') >= 2, 240)
+            server.wait_ready(lambda: server.text().count('"progress"') >= 2, 240)
             ram = ram_of(server.pid)
             goal = ["--downtime", "3s", "--verify", "--leave", "stopped"]
             done = run_redirty(
@@ -77,8 +77,8 @@ def test_a_guest_is_what_pmemsave_says(tmp_path: Path) -> None:
             # and it goes on
             monitor.ask("cont")
             monitor.close()
-            seen = server.said().count('"progress"')
-            server.wait_ready(lambda: server.said().count('"progress"') > seen, 60)
+            seen = server.text().count('"progress"')
+            server.wait_ready(lambda: server.text().count('"progress"') > seen, 60)
         finally:
             server.close()
     assert mirror_json(to)["verified"]
@@ -113,7 +113,7 @@ def test_memory_in_several_pieces(tmp_path: Path) -> None:
         words = f"memhp_default_state=online {guest_parameters(RATE, AREA_MIB // 2)}"
         server = guest(work, kernel.image, archive, words, 2 * PIECES_MIB, more)
         try:
-            server.wait_ready(lambda: server.said().count('"progress"') >= 2, 240)
+            server.wait_ready(lambda: server.text().count('"progress"') >= 2, 240)
             goal = ["--downtime", "3s", "--leave", "stopped"]
             done = run_redirty(
                 *("mirror", "--vm", server.pid, "--to", to, "--qmp", socket, *goal), timeout_s=120

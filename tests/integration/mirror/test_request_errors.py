@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.mirror_oracle import mirror_json
-from tests.support.redirty_cli import REDIRTY, finish, run_redirty, start_redirty, wait_until
+from tests.support.redirty_cli import REDIRTY, finish, run_redirty, start_redirty
 from tests.support.target_state import Condition, assert_released
+from tests.support.waiting import wait_until
 from tests.workloads.driver import Writer
 
 pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(180)]
@@ -26,7 +27,7 @@ def test_a_mirror_at_a_bit_a_second_can_be_ended(number: signal.Signals, tmp_pat
     with Writer(8) as writer:
         before = Condition.of(writer.pid)
         sender = start_redirty("mirror", "-p", writer.pid, "--to", to, "--bandwidth", "1bit")
-        wait_until(lambda: any(to.glob("*")), 60, "the copy")
+        wait_until(lambda: any(to.glob("*")), "the copy", timeout_s=60)
         time.sleep(0.5)
         sender.send_signal(number)
         done = finish(sender, 60)

@@ -19,8 +19,9 @@ from redirty.collector.ptrace import freezer_client as arm_holding
 from redirty.collector.ptrace.freezer_client import FreezeError, Freezer
 
 from tests.support.mirror_oracle import let_run, mirror_json
-from tests.support.redirty_cli import Done, finish, run_redirty, start_redirty, wait_until
+from tests.support.redirty_cli import Done, finish, run_redirty, start_redirty
 from tests.support.target_state import Condition, assert_released, task_fields, tracer_of
+from tests.support.waiting import wait_until
 from tests.workloads.driver import Checksum, Crowd, Writer
 
 PTRACE = str(Path(arm_holding.__file__).parent)
@@ -36,7 +37,7 @@ def large() -> Iterator[Writer]:
         time.sleep(1)
         before = Condition.of(target.pid)
         yield target
-        wait_until(lambda: tracer_of(target.pid) == 0, 5, "nobody traces it")
+        wait_until(lambda: tracer_of(target.pid) == 0, "nobody traces it", timeout_s=5)
         assert_released(target, before)
         target.signal(signal.SIGKILL)
 
@@ -68,7 +69,7 @@ def assert_runs_within(target: Writer, seconds: float) -> None:
         states = task_fields(target.pid, "TracerPid", "State").values()
         return all(tracer == "0" and state[0] in "RS" for tracer, state in states)
 
-    wait_until(runs, seconds, "the target runs")
+    wait_until(runs, "the target runs", timeout_s=seconds)
 
 
 def assert_sound(done: Done, to: Path) -> None:
@@ -144,7 +145,7 @@ def test_a_hold_ends_with_its_time() -> None:
         assert [s.pid for s in states] == [writer.pid] * count and states[0].registers
         assert states[0].stat.startswith(f"{writer.pid} (".encode())
         assert tracer_of(writer.pid)
-        wait_until(lambda: not tracer_of(writer.pid), 2, "the end of the hold")
+        wait_until(lambda: not tracer_of(writer.pid), "the end of the hold", timeout_s=2)
         with pytest.raises(FreezeError, match="its time was over"):
             holding.release()
         holding.stop([writer.pid], 5, 1)
@@ -166,7 +167,7 @@ def test_a_hold_ends_with_its_time_though_nobody_reads_its_answer(
         holding = Freezer()
         holding.stop([crowd.pid], 0.5, 5)
         holding.ask_states()
-        wait_until(lambda: not tracer_of(crowd.pid), 20, "the end of the hold")
+        wait_until(lambda: not tracer_of(crowd.pid), "the end of the hold", timeout_s=20)
         with pytest.raises(FreezeError, match="ended, and the target runs on"):
             holding.states()
 
@@ -196,7 +197,7 @@ def test_a_guest_goes_on_when_redirty_is_killed(when: str, tmp_path: Path) -> No
         thread.join(30)
         assert not thread.is_alive()
         assert told[-1] == "cont", told
-        wait_until(lambda: not tracer_of(crowd.pid), 20, "its threads run")
+        wait_until(lambda: not tracer_of(crowd.pid), "its threads run", timeout_s=20)
 
 
 def _as_qemu(listener: socket.socket, told: list[str]) -> None:
@@ -219,7 +220,7 @@ def test_memory_of_one_that_is_killed_while_it_is_held_is_not_there() -> None:
         holding.stop([crowd.pid], 30, 5)
         assert source.there()
         os.kill(crowd.pid, signal.SIGKILL)
-        wait_until(lambda: not source.there(), 20, "the end of its memory")
+        wait_until(lambda: not source.there(), "the end of its memory", timeout_s=20)
         assert Path(f"/proc/{crowd.pid}").exists()
         holding.close()
         source.close()
@@ -261,4 +262,4 @@ def test_one_that_is_debugged_is_left_alone(tmp_path: Path) -> None:
         assert tracer_of(writer.pid)
         first.close()
         second.close()
-        wait_until(lambda: not tracer_of(writer.pid), 2, "the end of the hold")
+        wait_until(lambda: not tracer_of(writer.pid), "the end of the hold", timeout_s=2)

@@ -26,10 +26,12 @@ from redirty.collector.pagetables.walker import Walker
 
 from tests.support.mapped_program import PAGE, Mapped, wrong_pages
 from tests.support.page_table_entries import changed_by_a_move
-from tests.support.redirty_cli import processes_with, run_redirty, wait_until
+from tests.support.redirty_cli import processes_with, run_redirty
 from tests.support.relocation_loop import Relocator
-from tests.support.stepped_rounds import LiveRounds, way
+from tests.support.stepped_rounds import LiveRounds
 from tests.support.target_state import Condition, assert_released, debugged
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_until
 from tests.tiers import require
 from tests.workloads.driver import Checksum
 
@@ -192,7 +194,7 @@ def test_a_program_that_checks_itself_notices_nothing(relocator_of: list[Relocat
 
 def test_what_a_recording_has_registered_stays(relocator_of: list[Relocator]) -> None:
     """With a plan of before it began, too: moved memory would be registered no more, and its writes lost."""
-    require(way() == "uffd", "registers nothing here")
+    require(arm_method() == "uffd", "registers nothing here")
     with Mapped("private", 8) as target, LiveRounds(target.pid) as rounds:
         relocator = Relocator(target.pid, 1)
         relocator_of.append(relocator)
@@ -262,7 +264,7 @@ def test_killed_at_random_moments(tracing: None, also_injector: bool, tmp_path: 
 
 
 def _wait_gone(mark: str) -> None:
-    wait_until(lambda: not processes_with(mark), 10, "all of it is gone")
+    wait_until(lambda: not processes_with(mark), "all of it is gone", timeout_s=10)
 
 
 def _traced(pid: int) -> bool:
@@ -270,7 +272,9 @@ def _traced(pid: int) -> bool:
 
 
 def _outcome(target: Checksum, before: Condition) -> str:
-    wait_until(lambda: not target.alive or not _traced(target.pid), 5, "the target is let go")
+    wait_until(
+        lambda: not target.alive or not _traced(target.pid), "the target is let go", timeout_s=5
+    )
     if not target.alive:
         return "died"
     if any(m.perms == "rwxp" for m in detailed(target.pid)):
@@ -285,14 +289,18 @@ def test_a_stopped_target_stays_stopped(relocator_of: list[Relocator]) -> None:
     with Mapped("private", 8) as target:
         os.kill(target.pid, 19)
         wait_until(
-            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(), 5, "stopped"
+            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(),
+            "stopped",
+            timeout_s=5,
         )
         relocator = Relocator(target.pid, 4)
         relocator_of.append(relocator)
         moved, _, _ = relocator.round()
         assert moved
         wait_until(
-            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(), 5, "stopped"
+            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(),
+            "stopped",
+            timeout_s=5,
         )
         os.kill(target.pid, 18)
         assert target.wrong() == 0

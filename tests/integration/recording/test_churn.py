@@ -20,7 +20,9 @@ from redirty.collector.tracking.members import Members
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.support.phase_walk import Start, Walk
-from tests.support.stepped_rounds import LiveRounds, wait_idle, way, within
+from tests.support.stepped_rounds import LiveRounds, within
+from tests.support.tested_methods import arm_method
+from tests.support.waiting import wait_idle
 from tests.tiers import require
 from tests.workloads.driver import Hold, Pages, Phases
 
@@ -124,7 +126,9 @@ def test_a_child_that_is_not_armed_yet(tracing: None, monkeypatch: pytest.Monkey
 
 def test_a_child_in_the_middle_of_something(tracing: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be armed in the middle of its exec can be a moment later."""
-    require(way() == "uffd", "needs userfaultfd: nothing is stopped for the other way of arming")
+    require(
+        arm_method() == "uffd", "needs userfaultfd: nothing is stopped for the other way of arming"
+    )
     with tree(tracing) as (phases, live):
         child = phases.fork()
 
@@ -147,7 +151,9 @@ def test_the_only_process_in_the_middle_of_something(
     tracing: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It runs another program, which does not come to its stop in time: the target has not ended."""
-    require(way() == "uffd", "needs userfaultfd: nothing is stopped for the other way of arming")
+    require(
+        arm_method() == "uffd", "needs userfaultfd: nothing is stopped for the other way of arming"
+    )
 
     def late(self: Injector, pid: int, timeout_s: float) -> tuple[int, float]:
         raise ArmError("the thread does not come to a stop", errno.ETIMEDOUT)
@@ -175,7 +181,7 @@ def test_the_only_process_in_the_middle_of_something(
 @pytest.mark.parametrize("arming", ["uffd", "soft-dirty"])
 def test_an_exec_while_it_is_made_ready(tracing: None, arming: str) -> None:
     """The way of arming is of the memory before an exec, the list of mappings of that after it."""
-    require(way() == "uffd" or arming != "uffd", "needs userfaultfd")
+    require(arm_method() == "uffd" or arming != "uffd", "needs userfaultfd")
     injector = Injector()
     try:
         with Hold("sleep") as target:

@@ -13,16 +13,10 @@ import numpy as np
 import pytest
 from redirty.collector.target.command import Command
 
-from tests.support.stepped_rounds import (
-    NONE,
-    LiveRounds,
-    assert_same,
-    redirty,
-    space_of,
-    wait_idle,
-    wait_until,
-    within,
-)
+from tests.support.redirty_cli import run_redirty
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, space_of, within
+from tests.support.tested_methods import METHOD_OPTIONS
+from tests.support.waiting import PATIENCE_S, wait_idle, wait_until
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
@@ -90,8 +84,9 @@ def test_command_from_its_first_instruction(early: Path, tmp_path: Path) -> None
 def test_command_by_the_program(early: Path, tmp_path: Path) -> None:
     """The same by the command line; a recording that lasts as long as its command is complete."""
     said, directory = tmp_path / "where", tmp_path / "rec"
-    done = redirty("record", "50ms", "-o", directory, "--", early, said, "short")
-    assert done.returncode == 0, done.stderr
+    words = ("50ms", "-o", directory, "--", early, said, "short")
+    done = run_redirty("record", *METHOD_OPTIONS, *words, timeout_s=PATIENCE_S)
+    assert done.code == 0, done.err
     first = int(said.read_text())
     with (directory / "pages.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

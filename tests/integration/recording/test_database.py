@@ -66,7 +66,7 @@ def test_postgres_tree(tmp_path: Path) -> None:
         finally:
             load.close()
         assert done.code == 0, done
-        assert "number of failed transactions: 0" in load.said(), load.said()
+        assert "number of failed transactions: 0" in load.text(), load.text()
         # What the benchmark is made for: every transaction changes all four sums alike.
         sums = server.sql(
             "select (select sum(abalance) from pgbench_accounts), (select sum(tbalance) from "
@@ -74,7 +74,7 @@ def test_postgres_tree(tmp_path: Path) -> None:
             "from pgbench_history)"
         )
         assert len(set(sums.split("|"))) == 1, sums
-        said = load.said().split("number of transactions actually processed: ")[1]
+        said = load.text().split("number of transactions actually processed: ")[1]
         assert int(server.sql(_HISTORY)) == int(said.split()[0].split("/")[0])
         assert server.server.alive
     rounds_of(directory)

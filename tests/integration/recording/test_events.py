@@ -14,12 +14,10 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.stepped_rounds import (
-    PATIENCE_S,
-    assert_same,
-    command_line,
-    wait_idle,
-)
+from tests.support.redirty_cli import finish, start_redirty
+from tests.support.stepped_rounds import assert_same
+from tests.support.tested_methods import METHOD_OPTIONS
+from tests.support.waiting import PATIENCE_S, wait_idle, wait_until
 from tests.workloads.driver import Phases
 from tests.workloads.pages import Pages, Touched
 
@@ -31,27 +29,28 @@ PAGE_SHIFT = 12
 
 def record(phases: Phases, directory: Path, *words: object) -> subprocess.Popen[str]:
     """A recording that has begun: its first round runs."""
-    command = command_line("record", "-p", phases.pid, "-o", directory, *words)
-    program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + PATIENCE_S
-    while not (directory / "rounds.csv").exists():
+    program = start_redirty("record", *METHOD_OPTIONS, "-p", phases.pid, "-o", directory, *words)
+
+    def started() -> bool:
         assert program.poll() is None, program.communicate()[1]
-        assert time.monotonic() < deadline, "the recording does not begin"
-        time.sleep(0.01)
+        return (directory / "rounds.csv").exists()
+
+    wait_until(started, "the start of the recording")
     return program
 
 
 def end(program: subprocess.Popen[str], rounds: int, directory: Path) -> None:
     """Waits for some complete rounds from now on, then interrupts the recording."""
     before = len((directory / "rounds.csv").read_text().splitlines())
-    deadline = time.monotonic() + PATIENCE_S
-    while len((directory / "rounds.csv").read_text().splitlines()) < before + rounds:
+
+    def ended() -> bool:
         assert program.poll() is None, program.communicate()[1]
-        assert time.monotonic() < deadline, "no round ends"
-        time.sleep(0.01)
+        return len((directory / "rounds.csv").read_text().splitlines()) >= before + rounds
+
+    wait_until(ended, f"the end of {rounds} rounds")
     program.terminate()
-    _, said = program.communicate(timeout=PATIENCE_S)
-    assert program.returncode == 130, said
+    done = finish(program, PATIENCE_S)
+    assert done.code == 130, done.err
 
 
 def lost(directory: Path) -> int:

@@ -19,9 +19,11 @@ from redirty.collector.pageset import page_numbers
 
 from tests.integration.cli.test_privileges import root_without
 from tests.support.error_assertions import COULD_NOT, assert_refused
+from tests.support.pagemap_oracle import frames_of_pages as frames
 from tests.support.recorded_run import Recorded
 from tests.support.redirty_cli import run_redirty
-from tests.support.stepped_rounds import LiveRounds, assert_same, redirty, wait_idle
+from tests.support.stepped_rounds import LiveRounds, assert_same
+from tests.support.waiting import PATIENCE_S, wait_idle
 from tests.tiers import require
 from tests.workloads.driver import Hold, Phases
 from tests.workloads.pages import Area, Pages, union
@@ -30,16 +32,6 @@ pytestmark = pytest.mark.usefixtures("tracing")
 
 # bits of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h)
 ANON, SWAPBACKED, HUGE, THP = 12, 14, 17, 22
-_PRESENT, _FRAME = np.uint64(1 << 63), np.uint64((1 << 55) - 1)
-_NONE = np.uint64(0)
-
-
-def frames(pid: int, pages: Pages) -> Pages:
-    """The frame of each page, 0 for none (admin-guide/mm/pagemap.rst)."""
-    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
-        raw = [pagemap.seek(int(page) * 8) and pagemap.read(8) for page in pages]
-    entries = np.frombuffer(b"".join(r for r in raw if r), np.uint64)
-    return np.where((entries & _PRESENT) != 0, entries & _FRAME, _NONE)
 
 
 def kernel_table(name: str, chosen: Pages) -> Pages:
@@ -328,7 +320,10 @@ def test_the_files(tmp_path: Path) -> None:
     assert np.isin(both, every).all() and np.isin(list(truth.values()), every).all()
     said = summary.summarise(directory)
     assert said["distinct_frames"] == len(every)
-    assert f"page frames: {len(every)} ever dirty" in redirty("report", directory).stdout
+    assert (
+        f"page frames: {len(every)} ever dirty"
+        in run_redirty("report", directory, timeout_s=PATIENCE_S).out
+    )
     assert second.first_page << 12 in last
 
 
@@ -338,7 +333,7 @@ def test_without_the_switch(tmp_path: Path) -> None:
     directory = recorded.directory
     assert not list(directory.glob("*.parquet"))
     assert pd.read_csv(directory / "rounds.csv")["dirty_frames"].isna().all()
-    assert json.loads(redirty("report", directory, "--json").stdout)["distinct_frames"] is None
+    assert json.loads(run_redirty("report", directory, "--json").out)["distinct_frames"] is None
 
 
 def test_without_the_right_to_see_frames(tmp_path: Path) -> None:

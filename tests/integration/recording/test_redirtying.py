@@ -17,7 +17,8 @@ from redirty.collector.pageset import page_numbers
 from redirty.collector.recording.writer import Meta, RecordingWriter
 
 from tests.support.recorded_run import Recorded
-from tests.support.stepped_rounds import LiveRounds, space_of, wait_idle
+from tests.support.stepped_rounds import LiveRounds, space_of
+from tests.support.waiting import wait_idle
 from tests.workloads.driver import Phases
 
 pytestmark = pytest.mark.usefixtures("tracing")

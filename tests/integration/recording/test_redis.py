@@ -29,7 +29,7 @@ def test_recorded_under_writes(tmp_path: Path) -> None:
             words = ["-p", server.pid, "1s", "-d", f"{SECONDS}s", "--json", "-o", directory]
             done = run_redirty("record", *words, timeout_s=90)
             written = _commands(server.ask("info", "stats")) - before
-            assert load.alive, f"a client ended: {load.said()}"
+            assert load.alive, f"a client ended: {load.text()}"
         finally:
             load.close()
         assert done.code == 0, done
@@ -37,7 +37,7 @@ def test_recorded_under_writes(tmp_path: Path) -> None:
         assert server.ask("get", "kept") == "as it was"
         # every key of the benchmark, and the one of ours
         assert KEYS // 2 < int(server.ask("dbsize")) <= KEYS + 1
-        assert "error" not in load.said().lower(), load.said()
+        assert "error" not in load.text().lower(), load.text()
         errors = server.ask("info", "errorstats").splitlines()[1:]
         assert errors == [], errors
     rounds = pd.read_csv(directory / "rounds.csv")

@@ -19,7 +19,8 @@ from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.tracking.address_space import AddressSpace
 
 from tests.support.phase_walk import Start
-from tests.support.stepped_rounds import assert_same, wait_idle, within
+from tests.support.stepped_rounds import assert_same, within
+from tests.support.waiting import wait_idle
 from tests.tiers import require
 from tests.workloads.driver import Pages
 

@@ -17,7 +17,10 @@ from redirty.collector.recording.session import Session
 from redirty.collector.target.targets import Pids
 from redirty.collector.tracking.rounds import Round
 
-from tests.support.stepped_rounds import PROBE, assert_same, redirty, wait_idle, way, within
+from tests.support.redirty_cli import run_redirty
+from tests.support.stepped_rounds import assert_same, within
+from tests.support.tested_methods import METHOD_OPTIONS, PROBE, arm_method
+from tests.support.waiting import PATIENCE_S, wait_idle
 from tests.workloads.driver import Pages, Phases, Writer
 
 pytestmark = pytest.mark.usefixtures("tracing")
@@ -48,9 +51,11 @@ def test_hundred_rounds_under_load(tmp_path: Path) -> None:
     with Writer(mib=8) as writer:
         writer.start("cyclic", rate=2000, pages=2000, seconds=3600)
         command = (f"{INTERVAL_S * 1000:.0f}ms", ROUNDS, "-o", directory)
-        done = redirty("record", "-p", writer.pid, *command)
+        done = run_redirty(
+            "record", *METHOD_OPTIONS, "-p", writer.pid, *command, timeout_s=PATIENCE_S
+        )
         writer.signal(signal.SIGKILL)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     with (directory / "rounds.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["round"]) for row in rows] == list(range(ROUNDS))
@@ -88,7 +93,9 @@ def test_what_was_written_before_the_end_is_in_it(tmp_path: Path) -> None:
                 wait_idle(phases.pid)
                 session.finish()
 
-        plan = RecordingOptions(Pids([phases.pid]), tmp_path / "rec", 0.05, arm=way(), probe=PROBE)
+        plan = RecordingOptions(
+            Pids([phases.pid]), tmp_path / "rec", 0.05, arm=arm_method(), probe=PROBE
+        )
         session = Session(plan, write_and_finish)
         session.run()
     assert len(found) == 2

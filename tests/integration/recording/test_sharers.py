@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.recorded_run import Recorded
-from tests.support.stepped_rounds import redirty
+from tests.support.redirty_cli import run_redirty
 from tests.tiers import require, require_program
 from tests.workloads.driver import Phases
 
@@ -98,12 +98,12 @@ def test_files_memfd_and_shared_anonymous_memory(tmp_path: Path) -> None:
                 assert (sharer["path"], sharer["writable"]) == (file, writable)
                 assert (sharer["target_pid"], sharer["target_writable"]) == (phases.pid, True)
             assert by_pid[stranger.pid] == by_pid[gone.pid] == []
-            text = redirty("report", recorded.directory).stdout
+            text = run_redirty("report", recorded.directory).out
             (line,) = (x for x in text.splitlines() if "can write to it" in x)
             assert f"{child} (phases)" in line and str(writer.pid) in line
             (line,) = (x for x in text.splitlines() if "can read it" in x)
             assert str(reader.pid) in line and str(writer.pid) not in line
-            said = json.loads(redirty("report", recorded.directory, "--json").stdout)
+            said = json.loads(run_redirty("report", recorded.directory, "--json").out)
             assert [s for s in said["shared_outside"] if s["pid"] in pids] == found
 
 

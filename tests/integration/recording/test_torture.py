@@ -10,7 +10,7 @@ import os
 import pytest
 
 from tests.support.kill_points import SEED
-from tests.support.stepped_rounds import ARM, PROBE
+from tests.support.tested_methods import ARM, PROBE
 from tests.torture.run import Plan, torture
 
 SECONDS = float(os.environ.get("REDIRTY_TORTURE_S", "60"))

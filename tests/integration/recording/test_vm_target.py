@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from tests.support.redirty_cli import REDIRTY, run_redirty
-from tests.support.stepped_rounds import ARM, PROBE
+from tests.support.tested_methods import ARM, PROBE
 from tests.tiers import require_root
 
 PAGES = 2048

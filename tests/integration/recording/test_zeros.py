@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from tests.support.redirty_cli import run_redirty
-from tests.support.stepped_rounds import ARM, PROBE
+from tests.support.tested_methods import ARM, PROBE
 from tests.tiers import require_root
 
 # Of 3,000 pages, by number: 0 to 999 are never touched, of the others every 4th is written with zeros,

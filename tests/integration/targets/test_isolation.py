@@ -12,7 +12,8 @@ import pytest
 
 from tests.integration.recording.test_edges import page_tables_kib
 from tests.support.recorded_run import Recorded, counts
-from tests.support.stepped_rounds import outside_pid, wait_idle, wait_until
+from tests.support.target_state import child_of
+from tests.support.waiting import wait_idle, wait_until
 from tests.tiers import require, require_program
 from tests.workloads.driver import Crowd, Phases
 from tests.workloads.pages import Area, Pages
@@ -42,7 +43,7 @@ def test_container(tmp_path: Path) -> None:
     refused = subprocess.run([*wrapper, "true"], capture_output=True, text=True, check=False)
     require(refused.returncode == 0, f"needs user namespaces: {refused.stderr.strip()}")
     with Phases(AREAS, wrapper=wrapper) as phases:
-        pid = outside_pid(phases.pid)
+        pid = child_of(phases.pid)
         assert phases.greeting["pid"] == 1 != pid
         written: dict[str, list[Pages]] = {name: [] for name in AREAS}
         with Recorded(tmp_path, "--tree", phases.pid, "--physical") as recorded:

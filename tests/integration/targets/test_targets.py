@@ -12,16 +12,8 @@ from redirty.collector.target.targets import Cgroup, Tree
 from redirty.collector.tracking.rounds import Round
 
 from tests.support.phase_walk import Walk
-from tests.support.stepped_rounds import (
-    NONE,
-    LiveRounds,
-    assert_same,
-    space_of,
-    spaces_of,
-    wait_idle,
-    wait_until,
-    within,
-)
+from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, space_of, spaces_of, within
+from tests.support.waiting import wait_idle, wait_until
 from tests.workloads.driver import Child, Hold, Phases
 from tests.workloads.pages import Area
 

@@ -10,7 +10,7 @@ from redirty.collector.arming.fault_cost import fault_s
 from redirty.collector.bpf.system_counts import SystemCounts
 from redirty.tui.readers.overview import by_pid
 
-from tests.support.stepped_rounds import way
+from tests.support.tested_methods import arm_method
 from tests.workloads.driver import Flusher, Sweep
 
 pytestmark = pytest.mark.usefixtures("tracing")
@@ -65,5 +65,5 @@ def test_nothing_is_lost_with_room(counts: SystemCounts) -> None:
 
 
 def test_the_price_of_a_fault_is_measured() -> None:
-    prices = [fault_s(way()) for _ in range(3)]
+    prices = [fault_s(arm_method()) for _ in range(3)]
     assert 5e-8 < np.median(prices) < 1e-4

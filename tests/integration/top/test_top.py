@@ -19,10 +19,11 @@ from redirty.tui.snapshots.snapshot import ProcessRow
 
 from tests.integration.recording.test_vm_target import program, written
 from tests.support.paths import TESTS
-from tests.support.redirty_cli import REDIRTY, wait_until
+from tests.support.redirty_cli import REDIRTY
 from tests.support.servers import redis
 from tests.support.target_state import Condition, assert_released
 from tests.support.tmux import Terminal
+from tests.support.waiting import wait_until
 from tests.workloads.driver import Crowd, Hold, Writer
 
 pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(900)]
@@ -189,7 +190,7 @@ def test_killed_with_9(tmp_path: Path, who: str) -> None:
             for pid in {"guard": [guard], "screen": [screen], "both": [guard, screen]}[who]:
                 os.kill(pid, signal.SIGKILL)
             terminal.wait("exit-code:")
-            wait_until(lambda: not Path(f"/proc/{screen}").exists(), 120, "its end")
+            wait_until(lambda: not Path(f"/proc/{screen}").exists(), "its end", timeout_s=120)
             if who == "screen":
                 assert terminal.exit_code() == 128 + signal.SIGKILL
                 assert "ended by SIGKILL" in terminal.screen()

@@ -15,10 +15,11 @@ import pytest
 
 from tests.integration.top.test_top import programs
 from tests.support.mirror_oracle import CoreFile, mirror_json
-from tests.support.redirty_cli import REDIRTY, finish, start_redirty, wait_until
+from tests.support.redirty_cli import REDIRTY, finish, start_redirty
 from tests.support.servers import redis
 from tests.support.target_state import Condition, assert_released
 from tests.support.tmux import Terminal
+from tests.support.waiting import wait_until
 from tests.workloads.driver import Writer
 
 pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(900)]
@@ -139,7 +140,7 @@ def test_a_screen_that_is_killed_leaves_the_target_alone(tmp_path: Path, writer:
         assert len(mirrors(to)) == 1
         os.kill(programs(tmp_path)[1], signal.SIGKILL)
         terminal.wait("exit-code:")
-        wait_until(lambda: not mirrors(to), 120, "the end of the mirror")
+        wait_until(lambda: not mirrors(to), "the end of the mirror", timeout_s=120)
     assert not (to / "mirror.json").exists()
 
 

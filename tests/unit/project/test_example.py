@@ -1,4 +1,4 @@
-"""The worked example of the docs runs, and says what is so."""
+"""The worked example of the docs runs and prints the right figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_two_recordings(tmp_path: Path) -> None:
+def test_two_recordings_are_compared(tmp_path: Path) -> None:
+    """The figures of two recordings are printed side by side."""
     before, after = record(tmp_path / "a", 8), record(tmp_path / "b", 8, rate=RATE / 2)
     done = run(before, after)
     assert (done.returncode, done.stderr) == (0, "")
@@ -28,7 +29,8 @@ def test_two_recordings(tmp_path: Path) -> None:
     assert "anon_private (anonymous)" in done.stdout
 
 
-def test_what_is_none(tmp_path: Path) -> None:
+def test_a_directory_without_a_recording_is_refused(tmp_path: Path) -> None:
+    """A directory that is not a recording, and missing arguments, are refused with one line."""
     done = run(tmp_path, tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("compare_recordings: ") and done.stderr.count("\n") == 1

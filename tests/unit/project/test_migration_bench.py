@@ -1,4 +1,4 @@
-"""What the migration benchmark makes of its results: files, verdicts, errors, tables; none of it runs anything."""
+"""The evaluation of the migration benchmark: files, verdicts, errors, tables; nothing is migrated."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ LOAD = Load("cyclic", 256 * MIB, 128 * MIB, 32.0 * MIB, None, 30.0 * MIB)
 REAL = Real(
     "cyclic", 64 * MIB, "completed", 8, 4.1, 0.1, 0.05, 200 * MIB, MIB, 5, 6, 0.7, 9, 0, 0.1
 )
-TOLD = Predicted("cyclic", 64 * MIB, True, 7, 4.2, 0.05, 190.0 * MIB, 4.0, 4.4, 0.04, 0.06, 3e7)
+PREDICTED = Predicted(
+    "cyclic", 64 * MIB, True, 7, 4.2, 0.05, 190.0 * MIB, 4.0, 4.4, 0.04, 0.06, 3e7
+)
 STUCK = replace(REAL, bandwidth=24 * MIB, status="cancelled", total_s=120.1, downtime_s=None)
 NEVER = Predicted(
     "cyclic", 24 * MIB, False, None, math.inf, math.inf, None, math.inf, math.inf, None, None
@@ -61,11 +63,11 @@ NEVER = Predicted(
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     sample = Sample("cyclic", 64 * MIB, 0.1, 1, 2, 3, 4, None)
     dump = PreDump("cyclic", 1, 4.0, None, 10, 20, 10, 0.1, 0.2)
-    append(tmp_path, [LOAD, REAL, TOLD])
+    append(tmp_path, [LOAD, REAL, PREDICTED])
     append(tmp_path, [NEVER, sample, STUCK, dump])
     assert read(tmp_path, Load) == [LOAD]
     assert read(tmp_path, Real) == [REAL, STUCK]
-    assert read(tmp_path, Predicted) == [TOLD, NEVER]
+    assert read(tmp_path, Predicted) == [PREDICTED, NEVER]
     assert read(tmp_path, Sample) == [sample]
     assert read(tmp_path, PreDump) == [dump]
     assert read(tmp_path / "nothing", Load) == []
@@ -75,30 +77,37 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_a_migration_is_compared_with_the_last_prediction_for_it() -> None:
-    first = replace(TOLD, total_s=9.0)
-    (row,) = compare([LOAD], [REAL], [first, NEVER, TOLD], 120)
-    assert row.told == TOLD
-    assert (row.said, row.happened, row.wrong, row.near) == ("yes", "yes", False, False)
+    first = replace(PREDICTED, total_s=9.0)
+    (row,) = compare([LOAD], [REAL], [first, NEVER, PREDICTED], 120)
+    assert row.prediction == PREDICTED
+    assert (row.predicted_verdict, row.happened, row.wrong, row.near) == (
+        "yes",
+        "yes",
+        False,
+        False,
+    )
     assert row.total_error == pytest.approx(4.2 / REAL.total_s - 1)
     assert row.bytes_error == pytest.approx(-0.05)
     assert row.downtime_error == pytest.approx(0)
 
 
 @pytest.mark.parametrize(
-    ("total", "low", "high", "said"),
+    ("total", "low", "high", "expected"),
     [
         (5.0, 4.0, 6.0, "yes"),
         (5.0, None, None, "yes"),
         (math.inf, math.inf, math.inf, "no"),
-        (200.0, 150.0, math.inf, "no"),  # longer than a real one is given
+        (200.0, 150.0, math.inf, "no"),  # longer than the patience of a real one
         (math.inf, 50.0, math.inf, "uncertain"),
         (5.0, 4.0, 130.0, "uncertain"),
         (None, None, None, "-"),
     ],
 )
-def test_verdict(total: float | None, low: float | None, high: float | None, said: str) -> None:
-    told = Predicted("cyclic", 1.0, total_s=total, low_total_s=low, high_total_s=high)
-    assert verdict(told, 120) == said
+def test_a_prediction_gives_a_verdict_within_the_patience(
+    total: float | None, low: float | None, high: float | None, expected: str
+) -> None:
+    predicted = Predicted("cyclic", 1.0, total_s=total, low_total_s=low, high_total_s=high)
+    assert verdict(predicted, 120) == expected
 
 
 def test_wrong_verdicts_count_apart_near_the_critical_bandwidth() -> None:
@@ -110,14 +119,14 @@ def test_wrong_verdicts_count_apart_near_the_critical_bandwidth() -> None:
         replace(STUCK, bandwidth=48 * MIB),
         replace(REAL, bandwidth=96 * MIB),
     ]
-    told = [
-        TOLD,
+    predicted = [
+        PREDICTED,
         NEVER,
-        replace(TOLD, bandwidth=near),
-        replace(TOLD, bandwidth=48 * MIB),
-        replace(TOLD, bandwidth=96 * MIB, high_total_s=math.inf),
+        replace(PREDICTED, bandwidth=near),
+        replace(PREDICTED, bandwidth=48 * MIB),
+        replace(PREDICTED, bandwidth=96 * MIB, high_total_s=math.inf),
     ]
-    rows = compare([LOAD], reals, told, 120)
+    rows = compare([LOAD], reals, predicted, 120)
     found = summary(rows)
     assert (found.wrong_far, found.wrong_near, found.uncertain_far) == (1, 1, 1)
     assert (found.migrations, found.predictions, found.compared) == (5, 5, 2)
@@ -143,12 +152,12 @@ def test_without_predictions_the_real_figures_are_shown(
 
 
 def test_passes_are_counted_as_a_prediction_counts_them() -> None:
-    """QEMU looks for dirty pages once more when it stops the guest."""
+    """QEMU syncs the dirty bitmap once more when it stops the guest, which is not a pass."""
     assert REAL.passes == 7
     assert STUCK.passes == 8
 
 
-# ---- what redirty says ----
+# ---- answers of redirty ----
 
 
 def test_a_prediction_is_read() -> None:
@@ -157,15 +166,15 @@ def test_a_prediction_is_read() -> None:
         "transferred_bytes": 5, "min_bandwidth_bytes_per_s": 7, "basis": {"rounds": 3},
         "low": {"total_s": 1.5, "downtime_s": 0.1}, "high": {"total_s": None, "downtime_s": None},
     }  # fmt: skip
-    told = parse("cyclic", 1.0, answer)
-    assert (told.passes, told.total_s, told.low_total_s, told.high_total_s) == (
+    predicted = parse("cyclic", 1.0, answer)
+    assert (predicted.passes, predicted.total_s, predicted.low_total_s, predicted.high_total_s) == (
         2,
         2.0,
         1.5,
         math.inf,
     )
-    assert json.loads(told.basis) == {"rounds": 3}
-    assert verdict(told, 120) == "uncertain"
+    assert json.loads(predicted.basis) == {"rounds": 3}
+    assert verdict(predicted, 120) == "uncertain"
     never = {
         **answer,
         "converges": False,
@@ -174,9 +183,13 @@ def test_a_prediction_is_read() -> None:
         "low": {},
         "high": {},
     }
-    told = parse("cyclic", 1.0, never)
-    assert (told.passes, told.total_s, told.transferred_bytes) == (None, math.inf, None)
-    assert verdict(told, 120) == "no"
+    predicted = parse("cyclic", 1.0, never)
+    assert (predicted.passes, predicted.total_s, predicted.transferred_bytes) == (
+        None,
+        math.inf,
+        None,
+    )
+    assert verdict(predicted, 120) == "no"
 
 
 def test_the_curve_of_all_processes_is_read_between_its_points(tmp_path: Path) -> None:
@@ -185,7 +198,7 @@ def test_the_curve_of_all_processes_is_read_between_its_points(tmp_path: Path) -
     assert written(tmp_path, 0.3) == pytest.approx(165)
 
 
-# ---- what QEMU says ----
+# ---- answers of QEMU ----
 
 
 def test_a_migration_is_read() -> None:
@@ -214,7 +227,7 @@ def test_a_migration_is_read() -> None:
     assert found.expected_downtime_s == 0.5, "after the first pass"
 
 
-def test_where_a_guest_has_its_memory() -> None:
+def test_the_guests_memory_is_found_in_qemus_answers() -> None:
     listed = (
         "              Block Name    PSize              Offset               Used              Total\r\n"
         "                  pc.ram    4 KiB  0x0000000000000000 0x000000000fffe000 0x000000000fffe000\r\n"
@@ -232,14 +245,14 @@ def test_where_a_guest_has_its_memory() -> None:
 
 def test_progress_lines_may_be_cut_off_at_both_ends() -> None:
     whole = '{"event":"progress","writes":1,"wrong":0}\n'
-    said = f'rites":1}}\n{whole}[ 1.0] a line of the kernel\n{whole}{{"event":"progress","wri'
-    assert [line["writes"] for line in progress(said)] == [1, 1]
+    console = f'rites":1}}\n{whole}[ 1.0] a line of the kernel\n{whole}{{"event":"progress","wri'
+    assert [line["writes"] for line in progress(console)] == [1, 1]
 
 
 # ---- guests ----
 
 
-def test_critical_bandwidth() -> None:
+def test_the_critical_bandwidth_follows_from_the_write_curve() -> None:
     assert critical_bandwidth(lambda t: 8000 * t, 0.3) == pytest.approx(8000 * SENT_PAGE_BYTES)
     known = {name: make() for name, make in WORKLOADS.items() if name != "redis"}
     for load in known.values():
@@ -247,7 +260,7 @@ def test_critical_bandwidth() -> None:
         assert 20 < critical_bandwidth(load.distinct, 0.3) / MIB < 60, load.name
 
 
-def test_libraries_of_a_program() -> None:
+def test_the_libraries_of_a_program_are_listed() -> None:
     listed = (
         "\tlinux-vdso.so.1 (0x00007fff)\n\tlibm.so.6 => /lib/libm.so.6 (0x00007f00)\n"
         "\t/lib64/ld-linux-x86-64.so.2 (0x00007f01)\n"
@@ -271,7 +284,7 @@ def stats_file(*fields: tuple[int, int]) -> bytes:
     return struct.pack("<3I", 0x55105940, 0x57093306, len(entry)) + entry
 
 
-def test_stats_of_a_dump() -> None:
+def test_the_stats_of_a_dump_are_read() -> None:
     data = stats_file((1, 500), (2, 2_000_000), (5, 70_000), (6, 300), (7, 69_700), (99, 1))
     found = parse_stats(data)
     assert (found.frozen_s, found.pages_scanned, found.pages_skipped) == (2.0, 70_000, 300)
@@ -293,8 +306,8 @@ def test_pre_dumps_are_summed_up_without_the_first() -> None:
     assert "+100.0%" in table.predumps(rows)
 
 
-def test_zero_pages_of_a_process() -> None:
-    """Its own; pages never touched count."""
+def test_zero_pages_of_a_process_are_counted() -> None:
+    """Zero pages of a process are counted, those never touched included."""
     with mmap.mmap(-1, 6 * MIB) as memory:
         view = np.frombuffer(memory, dtype=np.uint8)
         address = view.ctypes.data
@@ -305,7 +318,7 @@ def test_zero_pages_of_a_process() -> None:
     assert found == 6 * 256 - 2
 
 
-def test_when_criu_stopped_its_target() -> None:
+def test_the_stop_of_the_target_is_read_from_criu_s_log() -> None:
     log = "(00.139) Enforcing tasks\n(07.259500) Seized task 183, state 1\n(07.3) Seized task 184\n"
     assert seized(log) == 7.2595
     with pytest.raises(ProgramError):

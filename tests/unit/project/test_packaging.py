@@ -1,4 +1,4 @@
-"""What an installed redirty is made of: every package, the BPF sources, their headers."""
+"""The contents of an installed redirty: every package, the BPF sources, their headers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 
 
 def tops() -> dict[str, Path]:
-    """Import package -> its top-level folder."""
+    """Return the top-level folder of each import package."""
     return {name: ROOT / folder for name, folder in SETUPTOOLS["package-dir"].items()}
 
 
@@ -40,14 +40,14 @@ def test_every_package_is_listed() -> None:
 
 
 def test_every_module_is_in_a_package() -> None:
-    """A folder without __init__.py would be left out, and found only by those who install."""
+    """A folder without __init__.py would be left out, which only an installed redirty would show."""
     for folder in tops().values():
         for module in folder.rglob("*.py"):
             assert (module.parent / "__init__.py").is_file(), module
 
 
 def test_the_bpf_sources_and_all_headers_are_package_data() -> None:
-    assert SETUPTOOLS["include-package-data"] is False, "then package-data says it all"
+    assert SETUPTOOLS["include-package-data"] is False, "package-data alone lists the data"
     folder = tops()["redirty.bpfprogs"]
     matched = {
         path
@@ -60,7 +60,7 @@ def test_the_bpf_sources_and_all_headers_are_package_data() -> None:
 
 
 def test_other_data_is_listed_too() -> None:
-    """Anything beside modules that an installed package would lack."""
+    """Package data lists every file other than modules that an installed package would lack."""
     for name, folder in tops().items():
         listed = {
             path
@@ -86,8 +86,8 @@ def test_the_sources_are_found_and_joined() -> None:
         assert (programs.KHEADERS / "include" / header).is_file()
 
 
-def test_the_bpf_sources_say_that_their_licence_is_the_kernels_too() -> None:
-    """Else the kernel gives them none of the functions they need."""
+def test_the_bpf_sources_are_under_the_kernels_licence_too() -> None:
+    """Under another licence the kernel refuses the helper functions that they need."""
     for path in (*programs.DIRECTORY.glob("*.c"), *programs.DIRECTORY.glob("*.h")):
         first = path.read_text(encoding="utf-8").splitlines()[0]
         assert first == "/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */", path
@@ -107,8 +107,8 @@ def test_there_is_one_version() -> None:
     assert PROJECT["project"]["version"] == VERSION
 
 
-def test_bcc_is_no_dependency() -> None:
-    """What PyPI calls bcc is another program."""
+def test_bcc_of_pypi_is_not_a_dependency() -> None:
+    """The package called bcc on PyPI is another program."""
     named = [*PROJECT["project"]["dependencies"]]
     for more in PROJECT["project"]["optional-dependencies"].values():
         named += more
@@ -129,8 +129,8 @@ BARE = sorted(path.stem for path in HELPERS.glob("*.py"))
 
 
 @pytest.mark.parametrize("module", BARE)
-def test_what_stops_targets_needs_the_bare_library_only(module: str) -> None:
-    """It is started with -I -S, so that it is up at once."""
+def test_ptrace_helpers_need_the_standard_library_only(module: str) -> None:
+    """The helpers are started with -I -S, so that they start at once, and import the standard library only."""
     tree = ast.parse((HELPERS / f"{module}.py").read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -144,8 +144,8 @@ def test_what_stops_targets_needs_the_bare_library_only(module: str) -> None:
     [("injector", socket.SOCK_SEQPACKET), ("freezer", socket.SOCK_STREAM)],
 )
 def test_a_helper_starts_and_ends_with_its_peer(helper: str, kind: socket.SocketKind) -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
-    process = start_helper(helper, theirs)
-    ours.close()
+    local, peer = socket.socketpair(socket.AF_UNIX, kind)
+    process = start_helper(helper, peer)
+    local.close()
     assert process.wait(timeout=60) == 0
     reap(process)

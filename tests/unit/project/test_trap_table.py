@@ -1,4 +1,4 @@
-"""The table kernel x trap: what the outcomes of tests add up to."""
+"""The table kernel x trap: the sums over the outcomes of tests."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_failures_and_skips_fail_the_run() -> None:
     assert len(failed([run(PASS, FAIL, NOT, SKIP)])) == 2
 
 
-def test_each_reason_once_with_all_its_places() -> None:
+def test_each_reason_is_listed_once_with_all_its_runs() -> None:
     other = run(NOT, kernel="5.10", way="kprobe+soft-dirty")
     (line,) = notes([run(NOT, PASS), run(NOT, way="kprobe+uffd"), other])
     assert line == (
@@ -83,7 +83,7 @@ def test_the_table_names_what_has_no_test() -> None:
     assert lines[3].startswith("no test of: 1, 2, 4, 5,")
 
 
-def test_a_run_survives_its_file() -> None:
+def test_a_run_is_read_as_it_was_written() -> None:
     made = run(PASS, FAIL, NOT)
     assert Run.from_json(made.as_json()) == made
 
@@ -102,7 +102,7 @@ CHECK = {
 }
 
 
-def test_auto_runs_all_traps_and_the_others_those_marked() -> None:
+def test_auto_runs_all_traps_and_other_ways_the_marked_ones() -> None:
     marked = [
         "kprobe+uffd:every_way",
         "tracepoint+uffd:every_way",

@@ -15,7 +15,7 @@ from redirty.tui.readers import page_table_watch
 from redirty.tui.readers.page_table_watch import PageTableSampler, PageTableWatch
 from redirty.tui.snapshots.page_tables import PageTables
 
-from tests.support.redirty_cli import wait_until
+from tests.support.waiting import wait_until
 
 _NONE = np.empty(0, np.uint64)
 ONE, TWO = (
@@ -58,7 +58,7 @@ def test_nothing_where_the_walk_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(host_nodes, "look", lambda: TWO)
     watch = PageTableWatch(lambda: [os.getpid()])
     watch.start()
-    wait_until(lambda: not watch._thread.is_alive(), 10, "it gives up")
+    wait_until(lambda: not watch._thread.is_alive(), "it gives up", timeout_s=10)
     watch.close()
     assert watch.latest is None
 
@@ -78,6 +78,6 @@ def test_it_looks_no_more_often_than_it_may(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(PageTableSampler, "take", take)
     watch = PageTableWatch(lambda: [os.getpid()])
     watch.start()
-    wait_until(lambda: len(looks) == 3, 60, "three looks")
+    wait_until(lambda: len(looks) == 3, "three looks", timeout_s=60)
     watch.close()
     assert all(after - before >= 0.02 / 0.01 for before, after in itertools.pairwise(looks))

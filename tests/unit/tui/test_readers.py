@@ -25,8 +25,8 @@ from redirty.tui.snapshots.round_summary import PID_SHIFT, folded, places_of
 from redirty.tui.snapshots.snapshot import ReaderState, TargetSnapshot
 
 from tests.support.paths import TESTS
-from tests.support.redirty_cli import wait_until
 from tests.support.screen_factories import facts
+from tests.support.waiting import wait_until
 
 REDIS = TESTS / "data" / "redis"
 
@@ -117,7 +117,7 @@ def test_a_replay_knows_the_zero_pages_that_were_counted(tmp_path: Path) -> None
     def replayed(recording: Path) -> TargetSnapshot:
         replay = Replay(recording, asked)
         replay.start()
-        wait_until(lambda: whole(replay), 30, "the recording")
+        wait_until(lambda: whole(replay), "the recording", timeout_s=30)
         replay.close()
         assert replay.latest is not None
         return replay.latest
