@@ -1,6 +1,6 @@
 """Compares two recordings of a workload: say before and after a change of its settings.
 
-    python docs/compare_recordings.py BEFORE AFTER
+    python docs/examples/compare_recordings.py BEFORE AFTER
 
 A worked example of redirty.collector.analyze.load: each file of a recording comes as a pandas frame.
 """

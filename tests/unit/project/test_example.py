@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.support.paths import ROOT
 from tests.unit.cli.test_predict import RATE, record
 
-SCRIPT = ROOT / "docs/compare_recordings.py"
+SCRIPT = ROOT / "docs/examples/compare_recordings.py"
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
@@ -34,4 +34,4 @@ def test_a_directory_without_a_recording_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path, tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("compare_recordings: ") and done.stderr.count("\n") == 1
-    assert "python docs/compare_recordings.py BEFORE AFTER" in run().stderr
+    assert "python docs/examples/compare_recordings.py BEFORE AFTER" in run().stderr
