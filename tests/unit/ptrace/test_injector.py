@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from redirty.collector.errors import ArmError, GoneError
-from redirty.collector.ptrace.helpers import injector, tracee
+from redirty.collector.ptrace.helpers import injector, procfs
+from redirty.collector.ptrace.helpers.arch import architecture
+from redirty.collector.ptrace.helpers.errors import TraceeError
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.ptrace.spawn import reap, start_helper
 
@@ -41,7 +43,7 @@ def test_registers_are_where_the_table_says(tmp_path: Path) -> None:
     source.write_text(code)
     subprocess.run([gcc, "-o", program, source], check=True)
     said = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()
-    arch = injector.architecture()
+    arch = architecture()
     assert [int(word) for word in said] == [
         *(arch.registers, arch.userfaultfd, arch.close),
         *(arch.result, arch.counter, arch.interrupted, arch.mode, *arch.arguments),
@@ -51,13 +53,13 @@ def test_registers_are_where_the_table_says(tmp_path: Path) -> None:
 
 def test_another_architecture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    with pytest.raises(tracee.TraceeError, match="riscv64") as refused:
-        injector.architecture()
+    with pytest.raises(TraceeError, match="riscv64") as refused:
+        architecture()
     assert refused.value.code == errno.ENOSYS
 
 
 def test_a_system_call_instruction_is_found() -> None:
-    arch = injector.architecture()
+    arch = architecture()
     at = injector.system_call_address(os.getpid(), arch)
     with Path("/proc/self/mem").open("rb", buffering=0) as memory:
         memory.seek(at)
@@ -72,9 +74,9 @@ def test_a_system_call_instruction_is_found() -> None:
 
 
 def test_no_instruction_anywhere() -> None:
-    arch = injector.architecture()
+    arch = architecture()
     other = type(arch)(**{**arch.__dict__, "instruction": os.urandom(24)})
-    with pytest.raises(tracee.TraceeError, match="no system call instruction"):
+    with pytest.raises(TraceeError, match="no system call instruction"):
         injector.system_call_address(os.getpid(), other)
 
 
@@ -104,11 +106,11 @@ def odd_target(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_names_that_look_like_lines(odd_target: subprocess.Popen[str]) -> None:
     pid = odd_target.pid
-    assert injector.status_field(pid, "TracerPid") == "0"
-    assert injector.status_field(pid, "Tgid") == str(pid)
-    assert injector.status_field(pid, "NoSuchField") == ""
+    assert procfs.status_field(pid, "TracerPid") == "0"
+    assert procfs.status_field(pid, "Tgid") == str(pid)
+    assert procfs.status_field(pid, "NoSuchField") == ""
     assert injector.running_thread(pid) == pid
-    assert injector.system_call_address(pid, injector.architecture()) > 0
+    assert injector.system_call_address(pid, architecture()) > 0
 
 
 # ---- the protocol ----
@@ -171,6 +173,6 @@ def test_an_injector_that_is_killed_is_an_error_not_a_hang() -> None:
     assert ours._process is not None
     ours._process.kill()
     ours._process.wait()
-    with pytest.raises(ArmError, match="the process that stops targets"):
+    with pytest.raises(ArmError, match="the injector process"):
         ours.userfaultfd(os.getpid(), 1.0)
     ours.close()

@@ -27,7 +27,8 @@ from redirty.collector.pagetables.planner import (
 )
 from redirty.collector.pagetables.preconditions import require_node
 from redirty.collector.pagetables.relocation import StepSizer
-from redirty.collector.ptrace.helpers import relocation, relocation_layout, relocation_stub, tracee
+from redirty.collector.ptrace.helpers import procfs, relocation, relocation_layout, relocation_stub
+from redirty.collector.ptrace.helpers.errors import TraceeError
 
 from tests.tiers import require
 
@@ -59,10 +60,8 @@ def test_the_bytes_are_those_of_the_source(tmp_path: Path) -> None:
         relocation_stub.NEW_NODES,
         relocation_stub.TABLE,
     )
-    assert symbols["NODE_BITS"] == relocation_stub.MOST_NODES + 1
-    assert (
-        relocation_stub.TABLE + 24 * relocation_stub.MOST_SEGMENTS <= relocation_stub.SHARED_BYTES
-    )
+    assert symbols["NODE_BITS"] == relocation_stub.MAX_NODES + 1
+    assert relocation_stub.TABLE + 24 * relocation_stub.MAX_SEGMENTS <= relocation_stub.SHARED_BYTES
 
 
 def test_registers_are_where_the_routine_looks_for_them(tmp_path: Path) -> None:
@@ -131,12 +130,19 @@ def test_a_free_place_is_free() -> None:
     assert place % REGION == 0
     assert all(end <= place or start >= place + size for start, end, _ in lines)
     assert relocation_layout.free_place([(1 << 21, 1 << 47, "rw-p")], size) == 0
-    assert relocation_layout.parse_maps(
-        b"1000-2000 rw-p 0 0:0 0   [x y]\n2000-3000 r--s 0 0:0 9 /a\n"
-    ) == [
+
+
+def test_maps_lines_are_parsed() -> None:
+    text = (
+        b"1000-2000 rw-p 0 0:0 0   [x y]\n2000-3000 r--s 0 0:0 9 /a\rb \n3000-4000 r-xp 0 0:0 0 \n"
+    )
+    found = procfs.parse_maps(text)
+    assert [mapping for mapping, _ in found] == [
         (0x1000, 0x2000, "rw-p"),
         (0x2000, 0x3000, "r--s"),
+        (0x3000, 0x4000, "r-xp"),
     ]
+    assert [procfs.path_of(rest) for _, rest in found] == [b"[x y]", b"/a\rb ", b""]
 
 
 def test_an_area_in_use_is_refused() -> None:
@@ -145,7 +151,7 @@ def test_an_area_in_use_is_refused() -> None:
     with pytest.raises(relocation.InUseError) as found:
         relocation.require_unused([0x5000, 0x2FFF], segments)
     assert found.value.addresses == [0x5000, 0x2FFF]
-    with pytest.raises(tracee.TraceeError):
+    with pytest.raises(TraceeError):
         relocation.require_unused([-1], segments)
 
 
