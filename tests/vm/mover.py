@@ -35,7 +35,7 @@ _STOP_S = 0.05  # about as long as a stop
 
 @functools.cache
 def _loaded() -> Walker:
-    return Walker(host_nodes.look().highest)
+    return Walker(host_nodes.read_nodes().highest)
 
 
 def the_walker(highest: int = 0) -> Walker:
@@ -70,7 +70,7 @@ class Mover:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.nodes = host_nodes.look()
+        self.nodes = host_nodes.read_nodes()
         self.walker = the_walker()
 
     def by_node(self) -> dict[int, int]:

@@ -71,7 +71,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
 
 
 def test_lines() -> None:
-    assert [(m.start, m.end, m.perms, m.path) for m in parse(TEXT)] == [
+    assert [(m.start, m.end, m.perms, m.path) for m in parse(TEXT.encode())] == [
         (0x400000, 0x452000, "r-xp", "/usr/bin/dbus-daemon"),
         (0x7F0000000000, 0x7F0000021000, "rw-p", ""),
         (0x7F0000100000, 0x7F0000200000, "rw-s", "/memfd:my buffer (deleted)"),
@@ -86,18 +86,18 @@ def test_a_name_may_hold_what_ends_a_line_elsewhere(separator: str) -> None:
     """The kernel escapes the newline alone."""
     path = f"/srv/a{separator}b"
     line = f"7f0000200000-7f0000201000 rw-s 00000000 08:02 99    {path}\n"
-    assert [m.path for m in parse(line * 2)] == [path, path]
+    assert [m.path for m in parse((line * 2).encode())] == [path, path]
 
 
 def test_addresses_of_57_bits() -> None:
-    (mapping,) = parse("fffffffffff000-100000000000000 rw-p 00000000 00:00 0 \n")
+    (mapping,) = parse(b"fffffffffff000-100000000000000 rw-p 00000000 00:00 0 \n")
     found = Mappings.of((mapping,))
     assert found.starts.tolist() == [0xFFFFFFFFFFF]
     assert found.ends.tolist() == [0x100000000000]
 
 
 def test_nothing() -> None:
-    assert parse("") == ()
+    assert parse(b"") == ()
     assert Mappings.of(()).starts.shape == (0,)
 
 
@@ -150,7 +150,7 @@ def test_a_list_that_changed_while_it_was_read(
     bounds: list[tuple[int, int]], expected: list[tuple[int, int]]
 ) -> None:
     items = tuple(Mapping(a << 12, b << 12, PRIVATE, "") for a, b in bounds)
-    found = mappings._without_overlaps(Mappings.of(items))
+    found = mappings._ascending(Mappings.of(items))
     assert [(m.start >> 12, m.end >> 12) for m in found.items] == expected
     pages = list(zip(found.starts.tolist(), found.ends.tolist(), strict=True))
     assert pages == expected

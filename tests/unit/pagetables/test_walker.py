@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from redirty.collector.linux.numa import NumaNodes, parse_list, zone_ranges
-from redirty.collector.linux.numa_sampling import processor
+from redirty.collector.linux.procfs import split_stat
 from redirty.collector.pageset import U64
 from redirty.collector.pagetables.advice import advice, remote_share
 from redirty.collector.pagetables.walker import shift_of, translate, walk
@@ -124,7 +124,7 @@ def test_frames_belong_to_nodes() -> None:
 
 def test_the_processor_of_a_thread() -> None:
     stat = "12 (a) b (c) S " + " ".join(str(n) for n in range(4, 53))
-    assert processor(stat) == 39  # as proc(5) numbers it
+    assert split_stat(stat.encode()).processor == 39  # as proc(5) numbers it
 
 
 def test_remote_share() -> None:
