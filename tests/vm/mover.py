@@ -20,7 +20,12 @@ from redirty.collector.cli import main
 from redirty.collector.linux import numa as host_nodes
 from redirty.collector.linux.smaps import SmapsMapping, detailed
 from redirty.collector.pagetables.planner import HUGE
-from redirty.collector.pagetables.relocation import RelocationResult, relocate
+from redirty.collector.pagetables.relocation import (
+    Relocation,
+    RelocationLimits,
+    RelocationResult,
+    RelocationTarget,
+)
 from redirty.collector.pagetables.walker import Walker, leaves_by_node
 
 from tests.support.redirty_cli import wait_until
@@ -79,7 +84,8 @@ class Mover:
 
     def to(self, node: int) -> RelocationResult:
         """Moves them there."""
-        return relocate(self.pid, self.walker, self.nodes, node, max_pause_s=MAX_PAUSE_S)
+        target = RelocationTarget(self.pid, self.walker, self.nodes)
+        return Relocation(target, node, RelocationLimits(MAX_PAUSE_S)).run()
 
 
 def there_and_back(pid: int, times: int) -> dict[str, Any]:

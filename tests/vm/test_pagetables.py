@@ -130,7 +130,7 @@ def test_the_program(parts: dict[str, Any]) -> None:
     assert process["counted_pages"] == walked + process["huge_pages"], process
     code, said, _ = found["would"]
     assert code == 0
-    assert "nothing was moved: --yes does it" in said
+    assert "nothing was moved: --yes moves them" in said
     (moved,) = found["moved"]["processes"]
     assert moved["tables"] >= 15, moved
     assert moved["after"].get(str(FAR), 0) >= 15, moved
@@ -188,7 +188,7 @@ def test_refusals_are_one_line(parts: dict[str, Any]) -> None:
         ("no_node", 1, "there is no node 7 here"),
         ("bare_node", 1, f"node {BARE} has no memory"),
         ("yes_alone", 2, "--to-node"),
-        ("debugged", 1, "being debugged"),
+        ("debugged", 1, "already traced by process"),
     ):
         assert found[name][0] == code, found[name]
         assert len(found[name][2].splitlines()) == 1, found[name]

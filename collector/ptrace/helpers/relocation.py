@@ -94,7 +94,7 @@ def require_unarmed(pid: int, segments: "list[tuple[int, int, int]]") -> None:
             raise TraceeError(errno.EAGAIN, "a recording of it has started")
 
 
-class Relocation:
+class StubRun:
     """One move of some segments, away and back, with all threads stopped.
 
     Attributes:
@@ -318,8 +318,8 @@ def relocate(
             areas = [tracee.rseq_area(thread) for thread in target.threads]
             require_unused([area for area in areas if area], ready.segments)
             require_unarmed(pid, ready.segments)
-            relocation = Relocation(target, at, memory.fileno())
-            shared = relocation.run(ready.place, ready.shared)
+            stub_run = StubRun(target, at, memory.fileno())
+            shared = stub_run.run(ready.place, ready.shared)
         finally:
             target.release()
         stopped_s = time.monotonic() - target.started
@@ -334,7 +334,7 @@ def relocate(
     return {
         "ok": True,
         "stopped_s": stopped_s,
-        "moved_s": relocation.moved_s,
+        "moved_s": stub_run.moved_s,
         "threads": len(target.threads),
         "retries": retries,
     }
