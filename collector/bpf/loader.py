@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Options:
-    """How to load.
+    """Options for loading the programs.
 
     Attributes:
         probe: "auto" or one of probe_support.PROBES.
@@ -64,7 +64,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What runs in the kernel now, until bpf is cleaned up or this process ends.
+    """Programs that run in the kernel until bpf is cleaned up or this process ends.
 
     Attributes:
         bpf: The bcc.BPF.

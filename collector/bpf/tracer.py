@@ -101,7 +101,7 @@ class Tracer:
         return self._targets.all()
 
     def add_ranges(self, ranges: list[tuple[int, int]]) -> None:
-        """With Options.part: record writes to these addresses, [start, end), from now on, too.
+        """Record writes to these addresses, [start, end), from now on, too; with Options.part.
 
         Raises:
             RedirtyError: There are too many.
@@ -191,12 +191,12 @@ class Tracer:
     # ---- stacks ----
 
     def take_stacks(self) -> list[tuple[int, int, int]]:
-        """With Options.stacks: empty the counts: (address space, stack ID, pages) each."""
+        """Take the counts of pages by stack: (address space, stack ID, pages); with Options.stacks."""
         assert self._stacks is not None
         return self._stacks.take()
 
     def stack(self, stack_id: int) -> list[int]:
-        """With Options.stacks: return the addresses of a stack, the writing instruction first."""
+        """Return the addresses of a stack, the writing instruction first; with Options.stacks."""
         assert self._stacks is not None
         return self._stacks.addresses(stack_id)
 

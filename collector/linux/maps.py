@@ -87,7 +87,7 @@ def decode_path(path: bytes) -> str:
 
 
 class Mapping(NamedTuple):
-    """One mapping. start, end: addresses, end exclusive."""
+    """A mapping. start, end: addresses, end exclusive."""
 
     # a tuple: a process may have 65,530 of them, and tuples are quick to make, compare and hash
 

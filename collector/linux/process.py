@@ -1,4 +1,4 @@
-"""One process: its identity, whether it still lives, whether it can be traced."""
+"""Processes: their identity, whether they still live, whether they can be traced."""
 
 from __future__ import annotations
 

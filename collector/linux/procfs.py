@@ -20,7 +20,7 @@ _STAT_FIELDS = 22  # up to rss: fewer were cut short by the end of the process
 
 
 class Stat(NamedTuple):
-    """One line of /proc/PID/stat.
+    """The line of /proc/PID/stat.
 
     Attributes:
         comm: The name that the process gave itself.
@@ -32,7 +32,7 @@ class Stat(NamedTuple):
 
     @property
     def state(self) -> str:
-        """One letter: R, S, D, T, t, Z, X, …"""
+        """State as a letter: R, S, D, T, t, Z, X, …"""
         return self.fields[0]
 
     @property

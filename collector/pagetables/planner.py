@@ -127,7 +127,7 @@ def plan(
 
 @dataclass(frozen=True)
 class RelocationStep:
-    """One step.
+    """A step of a relocation.
 
     Attributes:
         runs: [start, end) of adjacent regions.

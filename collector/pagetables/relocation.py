@@ -60,7 +60,7 @@ class RelocationTarget:
 
 @dataclass(frozen=True)
 class RelocationLimits:
-    """What a relocation may do to its target.
+    """Limits of what a relocation may do to its target.
 
     Attributes:
         max_pause_s: How long a step may stop it.
@@ -99,7 +99,7 @@ class SilentObserver:
 
 @dataclass
 class RelocationResult:
-    """What a relocation did.
+    """Result of a relocation.
 
     Attributes:
         before: Tables of the lowest level by node, before it.

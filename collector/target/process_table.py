@@ -15,7 +15,7 @@ _HYPERVISORS = ("qemu", "kvm", "cloud-hyperviso", "firecracker", "crosvm")
 
 @dataclass(slots=True)
 class ProcessEntry:
-    """One process.
+    """An entry of the table.
 
     Attributes:
         pid: Its PID.

@@ -54,7 +54,7 @@ class WholeProcesses:
 
 @dataclass
 class Pids(WholeProcesses):
-    """One process or several, without their children."""
+    """Some processes, without their children."""
 
     pids: list[int]
     follow_fork: bool = field(default=False, init=False)

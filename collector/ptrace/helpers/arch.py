@@ -1,4 +1,4 @@
-"""What running one system call inside a stopped process needs, by architecture. Bare library only.
+"""Parameters for running a system call in a stopped process, by architecture. Bare library only.
 
 A new architecture is a new entry: the numbers, the bytes of its system call instruction, and where
 PTRACE_GETREGSET (NT_PRSTATUS) puts each register. aarch64 would be: numbers 282 and 57, instruction
@@ -13,7 +13,7 @@ from .errors import TraceeError
 
 
 class Architecture:
-    """One architecture. Indices of registers count 64-bit words of its user_regs_struct.
+    """An architecture. Indices of registers count 64-bit words of its user_regs_struct.
 
     Attributes:
         userfaultfd: Number of this system call.

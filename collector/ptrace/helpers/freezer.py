@@ -19,7 +19,7 @@ Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each 
       -> {"ok": true}; what their network namespaces send is dropped, too; with trial it is only tried
   {"op": "more", "limit_s": T}     -> {"ok": true}, the time limit starts anew
   {"op": "release", "stop": false} -> {"ok": true, "held_s": T}, with stop under SIGSTOP
-Errors: {"ok": false, "errno": N, "why": text}; then the target runs.
+On failure: {"ok": false, "errno": N, "why": text}; then the target runs.
 """
 
 import ctypes

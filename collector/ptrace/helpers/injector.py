@@ -14,7 +14,7 @@ with the userfaultfd attached to it.
       -> {"ok": true} + descriptor, the target stopped at its first instruction
   {"op": "go"}                    -> {"ok": true}, the target resumes
   {"op": "relocate", "pid": P, ...}: see relocation.py
-Errors: {"ok": false, "errno": N, "why": text}; the target keeps running.
+On failure: {"ok": false, "errno": N, "why": text}; the target keeps running.
 """
 
 import ctypes

@@ -84,7 +84,9 @@ def require_unarmed(pid: int, segments: "list[tuple[int, int, int]]") -> None:
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
         for start, _, _ in segments:
             # PAGEMAP_SCAN of one page that only succeeds where asynchronous write protection is on
-            argument = bytearray(struct.pack("<12Q", 96, 2, start, start + _PAGE_SIZE, *(0,) * 8))
+            argument = bytearray(
+                struct.pack("<12Q", 96, 2, start, start + _PAGE_SIZE, 0, 0, 0, 0, 0, 0, 0, 0)
+            )
             try:
                 fcntl.ioctl(pagemap, _SCAN, argument, True)
             except OSError as e:
@@ -95,7 +97,7 @@ def require_unarmed(pid: int, segments: "list[tuple[int, int, int]]") -> None:
 
 
 class StubRun:
-    """One move of some segments, away and back, with all threads stopped.
+    """A move of some segments, away and back, with all threads stopped.
 
     Attributes:
         threads: All threads of the target.
@@ -245,7 +247,7 @@ class StubRun:
 
 
 class RelocationRequest:
-    """What can be prepared while the target still runs.
+    """A move, prepared as far as possible while the target still runs.
 
     Attributes:
         maps: The maps file for which it was prepared.

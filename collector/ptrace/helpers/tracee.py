@@ -1,4 +1,4 @@
-"""One thread of a target, stopped by ptrace(2): its registers and signal mask, a system call in it.
+"""A thread of a target, stopped by ptrace(2): its registers and signal mask, a system call in it.
 
 Used by the injector and the freezer, which run with the bare library, as this module does.
 Sources: ptrace(2), rseq(2); kernel/ptrace.c, kernel/rseq.c.
@@ -38,7 +38,7 @@ def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
 
 
 class Tracee:
-    """One seized thread.
+    """A seized thread.
 
     Attributes:
         tid: Its thread ID.
