@@ -54,7 +54,7 @@ class WholeProcesses:
 
 @dataclass
 class Pids(WholeProcesses):
-    """Some processes, without their children."""
+    """Individual processes, without their children."""
 
     pids: list[int]
     follow_fork: bool = field(default=False, init=False)
