@@ -92,7 +92,7 @@ class Btf:
         return self._strings[offset : self._strings.index(b"\0", offset)].decode()
 
     def offset(self, struct_name: str, member: str) -> int | None:
-        """Return the byte offset of a member, also in an unnamed inner struct; None if there is none."""
+        """Return the byte offset of a member, also in an unnamed inner struct; None if it is missing."""
         number = self._id(_STRUCT, struct_name)
         if number is None:
             return None

@@ -39,7 +39,7 @@ class Ring:
 
     def take(self, limit: int = 1 << 20) -> npt.NDArray[np.void]:
         """Take up to limit records as a (n,) array of RECORD, oldest first."""
-        # x86 keeps loads in order, so a record seen as produced has its header. The payload is
+        # x86 keeps loads in order, so a record that counts as produced has its header. The payload is
         # complete once the header's busy bit is cleared, which is read before the copy.
         start, end = int(self._consumed[0]), int(self._produced[0])
         stride = RECORD.itemsize
