@@ -53,9 +53,8 @@ class Registration:
         self._known: Mappings | None = None
         self._registered: frozenset[Mapping] = frozenset()
         self._arms = 0
-        self._refused: dict[
-            Mapping, tuple[int, int]
-        ] = {}  # number of tries, and the arm of the next
+        # number of tries, and the arm of the next
+        self._refused: dict[Mapping, tuple[int, int]] = {}
         self._prepared: set[Mapping] = set()
         self._room = _PREPARE_ALL
         self._found = empty()  # written before the mapping was registered

@@ -97,7 +97,7 @@ def _load(code: bytes, program_type: int, attach_type: int = 0, btf_id: int = 0)
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"GPL")
     # type, instructions, licence, log (level, size, buffer), kernel version, flags, name, interface,
-    # attach type, BTF of the program (nine words), BTF id of the function, program to replace
+    # attach type, BTF of the program (seven values), BTF id of the function, program to replace
     attributes = struct.pack(
         "<IIQQIIQII16sIIIIQIIQIII",
         program_type, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(licence),

@@ -212,7 +212,6 @@ class Relocation:
             for _ in range(_PASSES):
                 count, before = len(planned.regions), result.moved
                 changed = self._pass(planned)
-                # huge pages have been split by now, or cannot be
                 planned, tables = plan_for(
                     target, self._node, split_huge=False, in_use=result.in_use
                 )

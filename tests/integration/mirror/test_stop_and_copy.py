@@ -161,7 +161,7 @@ def test_a_hold_ends_with_its_time_though_nobody_reads_its_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The answer is larger than the socket takes, as of thousands of threads."""
-    monkeypatch.setattr(arm_holding, "_ANSWER_BYTES", 4096)
+    monkeypatch.setattr(arm_holding, "_SEND_BUFFER_BYTES", 4096)
     with Crowd("threads", 100) as crowd:
         holding = Freezer()
         holding.stop([crowd.pid], 0.5, 5)
