@@ -20,10 +20,16 @@ import numpy as np
 import pytest
 from redirty.collector.errors import ArmError, RedirtyError
 from redirty.collector.linux import numa
+from redirty.collector.linux.numa import NumaNodes
 from redirty.collector.linux.smaps import detailed
 from redirty.collector.pageset import page_numbers
 from redirty.collector.pagetables.planner import StepPlanner, plan
 from redirty.collector.pagetables.preconditions import require_movable
+from redirty.collector.pagetables.relocation import (
+    Relocation,
+    RelocationLimits,
+    RelocationTarget,
+)
 from redirty.collector.pagetables.walker import Walker
 
 from tests.support.mapped_program import PAGE, Mapped, wrong_pages
@@ -170,6 +176,46 @@ def test_every_bit_of_every_entry_stays(
         assert kind != "file" or bits["not dirty"] >= bits["present"] // 3
     if kind == "file":
         assert wrong_pages((tmp_path / "file").read_bytes(), 0) == 0
+
+
+class Observed:
+    """An observer of steps that counts them."""
+
+    def __init__(self) -> None:
+        self.started = self.ended = 0
+        self.reports: list[tuple[int, int]] = []
+
+    def step_started(self) -> None:
+        assert self.started == self.ended
+        self.started += 1
+
+    def step_ended(self) -> None:
+        self.ended += 1
+
+    def progress(self, done: int, total: int) -> None:
+        assert self.ended == self.started
+        self.reports.append((done, total))
+
+
+def test_a_relocation_runs_its_steps_and_reports_them(walker: Walker) -> None:
+    """All memory is attributed to node 1 here, so that every table has to move to node 0, in vain."""
+    frames = np.array([0, 1 << 40], np.uint64)
+    nodes = NumaNodes((0, 1), (0, 1), {}, frames[:1], frames[1:], np.ones(1, np.int64))
+    with Mapped("private", 40) as target:
+        maps = detailed(target.pid)
+        observed = Observed()
+        limits = RelocationLimits(max_pause_s=0.02)
+        result = Relocation(RelocationTarget(target.pid, walker, nodes), 0, limits, observed).run()
+        assert detailed(target.pid) == maps
+        assert target.wrong() == 0
+    assert result.steps >= 2
+    assert result.moved >= 20
+    assert observed.started == observed.ended >= result.steps == len(observed.reports)
+    assert observed.reports[0][0] <= observed.reports[0][1]
+    assert 0 < result.moves_s <= result.stopped_s <= result.took_s
+    assert result.longest_s <= result.stopped_s
+    assert set(result.before) == set(result.after) == {1}
+    assert result.kept["kept changing, or the node has no free memory"] >= 20
 
 
 def test_a_program_that_checks_itself_notices_nothing(relocator_of: list[Relocator]) -> None:

@@ -45,8 +45,14 @@ def test_registers_are_where_the_table_says(tmp_path: Path) -> None:
     printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()
     arch = architecture()
     assert [int(word) for word in printed] == [
-        *(arch.registers, arch.userfaultfd, arch.close),
-        *(arch.result, arch.counter, arch.interrupted, arch.mode, *arch.arguments),
+        arch.registers,
+        arch.userfaultfd,
+        arch.close,
+        arch.result,
+        arch.counter,
+        arch.interrupted,
+        arch.mode,
+        *arch.arguments,
     ]
     assert arch.number == arch.result
 
