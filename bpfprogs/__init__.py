@@ -1,6 +1,6 @@
 """The BPF programs: C only. This module just finds the sources.
 
-Source and header tree are package data, so they are where the package is, installed or
+The sources and the header tree are package data, so they are where the package is, installed or
 run from a checkout.
 """
 
@@ -11,22 +11,24 @@ KHEADERS = DIRECTORY / "kheaders"
 
 
 def source() -> str:
-    """The tracer: one translation unit. BCC rewrites map accesses in the main file only, so the
-    parts are joined rather than included."""
+    """Return the source of the tracer, a single translation unit.
+
+    BCC rewrites map accesses in the main file only, so the parts are joined rather than included.
+    """
     return _joined("dirty.bpf.c", "tlb.bpf.c")
 
 
 def tables_source() -> str:
-    """The reader of page tables."""
+    """Return the source of the reader of page tables."""
     return _joined("tables.bpf.c")
+
+
+def system_source() -> str:
+    """Return the source of the program that counts for all processes."""
+    return _joined("system.bpf.c")
 
 
 def _joined(*parts: str) -> str:
     return "\n".join(
         f'#line 1 "{name}"\n' + (DIRECTORY / name).read_text(encoding="utf-8") for name in parts
     )
-
-
-def system_source() -> str:
-    """The program that counts for all processes; by itself."""
-    return '#line 1 "system.bpf.c"\n' + (DIRECTORY / "system.bpf.c").read_text(encoding="utf-8")

@@ -2,9 +2,9 @@
 /*
  * What differs between kernels, in one place.
  *
- * Offsets (OFF_*) come from BTF at load and reach us as -D flags: no kernel header, no
- * copied structure. OFF_MM_OWNER is absent where the kernel has no mm_struct.owner
- * (CONFIG_MEMCG off): then writes from outside into a target's memory are left to the scan.
+ * Offsets (OFF_*) come from BTF at load, as -D flags: no kernel header, no copied structure.
+ * OFF_MM_OWNER is not defined where the kernel has no mm_struct.owner (CONFIG_MEMCG off): then
+ * writes from outside into a target's memory are left to the scan.
  */
 #ifndef REDIRTY_COMPAT_H
 #define REDIRTY_COMPAT_H
@@ -33,9 +33,9 @@ static __always_inline u32 rd_read_u32(const void *base, u32 offset)
 }
 
 /*
- * Set bits in a shared word; returns the bits that were not set before. Kernels before
- * 5.12 have no atomic OR in BPF: there (RD_NO_ATOMIC_OR) the map holds a byte for each
- * page instead, and a byte is stored whole.
+ * Set bits in a shared word; return the bits that were not set before. Kernels before 5.12
+ * have no atomic OR in BPF: there (RD_NO_ATOMIC_OR) the map holds a byte for each page
+ * instead, and a byte is stored as a whole.
  */
 #ifndef RD_NO_ATOMIC_OR
 static __always_inline u64 rd_set_bits(u64 *word, u64 mask)

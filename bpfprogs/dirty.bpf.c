@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The write-fault log: one recording core, three kinds of entry (fentry, kprobe,
+ * The write-fault log: one recording core, three kinds of hook (fentry, kprobe,
  * tracepoint), of which one is compiled, and the life of targets (fork, exec, exit).
  *
- * -D flags: RD_ENTRY_FENTRY, RD_ENTRY_KPROBE or RD_ENTRY_TRACEPOINT; OFF_* (compat.h), RD_REGIONS, RD_SLOTS, RD_TARGETS; RD_EVENTS with RD_RING_PAGES
- * for the ring of single events; RD_STACKS for stacks of those who write; RD_PART where only some memory
- * of a target is to be recorded (rd_config.chosen).
+ * -D flags: RD_ENTRY_FENTRY, RD_ENTRY_KPROBE or RD_ENTRY_TRACEPOINT; OFF_* (compat.h), RD_REGIONS,
+ * RD_SLOTS, RD_TARGETS; RD_EVENTS with RD_RING_PAGES for the ring of single events; RD_STACKS for stacks
+ * of writers; RD_PART if only some memory of a target is to be recorded (rd_config.chosen).
  */
 #include <uapi/linux/ptrace.h>
 #include "events.h"
@@ -16,7 +16,7 @@
 BPF_F_TABLE("array", u32, struct rd_config, config, 1, MMAPABLE);
 BPF_F_TABLE("array", u32, struct rd_stats, stats, RD_SLOTS * 2, MMAPABLE);
 BPF_F_TABLE("hash", u32, struct rd_target, targets, RD_TARGETS, 0);
-/* Preallocated: a fault is no place to allocate memory in. */
+/* Preallocated: a fault handler must not allocate memory. */
 #ifdef RD_NO_ATOMIC_OR
 BPF_F_TABLE("array", u32, struct rd_bits, empty_bits, 1, 0);
 BPF_F_TABLE("hash", u64, struct rd_bits, bits0, RD_REGIONS, 0);
@@ -24,11 +24,11 @@ BPF_F_TABLE("hash", u64, struct rd_bits, bits1, RD_REGIONS, 0);
 #else
 #define RD_ROWS (1 << RD_ROWS_BITS)
 BPF_F_TABLE("array", u32, struct rd_row, rows, RD_ROWS * 2, MMAPABLE);
-/* The places of rows in use, in the order they were taken: what the collector has to look at. */
+/* Indices of the rows in use, in the order in which they were taken: what the collector has to read. */
 BPF_F_TABLE("array", u32, u32, taken, RD_REGIONS * 2, MMAPABLE);
 #endif
 
-/* Never looked up: the kernel waits for running programs when user space changes a map of maps. */
+/* Never looked up: when user space changes a map of maps, the kernel waits for running programs. */
 BPF_F_TABLE("array", u32, u64, grace_inner, 1, 0);
 BPF_ARRAY_OF_MAPS(grace, "grace_inner", 1);
 
@@ -61,7 +61,7 @@ static __always_inline u64 target_of_tgid(struct rd_config *cfg, u32 tgid)
 	u64 *near = &cfg->near[tgid % RD_NEAR];
 	u64 seen = *(volatile u64 *)near;
 
-	/* Most faults of a machine are not the target's: one word says no without a hash. */
+	/* Most faults of a machine are not the target's: one word excludes them without a hash lookup. */
 	if (!seen)
 		return 0;
 	if ((seen & TARGET_SET) && (seen & ((1 << RD_SPACE_TGID_BITS) - 1)) == tgid)
@@ -72,7 +72,7 @@ static __always_inline u64 target_of_tgid(struct rd_config *cfg, u32 tgid)
 		return 0;
 	u64 target = TARGET_SET | (u64)t->slot << TARGET_SLOT_SHIFT | t->space;
 #ifndef RD_NO_ATOMIC_OR
-	/* Only its own memory carries a process's number; a vfork child in another's is looked up. */
+	/* Only a process's own memory carries its id; a vfork child in another's memory is looked up. */
 	if (!(seen & TARGET_SET) && (t->space & ((1 << RD_SPACE_TGID_BITS) - 1)) == tgid)
 		__sync_val_compare_and_swap(near, seen, target);
 #endif
@@ -84,7 +84,7 @@ static __always_inline u64 target_of_current(struct rd_config *cfg)
 	return target_of_tgid(cfg, bpf_get_current_pid_tgid() >> 32);
 }
 
-/* Memory is keyed by its address space, and the one who writes may be a guest in it. */
+/* Memory is keyed by its address space, and the writing task may have borrowed it. */
 static __always_inline u64 target_of_mm(struct rd_config *cfg, u64 mm)
 {
 	u64 task = bpf_get_current_task();
@@ -140,7 +140,7 @@ static __always_inline struct rd_bits *bits_of(struct rd_config *cfg, u64 key, u
 
 	if (!empty)
 		return NULL;
-	/* insert leaves what another CPU put there first */
+	/* insert keeps what another CPU has inserted first */
 	if (epoch) {
 		bits1.insert(&key, empty);
 		return bits1.lookup(&key);
@@ -173,14 +173,14 @@ static __always_inline struct rd_bits *bits_of(struct rd_config *cfg, u64 key, u
 				return &row->bits;
 			}
 		}
-		if (there == key) /* as it was, or another CPU came first */
+		if (there == key) /* found, or another CPU was first */
 			return &row->bits;
 	}
 	return NULL;
 }
 #endif
 
-/* Marks the page of an address, or with huge its whole region; returns the pages newly marked. */
+/* Mark the page of an address, or with huge its whole region; return the number of pages newly marked. */
 static __always_inline u64 mark(struct rd_config *cfg, struct rd_stats *s, u32 space, u64 address,
 				u64 epoch, bool huge)
 {
@@ -197,7 +197,7 @@ static __always_inline u64 mark(struct rd_config *cfg, struct rd_stats *s, u32 s
 	if (huge) {
 		#pragma unroll
 		for (int i = 0; i < 64; i++) {
-			/* volatile: one after the other, or the compiler has all 64 on its stack of 512 bytes */
+			/* volatile: one by one, or the compiler keeps all 64 on the stack of 512 bytes */
 			volatile u64 *bytes = (u64 *)&b->pages[i * 8];
 			u64 seen = *bytes;
 
@@ -232,7 +232,7 @@ static __always_inline u64 mark(struct rd_config *cfg, struct rd_stats *s, u32 s
 	u64 bit = 1ULL << ((address >> PAGE_SHIFT) & 63);
 	u64 *word = &b->words[(address >> 18) & 7];
 
-	/* Look first: the second fault on a page should not take the cache line for itself. */
+	/* Read first: the second fault on a page should not take the cache line exclusively. */
 	if (!(*word & bit) && rd_set_bits(word, bit))
 		fresh = 1;
 #endif
@@ -245,12 +245,12 @@ static __always_inline void count(struct rd_stats *s, u32 kind)
 }
 
 /*
- * Counts pages newly marked, and when. Reading the clock may take longer than all the rest, so past the
- * first pages every RD_CLOCK_EVERY-th reads it, for itself and those before it. Returns the time, or 0.
+ * Count pages newly marked, and when. Reading the clock may take longer than everything else, so after the
+ * first pages only every RD_CLOCK_EVERY-th reads it, for itself and those before it. Return the time, or 0.
  */
 static __always_inline u64 count_pages(struct rd_stats *s, u64 fresh)
 {
-#ifdef RD_NO_ATOMIC_OR /* nor an addition that tells the sum */
+#ifdef RD_NO_ATOMIC_OR /* nor an addition that returns the sum */
 	__sync_fetch_and_add(&s->pages, fresh);
 #else
 	u64 before = __sync_fetch_and_add(&s->pages, fresh);
@@ -266,8 +266,8 @@ static __always_inline u64 count_pages(struct rd_stats *s, u64 fresh)
 	u64 slot = hist_slot(now > ref ? now - ref : 0);
 
 	/*
-	 * clang knows that the mask below changes nothing and would leave it out; the verifier
-	 * of kernels before 6.7 or so has not followed why, and refuses the access.
+	 * clang knows that the mask below changes nothing and would omit it; the verifier of
+	 * kernels before about 6.7 cannot prove it, and refuses the access.
 	 */
 	asm volatile("" : "+r"(slot));
 	__sync_fetch_and_add(&s->hist[slot & (RD_HIST - 1)], fresh);
@@ -337,7 +337,7 @@ static __always_inline void record(void *ctx, struct rd_config *cfg, u64 t, u64 
 	e->tid = bpf_get_current_pid_tgid();
 	e->stack = stack;
 	e->kind = kind;
-	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP); /* the collector comes by itself, many times a second */
+	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP); /* the collector polls, many times a second */
 #endif
 }
 
@@ -368,7 +368,7 @@ static __always_inline void count_fault(u64 vmf, u32 kind)
 }
 
 #ifdef RD_ENTRY_TRACEPOINT
-/* ---- entry: tracepoints exceptions:page_fault_user and page_fault_kernel ---- */
+/* ---- hooks: tracepoints exceptions:page_fault_user and page_fault_kernel ---- */
 
 static __always_inline u32 kind_of_error(u64 error)
 {
@@ -398,7 +398,7 @@ int tp_fault_user(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* The kernel writes for somebody (read(2) into a buffer): maybe a kernel thread in a borrowed space. */
+/* The kernel writes on behalf of a task (read(2) into a buffer): maybe a kernel thread in a borrowed mm. */
 int tp_fault_kernel(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 address = ctx->args[0], error = ctx->args[2];
@@ -423,7 +423,7 @@ int tp_fault_kernel(struct bpf_raw_tracepoint_args *ctx)
 #endif
 
 #ifndef RD_ENTRY_TRACEPOINT
-/* ---- entry: kprobe and fentry, one body each ---- */
+/* ---- hooks: kprobe and fentry, with common bodies ---- */
 
 #define FAULT_FLAG_USER 0x40
 
@@ -473,7 +473,7 @@ static __always_inline int on_huge_at(void *ctx, u64 mm, u64 address)
 	return 0;
 }
 
-/* A huge page was written, or made and written: the hardware tells no more than that. */
+/* A huge page was written, or created and written: the hardware does not tell which part. */
 static __always_inline int on_huge(void *ctx, u64 vmf)
 {
 	if (!(rd_read_u32((void *)vmf, OFF_VMF_FLAGS) & FAULT_FLAG_WRITE))
@@ -502,7 +502,7 @@ KFUNC_PROBE(do_page_mkwrite, void *vmf)
 	count_fault((u64)vmf, RD_MKWRITE);
 	return 0;
 }
-/* At the return: most calls fall back to small pages, and only the result says so. */
+/* At the return: most calls fall back to small pages, which only the result shows. */
 KRETFUNC_PROBE(do_huge_pmd_anonymous_page, void *vmf, unsigned int ret)
 {
 	return ret & VM_FAULT_FALLBACK ? 0 : on_huge(ctx, (u64)vmf);
@@ -540,9 +540,9 @@ int kp_do_page_mkwrite(struct pt_regs *ctx)
 #endif
 
 #ifndef RD_ENTRY_TRACEPOINT
-/* ---- kprobes with fentry, too: for functions that take or return a structure, which fentry refuses ---- */
+/* ---- kprobes, also with fentry: for functions that take or return a structure, which fentry refuses ---- */
 
-/* A kretprobe has no arguments: the entry keeps them for it. */
+/* A kretprobe has no arguments: the probe at the entry saves them. */
 BPF_TABLE("lru_hash", u64, u64, huge_calls, 1024);
 
 int kp_huge_entry(struct pt_regs *ctx)
@@ -567,8 +567,8 @@ int kp_huge_return(struct pt_regs *ctx)
 }
 
 /*
- * khugepaged, or MADV_COLLAPSE, joins small pages into a huge one that is writable as a whole: from here
- * on no write to it faults until the next arm. Only of anonymous memory: a file's pages are just unmapped.
+ * khugepaged or MADV_COLLAPSE merges small pages into a huge one that is writable as a whole: from now
+ * on no write to it faults until the next arm. Only anonymous memory: the pages of a file are just unmapped.
  */
 int kp_collapse(struct pt_regs *ctx)
 {
@@ -586,8 +586,8 @@ int kp_collapse(struct pt_regs *ctx)
 BPF_F_TABLE("hash", struct rd_range, u64, opened, RD_RANGES, 0);
 
 /*
- * Such a kernel's mprotect takes dirty pages of a shared file for ones that may be written without a fault,
- * and gives them no soft-dirty bit: from here on nobody is told of writes to them until the next arm.
+ * On such a kernel mprotect lets dirty pages of a shared file be written without a fault, and does not set
+ * their soft-dirty bit: from now on writes to them are not tracked until the next arm.
  */
 int kp_change_protection(struct pt_regs *ctx)
 {
@@ -621,24 +621,24 @@ int kp_change_protection(struct pt_regs *ctx)
 
 /* ---- the life of targets: raw tracepoints of the scheduler, on every kernel ---- */
 
-/* A copy of this target may be out of date: the next fault asks the hash. */
-static __always_inline void changed(struct rd_config *cfg, u32 tgid)
+/* A copy of this target may be out of date: have the next fault look up the hash. */
+static __always_inline void invalidate(struct rd_config *cfg, u32 tgid)
 {
 	u64 number = 1;
 
-#ifndef RD_NO_ATOMIC_OR /* else there are no copies */
+#ifndef RD_NO_ATOMIC_OR /* otherwise there are no copies */
 	number += __sync_fetch_and_add(&cfg->changes, 1);
 #endif
 	*(volatile u64 *)&cfg->near[tgid % RD_NEAR] = number;
 }
 
-static __always_inline void follow(struct rd_config *cfg, u32 tgid, u32 space, u32 slot)
+static __always_inline void set_target(struct rd_config *cfg, u32 tgid, u32 space, u32 slot)
 {
 	struct rd_target t = { .space = space, .slot = slot };
 
-	changed(cfg, tgid); /* before the entry, or a fault in between would be passed by */
+	invalidate(cfg, tgid); /* before the entry, or a fault in between would be ignored */
 	targets.update(&tgid, &t);
-	changed(cfg, tgid); /* after it, or a copy of what was there before would stay */
+	invalidate(cfg, tgid); /* after it, or a copy of the old entry would stay */
 }
 
 int tp_fork(struct bpf_raw_tracepoint_args *ctx)
@@ -659,9 +659,9 @@ int tp_fork(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	/* vfork and clone(CLONE_VM): another process in the same memory, the same space */
 	if (rd_read_u64(parent, OFF_TASK_MM) == rd_read_u64(child, OFF_TASK_MM))
-		follow(cfg, tgid, space_of(t), slot_of(t));
+		set_target(cfg, tgid, space_of(t), slot_of(t));
 	else if (cfg->follow_fork)
-		follow(cfg, tgid, tgid, 0);
+		set_target(cfg, tgid, tgid, 0);
 	return 0;
 }
 
@@ -679,19 +679,19 @@ int tp_exec(struct bpf_raw_tracepoint_args *ctx)
 	u32 space = space_of(t);
 
 	if ((space & ((1 << RD_SPACE_TGID_BITS) - 1)) == tgid)
-		space += 1 << RD_SPACE_TGID_BITS; /* new memory under an old number */
+		space += 1 << RD_SPACE_TGID_BITS; /* new memory of the same process */
 	else if (cfg->follow_fork)
 		space = tgid; /* a vfork child leaves its parent's memory */
 	else {
 		targets.delete(&tgid);
-		changed(cfg, tgid);
+		invalidate(cfg, tgid);
 		return 0;
 	}
-	follow(cfg, tgid, space & ((1 << (64 - RD_REGION_BITS)) - 1), 0);
+	set_target(cfg, tgid, space & ((1 << (64 - RD_REGION_BITS)) - 1), 0);
 	return 0;
 }
 
-/* A number is free for another process from here on, which must never be traced in its place. */
+/* From now on another process may get this id, which must never be traced in its place. */
 int tp_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	void *task = (void *)ctx->args[0];
@@ -702,7 +702,7 @@ int tp_exit(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	if (rd_read_u32((void *)rd_read_u64(task, OFF_TASK_SIGNAL), OFF_SIGNAL_LIVE) == 0) {
 		targets.delete(&tgid);
-		changed(cfg, tgid);
+		invalidate(cfg, tgid);
 	}
 	return 0;
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Write faults and TLB flushes of every process, counted and nothing else: no target, nothing armed.
- * A program of its own, loaded while all processes are looked at.
+ * Write faults and TLB flushes of every process, only counted: there is no target, nothing is armed.
+ * A separate program, loaded while all processes are shown.
  *
- * -D flags: RD_PROCESSES, room for so many; RD_MORE_FENTRY or RD_MORE_KPROBE for the kinds of fault
- * that tracepoints do not tell, RD_FAULTS_KPROBE where there are no tracepoints of faults.
+ * -D flags: RD_PROCESSES, the number of processes for which there is room; RD_MORE_FENTRY or
+ * RD_MORE_KPROBE for the kinds of fault that tracepoints do not report, RD_FAULTS_KPROBE where there are
+ * no tracepoints of faults.
  */
 #include <uapi/linux/ptrace.h>
 #include "events.h"
@@ -14,9 +15,9 @@
 #define TLB_LOCAL_MM_SHOOTDOWN 3
 #define TLB_REMOTE_SEND_IPI 4
 
-/* Preallocated: a fault is no place to allocate memory in. */
+/* Preallocated: a fault handler must not allocate memory. */
 BPF_F_TABLE("hash", u32, struct rd_counts, counts, RD_PROCESSES, 0);
-/* Faults and flushes of processes that found no room. */
+/* Faults and flushes of processes for which there was no room. */
 BPF_F_TABLE("array", u32, u64, uncounted, 1, 0);
 
 static __always_inline struct rd_counts *counts_of_current(void)

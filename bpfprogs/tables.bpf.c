@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Reads page tables. Attached to nothing: the collector has the kernel run these programs, in its own
- * context, when it wants an answer (BPF_PROG_TEST_RUN of a raw tracepoint's program, Linux 5.10).
+ * Reads page tables. Not attached: the collector has the kernel run these programs in its own context
+ * on request (BPF_PROG_TEST_RUN of a raw tracepoint's program, Linux 5.10).
  *
  * -D flags: OFF_* from BTF, RD_TABLES.
  */
@@ -11,7 +11,7 @@
 #define MMAPABLE (1 << 10) /* BPF_F_MMAPABLE: the collector reads and writes these in place */
 
 struct rd_wanted {
-	u64 address; /* the kernel's; 0: none */
+	u64 address; /* a kernel address; 0: none */
 	s64 error;
 };
 
@@ -23,8 +23,8 @@ BPF_F_TABLE("array", u32, struct rd_wanted, wanted, RD_TABLES, MMAPABLE);
 BPF_F_TABLE("array", u32, struct rd_table, tables, RD_TABLES, MMAPABLE);
 
 /*
- * Where the top-level table is of the address space that /proc/PID/mem gives access to, which the
- * collector has open as descriptor args[0]: such a file's private data is the mm_struct.
+ * Find the top-level table of the address space of a /proc/PID/mem that the collector has open as
+ * descriptor args[0]: the private data of such a file is the mm_struct.
  */
 int tables_top(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -43,7 +43,7 @@ int tables_top(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* Copies the pages that are wanted. */
+/* Copy the requested pages. */
 int tables_read(struct bpf_raw_tracepoint_args *ctx)
 {
 	for (u32 i = 0; i < RD_TABLES; i++) {

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * TLB flush paths, counted for the targets: what is theirs apart from what arming them causes.
+ * TLB flush paths, counted for the targets: their own flushes apart from those that arming causes.
  *
- * The tracepoint gives reason and pages on the CPU that flushes (its own share, or one it was
- * asked for by another CPU). kprobe and fentry add
- * - flush_tlb_mm_range and arch_tlbbatch_flush: what was asked for, by whom, and how long it took;
- * - the function that sends the request to other CPUs, and the one that answers it there: how many
- *   CPUs were interrupted. The two know each other by the address of the request, of which each
- *   CPU has one that stays in use until all have answered.
+ * The tracepoint reports reason and pages on the CPU that flushes (its own share, or one requested
+ * by another CPU). kprobe and fentry add
+ * - flush_tlb_mm_range and arch_tlbbatch_flush: what was requested, by whom, and how long it took;
+ * - the function that sends the request to other CPUs, and the one that handles it there: how many
+ *   CPUs were interrupted. The two are matched by the address of the request, of which each CPU has
+ *   one that stays in use until all have handled it.
  */
 
 #define TLB_FLUSH_ALL (~0ULL)
@@ -38,13 +38,13 @@ static __always_inline void tlb_count(struct rd_config *cfg, u64 t, u32 reason, 
 	__sync_fetch_and_add(&tlb->flushes, 1);
 	if (pages == TLB_FLUSH_ALL) {
 		__sync_fetch_and_add(&tlb->full_flushes, 1);
-	} else if (pages) { /* none: a switch of tasks that found nothing to flush */
+	} else if (pages) { /* 0: a switch of tasks that found nothing to flush */
 		__sync_fetch_and_add(&tlb->ranges, 1);
 		__sync_fetch_and_add(&tlb->pages, pages);
 	}
 }
 
-/* The target that is being armed; 0: none is. */
+/* The target that is being armed; 0: none. */
 static __always_inline u64 target_of_arm(struct rd_config *cfg)
 {
 	u64 arming = *(volatile u64 *)&cfg->arming;
@@ -53,21 +53,21 @@ static __always_inline u64 target_of_arm(struct rd_config *cfg)
 }
 
 #ifndef RD_ENTRY_TRACEPOINT
-/* A flush that a thread is in, by its id. target: whose it is, by_arm: 1 when arming caused it. */
+/* A flush in progress, by thread id. target: whose memory; by_arm: 1 if arming caused it. */
 struct rd_flush {
 	u64 ns, target, request;
 	u32 reason, by_arm;
-	u64 full; /* everything is flushed: asked for, or the range was too long */
+	u64 full; /* a full flush: requested, or the range was too long */
 };
 BPF_TABLE("lru_hash", u64, struct rd_flush, flush_calls, 4096);
 
-/* Requests under way, by their address. cpu: who asks. */
+/* Requests in progress, by their address. cpu: the requesting one. */
 struct rd_request {
 	u64 target;
 	u32 reason, by_arm, cpu, unused;
 };
 BPF_F_TABLE("hash", u64, struct rd_request, requests, RD_CPUS, 0);
-/* Whether what this CPU answers was caused by arming. */
+/* Whether the request that this CPU handles was caused by arming. */
 BPF_PERCPU_ARRAY(answering, u64, 1);
 #endif
 
@@ -78,7 +78,7 @@ int tp_tlb_flush(struct bpf_raw_tracepoint_args *ctx)
 	struct rd_config *cfg = config.lookup(&zero);
 	bool by_arm = false;
 
-	/* Before 5.16 a processor that was asked and had nothing left to do tells so, the asking one too. */
+	/* Before 5.16 a CPU with nothing left to flush reports that, too, also the requesting one. */
 	if (!cfg || (!pages && reason != TLB_FLUSH_ON_TASK_SWITCH))
 		return 0;
 	u64 t = target_of_current(cfg);
@@ -127,7 +127,7 @@ static __always_inline int flush_begins(u64 mm, u64 start, u64 end, u32 reason)
 	bool own = !mm || mm == rd_read_u64((void *)bpf_get_current_task(), OFF_TASK_MM);
 	u64 t = 0;
 
-	/* Neither the collector's flushes of its own memory, nor what others (kcompactd) do to a target's. */
+	/* Neither the collector's flushes of its own memory, nor those of a target's by others (kcompactd). */
 	if (own && !by_arm)
 		t = target_of_current(cfg);
 	else if (!own && by_arm)
@@ -164,14 +164,14 @@ static __always_inline int flush_ends(void)
 	return 0;
 }
 
-/* Other CPUs are about to be asked. */
+/* A request is about to be sent to other CPUs. */
 static __always_inline int flush_asks(u64 request)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct rd_flush *f = flush_calls.lookup(&id);
 
 	if (!f) {
-		/* Not a target's. A return that was not seen may have left an old one here. */
+		/* Not a target's. A return that was missed may have left an old one here. */
 		requests.delete(&request);
 		return 0;
 	}
@@ -183,7 +183,7 @@ static __always_inline int flush_asks(u64 request)
 	return 0;
 }
 
-/* This CPU does what it was asked for: by another one, or (not an interruption) by itself. */
+/* This CPU handles a request: of another one, or (not an interruption) its own. */
 static __always_inline int flush_answers(u64 request)
 {
 	u32 zero = 0;

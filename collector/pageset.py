@@ -15,6 +15,7 @@ import numpy.typing as npt
 U64 = npt.NDArray[np.uint64]
 
 PAGE_SHIFT = 12
+PAGE_SIZE = 1 << PAGE_SHIFT
 REGION_SHIFT = 21
 PAGES_PER_REGION = 512
 WORDS_PER_REGION = 8

@@ -1,1 +1,1 @@
-"""Ways of write-protecting all pages of a target, and choosing one."""
+"""Methods of write-protecting all pages of a target, and the choice among them."""

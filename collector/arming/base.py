@@ -1,4 +1,4 @@
-"""What a way of arming gives to the round protocol."""
+"""The interface of an arming method to the round protocol."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from redirty.collector.linux.maps import Mappings
 from redirty.collector.pageset import PageSet
 
 Part = Callable[[Mappings], Mappings]
+"""A function that selects some of a process's mappings."""
 
 
 def whole(mappings: Mappings) -> Mappings:
-    """The part that is all of it."""
+    """Select all mappings."""
     return mappings
 
 
 class Armed(Protocol):
-    """One address space that is write-protected again and again.
+    """An address space that is write-protected again and again.
 
-    stopped_s: for how long the target stood still, once, so that it could be armed.
-    unarmed: how many of its writable mappings cannot be write-protected (a map of BPF's, memory
-    under another userfaultfd and such).
-    one_step: whether reading and protecting a page is one step, which no write comes between.
+    Attributes:
+        stopped_s: For how long the target was stopped, once, so that it could be armed.
+        unarmed: Number of its writable mappings that cannot be write-protected (a map of BPF's,
+            memory under another userfaultfd and such).
+        one_step: Whether reading and protecting a page is one step, with no write in between.
     """
 
     stopped_s: float
@@ -30,31 +32,43 @@ class Armed(Protocol):
     one_step: bool
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
-        """Write-protects every page. present: those known to be there, which makes it quicker.
-        Returns candidates: every page that the page tables say was written since the arm before,
-        and maybe some that were only mapped or read.
+        """Write-protect every page.
 
-        Errors: GoneError.
+        Args:
+            mappings: The current mappings.
+            present: Pages known to be present, which makes it quicker.
+
+        Returns:
+            Candidates: every page that the page tables show as written since the previous arm, and
+            possibly some that were only mapped or read.
+
+        Raises:
+            GoneError: The memory is gone.
         """
 
-    def settle(self, candidates: PageSet, mappings: Mappings) -> tuple[PageSet, PageSet]:
-        """Of the candidates: (those written, those that are present or swapped out).
+    def resolve(self, candidates: PageSet, mappings: Mappings) -> tuple[PageSet, PageSet]:
+        """Split candidates into (those written, those present or swapped out).
 
-        Errors: GoneError.
+        Raises:
+            GoneError: The memory is gone.
         """
 
-    def doubt(self, mappings: Mappings) -> PageSet:
-        """After an arm during which the log may lack a write: more candidates. None where reading
-        and protecting a page is one step; else every page that can have been written between.
+    def assume_dirty(self, mappings: Mappings) -> PageSet:
+        """Return more candidates after an arm during which the log may have missed a write.
 
-        Errors: GoneError.
+        None where reading and protecting a page is one step; else every page that may have been
+        written in between.
+
+        Raises:
+            GoneError: The memory is gone.
         """
 
     def present(self, mappings: Mappings, first: int, last: int) -> PageSet:
-        """Pages present or swapped out, of page numbers first to last exclusive.
+        """Return the pages present or swapped out, of page numbers first to last exclusive.
 
-        Errors: GoneError.
+        Raises:
+            GoneError: The memory is gone.
         """
 
     def close(self) -> None:
-        """Lifts the write protection and lets go of the target."""
+        """Lift the write protection and release the target."""

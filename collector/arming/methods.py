@@ -1,7 +1,7 @@
-"""Which way of arming this machine has: each tried by a round trip on a page of a child process.
+"""Arming methods of this machine, each tried by a round trip on a page of a child process.
 
-clear_refs can accept the command and do nothing (a kernel without CONFIG_MEM_SOFT_DIRTY), so
-nothing short of writing and looking tells.
+clear_refs can accept the command and do nothing (a kernel without CONFIG_MEM_SOFT_DIRTY), so only
+writing a page and scanning for it tells whether a method works.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from redirty.collector.linux.maps import MapsFile
 from redirty.collector.pageset import PAGE_SHIFT, U64, from_pages
 from redirty.collector.ptrace.injector_client import Injector
 
-WAYS = ("uffd", "soft-dirty")  # preference: reading and clearing in one step comes first
+METHODS = ("uffd", "soft-dirty")
+"""In order of preference: reading and clearing in one step comes first."""
 
 # Four pages, all written; then one more write to a page for each line of input.
 _CHILD = """
@@ -35,24 +36,33 @@ for line in sys.stdin:
 
 
 def open_armed(
-    way: str,
+    method: str,
     pid: int,
     injector: Injector,
     stop_timeout_s: float = 2.0,
     part: Part = whole,
 ) -> Armed:
-    """Makes a process ready for arming in one way (of WAYS).
+    """Prepare a process for arming.
 
-    Errors: ArmError (code ETIMEDOUT: it did not come to a stop in time), GoneError.
+    Args:
+        method: One of METHODS.
+        pid: The process.
+        injector: Stops it, where the method needs that.
+        stop_timeout_s: How long to wait for the stop.
+        part: Selects the mappings that matter.
+
+    Raises:
+        ArmError: It cannot be armed; code ETIMEDOUT: it did not stop in time.
+        GoneError: It is gone.
     """
-    if way == "soft-dirty":
+    if method == "soft-dirty":
         return SoftDirtyArmed(pid, part)
     descriptor, stopped_s = injector.userfaultfd(pid, stop_timeout_s)
     return UffdArmed(pid, descriptor, stopped_s)
 
 
-def round_trip(way: str, injector: Injector) -> str | None:
-    """Tries a way for real: arm, write page 2 of 4, look. None when it works, else the reason."""
+def round_trip(method: str, injector: Injector) -> str | None:
+    """Try a method: arm, write page 2 of 4, scan. Return None if it works, else the reason."""
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _CHILD],
         stdin=subprocess.PIPE,
@@ -66,20 +76,20 @@ def round_trip(way: str, injector: Injector) -> str | None:
         maps = MapsFile(child.pid)
         mappings = maps.read()
         if mappings is None:
-            return "the process it was tried on ended"
-        if way == "uffd" and not pm.scan_supported():
-            return "the kernel has no PAGEMAP_SCAN (Linux 6.7 has)"
-        armed = open_armed(way, child.pid, injector)
+            return "the process that it was tried on ended"
+        if method == "uffd" and not pm.scan_supported():
+            return "the kernel has no PAGEMAP_SCAN (needs Linux 6.7)"
+        armed = open_armed(method, child.pid, injector)
         armed.arm(mappings)
         child.stdin.write("2\n")
         child.stdin.flush()
         child.stdout.readline()
         candidates = armed.arm(mappings)
-        written, _ = armed.settle(candidates, mappings)
+        written, _ = armed.resolve(candidates, mappings)
         four = from_pages(_page_range(first, 4))
         if written & four == from_pages(_page_range(first + 2, 1)):
             return None
-        if way == "soft-dirty":
+        if method == "soft-dirty":
             return (
                 "the kernel accepts clear_refs but marks no page: it was built without "
                 "CONFIG_MEM_SOFT_DIRTY"
@@ -88,7 +98,7 @@ def round_trip(way: str, injector: Injector) -> str | None:
     except ArmError as e:
         return str(e)
     except GoneError:
-        return "the process it was tried on ended"
+        return "the process that it was tried on ended"
     except OSError as e:
         return why(e)
     finally:
@@ -106,16 +116,17 @@ def _page_range(first: int, count: int) -> U64:
     return np.arange(first, first + count, dtype=np.uint64)
 
 
-def choose(wanted: str, injector: Injector) -> str:
-    """The way of arming to use: the wanted one, or with auto the first that works.
+def choose(requested: str, injector: Injector) -> str:
+    """Return the arming method to use: the requested one, or with "auto" the first that works.
 
-    Errors: RedirtyError with every reason.
+    Raises:
+        RedirtyError: None works; with every reason.
     """
     reasons = {}
-    for way in WAYS if wanted == "auto" else (wanted,):
-        reason = round_trip(way, injector)
+    for method in METHODS if requested == "auto" else (requested,):
+        reason = round_trip(method, injector)
         if reason is None:
-            return way
-        reasons[way] = reason
-    text = "; ".join(f"{way}: {reason}" for way, reason in reasons.items())
+            return method
+        reasons[method] = reason
+    text = "; ".join(f"{method}: {reason}" for method, reason in reasons.items())
     raise RedirtyError(f"cannot arm memory on this kernel: {text} (see: redirty check)")

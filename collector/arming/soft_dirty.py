@@ -2,14 +2,15 @@
 the kernel sets bit 55 of a page's pagemap entry when it is written again.
 
 Reading and clearing are two steps. A write between them loses its bit, but not its fault: the page
-was protected, so the write-fault log has it, or was seen dirty by the reading already. If the
-kernel passed over the log meanwhile, every page is taken for written (doubt).
+was protected, so the write-fault log has it, or the reading found it dirty already. If the kernel
+skipped the log meanwhile, every page is assumed to be written (assume_dirty).
 Source: Documentation/admin-guide/mm/soft-dirty.rst.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 from redirty.collector.arming.base import Part, whole
@@ -18,14 +19,17 @@ from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import Mapping, Mappings, MapsFile, appeared
 from redirty.collector.linux.page_frames import zero_page_frame
 from redirty.collector.linux.smaps import starts_with_flag
-from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, drop_empty, empty
+from redirty.collector.pageset import PAGE_SHIFT, U64, Bools, PageSet, drop_empty, empty
 
 _CHUNK_PAGES = 1 << 20
 
 
 class HugetlbMappings:
-    """Which mappings of a process are of hugetlb pages: the kernel keeps no soft-dirty bits for
-    those and does not protect them, so that all their pages have to count as written."""
+    """Finds the hugetlb mappings of a process.
+
+    The kernel keeps no soft-dirty bits for those and does not protect them, so that all their pages
+    have to count as written.
+    """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -33,7 +37,7 @@ class HugetlbMappings:
         self._starts: frozenset[int] = frozenset()
 
     def starts(self, mappings: Mappings) -> frozenset[int]:
-        """Addresses at which mappings of hugetlb pages begin."""
+        """Return the start addresses of hugetlb mappings."""
         if not pm.hugetlb_kib(self._pid):
             return frozenset()
         if mappings is not self._known:
@@ -44,7 +48,9 @@ class HugetlbMappings:
 class SoftDirtyArmed:
     """An address space armed through its soft-dirty bits. The target is not stopped for it.
 
-    part: of its mappings, those that matter: arming is of all, whatever they are.
+    Raises:
+        ArmError: The process may not be armed.
+        GoneError: The process is gone.
     """
 
     stopped_s = 0.0
@@ -52,6 +58,7 @@ class SoftDirtyArmed:
     one_step = False
 
     def __init__(self, pid: int, part: Part = whole) -> None:
+        """Open a process; part selects the mappings that matter, though all are armed."""
         self.pid = pid
         self._part = part
         try:
@@ -66,13 +73,14 @@ class SoftDirtyArmed:
             ) from None
         self._last_entries: tuple[PageSet, PageSet] = (empty(), empty())
         self._huge = HugetlbMappings(pid)
+        self._huge_starts: frozenset[int] = frozenset()
         self._unread = self._now = Mappings.of(())
         self._known: Mappings | None = None
-        self._before: frozenset[Mapping] = frozenset()  # as they were at the arm before
+        self._before: frozenset[Mapping] = frozenset()  # at the previous arm
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
-        """See Armed."""
-        dirty, written, here = self._read(mappings)
+        """Read, then clear all soft-dirty bits; see Armed."""
+        dirty, written, here = self._read(mappings, self._soft_dirty)
         if self._unread.items:
             moved = self.present(self._unread, 0, 1 << 52)
             dirty, written, here = dirty | moved, written | moved, here | moved
@@ -87,19 +95,24 @@ class SoftDirtyArmed:
         now = self._part(now)
         if changed or now is not self._now:
             # Mapped after the list was read, and its bits cleared unread: pages that mremap moved
-            # there are in no log. All that is there counts as written, once.
+            # there are in no log. All pages there count as written, once.
             self._unread = appeared(mappings, now)
         self._now = now
         return dirty
 
-    def doubt(self, mappings: Mappings) -> PageSet:
-        """See Armed."""
-        dirty, written, here = self._read(mappings, doubted=True)
+    def assume_dirty(self, mappings: Mappings) -> PageSet:
+        """Return all pages that may have been written; see Armed."""
+        dirty, written, here = self._read(mappings, self._all_present)
         self._last_entries = (self._last_entries[0] | written, self._last_entries[1] | here)
         return dirty
 
     def protect(self) -> None:
-        """Clears all soft-dirty bits, and with them the right to write unseen."""
+        """Clear all soft-dirty bits, which write-protects the pages.
+
+        Raises:
+            GoneError: The memory is gone.
+            ArmError: The kernel refused.
+        """
         try:
             os.pwrite(self._clear_refs, b"4\n", 0)
         except ProcessLookupError:
@@ -110,17 +123,22 @@ class SoftDirtyArmed:
             ) from None
 
     def _read(
-        self, mappings: Mappings, *, doubted: bool = False
+        self, mappings: Mappings, candidates_of: Callable[[Mapping, U64, Bools], Bools]
     ) -> tuple[PageSet, PageSet, PageSet]:
-        """(soft-dirty and mapped, those of them that can have been written, present or swapped).
-        doubted: as if all were soft-dirty."""
-        dirty: list[PageSet] = []
+        """Read the page tables of all mappings.
+
+        Args:
+            mappings: The mappings.
+            candidates_of: Selects the candidates among the entries of a mapping, see _soft_dirty().
+
+        Returns:
+            (candidates, those of them that can have been written, pages present or swapped out).
+        """
+        candidates: list[PageSet] = []
         written: list[PageSet] = []
         present: list[PageSet] = []
-        zero = np.uint64(zero_page_frame())
-        huge = self._huge.starts(mappings)
+        self._huge_starts = self._huge.starts(mappings)
         for mapping in mappings.items:
-            shared = mapping.perms[3] == "s"
             page, last = mapping.start >> PAGE_SHIFT, mapping.end >> PAGE_SHIFT
             while page < last:
                 entries = self._entries(page, min(_CHUNK_PAGES, last - page))
@@ -129,28 +147,43 @@ class SoftDirtyArmed:
                         raise GoneError  # the file is of memory from before an exec
                     break
                 here = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_SWAPPED)) != 0
-                soft = here & ((entries & pm.ENTRY_SOFT_DIRTY) != 0)
-                unprotected = mapping.start in huge and (not shared or mapping.perms[1] == "w")
-                if doubted or unprotected:
-                    soft = here
-                # A mapping is soft-dirty as a whole until the first clearing after it was made,
-                # so pages only read since then carry the bit as well.
-                real = soft
-                if zero:
-                    is_zero = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_FRAME)) == (
-                        pm.ENTRY_PRESENT | zero
-                    )
-                    real = real & ~is_zero
-                if not shared:
-                    real = real & ((entries & pm.ENTRY_FILE) == 0)
-                elif mapping.perms[1] != "w" and mapping in self._before:
-                    # It stayed read-only; one that was made so was maybe written before.
-                    real = np.zeros_like(real)
-                for found, into in ((soft, dirty), (real, written), (here, present)):
+                chosen = candidates_of(mapping, entries, here)
+                real = self._writable(mapping, entries, chosen)
+                for found, into in ((chosen, candidates), (real, written), (here, present)):
                     if found.any():
                         into.append(pm.pages_where(page, found))
                 page += len(entries)
-        return _joined(dirty), _joined(written), _joined(present)
+        return _joined(candidates), _joined(written), _joined(present)
+
+    def _soft_dirty(self, mapping: Mapping, entries: U64, here: Bools) -> Bools:
+        """Return (n,) which entries of a mapping are soft-dirty; of hugetlb pages, which are present."""
+        if mapping.start in self._huge_starts and (
+            mapping.perms[3] != "s" or mapping.perms[1] == "w"
+        ):
+            return here
+        found: Bools = here & ((entries & pm.ENTRY_SOFT_DIRTY) != 0)
+        return found
+
+    def _all_present(self, mapping: Mapping, entries: U64, here: Bools) -> Bools:
+        """Return (n,) which entries of a mapping are present, as if all were soft-dirty."""
+        return here
+
+    def _writable(self, mapping: Mapping, entries: U64, chosen: Bools) -> Bools:
+        """Return (n,) which of the chosen entries of a mapping can have been written.
+
+        A mapping is soft-dirty as a whole until the first clearing after it was created, so pages
+        only read since then have the bit as well.
+        """
+        if zero := zero_page_frame():
+            zero_page = pm.ENTRY_PRESENT | np.uint64(zero)
+            chosen = chosen & ((entries & (pm.ENTRY_PRESENT | pm.ENTRY_FRAME)) != zero_page)
+        if mapping.perms[3] != "s":
+            own: Bools = chosen & ((entries & pm.ENTRY_FILE) == 0)
+            return own
+        if mapping.perms[1] != "w" and mapping in self._before:
+            # It stayed read-only; one that was made read-only may have been written before.
+            return np.zeros_like(chosen)
+        return chosen
 
     def _entries(self, page: int, count: int) -> U64:
         try:
@@ -160,13 +193,13 @@ class SoftDirtyArmed:
                 raise GoneError from None
             raise ArmError(f"cannot read the pagemap of process {self.pid}: {why(e)}") from None
 
-    def settle(self, candidates: PageSet, mappings: Mappings) -> tuple[PageSet, PageSet]:
-        """See Armed. Told by the same reading of the page tables that found the candidates."""
+    def resolve(self, candidates: PageSet, mappings: Mappings) -> tuple[PageSet, PageSet]:
+        """Classify by the same reading of the page tables that found the candidates; see Armed."""
         written, present = self._last_entries
         return candidates & written, candidates & present
 
     def present(self, mappings: Mappings, first: int, last: int) -> PageSet:
-        """See Armed."""
+        """Read which pages are present or swapped out; see Armed."""
         found = []
         for mapping in mappings.items:
             page = max(mapping.start >> PAGE_SHIFT, first)
@@ -182,14 +215,17 @@ class SoftDirtyArmed:
         return _joined(found)
 
     def close(self) -> None:
-        """See Armed. Pages still protected cost their next writer one fault each, then no more."""
+        """Release the target; see Armed.
+
+        Pages that are still protected cost their next writer one fault each.
+        """
         os.close(self._clear_refs)
         self._pagemap.close()
         self._maps.close()
 
 
 def _joined(parts: list[PageSet]) -> PageSet:
-    """The union of sets in ascending order: neighbours share at most one region."""
+    """Return the union of sets in ascending order: adjacent ones share at most one region."""
     if not parts:
         return empty()
     keys = np.concatenate([p.keys for p in parts])

@@ -1,8 +1,8 @@
 """Arming with userfaultfd's asynchronous write protection (Linux 6.7).
 
 The kernel lifts the protection of a page by itself at its first write, so nobody waits for the
-collector, and a scan tells which pages are protected no more. The descriptor is the
-collector's alone: when it is closed, by whatever end, the protection is gone.
+collector, and a scan finds the pages that are no longer protected. Only the collector has the
+descriptor: when it is closed, however the collector ends, the protection is gone.
 
 Sources: Documentation/admin-guide/mm/userfaultfd.rst, pagemap.rst, fs/userfaultfd.c.
 """
@@ -31,16 +31,15 @@ from redirty.collector.pageset import (
 _API, _API_VERSION = 0xC018AA3F, 0xAA
 _FEATURE_WP_UNPOPULATED, _FEATURE_WP_ASYNC = 1 << 13, 1 << 15
 
-# Runs of full regions (2 MiB each) worth a system call of their own, and how many of them.
-_LEAST_RUN, _MOST_RUNS = 16, 256
-
-_SWAP_TYPE_MARKER = np.uint64(31)  # include/linux/swapops.h: the last of the 32 swap types
+# Runs of full regions (2 MiB each) worth a system call of their own, and their maximum number.
+_MIN_RUN, _MAX_RUNS = 16, 256
 
 
-def initialise(descriptor: int) -> None:
-    """Asks for asynchronous write protection.
+def initialize(descriptor: int) -> None:
+    """Enable asynchronous write protection on a userfaultfd.
 
-    Errors: ArmError on a kernel without it.
+    Raises:
+        ArmError: The kernel does not have it.
     """
     features = _FEATURE_WP_ASYNC | _FEATURE_WP_UNPOPULATED
     try:
@@ -48,24 +47,30 @@ def initialise(descriptor: int) -> None:
     except OSError as e:
         if e.errno == errno.EINVAL:
             raise ArmError(
-                "this kernel's userfaultfd has no asynchronous write protection (Linux 6.7 has)",
+                "this kernel's userfaultfd has no asynchronous write protection (needs Linux 6.7)",
                 e.errno,
             ) from None
         raise ArmError(f"userfaultfd: {why(e)}", e.errno or 0) from None
 
 
 class UffdArmed:
-    """An address space armed through its userfaultfd. Takes the descriptor over."""
+    """An address space armed through its userfaultfd.
+
+    Raises:
+        ArmError: The kernel lacks what it needs.
+        GoneError: The process is gone.
+    """
 
     one_step = True
 
     def __init__(self, pid: int, descriptor: int, stopped_s: float) -> None:
+        """Take the descriptor over; stopped_s: for how long the process was stopped to get it."""
         self.pid = pid
         self.stopped_s = stopped_s
         self.unarmed = 0
         self._fd = descriptor
         try:
-            initialise(descriptor)
+            initialize(descriptor)
             self._pagemap = pm.Pagemap(pid)
         except ArmError:
             os.close(descriptor)
@@ -76,32 +81,32 @@ class UffdArmed:
         self._registration = Registration(pid, descriptor, self._pagemap)
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
-        """See Armed."""
+        """Register new mappings and write-protect every page; see Armed."""
         found = self._registration.update(mappings)
         self.unarmed = self._registration.unarmed
         return found | self.scan_and_protect(mappings, present)
 
     def scan_and_protect(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
-        """The one step that matters: pages not protected, now protected.
+        """Find the pages that are not protected, and protect them in the same step.
 
-        Where regions are full the kernel's quick way is taken (2 ns a page). It also marks places
-        where no page is, and would make page tables for all that a program has only reserved, so
-        everywhere else the pages that are there are asked for (15 ns each).
+        Full regions are scanned by the kernel's fast path (2 ns a page). It also marks places
+        without a page, and would allocate page tables for all that a program has only reserved, so
+        elsewhere only present pages are requested (15 ns each).
         """
-        runs = full_runs(present, _LEAST_RUN, _MOST_RUNS) if present is not None else []
+        runs = full_runs(present, _MIN_RUN, _MAX_RUNS) if present is not None else []
         found = []
         at = 0
         for first, last in runs:
             if last << REGION_SHIFT > mappings.items[-1].end:
-                break  # unmapped since it was looked at
+                break  # unmapped since it was scanned
             found.append(self._protect_present(at, first << REGION_SHIFT))
             at = last << REGION_SHIFT
             found.append(self._protect_all(first << REGION_SHIFT, at))
         found.append(self._protect_present(at, max(at, mappings.items[-1].end)))
         return pm.to_pages(*found)
 
-    def doubt(self, mappings: Mappings) -> PageSet:
-        """See Armed: one step."""
+    def assume_dirty(self, mappings: Mappings) -> PageSet:
+        """Return no page, as reading and protecting is one step; see Armed."""
         return empty()
 
     def _protect_present(self, start: int, end: int) -> pm.Regions:
@@ -119,12 +124,12 @@ class UffdArmed:
             start, end, mask=pm.WRITTEN, returned=pm.WRITTEN, flags=pm.WP_MATCHING
         )
 
-    def settle(self, candidates: PageSet, mappings: Mappings) -> tuple[PageSet, PageSet]:
-        """See Armed."""
+    def resolve(self, candidates: PageSet, mappings: Mappings) -> tuple[PageSet, PageSet]:
+        """Scan the candidates once more to classify them; see Armed."""
         if len(candidates.keys) == 0:
             return empty(), empty()
         returned = pm.PRESENT | pm.SWAPPED | pm.PFNZERO | pm.FILE
-        # A stack may lie in the last, broken region of all addresses: past it is EFAULT.
+        # A stack may lie in the last, incomplete region of all addresses: past it is EFAULT.
         end = mappings.items[-1].end
         found = [
             self._pagemap.scan(
@@ -143,18 +148,18 @@ class UffdArmed:
         categories = regions["categories"]
         real = pm.to_pages(regions[(categories & pm.SWAPPED) == 0])
         swapped = pm.to_pages(regions[(categories & pm.SWAPPED) != 0]) & candidates
-        present = (real & candidates) | self._without_markers(swapped)
+        present = (real & candidates) | self._pagemap.without_markers(swapped)
         zero = pm.to_pages(regions[(categories & pm.PFNZERO) != 0])
         cache = pm.to_pages(regions[(categories & pm.FILE) != 0])
         # The page cache seen through a private mapping was read, never written through it: a
         # write would have made it anonymous.
         unwritten = zero | (cache & mappings.pages_of(private_file=True))
-        # What was read-only and stayed so; what was made read-only was maybe written before.
+        # A mapping that stayed read-only; one that was made read-only may have been written before.
         unwritten = unwritten | mappings.pages_of(read_only_shared=self._registration.unchanged)
         return present - unwritten, present
 
     def present(self, mappings: Mappings, first: int, last: int) -> PageSet:
-        """See Armed."""
+        """Scan for present and swapped out pages; see Armed."""
         end = min(last << PAGE_SHIFT, mappings.items[-1].end)
         start = first << PAGE_SHIFT
         if start >= end:
@@ -165,26 +170,11 @@ class UffdArmed:
         if not swap:
             return pm.to_pages(regions)
         out = (regions["categories"] & pm.SWAPPED) != 0
-        return pm.to_pages(regions[~out]) | self._without_markers(pm.to_pages(regions[out]))
-
-    def _without_markers(self, pages: PageSet) -> PageSet:
-        """Places that are swapped out for real: the kernel keeps its note "protected, no page
-        here" in the form of a swap entry, too."""
-        if len(pages.keys) == 0:
-            return pages
-        real = []
-        for first, last in spans(pages):
-            entries = self._pagemap.entries(first << 9, (last - first) << 9)
-            swapped = (entries & pm.ENTRY_SWAPPED) != 0
-            marker = (entries & np.uint64(31)) == _SWAP_TYPE_MARKER
-            real.append(pm.pages_where(first << 9, swapped & ~marker))
-        total = real[0]
-        for more in real[1:]:
-            total = total | more
-        return total & pages
+        swapped = pm.to_pages(regions[out])
+        return pm.to_pages(regions[~out]) | self._pagemap.without_markers(swapped)
 
     def close(self) -> None:
-        """See Armed. Closing the last copy of the descriptor takes the protection off."""
+        """Close the last copy of the descriptor, which lifts the protection; see Armed."""
         if self._fd >= 0:
             os.close(self._fd)
             self._pagemap.close()

@@ -1,5 +1,4 @@
-"""Which mappings of a process are under its userfaultfd: new ones are put there, refused ones are
-tried again, shared ones prepared.
+"""Registers the mappings of a process with its userfaultfd: new ones, refused ones again.
 
 Sources: Documentation/admin-guide/mm/userfaultfd.rst, fs/userfaultfd.c.
 """
@@ -16,30 +15,34 @@ import numpy as np
 from redirty.collector.errors import ArmError, GoneError
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import Mapping, Mappings
-from redirty.collector.pageset import PAGE_SHIFT, PageSet, count_in, empty, from_ranges
+from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, PageSet, count_in, empty, from_ranges
 
 REGISTER, _WRITE_PROTECT = 0xC020AA00, 0xC018AA06
 MODE_WP = 2
 
-# A page of a shared mapping that was only read looks written unless it was protected before it
-# was there, which takes page tables for the whole mapping: 0.2 % of its size. Up to these many
-# bytes that is worth it; pages first read in larger ones count as new.
+# A page of a shared mapping that was only read looks written unless its place was protected before
+# the page was there, which takes page tables for the whole mapping: 0.2 % of its size. Up to this
+# number of bytes that is worth it; pages first read in larger ones count as new.
 _PREPARE_EACH, _PREPARE_ALL = 256 << 20, 1 << 30
 
-# A mapping that is refused is tried again at each of so many arms, then with longer and longer pauses.
-_SURE_TRIES, _LONGEST_PAUSE, _NEVER = 4, 64, 1 << 62
+# A mapping that is refused is tried again at each of this many arms, then with growing pauses (in arms).
+_SURE_TRIES, _MAX_PAUSE, _NEVER = 4, 64, 1 << 62
 
 
 def adjacent(mappings: Sequence[Mapping]) -> list[Sequence[Mapping]]:
-    """Mappings, ascending, in runs without a gap between them."""
+    """Split mappings, ascending, into runs without gaps."""
     cuts = [i for i, (a, b) in enumerate(pairwise(mappings), 1) if a.end != b.start]
     bounds = [0, *cuts, len(mappings)] if mappings else []
     return [mappings[a:b] for a, b in pairwise(bounds)]
 
 
 class Registration:
-    """unarmed: writable mappings that the kernel refuses. unchanged: mappings that are the same as at
-    the update before."""
+    """The mappings that are registered with a userfaultfd.
+
+    Attributes:
+        unarmed: Number of writable mappings that the kernel refuses.
+        unchanged: Mappings that are the same as at the previous update.
+    """
 
     def __init__(self, pid: int, descriptor: int, pagemap: pm.Pagemap) -> None:
         self.pid = pid
@@ -50,16 +53,18 @@ class Registration:
         self._known: Mappings | None = None
         self._registered: frozenset[Mapping] = frozenset()
         self._arms = 0
-        self._refused: dict[Mapping, tuple[int, int]] = {}  # how often, and from which arm on again
+        # number of tries, and the arm of the next
+        self._refused: dict[Mapping, tuple[int, int]] = {}
         self._prepared: set[Mapping] = set()
         self._room = _PREPARE_ALL
-        self._found = empty()  # written before the mapping was under the descriptor
+        self._found = empty()  # written before the mapping was registered
 
     def update(self, mappings: Mappings) -> PageSet:
-        """Puts what is new in the list of mappings under the descriptor. Returns the pages of it that
-        were written before it was there.
+        """Register the new mappings of a list; return their pages that were written before that.
 
-        Errors: GoneError; ArmError when another userfaultfd is in the way at the first time.
+        Raises:
+            GoneError: The memory is gone.
+            ArmError: At the first update, another userfaultfd has a mapping.
         """
         before = self._registered
         self._register(mappings)
@@ -76,7 +81,7 @@ class Registration:
             return
         anew = {mappings.items[i] for i in hits.tolist()}
         new = [m for m in mappings.items if m not in self._registered or m in anew]
-        # What was split, grown or unmapped since gives back its share.
+        # Mappings that were split, grown or unmapped since give back their share.
         self._prepared.intersection_update(mappings.items)
         self._prepared.difference_update(new)
         self._room = _PREPARE_ALL - sum(m.end - m.start for m in self._prepared)
@@ -90,17 +95,20 @@ class Registration:
         self.unarmed = sum(m.perms[1] == "w" for m in self._refused)
 
     def _strays(self, mappings: Mappings) -> PageSet:
-        """Pages present in mappings that are not under the descriptor. The kernel passes over
-        those that are, so this costs no walk over their pages."""
+        """Return the pages present in mappings that are not registered.
+
+        The kernel skips those that are, so this costs no walk over their pages.
+        """
         regions = self._pagemap.scan(
-            *(0, mappings.items[-1].end),
+            0,
+            mappings.items[-1].end,
             mask=pm.WPALLOWED,
             inverted=pm.WPALLOWED,
             anyof=pm.PRESENT | pm.SWAPPED,
             returned=pm.PRESENT,
         )
-        # What was refused for being gone for a moment comes back as it was, in a list that looks
-        # the same: its pages are strays as soon as it is to be tried again.
+        # A mapping that was refused because it was briefly absent comes back unchanged, in a list that
+        # looks the same: its pages are strays as soon as it is to be tried again.
         refused = sorted((m.start, m.end) for m, r in self._refused.items() if r[1] > self._arms)
         pages = pm.to_pages(regions)
         if refused and len(pages.keys):
@@ -109,8 +117,10 @@ class Registration:
         return pages
 
     def _register_run(self, run: Sequence[Mapping]) -> None:
-        """Mappings with nothing between them, by one call: a process may have 65,530 of them. The
-        kernel takes all or none, so a run that it refuses is tried in halves."""
+        """Register adjacent mappings by one call: a process may have 65,530 of them.
+
+        The kernel takes all or none, so a run that it refuses is tried in halves.
+        """
         mapping, last = run[0], run[-1]
         length = last.end - mapping.start
         try:
@@ -136,19 +146,22 @@ class Registration:
                 self._refused.pop(mapping, None)
 
     def _refuse(self, mapping: Mapping, code: int | None) -> None:
-        """Gone meanwhile, or another's for now: tried again as soon as a page is there, less and less
-        often, for it may be a kind that is never taken (MAP_DROPPABLE)."""
+        """Note a mapping that was refused: unmapped meanwhile, or another's for now.
+
+        It is tried again as soon as it has a page, less and less often, as it may be of a kind that is
+        never taken (MAP_DROPPABLE).
+        """
         tries = self._refused.get(mapping, (0, 0))[0] + 1
-        pause = 1 if tries <= _SURE_TRIES else min(1 << (tries - _SURE_TRIES), _LONGEST_PAUSE)
+        pause = 1 if tries <= _SURE_TRIES else min(1 << (tries - _SURE_TRIES), _MAX_PAUSE)
         again = self._arms + pause
         # A shared mapping of a file opened for reading only is refused, and not written, for good.
-        # (For others it means that something else lies there for the moment.)
+        # (For others it means that something else lies there at the moment.)
         if code == errno.EPERM and mapping.perms[3] == "s" and mapping.perms[1] != "w":
             again = _NEVER
         self._refused[mapping] = (tries, again)
 
     def _prepare(self, shared: Sequence[Mapping]) -> None:
-        """Protects shared mappings, ascending, wherever no page is yet, as far as there is room."""
+        """Protect the places without a page in shared mappings, ascending, while there is room."""
         chosen = []
         for mapping in shared:
             length = mapping.end - mapping.start
@@ -156,11 +169,12 @@ class Registration:
                 chosen.append(mapping)
                 self._room -= length
         self._prepared.update(chosen)
-        # By a scan, which tells in the same step what was written until now: a mapping may have
-        # been made, moved or changed, and written, in the round that ends here.
+        # By a scan, which returns in the same step what was written until now: a mapping may have
+        # been created, moved or changed, and written, in the round that ends here.
         found = [
             self._pagemap.scan(
-                *(run[0].start, run[-1].end),
+                run[0].start,
+                run[-1].end,
                 mask=pm.WRITTEN,
                 returned=pm.WRITTEN,
                 flags=pm.WP_MATCHING,
@@ -171,10 +185,12 @@ class Registration:
             self._found = self._found | pm.to_pages(*found)
 
     def _memory_gone(self) -> bool:
-        """Whether the descriptor's memory is gone, by an exec before the rest was opened, say: to
-        put something under it is then ENOMEM, to protect something ESRCH."""
+        """Return whether the descriptor's memory is gone, say by an exec before the rest was opened.
+
+        Registering then fails with ENOMEM, protecting with ESRCH.
+        """
         try:
-            fcntl.ioctl(self._fd, _WRITE_PROTECT, struct.pack("QQQ", 0, 1 << PAGE_SHIFT, 0))
+            fcntl.ioctl(self._fd, _WRITE_PROTECT, struct.pack("QQQ", 0, PAGE_SIZE, 0))
         except OSError as e:
             return e.errno == errno.ESRCH
         return False

@@ -1,4 +1,4 @@
-"""The other side of bpfprogs/events.h: map values and ring records as numpy types.
+"""The collector's side of bpfprogs/events.h: map values and ring records as numpy types.
 
 tests/unit compiles events.h and compares every size and offset.
 """
@@ -92,12 +92,12 @@ STACK_KEY = np.dtype([("space", "<u4"), ("stack", "<i4")])
 
 
 def tgid_of(space: int) -> int:
-    """The process of an address space."""
+    """Return the process that an address space belongs to."""
     return space & ((1 << TGID_BITS) - 1)
 
 
 def hist_edges_ns() -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """(HIST,) upper edge of each histogram slot, in ns since the arm."""
+    """Return (HIST,) the upper edge of each histogram slot, in ns since the arm."""
     slot = np.arange(HIST, dtype=np.float64)
     octave = np.floor((slot - 1) / HIST_PER_OCTAVE)
     step = (slot - 1) - octave * HIST_PER_OCTAVE + 1

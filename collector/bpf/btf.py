@@ -1,7 +1,7 @@
 """Offsets of kernel structures from BTF, the type information the kernel carries.
 
 Format: Documentation/bpf/btf.rst of the kernel. Only what is needed is read: one walk over
-the types finds where each begins, names are compared as bytes in place.
+the types finds where each starts; names are compared as bytes in place.
 """
 
 from __future__ import annotations
@@ -15,30 +15,24 @@ from redirty.collector.errors import RedirtyError
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
 _MAGIC = 0xEB9F
-_PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC, _FUNC_PROTO, _VAR, _DATASEC = (
-    2,
-    3,
-    4,
-    5,
-    6,
-    12,
-    13,
-    14,
-    15,
-)
-_DECL_TAG, _ENUM64, _INT = 17, 19, 1
+_INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM = 1, 2, 3, 4, 5, 6
+_FUNC, _FUNC_PROTO, _VAR, _DATASEC, _DECL_TAG, _ENUM64 = 12, 13, 14, 15, 17, 19
 _MODIFIERS = (8, 9, 10, 11, 18)  # typedef, volatile, const, restrict, type tag
-# 32-bit words that follow a type's three, a fixed number or so many for each of its members
+# 32-bit words after the first three of a type: a fixed number, or a number for each member
 _FIXED = {_INT: 1, _ARRAY: 3, _VAR: 1, _DECL_TAG: 1}
 _EACH = {_STRUCT: 3, _UNION: 3, _ENUM: 2, _FUNC_PROTO: 2, _DATASEC: 3, _ENUM64: 3}
 
 
 class BtfError(RedirtyError):
-    """The kernel has no BTF, or it lacks a type that is needed."""
+    """The kernel has no BTF, or its BTF lacks a required type."""
 
 
 class Btf:
-    """The kernel's types. Construction walks them once (about 0.1 s)."""
+    """The kernel's types. The constructor walks them once (about 0.1 s).
+
+    Raises:
+        BtfError: The format is unknown.
+    """
 
     def __init__(self, data: bytes) -> None:
         magic, _version, _flags, header = struct.unpack_from("<HBBI", data)
@@ -63,7 +57,10 @@ class Btf:
                 self._by_name.setdefault((kind, words[place]), number)
 
     def _name_offset(self, name: str) -> Iterator[int]:
-        """Places of a whole name in the string section: linkers share no tails, but be safe."""
+        """Yield the offsets of a whole name in the string section.
+
+        Linkers share no tails of names, but other names that end alike must not match.
+        """
         needle = b"\0" + name.encode() + b"\0"
         at = self._strings.find(needle)
         while at >= 0:
@@ -78,11 +75,11 @@ class Btf:
         return None
 
     def function_id(self, name: str) -> int | None:
-        """BTF id of a kernel function, or None."""
+        """Return the BTF ID of a kernel function, or None."""
         return self._id(_FUNC, name)
 
     def parameters(self, function: str) -> list[str]:
-        """Names of a kernel function's parameters; empty when it is not listed."""
+        """Return the names of a kernel function's parameters; empty if it is not listed."""
         number = self.function_id(function)
         if number is None:
             return []
@@ -95,7 +92,7 @@ class Btf:
         return self._strings[offset : self._strings.index(b"\0", offset)].decode()
 
     def offset(self, struct_name: str, member: str) -> int | None:
-        """Byte offset of a member, also one in an unnamed inner struct; None if there is none."""
+        """Return the byte offset of a member, also in an unnamed inner struct; None if it is missing."""
         number = self._id(_STRUCT, struct_name)
         if number is None:
             return None
@@ -126,9 +123,10 @@ class Btf:
 
 
 def load(path: Path = VMLINUX) -> Btf:
-    """The running kernel's BTF.
+    """Load the running kernel's BTF.
 
-    Errors: BtfError when the kernel was built without CONFIG_DEBUG_INFO_BTF.
+    Raises:
+        BtfError: The kernel was built without CONFIG_DEBUG_INFO_BTF.
     """
     try:
         return Btf(path.read_bytes())
@@ -139,7 +137,7 @@ def load(path: Path = VMLINUX) -> Btf:
         ) from None
 
 
-# name of the -D flag, structure, member, needed by every way of tracing
+# name of the -D flag, structure, member, whether it is required
 _OFFSETS = (
     ("OFF_TASK_MM", "task_struct", "mm", True),
     ("OFF_TASK_TGID", "task_struct", "tgid", True),
@@ -164,30 +162,33 @@ _TABLE_OFFSETS = (
 
 
 def offset_flags(btf: Btf) -> list[str]:
-    """-D flags for compat.h.
+    """Return the -D flags for compat.h.
 
-    Errors: BtfError when a structure or member is missing.
+    Raises:
+        BtfError: A required structure or member is missing.
     """
     flags = []
-    for flag, structure, member, needed in _OFFSETS:
+    for flag, structure, member, required in _OFFSETS:
         offset = btf.offset(structure, member)
         if offset is not None:
             flags.append(f"-D{flag}={offset}")
-        elif needed:
+        elif required:
             raise BtfError(
                 f"this kernel's {structure} has no member {member}: redirty cannot trace it"
             )
-    # Before it got a tlb as its first parameter (5.19), mprotect made pages writable that soft-dirty
-    # bits had armed (mended in 6.0, "fix soft-dirty check in can_change_pte_writable").
+    # Before change_protection got a tlb as its first parameter (5.19), mprotect made pages writable
+    # that were armed by soft-dirty bits (fixed in 6.0, "fix soft-dirty check in
+    # can_change_pte_writable").
     if btf.parameters("change_protection")[:1] == ["vma"]:
         flags.append("-DRD_MPROTECT_OPENS")
     return flags
 
 
 def table_offset_flags(btf: Btf) -> list[str]:
-    """-D flags for tables.bpf.c.
+    """Return the -D flags for tables.bpf.c.
 
-    Errors: BtfError when a structure or member is missing.
+    Raises:
+        BtfError: A structure or member is missing.
     """
     flags = []
     for flag, structure, member in _TABLE_OFFSETS:

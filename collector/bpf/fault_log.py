@@ -1,8 +1,8 @@
-"""Where the write-fault log lies while it is written: one table of bitmaps for each epoch.
+"""The write-fault log of one epoch: a table of bitmaps that BPF programs write.
 
-Two shapes of bpfprogs/events.h. Usually an array in shared memory, with open addressing, read and
-emptied in place: no system call, no copy but the one of the rows used. On kernels whose BPF has
-no atomic OR a hash map with a byte a page, drained in bulk by system calls.
+It has two shapes (bpfprogs/events.h). Usually it is an array in shared memory with open addressing,
+read and emptied in place: no system call, and only the rows used are copied. On kernels whose BPF
+has no atomic OR it is a hash map with a byte for each page, drained in bulk by system calls.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.bpf import abi, syscalls
-from redirty.collector.pageset import U64, WORDS_PER_REGION
+from redirty.collector.pageset import PAGE_SIZE, U64, WORDS_PER_REGION
 
 Rows = tuple[U64, U64]
 """(n,) keys in no order, (n, 8) words."""
@@ -23,67 +23,73 @@ class Log(Protocol):
     """The log of one epoch."""
 
     def drain(self) -> Rows:
-        """All rows, removed. Only when no BPF program writes here any more."""
+        """Remove and return all rows, once no BPF program writes here any more."""
 
     def find(self, keys: U64) -> Rows:
-        """Those of some keys that have a row now, as they are at this moment."""
+        """Return the current rows of those of some keys that have one."""
 
     def count(self) -> int | None:
-        """How many pages it holds at this moment, or so; None where counting them takes long."""
+        """Return about how many pages it holds now; None where counting them takes long."""
 
 
 def rows_bits(regions: int) -> int:
-    """Binary logarithm of a table's rows: it is at most half full when it holds its regions."""
+    """Return the binary logarithm of a table's rows, with which it is at most half full."""
     return (2 * regions - 1).bit_length()
 
 
 class TableLog:
-    """Half of the shared arrays. table: (rows,) abi.ROW; taken: (regions,) places in it, in
-    the order they were taken; used: (1,) how many were; lookups stop where the kernel side's do."""
+    """Half of the shared arrays. Lookups stop where those of the kernel side do."""
 
     def __init__(
         self, table: npt.NDArray[np.void], taken: npt.NDArray[np.uint32], used: U64
     ) -> None:
+        """Use the arrays of one epoch.
+
+        Args:
+            table: (rows,) abi.ROW.
+            taken: (regions,) indices of rows in use, in the order in which they were taken.
+            used: (1,) number of rows in use.
+        """
         self._table = table
         self._taken = taken
         self._used = used
 
     def drain(self) -> Rows:
-        """See Log."""
+        """Copy the rows in use and clear them; see Log."""
         used = int(self._used[0])
-        places = self._taken[:used].astype(np.int64)
+        indices = self._taken[:used].astype(np.int64)
         if used > len(self._taken):  # more than half full: the list had no room for the last ones
-            places = np.flatnonzero(self._table["key"])
-        found = self._table[places]
-        self._table[places] = np.zeros((), abi.ROW)
+            indices = np.flatnonzero(self._table["key"])
+        found = self._table[indices]
+        self._table[indices] = np.zeros((), abi.ROW)
         self._used[0] = 0
         return found["key"].copy(), found["bits"].copy()
 
     def count(self) -> int | None:
-        """See Log."""
-        places = self._taken[: min(int(self._used[0]), len(self._taken))]
-        return int(np.bitwise_count(self._table["bits"][places]).sum())
+        """Count the bits of the rows in use; see Log."""
+        indices = self._taken[: min(int(self._used[0]), len(self._taken))]
+        return int(np.bitwise_count(self._table["bits"][indices]).sum())
 
     def find(self, keys: U64) -> Rows:
-        """See Log."""
+        """Probe for each key as the kernel side does; see Log."""
         mask = len(self._table) - 1
         shift = np.uint64(64 - mask.bit_length())
-        place = ((keys * np.uint64(abi.HASH_FACTOR)) >> shift).astype(np.int64)
+        index = ((keys * np.uint64(abi.HASH_FACTOR)) >> shift).astype(np.int64)
         found_keys, found_words = [], []
         for _ in range(abi.PROBES):
-            row_keys = self._table["key"][place]
+            row_keys = self._table["key"][index]
             hit = row_keys == keys
             found_keys.append(keys[hit])
-            found_words.append(self._table["bits"][place[hit]])
-            on = ~hit & (row_keys != 0)
-            keys, place = keys[on], (place[on] + 1) & mask
+            found_words.append(self._table["bits"][index[hit]])
+            more = ~hit & (row_keys != 0)
+            keys, index = keys[more], (index[more] + 1) & mask
             if len(keys) == 0:
                 break
         return np.concatenate(found_keys), np.concatenate(found_words)
 
 
 class MapLog:
-    """A hash map whose values hold a byte a page."""
+    """A hash map whose values hold a byte for each page."""
 
     def __init__(self, fd: int) -> None:
         self._reader = syscalls.HashReader(
@@ -91,16 +97,16 @@ class MapLog:
         )
 
     def drain(self) -> Rows:
-        """See Log."""
+        """Drain the map; see Log."""
         keys, values = self._reader.drain()
         return keys.astype(np.uint64, copy=False), _packed(values)
 
     def count(self) -> int | None:
-        """See Log."""
+        """Return None: it would have to read the whole map; see Log."""
         return None
 
     def find(self, keys: U64) -> Rows:
-        """See Log."""
+        """Look each key up; see Log."""
         value = np.empty((1, 512), np.uint8)
         found_keys, found = [], [np.empty((0, 512), np.uint8)]
         for key in keys:
@@ -111,13 +117,20 @@ class MapLog:
 
 
 def _packed(values: npt.NDArray[np.generic]) -> U64:
-    """(n, 8) words of (n, 512) bytes."""
+    """Pack (n, 512) bytes into (n, 8) words."""
     packed = np.packbits(values.astype(np.bool_), axis=1, bitorder="little")
     return packed.reshape(-1, 8 * WORDS_PER_REGION).view(np.uint64)
 
 
 def tables(rows_fd: int, taken_fd: int, regions: int, used: U64) -> tuple[TableLog, TableLog]:
-    """The logs of both epochs, from shared arrays mapped as long as they are used; used: (2,)."""
+    """Map the shared arrays; return the logs of both epochs.
+
+    Args:
+        rows_fd: The array of rows.
+        taken_fd: The array of indices of rows in use.
+        regions: Number of regions for which there is room.
+        used: (2,) number of rows in use in each epoch.
+    """
     rows = 1 << rows_bits(regions)
     row_map = mmap.mmap(rows_fd, whole_pages(2 * rows * abi.ROW.itemsize))
     taken_map = mmap.mmap(taken_fd, whole_pages(2 * regions * 8))
@@ -128,5 +141,5 @@ def tables(rows_fd: int, taken_fd: int, regions: int, used: U64) -> tuple[TableL
 
 
 def whole_pages(size: int) -> int:
-    """A length to map: the next multiple of the page size."""
-    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    """Round a size up to a multiple of the page size."""
+    return -(-size // PAGE_SIZE) * PAGE_SIZE

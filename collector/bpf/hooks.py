@@ -1,7 +1,7 @@
-"""Which BPF function goes where, for each kind of entry.
+"""Hooks: which BPF program is attached where, for each kind of probe.
 
-Functions of the kernel that are static may be inlined or renamed, so only the first entry of
-each kind is a must; the others add detail, and a column they feed stays empty without them.
+Static functions of the kernel may be inlined or renamed, so only the first hook of each kind is
+required; the others add detail, and a column they feed stays empty without them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-# feature -> what it gives; the columns that depend on it are empty when it is not attached
 MUST = "write_faults"
+"""Name of the hook without which nothing can be traced."""
 
 _FENTRY = (
-    # feature, functions to try in turn, entry, exit
+    # name, functions to try in turn, on entry, on exit
     (MUST, ("handle_mm_fault",), True, False),
     ("write_protect", ("do_wp_page",), True, False),
     ("cow", ("wp_page_copy",), True, False),
@@ -24,7 +24,7 @@ _FENTRY = (
     ("tlb_batch_time", ("arch_tlbbatch_flush",), True, True),
 )
 _KPROBE = (
-    # feature, kernel function, entry program, return program
+    # name, kernel function, entry program, return program
     (MUST, "handle_mm_fault", "kp_handle_mm_fault", None),
     ("write_protect", "do_wp_page", "kp_do_wp_page", None),
     ("cow", "wp_page_copy", "kp_wp_page_copy", None),
@@ -36,15 +36,15 @@ _KPROBE = (
     ("tlb_time", "flush_tlb_mm_range", "kp_flush_range", "kp_flush_return"),
     ("tlb_batch_time", "arch_tlbbatch_flush", "kp_batch", "kp_flush_return"),
 )
-# who asks other CPUs to flush, who answers there: since Linux 5.13, and before
+# what requests a flush of other CPUs, and what carries it out there: since Linux 5.13, and before
 _SHOOTDOWN = (
     ("native_flush_tlb_multi", "flush_tlb_func"),
     ("native_flush_tlb_others", "flush_tlb_func_remote"),
 )
-# compiled with fentry as well: it refuses functions that take or return a structure by value, as
+# kprobes used with fentry as well: it refuses functions that take or return a structure by value, as
 # do_huge_pmd_wp_page does in 5.10 and pmdp_collapse_flush everywhere
 _KPROBE_WITH_FENTRY = ("huge", "huge_wp", "collapse", "opened")
-# In the name of a program: a run of it that is passed over is a write that is not in the log.
+# Parts of names of programs: if a run of one is skipped, a write is missing in the log.
 _LOG = ("handle_mm_fault", "tp_fault_", "huge", "collapse", "change_protection")
 _LIFE = (
     (b"sched_process_fork", b"tp_fork"),
@@ -54,7 +54,7 @@ _LIFE = (
 
 
 def symbol(name: str, symbols: frozenset[str]) -> str:
-    """The compiler's name of a function: static ones may carry .isra.0 or .constprop.0."""
+    """Return the compiler's name of a function: static ones may carry .isra.0 or .constprop.0."""
     if name in symbols:
         return name
     variants = sorted(s for s in symbols if s.startswith((f"{name}.isra.", f"{name}.constprop.")))
@@ -62,7 +62,7 @@ def symbol(name: str, symbols: frozenset[str]) -> str:
 
 
 def kernel_functions() -> frozenset[str]:
-    """Names of the kernel's functions (kallsyms); empty when it may not be read."""
+    """Return the names of the kernel's functions (kallsyms); empty if it may not be read."""
     try:
         text = Path("/proc/kallsyms").read_text()
     except OSError:
@@ -71,46 +71,47 @@ def kernel_functions() -> frozenset[str]:
 
 
 def attach(bpf: Any, probe: str) -> frozenset[str]:
-    """Attaches the entries of one kind; the features that took.
+    """Attach the hooks of one kind of probe; return the names of those that the kernel took.
 
-    Errors: whatever BCC raises when a must is refused.
+    Raises:
+        Exception: Whatever BCC raises when the required hook is refused.
     """
-    features: set[str] = set()
+    attached: set[str] = set()
     symbols: frozenset[str] = frozenset()
-    for tracepoint, hook in _LIFE:
-        bpf.attach_raw_tracepoint(tp=tracepoint, fn_name=hook)
+    for tracepoint, program_name in _LIFE:
+        bpf.attach_raw_tracepoint(tp=tracepoint, fn_name=program_name)
     if probe == "tracepoint":
         bpf.attach_raw_tracepoint(tp=b"page_fault_user", fn_name=b"tp_fault_user")
         bpf.attach_raw_tracepoint(tp=b"page_fault_kernel", fn_name=b"tp_fault_kernel")
-        features |= {MUST, "first_touch", "write_protect"}
+        attached |= {MUST, "first_touch", "write_protect"}
     elif probe == "fentry":
-        for feature, functions, entry, leave in _FENTRY:
-            if _attach_fentry(bpf, feature, functions, entry, leave):
-                features.add(feature)
+        for hook, functions, entry, leave in _FENTRY:
+            if _attach_fentry(bpf, hook, functions, entry, leave):
+                attached.add(hook)
     if probe in ("fentry", "kprobe"):
         symbols = kernel_functions()
-        for feature, function, program, on_return in _KPROBE:
-            if feature in features or (probe == "fentry" and feature not in _KPROBE_WITH_FENTRY):
+        for hook, function, program, on_return in _KPROBE:
+            if hook in attached or (probe == "fentry" and hook not in _KPROBE_WITH_FENTRY):
                 continue
-            if _attach_kprobe(bpf, feature, symbol(function, symbols), program, on_return):
-                features.add(feature)
-    if "tlb_time" in features and _attach_shootdown(bpf, probe, symbols):
-        features.add("tlb_cpus")
+            if _attach_kprobe(bpf, hook, symbol(function, symbols), program, on_return):
+                attached.add(hook)
+    if "tlb_time" in attached and _attach_shootdown(bpf, probe, symbols):
+        attached.add("tlb_cpus")
     try:
         bpf.attach_raw_tracepoint(tp=b"tlb_flush", fn_name=b"tp_tlb_flush")
-        features.add("tlb")
+        attached.add("tlb")
     except Exception:
         pass  # x86 only: the tlb columns stay empty
-    return frozenset(features)
+    return frozenset(attached)
 
 
 def log_programs(bpf: Any) -> list[int]:
-    """Descriptors of the loaded programs that put pages into the log."""
+    """Return the descriptors of the loaded programs that put pages into the log."""
     return [f.fd for name, f in bpf.funcs.items() if any(part in name.decode() for part in _LOG)]
 
 
 def _attach_fentry(
-    bpf: Any, feature: str, functions: tuple[str, ...], entry: bool, leave: bool
+    bpf: Any, hook: str, functions: tuple[str, ...], entry: bool, leave: bool
 ) -> bool:
     for function in functions:
         try:
@@ -120,39 +121,39 @@ def _attach_fentry(
             if entry:
                 bpf.attach_kfunc(fn_name=function.encode())
         except Exception:
-            if feature == MUST:
+            if hook == MUST:
                 raise
         else:
             return True
     return False
 
 
-def _attach_kprobe(
-    bpf: Any, feature: str, function: str, program: str, on_return: str | None
-) -> bool:
+def _attach_kprobe(bpf: Any, hook: str, function: str, program: str, on_return: str | None) -> bool:
     try:
         if on_return:
             bpf.attach_kretprobe(event=function.encode(), fn_name=on_return.encode())
         bpf.attach_kprobe(event=function.encode(), fn_name=program.encode())
     except Exception:
-        if feature == MUST:
+        if hook == MUST:
             raise
         return False
     return True
 
 
 def _attach_shootdown(bpf: Any, probe: str, symbols: frozenset[str]) -> bool:
-    """What counts the CPUs that a flush interrupts: both ends or none, so that without it a column
-    is empty and not 0."""
-    for asks, answers in _SHOOTDOWN:
+    """Attach what counts the CPUs that a flush interrupts.
+
+    Both ends are attached or neither, so that without them a column is empty and not 0.
+    """
+    for requester, responder in _SHOOTDOWN:
         if probe == "fentry":
-            # The answering end first: alone it counts nothing.
-            took = all(_attach_fentry(bpf, "", (f,), True, False) for f in (answers, asks))
+            # The responding end first: alone it counts nothing.
+            done = all(_attach_fentry(bpf, "", (f,), True, False) for f in (responder, requester))
         else:
-            took = all(
+            done = all(
                 _attach_kprobe(bpf, "", symbol(f, symbols), program, None)
-                for f, program in ((answers, "kp_flush_answers"), (asks, "kp_flush_asks"))
+                for f, program in ((responder, "kp_flush_answers"), (requester, "kp_flush_asks"))
             )
-        if took:
+        if done:
             return True
     return False

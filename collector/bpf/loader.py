@@ -1,6 +1,6 @@
-"""Compiling, loading and attaching the BPF programs: the best kind of entry that this kernel takes.
+"""Compiles, loads and attaches the BPF programs, with the best kind of hook that this kernel takes.
 
-The only module, with symbols.py, that imports bcc.
+The only module, with probe_support.py, that imports bcc.
 """
 
 from __future__ import annotations
@@ -12,28 +12,41 @@ import mmap
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import redirty.bpfprogs as programs
 from redirty.collector.bpf import btf, fault_log, hooks, probe_support, syscalls
 from redirty.collector.errors import RedirtyError
+from redirty.collector.linux import procfs
 
 log = logging.getLogger(__name__)
 
 _libc = ctypes.CDLL(None)
 _one_at_a_time = threading.RLock()
-_COMMON = (f"-I{programs.DIRECTORY}", "-Wno-unused-function")
+_COMMON_FLAGS = (f"-I{programs.DIRECTORY}", "-Wno-unused-function")
+_MIN_REGIONS, _MAX_REGIONS = 1 << 16, 1 << 20
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to load.
+    """Options for loading the programs.
 
-    probe: auto or one of trial.PROBES. regions: room for 2 MiB regions in each epoch's map.
-    slots: targets with counters of their own. part: only chosen ranges of memory are recorded (see
-    Tracer.choose). ring_bytes, stack_entries: powers of two.
+    Attributes:
+        probe: "auto" or one of probe_support.PROBES.
+        regions: Room for 2 MiB regions in each epoch's map.
+        slots: Number of targets with counters of their own.
+        targets: Number of processes that can be traced at once.
+        events: Record single events in a ring.
+        stacks: Count pages by stack.
+        ring_bytes: Size of the ring, a power of two.
+        stack_entries: Number of stacks, a power of two.
+        follow_fork: Trace the children of targets.
+        part: Record only some ranges of memory (see Tracer.add_ranges).
+        force_byte_maps: See Tracer.byte_maps; for tests.
     """
 
     probe: str = "auto"
@@ -51,34 +64,39 @@ class Options:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What runs in the kernel now, until bpf is cleaned up or this process ends.
+    """Programs that run in the kernel until bpf is cleaned up or this process ends.
 
-    probe: one of trial.PROBES. attached: features (entries.py). byte_maps: see Tracer. refused: the
-    probes that were tried before, with the reason.
+    Attributes:
+        bpf: The bcc.BPF.
+        probe: One of probe_support.PROBES.
+        hooks: Names of the hooks that are attached (hooks.py).
+        byte_maps: See Tracer.
+        refused: Probes that were tried before, with the reason.
     """
 
     bpf: Any
     probe: str
-    attached: frozenset[str]
+    hooks: frozenset[str]
     byte_maps: bool
     refused: dict[str, str]
 
 
 def load(options: Options) -> Loaded:
-    """Loads and attaches with the probe asked for, or with auto the best that works.
+    """Load and attach with the requested probe, or with "auto" the best that works.
 
-    Errors: RedirtyError with every reason.
+    Raises:
+        RedirtyError: No probe works; with every reason.
     """
     types = btf.load()
     refused: dict[str, str] = {}
-    tries = {
+    checks = {
         "fentry": lambda: probe_support.fentry(types),
         "kprobe": probe_support.kprobe,
         "tracepoint": probe_support.tracepoint,
     }
     flags = btf.offset_flags(types)
     for probe in probe_support.preference() if options.probe == "auto" else (options.probe,):
-        found = tries[probe]() or _compile(options, probe, flags)
+        found = checks[probe]() or _compile(options, probe, flags)
         if not isinstance(found, str):
             bpf, attached, byte_maps = found
             return Loaded(bpf, probe, attached, byte_maps, refused)
@@ -91,10 +109,16 @@ def load(options: Options) -> Loaded:
 def _compile(
     o: Options, probe: str, offset_flags: list[str]
 ) -> tuple[Any, frozenset[str], bool] | str:
-    """(bpf, features, byte_maps) with one kind of entry, or why it went wrong."""
+    """Compile and attach with one kind of hook.
+
+    Returns:
+        (bpf, names of the hooks, byte_maps), or the reason for the failure.
+    """
     flags = [
-        *(*_COMMON, f"-DRD_ENTRY_{probe.upper()}"),
-        *(f"-DRD_REGIONS={o.regions}", f"-DRD_SLOTS={o.slots}", f"-DRD_TARGETS={o.targets}"),
+        f"-DRD_ENTRY_{probe.upper()}",
+        f"-DRD_REGIONS={o.regions}",
+        f"-DRD_SLOTS={o.slots}",
+        f"-DRD_TARGETS={o.targets}",
         f"-DRD_ROWS_BITS={fault_log.rows_bits(o.regions)}",
         *offset_flags,
     ]
@@ -104,25 +128,26 @@ def _compile(
         flags += ["-DRD_STACKS", f"-DRD_STACK_ENTRIES={o.stack_entries}"]
     if o.part:
         flags.append("-DRD_PART")
-    compiler = bcc_compiler()
     byte_maps = o.force_byte_maps or not syscalls.has_atomics()
     if byte_maps:
         flags.append("-DRD_NO_ATOMIC_OR")
-    bpf: Any = None
-    with captured_stderr() as said:
-        try:
-            bpf = compiler(text=programs.source().encode(), cflags=flags)
-            return bpf, hooks.attach(bpf, probe), byte_maps
-        except Exception as e:
-            reason = str(e).strip()
-    log.debug("BCC said: %s", said.text)
-    if bpf is not None:
+    try:
+        bpf = compile_programs(programs.source(), flags)
+    except BpfError as e:
+        return str(e)
+    try:
+        return bpf, _run_bcc(lambda: hooks.attach(bpf, probe)), byte_maps
+    except BpfError as e:
         bpf.cleanup()
-    return f"{reason} ({last_line(said.text)})"
+        return str(e)
 
 
 def bcc_compiler() -> Any:
-    """BCC's class BPF, made ready. Errors: RedirtyError when there is none."""
+    """Return BCC's class BPF, prepared for use.
+
+    Raises:
+        RedirtyError: BCC is not installed.
+    """
     os.environ["BCC_KERNEL_SOURCE"] = str(programs.KHEADERS)
     try:
         from bcc import BPF
@@ -131,7 +156,7 @@ def bcc_compiler() -> Any:
             "BCC is missing: install Debian's package python3-bpfcc, and run redirty with the "
             "system's python3 (the venv of 'make setup' does)"
         ) from None
-    # BCC attaches what its naming rules match as soon as it compiles; redirty decides itself.
+    # BCC attaches what its naming rules match as soon as it has compiled; redirty decides itself.
     BPF._trace_autoload = lambda self: None
     return BPF
 
@@ -141,18 +166,25 @@ class BpfError(RedirtyError):
 
 
 def compile_programs(source: str, flags: list[str]) -> Any:
-    """A bcc.BPF of a source that needs no attaching.
+    """Compile a source; return its bcc.BPF, with nothing attached.
 
-    Errors: BpfError; RedirtyError when BCC is not installed.
+    Raises:
+        BpfError: The compiler or the kernel refused it.
+        RedirtyError: BCC is not installed.
     """
     compiler = bcc_compiler()
-    with captured_stderr() as said:
+    return _run_bcc(lambda: compiler(text=source.encode(), cflags=[*_COMMON_FLAGS, *flags]))
+
+
+def _run_bcc(action: Callable[[], T]) -> T:
+    """Call BCC with its output captured. Raises: BpfError for whatever it raises."""
+    with captured_stderr() as output:
         try:
-            return compiler(text=source.encode(), cflags=[*_COMMON, *flags])
+            return action()
         except Exception as e:
             reason = str(e).strip()
-    log.debug("BCC said: %s", said.text)
-    raise BpfError(f"{reason} ({last_line(said.text)})")
+    log.debug("output of BCC: %s", output.text)
+    raise BpfError(f"{reason} ({last_line(output.text)})")
 
 
 class _CompilerOutput:
@@ -161,50 +193,73 @@ class _CompilerOutput:
 
 @contextlib.contextmanager
 def captured_stderr() -> Iterator[_CompilerOutput]:
-    """BCC and LLVM write to descriptor 2 when they fail: keep that for -v, spare the user. One thread at a
-    time: the descriptor is the whole process's, and the compiler crashes when two threads use it at once."""
+    """Capture what BCC and LLVM write to descriptor 2 when they fail, for -v.
+
+    One thread at a time: the descriptor belongs to the whole process, and the compiler crashes when
+    two threads use it at once.
+    """
     with _one_at_a_time:
         yield from _captured()
 
 
 def _captured() -> Iterator[_CompilerOutput]:
-    said = _CompilerOutput()
+    output = _CompilerOutput()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as file, _told_at_exit(file.fileno(), saved):
+    with tempfile.TemporaryFile() as file, _reported_at_exit(file.fileno(), saved):
         os.dup2(file.fileno(), 2)
         try:
-            yield said
+            yield output
         finally:
             _libc.fflush(None)
             os.dup2(saved, 2)
             os.close(saved)
             file.seek(0)
-            said.text = file.read().decode(errors="replace")
+            output.text = file.read().decode(errors="replace")
 
 
 @contextlib.contextmanager
-def _told_at_exit(captured: int, stderr: int) -> Iterator[None]:
-    """LLVM ends the whole process by exit(3) where it gives up (a program that needs more than BPF's
-    stack, say). No exception tells of that, and what it said is captured: its last line is said."""
+def _reported_at_exit(captured: int, stderr: int) -> Iterator[None]:
+    """Print the last line of the captured output if the process ends meanwhile.
+
+    LLVM ends the whole process by exit(3) where it gives up (a program that needs more than BPF's
+    stack, say). No exception reports that, and its output is captured.
+    """
     inside = True
 
-    def say(_argument: int | None) -> None:
+    def report(_argument: int | None) -> None:
         if inside:
             _libc.fflush(None)
             text = os.pread(captured, 1 << 16, 0).decode(errors="replace")
             line = f"redirty: the compiler of the BPF programs gave up: {last_line(text)}\n"
             os.write(stderr, line.encode())
 
-    owner = ctypes.create_string_buffer(1)  # of the handler: any address that is ours
-    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(say)
+    owner = ctypes.create_string_buffer(1)  # of the handler: any address of this process
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(report)
     _libc.__cxa_atexit(callback, None, owner)
     try:
         yield
     finally:
         inside = False
-        _libc.__cxa_finalize(owner)  # takes it away: Python must not be called when it is gone
+        _libc.__cxa_finalize(owner)  # removes the handler: Python must not be called after its end
 
 
 def last_line(text: str) -> str:
+    """Return the last line of the compiler's output that is not empty."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "BCC gave no reason"
+
+
+def regions_for(pids: list[int]) -> int:
+    """Return Options.regions with which processes can dirty all their memory in one round.
+
+    That is a power of two; each region takes 128 bytes of kernel memory.
+    """
+    regions = 0
+    for pid in pids:
+        status = procfs.read_status(pid)
+        resident, mapped = (
+            int(status.get(name, "0").split()[0] or 0) for name in ("VmRSS", "VmSize")
+        )
+        regions += min(resident // 4, mapped // 2048 + 1)  # scattered, or all of it
+    wanted = max(_MIN_REGIONS, min(regions + regions // 2, _MAX_REGIONS))
+    return 1 << (wanted - 1).bit_length()

@@ -1,7 +1,6 @@
-"""Pages of the kernel's own memory, read by BPF: where an address space's top page table is, and what is
-in a page table.
+"""Reads page tables by BPF: where an address space's top page table is, and what is in a page table.
 
-Nothing is attached: the kernel runs the programs when they are asked for. x86-64 only.
+Nothing is attached: the kernel runs the programs on request. x86-64 only.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import redirty.bpfprogs as programs
 from redirty.collector.bpf import btf, syscalls
 from redirty.collector.bpf.loader import compile_programs
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.pageset import PAGE_SHIFT, U64
+from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, U64
 
 ENTRIES = 512
 _BATCH = 32  # tables.bpf.c: RD_TABLES
@@ -29,20 +28,22 @@ _COOKIE_BYTES = 64
 
 
 class PageTableReadError(RedirtyError):
-    """This kernel does not let its page tables be read. The message is the reason, a phrase."""
+    """Page tables cannot be read on this kernel. The message is the reason, a phrase."""
 
 
 class PageTableReader:
-    """A loaded reader. highest: physical addresses are below this (a wrong one is never read).
+    """A loaded reader of page tables.
 
-    Errors: PageTableReadError.
+    Raises:
+        PageTableReadError: This kernel does not allow it.
     """
 
     def __init__(self, highest: int) -> None:
+        """Load the reader; highest: upper bound of physical addresses (a wrong one is never read)."""
         if platform.machine() != "x86_64":
-            raise PageTableReadError(f"page tables of {platform.machine()} are not known here yet")
+            raise PageTableReadError(f"page tables of {platform.machine()} are not supported yet")
         self._base = 0
-        # An entry's address bits above all memory are flags (memory encryption's, say).
+        # The address bits of an entry above all memory are flags (of memory encryption, say).
         self._address_mask = np.uint64(((1 << highest.bit_length()) - 1) & ~0xFFF)
         try:
             flags = [f"-DRD_TABLES={_BATCH}", *btf.table_offset_flags(btf.load())]
@@ -58,8 +59,8 @@ class PageTableReader:
                 f"the kernel refused the program that reads them: {e}"
             ) from None
         wanted, tables = (self._bpf[name].map_fd for name in (b"wanted", b"tables"))
-        self._wanted_map = mmap.mmap(wanted, mmap.PAGESIZE)
-        self._tables_map = mmap.mmap(tables, _BATCH * mmap.PAGESIZE)
+        self._wanted_map = mmap.mmap(wanted, PAGE_SIZE)
+        self._tables_map = mmap.mmap(tables, _BATCH * PAGE_SIZE)
         self._wanted = np.frombuffer(self._wanted_map, _WANTED, _BATCH)
         self._tables = np.frombuffer(self._tables_map, np.uint64).reshape(_BATCH, ENTRIES)
         try:
@@ -74,9 +75,10 @@ class PageTableReader:
             raise
 
     def top(self, pid: int | str) -> int:
-        """Physical address of a process's top page table.
+        """Return the physical address of a process's top page table.
 
-        Errors: OSError when the process is gone, or may not be looked at.
+        Raises:
+            OSError: The process is gone, or may not be examined.
         """
         with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:  # noqa: PTH123
             return self._top_virtual(memory.fileno()) - self._base
@@ -86,13 +88,13 @@ class PageTableReader:
         return int(self._wanted["address"][0])
 
     def read(self, physical: U64) -> tuple[U64, npt.NDArray[np.bool_]]:
-        """Contents of pages at (n,) physical addresses: (n, 512) words, and (n,) which were read."""
+        """Read the pages at (n,) physical addresses: (n, 512) words, and (n,) which could be read."""
         words = np.zeros((len(physical), ENTRIES), np.uint64)
         good = np.zeros(len(physical), np.bool_)
         for at in range(0, len(physical), _BATCH):
-            some = physical[at : at + _BATCH] + np.uint64(self._base)
-            n = len(some)
-            self._wanted["address"][:n] = some
+            batch = physical[at : at + _BATCH] + np.uint64(self._base)
+            n = len(batch)
+            self._wanted["address"][:n] = batch
             self._wanted["address"][n:] = 0
             self._wanted["error"][:n] = -1
             syscalls.run_raw_tracepoint(self._programs[1])
@@ -101,12 +103,15 @@ class PageTableReader:
         return words, good
 
     def addresses(self, entries: U64) -> U64:
-        """The physical addresses that entries of page tables hold."""
+        """Extract the physical addresses from page-table entries."""
         return entries & self._address_mask
 
     def _find_base(self, highest: int) -> int:
-        """Where the kernel has all memory mapped: below our own top table, which is in there, at
-        one of few places; at the right one a page of ours is found with its contents."""
+        """Find the kernel's direct map of all memory.
+
+        It starts below the top table of this process, which is in it, at one of few addresses; from
+        the right one a known page of this process is found with its contents.
+        """
         with open("/proc/self/mem", "rb", buffering=0) as memory:  # noqa: PTH123
             top = self._top_virtual(memory.fileno())
         with known_page() as (_, frame, content):
@@ -114,18 +119,18 @@ class PageTableReader:
             steps = np.arange(0, highest + _BASE_STEP, _BASE_STEP, dtype=np.uint64)
             bases = np.uint64(first) - steps
             for at in range(0, len(bases), _BATCH):
-                some = bases[at : at + _BATCH]
-                words, good = self.read(some + np.uint64(frame << PAGE_SHIFT))
+                batch = bases[at : at + _BATCH]
+                words, good = self.read(batch + np.uint64(frame << PAGE_SHIFT))
                 right = good & (words[:, : len(content)] == content).all(axis=1)
                 if right.any():
-                    return int(some[right][0])
+                    return int(batch[right][0])
         raise PageTableReadError(
-            "a page of our own is not found in the kernel's map of memory (lockdown hides it, or "
-            "memory is laid out in a way that is not known here)"
+            "a page of redirty's own is not found in the kernel's map of memory (lockdown hides it, or "
+            "the layout of memory is not supported)"
         )
 
     def close(self) -> None:
-        """Unloads it."""
+        """Unload the programs."""
         del self._wanted, self._tables
         self._wanted_map.close()
         self._tables_map.close()
@@ -134,11 +139,14 @@ class PageTableReader:
 
 @contextlib.contextmanager
 def known_page() -> Iterator[tuple[int, int, U64]]:
-    """A page of our own, in place while in use: (address, frame number, its first words).
+    """Yield a page of this process: its address, its frame number, its first words.
 
-    Errors: PageTableReadError when the kernel hides frame numbers.
+    It stays in place inside the context.
+
+    Raises:
+        PageTableReadError: The kernel hides frame numbers.
     """
-    with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
+    with mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
         page[:_COOKIE_BYTES] = os.urandom(_COOKIE_BYTES)
         array = np.frombuffer(page, np.uint64)
         address = int(array.ctypes.data)

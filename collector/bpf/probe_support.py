@@ -1,6 +1,6 @@
-"""Which ways of tracing this kernel takes: tried with a program that does nothing, not by version.
+"""Support for each kind of probe, tried with a program that does nothing, never by version.
 
-Each function returns None when the way works, else the reason in words a sysadmin knows.
+Each check returns None if the probe works, else the reason in terms a sysadmin knows.
 """
 
 from __future__ import annotations
@@ -24,15 +24,20 @@ PROBES = ("fentry", "kprobe", "tracepoint")
 
 
 def preference() -> tuple[str, ...]:
-    """PROBES, the best first. fentry is the cheapest. But where the kernel may preempt it, all
-    faults on that processor are passed over until it goes on (Tracer.skipped); a kprobe runs
-    without interruption."""
+    """Return PROBES, the best first.
+
+    fentry is the cheapest. But where the kernel may preempt it, all faults on that processor are
+    skipped until it continues (Tracer.skipped); a kprobe runs without interruption.
+    """
     return ("kprobe", "fentry", "tracepoint") if preempts() else PROBES
 
 
 def preempts() -> bool:
-    """Whether this kernel preempts its own work, and so a program on function entry: preempt=full
-    and lazy (from Linux 7.0 on the least there is on x86), PREEMPT_RT. True when it can't be told."""
+    """Return whether this kernel preempts its own work, and so a program on function entry.
+
+    That is with preempt=full and lazy (from Linux 7.0 on the minimum on x86), and PREEMPT_RT. True if
+    it is not known.
+    """
     models = {word for word in platform.version().split() if word.startswith("PREEMPT")}
     if models != {"PREEMPT_DYNAMIC"}:
         return bool(models)
@@ -44,7 +49,7 @@ def preempts() -> bool:
 
 
 def lockdown_mode() -> str:
-    """The kernel lockdown mode in force: none, integrity, confidentiality, or unknown."""
+    """Return the kernel lockdown mode in force: none, integrity, confidentiality, or unknown."""
     try:
         text = LOCKDOWN.read_text()
     except OSError:
@@ -68,13 +73,15 @@ def _reason(what: str, error: OSError) -> str:
     if error.errno in (errno.EPERM, errno.EACCES):
         return _not_permitted(what)
     if error.errno == errno.EINVAL:
-        return f"the kernel does not know {what} as it is asked for (EINVAL)"
+        return f"the kernel does not know {what} in the requested form (EINVAL)"
     return f"{what}: {why(error)}"
 
 
 def _reading() -> str | None:
-    """BPF that reads kernel memory, which every program of redirty does. A locked down kernel
-    loads and attaches programs that do nothing, and refuses only this."""
+    """Check BPF that reads kernel memory, which every program of redirty does.
+
+    A locked down kernel loads and attaches programs that do nothing, and refuses only this.
+    """
     try:
         os.close(syscalls.load_reader())
     except OSError as e:
@@ -89,7 +96,7 @@ def _reading() -> str | None:
 
 
 def tracepoint(name: str = "page_fault_user") -> str | None:
-    """BPF on the page-fault tracepoints."""
+    """Check BPF on the page-fault tracepoints."""
     try:
         program = syscalls.load_noop(syscalls.TYPE_RAW_TRACEPOINT)
     except OSError as e:
@@ -106,7 +113,7 @@ def tracepoint(name: str = "page_fault_user") -> str | None:
 
 
 def kprobe(function: str = "handle_mm_fault") -> str | None:
-    """BPF on kprobes."""
+    """Check BPF on kprobes."""
     try:
         pmu = int(KPROBE_PMU.read_text())
     except OSError:
@@ -120,7 +127,7 @@ def kprobe(function: str = "handle_mm_fault") -> str | None:
 
 
 def fentry(btf: btf_module.Btf | None, function: str = "handle_mm_fault") -> str | None:
-    """BPF on function entry and exit (fentry, fexit)."""
+    """Check BPF on function entry and exit (fentry, fexit)."""
     if btf is None:
         return "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)"
     btf_id = btf.function_id(function)
@@ -142,13 +149,13 @@ def fentry(btf: btf_module.Btf | None, function: str = "handle_mm_fault") -> str
 
 
 def try_all(btf: btf_module.Btf | None) -> dict[str, str | None]:
-    """Every way of tracing, in order of preference, with its reason when not."""
+    """Check every kind of probe; return name -> reason, or None, in order of preference."""
     answers = {"fentry": fentry(btf), "kprobe": kprobe(), "tracepoint": tracepoint()}
     return {probe: answers[probe] for probe in preference()}
 
 
 def bcc() -> str | None:
-    """BCC itself."""
+    """Check that BCC is installed."""
     try:
         import bcc as module
     except ImportError:

@@ -1,4 +1,4 @@
-"""Names for addresses in a target's code, through BCC's symbol cache (ELF symbols, perf maps)."""
+"""Names of addresses in a target's code, from BCC's symbol cache (ELF symbols, perf maps)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 
 class Symbols:
-    """Looks names up while the process lives; what was looked up once is kept."""
+    """Resolves addresses while their process lives, and caches the names."""
 
     def __init__(self, bpf: Any) -> None:
         self._bpf = bpf
         self._known: dict[tuple[int, int], str] = {}
 
     def name(self, pid: int, address: int) -> str:
-        """The function at an address, else its file, else [unknown]."""
+        """Return the function at an address, else its file, else [unknown]."""
         key = (pid, address)
         if key not in self._known:
             raw: bytes = self._bpf.sym(address, pid, show_module=False)

@@ -1,4 +1,4 @@
-"""The bpf(2) and perf_event_open(2) calls that trying a kernel out and draining maps need.
+"""bpf(2) and perf_event_open(2), for probing a kernel and draining maps.
 
 Structures: include/uapi/linux/bpf.h and perf_event.h. BCC has no calls for these that work
 on whole arrays, or that stay silent when the kernel refuses.
@@ -30,7 +30,7 @@ _INFO_BYTES, _RECURSION_MISSES = 224, 208  # struct bpf_prog_info
 
 
 def bpf(command: int, attributes: bytes) -> int:
-    """bpf(2). Errors: OSError."""
+    """Call bpf(2). Raises: OSError."""
     buffer = ctypes.create_string_buffer(attributes, max(len(attributes), 144))
     return _bpf(command, buffer)
 
@@ -45,24 +45,28 @@ def _bpf(command: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
 
 
 def load_noop(program_type: int, attach_type: int = 0, btf_id: int = 0) -> int:
-    """Loads the program "return 0" of a type: its descriptor, or what the kernel has against it.
+    """Load the program "return 0" of a type; return its descriptor.
 
-    Errors: OSError.
+    Raises:
+        OSError: The kernel refused it.
     """
     return _load(_RETURN, program_type, attach_type, btf_id)
 
 
 def load_reader() -> int:
-    """Loads a program that calls bpf_probe_read_kernel, as all of redirty's do: its descriptor.
+    """Load a program that calls bpf_probe_read_kernel, as all of redirty's do; return its descriptor.
 
-    Errors: OSError (EINVAL: the kernel does not give this function to BPF).
+    Raises:
+        OSError: The kernel refused it; EINVAL: BPF may not call this function.
     """
     return _load(_READ + _RETURN, TYPE_RAW_TRACEPOINT)
 
 
 def has_atomics() -> bool:
-    """Whether BPF has the atomic OR, compare-and-swap and additions that tell the sum: from Linux 5.12
-    on (on arm64 from 5.18 on). They came together, so one is tried."""
+    """Return whether BPF has the atomic OR, compare-and-swap and additions that return the sum.
+
+    That is from Linux 5.12 on (on arm64 from 5.18 on). They came together, so one is tried.
+    """
     try:
         os.close(_load(_OR + _RETURN, TYPE_RAW_TRACEPOINT))
     except OSError:
@@ -79,7 +83,7 @@ _READ = (
     _instruction(0xBF, 1, 10)  # r1 = r10, the end of the stack
     + _instruction(0x07, 1, value=-8)
     + _instruction(0xB7, 2, value=8)  # 8 bytes
-    + _instruction(0xB7, 3)  # from nowhere: it is never run
+    + _instruction(0xB7, 3)  # from address 0: it is never run
     + _instruction(0x85, value=113)  # bpf_probe_read_kernel
 )
 _OR = (
@@ -92,12 +96,14 @@ _OR = (
 def _load(code: bytes, program_type: int, attach_type: int = 0, btf_id: int = 0) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"GPL")
+    # type, instructions, licence, log (level, size, buffer), kernel version, flags, name, interface,
+    # attach type, BTF of the program (seven values), BTF id of the function, program to replace
     attributes = struct.pack(
         "<IIQQIIQII16sIIIIQIIQIII",
-        *(program_type, len(code) // 8, ctypes.addressof(instructions)),
-        ctypes.addressof(licence),
-        *(0, 0, 0, 0, 0, b"redirty_try", 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id, 0),
-    )
+        program_type, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(licence),
+        0, 0, 0, 0, 0, b"redirty_try", 0,
+        attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id, 0,
+    )  # fmt: skip
     for _ in range(_TRIES):
         with contextlib.suppress(BlockingIOError):
             return bpf(PROG_LOAD, attributes)
@@ -105,9 +111,13 @@ def _load(code: bytes, program_type: int, attach_type: int = 0, btf_id: int = 0)
 
 
 def open_raw_tracepoint(program: int, name: str | None) -> int:
-    """Attaches a program to a raw tracepoint, or (no name) to the function it was loaded for.
+    """Attach a program to a raw tracepoint, or (no name) to the function it was loaded for.
 
-    Errors: OSError.
+    Returns:
+        A descriptor that keeps it attached.
+
+    Raises:
+        OSError: The kernel refused.
     """
     text = ctypes.create_string_buffer(name.encode()) if name else None
     address = ctypes.addressof(text) if text else 0
@@ -115,18 +125,19 @@ def open_raw_tracepoint(program: int, name: str | None) -> int:
 
 
 def run_raw_tracepoint(program: int, argument: int = 0) -> None:
-    """Runs a raw tracepoint's program once, here and now, as if called with one argument.
+    """Run a raw tracepoint's program once, here and now, as if called with one argument.
 
-    Errors: OSError (before Linux 5.10 the kernel does not do that).
+    Raises:
+        OSError: The kernel refused, as before Linux 5.10.
     """
     arguments = struct.pack("<Q", argument)
     buffer = ctypes.create_string_buffer(arguments, len(arguments))
     context = (len(arguments), 0, ctypes.addressof(buffer), 0)
-    bpf(PROG_TEST_RUN, struct.pack("<IIIIQQIIIIQQ", program, *(0,) * 7, *context))
+    bpf(PROG_TEST_RUN, struct.pack("<IIIIQQIIIIQQ", program, 0, 0, 0, 0, 0, 0, 0, *context))
 
 
 def open_kprobe(pmu_type: int, function: str) -> int:
-    """A kprobe on a function as a perf event. Errors: OSError."""
+    """Open a kprobe on a function as a perf event; return its descriptor. Raises: OSError."""
     name = ctypes.create_string_buffer(function.encode())
     attributes = struct.pack(
         "<IIQQQQQIIQQ", pmu_type, 120, 0, 0, 0, 0, 0, 0, 0, ctypes.addressof(name), 0
@@ -141,9 +152,11 @@ def open_kprobe(pmu_type: int, function: str) -> int:
 
 
 def recursion_misses(program: int) -> int:
-    """How often the kernel passed a program over because one was running on that processor
-    already: never where BPF programs can't be preempted. 0 before Linux 5.12, which does not count
-    it (kprobes: before 6.7). Errors: OSError."""
+    """Return how often the kernel skipped a program because one was running on that processor already.
+
+    That never happens where BPF programs cannot be preempted. 0 before Linux 5.12, which does not
+    count it (kprobes: before 6.7). Raises: OSError.
+    """
     info = ctypes.create_string_buffer(_INFO_BYTES)
     bpf(OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", program, _INFO_BYTES, ctypes.addressof(info)))
     (misses,) = struct.unpack_from("<Q", info, _RECURSION_MISSES)
@@ -155,12 +168,12 @@ def _element(fd: int, key: int, value: int, flags: int) -> bytes:
 
 
 def map_update(fd: int, key: npt.NDArray[np.generic], value: npt.NDArray[np.generic]) -> None:
-    """Writes one element. Errors: OSError (E2BIG: the map is full)."""
+    """Write one element. Raises: OSError (E2BIG: the map is full)."""
     bpf(MAP_UPDATE, _element(fd, key.ctypes.data, value.ctypes.data, 0))
 
 
 def map_lookup(fd: int, key: npt.NDArray[np.generic], value: npt.NDArray[np.generic]) -> bool:
-    """Reads one element into value; False when there is none. Errors: OSError."""
+    """Read one element into value; return False if there is none. Raises: OSError."""
     try:
         bpf(MAP_LOOKUP, _element(fd, key.ctypes.data, value.ctypes.data, 0))
     except FileNotFoundError:
@@ -169,7 +182,7 @@ def map_lookup(fd: int, key: npt.NDArray[np.generic], value: npt.NDArray[np.gene
 
 
 def map_delete(fd: int, key: npt.NDArray[np.generic]) -> None:
-    """Removes one element if it is there. Errors: OSError."""
+    """Remove one element if it is there. Raises: OSError."""
     try:
         bpf(MAP_DELETE, _element(fd, key.ctypes.data, 0, 0))
     except FileNotFoundError:
@@ -180,8 +193,10 @@ def map_delete(fd: int, key: npt.NDArray[np.generic]) -> None:
 class HashReader:
     """Reads, or reads and empties, a whole BPF hash map in bulk.
 
-    keys, values: scratch arrays, reused by each call, one row an element; what a call returns
-    are copies of as much as was filled.
+    Attributes:
+        fd: The map.
+        keys: Scratch array, reused by each call, one row for each element.
+        values: Likewise. What a call returns are copies of the rows that were filled.
     """
 
     fd: int
@@ -189,11 +204,11 @@ class HashReader:
     values: npt.NDArray[np.generic]
 
     def drain(self) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
-        """All elements, removed from the map: (keys, values), in no order."""
+        """Remove and return all elements: (keys, values), in no order."""
         return self._read(MAP_LOOKUP_AND_DELETE_BATCH)
 
     def read(self) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
-        """All elements, left in the map: (keys, values), in no order."""
+        """Return all elements: (keys, values), in no order."""
         return self._read(MAP_LOOKUP_BATCH)
 
     def _read(self, command: int) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
@@ -203,8 +218,14 @@ class HashReader:
         while True:
             attributes = struct.pack(
                 "<QQQQIIQQ",
-                *(0 if first else cursor.ctypes.data, cursor.ctypes.data + 4),
-                *(self.keys.ctypes.data, self.values.ctypes.data, len(self.keys), self.fd, 0, 0),
+                0 if first else cursor.ctypes.data,
+                cursor.ctypes.data + 4,
+                self.keys.ctypes.data,
+                self.values.ctypes.data,
+                len(self.keys),
+                self.fd,
+                0,
+                0,
             )
             buffer = ctypes.create_string_buffer(attributes, 144)
             done = False

@@ -1,4 +1,4 @@
-"""redirty pagetables: where a target's page tables live, and moving them between NUMA nodes."""
+"""redirty pagetables: shows where a target's page tables lie, and moves them between NUMA nodes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
 from redirty.collector.units import parse_time
 
 if TYPE_CHECKING:
-    from redirty.collector.linux.numa import NumaNodes
-    from redirty.collector.pagetables.walker import Walker
+    from redirty.collector.pagetables.relocation import RelocationLimits, RelocationTarget
 
 _EPILOG = """\
 A page walk (on a TLB miss) that reads a table on another NUMA node takes longer. The tables of a
-process stay where they were made, also when its threads and its memory went elsewhere.
+process stay where they were allocated, also when its threads and its memory have moved.
 
 --to-node moves them: memory is moved to another address and back, within the target, while its
-threads are stopped, so that the kernel makes the tables anew. Contents and addresses stay. Without
---yes it only says what would move. The target stands still again and again, for --max-pause each
+threads are stopped, so that the kernel allocates new tables. Contents and addresses stay. Without
+--yes it only says what would move. The target is stopped repeatedly, for at most --max-pause each
 time, and threads that wait in some system calls (epoll_wait) return from them with EINTR once.
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares them."""
+    """Add this command's arguments."""
     parser.usage = "redirty pagetables TARGET [--to-node N [--yes]]"
     parser.epilog = _EPILOG
     add_target(parser, tracing=False)
@@ -35,91 +34,93 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--sample",
         default="1s",
         metavar="TIME",
-        help="how long to see where threads run (default 1s)",
+        help="how long to sample where threads run (default 1s)",
     )
-    parser.add_argument("--json", action="store_true", help="for programs, on stdout")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
     move = parser.add_argument_group("move")
-    move.add_argument("--to-node", type=int, metavar="N", help="what moving them there would do")
-    move.add_argument("--yes", action="store_true", help="move them")
+    move.add_argument(
+        "--to-node",
+        type=int,
+        metavar="N",
+        help="show what moving page tables to this node would do",
+    )
+    move.add_argument("--yes", action="store_true", help="do move them")
     move.add_argument(
         "--max-pause",
         default="20ms",
         metavar="TIME",
-        help="stop the target for no longer at a time (default 20ms)",
+        help="how long the target may be stopped at a time (default 20ms)",
     )
     move.add_argument(
         "--split-huge",
         action="store_true",
-        help="also where that splits huge pages into small ones",
+        help="move tables also where that splits huge pages into small ones",
     )
-    move.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    move.add_argument("-q", "--quiet", action="store_true", help="show no progress")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Shows, or moves."""
+    """Show page-table placement, or move page tables."""
     sample_s = parse_time(options.sample)
     if sample_s <= 0:
-        raise UsageError("--sample must be more than 0")
+        raise UsageError(f"--sample must be positive, got {options.sample}")
     max_pause_s = parse_time(options.max_pause, unit_needed=True)
     if max_pause_s <= 0:
-        raise UsageError("--max-pause must be more than 0")
+        raise UsageError(f"--max-pause must be positive, got {options.max_pause}")
     if options.to_node is None and (options.yes or options.split_huge):
-        raise UsageError("--yes and --split-huge are for moving: they need --to-node N")
+        raise UsageError("--yes and --split-huge need --to-node N")
     if options.command:
-        raise UsageError("pagetables takes a target that runs: -p, --tree, --cgroup or --vm")
+        raise UsageError("pagetables needs a running target: give -p, --tree, --cgroup or --vm")
     target = target_of(options)
-    from redirty.collector.linux import numa as host_nodes
+    from redirty.collector.linux import numa
     from redirty.collector.pagetables import placement, report
     from redirty.collector.pagetables.preconditions import require_node
+    from redirty.collector.pagetables.relocation import RelocationLimits, RelocationTarget
 
-    nodes = host_nodes.look()
+    nodes = numa.read_nodes()
     if options.to_node is not None:
         require_node(nodes, options.to_node)
     walker, reason = placement.walker_or_reason(nodes)
     try:
         if options.to_node is None:
-            found = placement.look(target.members(), walker, nodes, sample_s)
+            found = placement.measure(target.members(), walker, nodes, sample_s)
             if options.json:
                 print(json.dumps(report.as_json(found, nodes, reason), indent=2))
             else:
                 print(report.as_text(found, nodes, reason), end="")
             return 0
         if walker is None:
-            raise RedirtyError(f"page tables can't be moved where they can't be read: {reason}")
-        return _move(options, target.members(), walker, nodes, max_pause_s)
+            raise RedirtyError(
+                f"page tables cannot be moved, as they cannot be read here: {reason}"
+            )
+        limits = RelocationLimits(max_pause_s, split_huge=options.split_huge)
+        targets = [RelocationTarget(pid, walker, nodes) for pid in target.members()]
+        return _move(options, targets, limits)
     finally:
         if walker is not None:
             walker.close()
 
 
 def _move(
-    options: argparse.Namespace,
-    pids: list[int],
-    walker: Walker,
-    nodes: NumaNodes,
-    max_pause_s: float,
+    options: argparse.Namespace, targets: list[RelocationTarget], limits: RelocationLimits
 ) -> int:
-    from redirty.collector.pagetables import move as moving
+    from redirty.collector.pagetables import move
 
     answers: list[dict[str, Any]] = []
-    for pid in pids:
-        what = (pid, walker, nodes, options.to_node, max_pause_s)
+    for target in targets:
         try:
             if options.yes:
-                answer = moving.move(
-                    *what,
-                    split_huge=options.split_huge,
-                    progress=sys.stderr.isatty() and not options.quiet,
-                )
+                progress = sys.stderr.isatty() and not options.quiet
+                answer = move.move(target, options.to_node, limits, progress=progress)
             else:
-                answer = moving.would_move(*what, split_huge=options.split_huge)
+                answer = move.would_move(target, options.to_node, limits)
         except TargetEndedError:
-            if len(pids) == 1:
+            if len(targets) == 1:
                 raise
             continue  # one of many
         answers.append(answer)
         if not options.json:
-            print(moving.as_text(answer), end="")
+            print(move.as_text(answer), end="")
     if options.json:
         print(json.dumps({"to_node": options.to_node, "processes": answers}, indent=2))
     return 0

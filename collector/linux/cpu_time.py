@@ -1,4 +1,4 @@
-"""What a process has used of the CPU, in nanoseconds' resolution: its CPU clock.
+"""CPU time used by a process, in nanosecond resolution: its CPU clock.
 
 Source: clock_getcpuclockid(3); the kernel's MAKE_PROCESS_CPUCLOCK with CPUCLOCK_SCHED.
 """
@@ -12,7 +12,7 @@ _SCHED = 2
 
 
 def cpu_s(pid: int) -> float | None:
-    """Seconds, of all its threads since it began; None when it is gone."""
+    """Return the CPU seconds of all threads since the process started; None once it is gone."""
     try:
         return time.clock_gettime((~pid << 3) | _SCHED)
     except OSError:
@@ -20,14 +20,16 @@ def cpu_s(pid: int) -> float | None:
 
 
 class CpuTimeSampler:
-    """How much processes use between one look and the next."""
+    """Measures the CPU time that processes use from one sample to the next."""
 
     def __init__(self) -> None:
         self._before: dict[int, float] = {}
 
     def take(self, pids: Iterable[int]) -> float | None:
-        """Seconds of all these since the last look; a process not seen before counts from now on.
-        None when nothing of them was seen before."""
+        """Return the CPU seconds of these processes since the last sample.
+
+        A process that was not in the last sample counts from now on. None if none of them was.
+        """
         now = {pid: used for pid in pids if (used := cpu_s(pid)) is not None}
         known = [used - self._before[pid] for pid, used in now.items() if pid in self._before]
         self._before = now

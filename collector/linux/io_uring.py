@@ -10,33 +10,34 @@ import re
 from pathlib import Path
 
 from redirty.collector.linux.maps import Mappings
+from redirty.collector.linux.open_files import open_files
 
-_RINGS = "anon_inode:[io_uring]"
+RING = "anon_inode:[io_uring]"
+"""What a ring's descriptor leads to, and the path of its mapping."""
 _BUFFER = re.compile(rb"^ *\d+: 0x[0-9a-f]+/(\d+)$", re.MULTILINE)
 
 
 def registered_kib(pid: int, mappings: Mappings) -> int:
-    """How much memory a process has registered as buffers; 0 when it is gone.
+    """Return the size in KiB of all buffers that a process registered; 0 once it is gone.
 
-    mappings: of the process; without rings among them its descriptors are not looked at. (A
-    ring in memory that the process brought, IORING_SETUP_NO_MMAP, is not among them.)
+    Args:
+        pid: The process.
+        mappings: Its mappings. Without a ring among them its descriptors are not read. (A ring in
+            memory that the process supplied, IORING_SETUP_NO_MMAP, is not among them.)
     """
-    if _RINGS not in mappings.paths:
+    if RING not in mappings.paths:
         return 0
     total = 0
-    try:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                if str(descriptor.readlink()) == _RINGS:
-                    info = Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_bytes()
-                    total += buffers_bytes(info)
-    except OSError:
-        pass
+    for descriptor, path in open_files(pid).items():
+        if path == RING:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                info = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_bytes()
+                total += buffers_bytes(info)
     return total >> 10
 
 
 def buffers_bytes(fdinfo: bytes) -> int:
-    """Bytes of all buffers that the fdinfo file of a ring lists."""
+    """Return the size in bytes of all buffers that the fdinfo file of a ring lists."""
     _, _, rest = fdinfo.partition(b"\nUserBufs:")
     listed, _, _ = rest.partition(b"\nPollList:")
     return sum(int(length) for length in _BUFFER.findall(listed))

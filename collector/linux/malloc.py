@@ -1,4 +1,4 @@
-"""How the C library treats this process's memory, and how many files it may have open."""
+"""malloc tuning and the open-file limit of this process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MADV_DONTNEED = 4
 
 
 def retain_freed_memory() -> None:
-    """Has the C library keep what numpy frees, up to 64 MiB, for the next array.
+    """Have the C library keep up to 64 MiB of what numpy frees for the next array.
 
-    By default it gives large blocks back to the kernel at once, and the next array's pages are made
-    anew: a fault a page, which takes several times longer than the arithmetic on it. glibc only.
+    By default it returns large blocks to the kernel at once, and the next array's pages are faulted
+    in again: a fault a page, which takes several times longer than the arithmetic on it. glibc only.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -23,30 +23,36 @@ def retain_freed_memory() -> None:
 
 
 def trim_heap() -> None:
-    """Gives back to the kernel what is free now: compiling leaves tens of MiB. glibc only."""
+    """Return free heap memory to the kernel: compiling leaves tens of MiB. glibc only."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
-def drop_compiler_memory(least_bytes: int = 8 << 20) -> None:
-    """Drops large libraries' code from this process's memory: the compiler's, once it has done its work. What
-    is needed again comes back from the file."""
+def drop_compiler_memory(min_bytes: int = 8 << 20) -> None:
+    """Drop the code of large libraries from this process's memory: the compiler's, after its work.
+
+    Whatever is needed again is read back from the file.
+    """
+    from redirty.collector.linux.maps import bounds_of, split_line
+
     libc = ctypes.CDLL(None, use_errno=True)
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    with Path("/proc/self/maps").open(encoding="utf-8", errors="replace") as maps:
+    with Path("/proc/self/maps").open("rb") as maps:
         for line in maps:
-            place, permissions, _, _, inode = line.split(maxsplit=5)[:5]
-            start, end = (int(text, 16) for text in place.split("-"))
+            fields = split_line(line)
+            start, end = bounds_of(fields.bounds)
             # Code is never written, so nothing of this process's own is lost.
-            if permissions == "r-xp" and inode != "0" and end - start >= least_bytes:
+            if fields.perms == b"r-xp" and fields.inode != b"0" and end - start >= min_bytes:
                 libc.madvise(start, end - start, _MADV_DONTNEED)
 
 
 def raise_fd_limit() -> None:
-    """Raises the limit of open files to what the user may have: each file that a target maps is kept open
-    by a mirror, so that its inode's number is no other's."""
+    """Raise the soft limit of open files to the hard limit.
+
+    A mirror keeps each file that a target maps open, so that its inode number is not reused.
+    """
     import resource
 
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,18 +1,18 @@
-"""The mappings of a process: /proc/PID/maps as arrays, each with its class.
+"""The mappings of a process: /proc/PID/maps as arrays, each mapping with its class.
 
 The file is kept open: it belongs to the memory that the process had when it was opened, and
-reads empty once that memory is gone, by exit or by exec. So it can't be confused with memory of
-a program that came after it under the same number.
+reads empty once that memory is gone, by exit or by exec. So it cannot be confused with memory of
+a program that came after it under the same PID.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import itemgetter
-from typing import NamedTuple, Self
+from operator import attrgetter, itemgetter
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_ranges
@@ -21,23 +21,73 @@ ANON_PRIVATE, ANON_SHARED = "anon_private", "anon_shared"
 FILE_PRIVATE, FILE_SHARED = "file_private", "file_shared"
 CLASSES = (ANON_PRIVATE, ANON_SHARED, FILE_PRIVATE, FILE_SHARED)
 
-# made by the kernel for itself: never the program's data
-_SPECIAL = ("[vsyscall]", "[vvar]", "[vvar_vclock]", "[vdso]")
+KERNEL_PATHS = ("[vsyscall]", "[vvar]", "[vvar_vclock]")
+"""Mappings of the kernel's own pages, the same in every process."""
+SPECIAL_PATHS = (*KERNEL_PATHS, "[vdso]")
+"""Mappings that the kernel made for itself: never the program's data."""
+SYSTEM_V_PATH = "/SYSV"
+"""Start of the path of System V shared memory."""
+ANON_HUGEPAGE_PATH = "/anon_hugepage"
+"""Start of the path of anonymous hugetlb memory."""
 # shared memory that no file system shows: MAP_SHARED|MAP_ANONYMOUS, memfd, System V
-_ANON_SHARED = ("/dev/zero (deleted)", "/memfd:", "/SYSV", "[anon_shmem:", "/anon_hugepage")
+_ANON_SHARED = (
+    "/dev/zero (deleted)",
+    "/memfd:",
+    SYSTEM_V_PATH,
+    "[anon_shmem:",
+    ANON_HUGEPAGE_PATH,
+)
 
 
 def mapping_class(perms: str, path: str) -> str:
-    """One of the four classes, from a line of maps."""
+    """Classify a mapping (one of CLASSES) by its permissions and path in maps."""
     shared = perms[3:4] == "s"
     if shared:
         return ANON_SHARED if path.startswith(_ANON_SHARED) else FILE_SHARED
-    anonymous = not path or path.startswith("[") or path.startswith("/anon_hugepage")
+    anonymous = not path or path.startswith(("[", ANON_HUGEPAGE_PATH))
     return ANON_PRIVATE if anonymous else FILE_PRIVATE
 
 
+class MapsLine(NamedTuple):
+    """The fields of one line of maps or smaps, as they are written there.
+
+    Attributes:
+        bounds: "start-end", hexadecimal addresses, end exclusive: see bounds_of().
+        perms: Four letters: r, w, x, and p (private) or s (shared).
+        offset: Offset in the file in bytes, hexadecimal.
+        device: "major:minor".
+        inode: Inode number, 0 if there is no file.
+        path: What is mapped; empty for anonymous memory.
+    """
+
+    bounds: bytes
+    perms: bytes
+    offset: bytes
+    device: bytes
+    inode: bytes
+    path: bytes
+
+
+def split_line(line: bytes) -> MapsLine:
+    """Split a line of maps, or the first line of a mapping in smaps, without its newline."""
+    # The kernel escapes newlines in paths and nothing else: a path may hold any other separator.
+    bounds, perms, offset, device, inode, *path = line.split(None, 5)
+    return MapsLine(bounds, perms, offset, device, inode, path[0] if path else b"")
+
+
+def bounds_of(text: bytes) -> tuple[int, int]:
+    """Parse "start-end" into addresses."""
+    start, _, end = text.partition(b"-")
+    return int(start, 16), int(end, 16)
+
+
+def decode_path(path: bytes) -> str:
+    """Decode a path so that every byte of it can be restored (surrogateescape)."""
+    return path.decode(errors="surrogateescape")
+
+
 class Mapping(NamedTuple):
-    """One mapping. start, end: addresses, end exclusive."""
+    """A mapping. start, end: addresses, end exclusive."""
 
     # a tuple: a process may have 65,530 of them, and tuples are quick to make, compare and hash
 
@@ -48,15 +98,22 @@ class Mapping(NamedTuple):
 
     @property
     def mapping_class(self) -> str:
-        """One of CLASSES."""
+        """Class of the mapping, one of CLASSES."""
         return mapping_class(self.perms, self.path)
+
+    def starting_at(self, start: int) -> Mapping:
+        """Return the part of the mapping from an address on."""
+        return self._replace(start=start)
 
 
 @dataclass(frozen=True, eq=False)
 class Mappings:
     """All mappings of a process that can hold its data, ascending by address.
 
-    starts, ends: (n,) page numbers, ends exclusive.
+    Attributes:
+        items: The mappings.
+        starts: (n,) first page numbers.
+        ends: (n,) page numbers, exclusive.
     """
 
     items: tuple[Mapping, ...]
@@ -65,7 +122,7 @@ class Mappings:
 
     @classmethod
     def of(cls, items: tuple[Mapping, ...]) -> Self:
-        """From mappings in ascending order."""
+        """Make the arrays of mappings in ascending order."""
         shift = np.uint64(PAGE_SHIFT)
         starts = np.fromiter(map(itemgetter(0), items), np.uint64, len(items))
         ends = np.fromiter(map(itemgetter(1), items), np.uint64, len(items))
@@ -74,7 +131,12 @@ class Mappings:
     def pages_of(
         self, *, private_file: bool = False, read_only_shared: Collection[Mapping] = ()
     ) -> PageSet:
-        """Pages of the mappings of a kind: private_file: all; read_only_shared: those of some."""
+        """Return the pages of some mappings.
+
+        Args:
+            private_file: Of all private mappings of files.
+            read_only_shared: Of those of these mappings that are shared and read-only.
+        """
         chosen = [
             *(self._private_file if private_file else ()),
             *(i for i in self._read_only_shared if self.items[i] in read_only_shared),
@@ -82,11 +144,11 @@ class Mappings:
         chosen.sort()
         return from_ranges(self.starts[chosen], self.ends[chosen]) if chosen else empty()
 
-    # Asked in every round, and a process may have 65,530 mappings: which of them, by number.
+    # Used in every round, and a process may have 65,530 mappings: computed once for each list.
 
     @cached_property
     def paths(self) -> frozenset[str]:
-        """All names there are; of anonymous memory the empty one."""
+        """All paths; anonymous memory has the empty one."""
         return frozenset(m.path for m in self.items)
 
     @cached_property
@@ -95,7 +157,7 @@ class Mappings:
 
     @cached_property
     def class_ranges(self) -> tuple[tuple[U64, U64], ...]:
-        """For each of CLASSES its ranges of page numbers, (starts, ends); neighbours are joined."""
+        """Ranges of page numbers (starts, ends) of each of CLASSES; adjacent ones are joined."""
         codes = np.array([CLASSES.index(m.mapping_class) for m in self.items], np.int64)
         found = []
         for code in range(len(CLASSES)):
@@ -112,8 +174,10 @@ class Mappings:
 
 
 def appeared(before: Mappings, now: Mappings) -> Mappings:
-    """What is mapped now and was not before, or as something else: of a mapping that grew, what it
-    grew by."""
+    """Return what is mapped now and was not mapped before, or differently.
+
+    Of a mapping that grew, that is the part by which it grew.
+    """
     found = []
     for mapping in dict.fromkeys(now.items).keys() - dict.fromkeys(before.items).keys():
         at = mapping.start
@@ -130,93 +194,126 @@ def appeared(before: Mappings, now: Mappings) -> Mappings:
     return Mappings.of(tuple(sorted(found, key=lambda m: m.start)))
 
 
-def parse(text: str) -> tuple[Mapping, ...]:
-    """The lines of a maps file, without the kernel's own special mappings."""
-    # The kernel escapes newlines in names and nothing else, so splitlines() would cut at others.
-    found = (parse_line(line) for line in text.split("\n") if line)
+def parse(text: bytes) -> tuple[Mapping, ...]:
+    """Parse a maps file, leaving out the kernel's special mappings."""
+    # The kernel escapes newlines in paths and nothing else, so splitlines() would cut at others.
+    found = (parse_line(line) for line in text.split(b"\n") if line)
     return tuple(m for m in found if m is not None)
 
 
-def parse_line(line: str) -> Mapping | None:
-    """One line of a maps file; None for a special mapping of the kernel's own."""
-    bounds, perms, _offset, _device, _inode, *rest = line.split(None, 5)
-    path = rest[0] if rest else ""
-    if path in _SPECIAL:
+def parse_line(line: bytes) -> Mapping | None:
+    """Parse one line of a maps file; return None for a special mapping of the kernel."""
+    fields = split_line(line)
+    path = decode_path(fields.path)
+    if path in SPECIAL_PATHS:
         return None
-    start, _, end = bounds.partition("-")
-    return Mapping(int(start, 16), int(end, 16), perms, path)
+    start, end = bounds_of(fields.bounds)
+    return Mapping(start, end, fields.perms.decode(), path)
 
 
-def maps_text(fd: int) -> bytes:
-    """All of an open maps file; empty when its memory is gone."""
-    parts = []
-    os.lseek(fd, 0, os.SEEK_SET)
-    try:
-        while part := os.read(fd, 1 << 20):
-            parts.append(part)
-    except ProcessLookupError:
-        return b""
-    return b"".join(parts)
+class _Bounded(Protocol):
+    """A mapping of some kind."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    def starting_at(self, start: int) -> Self: ...
 
 
-def maps_there(fd: int) -> bool:
-    """Whether the memory of an open maps file is still there."""
-    try:
-        return bool(os.pread(fd, 1, 0))
-    except ProcessLookupError:
-        return False
+Item = TypeVar("Item", bound=_Bounded)
 
 
-class MapsFile:
-    """An open /proc/PID/maps that parses only what changed since it was last read."""
+def without_overlaps(items: Iterable[Item]) -> tuple[Item, ...]:
+    """Return mappings ascending by address, each cut off where the one before ends.
 
-    def __init__(self, pid: int) -> None:
+    The list may change while it is read in pieces. Then a mapping that grew or merged between two
+    reads may start before the end of the one read before.
+    """
+    kept: list[Item] = []
+    for item in sorted(items, key=attrgetter("start")):
+        start = max(item.start, kept[-1].end) if kept else item.start
+        if item.end > start:
+            kept.append(item if item.start == start else item.starting_at(start))
+    return tuple(kept)
+
+
+class IncrementalMaps(Generic[Item]):
+    """An open /proc/PID/maps of which only lines that changed since the last reading are parsed.
+
+    Raises:
+        OSError: The process is gone, or may not be examined.
+    """
+
+    def __init__(self, pid: int, parse_line: Callable[[bytes], Item | None]) -> None:
         self._fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+        self._parse_line = parse_line
         self._text = b""
-        self._lines: dict[bytes, Mapping | None] = {}
-        self._parsed = Mappings.of(())
+        self._lines: dict[bytes, Item | None] = {}
 
-    def read(self) -> Mappings | None:
-        """The mappings now; None when this memory is gone."""
+    def changed(self) -> bool:
+        """Read the file; return whether it differs from the last reading."""
         # A list that changes while it is read in pieces can repeat a mapping or show it grown:
-        # the kernel goes on after the last address it gave, so none is left out.
-        text = maps_text(self._fd)
-        if not text:
-            return None
-        if text != self._text:
-            self._parsed = self._parse(text)
-            self._text = text
-        return self._parsed
-
-    def _parse(self, text: bytes) -> Mappings:
-        """Lines that were there before are not taken apart again: there may be 65,530."""
-        old, lines = self._lines, text.split(b"\n")
-        known = dict.fromkeys(lines)
+        # the kernel continues after the last address it gave, so none is left out.
+        text = self._read()
+        if text == self._text:
+            return False
+        # Lines that were there before are not parsed again: there may be 65,530.
+        old, parse_line = self._lines, self._parse_line
+        known = dict.fromkeys(text.split(b"\n"))
         known.pop(b"", None)  # after the last line's end
         for line in known:
-            if line in old:
-                known[line] = old[line]
-            else:
-                known[line] = parse_line(line.decode(errors="surrogateescape"))
-        self._lines = known
-        return _without_overlaps(Mappings.of(tuple(m for m in known.values() if m is not None)))
+            known[line] = old[line] if line in old else parse_line(line)
+        self._lines, self._text = known, text
+        return True
+
+    def _read(self) -> bytes:
+        """Return the whole file; empty once the memory is gone."""
+        parts = []
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        try:
+            while part := os.read(self._fd, 1 << 20):
+                parts.append(part)
+        except ProcessLookupError:
+            return b""
+        return b"".join(parts)
+
+    @property
+    def gone(self) -> bool:
+        """True if the last reading found no memory any more."""
+        return not self._text
+
+    def parsed(self) -> Iterable[Item]:
+        """Yield the mappings of the last reading in the file's order; they may overlap."""
+        return (item for item in self._lines.values() if item is not None)
 
     def there(self) -> bool:
-        """Whether this memory is still there."""
-        return maps_there(self._fd)
+        """Return whether the memory still exists."""
+        try:
+            return bool(os.pread(self._fd, 1, 0))
+        except ProcessLookupError:
+            return False
 
     def close(self) -> None:
-        """Lets go of the process's memory."""
+        """Close the file, and with it the reference to the process's memory."""
         os.close(self._fd)
 
 
-def _without_overlaps(mappings: Mappings) -> Mappings:
-    """A mapping that grew or merged between two reads may start before the end of the last."""
+class MapsFile(IncrementalMaps[Mapping]):
+    """The mappings of a process that can hold its data."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid, parse_line)
+        self._parsed = Mappings.of(())
+
+    def read(self) -> Mappings | None:
+        """Return the current mappings, the same object while they do not change; None once gone."""
+        if self.changed() and not self.gone:
+            self._parsed = _ascending(Mappings.of(tuple(self.parsed())))
+        return None if self.gone else self._parsed
+
+
+def _ascending(mappings: Mappings) -> Mappings:
     if bool((mappings.ends[:-1] <= mappings.starts[1:]).all()):
         return mappings
-    kept: list[Mapping] = []
-    for m in sorted(mappings.items, key=lambda m: m.start):
-        start = max(m.start, kept[-1].end) if kept else m.start
-        if m.end > start:
-            kept.append(Mapping(start, m.end, m.perms, m.path))
-    return Mappings.of(tuple(kept))
+    return Mappings.of(without_overlaps(mappings.items))

@@ -1,4 +1,4 @@
-"""NUMA nodes: which there are, which have memory, which memory and which processors are theirs.
+"""NUMA nodes of this machine, with their memory and processors.
 
 Sources: Documentation/ABI/stable/sysfs-devices-node; /proc/zoneinfo (proc.rst).
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.pageset import U64
+from redirty.collector.pageset import PAGE_SHIFT, U64
 
 _DIRECTORY = Path("/sys/devices/system/node")
 _ZONE = re.compile(r"^Node +(\d+), zone", re.MULTILINE)
@@ -21,8 +21,16 @@ _TABLES = re.compile(r"^nr_page_table_pages (\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True, eq=False)
 class NumaNodes:
-    """online, with_memory: node numbers, ascending. cpus: processor -> node. starts, ends, owners:
-    (n,) ranges of page frames, ascending, and whose they are."""
+    """The NUMA nodes of a machine.
+
+    Attributes:
+        online: Node numbers, ascending.
+        with_memory: Those that have memory.
+        cpus: Processor -> node.
+        starts: (n,) first page frames of ranges of memory, ascending.
+        ends: (n,) their ends, exclusive.
+        owners: (n,) the node of each range.
+    """
 
     online: tuple[int, ...]
     with_memory: tuple[int, ...]
@@ -32,19 +40,19 @@ class NumaNodes:
     owners: npt.NDArray[np.int64]
 
     def of_frames(self, frames: U64) -> npt.NDArray[np.int64]:
-        """The node of each frame, -1 where there is no memory."""
+        """Return the node of each frame, -1 where there is no memory."""
         at = np.searchsorted(self.starts, frames, side="right").astype(np.int64) - 1
         inside = (at >= 0) & (frames < self.ends[at])
         return np.where(inside, self.owners[at], -1)
 
     @property
     def highest(self) -> int:
-        """Physical addresses of memory are below this."""
-        return int(self.ends.max()) << 12 if len(self.ends) else 0
+        """Upper bound of all physical addresses of memory."""
+        return int(self.ends.max()) << PAGE_SHIFT if len(self.ends) else 0
 
 
 def parse_list(text: str) -> list[int]:
-    """'0-3,8' -> [0, 1, 2, 3, 8]."""
+    """Parse a kernel list of numbers: '0-3,8' -> [0, 1, 2, 3, 8]."""
     found: list[int] = []
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
@@ -54,7 +62,7 @@ def parse_list(text: str) -> list[int]:
 
 
 def zone_ranges(zoneinfo: str) -> list[tuple[int, int, int]]:
-    """(first frame, frame past the end, node) of each zone with memory in /proc/zoneinfo."""
+    """Return (first frame, end frame, node) of each zone with memory in /proc/zoneinfo."""
     found = []
     begins = list(_ZONE.finditer(zoneinfo))
     for match, after in zip(begins, [*begins[1:], None], strict=True):
@@ -66,8 +74,8 @@ def zone_ranges(zoneinfo: str) -> list[tuple[int, int, int]]:
     return sorted(found)
 
 
-def look() -> NumaNodes:
-    """The nodes of this machine; a kernel without NUMA has one, 0."""
+def read_nodes() -> NumaNodes:
+    """Read the nodes of this machine; a kernel without NUMA has one, node 0."""
     ranges = zone_ranges(Path("/proc/zoneinfo").read_text())
     starts, ends, owners = (np.array([r[i] for r in ranges]) for i in range(3))
     online = _listed("online") or [0]
@@ -94,7 +102,7 @@ def _listed(name: str) -> list[int]:
 
 
 def machine_tables(nodes: Iterable[int]) -> dict[int, int]:
-    """Page-table pages of all programs by node; nodes of which the kernel tells none are left out."""
+    """Return the page-table pages of all programs by node, for nodes whose number is known."""
     found = {}
     for node in nodes:
         try:

@@ -1,4 +1,4 @@
-"""On which NUMA nodes the threads of a process run, sampled for a while.
+"""Samples on which NUMA nodes the threads of a process run.
 
 Sources: proc(5) (/proc/PID/task/TID/stat: processor), Documentation/scheduler/sched-stats.rst.
 """
@@ -11,60 +11,69 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from redirty.collector.linux import procfs
+
 _EVERY_S = 0.02
-_PROCESSOR = 36  # in the fields of stat from the third (state) on
-
-
-def processor(stat: str) -> int:
-    """The processor on which a thread last ran, from its stat line."""
-    return int(stat.rpartition(")")[2].split()[_PROCESSOR])
 
 
 class NumaSampler:
-    """Sums processor time of threads by node, from one look to the next."""
+    """Sums the processor time of threads by node, from one sample to the next.
+
+    Attributes:
+        ns: Nanoseconds by node since the first sample.
+    """
 
     def __init__(self, pid: int, nodes: Mapping[int, int]) -> None:
-        self._directory = f"/proc/{pid}/task"
+        """Sample process pid; nodes maps processors to nodes."""
+        self._pid = pid
         self._nodes = nodes
         self._before: dict[str, int] = {}
         self.ns: Counter[int] = Counter()
 
-    def look(self) -> None:
-        """What ran since the last look counts for the node on which the thread is now."""
+    def sample(self) -> None:
+        """Count what ran since the last sample for the node on which the thread is now."""
         now = {}
         try:
-            threads = os.listdir(self._directory)  # noqa: PTH208
+            threads = os.listdir(f"/proc/{self._pid}/task")  # noqa: PTH208
         except OSError:
-            return  # it ended
+            return  # the process ended
         for tid in threads:
-            directory = f"{self._directory}/{tid}"
+            thread = f"{self._pid}/task/{tid}"
             try:
-                ran = int(Path(f"{directory}/schedstat").read_text().split()[0])
-                where = processor(Path(f"{directory}/stat").read_text(errors="replace"))
+                ran = int(Path(f"/proc/{thread}/schedstat").read_text().split()[0])
             except (OSError, IndexError):
-                continue  # that thread ended
+                continue  # this thread ended
+            stat = procfs.read_stat(thread)
+            if stat is None:
+                continue
             now[tid] = ran
             if ran > self._before.get(tid, ran):
-                self.ns[self._nodes.get(where, 0)] += ran - self._before[tid]
+                self.ns[self._nodes.get(stat.processor, 0)] += ran - self._before[tid]
         self._before = now
 
-    def taken(self) -> Counter[int]:
-        """What a look adds: nanoseconds by node since the look before."""
+    def sampled(self) -> Counter[int]:
+        """Take a sample; return the nanoseconds by node since the one before."""
         before = self.ns.copy()
-        self.look()
+        self.sample()
         return self.ns - before
 
 
 def run_by_node(
     pids: list[int], nodes: Mapping[int, int], seconds: float
 ) -> list[dict[int, float]]:
-    """For each process the seconds of processor time by node (nodes: processor -> node)."""
-    sampled = [NumaSampler(pid, nodes) for pid in pids]
+    """Sample processes for a while; return for each its seconds of processor time by node.
+
+    Args:
+        pids: The processes.
+        nodes: Processor -> node.
+        seconds: How long to sample.
+    """
+    samplers = [NumaSampler(pid, nodes) for pid in pids]
     end = time.monotonic() + seconds
     while True:
-        for one in sampled:
-            one.look()
+        for sampler in samplers:
+            sampler.sample()
         left = end - time.monotonic()
         if left <= 0:
-            return [{node: ns / 1e9 for node, ns in sorted(one.ns.items())} for one in sampled]
+            return [{node: ns / 1e9 for node, ns in sorted(s.ns.items())} for s in samplers]
         time.sleep(min(_EVERY_S, left))

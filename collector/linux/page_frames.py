@@ -1,7 +1,7 @@
-"""Physical pages: the page frame of memory that a page of a process lies in, by its number (pfn).
+"""Page frames (PFNs): where pages of a process lie in physical memory.
 
 A frame is where the page lies at the moment of reading; frame 0 stands for "none", as the kernel
-gives it to nobody. Source: Documentation/admin-guide/mm/pagemap.rst.
+never allocates it. Source: Documentation/admin-guide/mm/pagemap.rst.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.pagemap import ENTRY_FRAME, ENTRY_PRESENT, Pagemap
 from redirty.collector.pageset import (
     PAGE_SHIFT,
+    PAGE_SIZE,
     PAGES_PER_REGION,
     U64,
     PageSet,
@@ -34,14 +35,17 @@ _HUGE_BYTES = 2 << 20
 _REGIONS_A_PART = 2048  # 8 MiB of entries
 
 Entries = Callable[[int, U64], object]
-"""(first page, array) -> reads raw entries of /proc/PID/pagemap into the array, as far as the memory
-goes."""
+"""(first page, array): a function that reads raw entries of /proc/PID/pagemap into the array, as
+far as the memory goes."""
 Ranges = tuple[tuple[int, int], ...]
 
 
 def frames_of(entries: U64, zeros: Ranges = ()) -> U64:
-    """The frame of each raw entry; none where the page is not present, is swapped out, or is one
-    of the kernel's pages of zeros (half-open ranges of frames), which nobody ever wrote."""
+    """Return the frame of each raw entry.
+
+    NO_FRAME where the page is not present, is swapped out, or is one of the kernel's zero pages
+    (zeros: half-open ranges of frames), which nobody ever wrote.
+    """
     frames = np.where((entries & ENTRY_PRESENT) != 0, entries & ENTRY_FRAME, np.uint64(NO_FRAME))
     for first, end in zeros:
         frames[(frames >= np.uint64(first)) & (frames < np.uint64(end))] = NO_FRAME
@@ -49,7 +53,7 @@ def frames_of(entries: U64, zeros: Ranges = ()) -> U64:
 
 
 def entries_of(read: Entries, pages: PageSet) -> U64:
-    """(len(pages),) raw entries, in the order of bitmap.page_numbers.
+    """Return (len(pages),) raw entries, in the order of pageset.page_numbers.
 
     Whole regions are read, each run of them by one call.
     """
@@ -73,16 +77,19 @@ def entries_of(read: Entries, pages: PageSet) -> U64:
 
 
 def zero_frames() -> Ranges:
-    """Frames of the kernel's pages of zeros, the small and the huge one, as half-open ranges: what
-    memory of our own that was only read lies in. The huge one stays where it is while we live."""
-    # An area of two huge pages holds a whole one, wherever it begins.
+    """Return the frames of the kernel's zero pages, the small and the huge one, as half-open ranges.
+
+    Found as the frames of memory of this process that was only read. The huge zero page stays where
+    it is as long as this process lives.
+    """
+    # An area of two huge pages contains a whole one, wherever it starts.
     with mmap.mmap(-1, 2 * _HUGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
         try:
             area.madvise(mmap.MADV_HUGEPAGE)
         except OSError:
             pass  # a kernel without huge pages
         array = np.frombuffer(area, np.uint8)
-        int(array[:: 1 << PAGE_SHIFT].sum())  # reads each page
+        int(array[::PAGE_SIZE].sum())  # reads each page
         first = int(array.ctypes.data) >> PAGE_SHIFT
         del array
         found = _own_frames(first, 2 * _HUGE_BYTES >> PAGE_SHIFT)
@@ -100,7 +107,11 @@ def _own_frames(first_page: int, count: int) -> U64:
 
 
 def require_frames() -> None:
-    """Errors: RedirtyError when the kernel does not show frame numbers to this process."""
+    """Check that the kernel shows frame numbers to this process.
+
+    Raises:
+        RedirtyError: It hides them.
+    """
     with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
         area[0] = 1
         array = np.frombuffer(area, np.uint8)
@@ -119,7 +130,7 @@ def require_frames() -> None:
 
 @functools.cache
 def zero_page_frame() -> int:
-    """Frame number of the page of zeros that reads of untouched memory get; 0 when hidden."""
+    """Return the frame of the zero page, which reads of untouched memory get; 0 if hidden."""
     with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
         array = np.frombuffer(page, np.uint8)
         int(array[0])  # a read, so that it is mapped

@@ -13,14 +13,18 @@ import struct
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.errors import ArmError, GoneError, why
+from redirty.collector.linux import procfs
 from redirty.collector.pageset import (
     FEW_RANGES,
     PAGE_SHIFT,
+    PAGE_SIZE,
     U64,
     PageSet,
+    empty,
     from_few_ranges,
     from_pages,
     from_ranges,
+    spans,
 )
 
 WPALLOWED, WRITTEN, FILE, PRESENT, SWAPPED, PFNZERO, HUGE, SOFT_DIRTY = (1 << i for i in range(8))
@@ -57,22 +61,33 @@ class Pagemap:
         flags: int = 0,
         inverted: int = 0,
     ) -> Regions:
-        """PAGEMAP_SCAN over [start, end): the (n,) REGIONs whose pages have all categories of mask
-        and one of anyof (those of inverted taken as their opposite), with flags WP_MATCHING
-        write-protecting them in the same step.
+        """Run PAGEMAP_SCAN over [start, end).
 
-        Errors: GoneError; ArmError (code ENOTTY: the kernel is older than 6.7; EFAULT: end is above
-        all that this processor can map).
+        Args:
+            start: First address.
+            end: End address, exclusive.
+            mask: Categories of which a page must have all.
+            anyof: Categories of which a page must have one.
+            returned: Categories to report.
+            flags: WP_MATCHING write-protects the pages found in the same step.
+            inverted: Categories whose opposite is meant.
+
+        Returns:
+            The (n,) REGIONs found, ascending.
+
+        Raises:
+            GoneError: The memory is gone.
+            ArmError: The scan failed; code ENOTTY: the kernel is older than 6.7; EFAULT: end is
+                above all that this processor can map.
         """
-        # plain struct and bytearray: an arm of a small process is mostly what Python adds to it
+        # plain struct and bytearray: arming a small process is mostly Python's overhead
         argument, size = self._argument, _ARGUMENT.size
         found = []
         at = start
         while True:
             _ARGUMENT.pack_into(
-                *(argument, 0, size, flags, at, end, 0, *self._answer, 0),
-                *(inverted, mask, anyof, returned),
-            )
+                argument, 0, size, flags, at, end, 0, *self._answer, 0, inverted, mask, anyof, returned
+            )  # fmt: skip
             try:
                 count = fcntl.ioctl(self.fd, _SCAN, argument, True)
             except InterruptedError:
@@ -92,20 +107,44 @@ class Pagemap:
         return np.concatenate(found) if found else self._regions[:0].copy()
 
     def entries(self, first_page: int, count: int) -> U64:
-        """(count,) raw entries of /proc/PID/pagemap from a page number on (shorter at the end)."""
+        """Read (count,) raw entries from a page number on; fewer at the end of all addresses."""
         data = os.pread(self.fd, count * 8, first_page * 8)
         return np.frombuffer(data, np.uint64)
 
+    def without_markers(self, pages: PageSet, *, file_pages: bool = True) -> PageSet:
+        """Return those of some pages that are swapped out (or present again by now).
+
+        Left out are places without a page that only look swapped out: see holds_page().
+
+        Args:
+            pages: Pages that a scan reported as swapped.
+            file_pages: Whether pages that belong to a file or to shared memory count.
+
+        Raises:
+            OSError: The memory is gone.
+        """
+        found = empty()
+        for first, last in spans(pages):
+            end = last << _REGION_PAGES_SHIFT
+            for at in range(first << _REGION_PAGES_SHIFT, end, _CHUNK_PAGES):
+                entries = self.entries(at, min(_CHUNK_PAGES, end - at))
+                chosen = holds_page(entries)
+                if not file_pages:
+                    chosen &= (entries & ENTRY_FILE) == 0
+                if chosen.any():
+                    found = found | pages_where(at, chosen)
+        return found & pages
+
     def close(self) -> None:
-        """Lets go of the process's memory."""
+        """Close the reference to the process's memory."""
         os.close(self.fd)
 
 
 def scan_supported() -> bool:
-    """Whether this kernel has PAGEMAP_SCAN, tried on an empty range of our own."""
+    """Return whether this kernel has PAGEMAP_SCAN, tried on an empty range of this process."""
     pagemap = Pagemap(os.getpid(), regions=1)
     try:
-        pagemap.scan(0, 1 << PAGE_SHIFT, mask=PRESENT, returned=PRESENT)
+        pagemap.scan(0, PAGE_SIZE, mask=PRESENT, returned=PRESENT)
     except ArmError as e:
         if e.code in (errno.ENOTTY, errno.EINVAL):
             return False
@@ -116,7 +155,7 @@ def scan_supported() -> bool:
 
 
 def to_pages(*found: Regions) -> PageSet:
-    """The pages of regions, which ascend from one to the next and do not overlap."""
+    """Return the pages of regions, which ascend from one to the next and do not overlap."""
     if sum(map(len, found)) <= FEW_RANGES:
         ranges = [(row[0] >> PAGE_SHIFT, row[1] >> PAGE_SHIFT) for f in found for row in f.tolist()]
         return from_few_ranges(ranges)
@@ -131,35 +170,44 @@ ENTRY_SWAPPED = np.uint64(1 << 62)
 ENTRY_FILE = np.uint64(1 << 61)
 ENTRY_SOFT_DIRTY = np.uint64(1 << 55)
 ENTRY_FRAME = np.uint64((1 << 55) - 1)
+# of an entry that is swapped out, the lowest bits: its swap type
+_SWAP_TYPE = np.uint64(31)
+_SWAP_TYPE_MARKER = np.uint64(31)  # include/linux/swapops.h: the last of the 32 swap types
+
+_REGION_PAGES_SHIFT = 9
+_CHUNK_PAGES = 1 << 16  # whose raw entries are read at once
+
+
+def holds_page(entries: U64) -> npt.NDArray[np.bool_]:
+    """Return (n,) whether a page, present or swapped out, belongs to each raw entry.
+
+    The kernel keeps its note "write-protected, no page here" in the form of a swap entry, too.
+    """
+    swapped = (entries & ENTRY_SWAPPED) != 0
+    swapped &= (entries & _SWAP_TYPE) != _SWAP_TYPE_MARKER
+    found: npt.NDArray[np.bool_] = ((entries & ENTRY_PRESENT) != 0) | swapped
+    return found
 
 
 def pages_where(first_page: int, chosen: npt.NDArray[np.bool_]) -> PageSet:
-    """Pages first_page + i where chosen[i]."""
+    """Return the pages first_page + i where chosen[i]."""
     return from_pages(np.flatnonzero(chosen).astype(np.uint64) + np.uint64(first_page))
 
 
 def swapped_kib(pid: int) -> int:
-    """How much of a process is swapped out; 0 when it is gone."""
-    return _status_kib(pid, b"VmSwap:")
+    """Return how much of a process is swapped out, in KiB; 0 once it is gone."""
+    return procfs.status_kib(pid, "VmSwap")
 
 
 def pinned_kib(pid: int) -> int:
-    """How much of a process is pinned for long, for io_uring's registered buffers, RDMA, iommufd:
-    written there by physical address, unseen by any page table. 0 when it is gone."""
-    return _status_kib(pid, b"VmPin:")
+    """Return how much of a process is pinned long-term, in KiB; 0 once it is gone.
+
+    That is memory of io_uring's registered buffers, RDMA and iommufd, which is written by physical
+    address, so that no page table shows it.
+    """
+    return procfs.status_kib(pid, "VmPin")
 
 
 def hugetlb_kib(pid: int) -> int:
-    """How much of a process is in hugetlb pages; 0 when it is gone."""
-    return _status_kib(pid, b"HugetlbPages:")
-
-
-def _status_kib(pid: int, name: bytes) -> int:
-    try:
-        with open(f"/proc/{pid}/status", "rb") as status:  # noqa: PTH123 - once a round, kept bare
-            for line in status:
-                if line.startswith(name):
-                    return int(line.split()[1])
-    except OSError:
-        pass
-    return 0
+    """Return how much of a process is in hugetlb pages, in KiB; 0 once it is gone."""
+    return procfs.status_kib(pid, "HugetlbPages")

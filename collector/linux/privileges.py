@@ -1,27 +1,38 @@
-"""Check what this process may do: root, its pid namespace."""
+"""Privileges of this process: root, and its PID namespace."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux import capabilities
-from redirty.collector.linux.process import in_first_pid_namespace
+
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+
+
+def in_first_pid_namespace() -> bool:
+    """Return whether PIDs here are those that BPF sees."""
+    return Path("/proc/self/ns/pid").stat().st_ino == _FIRST_PID_NAMESPACE
 
 
 def pid_namespace() -> str | None:
-    """None when process numbers here are those that BPF sees, else the reason."""
+    """Return None if PIDs here are those that BPF sees, else the reason."""
     if in_first_pid_namespace():
         return None
     return (
-        "this is a container's pid namespace, where BPF sees other process numbers: run redirty on "
+        "this is a container's PID namespace, where BPF sees other PIDs: run redirty on "
         "the host (docker: --pid=host)"
     )
 
 
 def require_root() -> None:
-    """Errors: RedirtyError when we are not root, or root without the rights that tracing takes,
-    or root of a container only."""
+    """Check that this process may trace.
+
+    Raises:
+        RedirtyError: It is not root, or root without the capabilities that tracing needs, or root
+            of a container only.
+    """
     if os.geteuid() != 0:
         raise RedirtyError("tracing needs root (BPF, and other processes' memory): run with sudo")
     lacking = capabilities.root_lacks(capabilities.TRACING)

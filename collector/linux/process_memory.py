@@ -1,4 +1,4 @@
-"""Reading another process's memory: process_vm_readv in batches, /proc/PID/mem for what that refuses.
+"""Another process's memory: read by process_vm_readv in batches, by /proc/PID/mem where that fails.
 
 Sources: process_vm_readv(2), proc(5).
 """
@@ -10,26 +10,29 @@ import errno
 import os
 
 import numpy as np
-from redirty.collector.pageset import PAGE_SHIFT, U64, Bools, runs_of
+from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, U64, Bools, runs_of
 
-PAGE = 1 << PAGE_SHIFT
+PAGE = PAGE_SIZE  # the name by which the mirror imports it
 _IOV_MAX = 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _readv = _libc.process_vm_readv
 _readv.restype = ctypes.c_ssize_t
 _readv.argtypes = [
-    ctypes.c_int,
-    *(ctypes.c_void_p, ctypes.c_ulong),
-    *(ctypes.c_void_p, ctypes.c_ulong),
+    ctypes.c_int,  # PID
+    ctypes.c_void_p,  # local vector
     ctypes.c_ulong,
+    ctypes.c_void_p,  # remote vector
+    ctypes.c_ulong,
+    ctypes.c_ulong,  # flags
 ]
 
 
 class ProcessMemory:
-    """Reads pages of one address space. Safe to be used by several threads at once.
+    """Reads pages of one address space. May be used by several threads at once.
 
-    Errors of the constructor: OSError when the process is gone.
+    Raises:
+        OSError: The process is gone.
     """
 
     def __init__(self, pid: int) -> None:
@@ -37,8 +40,12 @@ class ProcessMemory:
         self._mem = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, pages: U64, buffer: memoryview) -> Bools:
-        """Copies ascending pages to the front of a buffer. Returns (n,) which could be read; the
-        others are zero there: unmapped meanwhile, behind a file's end, or gone with the process."""
+        """Copy ascending pages to the start of a buffer.
+
+        Returns:
+            (n,) which pages could be read. The buffer has zeros for the others: unmapped meanwhile,
+            behind a file's end, or gone with the process.
+        """
         good = np.ones(len(pages), np.bool_)
         firsts, lengths = runs_of(pages)
         remote = np.stack(
@@ -63,30 +70,35 @@ class ProcessMemory:
                     raise OSError(code, os.strerror(code))
                 got = 0
             at += got >> PAGE_SHIFT << PAGE_SHIFT
-            if got < size:  # the next page is what it could not read, or do in part
+            if got < size:  # the next page could not be read, or in part only
                 index = at >> PAGE_SHIFT
-                good[index] = self._read_one(int(pages[index]), buffer[at : at + PAGE])
-                at += PAGE
+                good[index] = self._read_one(int(pages[index]), buffer[at : at + PAGE_SIZE])
+                at += PAGE_SIZE
         return good
 
     def _read_one(self, page: int, buffer: memoryview) -> bool:
-        """Memory that the program itself may not read (PROT_NONE, execute only) has contents, too."""
+        """Read a page that the program itself may not read (PROT_NONE, execute only), too."""
         try:
             got = os.preadv(self._mem, [buffer], page << PAGE_SHIFT)
         except (OSError, OverflowError):
             got = 0
-        if got != PAGE:
-            buffer[:] = bytes(PAGE)
-        return got == PAGE
+        if got != PAGE_SIZE:
+            buffer[:] = bytes(PAGE_SIZE)
+        return got == PAGE_SIZE
 
     def close(self) -> None:
-        """Lets go of the process's memory."""
+        """Close the reference to the process's memory."""
         os.close(self._mem)
 
 
 def read_file(fd: int, pages: U64, buffer: memoryview) -> Bools:
-    """The same of a file's pages, through its descriptor: what the page cache has, holes as zeros.
-    The rest of a page behind the file's end is zero."""
+    """Copy ascending pages of a file to the start of a buffer: what the page cache has.
+
+    Holes, and the rest of a page behind the file's end, are zeros.
+
+    Returns:
+        (n,) which pages could be read; the buffer has zeros for the others.
+    """
     good = np.ones(len(pages), np.bool_)
     firsts, lengths = runs_of(pages)
     at = 0
@@ -96,9 +108,9 @@ def read_file(fd: int, pages: U64, buffer: memoryview) -> Bools:
         while at < end:
             try:
                 got = os.preadv(fd, [buffer[at:end]], offset)
-            except OSError:  # EIO: a page that the disk does not give
+            except OSError:  # EIO: the disk cannot read a page
                 good[at >> PAGE_SHIFT] = False
-                got = PAGE - at % PAGE
+                got = PAGE_SIZE - at % PAGE_SIZE
                 buffer[at : at + got] = bytes(got)
             if got == 0:
                 buffer[at:end] = bytes(end - at)

@@ -1,33 +1,21 @@
-"""Find the objects behind mappings, by which processes share memory."""
+"""Objects behind shared mappings, by which processes share memory."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from redirty.collector.linux.maps import SYSTEM_V_PATH, split_line
 
 Key = tuple[str, int, int]
 """Device, inode, and for System V memory its namespace: there the inode is just the segment's
 number, and each namespace counts from 0."""
 
-
-# shared lines only: bounds, perms, offset, device, inode, path
-_LINE = re.compile(
-    rb"^[0-9a-f]+-[0-9a-f]+ [r-]([w-])[x-]s [0-9a-f]+ ([0-9a-f]+:[0-9a-f]+) ([0-9]+) +(.+)$",
-    re.MULTILINE,
-)
-
-
 # One inode stands for all of the first kind, which are rings of a process's own; of the files in
 # /dev only these are memory.
 _NOT_MEMORY, _DEVICES = "anon_inode:", "/dev/"
-
-
 _MEMORY_IN_DEV = ("/dev/shm/", "/dev/hugepages/", "/dev/dax", "/dev/zero (deleted)")
-
-
-_SYSTEM_V = "/SYSV"
 
 
 @dataclass(frozen=True)
@@ -39,19 +27,28 @@ class SharedObject:
 
 
 def parse(text: bytes, namespace: int) -> Iterable[tuple[Key, SharedObject]]:
-    """The shared mappings in lines of a maps file. namespace: of System V memory."""
-    for writable, device, inode, name in _LINE.findall(text):
-        path = name.decode(errors="replace")
-        if path.startswith(_NOT_MEMORY):
+    """Yield the shared objects in lines of a maps file.
+
+    Args:
+        text: Whole lines.
+        namespace: Number of the process's IPC namespace, for System V memory.
+    """
+    for line in text.split(b"\n"):
+        if b"s " not in line:
+            continue  # quick: most mappings are private
+        fields = split_line(line)
+        path = fields.path.decode(errors="replace")
+        if fields.perms[3:4] != b"s" or not path or path.startswith(_NOT_MEMORY):
             continue
         if path.startswith(_DEVICES) and not path.startswith(_MEMORY_IN_DEV):
             continue
-        number = namespace if path.startswith(_SYSTEM_V) else 0
-        yield (device.decode(), int(inode), number), SharedObject(path, writable == b"w")
+        number = namespace if path.startswith(SYSTEM_V_PATH) else 0
+        key = fields.device.decode(), int(fields.inode), number
+        yield key, SharedObject(path, fields.perms[1:2] == b"w")
 
 
 def merge(found: dict[Key, SharedObject], more: Iterable[tuple[Key, SharedObject]]) -> None:
-    """Adds objects; one that is mapped twice is writable if either mapping is."""
+    """Add objects to found; one that is mapped twice is writable if either mapping is."""
     for key, object_ in more:
         old = found.get(key)
         if old is None or (object_.writable and not old.writable):
@@ -59,9 +56,10 @@ def merge(found: dict[Key, SharedObject], more: Iterable[tuple[Key, SharedObject
 
 
 def objects_of(pid: int) -> dict[Key, SharedObject]:
-    """What shared memory a process maps; nothing when it is gone.
+    """Return the shared memory that a process maps; nothing if it is gone.
 
-    Errors: PermissionError.
+    Raises:
+        PermissionError: The process may not be examined.
     """
     found: dict[Key, SharedObject] = {}
     try:
@@ -70,7 +68,7 @@ def objects_of(pid: int) -> dict[Key, SharedObject]:
     except (FileNotFoundError, ProcessLookupError):
         return found
     try:
-        # Piece by piece, for a list may have 60,000 lines; the kernel gives whole ones, mostly.
+        # Piece by piece, since a list may have 60,000 lines; the kernel mostly gives whole ones.
         rest = b""
         while part := os.read(fd, 1 << 16):
             head, newline, tail = (rest + part).rpartition(b"\n")

@@ -1,4 +1,4 @@
-"""Which signals end this program."""
+"""Signals that end this program."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import signal
 
 
 def termination_signals() -> list[signal.Signals]:
-    """The signals that end what goes on. SIGINT and SIGHUP are none where whoever started us had them
-    ignored (nohup, a shell's background job)."""
+    """Return the signals that end this program.
+
+    SIGINT and SIGHUP are left out where whoever started it had them ignored (nohup, a shell's
+    background job).
+    """
     usual = (signal.SIGINT, signal.SIGHUP)
     return [signal.SIGTERM, *(n for n in usual if signal.getsignal(n) is not signal.SIG_IGN)]

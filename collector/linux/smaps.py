@@ -1,4 +1,4 @@
-"""What /proc/PID/smaps tells of mappings and /proc/PID/maps does not: their flags.
+"""Flags of mappings, which /proc/PID/smaps shows and /proc/PID/maps does not.
 
 Reading it walks the page tables of all that is mapped, some milliseconds a GiB.
 Source: Documentation/filesystems/proc.rst (VmFlags).
@@ -6,36 +6,63 @@ Source: Documentation/filesystems/proc.rst (VmFlags).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from redirty.collector.linux.maps import bounds_of, decode_path, split_line
+
+
+def _lines_with_flags(pid: int) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Yield the first line of each mapping and its flags. Raises: OSError once the process is gone."""
+    line = b""
+    with open(f"/proc/{pid}/smaps", "rb") as smaps:  # noqa: PTH123
+        for text in smaps:
+            name, _, rest = text.partition(b" ")
+            if not name.endswith(b":"):
+                line = text.removesuffix(b"\n")
+            elif name == b"VmFlags:":
+                yield line, rest.split()
+
+
+def ranges_with_flag(pid: int, flag: bytes) -> list[tuple[int, int]]:
+    """Return (start, end) of the mappings that have a flag of two letters, ascending.
+
+    Empty if the process is gone: the next reading of its page tables reports that.
+    """
+    try:
+        found = [line for line, flags in _lines_with_flags(pid) if flag in flags]
+    except OSError:
+        return []
+    return [bounds_of(line.partition(b" ")[0]) for line in found]
+
 
 def starts_with_flag(pid: int, flag: bytes) -> frozenset[int]:
-    """Start addresses of the mappings that have a flag of two letters; none when the process is gone."""
-    found, start = set(), 0
-    try:
-        with open(f"/proc/{pid}/smaps", "rb") as smaps:  # noqa: PTH123
-            for line in smaps:
-                name, _, rest = line.partition(b" ")
-                if not name.endswith(b":"):
-                    start = int(name.partition(b"-")[0], 16)
-                elif name == b"VmFlags:" and flag in rest.split():
-                    found.add(start)
-    except OSError:
-        pass  # gone: the next reading of its page tables tells
-    return frozenset(found)
+    """Return the start addresses of the mappings that have a flag; see ranges_with_flag()."""
+    return frozenset(start for start, _ in ranges_with_flag(pid, flag))
 
 
 def pages_merged() -> bool:
-    """Whether KSM has merged any pages of this machine (Documentation/admin-guide/mm/ksm.rst)."""
+    """Return whether KSM has merged any pages of this machine.
+
+    Source: Documentation/admin-guide/mm/ksm.rst.
+    """
     try:
         return int(Path("/sys/kernel/mm/ksm/pages_shared").read_text()) > 0
     except OSError:
-        return False  # a kernel without
+        return False  # a kernel without KSM
 
 
 class SmapsMapping(NamedTuple):
-    """A mapping, the kernel's own included, with its flags. start, end: addresses, end exclusive."""
+    """A mapping with its flags, the kernel's special ones included.
+
+    Attributes:
+        start: First address.
+        end: End address, exclusive.
+        perms: As in maps.
+        path: As in maps.
+        flags: Two letters each.
+    """
 
     start: int
     end: int
@@ -45,26 +72,15 @@ class SmapsMapping(NamedTuple):
 
 
 def detailed(pid: int) -> list[SmapsMapping]:
-    """All mappings of a process, ascending; none when it is gone."""
-    found: list[SmapsMapping] = []
-    line = b""
+    """Return all mappings of a process, ascending; none if it is gone."""
     try:
-        with open(f"/proc/{pid}/smaps", "rb") as smaps:  # noqa: PTH123
-            for text in smaps:
-                name, _, rest = text.partition(b" ")
-                if not name.endswith(b":"):
-                    line = text
-                elif name == b"VmFlags:":
-                    found.append(_detailed(line, rest))
+        return [_detailed(line, flags) for line, flags in _lines_with_flags(pid)]
     except OSError:
         return []
-    return found
 
 
-def _detailed(line: bytes, flags: bytes) -> SmapsMapping:
-    bounds, perms, _offset, _device, _inode, *rest = line.rstrip(b"\n").split(None, 5)
-    start, _, end = bounds.partition(b"-")
-    path = rest[0].decode(errors="surrogateescape") if rest else ""
-    return SmapsMapping(
-        int(start, 16), int(end, 16), perms.decode(), path, frozenset(flags.decode().split())
-    )
+def _detailed(line: bytes, flags: list[bytes]) -> SmapsMapping:
+    fields = split_line(line)
+    start, end = bounds_of(fields.bounds)
+    names = frozenset(flag.decode() for flag in flags)
+    return SmapsMapping(start, end, fields.perms.decode(), decode_path(fields.path), names)

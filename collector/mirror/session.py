@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from redirty.collector.arming.methods import choose
-from redirty.collector.bpf.loader import Options
+from redirty.collector.bpf.loader import Options, regions_for
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.linux.malloc import (
     drop_compiler_memory,
@@ -19,7 +19,6 @@ from redirty.collector.linux.malloc import (
 )
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.linux.pagemap import scan_supported
-from redirty.collector.linux.process import regions_for
 from redirty.collector.linux.signals import termination_signals
 from redirty.collector.mirror.estimator import Estimator
 from redirty.collector.mirror.observer import MirrorObserver

@@ -105,7 +105,7 @@ class StopAndCopy:
             threads = self._stop()
             self._sink.deadline = deadline
             stopped = time.monotonic()
-            self._holding.ask_states()  # read while this arms and copies
+            self._holding.request_states()  # read while this arms and copies
             self._arm(living)
             armed = time.monotonic()
             counts = self._engine.copy(
@@ -130,7 +130,7 @@ class StopAndCopy:
         except OSError as e:
             raise StopAndCopyError(f"a process could not be looked at: {e}") from None
         finally:
-            if self._holding.holds:
+            if self._holding.frozen:
                 self._let_go()
             if collects:
                 gc.enable()
@@ -208,7 +208,7 @@ class StopAndCopy:
         return living
 
     def _compare(self) -> tuple[str, str]:
-        self._holding.more(_VERIFY_S)
+        self._holding.extend(_VERIFY_S)
         parts = batches(self._state.parts())
         ours = digest_of((source.number, numbers, source.read) for source, numbers in parts)
         return ours, self._sink.digest()

@@ -1,0 +1,1 @@
+"""Network interfaces and process events, by netlink. The only package that imports pyroute2."""

@@ -1,4 +1,4 @@
-"""What a link has left for a mirror: its speed, less what uses it now, less what holds it back."""
+"""Free bandwidth of a link: its speed, less its current use, or what its qdiscs leave."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from redirty.collector.net.qdisc import Limit
 
 @dataclass(frozen=True)
 class LinkBandwidth:
-    """A link, measured for sampled_s seconds. All rates in bytes per second, as interfaces count
-    bytes: with Ethernet headers, so that TCP with frames of 1500 bytes carries about 5 % less.
+    """A measured link.
 
-    iface: what packets leave by. speed_from: the device whose speed counts, which is another one
-    below a VLAN or a bridge. speed_bytes_per_s: of it. used_bytes_per_s: sent over it by all.
-    limit_bytes_per_s: the qdisc that leaves least, where it leaves less than the link; else None.
-    limit_from: which one, for a person. limit_used_bytes_per_s: what went through it.
-    free_bytes_per_s: what is left, never below 0. virtual: its speed is that of no wire.
+    All rates are in bytes per second, as interfaces count bytes: with Ethernet headers, so that TCP
+    with frames of 1500 bytes carries about 5 % less.
+
+    Attributes:
+        iface: The interface by which packets leave.
+        speed_bytes_per_s: Speed of the device speed_from.
+        speed_from: The device whose speed counts, another one than iface below a VLAN or a bridge.
+        used_bytes_per_s: What all programs send over that device.
+        limit_bytes_per_s: Rate of the qdisc that leaves least, if it leaves less than the link.
+        limit_from: That qdisc, human-readable.
+        limit_used_bytes_per_s: What passes through it.
+        free_bytes_per_s: What is left, never below 0.
+        sampled_s: How long the use was measured.
+        virtual: Whether the speed is not that of a wire.
     """
 
     iface: str
@@ -43,38 +51,50 @@ def link_bandwidth(
     seconds: float = 1.0,
     wait: Callable[[float], object] = time.sleep,
 ) -> LinkBandwidth:
-    """The bandwidth that an interface, or the way to a host, has left.
+    """Measure the free bandwidth of an interface, or of the route to a host.
 
-    seconds: how long its use is measured. wait: waits so long.
-    Errors: UsageError unless exactly one of iface and host is given and seconds is above 0;
-    RedirtyError when there is no such interface or route, a name does not resolve, the interface
-    is down, or no speed is known.
     Source: rtnetlink (routes, IFLA_STATS64, qdiscs and classes) and ETHTOOL_GLINKSETTINGS.
+
+    Args:
+        iface: Name of the interface.
+        host: Name or address of the host; exactly one of iface and host.
+        seconds: How long the use is measured.
+        wait: Waits for a number of seconds.
+
+    Raises:
+        UsageError: Not exactly one of iface and host is given, or seconds is not positive.
+        RedirtyError: There is no such interface or route, a name does not resolve, the interface is
+            down, or no speed is known.
     """
     if (iface is None) == (host is None):
-        raise UsageError("give an interface or a host, one of the two")
+        raise UsageError("specify either an interface or a host")
     if not 0 < seconds < float("inf"):
-        raise UsageError("the time to measure a link for must be more than 0")
+        raise UsageError(f"the time to measure a link must be positive, got {seconds}s")
     with Kernel() as kernel:
-        there = kernel.interfaces()
+        interfaces_now = kernel.interfaces()
         if host is not None:
-            index = kernel.way_to(host)
-            top = next((i for i in there if i.index == index), None)
+            index = kernel.route_to(host)
+            top = next((i for i in interfaces_now if i.index == index), None)
             if top is None:
-                raise RedirtyError(f"the way to {host} changed just now: try again")
+                raise RedirtyError(f"the route to {host} has just changed: try again")
         else:
-            top = interfaces.find(there, iface or "")
-        interfaces.usable(top)
-        path, speed = interfaces.path_down(kernel, there, top)
-        before, begun = _counts(kernel, path), time.monotonic()
+            top = interfaces.find(interfaces_now, iface or "")
+        interfaces.require_usable(top)
+        path, speed = interfaces.path_down(kernel, interfaces_now, top)
+        before, started = _counts(kernel, path), time.monotonic()
         wait(seconds)
         after, ended = _counts(kernel, path), time.monotonic()
-    return summarise(path, speed, before, after, ended - begun)
+    return summarize(path, speed, before, after, ended - started)
 
 
 @dataclass(frozen=True)
 class LinkCounters:
-    """sent: by number of the interface. limits: with the interface each is on."""
+    """Counters of a path.
+
+    Attributes:
+        sent: Bytes sent, by index of the interface.
+        limits: Qdiscs that limit it, by their description and interface.
+    """
 
     sent: dict[int, int]
     limits: dict[str, Limit]
@@ -84,7 +104,7 @@ def _counts(kernel: Kernel, path: list[Interface]) -> LinkCounters:
     now = {i.index: i for i in kernel.interfaces()}
     for interface in path:
         if interface.index not in now:
-            raise RedirtyError(f"interface {interface.name} went away: try again, or {TYPE_IT}")
+            raise RedirtyError(f"interface {interface.name} was removed: try again, or {TYPE_IT}")
     limits = {
         f"{limit.what} on {interface.name}": limit
         for interface in path
@@ -93,15 +113,20 @@ def _counts(kernel: Kernel, path: list[Interface]) -> LinkCounters:
     return LinkCounters({i.index: now[i.index].tx_bytes for i in path}, limits)
 
 
-def summarise(
+def summarize(
     path: list[Interface], speed: float, before: LinkCounters, after: LinkCounters, elapsed_s: float
 ) -> LinkBandwidth:
-    """What two looks at a path, elapsed_s seconds apart, say of it. Pure.
+    """Compute the free bandwidth of a path from two readings of its counters. Pure.
 
-    path: itself first, the device of the speed (bytes per second) last.
+    Args:
+        path: The interface first, the device that has the speed last.
+        speed: Speed of that device in bytes per second.
+        before: First reading.
+        after: Second reading.
+        elapsed_s: Time between them.
     """
     base = path[-1]
-    # A counter that was reset in between tells nothing.
+    # A counter that was reset in between is useless.
     used = max(0, after.sent[base.index] - before.sent[base.index]) / elapsed_s
     free = max(0.0, speed - used)
     tightest: tuple[float, str, float] | None = None

@@ -1,7 +1,7 @@
-"""Births, new programs and deaths of processes, from the kernel's proc connector.
+"""Fork, exec and exit of processes, from the kernel's proc connector.
 
-The log follows children by itself, in the kernel, from their first instruction; these events tell
-the collector soon who they are, also of those that live for less than a round.
+The BPF programs trace children by themselves from their first instruction; these events tell
+the collector soon who they are, including those that live for less than a round.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FORK, _EXEC, _EXIT = 0x1, 0x2, 0x80000000
 
 @dataclass(frozen=True)
 class ProcessEvent:
-    """kind: fork, exec or exit; parent: of a fork, else 0."""
+    """An event. kind: fork, exec or exit; parent: of a fork, else 0."""
 
     kind: str
     pid: int
@@ -25,7 +25,11 @@ class ProcessEvent:
 
 
 class ProcessEvents:
-    """Listens. Errors of the constructor: RedirtyError (not root, no CONFIG_PROC_EVENTS)."""
+    """A listener for events of all processes.
+
+    Raises:
+        RedirtyError: The kernel sends none (not root, no CONFIG_PROC_EVENTS).
+    """
 
     def __init__(self) -> None:
         from pyroute2.netlink.connector.cn_proc import ProcEventSocket
@@ -40,25 +44,25 @@ class ProcessEvents:
             ) from None
 
     def take(self) -> list[ProcessEvent]:
-        """What happened since the last call; does not wait."""
+        """Return the events since the last call, without waiting."""
         found: list[ProcessEvent] = []
         while select.select([self._socket.fileno()], [], [], 0)[0]:
             try:
                 messages = list(self._socket.get())
             except OSError:
-                break  # ENOBUFS: events were lost; the next look at the system finds who is there
+                break  # ENOBUFS: events were lost; the next scan of /proc finds the processes
             for message in messages:
-                what = message.get("what")
-                if what == _FORK and message["child_pid"] == message["child_tgid"]:
+                kind = message.get("what")
+                if kind == _FORK and message["child_pid"] == message["child_tgid"]:
                     found.append(
                         ProcessEvent("fork", message["child_tgid"], message["parent_tgid"])
                     )
-                elif what == _EXEC:
+                elif kind == _EXEC:
                     found.append(ProcessEvent("exec", message["process_tgid"]))
-                elif what == _EXIT and message["process_pid"] == message["process_tgid"]:
+                elif kind == _EXIT and message["process_pid"] == message["process_tgid"]:
                     found.append(ProcessEvent("exit", message["process_tgid"]))
         return found
 
     def close(self) -> None:
-        """Stops listening."""
+        """Stop listening."""
         self._socket.close()

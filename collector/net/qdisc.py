@@ -1,5 +1,4 @@
-"""Queueing disciplines that hold a link below its speed: what the kernel says, decoded, and which
-of it a transfer meets.
+"""Queueing disciplines that limit a link: netlink messages decoded, and which limits a transfer meets.
 
 Messages are decoded here, since the decoders of pyroute2 know neither fq nor 64-bit rates.
 All functions are pure. Source: linux/pkt_sched.h, linux/rtnetlink.h.
@@ -24,17 +23,21 @@ _FQ_FLOW_MAX_RATE = 7
 _CAKE_BASE_RATE64 = 2
 _NETEM_RATE, _NETEM_RATE64 = 6, 8
 _NETEM_FIXED = 24  # struct tc_netem_qopt, before the attributes
-# What all goes through, into the one qdisc below.
+# Qdiscs that pass everything on to a single qdisc below.
 _ONE_CHILD = frozenset({"tbf", "netem", "red", "sfb"})
 _MANY_QUEUES = frozenset({"mq", "mqprio", "taprio"})
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One qdisc, or one class of one.
+    """A qdisc, or a class of a qdisc.
 
-    handle, parent: as `tc` shows them, major << 16 | minor. sent_bytes: since it was made.
-    options: the attribute TCA_OPTIONS.
+    Attributes:
+        kind: Its type.
+        handle: As `tc` shows it, major << 16 | minor.
+        parent: Likewise.
+        options: The attribute TCA_OPTIONS.
+        sent_bytes: Bytes sent since it was created.
     """
 
     kind: str
@@ -46,10 +49,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Limit:
-    """What a transfer over an interface is held to.
+    """A limit to transfers over an interface.
 
-    rate: bytes per second. what: for a person, 'htb class 1:10'. sent_bytes: what went through it
-    since it was made, all of which shares the rate; 0 for a limit of each flow.
+    Attributes:
+        rate: Bytes per second.
+        what: What sets it, human-readable: 'htb class 1:10'.
+        sent_bytes: What passed through it since it was created, all of which shares the rate; 0 for a
+            limit of each flow.
     """
 
     rate: float
@@ -58,7 +64,7 @@ class Limit:
 
 
 def decode(message: bytes) -> Entry:
-    """An Entry from a message RTM_NEWQDISC or RTM_NEWTCLASS, netlink header included."""
+    """Decode a message RTM_NEWQDISC or RTM_NEWTCLASS, netlink header included."""
     _, _, _, _, handle, parent, _ = _TCMSG.unpack_from(message, 16)
     fields = attributes(message[_HEADER:])
     kind = fields.get(_KIND, b"").split(b"\0")[0].decode(errors="replace")
@@ -68,7 +74,7 @@ def decode(message: bytes) -> Entry:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """Netlink attributes by type; the last one of a type; nothing from where they are cut short."""
+    """Return netlink attributes by type: the last of each type, up to where they are cut short."""
     found = {}
     at = 0
     while at + 4 <= len(data):
@@ -81,11 +87,15 @@ def attributes(data: bytes) -> dict[int, bytes]:
 
 
 def limits(qdiscs: Sequence[Entry], classes: Sequence[Entry]) -> list[Limit]:
-    """What a transfer that no filter sorts meets on its way out of one interface, from the root on.
+    """Return the limits that a transfer which no filter classifies meets, from the root on.
 
-    qdiscs, classes: all of that interface. Filters are not followed: in htb and hfsc what they do
-    not sort goes to the default class; htb sends it past all limits where there is none. Behind
-    several queues a flow goes through one of them, so the slowest counts.
+    Filters are not followed: in htb and hfsc what they do not classify goes to the default class; htb
+    sends it past all limits if there is none. Behind several queues a flow goes through one of them,
+    so the slowest counts.
+
+    Args:
+        qdiscs: All qdiscs of an interface.
+        classes: All its classes.
     """
     roots = [q for q in qdiscs if q.parent == _ROOT]
     return [limit for root in roots for limit in _below(root, qdiscs, classes)]
@@ -108,7 +118,7 @@ def _below(qdisc: Entry, qdiscs: Sequence[Entry], classes: Sequence[Entry]) -> I
             yield Limit(rate, f"fq {show(qdisc.handle)} maxrate, of each flow", 0)
         elif rate is not None:
             yield Limit(rate, f"{qdisc.kind} {show(qdisc.handle)}", qdisc.sent_bytes)
-        # an mq that the kernel put there has handle 0, and so have the parents of those below it
+        # an mq that the kernel installed has handle 0, and so have the parents of those below it
         children = [q for q in qdiscs if q.parent >> 16 == qdisc.handle >> 16]
         if qdisc.kind in _MANY_QUEUES:
             below = [list(_below(child, qdiscs, classes)) for child in children]
@@ -117,18 +127,18 @@ def _below(qdisc: Entry, qdiscs: Sequence[Entry], classes: Sequence[Entry]) -> I
                 yield min(slowest, key=lambda limit: limit.rate)
             return
         if qdisc.kind not in _ONE_CHILD or len(children) != 1:
-            return  # which of several it is only its filters and priorities know
+            return  # which of several it is depends on its filters and priorities
     for child in children:
         yield from _below(child, qdiscs, classes)
 
 
 def show(handle: int) -> str:
-    """0x10010 -> '1:10', as `tc` writes it."""
+    """Format a handle as `tc` does: 0x10010 -> '1:10'."""
     return f"{handle >> 16:x}:{handle & 0xFFFF:x}" if handle & 0xFFFF else f"{handle >> 16:x}:"
 
 
 def _default(qdisc: Entry) -> int:
-    """The minor number of the class for what no filter sorts; 0: there is none."""
+    """Return the minor number of the default class; 0: there is none."""
     if qdisc.kind == "hfsc":  # struct tc_hfsc_qopt
         return _number("=H", qdisc.options, 0)
     return _number("=I", attributes(qdisc.options).get(_HTB_INIT, b""), 8)
@@ -156,17 +166,17 @@ def _htb_ceil(node: Entry) -> float | None:
 
 
 def _hfsc_upper(node: Entry) -> float | None:
-    """The long-term slope of the upper-limit curve, struct tc_service_curve."""
+    """Return the long-term slope of the upper-limit curve, struct tc_service_curve."""
     return _known(_number("=I", attributes(node.options).get(_HFSC_UPPER, b""), 8))
 
 
 def _wide(wide: bytes, narrow: bytes, at: int) -> float | None:
-    """A rate of 64 bits where it was given, as it is from 2^32 B/s on, else of 32."""
+    """Return the 64-bit rate if there is one, as from 2^32 B/s on, else the 32-bit rate."""
     return _known(_number("=Q", wide, 0) or _number("=I", narrow, at))
 
 
 def _number(form: str, data: bytes, at: int) -> int:
-    """A number in its place; 0 when the kernel gave less than that."""
+    """Unpack a number at an offset; 0 if the data is too short."""
     if len(data) < at + struct.calcsize(form):
         return 0
     return int(struct.unpack_from(form, data, at)[0])

@@ -1,1 +1,1 @@
-"""Page tables of a process: walk them, report where they lie, move them."""
+"""Page tables of a process: walks them, reports where they lie, moves them."""

@@ -1,74 +1,69 @@
-"""The answers of `redirty pagetables --to-node`: what would move, and what moved."""
+"""Answers of `redirty pagetables --to-node`: what would move, and what moved."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
-from redirty.collector.linux.numa import NumaNodes
 from redirty.collector.pagetables.preconditions import require_movable
-from redirty.collector.pagetables.relocation import RelocationResult, plan_for, relocate, trial_s
+from redirty.collector.pagetables.relocation import (
+    Relocation,
+    RelocationLimits,
+    RelocationTarget,
+    plan_for,
+    trial_s,
+)
 from redirty.collector.pagetables.tlb_counter import Flushes, flushes_text
-from redirty.collector.pagetables.walker import Walker, leaves_by_node
+from redirty.collector.pagetables.walker import leaves_by_node
 from redirty.collector.units import show_pages, show_time
 
 
-def would_move(
-    pid: int, walker: Walker, nodes: NumaNodes, node: int, max_pause_s: float, *, split_huge: bool
-) -> dict[str, Any]:
-    """What a move would do, tried on memory of our own for its time. Errors: RedirtyError."""
-    require_movable(pid, node)
-    wanted, tables = plan_for(pid, walker, nodes, node, split_huge=split_huge)
-    count = len(wanted.regions)
+def would_move(target: RelocationTarget, node: int, limits: RelocationLimits) -> dict[str, Any]:
+    """Say what a move would do; its time is measured on memory of this process.
+
+    Raises:
+        RedirtyError: Nothing of the process may be moved.
+    """
+    require_movable(target.pid, node)
+    planned, tables = plan_for(target, node, split_huge=limits.split_huge)
+    count = len(planned.regions)
     pause_s = trial_s() * count if count else 0.0
     return {
-        "pid": pid,
+        "pid": target.pid,
         "done": False,
-        "before": leaves_by_node(tables, nodes),
+        "before": leaves_by_node(tables, target.nodes),
         "to_node": node,
         "tables": count,
-        "kept": dict(wanted.kept),
+        "kept": dict(planned.kept),
         "stopped_s": pause_s,
-        "steps": max(1, round(pause_s / max_pause_s + 0.5)) if count else 0,
-        "max_pause_s": max_pause_s,
+        "steps": max(1, round(pause_s / limits.max_pause_s + 0.5)) if count else 0,
+        "max_pause_s": limits.max_pause_s,
     }
 
 
 def move(
-    pid: int,
-    walker: Walker,
-    nodes: NumaNodes,
-    node: int,
-    max_pause_s: float,
-    *,
-    split_huge: bool,
-    progress: bool,
+    target: RelocationTarget, node: int, limits: RelocationLimits, *, progress: bool
 ) -> dict[str, Any]:
-    """Moves. Errors: RedirtyError, TargetEndedError."""
-    require_movable(pid, node)  # what counts flushes takes a while to load
-    flushes = Flushes(pid)
-    show: Callable[[int, int], None] = _progress if progress else lambda done, of: None
+    """Move page tables, and say what moved.
+
+    Args:
+        target: The process.
+        node: The NUMA node.
+        limits: What the move may do to it.
+        progress: Whether to show it on stderr.
+
+    Raises:
+        RedirtyError: The tables cannot be moved.
+        TargetEndedError: The process is gone.
+    """
+    require_movable(target.pid, node)  # before the flush counter, which takes a while to load
+    observer = _MoveObserver(target.pid, show=progress)
     try:
-        moved = relocate(
-            *(pid, walker, nodes, node),
-            max_pause_s=max_pause_s,
-            split_huge=split_huge,
-            on_step=show,
-            around=flushes,
-        )
+        moved = Relocation(target, node, limits, observer).run()
     finally:
-        flushes.close()
-        if progress:
-            print(file=sys.stderr)
-    return _moved_json(pid, node, max_pause_s, moved, flushes.as_json())
-
-
-def _moved_json(
-    pid: int, node: int, max_pause_s: float, moved: RelocationResult, flushes: dict[str, Any] | None
-) -> dict[str, Any]:
+        observer.close()
     return {
-        "pid": pid,
+        "pid": target.pid,
         "done": True,
         "before": moved.before,
         "after": moved.after,
@@ -76,17 +71,40 @@ def _moved_json(
         "tables": moved.moved,
         "kept": dict(moved.kept),
         "steps": moved.steps,
-        "max_pause_s": max_pause_s,
+        "max_pause_s": limits.max_pause_s,
         "longest_pause_s": moved.longest_s,
         "stopped_s": moved.stopped_s,
         "moves_s": moved.moves_s,
         "took_s": moved.took_s,
-        "tlb": flushes,
+        "tlb": observer.flushes.as_json(),
     }
 
 
-def _progress(done: int, of: int) -> None:
-    print(f"\r{done} of {of} page tables moved", end="", file=sys.stderr, flush=True)
+class _MoveObserver:
+    """Counts TLB flushes during steps, and shows progress on stderr."""
+
+    def __init__(self, pid: int, *, show: bool) -> None:
+        self.flushes = Flushes(pid)
+        self._show = show
+
+    def step_started(self) -> None:
+        """Start counting flushes."""
+        self.flushes.start()
+
+    def step_ended(self) -> None:
+        """Stop counting flushes."""
+        self.flushes.stop()
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how many tables have been moved."""
+        if self._show:
+            print(f"\r{done} of {total} page tables moved", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Detach the counter, and end the line of progress."""
+        self.flushes.close()
+        if self._show:
+            print(file=sys.stderr)
 
 
 def _nodes_text(tables: dict[int, int]) -> str:
@@ -94,7 +112,7 @@ def _nodes_text(tables: dict[int, int]) -> str:
 
 
 def as_text(answer: dict[str, Any]) -> str:
-    """For people."""
+    """Format an answer for people."""
     a = answer
     lines = [f"process {a['pid']}: page tables of the lowest level: {_nodes_text(a['before'])}"]
     size = show_pages(a["tables"] * 512)
@@ -102,18 +120,18 @@ def as_text(answer: dict[str, Any]) -> str:
         lines += [
             f"  now          {_nodes_text(a['after'])}",
             f"  moved        {a['tables']} tables, {size} of addresses, in {a['steps']} stops",
-            f"  stood still  {show_time(a['stopped_s'])} in all, {show_time(a['longest_pause_s'])} at most "
-            f"({show_time(a['max_pause_s'])} asked for); the moves took {show_time(a['moves_s'])}",
+            f"  downtime     {show_time(a['stopped_s'])} in all, {show_time(a['longest_pause_s'])} at most "
+            f"({show_time(a['max_pause_s'])} requested); the moves took {show_time(a['moves_s'])}",
             flushes_text(a["tlb"]),
         ]
     else:
         lines.append(f"  would move   {a['tables']} tables, {size} of addresses")
         if a["tables"]:
             lines.append(
-                f"  standing still for about {show_time(a['stopped_s'])} in all, in {a['steps']} or more "
+                f"  downtime     about {show_time(a['stopped_s'])} in all, in {a['steps']} or more "
                 f"stops of at most {show_time(a['max_pause_s'])}"
             )
     lines += [f"  stay         {count}: {reason}" for reason, count in a["kept"].items()]
     if not a["done"] and a["tables"]:
-        lines.append("  nothing was moved: --yes does it")
+        lines.append("  nothing was moved: --yes moves them")
     return "\n".join(lines) + "\n"

@@ -1,18 +1,18 @@
-"""Where the page tables of processes lie, and on which nodes their threads run: measured, for people
-and for programs."""
+"""Measures where the page tables of processes lie, and on which nodes their threads run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
+from redirty.collector.linux import procfs
 from redirty.collector.linux.numa import NumaNodes
 from redirty.collector.linux.numa_sampling import run_by_node
 from redirty.collector.linux.process import Process
 from redirty.collector.linux.smaps import SmapsMapping, detailed
+from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE
 from redirty.collector.pagetables.advice import advice, remote_share
 from redirty.collector.pagetables.planner import overlaps
 from redirty.collector.pagetables.walker import Tables, Walker
@@ -20,7 +20,7 @@ from redirty.collector.pagetables.walker import Tables, Walker
 
 @dataclass(frozen=True)
 class Row:
-    """So many page-table pages of a level (or of the mapping) on a node."""
+    """Number of page-table pages of a level on a node."""
 
     what: str
     node: int
@@ -29,7 +29,7 @@ class Row:
 
 @dataclass(frozen=True)
 class MappingRow:
-    """Tables of the lowest level that serve a mapping; one that serves several counts for the first."""
+    """Number of tables of the lowest level for a mapping; one for several counts for the first."""
 
     mapping: SmapsMapping
     node: int
@@ -38,10 +38,19 @@ class MappingRow:
 
 @dataclass(frozen=True)
 class Placement:
-    """Of one process. levels: the highest first; none where nobody can walk. counted_pages: as the
-    kernel counts them (VmPTE), without the top table, but with one that it holds in reserve for each
-    huge page of private memory, which no walk finds. huge_pages: mapped as such, None where nobody
-    can walk. ran_s: processor time by node while it was sampled."""
+    """Placement of the page tables of a process.
+
+    Attributes:
+        pid: The process.
+        comm: Its name.
+        counted_pages: Page-table pages as the kernel counts them (VmPTE): without the top table, but
+            with one kept in reserve for each huge page of private memory, which no walk finds.
+        huge_pages: Number of huge pages; None if page tables cannot be walked here.
+        levels: Pages by level and node, the highest level first; none if they cannot be walked.
+        mappings: Tables of the lowest level by mapping and node.
+        ran_s: Processor seconds by node while it was sampled.
+        nodes: The NUMA nodes of this machine.
+    """
 
     pid: int
     comm: str
@@ -54,23 +63,23 @@ class Placement:
 
     @property
     def leaves(self) -> dict[int, int]:
-        """Pages of the lowest level by node."""
+        """Page-table pages of the lowest level by node."""
         return {row.node: row.pages for row in self.levels if row.what == "pte"}
 
     @property
     def remote(self) -> float | None:
-        """See model.placement.remote_share."""
+        """Share of page walks that leave their node: see advice.remote_share()."""
         return remote_share(self.leaves, self.ran_s)
 
     @property
     def advice(self) -> str:
-        """One sentence."""
+        """Sentence of placement advice."""
         return advice(f"-p {self.pid}", self.leaves, self.ran_s, self.nodes.with_memory)
 
 
 def levels_of(tables: Tables, nodes: NumaNodes) -> list[Row]:
-    """Pages by level and node, the highest level first."""
-    where = nodes.of_frames(tables.physical >> np.uint64(12))
+    """Count page-table pages by level and node, the highest level first."""
+    where = nodes.of_frames(tables.physical >> np.uint64(PAGE_SHIFT))
     found = []
     for level in range(tables.top, 0, -1):
         numbers, counts = np.unique(where[tables.level == level], return_counts=True)
@@ -83,14 +92,14 @@ def levels_of(tables: Tables, nodes: NumaNodes) -> list[Row]:
 def by_mapping(
     tables: Tables, nodes: NumaNodes, mappings: Sequence[SmapsMapping]
 ) -> list[MappingRow]:
-    """Tables of the lowest level by mapping and node, by address."""
+    """Count tables of the lowest level by mapping and node, ascending by address."""
     if not mappings:
         return []
     regions = tables.address[tables.leaves]
-    where = nodes.of_frames(tables.physical[tables.leaves] >> np.uint64(12))
+    where = nodes.of_frames(tables.physical[tables.leaves] >> np.uint64(PAGE_SHIFT))
     first, last = overlaps(regions, mappings)
-    there = first < last
-    keys = np.stack([first[there], where[there]])
+    mapped = first < last
+    keys = np.stack([first[mapped], where[mapped]])
     rows, counts = np.unique(keys, axis=1, return_counts=True)
     return [
         MappingRow(mappings[at], node, count)
@@ -99,29 +108,28 @@ def by_mapping(
 
 
 def counted_pages(pid: int) -> int:
-    """VmPTE in pages; 0 when it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
-    except OSError:
-        return 0
-    _, _, rest = text.partition("\nVmPTE:")
-    return int(rest.split(maxsplit=1)[0]) // 4 if rest else 0
+    """Return the page-table pages that the kernel counts for a process (VmPTE); 0 once it is gone."""
+    return (procfs.status_kib(pid, "VmPTE") << 10) // PAGE_SIZE
 
 
 def walker_or_reason(nodes: NumaNodes) -> tuple[Walker | None, str]:
-    """What walks page tables here, or why nothing does."""
+    """Return a walker of page tables, or the reason why there is none here."""
     try:
         return Walker(nodes.highest), ""
     except RedirtyError as e:
         return None, str(e)
 
 
-def look(
+def measure(
     pids: list[int], walker: Walker | None, nodes: NumaNodes, sample_s: float
 ) -> list[Placement]:
-    """Samples threads for so long, then walks. A process that ended meanwhile is left out.
+    """Sample the threads of processes for a while, then walk their page tables.
 
-    Errors: TargetEndedError when all of them did; NoProcessError.
+    Processes that ended meanwhile are left out.
+
+    Raises:
+        TargetEndedError: All of them ended.
+        NoProcessError: There is no such process.
     """
     names = {}
     for pid in pids:
@@ -153,8 +161,5 @@ def look(
             found.append(Placement(pid, names[pid], counted, huge, levels, mappings, ran_s, nodes))
     if not found and not any(counted_pages(pid) for pid in pids):
         who = f"process {pids[0]}" if len(pids) == 1 else "all processes of the target"
-        raise TargetEndedError(f"{who} ended before page tables were looked at")
+        raise TargetEndedError(f"{who} ended before page tables were read")
     return found
-
-
-# ---- out ----

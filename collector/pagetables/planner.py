@@ -1,6 +1,6 @@
-"""Which page tables of a process can be relocated, and in which steps.
+"""Plans which page tables of a process are relocated, and in which steps.
 
-A table maps 2 MiB, a region, and only goes when all that is mapped in its region goes.
+A table maps 2 MiB, a region, and moves only if all that is mapped in its region moves.
 """
 
 from __future__ import annotations
@@ -12,59 +12,71 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+from redirty.collector.linux.maps import SPECIAL_PATHS, SYSTEM_V_PATH
 from redirty.collector.linux.smaps import SmapsMapping
 from redirty.collector.pageset import U64
 
 I64 = npt.NDArray[np.int64]
 
 REGION = 1 << 21
-MOST_SEGMENTS = 96  # of a step: fewer than the routine in the target has room for
+MAX_SEGMENTS = 96
+"""Segments of a step at most: fewer than the stub in the target has room for."""
 _FLAGS = {
     "ht": "hugetlb pages",
     "um": "registered with a userfaultfd",
     "uw": "registered with a userfaultfd",
     "ui": "registered with a userfaultfd",
-    "io": "memory of a device",
-    "pf": "memory of a device",
-    "mm": "memory of a device",
+    "io": "device memory",
+    "pf": "device memory",
+    "mm": "device memory",
     "gd": "the stack",
     "sl": "sealed (mseal)",
     "ss": "a shadow stack",
 }
-_SPECIAL = ("[vsyscall]", "[vvar]", "[vvar_vclock]", "[vdso]", "[uprobes]", "[stack]")
-# The kernel does not join System V segments again once they were parted.
+_UNMOVABLE_PATHS = (*SPECIAL_PATHS, "[uprobes]", "[stack]")
+# The kernel does not merge System V mappings again once they were split.
 _PATHS = {
-    "/SYSV": "System V shared memory",
-    "anon_inode:": "the kernel's own",
-    "/[": "the kernel's own",
+    SYSTEM_V_PATH: "System V shared memory",
+    "anon_inode:": "memory of the kernel",
+    "/[": "memory of the kernel",
 }
 IN_USE = "thread data that the kernel uses (rseq)"
 MANY = "too many mappings in 2 MiB"
-MERGED = "pages merged by KSM, which would be parted"
+MERGED = "pages merged by KSM, which would be unmerged"
 HUGE = "huge pages, which would be split (--split-huge)"
 
 
 def stays(mapping: SmapsMapping, *, merged: bool = False) -> str:
-    """Why a mapping can't be moved away for a moment; empty when it can. merged: whether KSM has merged
-    pages; the kernel parts those of a mapping that it moves."""
+    """Return the reason why a mapping cannot be moved briefly; empty if it can be.
+
+    Args:
+        mapping: The mapping.
+        merged: Whether KSM has merged pages: the kernel unmerges those of a mapping that it moves.
+    """
     if merged and "mg" in mapping.flags:
         return MERGED
     for flag, reason in _FLAGS.items():
         if flag in mapping.flags:
             return reason
-    if mapping.path in _SPECIAL:
-        return "the kernel's own"
-    for begin, reason in _PATHS.items():
-        if mapping.path.startswith(begin):
+    if mapping.path in _UNMOVABLE_PATHS:
+        return "memory of the kernel"
+    for prefix, reason in _PATHS.items():
+        if mapping.path.startswith(prefix):
             return reason
     if mapping.path.startswith("/dev/") and not mapping.path.startswith(("/dev/zero", "/dev/shm/")):
-        return "memory of a device"
+        return "device memory"
     return ""
 
 
 @dataclass(frozen=True, eq=False)
 class RelocationPlan:
-    """regions: (n,) addresses of regions to relocate, ascending. kept: reason -> how many tables stay for it."""
+    """A plan.
+
+    Attributes:
+        regions: (n,) addresses of regions to relocate, ascending.
+        mappings: All mappings of the process.
+        kept: Reason -> number of tables that stay for it.
+    """
 
     regions: U64
     mappings: Sequence[SmapsMapping]
@@ -72,7 +84,7 @@ class RelocationPlan:
 
 
 def overlaps(regions: U64, mappings: Sequence[SmapsMapping]) -> tuple[I64, I64]:
-    """Of each region the mappings in it, by number: (n,) the first, (n,) one past the last."""
+    """Return the mappings in each region, by index: (n,) the first, (n,) one past the last."""
     starts = np.array([m.start for m in mappings], np.uint64)
     ends = np.array([m.end for m in mappings], np.uint64)
     first = np.searchsorted(ends, regions, side="right").astype(np.int64)
@@ -87,19 +99,25 @@ def plan(
     *,
     merged: bool = False,
 ) -> RelocationPlan:
-    """Of regions with tables in the wrong place those that can be relocated. mappings: all of the
-    process. in_use: addresses that may not be away for a moment. merged: see stays()."""
+    """Plan the relocation of those of some regions that can be relocated.
+
+    Args:
+        regions: (n,) addresses of regions whose tables are in the wrong place, ascending.
+        mappings: All mappings of the process.
+        in_use: Addresses that may not be moved even briefly.
+        merged: See stays().
+    """
     reasons = [stays(m, merged=merged) for m in mappings]
-    bad = np.flatnonzero([bool(r) for r in reasons])
+    unmovable = np.flatnonzero([bool(r) for r in reasons])
     first, last = overlaps(regions, mappings)
-    # of what is bad, the first that is not before the region's first mapping
-    nearest = np.append(bad, len(mappings))[np.searchsorted(bad, first)]
+    # the first unmovable mapping that is not before the region's first mapping
+    nearest = np.append(unmovable, len(mappings))[np.searchsorted(unmovable, first)]
     blocked = nearest < last
-    many = ~blocked & (last - first > MOST_SEGMENTS)
+    many = ~blocked & (last - first > MAX_SEGMENTS)
     kept = Counter(reasons[i] for i in nearest[blocked].tolist())
     if many.any():
         kept[MANY] += int(many.sum())
-    # with nothing mapped there the table went away meanwhile
+    # if nothing is mapped there, the table was freed meanwhile
     good = ~blocked & ~many & (last > first)
     used = np.isin(regions, [address // REGION * REGION for address in in_use])
     if (good & used).any():
@@ -109,21 +127,26 @@ def plan(
 
 @dataclass(frozen=True)
 class RelocationStep:
-    """runs: [start, end) of neighbouring regions; segments: (start, end, permissions) mapped there."""
+    """A step of a relocation.
+
+    Attributes:
+        runs: [start, end) of adjacent regions.
+        segments: (start, end, permissions) of what is mapped there.
+    """
 
     runs: list[tuple[int, int]]
     segments: list[tuple[int, int, str]]
 
     @property
     def regions(self) -> int:
-        """How many tables it relocates."""
+        """Number of tables that it relocates."""
         return sum(end - start for start, end in self.runs) // REGION
 
 
 def clipped(
     mappings: Sequence[SmapsMapping], start: int, end: int, at: int
 ) -> list[tuple[int, int, str]]:
-    """What of mappings lies in [start, end); at: the first that may."""
+    """Return the parts of mappings in [start, end); at: index of the first that may be in it."""
     found = []
     for m in mappings[at:]:
         if m.start >= end:
@@ -133,28 +156,28 @@ def clipped(
 
 
 class StepPlanner:
-    """StepPlanner of a plan, each as large as is said when it is asked for."""
+    """Splits a plan into steps, each as large as requested."""
 
     def __init__(self, plan: RelocationPlan) -> None:
         self._mappings = plan.mappings
         self._regions = plan.regions
         self._first, last = overlaps(plan.regions, plan.mappings)
-        # A mapping that goes on from the region before is in that one's segment already.
-        goes_on = np.zeros(len(plan.regions), np.int64)
+        # A mapping that continues from the region before is in that one's segment already.
+        continues = np.zeros(len(plan.regions), np.int64)
         neighbours = plan.regions[1:] - plan.regions[:-1] == REGION
-        goes_on[1:] = neighbours & (self._first[1:] == last[:-1] - 1)
-        self._segments = np.cumsum(last - self._first - goes_on)
+        continues[1:] = neighbours & (self._first[1:] == last[:-1] - 1)
+        self._segments = np.cumsum(last - self._first - continues)
         self._at = 0
 
-    def next(self, most: int) -> RelocationStep | None:
-        """A step of at most so many regions; None at the end."""
+    def next(self, max_regions: int) -> RelocationStep | None:
+        """Return the next step, limited to a number of regions; None at the end."""
         at = self._at
         if at >= len(self._regions):
             return None
         before = int(self._segments[at - 1]) if at else 0
-        # One more than counted: the first region's mapping may have begun in the step before.
-        room = int(np.searchsorted(self._segments, before + MOST_SEGMENTS, side="right"))
-        self._at = min(at + most, max(room, at + 1), len(self._regions))
+        # One more than counted: the first region's mapping may have started in the step before.
+        room = int(np.searchsorted(self._segments, before + MAX_SEGMENTS, side="right"))
+        self._at = min(at + max_regions, max(room, at + 1), len(self._regions))
         regions = self._regions[at : self._at]
         cuts = np.flatnonzero(regions[1:] - regions[:-1] != REGION) + 1
         runs: list[tuple[int, int]] = []

@@ -1,19 +1,23 @@
-"""Whose page tables are not moved at all: said before anything is touched."""
+"""Conditions under which page tables are not moved at all, checked before anything is touched."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from redirty.collector.errors import RedirtyError
+from redirty.collector.linux import procfs
+from redirty.collector.linux.kcmp import sharing_memory
 from redirty.collector.linux.numa import NumaNodes, parse_list
-from redirty.collector.linux.process import open_files, sharing_memory
+from redirty.collector.linux.open_files import open_files
 
-# Descriptors through which the kernel works in a process's memory on its own, threads stopped or not.
-_KERNEL_HELPERS = {"anon_inode:[io_uring]": "io_uring", "/dev/vhost-": "vhost (/dev/vhost-*)"}
+# Descriptors through which the kernel uses a process's memory, whether its threads are stopped or not.
+_KERNEL_USERS = {"anon_inode:[io_uring]": "io_uring", "/dev/vhost-": "vhost (/dev/vhost-*)"}
 
 
 def require_node(nodes: NumaNodes, node: int) -> None:
-    """Errors: RedirtyError when page tables can't be moved there, from anywhere."""
+    """Check that page tables can be moved to a node.
+
+    Raises:
+        RedirtyError: They cannot, of any process.
+    """
     listed = ", ".join(map(str, nodes.with_memory))
     if node not in nodes.online:
         raise RedirtyError(f"there is no node {node} here: nodes with memory are {listed}")
@@ -26,38 +30,32 @@ def require_node(nodes: NumaNodes, node: int) -> None:
 
 
 def require_movable(pid: int, node: int) -> None:
-    """Errors: RedirtyError when nothing of this process may be moved."""
-    tracer = _status(pid, "TracerPid")
+    """Check that page tables of a process may be moved to a node.
+
+    Raises:
+        RedirtyError: None of them may be.
+    """
+    tracer = procfs.status_field(pid, "TracerPid")
     if tracer not in ("", "0"):
         raise RedirtyError(
-            f"cannot relocate page tables of process {pid}: it is being debugged by process {tracer}"
+            f"cannot relocate page tables of process {pid}: already traced by process {tracer}"
         )
-    allowed = parse_list(_status(pid, "Mems_allowed_list"))
+    allowed = parse_list(procfs.status_field(pid, "Mems_allowed_list"))
     if allowed and node not in allowed:
         raise RedirtyError(
-            f"process {pid} may not have memory on node {node}: its cpuset (Mems_allowed_list) has "
+            f"process {pid} may not have memory on node {node}: its cpuset (Mems_allowed_list) allows "
             f"{', '.join(map(str, allowed))}"
         )
     others = sharing_memory(pid)
     if others:
         raise RedirtyError(
-            f"process {others[0]} shares all memory of process {pid} (CLONE_VM) and would run on "
-            "while it is moved: try again when that has ended"
+            f"process {others[0]} shares all memory of process {pid} (CLONE_VM) and would keep running "
+            "while it is moved: try again when that process has ended"
         )
-
-    for path in open_files(pid):
-        for used, what in _KERNEL_HELPERS.items():
+    for path in open_files(pid).values():
+        for used, what in _KERNEL_USERS.items():
             if path.startswith(used):
                 raise RedirtyError(
-                    f"process {pid} uses {what}: the kernel would go on using its memory while that is "
-                    "away, so its page tables can't be moved"
+                    f"process {pid} uses {what}: the kernel would continue to use its memory while that is "
+                    "away, so its page tables cannot be moved"
                 )
-
-
-def _status(pid: int, name: str) -> str:
-    """A field of its status; empty when it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
-    except OSError:
-        return ""
-    return text.partition(f"\n{name}:")[2].partition("\n")[0].strip()

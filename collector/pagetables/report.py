@@ -1,4 +1,4 @@
-"""Report page-table placement as text and JSON."""
+"""Reports page-table placement as text and JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ _SHOWN_MAPPINGS = 12
 
 
 def as_json(found: Sequence[Placement], nodes: NumaNodes, reason: str) -> dict[str, Any]:
-    """For programs. reason: why page tables were not walked, empty when they were."""
+    """Return a JSON-serializable dict.
+
+    Args:
+        found: Placements of processes.
+        nodes: The NUMA nodes of this machine.
+        reason: Why page tables were not walked; empty if they were.
+    """
     return {
         "source": "vmstat" if reason else "walk",
         "reason": reason or None,
@@ -51,7 +57,7 @@ def _process_json(p: Placement) -> dict[str, Any]:
 
 
 def as_text(found: Sequence[Placement], nodes: NumaNodes, reason: str) -> str:
-    """For people."""
+    """Format placements for people; for the arguments see as_json()."""
     lines = []
     for p in found:
         lines.append(
@@ -83,7 +89,7 @@ def _levels_text(p: Placement) -> list[str]:
         counts = {row.node: row.pages for row in p.levels if row.what == name}
         lines.append(f"  {name:<8}" + "".join(f"{counts.get(n, 0):>12}" for n in nodes))
     if p.huge_pages:
-        lines.append(f"  {p.huge_pages} huge pages need no pte; for most a page is held in reserve")
+        lines.append(f"  {p.huge_pages} huge pages need no pte; for most a page is kept in reserve")
     rows = sorted(p.mappings, key=lambda r: -r.pages)
     lines += ["", f"  {'pages':>8}  {'node':>4}  mapping (pte level)"]
     for row in rows[:_SHOWN_MAPPINGS]:

@@ -1,4 +1,4 @@
-"""Count TLB flushes while page tables move."""
+"""Counts TLB flushes while page tables are moved."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ _SLOT = 1
 
 
 class Flushes:
-    """TLB flushes of a process between two moments, summed over such pairs.
+    """TLB flushes of a process between start() and stop(), summed over all such periods.
 
-    counts: as abi.TLB, by what the kernel's tracepoint gives as the reason; None where no program
-    can be attached.
+    They are not counted where no program can be attached.
     """
 
     def __init__(self, pid: int) -> None:
@@ -31,56 +30,59 @@ class Flushes:
         except RedirtyError as e:
             log.info("TLB flushes are not counted: %s", e)
         self._sum = dict.fromkeys(("flushes", "pages", "full_flushes", "cpus", "ns"), 0)
-        self._before = self._now()
+        self._before = self._read()
 
     @property
     def timed(self) -> bool:
-        """Whether the kernel tells how long a flush takes (kprobes or fentry)."""
-        return self._tracer is not None and "tlb_time" in self._tracer.attached
+        """True if it is known how long flushes take (with kprobes or fentry)."""
+        return self._tracer is not None and "tlb_time" in self._tracer.hooks
 
-    def _now(self) -> dict[str, int]:
+    def _read(self) -> dict[str, int]:
         if self._tracer is None:
             return {}
         counts = self._tracer.tlb_counts(_SLOT)
-        # asked for, and timed, where that is seen; else what the processors tell, but for switches
-        # of tasks (0), which nobody asked for
+        # requested and timed flushes if known; else what the processors report, without those at
+        # a switch of tasks (reason 0), which nobody requested
         rows = counts[abi.TLB_MM_RANGE :] if self.timed else counts[1 : abi.TLB_MM_RANGE]
         return {name: int(rows[name].sum()) for name in self._sum}
 
-    def begin(self) -> None:
-        """From now on."""
-        self._before = self._now()
+    def start(self) -> None:
+        """Count from now on."""
+        self._before = self._read()
 
-    def end(self) -> None:
-        """Until now."""
-        for name, value in self._now().items():
+    def stop(self) -> None:
+        """Add what was counted since start()."""
+        for name, value in self._read().items():
             self._sum[name] += value - self._before[name]
 
     def as_json(self) -> dict[str, Any] | None:
-        """For programs; time_s and cpus are None where the kernel does not tell them."""
-        if self._tracer is None or "tlb" not in self._tracer.attached:
+        """Return the sums as a JSON-serializable dict; None if flushes are not counted.
+
+        time_s and other_cpus are None where they are not known.
+        """
+        if self._tracer is None or "tlb" not in self._tracer.hooks:
             return None
-        told = self.timed
         return {
             "flushes": self._sum["flushes"],
             "pages": self._sum["pages"],
             "full_flushes": self._sum["full_flushes"],
-            "other_cpus": self._sum["cpus"] if "tlb_cpus" in self._tracer.attached else None,
-            "time_s": self._sum["ns"] / 1e9 if told else None,
+            "other_cpus": self._sum["cpus"] if "tlb_cpus" in self._tracer.hooks else None,
+            "time_s": self._sum["ns"] / 1e9 if self.timed else None,
         }
 
     def close(self) -> None:
-        """Detaches."""
+        """Detach the programs; the sums stay."""
         if self._tracer is not None:
             self._tracer.close()
 
 
 def flushes_text(flushes: dict[str, Any] | None) -> str:
+    """Format the sums for people."""
     if flushes is None:
         return "  TLB flushes  not counted here (see: redirty check)"
-    text = f"  TLB flushes  {flushes['flushes']}, {flushes['full_flushes']} of everything"
+    text = f"  TLB flushes  {flushes['flushes']}, {flushes['full_flushes']} full"
     if flushes["other_cpus"] is not None:
         text += f", other CPUs interrupted {flushes['other_cpus']} times"
     if flushes["time_s"] is not None:
         text += f", {show_time(flushes['time_s'])} in all"
-    return text + " (while it stood still, and a moment before and after)"
+    return text + " (during the downtime, and just before and after)"

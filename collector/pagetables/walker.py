@@ -1,4 +1,4 @@
-"""Page tables of a process: walked from the top, each with the page that it lies in.
+"""Page tables of a process, walked from the top, each with the page that it lies in.
 
 Format: Intel SDM volume 3, 4.5 (paging); Documentation/mm/page_tables.rst has the names.
 """
@@ -14,7 +14,7 @@ from redirty.collector.bpf.page_table_reader import PageTableReader, PageTableRe
 from redirty.collector.linux.numa import NumaNodes
 from redirty.collector.pageset import PAGE_SHIFT, U64
 
-# by level: 1 maps pages, the highest is the process's own
+# by level: 1 maps pages, the highest is the root
 NAMES = ("pte", "pmd", "pud", "p4d", "pgd")
 REGION_SHIFT = 21  # what a table of level 1 maps
 _PRESENT, _HUGE = np.uint64(1), np.uint64(0x80)
@@ -24,14 +24,22 @@ Read = Callable[[U64], tuple[U64, npt.NDArray[np.bool_]]]
 
 
 def shift_of(level: int) -> int:
-    """Bits of an address that a table of this level maps: 21 for level 1."""
+    """Return how many bits of an address a table of this level maps: 21 for level 1."""
     return PAGE_SHIFT + 9 * level
 
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """(n,) page tables, by level and ascending address: level, address (the first it maps), physical
-    (where it lies). huge: (m,) addresses of huge pages of 2 MiB, huge_1g: of 1 GiB."""
+    """The page tables of an address space, by level and ascending address.
+
+    Attributes:
+        level: (n,) level of each table.
+        address: (n,) first address that it maps.
+        physical: (n,) physical address at which it lies.
+        huge: (m,) addresses of huge pages of 2 MiB.
+        huge_1g: Addresses of huge pages of 1 GiB.
+        top: The highest level.
+    """
 
     level: npt.NDArray[np.int64]
     address: U64
@@ -42,25 +50,31 @@ class Tables:
 
     @property
     def leaves(self) -> npt.NDArray[np.bool_]:
-        """(n,) those that map pages."""
+        """(n,) True for tables that map pages."""
         found: npt.NDArray[np.bool_] = self.level == 1
         return found
 
     def name(self, level: int) -> str:
-        """What the kernel calls a level; the highest is the pgd, however many there are."""
+        """Return the kernel's name of a level; the highest is the pgd, however many there are."""
         return "pgd" if level == self.top else NAMES[level - 1]
 
 
 def leaves_by_node(tables: Tables, nodes: NumaNodes) -> dict[int, int]:
-    """Tables of the lowest level by node."""
+    """Count the tables of the lowest level by node."""
     where = nodes.of_frames(tables.physical[tables.leaves] >> np.uint64(PAGE_SHIFT))
     return {int(n): int(c) for n, c in zip(*np.unique(where, return_counts=True), strict=True)}
 
 
 def walk(read: Read, addresses: Callable[[U64], U64], top: int, levels: int) -> Tables:
-    """All tables below the one at physical address `top`. read: contents of pages, see PageTableReader.
+    """Walk all tables from the one at a physical address.
 
-    The process may change them meanwhile: a table that went away is left out or counts as it was.
+    The process may change them meanwhile: a table that was freed is left out or counts as before.
+
+    Args:
+        read: Reads pages, see PageTableReader.read.
+        addresses: Extracts addresses from entries, see PageTableReader.addresses.
+        top: Physical address of the top table.
+        levels: Number of levels.
     """
     at, where = np.zeros(1, np.uint64), np.array([top], np.uint64)
     found = []
@@ -74,19 +88,19 @@ def walk(read: Read, addresses: Callable[[U64], U64], top: int, levels: int) -> 
         if level == levels:
             entries = entries[:, :_USER_ENTRIES]
         step = np.uint64(shift_of(level - 1))
-        places = at[:, None] + (np.arange(entries.shape[1], dtype=np.uint64) << step)
+        targets = at[:, None] + (np.arange(entries.shape[1], dtype=np.uint64) << step)
         big = (entries & _HUGE) != 0
         if level <= 3:
-            huge[level - 1] = places[big]
+            huge[level - 1] = targets[big]
             table = ((entries & _PRESENT) != 0) & ~big
         else:
             table = (entries & _PRESENT) != 0
-        at, where = places[table], addresses(entries[table])
-    levels_of, addresses_of, places_of = zip(*found, strict=True)
+        at, where = targets[table], addresses(entries[table])
+    level_parts, address_parts, physical_parts = zip(*found, strict=True)
     return Tables(
-        np.concatenate(levels_of),
-        np.concatenate(addresses_of),
-        np.concatenate(places_of),
+        np.concatenate(level_parts),
+        np.concatenate(address_parts),
+        np.concatenate(physical_parts),
         huge[1],
         huge[2],
         levels,
@@ -94,7 +108,7 @@ def walk(read: Read, addresses: Callable[[U64], U64], top: int, levels: int) -> 
 
 
 def translate(read: Read, addresses: Callable[[U64], U64], top: int, levels: int, at: int) -> int:
-    """The page frame that an address maps to, -1: none."""
+    """Return the page frame that an address maps to; -1: none. For the arguments see walk()."""
     where = top
     for level in range(levels, 0, -1):
         entries, good = read(np.array([where], np.uint64))
@@ -110,8 +124,9 @@ def translate(read: Read, addresses: Callable[[U64], U64], top: int, levels: int
 class Walker:
     """Walks address spaces through BPF.
 
-    Errors of the constructor: PageTableReadError, also when our own page tables, walked for a trial, do
-    not lead where the kernel says that they lead.
+    Raises:
+        PageTableReadError: Page tables cannot be read here; also if those of this process, walked
+            as a trial, do not lead where the kernel says that they lead.
     """
 
     def __init__(self, highest: int) -> None:
@@ -132,14 +147,18 @@ class Walker:
                 ):
                     return levels
         raise PageTableReadError(
-            "our own page tables do not lead to our memory when BPF walks them"
+            "redirty's own page tables do not lead to its memory when BPF walks them"
         )
 
     def walk(self, pid: int) -> Tables:
-        """The tables of a process. Errors: OSError when it is gone."""
+        """Walk the tables of a process.
+
+        Raises:
+            OSError: The process is gone.
+        """
         top = self._pages.top(pid)
         return walk(self._pages.read, self._pages.addresses, top, self._levels)
 
     def close(self) -> None:
-        """Unloads it."""
+        """Unload the reader."""
         self._pages.close()

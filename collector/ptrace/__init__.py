@@ -1,1 +1,1 @@
-"""Stop threads of other processes, by helper processes of their own."""
+"""Stops threads of other processes by ptrace(2), through helper processes."""

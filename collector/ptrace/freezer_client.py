@@ -1,4 +1,4 @@
-"""The collector's side of the holder: the process beside it that holds a target still."""
+"""The collector's side of the freezer: the helper process that stops a target's threads."""
 
 from __future__ import annotations
 
@@ -12,24 +12,34 @@ from typing import NoReturn
 from redirty.collector.errors import RedirtyError
 from redirty.collector.ptrace.spawn import reap, start_helper
 
-_SPARE_S = 5.0  # for an answer that should come at once
+_ANSWER_S = 5.0  # for an answer that should come at once
 _SO_SNDBUFFORCE = 32
-_ANSWER_BYTES = 16 << 20  # the states of some 4,000 threads: it need not wait for us to read them
+_SEND_BUFFER_BYTES = 16 << 20  # holds the states of some 4,000 threads until they are read
 
 
-# NT_X86_XSTATE begins with what NT_PRFPREG is, but for the bytes that say what else is in it.
+# NT_X86_XSTATE starts with the contents of NT_PRFPREG, but for the bytes that say what else is in it.
 # arch/x86/include/asm/fpu/types.h: fxregs_state, sw_reserved
 _FXSAVE_BYTES, _FXSAVE_OWN_BYTES = 512, 464
 
 
 class FreezeError(RedirtyError):
-    """The target could not be held still, or not for so long; it runs on."""
+    """The target could not be stopped, or not for long enough; it keeps running."""
 
 
 @dataclass(frozen=True)
 class ThreadState:
-    """A stopped thread's registers, as ptrace gives them; floating, extended: empty where there are none.
-    mask: of blocked signals. stat, status: its files in /proc, status of the first thread alone."""
+    """The state of a stopped thread.
+
+    Attributes:
+        pid: Its process.
+        tid: Its thread ID.
+        registers: General registers, as ptrace returns them.
+        floating: Floating point registers; empty if there are none.
+        extended: Extended registers; empty if there are none.
+        mask: Blocked signals, 8 bytes.
+        stat: Its stat file in /proc.
+        status: Its status file, for the first thread of a process; else empty.
+    """
 
     pid: int
     tid: int
@@ -42,7 +52,7 @@ class ThreadState:
 
 
 def _fxsave(extended: bytes) -> bytes:
-    """The floating point registers, of extended ones; empty where there are none."""
+    """Return the floating point registers from the extended ones; empty if there are none."""
     if not extended:
         return b""
     return extended[:_FXSAVE_OWN_BYTES] + bytes(_FXSAVE_BYTES - _FXSAVE_OWN_BYTES)
@@ -50,13 +60,13 @@ def _fxsave(extended: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class ThreadStates:
-    """The states of threads as they came: taken apart when the target runs again."""
+    """The states of threads, unparsed: they are parsed when the target runs again."""
 
     table: list[list[int]]
     data: bytes
 
     def by_process(self) -> dict[int, list[ThreadState]]:
-        """The threads of each process, in the order in which they were stopped."""
+        """Return the threads of each process, in the order in which they were stopped."""
         found: dict[int, list[ThreadState]] = {}
         at = 0
         for pid, tid, *sizes in self.table:
@@ -71,29 +81,33 @@ class ThreadStates:
 
 
 class Freezer:
-    """Started at once, so that no quiesce waits for it. holds: whether a target stands still by it."""
+    """A freezer process, started at once so that no stop waits for it.
+
+    Attributes:
+        frozen: Whether it keeps a target stopped.
+    """
 
     def __init__(self) -> None:
-        self.holds = False
-        self._asked = False  # for the threads' states, whose answer was not read yet
+        self.frozen = False
+        self._states_pending = False  # requested, and the answer was not read yet
         self._start()
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+        local, peer = socket.socketpair()
         with contextlib.suppress(OSError):  # else it waits for the reader now and then
-            theirs.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _ANSWER_BYTES)
-        self._process = start_helper("freezer", theirs)
-        self._link = ours
-        self._in = ours.makefile("rb")
+            peer.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER_BYTES)
+        self._process = start_helper("freezer", peer)
+        self._link = local
+        self._in = local.makefile("rb")
 
     def _ask(self, patience_s: float, /, **request: object) -> dict[str, object]:
-        if self._asked:
+        if self._states_pending:
             self.states()
         self._send(patience_s, request)
         return self._answer()
 
     def _send(self, patience_s: float, request: dict[str, object]) -> None:
-        self._link.settimeout(patience_s + _SPARE_S)
+        self._link.settimeout(patience_s + _ANSWER_S)
         try:
             self._link.sendall(json.dumps(request).encode() + b"\n")
         except OSError as e:
@@ -101,7 +115,9 @@ class Freezer:
 
     def _failed(self, error: OSError) -> NoReturn:
         self.close()
-        raise FreezeError(f"the process that holds targets does not answer: {error}") from None
+        raise FreezeError(
+            f"the freezer process does not answer: {error}; the target keeps running"
+        ) from None
 
     def _answer(self) -> dict[str, object]:
         try:
@@ -110,32 +126,41 @@ class Freezer:
             self._failed(e)
         if not line:
             self.close()
-            raise FreezeError("the process that holds targets ended, and the target runs on")
+            raise FreezeError("the freezer process ended; the target keeps running")
         answer: dict[str, object] = json.loads(line)
         if not answer["ok"]:
-            self.holds = False
+            self.frozen = False
             raise FreezeError(str(answer["why"]))
         return answer
 
     def stop(self, pids: list[int], limit_s: float, wait_s: float) -> int:
-        """Stops all threads of processes: how many are held now, in all. After limit_s they run
-        on by themselves; wait_s: how long to wait for them to come to a stop.
+        """Stop all threads of processes; return the number of threads stopped now, in all.
 
-        Errors: FreezeError.
+        Args:
+            pids: The processes.
+            limit_s: After this time they resume by themselves.
+            wait_s: How long to wait until they have stopped.
+
+        Raises:
+            FreezeError: They cannot be stopped; all run then.
         """
         self._renew()
         answer = self._ask(wait_s, op="stop", pids=pids, limit_s=limit_s, wait_s=wait_s)
-        self.holds = True
+        self.frozen = True
         return int(str(answer["threads"]))
 
-    def ask_states(self) -> None:
-        """Has the states of all threads that are held be read, beside what is done meanwhile. Errors: FreezeError."""
+    def request_states(self) -> None:
+        """Request the states of all stopped threads, to be read meanwhile. Raises: FreezeError."""
         self._send(0, {"op": "state"})
-        self._asked = True
+        self._states_pending = True
 
     def states(self) -> ThreadStates:
-        """Those. Errors: FreezeError when one cannot be looked at; all run then."""
-        self._asked = False
+        """Return the thread states requested by request_states().
+
+        Raises:
+            FreezeError: A thread cannot be examined; all run then.
+        """
+        self._states_pending = False
         table = self._answer()["threads"]
         assert isinstance(table, list)
         total = sum(sum(row[2:]) for row in table)
@@ -145,42 +170,54 @@ class Freezer:
             self._failed(e)
         if len(data) < total:
             self.close()
-            raise FreezeError("the process that holds targets ended, and the target runs on")
+            raise FreezeError("the freezer process ended; the target keeps running")
         return ThreadStates(table, data)
 
     def stop_machine(self, path: str, limit_s: float, wait_s: float) -> None:
-        """Stops a QEMU's guest through its QMP socket, before its threads are stopped; it goes on when
-        they do. Errors: FreezeError."""
+        """Stop a QEMU's guest through its QMP socket; it resumes with QEMU's threads.
+
+        Call it before those threads are stopped. Raises: FreezeError.
+        """
         self._renew()
         self._ask(wait_s, op="machine", path=path, limit_s=limit_s, wait_s=wait_s)
-        self.holds = True
+        self.frozen = True
 
     def hold_networks(self, pids: list[int], *, trial: bool = False) -> None:
-        """Holds what the network namespaces of processes send, for as long as they stand still; with
-        trial it is only tried. Errors: FreezeError, with the kernel's reason; they run then."""
+        """Drop what the network namespaces of processes send while they are stopped.
+
+        With trial it is only tried.
+
+        Raises:
+            FreezeError: With the kernel's reason; all run then.
+        """
         self._ask(0, op="network", pids=pids, trial=trial)
 
     def _renew(self) -> None:
-        if self._process.poll() is not None:  # it ended to let go of a thread that never stopped
+        if self._process.poll() is not None:  # it exited to release a thread that never stopped
             self.close()
             self._start()
 
-    def more(self, limit_s: float) -> None:
-        """Holds them for so long from now on. Errors: FreezeError when they run already."""
+    def extend(self, limit_s: float) -> None:
+        """Restart the time limit of the freeze.
+
+        Raises:
+            FreezeError: They run already.
+        """
         self._ask(0, op="more", limit_s=limit_s)
 
     def release(self, *, stop: bool = False) -> float:
-        """Lets them run, or leaves them as SIGSTOP does. Returns for how long they stood still.
+        """Resume them, or with stop leave them stopped by SIGSTOP; return the downtime in seconds.
 
-        Errors: FreezeError when they ran before that: what was read is not of one moment.
+        Raises:
+            FreezeError: They ran before: what was read is not of one moment.
         """
         answer = self._ask(0, op="release", stop=stop)
-        self.holds = False
+        self.frozen = False
         return float(str(answer["held_s"]))
 
     def close(self) -> None:
-        """Lets all go."""
-        self.holds = self._asked = False
+        """Resume all, and end the freezer."""
+        self.frozen = self._states_pending = False
         self._in.close()
         self._link.close()
         reap(self._process)

@@ -1,4 +1,4 @@
-"""The collector's side of the injector: a process beside it that gets userfaultfds of targets."""
+"""The collector's side of the injector: the helper process that runs system calls in targets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ANSWER_BYTES = 1 << 17
 
 
 class AddressesInUseError(ArmError):
-    """Memory that may not be away for a moment. addresses: all such of the process."""
+    """Memory may not be moved even briefly. addresses: all such addresses of the process."""
 
     def __init__(self, message: str, addresses: list[int]) -> None:
         super().__init__(message, errno.EADDRINUSE)
@@ -24,7 +24,10 @@ class AddressesInUseError(ArmError):
 
 
 class Injector:
-    """Started on first use; ends when the collector does, after what it is doing is done."""
+    """An injector process, started on first use.
+
+    It ends when the collector does, after it has finished its current step.
+    """
 
     def __init__(self) -> None:
         self._link: socket.socket | None = None
@@ -32,17 +35,17 @@ class Injector:
 
     def _request(self, request: dict[str, object]) -> tuple[dict[str, object], list[int]]:
         if self._link is None:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._process = start_helper("injector", theirs)
-            ours.settimeout(_ANSWER_TIMEOUT_S)
-            self._link = ours
+            local, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._process = start_helper("injector", peer)
+            local.settimeout(_ANSWER_TIMEOUT_S)
+            self._link = local
         try:
             self._link.send(json.dumps(request).encode())
             message, descriptors, _, _ = socket.recv_fds(self._link, _ANSWER_BYTES, 4)
         except OSError as e:
-            raise ArmError(f"the process that stops targets does not answer: {e}") from None
+            raise ArmError(f"the injector process does not answer: {e}") from None
         if not message:
-            raise ArmError("the process that stops targets ended")
+            raise ArmError("the injector process ended")
         answer: dict[str, object] = json.loads(message)
         return answer, descriptors
 
@@ -63,32 +66,53 @@ class Injector:
         raise ArmError(f"cannot {what.format(pid)}: {reason}", int(str(answer["errno"])))
 
     def userfaultfd(self, pid: int, timeout_s: float) -> tuple[int, float]:
-        """A userfaultfd of the process's memory, not yet initialised, and for how many seconds
-        the process stood still. timeout_s: how long to wait for it to come to a stop.
+        """Create a userfaultfd of a process's memory.
 
-        Errors: GoneError, ArmError with the reason (code ETIMEDOUT: it did not stop).
+        Args:
+            pid: The process.
+            timeout_s: How long to wait until a thread of it has stopped.
+
+        Returns:
+            The descriptor, not yet initialized, and for how many seconds the thread was stopped.
+
+        Raises:
+            GoneError: The process is gone.
+            ArmError: With the reason; code ETIMEDOUT: it did not stop in time.
         """
         request: dict[str, object] = {"op": "inject", "pid": pid, "timeout_s": timeout_s}
         answer, descriptor = self._ask(request, pid)
         if descriptor is None:
-            raise ArmError("no descriptor came back")
+            raise ArmError("the injector process returned no descriptor")
         return descriptor, float(str(answer["stopped_s"]))
 
     def hold_at_exec(self, pid: int) -> None:
-        """The process will be stopped at the first instruction of the next program it runs."""
+        """Have a process stopped at the first instruction of the next program it executes.
+
+        Raises:
+            GoneError: The process is gone.
+            ArmError: It cannot be traced.
+        """
         self._ask({"op": "exec", "pid": pid}, pid)
 
     def wait_for_exec(self, pid: int, *, userfaultfd: bool) -> int | None:
-        """Waits for that; the process then stands until go(). Returns a userfaultfd of the new
-        memory if it is wanted.
+        """Wait for the exec after hold_at_exec(); the process then is stopped until resume().
 
-        Errors: GoneError (it ended instead), ArmError.
+        Args:
+            pid: The process.
+            userfaultfd: Whether to create one of the new memory.
+
+        Returns:
+            The userfaultfd, or None.
+
+        Raises:
+            GoneError: The process ended instead.
+            ArmError: It cannot be stopped, or has no userfaultfd.
         """
         _, descriptor = self._ask({"op": "wait_exec", "userfaultfd": userfaultfd}, pid)
         return descriptor
 
-    def go(self) -> None:
-        """The process held at its exec runs."""
+    def resume(self) -> None:
+        """Resume the process stopped at its exec."""
         self._request({"op": "go"})
 
     def relocate(
@@ -99,13 +123,25 @@ class Injector:
         segments: list[tuple[int, int, str]],
         timeout_s: float,
     ) -> tuple[float, float]:
-        """Moves memory away and back with all threads held, so that its page tables are made anew,
-        on a node if that has room. runs: [start, end), multiples of 2 MiB. segments: what is mapped
-        there, (start, end, permissions). timeout_s: how long to wait for the threads to stop.
+        """Move memory away and back with all threads stopped, so that its page tables are made anew.
 
-        Returns for how many seconds they stood still, and how many of those the moves took.
-        Errors: GoneError; AddressesInUseError; ArmError, with the reason (code ETIMEDOUT: they did not stop;
-        EAGAIN: other mappings are there now; EINVAL: the node is not allowed to it).
+        They are allocated on a node if that has room.
+
+        Args:
+            pid: The process.
+            node: The NUMA node.
+            runs: [start, end) of the memory, multiples of 2 MiB.
+            segments: What is mapped there, (start, end, permissions).
+            timeout_s: How long to wait until the threads have stopped.
+
+        Returns:
+            For how many seconds they were stopped, and how many of those the moves took.
+
+        Raises:
+            GoneError: The process is gone.
+            AddressesInUseError: The kernel uses some of the memory itself.
+            ArmError: With the reason; code ETIMEDOUT: the threads did not stop in time; EAGAIN: other
+                mappings are there now; EINVAL: the process may not use the node.
         """
         request: dict[str, object] = {"op": "relocate", "pid": pid, "node": node, "runs": runs}
         request |= {"segments": segments, "timeout_s": timeout_s}
@@ -113,7 +149,7 @@ class Injector:
         return float(str(answer["stopped_s"])), float(str(answer["moved_s"]))
 
     def close(self) -> None:
-        """Ends the injector; a process it held runs on."""
+        """End the injector; a process that it had stopped resumes."""
         if self._link is not None:
             self._link.close()
             self._link = None

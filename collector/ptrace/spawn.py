@@ -1,7 +1,7 @@
-"""Starting a process beside the collector that holds targets by ptrace: the injector, the holder.
+"""Spawns the helper processes that ptrace the targets: the injector, the freezer.
 
-Its command line names no path of ours: "pkill -9 -f redirty" must not hit the one process that may not die
-while it holds a target.
+A helper's command line names no path of redirty's: "pkill -9 -f redirty" must not hit the one process
+that may not die while it holds a target.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from redirty.collector.linux.process import HELPERS
+from redirty.collector.linux import helper_pids
 
 _PYTHON: str = getattr(sys, "_base_executable", None) or sys.executable
+# The environment names the package, since the command line may not.
 _RUN = (
     "import os, sys; from importlib import import_module; "
     "sys.path.insert(0, os.environ['HELPERS_PARENT']); "
@@ -22,22 +23,27 @@ _RUN = (
 )
 
 
-def start_helper(helper: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """Runs a module of helpers/ with the bare library; argv[1] is its end of a socket, closed here."""
-    process = subprocess.Popen(
-        [_PYTHON, "-I", "-S", "-c", _RUN, str(theirs.fileno())],
-        env={**os.environ, "HELPERS_PARENT": str(Path(__file__).parent), "HELPER": helper},
-        pass_fds=[theirs.fileno()],
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    theirs.close()
-    HELPERS.add(process.pid)
+def start_helper(helper: str, peer: socket.socket) -> subprocess.Popen[bytes]:
+    """Run a module of helpers/ with the bare library.
+
+    Args:
+        helper: The module's name.
+        peer: The helper's end of a socket pair, whose descriptor is its argv[1]; closed here.
+    """
+    with peer:
+        process = subprocess.Popen(
+            [_PYTHON, "-I", "-S", "-c", _RUN, str(peer.fileno())],
+            env={**os.environ, "HELPERS_PARENT": str(Path(__file__).parent), "HELPER": helper},
+            pass_fds=[peer.fileno()],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+    helper_pids.add(process.pid)
     return process
 
 
 def reap(process: subprocess.Popen[bytes]) -> None:
-    """Waits for it; its number may be another process's from then on."""
+    """Wait for a helper's end; its PID may be another process's from then on."""
     process.wait()
-    HELPERS.discard(process.pid)
+    helper_pids.discard(process.pid)

@@ -49,7 +49,7 @@ class Outputs:
             arm=recorder.members.way,
             interval_s=plan.interval_s,
             kernel=platform.release(),
-            features=tracer.attached,
+            features=tracer.hooks,
             extra={"refused_probes": tracer.refused, "stopped_s": self._stopped_s()},
             started=started,
         )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from redirty.collector.errors import RedirtyError
+from redirty.collector.linux import procfs
 from redirty.collector.net.procevents import ProcessEvents
 
 log = logging.getLogger(__name__)
@@ -36,14 +36,13 @@ class ProcessNames:
         entry = self.processes.setdefault(pid, {"pid": pid})
         if parent:
             entry["parent"] = parent
-        try:
-            name = Path(f"/proc/{pid}/comm").read_bytes()  # which may hold newlines of its own
-            entry["comm"] = name.removesuffix(b"\n").decode(errors="replace")
-            raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-            entry["cmdline"] = raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            entry.setdefault("comm", self.processes.get(parent or 0, {}).get("comm", ""))
-            entry.setdefault("cmdline", "")
+        comm, words = procfs.read_comm(pid), procfs.read_cmdline(pid)
+        if comm is not None:
+            entry["comm"] = comm
+        if words is not None:
+            entry["cmdline"] = " ".join(words)
+        entry.setdefault("comm", self.processes.get(parent or 0, {}).get("comm", ""))
+        entry.setdefault("cmdline", "")
 
     def poll(self) -> list[int]:
         """Takes the events; the processes that joined."""

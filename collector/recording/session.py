@@ -12,12 +12,11 @@ from collections.abc import Callable
 from types import FrameType
 
 from redirty.collector.arming.methods import choose
-from redirty.collector.bpf.loader import Options
+from redirty.collector.bpf.loader import Options, regions_for
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import GoneError, RedirtyError, TargetEndedError
 from redirty.collector.files import require_new
 from redirty.collector.linux.malloc import retain_freed_memory, trim_heap
-from redirty.collector.linux.process import regions_for
 from redirty.collector.linux.signals import termination_signals
 from redirty.collector.metrics.zero_pages import ZeroPages
 from redirty.collector.ptrace.injector_client import Injector

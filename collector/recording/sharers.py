@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from redirty.collector.linux import procfs
 from redirty.collector.linux.shared_mappings import Key, SharedObject, objects_of
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Sharers:
             if not (theirs[key].writable or ours.writable) or len(self._found) >= _KEPT:
                 continue  # nobody writes to it: a cache of the C library, say
             self._found[pid, key] = Sharer(
-                *(pid, _comm(pid), theirs[key].path, theirs[key].writable),
+                *(pid, procfs.read_comm(pid) or "", theirs[key].path, theirs[key].writable),
                 *(target_pid, ours.writable),
             )
 
@@ -114,11 +114,3 @@ class Sharers:
             "shared_outside": [vars(s) for s in outside],
             "shared_outside_hidden": len(self._hidden.difference(members)),
         }
-
-
-def _comm(pid: int) -> str:
-    try:
-        name = Path(f"/proc/{pid}/comm").read_bytes()
-    except OSError:
-        return ""
-    return name.removesuffix(b"\n").decode(errors="replace")

@@ -1,1 +1,1 @@
-"""Whom to trace: processes, trees, cgroups, commands, virtual machines."""
+"""Targets: processes, trees, cgroups, commands and virtual machines to trace."""

@@ -1,4 +1,4 @@
-"""A command started so that it can be traced from its first instruction on."""
+"""A command that is started so that it can be traced from its first instruction on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from redirty.collector.target.targets import WholeProcesses
 
 @dataclass
 class Command(WholeProcesses):
-    """A child that waits, before it runs the command, until release(). Its tree is the target."""
+    """A child that waits for release() before it runs the command. Its tree is the target.
+
+    Attributes:
+        argv: The command line.
+        apart: Detach the child from the terminal, which a screen uses: no input, output discarded.
+        pid: The child's PID.
+        status: Its exit status once reaped, as a shell shows it.
+    """
 
     argv: list[str]
-    apart: bool = (
-        False  # from the terminal, which a screen has: nothing to read, its output goes nowhere
-    )
+    apart: bool = False
     follow_fork: bool = field(default=True, init=False)
     may_join: bool = field(default=False, init=False)
     required: bool = field(default=True, init=False)
@@ -26,7 +31,7 @@ class Command(WholeProcesses):
 
     def __post_init__(self) -> None:
         gate_read, self._gate = os.pipe2(os.O_CLOEXEC)
-        self._trouble, trouble_write = os.pipe2(os.O_CLOEXEC)
+        self._exec_error, error_write = os.pipe2(os.O_CLOEXEC)
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -35,48 +40,49 @@ class Command(WholeProcesses):
                 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
                 if self.apart:
                     os.setsid()
-                    nowhere = os.open(os.devnull, os.O_RDWR)
+                    null = os.open(os.devnull, os.O_RDWR)
                     for descriptor in range(3):
-                        os.dup2(nowhere, descriptor)
+                        os.dup2(null, descriptor)
                 if os.read(gate_read, 1) == b"g":
                     os.execvp(self.argv[0], self.argv)
             except OSError as e:
-                os.write(trouble_write, str(e.errno).encode())
+                os.write(error_write, str(e.errno).encode())
             finally:
                 os._exit(127)
         os.close(gate_read)
-        os.close(trouble_write)
+        os.close(error_write)
 
     @property
     def description(self) -> str:
-        """The command line."""
+        """The command line, quoted for a shell."""
         import shlex
 
         return shlex.join(self.argv)
 
     def members(self) -> list[int]:
-        """See TargetSet."""
+        """Return the child's PID; see TargetSet."""
         return [self.pid]
 
     def release(self) -> None:
-        """Lets the child run the command."""
+        """Let the child run the command."""
         os.write(self._gate, b"g")
         os.close(self._gate)
         self._gate = -1
 
     def check_started(self) -> None:
-        """To be called after release(), once the child has run the command or failed to.
+        """Wait until the child has run the command; call it after release().
 
-        Errors: RedirtyError (not found, not executable).
+        Raises:
+            RedirtyError: The command cannot be run (not found, not executable).
         """
-        number = os.read(self._trouble, 16)
+        number = os.read(self._exec_error, 16)
         if number:
             error = OSError(int(number), os.strerror(int(number)))
             os.waitpid(self.pid, 0)
             raise RedirtyError(f"cannot run {self.argv[0]}: {why(error)}")
 
     def reap(self) -> int | None:
-        """Its exit status once it has ended, as the shell shows it; None before."""
+        """Return the exit status once the child has ended, as a shell shows it; None before."""
         if self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -85,8 +91,8 @@ class Command(WholeProcesses):
         return self.status
 
     def abandon(self) -> None:
-        """Ends the child if it has not run the command yet."""
+        """End the child if it has not run the command yet."""
         if self._gate >= 0:
-            os.close(self._gate)  # its read ends, and so does it
+            os.close(self._gate)  # its read returns, and it exits
             self._gate = -1
             os.waitpid(self.pid, 0)

@@ -5,16 +5,11 @@ from __future__ import annotations
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux.maps import Mapping, Mappings, MapsFile, appeared
 from redirty.collector.linux.process import Process
-from redirty.collector.linux.smaps import starts_with_flag
-
-# QEMU keeps a guest's memory from its children (MADV_DONTFORK, softmmu/physmem.c: ram_block_add),
-# every block of it that a migration copies, and nothing else.
-_FLAG = b"dc"
-_BLOCK_BYTES = 1 << 20  # no block that is plugged in later is smaller
+from redirty.collector.target.qemu import MIN_BLOCK_BYTES, ram_mappings
 
 
 class Guest:
-    """The memory of a guest of QEMU, emulated or with KVM. pid: QEMU's."""
+    """The memory of a QEMU guest, emulated or with KVM. pid: QEMU's."""
 
     follow_fork = False
     may_join = False
@@ -26,7 +21,7 @@ class Guest:
         self.pid = pid
         self.description = f"virtual machine of process {pid}"
         self._blocks: list[tuple[int, int]] = []
-        self._seen = self._part = Mappings.of(())
+        self._known = self._part = Mappings.of(())
         maps = MapsFile(pid)
         try:
             mappings = maps.read()
@@ -39,20 +34,20 @@ class Guest:
             )
 
     def members(self) -> list[int]:
-        """See TargetSet."""
+        """Return QEMU's PID; see TargetSet."""
         return [self.pid]
 
     def part(self, mappings: Mappings) -> Mappings:
-        """See TargetSet: the guest's memory, that which is plugged in later included."""
-        if mappings is not self._seen:
-            fresh = appeared(self._seen, mappings).items
-            if any(m.end - m.start >= _BLOCK_BYTES for m in fresh):
-                starts = starts_with_flag(self.pid, _FLAG)
+        """Return the guest's memory, including what was plugged in later; see TargetSet."""
+        if mappings is not self._known:
+            fresh = appeared(self._known, mappings).items
+            if any(m.end - m.start >= MIN_BLOCK_BYTES for m in fresh):
+                starts = {start for start, _ in ram_mappings(self.pid)}
                 self._blocks = [(m.start, m.end) for m in mappings.items if m.start in starts]
             chosen = tuple(m for m in mappings.items if self._has(m))
             if chosen != self._part.items:
                 self._part = Mappings.of(chosen)
-            self._seen = mappings
+            self._known = mappings
         return self._part
 
     def _has(self, mapping: Mapping) -> bool:

@@ -1,22 +1,30 @@
-"""All processes that have memory: names, sizes, cgroups; looked at cheaply again and again."""
+"""A table of all processes that have memory, polled cheaply: names, sizes, cgroups."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_PF_KTHREAD = 0x00200000  # include/linux/sched.h, shown in /proc/PID/stat
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_IN_TURN = 10  # of the others one in so many is looked at again each time
-_MACHINES = ("qemu", "kvm", "cloud-hyperviso", "firecracker", "crosvm")
+from redirty.collector.linux import procfs
+from redirty.collector.pageset import PAGE_SIZE
+
+_SHARE = 10  # each poll re-reads one in this many of the known processes
+_HYPERVISORS = ("qemu", "kvm", "cloud-hyperviso", "firecracker", "crosvm")
 
 
 @dataclass(slots=True)
 class ProcessEntry:
-    """A process. name: of a virtual machine's process the machine's; kind: process or vm. started: in
-    clock ticks, tells it from a later one of the same number."""
+    """An entry of the table.
+
+    Attributes:
+        pid: Its PID.
+        name: Its comm; of a virtual machine's process the machine's name.
+        kind: "process" or "vm".
+        cgroup: Its cgroup's path.
+        rss_bytes: Resident set size.
+        started: Start time in clock ticks, which tells it from a later one of the same PID.
+    """
 
     pid: int
     name: str
@@ -27,21 +35,28 @@ class ProcessEntry:
 
 
 class ProcessTable:
-    """processes: by pid, as of the last look()."""
+    """All processes that have memory.
+
+    Attributes:
+        processes: The entries by PID, as of the last poll().
+    """
 
     def __init__(self) -> None:
         self.processes: dict[int, ProcessEntry] = {}
-        self._kernel: set[int] = set()  # its threads
+        self._kernel: set[int] = set()  # kernel threads
         self._turn = 0
 
-    def look(self, changed: Iterable[int] = ()) -> set[int]:
-        """Reads /proc: what is new, what is told to have changed, and some of the rest in turn. Returns
-        the processes that are gone, or are others now."""
-        there = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
+    def poll(self, changed: Iterable[int] = ()) -> set[int]:
+        """Read from /proc the new processes, those known to have changed, and some others in turn.
+
+        Returns:
+            The PIDs of processes that are gone, or were replaced by another of the same PID.
+        """
+        there = set(procfs.pids())
         gone = self.processes.keys() - there
         self._kernel &= there
-        self._turn = (self._turn + 1) % _IN_TURN
-        again = {pid for pid in self.processes if pid % _IN_TURN == self._turn}
+        self._turn = (self._turn + 1) % _SHARE
+        again = {pid for pid in self.processes if pid % _SHARE == self._turn}
         again |= self.processes.keys() & set(changed)
         for pid in gone:
             del self.processes[pid]
@@ -51,45 +66,30 @@ class ProcessTable:
         return gone
 
     def _read(self, pid: int) -> bool:
-        """Reads one; False when it was known, and is another one now or none."""
+        """Read one process; return False if a known one is gone or was replaced."""
         old = self.processes.get(pid)
-        fields = _stat(pid)
-        if fields is None:
+        stat = procfs.read_stat(pid)
+        if stat is None or stat.ended:
             self.processes.pop(pid, None)
             return old is None
-        name, rest = fields
-        if int(rest[6]) & _PF_KTHREAD:
+        if stat.kernel_thread:
             self._kernel.add(pid)
             return True
-        started, rss = int(rest[19]), int(rest[21]) * _PAGE
+        started, rss = stat.start_ticks, stat.resident_pages * PAGE_SIZE
         if old is not None and old.started == started:
             old.rss_bytes = rss
             if old.kind == "process":
-                old.name = name
+                old.name = stat.comm
             return True
-        kind = "process"
-        if name.startswith(_MACHINES):
-            kind, name = "vm", _machine(pid) or name
+        kind, name = "process", stat.comm
+        if name.startswith(_HYPERVISORS):
+            kind, name = "vm", _machine_name(pid) or name
         self.processes[pid] = ProcessEntry(pid, name, kind, _cgroup(pid), rss, started)
         return old is None
 
 
-def _stat(pid: int) -> tuple[str, list[str]] | None:
-    """(name, fields from the third on) of /proc/PID/stat; the name may hold anything."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - thousands of them
-            text = file.read(4096).decode(errors="replace")
-    except OSError:
-        return None
-    head, _, tail = text.rpartition(")")
-    fields = tail.split()
-    if len(fields) < 22 or fields[0] in ("Z", "X"):
-        return None
-    return head.partition("(")[2], fields
-
-
 def _cgroup(pid: int) -> str:
-    """The cgroup of version 2; without one the longest of version 1."""
+    """Return the path of a process's cgroup of version 2; without one the longest of version 1."""
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_bytes().decode(errors="replace").splitlines()
     except OSError:
@@ -101,15 +101,12 @@ def _cgroup(pid: int) -> str:
     return max((parts[2] for parts in paths if len(parts) == 3), key=len, default="")
 
 
-def _machine(pid: int) -> str:
-    """What a virtual machine is called: -name of QEMU, --id of Firecracker; empty: not told."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return ""
+def _machine_name(pid: int) -> str:
+    """Return the name of a virtual machine: -name of QEMU, --id of Firecracker; empty if not given."""
+    words = procfs.read_cmdline(pid) or []
     for option in ("-name", "--id"):
         if option in words[:-1]:
-            said = words[words.index(option) + 1]
-            parts = dict(part.partition("=")[::2] for part in said.split(","))
-            return parts.get("guest") or said.partition(",")[0]
+            value = words[words.index(option) + 1]
+            parts = dict(part.partition("=")[::2] for part in value.split(","))
+            return parts.get("guest") or value.partition(",")[0]
     return ""

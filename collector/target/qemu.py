@@ -1,57 +1,63 @@
-"""Find the RAM blocks of a QEMU guest, by the monitor."""
+"""RAM of a QEMU guest: where it lies in the process, and at which guest addresses."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
+from redirty.collector.linux import procfs
+from redirty.collector.linux.smaps import ranges_with_flag
 from redirty.collector.ptrace.helpers.qmp import Monitor
 
-_BOUNDS = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) ")
+# QEMU keeps a guest's memory from its children (MADV_DONTFORK, softmmu/physmem.c: ram_block_add):
+# every block of it that a migration copies, and nothing else.
+_DONTFORK_FLAG = b"dc"
+MIN_BLOCK_BYTES = 1 << 20
+"""Blocks of RAM are at least this large, also those plugged in later; smaller ones are firmware and
+tables."""
 
-
-_LEAST_BYTES = 1 << 20  # smaller blocks are firmware and tables
-
-
-_ANSWER_S = 5.0
-
-
+_QMP_TIMEOUT_S = 5.0
 _ADDRESS = re.compile(r"is 0x([0-9a-f]+)")
-
-
 _RANGE = re.compile(
     r" +(?P<start>[0-9a-f]{16})-(?P<last>[0-9a-f]{16}) \(prio -?\d+, (?:ram|rom)\): (?P<name>\S+)"
     r"(?: @(?P<offset>[0-9a-f]+))?"
 )
 
 
+def ram_mappings(pid: int) -> list[tuple[int, int]]:
+    """Return (start, end) of the mappings that are marked as a guest's memory, ascending.
+
+    Empty if the process is gone.
+    """
+    return ranges_with_flag(pid, _DONTFORK_FLAG)
+
+
 def ram_blocks(pid: int) -> list[tuple[int, int]]:
-    """(start, end) addresses of a guest's RAM in a process, ascending; none when it is no QEMU, or gone."""
-    found: list[tuple[int, int]] = []
-    start = end = 0
-    try:
-        if not Path(f"/proc/{pid}/comm").read_bytes().startswith((b"qemu", b"kvm")):
-            return []
-        with Path(f"/proc/{pid}/smaps").open("rb") as file:
-            for line in file:
-                bounds = _BOUNDS.match(line)
-                if bounds:
-                    start, end = (int(x, 16) for x in bounds.groups())
-                elif line.startswith(b"VmFlags:") and b"dc" in line.split():
-                    if found and found[-1][1] == start:
-                        found[-1] = found[-1][0], end
-                    else:
-                        found.append((start, end))
-    except OSError:
+    """Return (start, end) addresses of a guest's RAM in its QEMU process, ascending.
+
+    Empty if the process is not a QEMU, or is gone.
+    """
+    if not (procfs.read_comm(pid) or "").startswith(("qemu", "kvm")):
         return []
-    return [(a, b) for a, b in found if b - a >= _LEAST_BYTES]
+    found: list[tuple[int, int]] = []
+    for start, end in ram_mappings(pid):
+        if found and found[-1][1] == start:
+            found[-1] = found[-1][0], end
+        else:
+            found.append((start, end))
+    return [(a, b) for a, b in found if b - a >= MIN_BLOCK_BYTES]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a guest's memory: its address in the guest, its size in bytes, its address in QEMU."""
+    """A piece of a guest's memory.
+
+    Attributes:
+        guest_address: Its address in the guest.
+        size: Its size in bytes.
+        address: Its address in QEMU.
+    """
 
     guest_address: int
     size: int
@@ -59,16 +65,23 @@ class Piece:
 
 
 def memory_of(path: str) -> list[Piece]:
-    """Where a guest's memory is, as its QEMU tells through its QMP socket; ascending by guest address.
-    Screens and firmware are left out. Errors: OSError, ValueError."""
-    monitor = Monitor(path, _ANSWER_S)
+    """Ask a QEMU through its QMP socket where the guest's memory is.
+
+    Returns:
+        The pieces, ascending by guest address, without video memory and firmware.
+
+    Raises:
+        OSError: The socket cannot be used.
+        ValueError: The answer makes no sense.
+    """
+    monitor = Monitor(path, _QMP_TIMEOUT_S)
     try:
         backends = monitor.execute("query-memdev")
         ids = [str(b["id"]) for b in backends if "id" in b] if isinstance(backends, list) else []
         names = {*ids, *(f"/objects/{i}" for i in ids)}
         found = []
-        for start, end in pieces(_told(monitor, "info mtree -f"), names):
-            answer = _told(monitor, f"gpa2hva {start:#x}")
+        for start, end in pieces(_human_command(monitor, "info mtree -f"), names):
+            answer = _human_command(monitor, f"gpa2hva {start:#x}")
             match = _ADDRESS.search(answer)
             if match is None:
                 raise ValueError(answer.strip())
@@ -78,16 +91,22 @@ def memory_of(path: str) -> list[Piece]:
         monitor.close()
 
 
-def _told(monitor: Monitor, command: str) -> str:
+def _human_command(monitor: Monitor, command: str) -> str:
     return str(monitor.execute("human-monitor-command", **{"command-line": command}))
 
 
-def pieces(told: str, names: Collection[str]) -> list[tuple[int, int]]:
-    """(start, end) guest addresses of memory with one of these names, by QEMU's "info mtree -f"; neighbours
-    in the same memory are one, also where a part of it is read-only."""
+def pieces(tree: str, names: Collection[str]) -> list[tuple[int, int]]:
+    """Return (start, end) guest addresses of memory with one of these names.
+
+    Adjacent ranges of the same memory are joined, also where a part of it is read-only.
+
+    Args:
+        tree: The output of QEMU's "info mtree -f".
+        names: Names of memory backends.
+    """
     found: list[tuple[int, int]] = []
-    before: tuple[str, int] | None = None  # the memory, and where in it the next piece would go on
-    for view in re.split(r"^FlatView ", told, flags=re.MULTILINE):
+    before: tuple[str, int] | None = None  # the memory, and the offset at which it would continue
+    for view in re.split(r"^FlatView ", tree, flags=re.MULTILINE):
         if not re.search(r'^ *AS "memory",', view, re.MULTILINE):
             continue
         for line in view.splitlines():

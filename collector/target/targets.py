@@ -1,4 +1,4 @@
-"""What is traced: processes, a tree, a cgroup, or a command that is started for it."""
+"""Kinds of targets: processes, a tree, a cgroup."""
 
 from __future__ import annotations
 
@@ -9,48 +9,52 @@ from pathlib import Path
 from typing import Protocol
 
 from redirty.collector.errors import RedirtyError, TargetEndedError
+from redirty.collector.linux.helper_pids import own_pids
 from redirty.collector.linux.maps import Mappings
-from redirty.collector.linux.process import Process, descendants, has_memory, ours
+from redirty.collector.linux.process import Process, descendants, has_memory
 
 _CGROUPS = ("cgroup", "cgroup2")
 
 
 class TargetSet(Protocol):
-    """Which processes belong to the target."""
+    """The processes that belong to the target."""
 
     follow_fork: bool  # children belong to it from their first instruction on
-    may_join: bool  # processes can come to belong to it in another way: look again each round
-    required: bool  # each of members() must be armed, or it is an error
+    may_join: bool  # processes can join it in another way: members() is polled each round
+    required: bool  # it is an error if one of members() cannot be armed
     partial: bool  # part() leaves something out
 
     @property
     def description(self) -> str:
-        """What people call it."""
+        """Human-readable name."""
 
     def members(self) -> list[int]:
-        """Processes known by looking at the system; with follow_fork the kernel knows of more.
+        """Return the member processes found in /proc; with follow_fork the kernel knows of more.
 
-        Errors: RedirtyError when there is no such target.
+        Raises:
+            RedirtyError: There is no such target.
         """
 
     def part(self, mappings: Mappings) -> Mappings:
-        """Of a member's mappings, those that belong to the target: the same object, as long as
-        nothing changes."""
+        """Return those of a member's mappings that belong to the target.
+
+        The same object is returned as long as nothing changes.
+        """
 
 
 class WholeProcesses:
-    """Targets to which all memory of their processes belongs."""
+    """Base of targets to which all memory of their processes belongs."""
 
     partial = False
 
     def part(self, mappings: Mappings) -> Mappings:
-        """See TargetSet."""
+        """Return all mappings; see TargetSet."""
         return mappings
 
 
 @dataclass
 class Pids(WholeProcesses):
-    """One process or several, without their children."""
+    """Individual processes, without their children."""
 
     pids: list[int]
     follow_fork: bool = field(default=False, init=False)
@@ -62,12 +66,12 @@ class Pids(WholeProcesses):
         self.pids = list(dict.fromkeys(self.pids))
         for pid in self.pids:
             if pid == os.getpid():
-                raise RedirtyError("redirty cannot trace itself: its own work would be all it sees")
+                raise RedirtyError("redirty cannot trace itself: it would record its own work")
             Process(pid).close()
         self.description = "process " + ", ".join(str(p) for p in self.pids)
 
     def members(self) -> list[int]:
-        """See TargetSet."""
+        """Return the processes; see TargetSet."""
         return self.pids
 
 
@@ -86,8 +90,8 @@ class Tree(WholeProcesses):
         self.description = f"process tree of {self.root}"
 
     def members(self) -> list[int]:
-        """See TargetSet."""
-        own = ours()
+        """Return the root and its descendants; see TargetSet."""
+        own = own_pids()
         below = [pid for pid in descendants(self.root) if has_memory(pid)]
         return [pid for pid in (self.root, *below) if pid not in own]
 
@@ -111,22 +115,22 @@ class Cgroup(WholeProcesses):
             )
 
     def members(self) -> list[int]:
-        """See TargetSet."""
+        """Return the processes in the cgroup and below; see TargetSet."""
         found: list[int] = []
         for directory, _, files in os.walk(self.directory):
             if "cgroup.procs" in files:
                 try:
                     text = Path(directory, "cgroup.procs").read_text()
                 except OSError:
-                    continue  # removed meanwhile, or a threaded one
+                    continue  # removed meanwhile, or a threaded cgroup
                 found += [int(line) for line in text.split()]
-        own = ours()
+        own = own_pids()
         return [pid for pid in dict.fromkeys(found) if pid not in own and has_memory(pid)]
 
 
 def parse_mounts(text: bytes) -> list[tuple[Path, str]]:
-    """(where, type of the file system) of each line of a mounts file."""
-    # Cut at the kernel's own separators: it escapes these in names, as octal numbers, and nothing
+    """Return (mount point, type of the file system) of each line of a mounts file."""
+    # Split at the kernel's own separators: it escapes these in names, as octal numbers, and nothing
     # else that Python would take for the end of a word or of a line.
     found = []
     for line in text.split(b"\n"):
@@ -138,24 +142,25 @@ def parse_mounts(text: bytes) -> list[tuple[Path, str]]:
 
 
 def cgroup_mounts() -> list[Path]:
-    """Where cgroup hierarchies are mounted, version 2 first: hosts mount it in various places."""
+    """Return the mount points of cgroup hierarchies, version 2 first: hosts mount it anywhere."""
     mounts = parse_mounts(Path("/proc/self/mounts").read_bytes())
     found = [(kind != "cgroup2", where) for where, kind in mounts if kind in _CGROUPS]
     return [where for _, where in sorted(found)]
 
 
 def find_cgroup(path: str) -> Path:
-    """A cgroup's directory, from a full path or one below a hierarchy's mount point.
+    """Return a cgroup's directory, given by its full path or its path below a mount point.
 
-    Errors: RedirtyError.
+    Raises:
+        RedirtyError: There is no such cgroup.
     """
     given = Path(path)
-    places = [given, *(mount / path.lstrip("/") for mount in cgroup_mounts())]
-    for place in places if path else ():  # nothing named must not mean the whole machine
-        if (place / "cgroup.procs").is_file():
-            return place
-    looked = ", ".join(str(m) for m in cgroup_mounts()) or "none is mounted"
+    candidates = [given, *(mount / path.lstrip("/") for mount in cgroup_mounts())]
+    for directory in candidates if path else ():  # an empty path must not mean the whole machine
+        if (directory / "cgroup.procs").is_file():
+            return directory
+    mounts = ", ".join(str(m) for m in cgroup_mounts()) or "none is mounted"
     raise RedirtyError(
         f"no cgroup {path or repr(path)}: give its directory, or its path below a cgroup mount "
-        f"({looked})"
+        f"({mounts})"
     )

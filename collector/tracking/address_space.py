@@ -142,7 +142,7 @@ class AddressSpace:
         if self.armed is None or self.gone:
             return empty()
         try:
-            return self.armed.doubt(self.mappings)
+            return self.armed.assume_dirty(self.mappings)
         except GoneError:
             self.gone = True
             return empty()
@@ -155,7 +155,7 @@ class AddressSpace:
         unlogged = candidates - log_pages
         appeared = log_pages - self._next_present
         try:
-            written, present = self.armed.settle(unlogged | appeared, self.mappings)
+            written, present = self.armed.resolve(unlogged | appeared, self.mappings)
         except GoneError:
             self.gone = True
             return empty()

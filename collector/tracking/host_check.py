@@ -63,9 +63,9 @@ def look() -> HostSupport:
     injector = Injector()
     try:
         if root:
-            arming = {way: methods.round_trip(way, injector) for way in methods.WAYS}
+            arming = {m: methods.round_trip(m, injector) for m in methods.METHODS}
         else:
-            arming = dict.fromkeys(methods.WAYS, "needs root: run with sudo")
+            arming = dict.fromkeys(methods.METHODS, "needs root: run with sudo")
     finally:
         injector.close()
     other = {

@@ -99,7 +99,7 @@ class Recorder:
         self.started_ns = self._round_ns = self.tracer.flip()
         candidates = self._arm()
         drained = self.tracer.drain()
-        self.tracer.opened()
+        self.tracer.drain_mprotected()
         self.tracer.take_stats()
         for space in self.spaces.values():
             space.settle(drained.get(space.number, empty()), candidates[space.number])
@@ -108,7 +108,7 @@ class Recorder:
         """What is armed is recorded, where not all of a process's memory belongs to the target."""
         if self.targets.partial:
             for space in self.spaces.values():
-                self.tracer.choose([(m.start, m.end) for m in space.mappings.items])
+                self.tracer.add_ranges([(m.start, m.end) for m in space.mappings.items])
 
     def _arm(self, *, still: bool = False) -> dict[int, PageSet]:
         """Arms, and waits for the grace period: by address space, what may have been written."""
@@ -160,7 +160,7 @@ class Recorder:
         flipped = self.tracer.flip()
         candidates = self._arm(still=still)
         drained = self.tracer.drain()
-        for number, pages in self.tracer.opened().items():
+        for number, pages in self.tracer.drain_mprotected().items():
             if number in self.spaces:  # what was not there faults when it is written
                 known = pages & self.spaces[number].present
                 drained[number] = drained.get(number, empty()) | known

@@ -26,4 +26,4 @@ def start_command(recorder: Recorder, command: Command) -> None:
         command.check_started()
         raise TargetEndedError(f"{command.argv[0]} ended at once") from None
     finally:
-        recorder.members.injector.go()
+        recorder.members.injector.resume()

@@ -90,7 +90,7 @@ def main() -> None:
         before_kib = memory_kib("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
         recorder.begin()
-        meta = Meta({}, tracer.probe, "uffd", 1.0, "", tracer.attached)
+        meta = Meta({}, tracer.probe, "uffd", 1.0, "", tracer.hooks)
         recording = RecordingWriter(Path(d) / "recording", meta)
         recording._sums_due = float("inf")  # apart, at the end
         add = parts.timed("record", recording.add)

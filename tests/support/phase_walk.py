@@ -103,7 +103,7 @@ class Walk:
         """
         stats = space.stats[0]
         kinds = stats["kinds"].tolist()
-        features = self.live.tracer.attached
+        features = self.live.tracer.hooks
         assert stats["lost"] == 0 and stats["lost_events"] == 0
         # Each page once; in the histogram of first writes too, except for those that wait for the
         # next reading of the clock.

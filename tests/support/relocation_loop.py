@@ -36,7 +36,7 @@ class Relocator:
     def __init__(self, pid: int, regions: int) -> None:
         self.pid = pid
         self.regions = regions
-        self.walker = Walker(numa.look().highest)
+        self.walker = Walker(numa.read_nodes().highest)
         self.injector = Injector()
         self.in_use: set[int] = set()
         self.stopped_s = self.moves_s = 0.0

@@ -122,7 +122,7 @@ def test_08_shared_file_written_back(start: Start) -> None:
         walk.end(NONE, missed=NONE)
         again = phases.write("a", "range:20", seed, 64).pages
         space = walk.end(again, again=again, missed=NONE)
-        if "mkwrite" in walk.live.tracer.attached:
+        if "mkwrite" in walk.live.tracer.hooks:
             assert space.stats[0]["kinds"][abi.MKWRITE] == len(again)
     # written, written back and written again, all in one round; by fsync of another process
     twice = phases.write("a", "range:100", 4, 28).pages

@@ -179,7 +179,7 @@ def test_20_soft_dirty_counts_them_all(reserved: None) -> None:
         armed.arm(mappings)
         for _ in range(2):
             candidates = armed.arm(mappings)
-            written, present = armed.settle(candidates, mappings)
+            written, present = armed.resolve(candidates, mappings)
             assert_same(within(written, area), there, "hugetlb, written")
             assert_same(within(present, area), there, "hugetlb, present")
             assert_same(within(written, keep), NONE, "next to it, written")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from redirty.collector.arming.methods import open_armed
-from redirty.collector.arming.uffd import initialise
+from redirty.collector.arming.uffd import initialize
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.linux.maps import MapsFile
 from redirty.collector.pageset import PageSet, from_pages, page_numbers
@@ -85,7 +85,7 @@ def test_36_gone_for_a_moment(tracing: None) -> None:
                 mappings = maps.read()
                 assert mappings is not None
                 candidates = armed.arm(mappings, armed.present(mappings, 0, 1 << 52))
-                return armed.settle(candidates, mappings)[0]
+                return armed.resolve(candidates, mappings)[0]
 
             arm()
             phases.unmap("a")
@@ -234,7 +234,7 @@ def refused_here(odd: OddMappings, kinds: list[Odd]) -> bool:
     injector = Injector()
     descriptor, _ = injector.userfaultfd(odd.pid, PATIENCE_S)
     try:
-        initialise(descriptor)
+        initialize(descriptor)
         return not all(registers(descriptor, kind.pages) for kind in kinds)
     finally:
         os.close(descriptor)
@@ -287,7 +287,7 @@ def test_35_stack_in_the_last_page_of_all(tracing: None) -> None:
         for _ in range(2):
             armed.arm(mappings, armed.present(mappings, 0, 1 << 52))
         last = mappings.items[-1].end // 4096 - 1
-        written, there = armed.settle(from_pages(np.array([last], np.uint64)), mappings)
+        written, there = armed.resolve(from_pages(np.array([last], np.uint64)), mappings)
         assert page_numbers(there).tolist() == [last]
         assert page_numbers(written).tolist() in ([], [last])
         armed.close()

@@ -116,7 +116,7 @@ def main() -> int:
             program.do(word)
             after = counted(counts, program.pid)
             phases[word] = {name: after[name] - before[name] for name in after}
-        features = sorted(counts.features)
+        features = sorted(counts.hooks)
     finally:
         counts.close()
     found = {"features": features, "pages": PAGES, "phases": phases, "shown": shown(program)}

@@ -91,7 +91,7 @@ def run(directory: str, arm: str, tracer: Tracer, injector: Injector) -> dict[st
     return {
         "arm": arm,
         "probe": tracer.probe,
-        "attached": sorted(tracer.attached),
+        "attached": sorted(tracer.hooks),
         "rounds": rounds,
         "took_s": time.monotonic() - started,
     }

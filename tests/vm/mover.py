@@ -20,7 +20,12 @@ from redirty.collector.cli import main
 from redirty.collector.linux import numa as host_nodes
 from redirty.collector.linux.smaps import SmapsMapping, detailed
 from redirty.collector.pagetables.planner import HUGE
-from redirty.collector.pagetables.relocation import RelocationResult, relocate
+from redirty.collector.pagetables.relocation import (
+    Relocation,
+    RelocationLimits,
+    RelocationResult,
+    RelocationTarget,
+)
 from redirty.collector.pagetables.walker import Walker, leaves_by_node
 
 from tests.support.target_state import tracer_of
@@ -35,7 +40,7 @@ _STOP_S = 0.05  # about as long as a stop
 
 @functools.cache
 def _loaded() -> Walker:
-    return Walker(host_nodes.look().highest)
+    return Walker(host_nodes.read_nodes().highest)
 
 
 def the_walker(highest: int = 0) -> Walker:
@@ -71,7 +76,7 @@ class Mover:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.nodes = host_nodes.look()
+        self.nodes = host_nodes.read_nodes()
         self.walker = the_walker()
 
     def by_node(self) -> dict[int, int]:
@@ -80,7 +85,8 @@ class Mover:
 
     def to(self, node: int) -> RelocationResult:
         """Move them to a node."""
-        return relocate(self.pid, self.walker, self.nodes, node, max_pause_s=MAX_PAUSE_S)
+        target = RelocationTarget(self.pid, self.walker, self.nodes)
+        return Relocation(target, node, RelocationLimits(MAX_PAUSE_S)).run()
 
 
 def there_and_back(pid: int, times: int) -> dict[str, Any]:

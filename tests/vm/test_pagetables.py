@@ -137,7 +137,7 @@ def test_the_command_reports_and_moves_tables(parts: dict[str, Any]) -> None:
     assert process["counted_pages"] == walked + process["huge_pages"], process
     code, output, _ = found["would"]
     assert code == 0
-    assert "nothing was moved: --yes does it" in output
+    assert "nothing was moved: --yes moves them" in output
     (moved,) = found["moved"]["processes"]
     assert moved["tables"] >= 15, moved
     assert moved["after"].get(str(FAR), 0) >= 15, moved
@@ -195,7 +195,7 @@ def test_refusals_are_one_line(parts: dict[str, Any]) -> None:
         ("no_node", 1, "there is no node 7 here"),
         ("bare_node", 1, f"node {BARE} has no memory"),
         ("yes_alone", 2, "--to-node"),
-        ("debugged", 1, "being debugged"),
+        ("debugged", 1, "already traced by process"),
     ):
         assert found[name][0] == code, found[name]
         assert len(found[name][2].splitlines()) == 1, found[name]

@@ -269,7 +269,7 @@ class LiveSink:
         points = points_of([*inside(result), *self._runs.add(result).points])
         cpu_s = self._cpu.take(space.pid for space in result.spaces)
         writers = () if self._writers is None else self._writers.take()
-        features = self._recorder.tracer.attached
+        features = self._recorder.tracer.hooks
         self._add(of_round(result, features, points, cpu_s, writers))
 
     def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:

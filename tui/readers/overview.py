@@ -52,7 +52,7 @@ class Overview(Reader[OverviewSnapshot]):
 
     def work(self) -> None:
         """See Reader."""
-        self._census.look()
+        self._census.poll()
         self.publish(self._snapshot(ReaderState.STARTING, {}, 0.0, frozenset(), 0))
         while not self.stopping:
             if self._suspended:
@@ -105,13 +105,13 @@ class Overview(Reader[OverviewSnapshot]):
                 if any(after := tuple(x - y for x, y in zip(c, self._of(pid), strict=True)))
             }
             self._before = found
-            for pid in self._census.look(rates) | (found.keys() - self._census.processes.keys()):
+            for pid in self._census.poll(rates) | (found.keys() - self._census.processes.keys()):
                 if pid not in self._census.processes:
                     counts.forget(pid)
                     self._before.pop(pid, None)
                 self._recent.pop(pid, None)
             self.publish(
-                self._snapshot(ReaderState.LIVE, rates, now - then, counts.features, read.lost)
+                self._snapshot(ReaderState.LIVE, rates, now - then, counts.hooks, read.lost)
             )
             then = now
 

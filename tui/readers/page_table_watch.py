@@ -44,7 +44,7 @@ class PageTableSampler:
                 pid: self._ran.get(pid) or NumaSampler(pid, self._nodes.cpus) for pid in pids
             }
             for pid, sampled in self._ran.items():
-                ran_s.update(sampled.taken())
+                ran_s.update(sampled.sampled())
                 try:
                     by_node.update(leaves_by_node(self._walker.walk(pid), self._nodes))
                 except OSError:
@@ -74,7 +74,7 @@ class PageTableWatch:
 
     def _run(self) -> None:
         try:
-            look = PageTableSampler(host_nodes.look())
+            look = PageTableSampler(host_nodes.read_nodes())
         except (RedirtyError, OSError) as e:
             log.debug("page tables are not looked at: %s", e)
             return

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from redirty.collector.linux.procfs import parse_status, split_stat
 from redirty.collector.mirror.sources.vmas import Vma
 from redirty.collector.pageset import PageSet, ranges
 from redirty.collector.ptrace.freezer_client import ThreadState
@@ -35,15 +36,6 @@ def _note(name: bytes, kind: int, content: bytes) -> bytes:
     return head + padded + content.ljust(-(-len(content) // 4) * 4, b"\0")
 
 
-def _fields(stat: bytes) -> list[str]:
-    return stat.decode(errors="replace").rpartition(")")[2].split()
-
-
-def _status(text: bytes) -> dict[str, str]:
-    pairs = (line.partition(":") for line in text.decode(errors="replace").split("\n"))
-    return {key: value.strip() for key, _, value in pairs}
-
-
 @dataclass(frozen=True)
 class ProcFiles:
     """What /proc said of a process while it stood still, as it came: notes are made of it later."""
@@ -65,7 +57,9 @@ def see(pid: int, vmas: Sequence[Vma]) -> ProcFiles:
 
 def ns_pid(pid: int, threads: Sequence[ThreadState]) -> int:
     """A process's number in its own pid namespace."""
-    return int(_status(threads[0].status).get("NSpid", str(pid)).split()[-1]) if threads else pid
+    return (
+        int(parse_status(threads[0].status).get("NSpid", str(pid)).split()[-1]) if threads else pid
+    )
 
 
 def _timeval(ticks: str) -> tuple[int, int]:
@@ -75,7 +69,7 @@ def _timeval(ticks: str) -> tuple[int, int]:
 
 
 def _prstatus(thread: ThreadState) -> bytes:
-    stat = _fields(thread.stat)
+    stat = split_stat(thread.stat).fields
     ppid, group, session, pending = (int(stat[i]) for i in (1, 2, 3, 28))
     times = [part for i in (11, 12, 13, 14) for part in _timeval(stat[i])]
     head = _STATUS.pack(
@@ -86,7 +80,7 @@ def _prstatus(thread: ThreadState) -> bytes:
 
 
 def _prpsinfo(seen: ProcFiles, first: ThreadState) -> bytes:
-    stat, status = _fields(first.stat), _status(first.status)
+    stat, status = split_stat(first.stat).fields, parse_status(first.status)
     uid, gid = (int(status[name].split()[0]) for name in ("Uid", "Gid"))
     ppid, group, session = (int(stat[i]) for i in (1, 2, 3))
     nice, flags = int(stat[16]), int(stat[6])

@@ -6,11 +6,9 @@ is nobody's. Both are left out.
 
 from __future__ import annotations
 
-import numpy as np
 from redirty.collector.linux import pagemap as pm
-from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, spans, within
+from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, within
 
-_MARKER, _SWAP_TYPE = np.uint64(31), np.uint64(31)  # include/linux/swapops.h: the last swap type
 _CHUNK = 1 << 16  # pages whose raw entries are read at once
 
 
@@ -47,15 +45,9 @@ class AnonPages:
         out = (regions["categories"] & pm.SWAPPED) != 0
         found = pm.to_pages(regions[~out])
         if out.any():
-            found = found | self._without_markers(pm.to_pages(regions[out]))
+            swapped = pm.to_pages(regions[out])
+            found = found | self._pagemap.without_markers(swapped, file_pages=False)
         return within(found, bounds[:, 0], bounds[:, 1])
-
-    def _without_markers(self, pages: PageSet) -> PageSet:
-        """Write protection of a place with no page is noted in the form of a swap entry, too."""
-        found = empty()
-        for first, last in spans(pages):
-            found = found | self._entries(first << 9, last << 9)
-        return found & pages
 
     def _from_entries(self, bounds: U64) -> PageSet:
         found = empty()
@@ -68,10 +60,7 @@ class AnonPages:
         found = empty()
         for at in range(first, last, _CHUNK):
             entries = self._pagemap.entries(at, min(_CHUNK, last - at))
-            swapped = (entries & pm.ENTRY_SWAPPED) != 0
-            swapped &= (entries & _SWAP_TYPE) != _MARKER
-            present = (entries & pm.ENTRY_PRESENT) != 0
-            own = (present | swapped) & ((entries & pm.ENTRY_FILE) == 0)
+            own = pm.holds_page(entries) & ((entries & pm.ENTRY_FILE) == 0)
             if own.any():
                 found = found | pm.pages_where(at, own)
         return found

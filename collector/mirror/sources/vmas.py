@@ -13,15 +13,14 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from redirty.collector.linux.maps import Mappings, maps_text, maps_there
+from redirty.collector.linux import maps, shared_mappings
+from redirty.collector.linux.maps import ANON_HUGEPAGE_PATH, IncrementalMaps, Mappings
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_ranges
 
-Key = tuple[str, int, int]
-"""Device, inode, and for System V memory its namespace, as each namespace counts from 0."""
+Key = shared_mappings.Key
+without_overlaps = maps.without_overlaps
 
-_MADE_UP = ("[vsyscall]", "[vvar]", "[vvar_vclock]")  # of the kernel's, the same in every process
-_NO_FILE = ("[", "/anon_hugepage")
-_SYSTEM_V = "/SYSV"
+_NO_FILE = ("[", ANON_HUGEPAGE_PATH)
 
 
 class Vma(NamedTuple):
@@ -50,61 +49,47 @@ class Vma(NamedTuple):
         first = self.offset >> PAGE_SHIFT
         return first, first + ((self.end - self.start) >> PAGE_SHIFT)
 
+    def starting_at(self, start: int) -> Vma:
+        """Return the part of the mapping from an address on."""
+        offset = self.offset + start - self.start if self.inode else self.offset
+        return self._replace(start=start, offset=offset)
+
 
 def parse_line(line: bytes) -> Vma | None:
-    """One line of a maps file; None for what the kernel makes up."""
-    text = line.decode(errors="surrogateescape")
-    bounds, perms, offset, device, inode, *rest = text.split(None, 5)
-    path = rest[0] if rest else ""
-    if path in _MADE_UP:
+    """Parse one line of a maps file; return None for pages provided by the kernel."""
+    fields = maps.split_line(line)
+    path = maps.decode_path(fields.path)
+    if path in maps.KERNEL_PATHS:
         return None
-    start, _, end = bounds.partition("-")
-    return Vma(int(start, 16), int(end, 16), perms, int(offset, 16), device, int(inode), path)
+    start, end = maps.bounds_of(fields.bounds)
+    return Vma(
+        start,
+        end,
+        fields.perms.decode(),
+        int(fields.offset, 16),
+        fields.device.decode(),
+        int(fields.inode),
+        path,
+    )
 
 
-class VmaFile:
+class VmaFile(IncrementalMaps[Vma]):
     """An open /proc/PID/maps, which belongs to the memory that was there when it was opened."""
 
     def __init__(self, pid: int) -> None:
-        self._fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+        super().__init__(pid, parse_line)
         try:
             self.namespace = os.stat(f"/proc/{pid}/ns/ipc").st_ino  # noqa: PTH116
         except BaseException:
-            os.close(self._fd)
+            self.close()
             raise
-        self._text = b""
-        self._lines: dict[bytes, Vma | None] = {}
         self._vmas: tuple[Vma, ...] = ()
 
     def read(self) -> tuple[Vma, ...]:
-        """The mappings, ascending, without overlaps; none when this memory is gone."""
-        text = maps_text(self._fd)
-        if text != self._text:
-            old, lines = self._lines, [line for line in text.split(b"\n") if line]
-            self._lines = {line: old[line] if line in old else parse_line(line) for line in lines}
-            self._vmas = without_overlaps(v for v in self._lines.values() if v is not None)
-            self._text = text
+        """Return the mappings, ascending and without overlaps; none once this memory is gone."""
+        if self.changed():
+            self._vmas = without_overlaps(self.parsed())
         return self._vmas
-
-    def there(self) -> bool:
-        """Whether this memory is still there."""
-        return maps_there(self._fd)
-
-    def close(self) -> None:
-        """Lets go of the process's memory."""
-        os.close(self._fd)
-
-
-def without_overlaps(vmas: Iterable[Vma]) -> tuple[Vma, ...]:
-    """A list that changed while it was read in pieces can show a mapping that begins before the end of
-    the one before; what it shows there is cut off."""
-    kept: list[Vma] = []
-    for v in sorted(vmas, key=lambda v: v.start):
-        start = max(v.start, kept[-1].end) if kept else v.start
-        if v.end > start:
-            offset = v.offset + start - v.start if v.inode else v.offset
-            kept.append(v._replace(start=start, offset=offset))
-    return tuple(kept)
 
 
 def inside(vmas: Iterable[Vma], part: Mappings) -> tuple[Vma, ...]:
@@ -121,7 +106,7 @@ def inside(vmas: Iterable[Vma], part: Mappings) -> tuple[Vma, ...]:
 
 def key_of(vma: Vma, namespace: int) -> Key:
     """What is behind a mapping that has a file."""
-    return vma.device, vma.inode, namespace if vma.path.startswith(_SYSTEM_V) else 0
+    return vma.device, vma.inode, namespace if vma.path.startswith(maps.SYSTEM_V_PATH) else 0
 
 
 def bounds_of(vmas: Iterable[Vma]) -> U64:

@@ -1,1 +1,1 @@
-"""Programs of their own that use the bare library only: they stop threads by ptrace."""
+"""Programs that stop threads by ptrace, run as processes of their own with the bare library."""

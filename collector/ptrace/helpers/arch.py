@@ -1,16 +1,33 @@
-"""What running one system call inside a stopped process needs, by architecture.
+"""Parameters for running a system call in a stopped process, by architecture. Bare library only.
 
-A new one is a new entry: the numbers, the bytes of its system call instruction, and where
-PTRACE_GETREGSET (NT_PRSTATUS) puts each register. aarch64 goes here: number 282 and 57,
-instruction d4000001 (svc #0), struct user_pt_regs { x0..x30, sp, pc, pstate }, the number in x8,
-and NT_ARM_SYSTEM_CALL set to -1 so that no interrupted call is restarted in between.
-
-This module is also run by the injector, which starts with Python's bare library: no imports.
+A new architecture is a new entry: the numbers, the bytes of its system call instruction, and where
+PTRACE_GETREGSET (NT_PRSTATUS) puts each register. aarch64 would be: numbers 282 and 57, instruction
+d4000001 (svc #0), struct user_pt_regs { x0..x30, sp, pc, pstate }, the number in x8, and
+NT_ARM_SYSTEM_CALL set to -1 so that no interrupted call is restarted in between.
 """
+
+import errno
+import platform
+
+from .errors import TraceeError
 
 
 class Architecture:
-    """One architecture: indices count 64-bit words of its user_regs_struct."""
+    """An architecture. Indices of registers count 64-bit words of its user_regs_struct.
+
+    Attributes:
+        userfaultfd: Number of this system call.
+        close: Number of this system call.
+        instruction: Bytes of the system call instruction.
+        registers: Number of words of the register set.
+        number: Index of the register for the system call's number.
+        result: Index of the register with its result.
+        arguments: Indices of the registers for its arguments.
+        counter: Index of the program counter.
+        interrupted: Index of the word that, set to -1, says that no interrupted call is to be restarted.
+        mode: Index of the register that distinguishes a 64-bit program from a 32-bit one.
+        mode_value: Its value in a 64-bit program.
+    """
 
     def __init__(
         self,
@@ -27,16 +44,16 @@ class Architecture:
         mode: int,
         mode_value: int,
     ) -> None:
-        self.userfaultfd = userfaultfd  # system call numbers
+        self.userfaultfd = userfaultfd
         self.close = close
         self.instruction = instruction
-        self.registers = registers  # how many words there are
-        self.number = number  # where the system call's number goes
+        self.registers = registers
+        self.number = number
         self.result = result
         self.arguments = arguments
-        self.counter = counter  # the program counter
-        self.interrupted = interrupted  # -1 here: there is no interrupted system call to restart
-        self.mode = mode  # tells a 64-bit program from a 32-bit one
+        self.counter = counter
+        self.interrupted = interrupted
+        self.mode = mode
         self.mode_value = mode_value
 
 
@@ -57,3 +74,15 @@ TABLE = {
         mode_value=0x33,
     ),
 }
+
+
+def architecture() -> Architecture:
+    """Return the architecture of this machine.
+
+    Raises:
+        TraceeError: It is not supported (ENOSYS).
+    """
+    try:
+        return TABLE[platform.machine()]
+    except KeyError:
+        raise TraceeError(errno.ENOSYS, f"not built for {platform.machine()} yet") from None

@@ -1,25 +1,25 @@
-"""The process that holds a target still: every thread stopped by ptrace, its registers read.
+"""The process that freezes a target: every thread stopped by ptrace, its registers read.
 
-A process of its own, with the bare library only, so that the target runs on whatever happens to the
-collector: it lets go when the collector's end of the socket closes, when the time it was given is
-over (the collector may hang), and, as the kernel does it for every tracer, when it dies itself. It
-changes nothing in the target.
+It is a process of its own, with the bare library only, so that the target resumes whatever happens
+to the collector: it is released when the collector's end of the socket closes, when the time limit is
+over (the collector may hang), and, as the kernel does for every tracer, when the freezer itself dies.
+The freezer changes nothing in the target.
 
 Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each way.
   {"op": "stop", "pids": [P, ...], "limit_s": T, "wait_s": T}
-      -> {"ok": true, "threads": n}, how many are held now
+      -> {"ok": true, "threads": n}, the number of threads stopped now
   {"op": "state"}
-      -> {"ok": true, "threads": [[P, TID, n, n, n, n, n, n], ...]} of all that is held, and after the line
-         of each thread n bytes of general, floating point and extended registers (floating point ones only
-         where there are no extended ones, which begin with them), of its signal mask, its stat and, of the
-         first one of a process, its status
+      -> {"ok": true, "threads": [[P, TID, n, n, n, n, n, n], ...]} of all stopped threads, and after the
+         line for each thread n bytes of general, floating point and extended registers (floating point
+         ones only where there are no extended ones, which start with them), of its signal mask, its stat
+         and, for the first one of a process, its status
   {"op": "machine", "path": SOCKET, "limit_s": T, "wait_s": T}
       -> {"ok": true}; a QEMU's guest is stopped, before its threads are
   {"op": "network", "pids": [P, ...], "trial": false}
-      -> {"ok": true}; what their network namespaces send is held, too; with trial it only tries
-  {"op": "more", "limit_s": T}     -> {"ok": true}, held for so long from now on
+      -> {"ok": true}; what their network namespaces send is dropped, too; with trial it is only tried
+  {"op": "more", "limit_s": T}     -> {"ok": true}, the time limit starts anew
   {"op": "release", "stop": false} -> {"ok": true, "held_s": T}, with stop under SIGSTOP
-Errors: {"ok": false, "errno": N, "why": text}; then the target runs.
+On failure: {"ok": false, "errno": N, "why": text}; then the target runs.
 """
 
 import ctypes
@@ -33,85 +33,89 @@ import struct
 import sys
 import time
 
-from . import network_lock, qmp, tracee
-from .injector import architecture
-from .tracee import Tracee, TraceeError
+from . import network_lock, procfs, qmp, tracee
+from .arch import architecture
+from .errors import TraceeError
+from .tracee import Tracee
 
 NT_PRFPREG, NT_X86_XSTATE = 2, 0x202
-_SPACE = ctypes.create_string_buffer(1 << 16)
-_SPACE_AT = ctypes.addressof(_SPACE)
-_PLACE = struct.Struct("PN")  # struct iovec
-_VECTOR = ctypes.create_string_buffer(_PLACE.size)
+_BUFFER = ctypes.create_string_buffer(1 << 16)
+_BUFFER_AT = ctypes.addressof(_BUFFER)
+_IOVEC = struct.Struct("PN")  # struct iovec
+_VECTOR = ctypes.create_string_buffer(_IOVEC.size)
 _VECTOR_AT = ctypes.addressof(_VECTOR)
 
 
 def threads_of(pid: int) -> list[int]:
-    """Thread numbers, the first one first; also of threads that have ended and are not reaped."""
+    """Return the thread IDs of a process, the first thread first; none once it is gone.
+
+    Threads that have ended and are not reaped are included.
+    """
     try:
-        return sorted(map(int, os.listdir(f"/proc/{pid}/task")), key=lambda t: (t != pid, t))
+        return sorted(procfs.threads_of(pid), key=lambda tid: (tid != pid, tid))
     except OSError:
         return []
 
 
-def lives(tid: int) -> bool:
-    """Whether a thread has not ended."""
-    try:
-        with open(f"/proc/{tid}/stat", encoding="utf-8", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
-
-
 def register_set(tid: int, kind: int) -> bytes:
-    """One set of a stopped thread's registers; nothing where there is no such set. Kept bare, as contents()."""
-    _PLACE.pack_into(_VECTOR, 0, _SPACE_AT, len(_SPACE))
+    """Read one register set of a stopped thread; empty if there is no such set.
+
+    Kept bare: all threads are stopped meanwhile.
+    """
+    _IOVEC.pack_into(_VECTOR, 0, _BUFFER_AT, len(_BUFFER))
     try:
         tracee.ptrace(tracee.GETREGSET, tid, kind, _VECTOR_AT)
     except OSError:
         return b""
-    return ctypes.string_at(_SPACE_AT, _PLACE.unpack_from(_VECTOR)[1])
-
-
-def contents(path: str) -> bytes:
-    """Of a file of /proc. Kept bare: there is one of each thread, and they stand still."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 1 << 16)
-    finally:
-        os.close(fd)
+    return ctypes.string_at(_BUFFER_AT, _IOVEC.unpack_from(_VECTOR)[1])
 
 
 class FrozenThreads:
-    """What is held now. held: (process, thread), in the order in which they were stopped."""
+    """The threads stopped now, of one or several processes.
+
+    Attributes:
+        threads: TID -> (process, thread), in the order in which they were stopped.
+        frozen: Whether anything is stopped.
+        machine: A QEMU guest that is stopped, too.
+        networks: The network namespaces whose output is dropped.
+        since: When the freeze started (time.monotonic()).
+        until: When it ends by itself.
+        frozen_s: How long the last freeze lasted.
+        ended: Threads that ended before they could be stopped.
+        must_exit: A thread may stop later on: only the end of this process releases it.
+    """
 
     def __init__(self) -> None:
-        self.held: dict[int, tuple[int, Tracee]] = {}
-        self.holds = False
+        self.threads: dict[int, tuple[int, Tracee]] = {}
+        self.frozen = False
         self.machine: qmp.StoppedGuest | None = None
         self.networks = network_lock.NetworkLocks()
         self.since = 0.0
         self.until = 0.0
-        self.held_s = 0.0
-        self.ended: set[int] = set()  # threads that cannot be stopped any more
-        self.done_for = False  # a thread may stop later on: only this process's end frees it
+        self.frozen_s = 0.0
+        self.ended: set[int] = set()
+        self.must_exit = False
 
-    def begin(self, limit_s: float) -> None:
-        """Holds something from now on, if it did not before."""
-        if not self.holds:
-            self.held_s, self.since, self.ended = 0.0, time.monotonic(), set()
-        self.holds = True
+    def start(self, limit_s: float) -> None:
+        """Start a freeze, if there is none, and set its time limit."""
+        if not self.frozen:
+            self.frozen_s, self.since, self.ended = 0.0, time.monotonic(), set()
+        self.frozen = True
         self.until = self.since + limit_s
 
     def stop(self, pids: list[int], wait_s: float) -> None:
-        """Stops all threads, also those that are made meanwhile."""
-        begun = time.monotonic()
-        deadline = begun + wait_s
+        """Stop all threads, also those that are created meanwhile.
+
+        Raises:
+            TraceeError: One cannot be stopped, or not within wait_s; all are released then.
+        """
+        deadline = time.monotonic() + wait_s
         try:
             while True:
                 seized = []
                 for pid in pids:
                     for tid in threads_of(pid):
-                        if tid not in self.held and tid not in self.ended:
+                        if tid not in self.threads and tid not in self.ended:
                             seized.append(self.seize(pid, tid))
                 new = [thread for thread in seized if thread is not None]
                 if not new:
@@ -123,90 +127,97 @@ class FrozenThreads:
             raise
 
     def seize(self, pid: int, tid: int) -> "Tracee | None":
-        """Asks one thread to stop."""
+        """Seize a thread and request its stop; return None if it ended."""
         try:
             thread = Tracee(tid, architecture(), 0)
         except OSError as e:
-            if e.errno == errno.ESRCH or not lives(tid):
+            if e.errno == errno.ESRCH or not procfs.lives(tid):
                 self.ended.add(tid)
                 return None
-            with open(f"/proc/{tid}/status", encoding="utf-8", errors="replace") as status:
-                tracer = [line.split()[1] for line in status if line.startswith("TracerPid:")]
-            by = f": process {tracer[0]} is debugging it" if tracer and tracer[0] != "0" else ""
+            tracer = procfs.status_field(tid, "TracerPid")
+            by = f": process {tracer} is debugging it" if tracer not in ("", "0") else ""
             raise TraceeError(e.errno or 0, f"thread {tid} cannot be stopped{by}") from None
-        self.held[tid] = pid, thread
+        self.threads[tid] = pid, thread
         tracee.ptrace(tracee.INTERRUPT, tid)
         return thread
 
     def wait(self, thread: Tracee, deadline: float) -> None:
-        """Waits for its stop."""
+        """Wait until a thread has stopped. Raises: TraceeError."""
         try:
             thread.wait_for_stop(max(deadline - time.monotonic(), 0.001))
         except TraceeError as e:
             if e.code != errno.ESRCH:
-                raise TraceeError(e.code, f"thread {thread.tid} does not come to a stop") from None
-            self.held.pop(thread.tid)
+                raise TraceeError(e.code, f"thread {thread.tid} does not stop") from None
+            self.threads.pop(thread.tid)
             self.ended.add(thread.tid)
 
     def state(self) -> "tuple[list[list[int]], bytes]":
+        """Return the table of the answer to "state", and the data behind it. Raises: OSError."""
         table: list[list[int]] = []
         parts = []
-        seen = set()
-        for tid, (pid, thread) in self.held.items():
+        known = set()
+        for tid, (pid, thread) in self.threads.items():
             general, extended = (
                 register_set(tid, tracee.NT_PRSTATUS),
                 register_set(tid, NT_X86_XSTATE),
             )
             floating = b"" if extended else register_set(tid, NT_PRFPREG)
             found = [general, floating, extended]
-            place = f"/proc/{pid}/task/{tid}"
-            # the kernel takes longest for status
-            status = b"" if pid in seen else contents(f"{place}/status")
-            seen.add(pid)
-            found += [thread.mask(), contents(f"{place}/stat"), status]
+            directory = f"/proc/{pid}/task/{tid}"
+            # the slowest file for the kernel
+            status = b"" if pid in known else procfs.read(f"{directory}/status")
+            known.add(pid)
+            found += [thread.mask(), procfs.read(f"{directory}/stat"), status]
             table.append([pid, tid, *map(len, found)])
             parts += found
         return table, b"".join(parts)
 
     def release(self, stay: bool) -> None:
-        """Lets all go on; with stay they stop at once, as by a user's SIGSTOP."""
+        """Resume all; with stay they stop again at once, as by a user's SIGSTOP."""
         if stay and self.machine is None:  # else it is the guest that stays stopped
-            for pid in {pid for pid, _ in self.held.values()}:
+            for pid in {pid for pid, _ in self.threads.values()}:
                 try:
                     os.kill(pid, signal.SIGSTOP)
                 except OSError:
                     pass
-        self.networks.let_go()  # before anyone sends
+        self.networks.release()  # before anyone sends
         late = []
-        for _, thread in self.held.values():
+        for _, thread in self.threads.values():
             if thread.stopped:
                 thread.release()
             else:
                 late.append(thread)
         if self.machine is not None:
             if not stay:
-                self.machine.go()
+                self.machine.resume()
             self.machine = None
-        if self.holds:
-            self.held_s = time.monotonic() - self.since
-        self.held, self.holds = {}, False
+        if self.frozen:
+            self.frozen_s = time.monotonic() - self.since
+        self.threads, self.frozen = {}, False
         self.networks.close()
         for thread in late:
-            # Asked to stop, and not there yet: it would stop for good later on. Its stop is waited
-            # for, and if that takes too long it is the end of this process that lets it go.
+            # Its stop was requested and has not happened: it would stop for good later on. Wait for
+            # it; if that takes too long, the end of this process releases it.
             try:
                 thread.wait_for_stop(0.05)
                 thread.release()
             except (TraceeError, OSError):
-                self.done_for = True
+                self.must_exit = True
+
+    def require_frozen(self) -> None:
+        """Check that the time limit has not ended the freeze. Raises: TraceeError."""
+        if not self.frozen:
+            why = f"time limit exceeded: resumed after {self.frozen_s:.3f} s"
+            raise TraceeError(errno.ETIMEDOUT, why)
 
     def hold_networks(self, request: "dict[str, object]") -> "tuple[dict[str, object], bytes]":
+        """Carry out the request "network". Raises: TraceeError."""
         trial = bool(request["trial"])
-        if not trial and not self.holds:
-            raise TraceeError(errno.ETIMEDOUT, f"its time was over after {self.held_s:.3f} s")
+        if not trial:
+            self.require_frozen()
         pids = [int(str(pid)) for pid in list(request["pids"])]  # type: ignore[call-overload]
         try:
-            self.networks.hold(pids, asleep=trial)
+            self.networks.hold(pids, dormant=trial)
         except OSError as e:
             raise TraceeError(e.errno or errno.EIO, e.strerror or str(e)) from None
         if trial:
@@ -214,20 +225,20 @@ class FrozenThreads:
         return {"ok": True}, b""
 
     def answer(self, request: "dict[str, object]") -> "tuple[dict[str, object], bytes]":
+        """Carry out a request; return the answer, and the data behind it. Raises: TraceeError, OSError."""
         operation = request["op"]
         if operation == "stop":
-            self.begin(float(str(request["limit_s"])))
+            self.start(float(str(request["limit_s"])))
             pids = [int(str(pid)) for pid in list(request["pids"])]  # type: ignore[call-overload]
             self.stop(pids, float(str(request["wait_s"])))
-            return {"ok": True, "threads": len(self.held)}, b""
+            return {"ok": True, "threads": len(self.threads)}, b""
         if operation == "machine":
-            self.begin(float(str(request["limit_s"])))
+            self.start(float(str(request["limit_s"])))
             self.machine = qmp.StoppedGuest(str(request["path"]), float(str(request["wait_s"])))
             return {"ok": True}, b""
         if operation == "network":
             return self.hold_networks(request)
-        if not self.holds:
-            raise TraceeError(errno.ETIMEDOUT, f"its time was over after {self.held_s:.3f} s")
+        self.require_frozen()
         if operation == "state":
             table, blob = self.state()
             return {"ok": True, "threads": table}, blob
@@ -236,28 +247,28 @@ class FrozenThreads:
             return {"ok": True}, b""
         if operation == "release":
             self.release(bool(request["stop"]))
-            return {"ok": True, "held_s": self.held_s}, b""
-        return {"ok": False, "errno": errno.EINVAL, "why": f"no such request: {operation}"}, b""
+            return {"ok": True, "held_s": self.frozen_s}, b""
+        return {"ok": False, "errno": errno.EINVAL, "why": f"unknown request: {operation}"}, b""
 
 
 def serve(link: socket.socket) -> None:
-    """Until the collector is gone; whatever happens, all are let go of, a QEMU's guest too."""
-    holder = FrozenThreads()
+    """Serve the collector until it is gone; whatever happens, all threads and the guest are released."""
+    frozen = FrozenThreads()
     try:
-        serve_with(holder, link)
+        serve_with(frozen, link)
     except OSError:
-        pass  # it was killed with an answer unread, or hangs
+        pass  # the collector was killed with an answer unread, or hangs
     finally:
-        holder.release(stay=False)
+        frozen.release(stay=False)
 
 
-def serve_with(holder: FrozenThreads, link: socket.socket) -> None:
-    """Errors: OSError when the collector does not listen any more."""
+def serve_with(frozen: FrozenThreads, link: socket.socket) -> None:
+    """Serve the collector until it closes its end. Raises: OSError when it stops reading."""
     data = b""
     while True:
-        left = max(holder.until - time.monotonic(), 0) if holder.holds else None
+        left = max(frozen.until - time.monotonic(), 0) if frozen.frozen else None
         if not select.select([link], [], [], left)[0]:
-            holder.release(stay=False)
+            frozen.release(stay=False)
             continue
         part = link.recv(65536)
         if not part:
@@ -267,21 +278,22 @@ def serve_with(holder: FrozenThreads, link: socket.socket) -> None:
             line, _, data = data.partition(b"\n")
             blob = b""
             try:
-                answer, blob = holder.answer(json.loads(line))
+                answer, blob = frozen.answer(json.loads(line))
             except (TraceeError, OSError) as e:
-                holder.release(stay=False)
+                frozen.release(stay=False)
                 code = getattr(e, "code", None) or getattr(e, "errno", None) or errno.EIO
                 answer = {"ok": False, "errno": code, "why": str(e)}
-            except Exception as e:  # whatever it is: an answer, or the collector would wait for one
+            except Exception as e:  # any: without an answer the collector would wait
                 answer = {"ok": False, "errno": errno.EIO, "why": f"{type(e).__name__}: {e}"}
-            # An answer that nobody reads does not keep anybody held.
-            link.settimeout(max(holder.until - time.monotonic(), 0.001) if holder.holds else None)
+            # An answer that nobody reads must not keep anyone frozen.
+            link.settimeout(max(frozen.until - time.monotonic(), 0.001) if frozen.frozen else None)
             link.sendall(json.dumps(answer).encode() + b"\n" + blob)
             link.settimeout(None)
-            if holder.done_for:
+            if frozen.must_exit:
                 return
 
 
 def main() -> None:
+    """Run the freezer; argv[1] is its end of the socket."""
     tracee.outlive_others()
     serve(socket.socket(fileno=int(sys.argv[1])))

@@ -1,35 +1,35 @@
-"""The process that stops a target for a moment: runs userfaultfd(2) in it, relocates its page tables.
+"""The process that stops a target briefly: runs userfaultfd(2) in it, relocates its page tables.
 
-A process of its own, started at once by the collector and run with the bare library only, for
-one reason: between changing a thread's registers and putting them back nobody may die. The
-collector can be killed at any moment; this one has its own session, blocks what can be blocked,
-ends by itself when the collector is gone, and never before the target is as it was.
+It is a process of its own, run with the bare library only, for one reason: it may not die between
+changing a thread's registers and restoring them. The collector can be killed at any moment; the
+injector has a session of its own, ignores what can be ignored, ends by itself when the collector is
+gone, and never before the target is restored.
 
-Protocol, over a SOCK_SEQPACKET socket (argv[1] is its descriptor): a JSON request, a JSON
-answer, with the userfaultfd attached to it.
+Protocol, over a SOCK_SEQPACKET socket (argv[1] is its descriptor): a JSON request, a JSON answer,
+with the userfaultfd attached to it.
   {"op": "inject", "pid": P, "timeout_s": T}
                                   -> {"ok": true, "stopped_s": T} + descriptor
-  {"op": "exec", "pid": P}        -> {"ok": true}, held until its next exec ...
+  {"op": "exec", "pid": P}        -> {"ok": true}, seized until its next exec ...
   {"op": "wait_exec", "userfaultfd": true}
       -> {"ok": true} + descriptor, the target stopped at its first instruction
-  {"op": "go"}                    -> {"ok": true}, the target runs
+  {"op": "go"}                    -> {"ok": true}, the target resumes
   {"op": "relocate", "pid": P, ...}: see relocation.py
-Errors: {"ok": false, "errno": N, "why": text}; the target runs on.
+On failure: {"ok": false, "errno": N, "why": text}; the target keeps running.
 """
 
 import ctypes
 import errno
 import json
 import os
-import platform
 import signal
 import socket
 import sys
 import time
 
-from . import arch as architectures
-from . import relocation, thread_group, tracee
-from .tracee import Tracee, TraceeError
+from . import procfs, relocation, tracee
+from .arch import Architecture, architecture
+from .errors import TraceeError
+from .tracee import Tracee
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -38,40 +38,45 @@ UFFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | 1  # USER_MODE_ONLY: allowed to ever
 PIDFD_OPEN, PIDFD_GETFD = 434, 438
 
 
-def system_call_address(pid: int, arch: "architectures.Architecture") -> int:
-    """Where the process has a system call instruction mapped: the vdso, or any code of its own."""
-    # newline: names of files and programs may hold a carriage return, which ends no line here
-    with open(
-        f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape", newline="\n"
-    ) as maps:
-        lines = [line.split(None, 5) for line in maps]
-    code = [line for line in lines if "x" in line[1] and "[vsyscall]" not in line[-1]]
-    code.sort(key=lambda line: "[vdso]" not in line[-1])
+def system_call_address(pid: int, arch: Architecture) -> int:
+    """Find a system call instruction in a process: in the vdso, or in any code of its own.
+
+    Raises:
+        TraceeError: None is mapped (ENOENT).
+        OSError: The process is gone.
+    """
+    with open(f"/proc/{pid}/maps", "rb", buffering=0) as maps:
+        found = procfs.parse_maps(maps.readall())
+    code = [(mapping, procfs.path_of(rest)) for mapping, rest in found if "x" in mapping[2]]
+    code.sort(key=lambda one: one[1] != procfs.VDSO)
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-        for line in code:
-            start, end = (int(x, 16) for x in line[0].split("-"))
+        for (start, end, _), path in code:
+            if path == procfs.VSYSCALL:
+                continue
             for at in range(start, end, 1 << 20):
                 try:
-                    found = os.pread(memory.fileno(), min(1 << 20, end - at), at).find(
-                        arch.instruction
-                    )
+                    text = os.pread(memory.fileno(), min(1 << 20, end - at), at)
                 except OSError:
                     break
-                if found >= 0:
-                    return at + found
+                offset = text.find(arch.instruction)
+                if offset >= 0:
+                    return at + offset
     raise TraceeError(errno.ENOENT, "no system call instruction is mapped in it")
 
 
 def address_beforehand(pid: int) -> int:
-    """The same, looked for while the process still runs, as it may have 65,530 mappings; 0: not
-    found like this."""
+    """Find a system call instruction while the process still runs; return 0 if that fails.
+
+    It may have 65,530 mappings to search.
+    """
     try:
         return system_call_address(pid, architecture())
     except (TraceeError, OSError):
         return 0
 
 
-def is_system_call(pid: int, at: int, arch: "architectures.Architecture") -> bool:
+def is_system_call(pid: int, at: int, arch: Architecture) -> bool:
+    """Return whether a process has a system call instruction at an address."""
     try:
         with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
             return bool(os.pread(memory.fileno(), len(arch.instruction), at) == arch.instruction)
@@ -79,66 +84,77 @@ def is_system_call(pid: int, at: int, arch: "architectures.Architecture") -> boo
         return False
 
 
-def status_field(pid: int, name: str) -> str:
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace", newline="\n") as status:
-        for line in status:
-            if line.startswith(name + ":"):
-                return line.split(":", 1)[1].strip()
-    return ""
-
-
 def running_thread(pid: int) -> int:
-    """A thread that lives: the first one may have ended before the others."""
-    if threads := thread_group.living_threads(pid):
-        return int(threads[0])
+    """Return a thread that has not ended: the first one may have ended before the others.
+
+    Raises:
+        TraceeError: All have ended (ESRCH).
+    """
+    if threads := procfs.living_threads(pid):
+        return threads[0]
     raise TraceeError(errno.ESRCH, "the process ended")
 
 
-def architecture() -> "architectures.Architecture":
-    try:
-        return architectures.TABLE[platform.machine()]
-    except KeyError:
-        raise TraceeError(errno.ENOSYS, f"not built for {platform.machine()} yet") from None
-
-
 def options_for(pid: int) -> int:
-    """What ptrace is to do with it. Errors: TraceeError when a debugger has it."""
-    tracer = status_field(pid, "TracerPid")
+    """Choose the ptrace options for a process.
+
+    Raises:
+        TraceeError: It is traced already (EBUSY).
+    """
+    tracer = procfs.status_field(pid, "TracerPid")
     if tracer not in ("", "0"):
-        raise TraceeError(errno.EBUSY, f"it is being debugged by process {tracer}")
-    if status_field(pid, "Seccomp") not in ("", "0"):
-        return int(
-            tracee.O_SUSPEND_SECCOMP
-        )  # its filter may forbid what it is to do, or kill for it
+        raise TraceeError(errno.EBUSY, f"already traced by process {tracer}")
+    if procfs.status_field(pid, "Seccomp") not in ("", "0"):
+        # its filter may forbid the system calls to run in it, or kill for them
+        return tracee.O_SUSPEND_SECCOMP
     return 0
 
 
-def can_step(pid: int) -> None:
-    """Errors: TraceeError when it can't go a single step."""
-    if int(status_field(pid, "SigIgn") or "0", 16) & 1 << (signal.SIGTRAP - 1):
+def require_steps(pid: int) -> None:
+    """Check that a process can be single-stepped.
+
+    Raises:
+        TraceeError: It ignores SIGTRAP (ENOSYS).
+    """
+    if int(procfs.status_field(pid, "SigIgn") or "0", 16) & 1 << (signal.SIGTRAP - 1):
         raise TraceeError(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
 
 
 def seize(pid: int, options: int) -> Tracee:
+    """Seize a thread of a process, which keeps running.
+
+    Raises:
+        TraceeError: It is traced already, or may not be traced.
+        OSError: The process is gone.
+    """
     options |= options_for(pid)
     try:
         return Tracee(running_thread(pid), architecture(), options)
     except OSError as e:
         if e.errno == errno.EPERM:
             raise TraceeError(
-                errno.EPERM, "the kernel does not let it be traced (ptrace)"
+                errno.EPERM, "the kernel does not allow it to be traced (ptrace)"
             ) from None
         raise
 
 
 def get_userfaultfd(thread: Tracee, pid: int, at: int) -> int:
-    """The thread is stopped: makes the descriptor in it, takes a copy, closes the target's.
-    at: where a system call instruction was, or 0."""
+    """Create a userfaultfd in a stopped thread, take a copy of it, close the target's.
+
+    Args:
+        thread: The stopped thread.
+        pid: Its process.
+        at: Where a system call instruction was, or 0.
+
+    Raises:
+        TraceeError: The target cannot run the system call, or the kernel refused it.
+        OSError: The process is gone.
+    """
     arch = thread.arch
     saved = thread.registers()
     if saved[arch.mode] != arch.mode_value:
         raise TraceeError(errno.ENOSYS, "it is a 32-bit program")
-    can_step(pid)
+    require_steps(pid)
     if not at or not is_system_call(pid, at, arch):
         at = system_call_address(pid, arch)
     pidfd = _libc.syscall(PIDFD_OPEN, pid, 0)
@@ -170,11 +186,14 @@ class Server:
 
     def __init__(self, link: socket.socket) -> None:
         self.link = link
-        self.held: Tracee | None = None
+        self.seized: Tracee | None = None
 
     def run(self) -> None:
-        """Each target is dealt with by a child: a thread that does not come to its stop in time
-        stays seized, and would stop for good later on; the child's end frees it in every case."""
+        """Serve each target by a child process.
+
+        A thread that does not stop in time stays seized, and would stop for good later on; the end of
+        the child releases it in every case.
+        """
         while request := self.request():
             child = os.fork()
             if child == 0:
@@ -187,14 +206,14 @@ class Server:
                 self.reply({"ok": False, "errno": errno.EIO, "why": "the injector was killed"})
 
     def request(self) -> bytes:
-        """The next one; empty when the collector is gone, also with an answer unread."""
+        """Receive the next request; empty once the collector is gone, also with an answer unread."""
         try:
             return self.link.recv(REQUEST_BYTES)
         except ConnectionResetError:
             return b""
 
     def serve(self, request: bytes) -> None:
-        """Answers one request, and while a target is held at its exec those that follow."""
+        """Answer one request, and those that follow while a target is seized for its exec."""
         while request:
             try:
                 self.answer(json.loads(request))
@@ -205,15 +224,16 @@ class Server:
                 code = getattr(e, "errno", None) or errno.EIO
                 gone = code in (errno.ESRCH, errno.ENOENT)
                 self.reply({"ok": False, "errno": errno.ESRCH if gone else code, "why": str(e)})
-            except Exception as e:  # whatever it is: an answer, or the collector would wait for one
+            except Exception as e:  # any: without an answer the collector would wait
                 self.reply({"ok": False, "errno": errno.EIO, "why": f"{type(e).__name__}: {e}"})
-            if self.held is None:
+            if self.seized is None:
                 return
             request = self.request()
-        if self.held is not None:
-            self.held.release()
+        if self.seized is not None:
+            self.seized.release()
 
     def reply(self, answer: dict[str, object], descriptor: int | None = None) -> None:
+        """Send an answer, with a descriptor that is closed here."""
         message = json.dumps(answer).encode()
         try:
             if descriptor is None:
@@ -221,45 +241,47 @@ class Server:
             else:
                 socket.send_fds(self.link, [message], [descriptor])
         except OSError:
-            pass  # the collector is gone; its descriptor goes with this process
+            pass  # the collector is gone
         finally:
             if descriptor is not None:
                 os.close(descriptor)
 
     def answer(self, request: dict[str, object]) -> None:
+        """Carry out one request and reply. Raises: TraceeError, OSError."""
         operation = request["op"]
         pid = int(str(request.get("pid", 0)))
         if operation == "inject":
             at = address_beforehand(pid)
-            begun = time.monotonic()
+            started = time.monotonic()
             thread = seize(pid, 0)
             try:
                 thread.interrupt(float(str(request.get("timeout_s", tracee.STOP_TIMEOUT_S))))
                 descriptor = get_userfaultfd(thread, pid, at)
             finally:
                 thread.release()
-            self.reply({"ok": True, "stopped_s": time.monotonic() - begun}, descriptor)
+            self.reply({"ok": True, "stopped_s": time.monotonic() - started}, descriptor)
         elif operation == "exec":
-            self.held = seize(pid, tracee.O_TRACEEXEC)
+            self.seized = seize(pid, tracee.O_TRACEEXEC)
             self.pid = pid
             self.reply({"ok": True})
-        elif operation == "wait_exec" and self.held is not None:
-            self.wait_exec(self.held, bool(request["userfaultfd"]))
+        elif operation == "wait_exec" and self.seized is not None:
+            self.wait_exec(self.seized, bool(request["userfaultfd"]))
         elif operation == "relocate":
             options = options_for(pid)
-            can_step(pid)
+            require_steps(pid)
             self.reply(
                 relocation.relocate(request, architecture(), address_beforehand(pid), options)
             )
         elif operation == "go":
-            if self.held is not None:
-                self.held.release()
-            self.held = None
+            if self.seized is not None:
+                self.seized.release()
+            self.seized = None
             self.reply({"ok": True})
         else:
-            raise TraceeError(errno.EINVAL, f"no such request: {operation}")
+            raise TraceeError(errno.EINVAL, f"unknown request: {operation}")
 
     def wait_exec(self, thread: Tracee, userfaultfd: bool) -> None:
+        """Wait for an exec, stop at the new program's first instruction, and reply."""
         try:
             while True:
                 status = thread.wait(30.0)
@@ -268,7 +290,7 @@ class Server:
                 tracee.ptrace(
                     tracee.CONT, thread.tid, 0, 0 if status >> 16 else os.WSTOPSIG(status)
                 )
-            # Still inside execve, whose result would overwrite a register: on to the first
+            # Still inside execve, whose result would overwrite a register: continue to the first
             # instruction of the new program, where the interruption stops it.
             tracee.ptrace(tracee.INTERRUPT, thread.tid)
             tracee.ptrace(tracee.CONT, thread.tid)
@@ -276,10 +298,11 @@ class Server:
             self.reply({"ok": True}, get_userfaultfd(thread, self.pid, 0) if userfaultfd else None)
         except (TraceeError, OSError):
             thread.release()
-            self.held = None
+            self.seized = None
             raise
 
 
 def main() -> None:
+    """Run the injector; argv[1] is its end of the socket."""
     tracee.outlive_others()
     Server(socket.socket(fileno=int(sys.argv[1]))).run()

@@ -1,8 +1,8 @@
-"""Holding what network namespaces send, so that it ends by itself. Bare library: the holder runs it.
+"""Drops what network namespaces send, in a way that ends by itself. Run by the freezer with the bare library.
 
-A table of nftables that belongs to a netlink socket (NFT_TABLE_F_OWNER, Linux 5.12) is taken away by the kernel
-when that socket closes, and so when its process ends, however it does. In it is one rule for what leaves the
-namespace by another way than its loopback: drop. Only this process has the socket.
+The kernel removes an nftables table that belongs to a netlink socket (NFT_TABLE_F_OWNER, Linux 5.12)
+when that socket closes, and so when its process ends, however it does. The table has one rule for what
+leaves the namespace other than through its loopback: drop. Only this process has the socket.
 
 Sources: include/uapi/linux/netfilter/nf_tables.h, nfnetlink.h; net/netfilter/nf_tables_api.c
 (nft_rcv_nl_event); namespaces(7).
@@ -60,7 +60,7 @@ def _message(kind: int, flags: int, number: int, family: int, subsystem: int, bo
 
 
 def _batch(steps: "list[tuple[int, int, bytes]]") -> bytes:
-    """All or nothing. steps: kind of message, flags, attributes."""
+    """Build a transaction of steps (kind of message, flags, attributes)."""
     messages = [
         _message(_NFTABLES << 8 | kind, _ACK | flags, number, _INET, 0, body)
         for number, (kind, flags, body) in enumerate(steps, 1)
@@ -70,16 +70,18 @@ def _batch(steps: "list[tuple[int, int, bytes]]") -> bytes:
     return b"".join([begin, *messages, end])
 
 
-def holding(name: str, *, asleep: bool) -> "list[tuple[int, int, bytes]]":
-    """The table, its chain and its rule. asleep: it takes no packets."""
+def lock_steps(name: str, *, dormant: bool) -> "list[tuple[int, int, bytes]]":
+    """Return the steps that create the table, its chain and its rule; a dormant one drops nothing."""
     table, chain = _text(1, name), "out"
-    flags = _OWNER | (_DORMANT if asleep else 0)
+    flags = _OWNER | (_DORMANT if dormant else 0)
     hook = _nested(4, _number(1, _OUTPUT), _number(2, _FIRST))
     rule = _nested(
         4,
         _expression("meta", _number(1, _REGISTER), _number(2, _OUT_INTERFACE)),
         _expression(
-            *("cmp", _number(1, _REGISTER), _number(2, _DIFFERS)),
+            "cmp",
+            _number(1, _REGISTER),
+            _number(2, _DIFFERS),
             _nested(3, _attribute(1, struct.pack("=I", _LOOPBACK))),
         ),
         _expression("immediate", _number(1, _VERDICT), _nested(2, _nested(2, _number(1, _DROP)))),
@@ -92,8 +94,8 @@ def holding(name: str, *, asleep: bool) -> "list[tuple[int, int, bytes]]":
     ]
 
 
-def _carry_out(link: socket.socket, steps: "list[tuple[int, int, bytes]]") -> None:
-    """Errors: OSError, the kernel's; then nothing was done."""
+def _commit(link: socket.socket, steps: "list[tuple[int, int, bytes]]") -> None:
+    """Run a transaction. Raises: OSError, the kernel's; then nothing was done."""
     link.sendall(_batch(steps))
     answered = 0
     while answered < len(steps):
@@ -114,7 +116,7 @@ def _enter(fd: int) -> None:
 
 
 def _link_in(namespace: int) -> socket.socket:
-    """A netlink socket in another namespace: it stays there, this process does not."""
+    """Open a netlink socket in another namespace: it stays there, this process does not."""
     home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         _enter(namespace)
@@ -127,60 +129,61 @@ def _link_in(namespace: int) -> socket.socket:
 
 
 class NetworkLocks:
-    """The namespaces whose output is held now."""
+    """The network namespaces whose output is dropped now."""
 
     def __init__(self) -> None:
-        self._held: dict[int, tuple[socket.socket, str]] = {}
+        self._locks: dict[int, tuple[socket.socket, str]] = {}
 
-    def hold(self, pids: "list[int]", *, asleep: bool = False) -> None:
-        """Holds what the namespaces of these processes' threads send. asleep: only tries whether it could.
+    def hold(self, pids: "list[int]", *, dormant: bool = False) -> None:
+        """Drop what the namespaces of these processes' threads send; with dormant only try it.
 
-        Errors: OSError; what was held before still is.
+        Raises:
+            OSError: The kernel refused; namespaces locked before still are.
         """
         for pid in pids:
             for thread in _threads_of(pid):
                 try:
                     number = os.stat(f"{thread}/ns/net").st_ino
-                    if number in self._held:
+                    if number in self._locks:
                         continue
                     namespace = os.open(f"{thread}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
                 except FileNotFoundError:
-                    continue  # it ended: it sends nothing
+                    continue  # the thread ended: it sends nothing
                 try:
-                    self._held[number] = _held(namespace, asleep)
+                    self._locks[number] = _locked(namespace, dormant)
                 finally:
                     os.close(namespace)
 
-    def let_go(self) -> None:
-        """What was held may be sent from now on."""
-        for link, name in self._held.values():
+    def release(self) -> None:
+        """Let the namespaces send again."""
+        for link, name in self._locks.values():
             try:
-                # closing the socket does it, too, and takes the kernel 10 ms
-                _carry_out(link, [(_DELETE_TABLE, 0, _text(1, name))])
+                # closing the socket does it, too, but takes the kernel 10 ms
+                _commit(link, [(_DELETE_TABLE, 0, _text(1, name))])
             except OSError:
                 link.close()
 
     def close(self) -> None:
-        """Lets go of what is still held."""
-        for link, _ in self._held.values():
+        """Close the sockets, which releases what is still locked."""
+        for link, _ in self._locks.values():
             link.close()
-        self._held = {}
+        self._locks = {}
 
 
 def _threads_of(pid: int) -> "list[str]":
-    """Each may be in a namespace of its own."""
+    """List the threads of a process as paths: each may be in a namespace of its own."""
     try:
         return [f"/proc/{pid}/task/{tid}" for tid in os.listdir(f"/proc/{pid}/task")]
     except FileNotFoundError:
         return []
 
 
-def _held(namespace: int, asleep: bool) -> "tuple[socket.socket, str]":
+def _locked(namespace: int, dormant: bool) -> "tuple[socket.socket, str]":
     link, name = _link_in(namespace), f"redirty-{os.urandom(4).hex()}"
     try:
         link.settimeout(_ANSWER_S)
         link.bind((0, 0))
-        _carry_out(link, holding(name, asleep=asleep))
+        _commit(link, lock_steps(name, dormant=dormant))
     except OSError as e:
         link.close()
         if isinstance(e, TimeoutError):

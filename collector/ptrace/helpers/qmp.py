@@ -1,4 +1,4 @@
-"""A QEMU's guest through its QMP socket: stopping it and letting it go on. Bare library: the holder runs it.
+"""A QEMU's guest, stopped and resumed through its QMP socket. Run by the freezer with the bare library.
 
 Source: QEMU's docs/interop/qmp-spec.rst.
 """
@@ -8,11 +8,16 @@ import socket
 
 
 class QmpError(OSError):
-    """It could not be done; the guest is as it was, as far as that can be."""
+    """The guest could not be stopped; it is in its former state, as far as possible."""
 
 
 class Monitor:
-    """A connection. Errors: OSError, ValueError, here and in every method."""
+    """A connection to a QMP socket.
+
+    Raises:
+        OSError: The connection failed, or QEMU refused; also by every method.
+        ValueError: The answer is not QMP; also by every method.
+    """
 
     def __init__(self, path: str, timeout_s: float) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -35,11 +40,11 @@ class Monitor:
         line, _, self._data = self._data.partition(b"\n")
         found = json.loads(line)
         if not isinstance(found, dict):
-            raise ValueError("this is no QMP socket")
+            raise ValueError("not a QMP socket")
         return found
 
     def execute(self, command: str, **arguments: object) -> object:
-        """What a command returns."""
+        """Run a command; return its result."""
         request = {"execute": command, "arguments": arguments}
         self._socket.sendall(json.dumps(request).encode() + b"\n")
         while True:
@@ -50,11 +55,19 @@ class Monitor:
                 return answer["return"]
 
     def close(self) -> None:
+        """Close the connection."""
         self._socket.close()
 
 
 class StoppedGuest:
-    """A guest that was stopped. running: whether it ran before, and is to run again."""
+    """A guest that is stopped until resume().
+
+    Attributes:
+        running: Whether it ran before, and is to run again.
+
+    Raises:
+        QmpError: It cannot be stopped.
+    """
 
     def __init__(self, path: str, timeout_s: float) -> None:
         self.running = False
@@ -62,22 +75,22 @@ class StoppedGuest:
         try:
             self._monitor = Monitor(path, timeout_s)
             status = self._monitor.execute("query-status")
-            # before it is stopped: should its answer never come, it is told to go on all the same
+            # set before it is stopped: should the answer never come, it is resumed all the same
             self.running = isinstance(status, dict) and bool(status.get("running"))
             if self.running:
                 self._monitor.execute("stop")
         except (OSError, ValueError) as e:
-            self.go()
+            self.resume()
             raise QmpError(f"the guest cannot be stopped through {path}: {e}") from None
 
-    def go(self) -> None:
-        """Lets it run again, if it ran before."""
+    def resume(self) -> None:
+        """Let the guest run again if it ran before."""
         if self._monitor is None:
             return
         try:
             if self.running:
                 self._monitor.execute("cont")
         except (OSError, ValueError):
-            pass  # it ended, or QEMU does not listen any more: nothing else can be tried
+            pass  # QEMU ended or does not listen any more: nothing else can be tried
         self.running = False
         self._monitor.close()

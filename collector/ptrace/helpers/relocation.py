@@ -1,8 +1,8 @@
-"""Relocating page tables: all threads of a target held, one of them moves memory away and back.
+"""Relocates page tables: all threads of a target are stopped, and one of them moves memory away and back.
 
-Filled anew on both ways, the tables come to lie where that thread's memory policy says. From the
-first move to the last the target depends on nobody: see relocation_stub.S. Run by the injector, with
-Python's bare library.
+Both moves fill new page tables, which lie where that thread's memory policy says. From the first
+move to the last the target depends on no other process: see relocation_stub.S. Run by the injector
+with the bare library.
 """
 
 import ctypes
@@ -15,29 +15,35 @@ import signal
 import struct
 import time
 
-from . import relocation_stub, thread_group, tracee
+from . import procfs, relocation_stub, tracee
 from .arch import Architecture
-from .relocation_layout import clipped, free_place, layout, parse_maps
+from .errors import TraceeError
+from .relocation_layout import clipped, free_place, layout
 from .thread_group import StoppedThreads
-from .tracee import Tracee, TraceeError
+from .tracee import Tracee
 
+_PAGE_SIZE = 4096
 _MMAP, _MUNMAP = 9, 11
 _PROTECTION = 7
 _MAP_FLAGS = 0x100022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
 _REGION = 1 << 21
 _SPARE_MAPPINGS = 16
 _POLL_S = 0.00005
-_SCAN = 0xC0606610  # as in pagemap.py, which is not for the bare library
+_SCAN = 0xC0606610  # as in linux/pagemap.py, which needs more than the bare library
 
 
 def read_all(maps: "io.FileIO") -> bytes:
-    """An open maps file as it is now."""
+    """Read an open maps file again from its start."""
     maps.seek(0)
     return maps.readall()
 
 
 class InUseError(TraceeError):
-    """Memory that the kernel itself uses on a thread's way back to the program. addresses: where."""
+    """Memory may not be moved, as the kernel itself uses it on a thread's way back to the program.
+
+    Attributes:
+        addresses: Addresses of such memory of all threads.
+    """
 
     def __init__(self, addresses: "list[int]") -> None:
         super().__init__(errno.EADDRINUSE, "the kernel keeps a thread's rseq area in use")
@@ -45,9 +51,19 @@ class InUseError(TraceeError):
 
 
 def require_unused(areas: "list[int]", segments: "list[tuple[int, int, int]]") -> None:
-    """A thread that returns from the kernel while its rseq area is away is killed by it (SIGSEGV), the
-    mover and, if nobody holds them any more, the parked ones. Errors: InUseError; TraceeError when
-    the kernel does not tell where they are."""
+    """Check that no rseq area lies in the memory to move.
+
+    The kernel kills a thread that returns from it while its rseq area is away (SIGSEGV): the mover
+    and, once the injector is gone, the parked ones.
+
+    Args:
+        areas: Addresses of the threads' areas; -1: not known.
+        segments: (address, address in between, bytes) each.
+
+    Raises:
+        InUseError: An area lies there.
+        TraceeError: The kernel does not tell where they are (ENOSYS).
+    """
     if -1 in areas:
         raise TraceeError(
             errno.ENOSYS, "the kernel (before 5.13) does not tell where rseq areas are"
@@ -57,29 +73,50 @@ def require_unused(areas: "list[int]", segments: "list[tuple[int, int, int]]") -
 
 
 def require_unarmed(pid: int, segments: "list[tuple[int, int, int]]") -> None:
-    """A registration with a userfaultfd would be lost by a move, and with it what a recording would
-    find. The plan leaves such mappings out; this sees one that began to be recorded since. Errors:
-    TraceeError."""
+    """Check that no memory to move is registered with a userfaultfd for asynchronous write protection.
+
+    A move would lose the registration, and with it what a recording would find. The plan leaves such
+    mappings out; this finds one whose recording has started since.
+
+    Raises:
+        TraceeError: One is registered (EAGAIN).
+    """
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
         for start, _, _ in segments:
             # PAGEMAP_SCAN of one page that only succeeds where asynchronous write protection is on
-            argument = bytearray(struct.pack("<12Q", 96, 2, start, start + 4096, *(0,) * 8))
+            argument = bytearray(
+                struct.pack("<12Q", 96, 2, start, start + _PAGE_SIZE, 0, 0, 0, 0, 0, 0, 0, 0)
+            )
             try:
                 fcntl.ioctl(pagemap, _SCAN, argument, True)
             except OSError as e:
                 if e.errno == errno.EPERM:
                     continue
                 return  # before Linux 6.7: there is no such protection
-            raise TraceeError(errno.EAGAIN, "it began to be recorded")
+            raise TraceeError(errno.EAGAIN, "a recording of it has started")
 
 
-class Relocation:
-    """One move of some segments, away and back, with all threads held.
+class StubRun:
+    """A move of some segments, away and back, with all threads stopped.
 
-    at: a system call instruction in the target.
+    Attributes:
+        threads: All threads of the target.
+        mover: The one that moves memory; the others are parked.
+        at: Address of a system call instruction in the target.
+        memory: Descriptor of its /proc/PID/mem.
+        place: Address at which the stub is mapped.
+        bytes: Size of the stub's mapping.
+        moved_s: How long the moves took.
+        saved: TID -> registers to restore.
+        masks: TID -> signal mask to restore.
     """
 
     def __init__(self, target: StoppedThreads, at: int, memory: int) -> None:
+        """Save the state of all threads.
+
+        Raises:
+            TraceeError: A thread cannot run the stub.
+        """
         self.threads: list[Tracee] = target.threads
         self.mover: Tracee = target.threads[0]
         self.at = at
@@ -94,15 +131,28 @@ class Relocation:
             if words[thread.arch.mode] != thread.arch.mode_value:
                 raise TraceeError(errno.ENOSYS, "it is a 32-bit program")
             if tracee.catches_calls(thread):
-                raise TraceeError(errno.EPERM, "it catches its own system calls (user dispatch)")
+                raise TraceeError(errno.EPERM, "it intercepts its own system calls (user dispatch)")
             tracee.leave_critical_section(thread, words, memory)
             self.saved[thread.tid] = words
             self.masks[thread.tid] = thread.mask()
 
     def run(self, place: int, shared: bytes) -> bytes:
-        """Maps the routine at a free place, runs it, unmaps it. What is shared with it, at its end."""
+        """Map the stub at a free place, run it, unmap it.
+
+        Args:
+            place: Free addresses, a multiple of 2 MiB.
+            shared: The page shared with the stub, see relocation_stub.shared().
+
+        Returns:
+            That page at the end.
+
+        Raises:
+            TraceeError: The target cannot map the stub, or it ended.
+        """
         count = len(self.threads)
-        self.bytes = (len(shared) + count * relocation_stub.SLOT_BYTES + 4095) & ~4095
+        self.bytes = (
+            len(shared) + count * relocation_stub.SLOT_BYTES + _PAGE_SIZE - 1
+        ) & -_PAGE_SIZE
         self._map(place)
         try:
             slots = [
@@ -112,9 +162,8 @@ class Relocation:
             os.pwrite(self.memory, shared + b"".join(slots), place)
             try:
                 for i, thread in reversed(list(enumerate(self.threads))):
-                    entry = (
-                        relocation_stub.PARK if i else relocation_stub.MOVER
-                    )  # the mover is the last to be set
+                    # the mover is set last
+                    entry = relocation_stub.PARK if i else relocation_stub.MOVER
                     code = place + len(shared) + i * relocation_stub.SLOT_BYTES
                     self._enter(thread, code + entry)
                 self._move()
@@ -125,7 +174,7 @@ class Relocation:
             self._unmap()
 
     def _read(self, offset: int, size: int) -> bytes:
-        """Of what is shared with the routine."""
+        """Read from the page shared with the stub."""
         data = os.pread(self.memory, size, self.place + offset)
         if len(data) != size:
             raise TraceeError(errno.ESRCH, "the process ended")
@@ -134,34 +183,34 @@ class Relocation:
     def _enter(self, thread: Tracee, entry: int) -> None:
         saved = self.saved[thread.tid]
         words = type(saved)(*relocation_stub.borrowed(list(saved), entry))
-        # Registers first: who is let go in between opens its own signals again.
+        # Registers first: a thread released in between opens its own signals again.
         thread.set_registers(words)
         thread.block_signals()
 
     def _move(self) -> None:
-        """Lets the mover run until it says that it is done."""
-        begun = time.monotonic()
+        """Let the mover run until it reports that it is done."""
+        started = time.monotonic()
         mover = self.mover
         tracee.ptrace(tracee.CONT, mover.tid, 0, 0)
-        over = struct.pack("<I", relocation_stub.OVER)
-        while self._read(relocation_stub.STATE, 4) != over:
+        done = struct.pack("<I", relocation_stub.DONE)
+        while self._read(relocation_stub.STATE, 4) != done:
             got, status = os.waitpid(mover.tid, os.WNOHANG | tracee.WALL)
             if got == mover.tid:
                 if os.WIFEXITED(status) or os.WIFSIGNALED(status):
                     raise TraceeError(errno.ESRCH, "the process ended")
                 if status >> 16 == 0 and os.WSTOPSIG(status) == signal.SIGSTOP:
-                    mover.deliver = signal.SIGSTOP  # it waits for the release
+                    mover.deliver = signal.SIGSTOP  # delivered at its release
                 tracee.ptrace(tracee.CONT, mover.tid, 0, 0)
             time.sleep(_POLL_S)
-        self.moved_s = time.monotonic() - begun
+        self.moved_s = time.monotonic() - started
         mover.interrupt(tracee.STOP_TIMEOUT_S)
         now = mover.registers()
         if not self.place <= relocation_stub.instruction(list(now)) < self.place + self.bytes:
-            # This process was held up for long, and the thread has gone on by itself.
+            # This process was delayed for long, and the thread has left the stub by itself.
             self.saved[mover.tid], self.masks[mover.tid] = now, mover.mask()
 
     def _leave(self) -> None:
-        """All threads as they were; the other way round than _enter."""
+        """Restore all threads, in the opposite order of _enter()."""
         for thread in self.threads:
             try:
                 thread.set_mask(ctypes.create_string_buffer(self.masks[thread.tid], 8))
@@ -184,7 +233,7 @@ class Relocation:
             pass  # killed meanwhile
 
     def _call(self, number: int, *arguments: int) -> int:
-        """One system call by the mover, which is as it was afterwards."""
+        """Run one system call in the mover and restore it; return the result, or minus errno."""
         thread, saved = self.mover, self.saved[self.mover.tid]
         thread.block_signals()
         try:
@@ -198,27 +247,39 @@ class Relocation:
 
 
 class RelocationRequest:
-    """What can be thought out while the target still runs: from its maps file, for a request with
-    so much room for threads. Errors: TraceeError."""
+    """A move, prepared as far as possible while the target still runs.
+
+    Attributes:
+        maps: The maps file for which it was prepared.
+        threads: The number of threads for which there is room.
+        place: Where the stub goes.
+        segments: (address, address in between, bytes) each.
+        shared: The page shared with the stub.
+    """
 
     def __init__(self, maps: bytes, request: "dict[str, object]", threads: int) -> None:
+        """Prepare a request.
+
+        Raises:
+            TraceeError: It cannot be carried out; EAGAIN: other mappings are there now.
+        """
         self.maps = maps
         node = int(str(request["node"]))
         runs = [(int(a), int(b)) for a, b in request["runs"]]  # type: ignore[attr-defined]
         expected = [(int(a), int(b), str(p)) for a, b, p in request["segments"]]  # type: ignore[attr-defined]
-        if len(expected) > relocation_stub.MOST_SEGMENTS or node >= relocation_stub.MOST_NODES:
+        if len(expected) > relocation_stub.MAX_SEGMENTS or node >= relocation_stub.MAX_NODES:
             raise TraceeError(errno.E2BIG, "too many mappings for one step")
-        lines = parse_maps(maps)
-        if clipped(lines, runs) != expected:
+        mappings = [mapping for mapping, _ in procfs.parse_maps(maps)]
+        if clipped(mappings, runs) != expected:
             raise TraceeError(errno.EAGAIN, "its mappings changed")
         with open("/proc/sys/vm/max_map_count", encoding="ascii") as limit:
-            most = int(limit.read())
-        if len(lines) + 2 * len(expected) + _SPARE_MAPPINGS > most:
-            why = f"it has {len(lines)} mappings, near vm.max_map_count"
+            max_mappings = int(limit.read())
+        if len(mappings) + 2 * len(expected) + _SPARE_MAPPINGS > max_mappings:
+            why = f"it has {len(mappings)} mappings, near vm.max_map_count"
             raise TraceeError(errno.ENOMEM, why)
         self.threads = threads
         code_bytes = _REGION + threads * relocation_stub.SLOT_BYTES
-        self.place = free_place(lines, code_bytes + sum(b - a + 2 * _REGION for a, b in runs))
+        self.place = free_place(mappings, code_bytes + sum(b - a + 2 * _REGION for a, b in runs))
         if not self.place:
             raise TraceeError(errno.ENOMEM, "no free addresses to move memory to")
         beyond = (self.place + code_bytes + _REGION) & ~(_REGION - 1)
@@ -229,8 +290,19 @@ class RelocationRequest:
 def relocate(
     request: "dict[str, object]", arch: Architecture, at: int, options: int
 ) -> "dict[str, object]":
-    """Answers a request: pid, node, runs ([start, end) multiples of 2 MiB, to be moved as a whole),
-    segments (start, end, permissions: what is expected to be mapped there), timeout_s."""
+    """Carry out a request and return the answer.
+
+    Args:
+        request: pid, node, runs ([start, end) multiples of 2 MiB, moved as a whole), segments (start,
+            end, permissions of what is expected to be mapped there), timeout_s (for the stop).
+        arch: The architecture.
+        at: Address of a system call instruction in the target, 0 if there is none.
+        options: ptrace options.
+
+    Raises:
+        TraceeError: It was not done, or only in part; the target is restored in any case.
+        OSError: The process is gone.
+    """
     pid = int(str(request["pid"]))
     if not at:
         raise TraceeError(errno.ENOENT, "no system call instruction is mapped in it")
@@ -239,9 +311,7 @@ def relocate(
         open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory,
         open(f"/proc/{pid}/maps", "rb", buffering=0) as maps,
     ):
-        ready = RelocationRequest(
-            read_all(maps), request, 2 * len(thread_group.living_threads(pid)) + 16
-        )
+        ready = RelocationRequest(read_all(maps), request, 2 * len(procfs.living_threads(pid)) + 16)
         target = StoppedThreads(pid, arch, options, float(str(request["timeout_s"])))
         try:
             now = read_all(maps)
@@ -250,11 +320,11 @@ def relocate(
             areas = [tracee.rseq_area(thread) for thread in target.threads]
             require_unused([area for area in areas if area], ready.segments)
             require_unarmed(pid, ready.segments)
-            one = Relocation(target, at, memory.fileno())
-            shared = one.run(ready.place, ready.shared)
+            stub_run = StubRun(target, at, memory.fileno())
+            shared = stub_run.run(ready.place, ready.shared)
         finally:
             target.release()
-        stopped_s = time.monotonic() - target.begun
+        stopped_s = time.monotonic() - target.started
     policy, refused, retries = (
         struct.unpack_from("<q", shared, o)[0]
         for o in (relocation_stub.POLICY_ERROR, relocation_stub.ERROR, relocation_stub.RETRIES)
@@ -266,7 +336,7 @@ def relocate(
     return {
         "ok": True,
         "stopped_s": stopped_s,
-        "moved_s": one.moved_s,
+        "moved_s": stub_run.moved_s,
         "threads": len(target.threads),
         "retries": retries,
     }

@@ -1,20 +1,20 @@
 /*
- * What runs in a target while its page tables are relocated (see relocation.py, which has these bytes; a
+ * The stub that runs in a target while its page tables are relocated (relocation_stub.py has its bytes; a
  * test assembles this file and compares).
  *
  * Every thread has a copy of this code with data of its own 0x400 bytes behind it. One thread
- * enters at `mover`; all others are held by ptrace, with their registers set so that they would enter at
- * `park` if the holder died. From the first to the last mremap nobody outside is needed: the mover
- * goes on by itself, and whoever is let go early waits for it here, asleep, a millisecond at a time.
+ * enters at `mover`; all others are stopped by ptrace, with their registers set so that they would enter at
+ * `park` if the injector died. From the first to the last mremap no other process is needed: the mover
+ * continues by itself, and a thread released early waits for it here, asleep, a millisecond at a time.
  *
- * No stack is used, so the red zone and whatever rsp points to are left alone. Signals are blocked before
- * and opened again at `restore`, when all memory is in its place. rt_sigtimedwait is the sleep because it
- * is the one that leaves no restart block behind, which an interrupted call of the program may have.
+ * No stack is used, so the red zone and whatever rsp points to are not touched. Signals are blocked before
+ * and opened again at `restore`, when all memory is back in its place. rt_sigtimedwait is the sleep because
+ * it is the only one that leaves no restart block behind, which an interrupted call of the program may have.
  */
 	.intel_syntax noprefix
 	.text
 	.set DATA, 0x400		/* from the start of this code */
-	/* the thread's data: address of what is shared, signal mask, registers */
+	/* the thread's data: address of the shared page, signal mask, registers */
 	.set D_SHARED, DATA
 	.set D_MASK, DATA + 8
 	.set D_RAX, DATA + 16
@@ -34,19 +34,19 @@
 	.set D_R15, DATA + 128
 	.set D_RIP, DATA + 136
 	.set D_FLAGS, DATA + 144	/* ax: the low flags in ah, the overflow flag in al */
-	/* shared */
-	.set S_STATE, 0			/* 0: not begun, 1: memory may be away, 2: over, or never to begin */
-	.set S_ERROR, 8			/* of the first mremap that was refused, 0 */
+	/* the shared page */
+	.set S_STATE, 0			/* 0: not started, 1: memory may be away, 2: done, or never to start */
+	.set S_ERROR, 8			/* of the first mremap that was refused; 0: none */
 	.set S_COUNT, 16
 	.set S_PAUSE, 24		/* struct timespec: 1 ms */
 	.set S_NO_SIGNALS, 40
 	.set S_OLD_MODE, 48
-	.set S_POLICY_ERROR, 56		/* of get_mempolicy or set_mempolicy, 0 */
+	.set S_POLICY_ERROR, 56		/* of get_mempolicy or set_mempolicy; 0: none */
 	.set S_NEW_MODE, 64
-	.set S_RETRIES, 72		/* of moves back */
+	.set S_RETRIES, 72		/* number of repeated moves back */
 	.set S_NEW_NODES, 128		/* 1024 bits */
 	.set S_OLD_NODES, 256
-	.set S_TABLE, 512		/* S_COUNT times: address, where to in between, bytes */
+	.set S_TABLE, 512		/* S_COUNT times: address, address in between, bytes */
 	.set NODE_BITS, 1025		/* the kernel takes one less */
 
 	.set MREMAP, 25
@@ -61,7 +61,7 @@ mover:
 	xor	eax, eax
 	mov	ecx, 1
 	lock cmpxchg [rbx + S_STATE], ecx
-	jne	restore			/* a parked thread runs, so the holder died: do nothing */
+	jne	restore			/* a parked thread runs, so the injector died: do nothing */
 	mov	eax, GET_MEMPOLICY
 	lea	rdi, [rbx + S_OLD_MODE]
 	lea	rsi, [rbx + S_OLD_NODES]
@@ -71,7 +71,7 @@ mover:
 	syscall
 	mov	[rbx + S_POLICY_ERROR], rax
 	test	rax, rax
-	jne	over
+	jne	done
 	mov	eax, SET_MEMPOLICY
 	mov	rdi, [rbx + S_NEW_MODE]
 	lea	rsi, [rbx + S_NEW_NODES]
@@ -79,9 +79,9 @@ mover:
 	syscall
 	mov	[rbx + S_POLICY_ERROR], rax
 	test	rax, rax
-	jne	over
+	jne	done
 	xor	r12d, r12d
-there:
+away:
 	cmp	r12, [rbx + S_COUNT]
 	jae	back
 	lea	r14, [r12 + r12 * 2]
@@ -96,8 +96,8 @@ there:
 	cmp	rax, [r14 + 8]
 	jne	refused
 	inc	r12
-	jmp	there
-refused:				/* this one is where it was: the others go back */
+	jmp	away
+refused:				/* this one has not moved: move the others back */
 	mov	[rbx + S_ERROR], rax
 back:
 	test	r12, r12
@@ -114,7 +114,7 @@ again:
 	syscall
 	cmp	rax, [r14]
 	je	next
-	inc	qword ptr [rbx + S_RETRIES]	/* no memory at the moment: nothing to do but to try on */
+	inc	qword ptr [rbx + S_RETRIES]	/* no memory at the moment: all there is to do is to try again */
 	mov	eax, RT_SIGTIMEDWAIT
 	lea	rdi, [rbx + S_NO_SIGNALS]
 	xor	esi, esi
@@ -131,9 +131,9 @@ home:
 	lea	rsi, [rbx + S_OLD_NODES]
 	mov	edx, NODE_BITS
 	syscall
-over:
+done:
 	mov	dword ptr [rbx + S_STATE], 2
-	mov	r12d, 1000		/* the holder, if it lives, stops this thread now */
+	mov	r12d, 1000		/* the injector, if it lives, stops this thread now */
 linger:
 	mov	eax, RT_SIGTIMEDWAIT
 	lea	rdi, [rbx + S_NO_SIGNALS]
@@ -149,7 +149,7 @@ park:
 	mov	rbx, [rip + start + D_SHARED]
 	xor	eax, eax
 	mov	ecx, 2
-	lock cmpxchg [rbx + S_STATE], ecx	/* not begun: it shall not */
+	lock cmpxchg [rbx + S_STATE], ecx	/* not started: it must not start */
 parked:
 	cmp	dword ptr [rbx + S_STATE], 2
 	je	restore

@@ -1,6 +1,6 @@
-"""What runs inside a target to relocate page tables: relocation_stub.S as bytes, and the data beside it.
+"""The stub that relocates page tables from inside a target: relocation_stub.S as bytes, and its data.
 
-Run by the injector, with Python's bare library. x86-64 only.
+Run by the injector with the bare library. x86-64 only.
 """
 
 import struct
@@ -21,16 +21,15 @@ CODE = bytes.fromhex(
     "0000488b05a3020000047f9e488b0519020000ff258b020000"
 )
 MOVER, PARK = 0x0, 0x139
-DATA, SLOT_BYTES = 0x400, 0x800  # a thread's data behind its code; both together
+DATA, SLOT_BYTES = 0x400, 0x800  # offset of a thread's data behind its code; size of both
 SHARED_BYTES = 4096
 STATE, ERROR, COUNT, PAUSE, POLICY_ERROR = 0, 8, 16, 24, 56
 NEW_MODE, RETRIES, NEW_NODES, TABLE = 64, 72, 128, 512
-OVER = 2
-MOST_SEGMENTS = 128
-MOST_NODES = 1024
-PREFERRED = (
-    1  # MPOL_PREFERRED: another node when this one is full, where a binding would kill for memory
-)
+DONE = 2
+MAX_SEGMENTS = 128
+MAX_NODES = 1024
+# MPOL_PREFERRED: another node when this one is full, where a binding would invoke the OOM killer
+PREFERRED = 1
 
 # where PTRACE_GETREGSET puts registers, in the order of relocation_stub.S: rax rbx rcx rdx rsi rdi rbp r8 ... r15
 _ORDER = (10, 5, 11, 12, 13, 14, 4, 9, 8, 7, 6, 3, 2, 1, 0)
@@ -41,22 +40,23 @@ _SYSCALL_BYTES = 2
 
 
 def resumed(registers: "list[int]") -> "tuple[int, int]":
-    """(rax, rip) with which a stopped thread goes on: those of a system call that was interrupted
-    lead back to it, as the kernel does it on its way out (arch_do_signal_or_restart)."""
+    """Return (rax, rip) with which a stopped thread resumes.
+
+    Those of an interrupted system call lead back to it, as the kernel does on its way out
+    (arch_do_signal_or_restart).
+    """
     rax, rip = registers[_RAX], registers[_RIP]
     if not registers[_ORIG_RAX] >> 63:
-        error = (
-            _WORD + 1 - rax
-        )  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND; ERESTART_RESTARTBLOCK
-        if error in (512, 513, 514):
+        error = _WORD + 1 - rax
+        if error in (512, 513, 514):  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND
             return registers[_ORIG_RAX], rip - _SYSCALL_BYTES
-        if error == 516:
+        if error == 516:  # ERESTART_RESTARTBLOCK
             return _RESTART_SYSCALL, rip - _SYSCALL_BYTES
     return rax, rip
 
 
 def slot(shared: int, mask: bytes, registers: "list[int]") -> bytes:
-    """A thread's copy: code, and the registers and the signal mask (8 bytes) with which it goes on."""
+    """Return a thread's copy of the stub: code, signal mask (8 bytes) and registers to resume with."""
     rax, rip = resumed(registers)
     flags = registers[_FLAGS]
     words = [registers[i] for i in _ORDER]
@@ -67,7 +67,7 @@ def slot(shared: int, mask: bytes, registers: "list[int]") -> bytes:
 
 
 def shared(node: int, segments: "list[tuple[int, int, int]]") -> bytes:
-    """What all threads see. segments: (address, where to in between, bytes) each."""
+    """Return the page that all threads share. segments: (address, address in between, bytes) each."""
     page = bytearray(SHARED_BYTES)
     struct.pack_into("<Q", page, COUNT, len(segments))
     struct.pack_into("<QQ", page, PAUSE, 0, 1_000_000)
@@ -79,7 +79,7 @@ def shared(node: int, segments: "list[tuple[int, int, int]]") -> bytes:
 
 
 def borrowed(registers: "list[int]", entry: int) -> "list[int]":
-    """Registers with which a thread enters the routine: no interrupted call is to be restarted."""
+    """Return registers with which a thread enters the stub: no interrupted call is to be restarted."""
     words = list(registers)
     words[_ORIG_RAX] = _WORD
     words[_RIP] = entry
@@ -87,5 +87,5 @@ def borrowed(registers: "list[int]", entry: int) -> "list[int]":
 
 
 def instruction(registers: "list[int]") -> int:
-    """The address at which a thread is."""
+    """Return the address at which a thread is."""
     return registers[_RIP]

@@ -1,47 +1,43 @@
-"""All threads of a process, stopped by ptrace(2). Run by the injector, with Python's bare library."""
+"""All threads of a process, stopped by ptrace(2). Run by the injector with the bare library.
+
+The freezer stops threads by itself: it stops several processes as one, keeps serving afterwards, and
+so has to wait for a thread that did not stop in time, which a step of the injector, a process of its
+own, leaves to its end. The order (seize all, then interrupt all) also keeps the stop measured here short.
+"""
 
 import errno
-import os
 import time
 
-from . import tracee
+from . import procfs, tracee
 from .arch import Architecture
-from .tracee import Tracee, TraceeError
-
-
-def _state(tid: int) -> str:
-    with open(f"/proc/{tid}/stat", encoding="utf-8", errors="replace") as stat:
-        return stat.read().rpartition(")")[2].split()[0]
-
-
-def living_threads(pid: int) -> "list[int]":
-    """Threads that have not ended."""
-    found = []
-    for tid in sorted(int(t) for t in os.listdir(f"/proc/{pid}/task")):
-        try:
-            if _state(tid) not in "ZX":
-                found.append(tid)
-        except OSError:
-            continue
-    return found
+from .errors import TraceeError
+from .tracee import Tracee
 
 
 class StoppedThreads:
-    """All threads of a process, stopped. release() lets them run as they are. begun: when the first
-    was told to stop."""
+    """All threads of a process, stopped until release().
+
+    Attributes:
+        pid: The process.
+        threads: Its threads, in the order in which they were stopped.
+        started: When the first was told to stop (time.monotonic()).
+
+    Raises:
+        TraceeError: A thread cannot be stopped, or not in time; all are released then.
+    """
 
     def __init__(self, pid: int, arch: Architecture, options: int, timeout_s: float) -> None:
         self.pid = pid
         self.threads: list[Tracee] = []
         deadline = time.monotonic() + timeout_s
-        self.begun = 0.0
+        self.started = 0.0
         known: set[int] = set()
         try:
             # Until no thread is new: one that is not stopped yet may start others.
-            while new := [tid for tid in living_threads(pid) if tid not in known]:
+            while new := [tid for tid in procfs.living_threads(pid) if tid not in known]:
                 known.update(new)
                 fresh = [t for tid in new if (t := self._seize(tid, arch, options))]
-                self.begun = self.begun or time.monotonic()
+                self.started = self.started or time.monotonic()
                 for thread in fresh:
                     tracee.ptrace(tracee.INTERRUPT, thread.tid)
                 for thread in fresh:
@@ -58,11 +54,9 @@ class StoppedThreads:
         except OSError as e:
             if e.errno == errno.ESRCH:
                 return None
-            with open(f"/proc/{tid}/comm", encoding="utf-8", errors="replace") as comm:
-                name = comm.read().strip()
             raise TraceeError(
                 errno.EPERM,
-                f"its thread {tid} ({name}) can't be stopped by ptrace, and may use its memory",
+                f"its thread {tid} ({procfs.comm(tid)}) cannot be stopped by ptrace, and may use its memory",
             ) from None
 
     def _wait(self, thread: Tracee, deadline: float) -> None:
@@ -75,6 +69,6 @@ class StoppedThreads:
             self.threads.remove(thread)  # it ended
 
     def release(self) -> None:
-        """Lets all run on. A thread that is not stopped is freed by this process's end."""
+        """Resume all threads. One that is not stopped is released by the end of this process."""
         for thread in self.threads:
             thread.release()

@@ -1,6 +1,6 @@
-"""One thread of a target, stopped by ptrace(2): its registers and signal mask, a system call in it.
+"""A thread of a target, stopped by ptrace(2): its registers and signal mask, a system call in it.
 
-Used by the injector and the holder, which run with Python's bare library, as this module does.
+Used by the injector and the freezer, which run with the bare library, as this module does.
 Sources: ptrace(2), rseq(2); kernel/ptrace.c, kernel/rseq.c.
 """
 
@@ -12,6 +12,7 @@ import struct
 import time
 
 from . import arch as architectures
+from .errors import TraceeError
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long
@@ -27,15 +28,8 @@ WALL = 0x40000000
 STOP_TIMEOUT_S = 2.0
 
 
-class TraceeError(Exception):
-    """The target cannot be used this way; it runs on."""
-
-    def __init__(self, code: int, why: str) -> None:
-        super().__init__(why)
-        self.code = code
-
-
 def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
+    """Call ptrace(2). Raises: OSError."""
     ctypes.set_errno(0)
     result: int = _libc.ptrace(request, tid, address, data)
     if result == -1 and ctypes.get_errno():
@@ -44,7 +38,16 @@ def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
 
 
 class Tracee:
-    """One seized thread."""
+    """A seized thread.
+
+    Attributes:
+        tid: Its thread ID.
+        stopped: Whether it is in a ptrace stop.
+        deliver: A signal that arrived meanwhile, delivered at its release; 0: none.
+
+    Raises:
+        OSError: It cannot be seized.
+    """
 
     def __init__(self, tid: int, arch: "architectures.Architecture", options: int) -> None:
         self.tid = tid
@@ -54,22 +57,26 @@ class Tracee:
         self.deliver = 0
 
     def interrupt(self, timeout_s: float) -> None:
-        """Stops it, waiting up to timeout_s: a thread deep in the kernel may not come."""
+        """Stop it, waiting up to timeout_s: a thread deep in the kernel may not stop in time.
+
+        Raises:
+            TraceeError: It did not (ETIMEDOUT), or it ended (ESRCH).
+        """
         ptrace(INTERRUPT, self.tid)
         self.wait_for_stop(timeout_s)
 
     def wait_for_stop(self, timeout_s: float) -> None:
-        """Waits for the stop that was asked for."""
+        """Wait for the requested stop. Raises: see interrupt()."""
         while True:
             status = self.wait(timeout_s)
             if status >> 16 == EVENT_STOP:
                 return
-            # A signal came first: it takes its way, the interruption comes after it.
+            # A signal came first: it is delivered, the interruption comes after it.
             ptrace(CONT, self.tid, 0, 0 if status >> 16 else os.WSTOPSIG(status))
             self.stopped = False
 
     def wait(self, timeout_s: float) -> int:
-        """The wait status of its next stop."""
+        """Wait for its next stop; return the wait status. Raises: see interrupt()."""
         deadline = time.monotonic() + timeout_s
         pause = 0.00002
         while True:
@@ -78,7 +85,7 @@ class Tracee:
                 break
             if time.monotonic() > deadline:
                 raise TraceeError(
-                    errno.ETIMEDOUT, "the thread does not come to a stop (waiting in the kernel)"
+                    errno.ETIMEDOUT, "the thread does not stop (waiting in the kernel)"
                 )
             time.sleep(pause)
             pause = min(pause * 1.5, 0.002)
@@ -88,6 +95,7 @@ class Tracee:
         return status
 
     def registers(self) -> "ctypes.Array[ctypes.c_uint64]":
+        """Read its general registers as words (see Architecture)."""
         words: ctypes.Array[ctypes.c_uint64] = (ctypes.c_uint64 * self.arch.registers)()
         vector = struct.pack("PN", ctypes.addressof(words), ctypes.sizeof(words))
         buffer = ctypes.create_string_buffer(vector, len(vector))
@@ -95,38 +103,52 @@ class Tracee:
         return words
 
     def set_registers(self, words: "ctypes.Array[ctypes.c_uint64]") -> None:
+        """Write its general registers."""
         vector = struct.pack("PN", ctypes.addressof(words), ctypes.sizeof(words))
         buffer = ctypes.create_string_buffer(vector, len(vector))
         ptrace(SETREGSET, self.tid, NT_PRSTATUS, ctypes.addressof(buffer))
 
     def block_signals(self) -> "ctypes.Array[ctypes.c_char]":
-        """Blocks the thread's signals; the mask it had. A handler must not run on registers that
-        are not the program's. SIGTRAP stays open: it tells of a step, and the kernel would
-        reset its handler if it had to force it through."""
+        """Block the thread's signals; return the mask it had.
+
+        A handler must not run on registers that are not the program's. SIGTRAP stays open: it
+        reports a step, and the kernel would reset its handler if it had to force it through.
+        """
         old = ctypes.create_string_buffer(self.mask(), 8)
         self.set_mask(ctypes.create_string_buffer(b"\xef" + b"\xff" * 7, 8))
         return old
 
     def mask(self) -> bytes:
-        """The signals that are blocked, 8 bytes."""
+        """Read its mask of blocked signals, 8 bytes."""
         mask = ctypes.create_string_buffer(8)
         ptrace(GETSIGMASK, self.tid, 8, ctypes.addressof(mask))
         return mask.raw
 
     def set_mask(self, mask: "ctypes.Array[ctypes.c_char]") -> None:
+        """Write its mask of blocked signals."""
         ptrace(SETSIGMASK, self.tid, 8, ctypes.addressof(mask))
 
     def call(
         self, saved: "ctypes.Array[ctypes.c_uint64]", at: int, number: int, *arguments: int
     ) -> int:
-        """Runs one system call in the thread: its result, or minus errno."""
+        """Run one system call in the thread; return its result, or minus errno.
+
+        Args:
+            saved: The thread's registers; they are not restored.
+            at: Address of a system call instruction.
+            number: Number of the system call.
+            arguments: Its arguments.
+
+        Raises:
+            TraceeError: It did not run, or the process ended.
+        """
         arch = self.arch
         words = type(saved).from_buffer_copy(saved)
         words[arch.interrupted] = 0xFFFF_FFFF_FFFF_FFFF
         words[arch.number] = number
         words[arch.counter] = at
-        for place, value in zip(arch.arguments, arguments, strict=False):
-            words[place] = value
+        for index, value in zip(arch.arguments, arguments, strict=False):
+            words[index] = value
         self.set_registers(words)
         for _ in range(16):
             ptrace(SINGLESTEP, self.tid, 0, 0)
@@ -140,16 +162,18 @@ class Tracee:
         raise TraceeError(errno.EIO, "the system call did not run as expected")
 
     def release(self) -> None:
-        """Lets it run on, with a signal that came meanwhile."""
+        """Detach from it, so that it resumes; a signal that arrived meanwhile is delivered."""
         try:
             ptrace(DETACH, self.tid, 0, self.deliver)
         except OSError:
-            pass  # gone, or not stopped: then this process's end releases it
+            pass  # it ended, or is not stopped: then the end of this process releases it
 
 
 def rseq_area(thread: Tracee) -> int:
-    """Where a thread's area for restartable sequences is; 0: it has none; -1: the kernel (before
-    5.13, or built without) does not tell."""
+    """Return the address of a thread's area for restartable sequences.
+
+    0: it has none. -1: the kernel (before 5.13, or built without) does not tell.
+    """
     buffer = ctypes.create_string_buffer(24)
     try:
         ptrace(GET_RSEQ, thread.tid, 24, ctypes.addressof(buffer))
@@ -161,8 +185,11 @@ def rseq_area(thread: Tracee) -> int:
 
 
 def catches_calls(thread: Tracee) -> bool:
-    """Whether the thread has its own system calls sent to a handler (syscall user dispatch, as Wine
-    does): then none can be run in it. Kernels before 6.4 do not tell."""
+    """Return whether the thread has its system calls sent to a handler of its own.
+
+    With this syscall user dispatch, which Wine uses, none can be run in it. Kernels before 6.4 do not
+    tell.
+    """
     buffer = ctypes.create_string_buffer(32)
     try:
         ptrace(GET_DISPATCH, thread.tid, 32, ctypes.addressof(buffer))
@@ -174,9 +201,15 @@ def catches_calls(thread: Tracee) -> bool:
 def leave_critical_section(
     thread: Tracee, words: "ctypes.Array[ctypes.c_uint64]", memory: int = -1
 ) -> None:
-    """Restartable sequences: a thread stopped inside one must go on at its abort handler. The
-    kernel would see to that on the way back, but not with a program counter that was borrowed.
-    memory: a descriptor of its /proc/PID/mem, if there is one."""
+    """Have a thread that is stopped inside a restartable sequence resume at its abort handler.
+
+    The kernel would do that on the way back to the program, but not with a borrowed program counter.
+
+    Args:
+        thread: The stopped thread.
+        words: Its registers, whose program counter is changed.
+        memory: Descriptor of its /proc/PID/mem, if one is open.
+    """
     area = rseq_area(thread)
     if area <= 0:
         return
@@ -185,17 +218,17 @@ def leave_critical_section(
         try:
             (section,) = struct.unpack("<Q", os.pread(opened, 8, area + 8))
         except OSError:
-            return  # at an exec: the old program's, no more there
+            return  # at an exec: it was the old program's
         if not section:
             return
         try:
             start, length, abort = struct.unpack("<QQQ", os.pread(opened, 24, section + 8))
         except OSError:
-            start, length, abort = 0, 0, 0  # of a library that is gone
+            start, length, abort = 0, 0, 0  # in a library that was unmapped
         if 0 <= words[thread.arch.counter] - start < length:
             words[thread.arch.counter] = abort
-        # Also where it was left already: the kernel clears it only later, and reads what it points
-        # to first, which may be memory that is away then.
+        # Also if it was left already: the kernel clears the pointer only later, and first reads what
+        # it points to, which may be memory that is away then.
         os.pwrite(opened, bytes(8), area + 8)
     finally:
         if memory < 0:
@@ -203,8 +236,10 @@ def leave_critical_section(
 
 
 def outlive_others() -> None:
-    """Has this process ignore all signals that can be, and be the last that the kernel kills for memory: it
-    may not die while it holds a target."""
+    """Ignore all signals that can be ignored, and be the last process that the OOM killer takes.
+
+    This process may not die while it holds a target.
+    """
     for number in range(1, signal.NSIG):
         if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV):
             try:

@@ -140,17 +140,17 @@ def test_a_hold_ends_with_its_time() -> None:
     with Writer(4) as writer:
         holding = Freezer()
         count = holding.stop([writer.pid], 0.2, 1)
-        holding.ask_states()
+        holding.request_states()
         states = holding.states().by_process()[writer.pid]
         assert [s.pid for s in states] == [writer.pid] * count and states[0].registers
         assert states[0].stat.startswith(f"{writer.pid} (".encode())
         assert tracer_of(writer.pid)
         wait_until(lambda: not tracer_of(writer.pid), "the end of the hold", timeout_s=2)
-        with pytest.raises(FreezeError, match="its time was over"):
+        with pytest.raises(FreezeError, match="time limit exceeded"):
             holding.release()
         holding.stop([writer.pid], 5, 1)
-        holding.ask_states()  # and not waited for
-        holding.more(5)
+        holding.request_states()  # and not waited for
+        holding.extend(5)
         assert holding.release() > 0
         assert not tracer_of(writer.pid)
         with pytest.raises(FreezeError):
@@ -162,13 +162,13 @@ def test_a_hold_ends_with_its_time_though_nobody_reads_its_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The answer is larger than the socket takes, as of thousands of threads."""
-    monkeypatch.setattr(arm_holding, "_ANSWER_BYTES", 4096)
+    monkeypatch.setattr(arm_holding, "_SEND_BUFFER_BYTES", 4096)
     with Crowd("threads", 100) as crowd:
         holding = Freezer()
         holding.stop([crowd.pid], 0.5, 5)
-        holding.ask_states()
+        holding.request_states()
         wait_until(lambda: not tracer_of(crowd.pid), "the end of the hold", timeout_s=20)
-        with pytest.raises(FreezeError, match="ended, and the target runs on"):
+        with pytest.raises(FreezeError, match="ended; the target keeps running"):
             holding.states()
 
 
@@ -187,7 +187,7 @@ def test_a_guest_goes_on_when_redirty_is_killed(when: str, tmp_path: Path) -> No
             holding.stop_machine(str(tmp_path / "qmp"), 30, 5)
             holding.stop([crowd.pid], 30, 5)
             if when != "not asked":
-                holding.ask_states()
+                holding.request_states()
             if when == "read":
                 holding.states()
             else:
@@ -229,8 +229,8 @@ def test_memory_of_one_that_is_killed_while_it_is_held_is_not_there() -> None:
 _FLOATING = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from helpers import freezer, tracee
-thread = tracee.Tracee(int(sys.argv[2]), freezer.architecture(), 0)
+from helpers import arch, freezer, tracee
+thread = tracee.Tracee(int(sys.argv[2]), arch.architecture(), 0)
 thread.interrupt(2)
 sys.stdout.buffer.write(freezer.register_set(thread.tid, freezer.NT_PRFPREG))
 thread.release()
@@ -242,7 +242,7 @@ def test_floating_point_registers_are_as_the_kernel_tells_them() -> None:
     with Crowd("threads", 3) as crowd:  # which sleeps
         holding = Freezer()
         holding.stop([crowd.pid], 5, 1)
-        holding.ask_states()
+        holding.request_states()
         threads = holding.states().by_process()[crowd.pid]
         holding.release()
         holding.close()

@@ -1,5 +1,7 @@
-"""Page tables on this machine's kernel: walked, and made anew in place while the target runs. (Between
-nodes: tests/vm.)"""
+"""Page tables on this machine's kernel: walked, and reallocated in place while the target runs.
+
+Moves between nodes are tested in tests/vm.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from redirty.collector.errors import ArmError, RedirtyError
-from redirty.collector.linux import numa as host_nodes
+from redirty.collector.linux import numa
+from redirty.collector.linux.numa import NumaNodes
 from redirty.collector.linux.smaps import detailed
 from redirty.collector.pageset import page_numbers
 from redirty.collector.pagetables.planner import StepPlanner, plan
 from redirty.collector.pagetables.preconditions import require_movable
+from redirty.collector.pagetables.relocation import (
+    Relocation,
+    RelocationLimits,
+    RelocationTarget,
+)
 from redirty.collector.pagetables.walker import Walker
 
 from tests.support.mapped_program import PAGE, Mapped, wrong_pages
@@ -43,7 +51,7 @@ SEED = int(os.environ.get("REDIRTY_SEED", time.time_ns()))
 
 @pytest.fixture(scope="module")
 def walker(tracing: None) -> Iterator[Walker]:
-    opened = Walker(host_nodes.look().highest)
+    opened = Walker(numa.read_nodes().highest)
     yield opened
     opened.close()
 
@@ -66,13 +74,13 @@ def test_the_walk_finds_what_the_kernel_counts(walker: Walker, kind: str) -> Non
         assert leaves >= set(range(first, target.address + (40 << 20), 1 << 21))
 
 
-def test_the_command_tells_it(tracing: None) -> None:
+def test_the_command_reports_the_walk(tracing: None) -> None:
     with Mapped("private", 64) as target:
         done = run_redirty("pagetables", "-p", target.pid, "--sample", "200ms", "--json")
         assert done.code == 0, done
-        said = json.loads(done.out)
-        assert said["source"] == "walk", said["reason"]
-        (process,) = said["processes"]
+        answer = json.loads(done.out)
+        assert answer["source"] == "walk", answer["reason"]
+        (process,) = answer["processes"]
         pages = {row["level"]: row["pages"] for row in process["levels"]}
         assert pages["pgd"] == 1
         assert sum(pages.values()) - 1 + process["huge_pages"] == process["counted_pages"]
@@ -87,7 +95,7 @@ def test_the_command_tells_it(tracing: None) -> None:
 
 
 def test_refusals_are_one_line(tracing: None) -> None:
-    nodes = host_nodes.look()
+    nodes = numa.read_nodes()
     missing = max(nodes.online) + 1
     with Mapped("private", 1) as target:
         cases: list[tuple[list[object], int, str]] = [
@@ -110,12 +118,12 @@ def test_refusals_are_one_line(tracing: None) -> None:
     assert (command.code, len(command.lines)) == (2, 1), command
 
 
-def test_one_that_is_debugged_is_refused_before_anything_is_done() -> None:
+def test_a_debugged_process_is_refused_before_anything_is_done() -> None:
     require(os.geteuid() == 0, "needs root")
     with Mapped("private", 1) as target:
         with (
             debugged(target.pid),
-            pytest.raises(RedirtyError, match="is being debugged by process"),
+            pytest.raises(RedirtyError, match="already traced by process"),
         ):
             require_movable(target.pid, 0)
         require_movable(target.pid, 0)
@@ -130,7 +138,7 @@ def relocator_of(tracing: None) -> Iterator[list[Relocator]]:
 
 
 @pytest.mark.parametrize("kind", ["private", "shared", "file"])
-def test_all_tables_are_made_anew_and_nothing_else_changes(
+def test_all_tables_are_reallocated_and_nothing_else_changes(
     relocator_of: list[Relocator], kind: str, tmp_path: Path
 ) -> None:
     with Mapped(kind, MIB, str(tmp_path / "file")) as target:
@@ -145,7 +153,7 @@ def test_all_tables_are_made_anew_and_nothing_else_changes(
             assert moved >= 0.9 * of
             longest_s, tables = max(longest_s, longest), tables + moved
         print(
-            f"{tables} tables of {MIB} MiB made anew in {ROUNDS} rounds: it stood still {relocator.stopped_s:.3f} s "
+            f"{tables} tables of {MIB} MiB reallocated in {ROUNDS} rounds: downtime {relocator.stopped_s:.3f} s "
             f"in all, {longest_s * 1e3:.1f} ms at most; {dict(relocator.refused)}"
         )
         assert detailed(target.pid) == maps
@@ -157,7 +165,7 @@ def test_all_tables_are_made_anew_and_nothing_else_changes(
 def test_every_bit_of_every_entry_stays(
     relocator_of: list[Relocator], kind: str, tmp_path: Path
 ) -> None:
-    """Above all accessed and dirty: what was written before reaches the file, what was used is kept."""
+    """Accessed and dirty bits survive a move: earlier writes reach the file, used pages are kept."""
     with Mapped(kind, 12, str(tmp_path / "file")) as target:
         relocator = Relocator(target.pid, 4)
         relocator_of.append(relocator)
@@ -172,8 +180,48 @@ def test_every_bit_of_every_entry_stays(
         assert wrong_pages((tmp_path / "file").read_bytes(), 0) == 0
 
 
+class Observed:
+    """An observer of steps that counts them."""
+
+    def __init__(self) -> None:
+        self.started = self.ended = 0
+        self.reports: list[tuple[int, int]] = []
+
+    def step_started(self) -> None:
+        assert self.started == self.ended
+        self.started += 1
+
+    def step_ended(self) -> None:
+        self.ended += 1
+
+    def progress(self, done: int, total: int) -> None:
+        assert self.ended == self.started
+        self.reports.append((done, total))
+
+
+def test_a_relocation_runs_its_steps_and_reports_them(walker: Walker) -> None:
+    """All memory is attributed to node 1 here, so that every table has to move to node 0, in vain."""
+    frames = np.array([0, 1 << 40], np.uint64)
+    nodes = NumaNodes((0, 1), (0, 1), {}, frames[:1], frames[1:], np.ones(1, np.int64))
+    with Mapped("private", 40) as target:
+        maps = detailed(target.pid)
+        observed = Observed()
+        limits = RelocationLimits(max_pause_s=0.02)
+        result = Relocation(RelocationTarget(target.pid, walker, nodes), 0, limits, observed).run()
+        assert detailed(target.pid) == maps
+        assert target.wrong() == 0
+    assert result.steps >= 2
+    assert result.moved >= 20
+    assert observed.started == observed.ended >= result.steps == len(observed.reports)
+    assert observed.reports[0][0] <= observed.reports[0][1]
+    assert 0 < result.moves_s <= result.stopped_s <= result.took_s
+    assert result.longest_s <= result.stopped_s
+    assert set(result.before) == set(result.after) == {1}
+    assert result.kept["kept changing, or the node has no free memory"] >= 20
+
+
 def test_a_program_that_checks_itself_notices_nothing(relocator_of: list[Relocator]) -> None:
-    """Its registers, its system calls, its memory."""
+    """Moves do not disturb the registers, system calls and memory of a program that verifies them."""
     with Checksum(threads=4, mib=8) as target:
         before = Condition.of(target.pid)
         maps = detailed(target.pid)
@@ -193,7 +241,10 @@ def test_a_program_that_checks_itself_notices_nothing(relocator_of: list[Relocat
 
 
 def test_what_a_recording_has_registered_stays(relocator_of: list[Relocator]) -> None:
-    """With a plan of before it began, too: moved memory would be registered no more, and its writes lost."""
+    """Memory under a recording is not moved, not even by a plan made before the recording started.
+
+    Moved memory would no longer be registered, and writes to it would be lost.
+    """
     require(arm_method() == "uffd", "registers nothing here")
     with Mapped("private", 8) as target, LiveRounds(target.pid) as rounds:
         relocator = Relocator(target.pid, 1)
@@ -203,7 +254,7 @@ def test_what_a_recording_has_registered_stays(relocator_of: list[Relocator]) ->
         before = StepPlanner(plan(regions.astype(np.uint64), detailed(target.pid))).next(1)
         assert before is not None
         rounds.begin()
-        with pytest.raises(ArmError, match="began to be recorded"):
+        with pytest.raises(ArmError, match="a recording of it has started"):
             relocator.injector.relocate(target.pid, 0, before.runs, before.segments, 2.0)
         now = plan(regions.astype(np.uint64), detailed(target.pid))
         assert now.kept == {"registered with a userfaultfd": len(regions)}
@@ -216,19 +267,22 @@ def test_what_a_recording_has_registered_stays(relocator_of: list[Relocator]) ->
 @pytest.mark.timeout(max(600, 10 * KILLS))
 @pytest.mark.parametrize("also_injector", [False, True])
 def test_killed_at_random_moments(tracing: None, also_injector: bool, tmp_path: Path) -> None:
-    """kill -9: memory is in its place, and the target goes on. also_injector: of all its processes,
-    what no other program could survive; of those the outcome is a figure."""
+    """After kill -9 of the mover memory is in its place, and the target continues.
+
+    With also_injector all its processes are killed, which no other program could survive either; of
+    those kills the outcome is only counted.
+    """
     rng = random.Random(SEED)
     outcomes: Counter[str] = Counter()
     held = 0
-    said = tmp_path / "stderr"
+    stderr = tmp_path / "stderr"
     target = Checksum(threads=3, mib=4)
     try:
         before = Condition.of(target.pid)
         for number in range(KILLS):
             mark = f"REDIRTY_TEST_MARK={SEED}.{os.getpid()}.{also_injector}.{number}"
             words = [sys.executable, "-m", "tests.support.relocation_loop", str(target.pid), "4"]
-            with said.open("a") as err:
+            with stderr.open("a") as err:
                 mover = subprocess.Popen(
                     words,
                     stdout=subprocess.PIPE,
@@ -242,7 +296,7 @@ def test_killed_at_random_moments(tracing: None, also_injector: bool, tmp_path: 
             family = processes_with(mark)
             held += _traced(target.pid)
             for pid in family if also_injector else [mover.pid]:
-                with contextlib.suppress(ProcessLookupError):  # a step's process has its end
+                with contextlib.suppress(ProcessLookupError):  # the process of a step has ended
                     os.kill(pid, 9)
             mover.wait()
             _wait_gone(mark)
@@ -252,19 +306,21 @@ def test_killed_at_random_moments(tracing: None, also_injector: bool, tmp_path: 
                 target.__exit__(None, None, None)
                 target = Checksum(threads=3, mib=4)
                 before = Condition.of(target.pid)
-        print(f"REDIRTY_SEED={SEED}; {KILLS} kills, {held} while it was held: {outcomes}")
+        print(
+            f"REDIRTY_SEED={SEED}; {KILLS} kills, {held} while the target was stopped: {outcomes}"
+        )
         if not also_injector:
             assert outcomes == {"unharmed": KILLS}
             assert held or KILLS < 10
             result = target.stop()
             assert result.errors == 0, result
-        assert said.read_text() == ""
+        assert stderr.read_text() == ""
     finally:
         target.__exit__(None, None, None)
 
 
 def _wait_gone(mark: str) -> None:
-    wait_until(lambda: not processes_with(mark), "all of it is gone", timeout_s=10)
+    wait_until(lambda: not processes_with(mark), "all its processes have ended", timeout_s=10)
 
 
 def _traced(pid: int) -> bool:
@@ -273,7 +329,7 @@ def _traced(pid: int) -> bool:
 
 def _outcome(target: Checksum, before: Condition) -> str:
     wait_until(
-        lambda: not target.alive or not _traced(target.pid), "the target is let go", timeout_s=5
+        lambda: not target.alive or not _traced(target.pid), "the target is released", timeout_s=5
     )
     if not target.alive:
         return "died"

@@ -118,7 +118,7 @@ def test_sets_of_runs_are_what_was_written(tmp_path: Path) -> None:
         live.begin()
         phases.write("a", "all")
         live.end_round()
-        recording = RecordingWriter(tmp_path / "rec", meta(live.tracer.attached))
+        recording = RecordingWriter(tmp_path / "rec", meta(live.tracer.hooks))
         written = []
         for number in range(8):
             written.append(set(phases.write("a", "random", number, 60).pages.tolist()))

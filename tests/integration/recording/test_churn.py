@@ -100,7 +100,7 @@ def test_soft_dirty_bits_that_nobody_read(tracing: None) -> None:
             armed.arm(before)
             now = maps.read()
             assert now is not None
-            written, present = armed.settle(armed.arm(now), now)
+            written, present = armed.resolve(armed.arm(now), now)
             for found in (written, present):
                 assert len(within(found, phases.areas["a"])) == len(pages)
         finally:

@@ -49,7 +49,7 @@ def _arm_uffd(pid: int, pages: list[int] | None = None) -> tuple[list[int], list
                 armed.arm(mappings, armed.present(mappings, 0, 1 << 52))
             last = mappings.items[-1].end // 4096 - 1
             chosen = from_pages(np.array(pages or [last], np.uint64))
-            written, present = armed.settle(chosen, mappings)
+            written, present = armed.resolve(chosen, mappings)
             return page_numbers(written).tolist(), page_numbers(present).tolist()
         finally:
             armed.close()

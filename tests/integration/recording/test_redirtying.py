@@ -42,7 +42,7 @@ def test_known_writers(tracer: Tracer, tmp_path: Path) -> None:
     """A hot set, a cyclic writer and a random one, each in a mapping of its own."""
     written: dict[str, list[set[int]]] = {name: [] for name in AREAS}
     every: list[set[int]] = []
-    meta = Meta({"description": "x", "comm": "x"}, "x", "x", 1.0, "x", tracer.attached)
+    meta = Meta({"description": "x", "comm": "x"}, "x", "x", 1.0, "x", tracer.hooks)
     with Phases(AREAS) as phases, LiveRounds(phases.pid, tracer=tracer) as live:
         made = RecordingWriter(tmp_path / "rec", meta)
         live.begin()

@@ -117,9 +117,9 @@ def timed(tracer: Tracer) -> bool:
 
 
 def test_what_is_attached(tracer: Tracer) -> None:
-    assert "tlb" in tracer.attached
+    assert "tlb" in tracer.hooks
     whole = {"tlb_time", "tlb_batch_time", "tlb_cpus"}
-    assert tracer.attached & whole == (whole if timed(tracer) else set())
+    assert tracer.hooks & whole == (whole if timed(tracer) else set())
 
 
 @pytest.mark.parametrize("how", ["mprotect", "dontneed", "munmap"])
@@ -127,7 +127,7 @@ def test_what_is_attached(tracer: Tracer) -> None:
 def test_each_flush_is_counted_once(tracer: Tracer, one_cpu: int, how: str, pages: int) -> None:
     seen = run(tracer, one_cpu, [(how, 12, pages)])
     assert (seen.true_flushes, seen.true_pages) == (12, 12 * pages)
-    begun, waited_s = tlb_totals(seen.own[np.newaxis], tracer.attached)
+    begun, waited_s = tlb_totals(seen.own[np.newaxis], tracer.hooks)
     assert begun == seen.true_flushes + seen.by_faults, seen.own.tolist()
     full = seen.true_flushes if pages > ceiling() else 0
     if timed(tracer):
@@ -180,7 +180,7 @@ def test_the_arm_is_apart(tracer: Tracer, one_cpu: int) -> None:
     processor when the target's thread was just then kept from it by somebody else: tried again."""
     for _ in range(50):
         seen = run(tracer, one_cpu, [])
-        begun, _ = tlb_totals(seen.own[np.newaxis], tracer.attached)
+        begun, _ = tlb_totals(seen.own[np.newaxis], tracer.hooks)
         assert begun == seen.by_faults, seen.own.tolist()
         arm = seen.arm[abi.TLB_MM_RANGE if timed(tracer) else REMOTE_SEND_IPI]
         if timed(tracer):

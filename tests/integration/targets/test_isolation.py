@@ -1,6 +1,8 @@
-"""Targets of unusual shape under the real program: containers, cgroups on the move, thousands of
-threads, tens of thousands of mappings, terabytes of reserved memory. Dirty must equal the truth: each
-page that was written, each time, and no other page."""
+"""Targets of unusual shape, recorded by the real program.
+
+Containers, changing cgroups, thousands of threads, tens of thousands of mappings, terabytes of reserved
+memory. The dirty pages must equal the truth: each page that was written, each time, and no other page.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,11 @@ AREAS = {"a": ("anon_private", 2), "m": ("memfd", 2), "f": ("file_shared", 2)}
 
 
 def assert_counts(recorded: Recorded, pid: int, area: Area, *written: Pages) -> None:
-    """Every page of an area dirty in as many rounds as commands wrote it, and no other. One that is
-    written while the next round is being armed is dirty in both: twice at the most, never less."""
+    """Check that each page of an area is dirty in as many rounds as commands wrote it, and no other.
+
+    A page that is written while the next round is being armed is dirty in both: up to twice as often,
+    never less.
+    """
     found, truth = recorded.times_dirty(pid, area), counts(*written)
     wrong = {
         hex(page): (found.get(page, 0), truth.get(page, 0))
@@ -37,7 +42,7 @@ def assert_counts(recorded: Recorded, pid: int, area: Area, *written: Pages) -> 
 
 
 def test_container(tmp_path: Path) -> None:
-    """User, pid, mount, network, IPC and host name of its own."""
+    """A process with user, PID, mount, network, IPC and UTS namespaces of its own is traced."""
     require_program("unshare", "util-linux")
     wrapper = ("unshare", "-Urpfmniu", "--mount-proc")
     refused = subprocess.run([*wrapper, "true"], capture_output=True, text=True, check=False)
@@ -57,12 +62,12 @@ def test_container(tmp_path: Path) -> None:
         for name, pages in written.items():
             assert_counts(recorded, pid, phases.areas[name], *pages)
         (outside,) = set(recorded.pids()) - {pid, phases.pid}
-        assert outside != child, "its number here, not that in its namespace"
+        assert outside != child, "its PID here, not that in its namespace"
         assert_counts(recorded, outside, phases.areas["a"], theirs)
 
 
 def test_cgroup_that_gains_and_loses_processes(tmp_path: Path, cgroup: Path) -> None:
-    """By starting in it, joining, forking, ending and moving away."""
+    """Processes that start in a cgroup, join, fork, end or leave are traced while they are in it."""
 
     def move(pid: int, into: Path) -> None:
         (into / "cgroup.procs").write_text(str(pid))
@@ -83,7 +88,7 @@ def test_cgroup_that_gains_and_loses_processes(tmp_path: Path, cgroup: Path) -> 
                 recorded.pass_rounds()
 
             write(1, first, ends)
-            late.write("a", "random", seed=9, count=99)  # not in it yet
+            late.write("a", "random", seed=9, count=99)  # before it joins
             move(moves.pid, cgroup)
             recorded.wait_for(moves.pid)
             write(2, first, ends, moves)
@@ -95,7 +100,7 @@ def test_cgroup_that_gains_and_loses_processes(tmp_path: Path, cgroup: Path) -> 
             write(3, first, moves, late)
             move(moves.pid, cgroup.parent)
             recorded.pass_rounds()
-            moves.write("a", "random", seed=7, count=99)  # not in it any more
+            moves.write("a", "random", seed=7, count=99)  # after it left
             write(4, first, late)
         for program in (first, ends, moves, late):
             assert_counts(recorded, program.pid, program.areas["a"], *written[program.pid])
@@ -109,7 +114,7 @@ def test_cgroup_that_gains_and_loses_processes(tmp_path: Path, cgroup: Path) -> 
 
 
 def test_two_thousand_threads(tmp_path: Path) -> None:
-    """Each writes a page of its own."""
+    """Pages of 2000 threads that write a page each are recorded exactly."""
     with Crowd("threads", 2000) as crowd:
         written = []
         with Recorded(tmp_path, "-p", crowd.pid, "--physical") as recorded:
@@ -121,7 +126,7 @@ def test_two_thousand_threads(tmp_path: Path) -> None:
 
 
 def test_sixty_thousand_mappings(tmp_path: Path) -> None:
-    """Half of them shared, some joined and cut apart again while it is recorded."""
+    """Half of 60,000 mappings are shared, and some are merged and split during the recording."""
     most = int(Path("/proc/sys/vm/max_map_count").read_text())
     require(most >= 65530, f"needs vm.max_map_count of 65530, which is the default; it is {most}")
     with Crowd("mappings", 60_000) as crowd:
@@ -141,7 +146,7 @@ def test_sixty_thousand_mappings(tmp_path: Path) -> None:
 
 
 def test_four_tebibytes_of_reserved_memory(tmp_path: Path) -> None:
-    """A page here and there; what is only reserved gets no page tables."""
+    """Scattered pages are recorded, and memory that is only reserved gets no page tables."""
     with Crowd("sparse", 4096) as crowd:
         area = crowd.areas["sparse"]
         assert area.end - area.start == 4 << 40

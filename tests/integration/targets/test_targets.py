@@ -1,4 +1,4 @@
-"""Who is traced: several processes, families, cgroups, in any place; and who is not."""
+"""Targets: several processes, trees and cgroups are traced, and nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ONE_AREA = {"a": ("anon_private", 2)}
 
 
 def test_several_processes() -> None:
-    """Each process's pages under its own number, though the same addresses may be in all."""
+    """Pages are recorded by process, though all may have the same addresses."""
     with contextlib.ExitStack() as stack:
         programs = [stack.enter_context(Phases(ONE_AREA)) for _ in range(3)]
         bystander = programs.pop()
@@ -48,7 +48,7 @@ def test_several_processes() -> None:
 
 
 def assert_children(result: Round, children: list[Child], area: Area) -> None:
-    """Every child has a space of its own with what it wrote, from its first instruction on."""
+    """Check that each child has a space of its own with what it wrote from its first instruction on."""
     for child in children:
         space = space_of(result, child.pid)
         assert_same(within(space.log, area), child.pages, f"child {child.pid}, log")
@@ -77,7 +77,7 @@ def test_short_lived_descendants(chain: bool) -> None:
 
 @pytest.mark.parametrize("before", [True, False], ids=["existing", "to_come"])
 def test_child_that_stays(before: bool) -> None:
-    """A child that lives on is armed like its parent: exact round after round."""
+    """A child that keeps running is armed like its parent: exact in every round."""
     with Phases(ONE_AREA) as phases:
         area = phases.areas["a"]
         phases.write("a", "range:0", count=100)
@@ -110,7 +110,7 @@ def test_child_that_stays(before: bool) -> None:
 
 
 def test_without_the_tree_no_child() -> None:
-    """-p follows nobody."""
+    """Children are not traced with -p."""
     with Hold() as hold, LiveRounds(hold.pid) as live:
         live.begin()
         hold.children(4, pages=2)
@@ -119,7 +119,7 @@ def test_without_the_tree_no_child() -> None:
 
 
 def test_cgroup(cgroup: Path) -> None:
-    """Members, members of a cgroup below, their children, and who joins later."""
+    """Members of a cgroup and of those below, their children and later members are traced."""
     below = cgroup / "below"
     below.mkdir()
     try:
@@ -156,8 +156,7 @@ def test_cgroup(cgroup: Path) -> None:
 
 
 def test_stopped_target() -> None:
-    """A target that is stopped is armed as it stands, stays stopped, and is traced when it runs
-    on."""
+    """A stopped target is armed, stays stopped, and is traced once it continues."""
     with Phases(ONE_AREA) as phases:
         first = phases.write("a", "range:0", count=50).pages
         wait_idle(phases.pid)
@@ -177,5 +176,5 @@ def test_stopped_target() -> None:
 
 
 def state_of(pid: int) -> str:
-    """One letter, as ps shows it."""
+    """Return the state of a process, as ps shows it."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

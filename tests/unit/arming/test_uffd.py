@@ -1,4 +1,4 @@
-"""Arming by userfaultfd, without a kernel: which shared mappings get page tables ahead of time."""
+"""Arming by userfaultfd without a kernel: registration, and the preparation of shared mappings."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SIZE = 128 << 20  # eight of them are all that is prepared
 
 
 class Scans:
-    """In place of /proc/PID/pagemap: finds nothing, and keeps what was asked for.
+    """A stand-in for /proc/PID/pagemap that finds nothing and records the requests.
 
-    prepared: (start, end) of the scans that protect also places where no page is.
+    prepared: (start, end) of the scans that also protect places without a page.
     """
 
     def __init__(self, pid: int) -> None:
@@ -47,13 +47,13 @@ def armed(monkeypatch: pytest.MonkeyPatch) -> Iterator[UffdArmed]:
 
 
 def shared(number: int, start: int = 0, end: int = SIZE) -> Mapping:
-    """A part of the shared mapping of a number."""
+    """Return a part of the shared mapping of a number."""
     at = (number + 1) << 32
     return Mapping(at + start, at + end, "rw-s", f"/memfd:{number}")
 
 
 def prepared(armed: UffdArmed, *items: Mapping) -> list[Mapping]:
-    """Arms; those of the mappings that were prepared in it."""
+    """Arm; return those of the mappings that were prepared by it."""
     scans = armed._pagemap
     assert isinstance(scans, Scans)
     scans.prepared.clear()
@@ -73,7 +73,7 @@ def test_large_and_private_ones_are_not_prepared(armed: UffdArmed) -> None:
 
 
 def test_a_mapping_that_changes_counts_once(armed: UffdArmed) -> None:
-    """Split in two, joined and grown again and again: it is one mapping's worth all the time."""
+    """A mapping that is split, merged and grown repeatedly takes the room of one mapping."""
     for cut in range(4096, 40 * 4096, 4096):
         halves = [shared(0, end=cut), shared(0, start=cut)]
         assert prepared(armed, *halves) == halves
@@ -94,7 +94,7 @@ def test_a_mapping_that_is_unmapped_gives_its_share_back(armed: UffdArmed) -> No
 
 
 def row_of(count: int, gaps: frozenset[int] = frozenset()) -> list[Mapping]:
-    """Mappings of a page each, one after the other; behind some of them nothing is mapped."""
+    """Return adjacent mappings of a page each, with gaps behind some of them."""
     at, found = 1 << 32, []
     for i in range(count):
         found.append(Mapping(at, at + 4096, "rw-p", str(i)))
@@ -113,7 +113,7 @@ def test_runs_end_at_gaps() -> None:
 def test_one_call_for_a_run_and_few_for_one_with_refused_mappings(
     armed: UffdArmed, monkeypatch: pytest.MonkeyPatch, refused: set[int]
 ) -> None:
-    """As the kernel does: all of a range, or nothing of it."""
+    """The kernel takes all of a range or nothing of it, so a refused run is tried in halves."""
     row = row_of(100)
     done: list[Mapping] = []
     calls = 0

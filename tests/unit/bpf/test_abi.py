@@ -41,7 +41,7 @@ STRUCTS = {
 
 
 def compiled(tmp_path: Path, code: str, *flags: str) -> Path:
-    """A program made of C code, for the machine the tests run on."""
+    """Compile C code into a program for this machine."""
     gcc = tiers.require_program("gcc", "gcc")
     source, program = tmp_path / "it.c", tmp_path / "it"
     source.write_text(TYPES + code)
@@ -58,14 +58,14 @@ def output(program: Path, text: str = "") -> str:
 
 
 def fields_of(struct: str) -> list[str]:
-    """Names of a structure's members, in their order."""
+    """Return the names of a structure's members, in their order."""
     body = re.search(rf"^struct {struct} {{(.*?)^}};", HEADER, re.MULTILINE | re.DOTALL)
     assert body, f"no struct {struct} in events.h"
     plain = re.sub(r"/\*.*?\*/", "", body[1], flags=re.DOTALL)
     return re.findall(r"(\w+)(?:\[\w+\])?;", plain)
 
 
-def test_every_structure_has_its_other_side() -> None:
+def test_every_structure_has_a_numpy_type() -> None:
     found = set(re.findall(r"^struct (\w+) {", HEADER, re.MULTILINE))
     # rd_bits has two forms and no name in numpy: the tracer reads its words.
     assert found == {*STRUCTS, "rd_bits"}
@@ -126,7 +126,7 @@ CONSTANTS = {
 def test_constants(tmp_path: Path) -> None:
     named = set(re.findall(r"^#define (RD_\w+) \d", HEADER, re.MULTILINE))
     named |= set(re.findall(r"^\t(RD_\w+) = \d", HEADER, re.MULTILINE))
-    assert named == set(CONSTANTS), "every number of events.h has its other side"
+    assert named == set(CONSTANTS), "every number of events.h has its constant in abi.py"
     pairs = ",".join(f'\\"{name}\\": %d' for name in CONSTANTS)
     main = f'int main(void) {{ printf("{{{pairs}}}", {", ".join(CONSTANTS)}); return 0; }}'
     assert json.loads(output(compiled(tmp_path, f'#include "events.h"\n{main}'))) == CONSTANTS
@@ -154,7 +154,7 @@ def test_a_record_of_the_ring_is_its_header_and_the_event() -> None:
 
 
 def hist_slots(tmp_path: Path, times_ns: list[int]) -> list[int]:
-    """The slots that the BPF program would count these times in, by its own code."""
+    """Return the slots in which the BPF program's own code would count these times."""
     source = (programs.DIRECTORY / "dirty.bpf.c").read_text(encoding="utf-8")
     found = re.search(
         r"^static __always_inline u32 hist_slot\(.*?^}", source, re.MULTILINE | re.DOTALL
@@ -171,7 +171,7 @@ def hist_slots(tmp_path: Path, times_ns: list[int]) -> list[int]:
     return [int(s) for s in output(program, "\n".join(map(str, times_ns))).split()]
 
 
-def test_histogram_slots_have_the_edges_that_the_collector_takes_them_to_have(
+def test_histogram_slots_have_the_edges_that_the_collector_assumes(
     tmp_path: Path,
 ) -> None:
     edges = abi.hist_edges_ns()
@@ -189,7 +189,7 @@ def test_histogram_slots_have_the_edges_that_the_collector_takes_them_to_have(
 
 
 def test_slots_are_fine_enough_for_a_curve() -> None:
-    """A slot is at most a sixteenth of its time wide, so W(t) is sampled to 6 %."""
+    """The width of a slot is at most a sixteenth of its time, so W(t) is sampled to 6 %."""
     edges = abi.hist_edges_ns()
     assert (np.diff(edges) / edges[:-1]).max() <= 1 / abi.HIST_PER_OCTAVE
     assert edges[-2] > 3600e9, "an hour fits"

@@ -1,4 +1,4 @@
-"""Kernel types from BTF: a hand-made one, whose every offset is known, and the running kernel's."""
+"""Kernel types from BTF: synthetic ones, whose offsets are all known, and the running kernel's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Maker:
         self.count = 0
 
     def name(self, text: str) -> int:
-        """A new place for a name, also for one that is there already."""
+        """Add a name to the strings, also one that is there already; return its offset."""
         if not text:
             return 0
         self.strings += text.encode() + b"\0"
@@ -42,7 +42,7 @@ class Maker:
     def members(
         self, kind: int, name: str, *members: tuple[str, int, int], size: int = 64, flag: int = 0
     ) -> int:
-        """A struct or union; members: (name, type, offset in bits)."""
+        """Add a struct or union; members: (name, type, offset in bits)."""
         words = [w for member, of, bits in members for w in (self.name(member), of, bits)]
         return self.add(kind, name, len(members), size, *words, flag=flag)
 
@@ -112,7 +112,7 @@ def test_functions_by_name(types: btf.Btf) -> None:
     number = types.function_id("handle_mm_fault")
     assert number == types._at.index(len(types._words) - 3), "the last type of the blob"
     assert types.function_id("mm_fault") is None
-    assert types.function_id("vma") is None, "a struct is no function"
+    assert types.function_id("vma") is None, "a struct is not a function"
 
 
 def test_parameters_by_name(types: btf.Btf) -> None:
@@ -120,7 +120,7 @@ def test_parameters_by_name(types: btf.Btf) -> None:
     assert types.parameters("vma") == []
 
 
-def test_what_is_no_btf() -> None:
+def test_data_that_is_not_btf() -> None:
     with pytest.raises(btf.BtfError, match="format"):
         btf.Btf(Maker().blob(magic=0x9FEB))
 
@@ -135,13 +135,13 @@ def test_a_missing_member_is_named(types: btf.Btf) -> None:
         btf.offset_flags(types)
 
 
-def test_flags_are_those_that_the_programs_use() -> None:
+def test_flags_are_those_used_by_the_programs() -> None:
     used = set(re.findall(r"\bOFF_\w+", programs.source()))
     used |= set(re.findall(r"\bOFF_[A-Z]+_[A-Z]+", (programs.DIRECTORY / "compat.h").read_text()))
     assert used == {flag for flag, *_ in btf._OFFSETS}
 
 
-def test_of_the_running_kernel() -> None:
+def test_btf_of_the_running_kernel() -> None:
     tiers.require(os.access(btf.VMLINUX, os.R_OK), f"needs {btf.VMLINUX}")
     types = btf.load()
     flags = dict(flag.removeprefix("-D").split("=") for flag in btf.offset_flags(types))

@@ -12,7 +12,7 @@ MASK = (1 << 64) - 1
 
 
 class Filled:
-    """A table, and the kernel side's way of taking rows of it, written anew."""
+    """A table, with the kernel side's allocation of rows written independently."""
 
     def __init__(self, regions: int) -> None:
         self.bits = rows_bits(regions)
@@ -22,7 +22,7 @@ class Filled:
         self.log = TableLog(self.table, self.taken, self.used)
 
     def take(self, key: int) -> bool:
-        """Takes a row for a key and puts the key's complement into its first word."""
+        """Take a row for a key and put the key's complement into its first word."""
         first = ((key * 0x9E3779B97F4A7C15) & MASK) >> (64 - self.bits)
         for probe in range(64):
             at = (first + probe) % len(self.table)
@@ -37,7 +37,7 @@ class Filled:
 
 
 def some_keys(count: int, seed: int) -> list[int]:
-    """Runs of neighbours, in several address spaces, in no order."""
+    """Return runs of adjacent keys, in several address spaces, in no order."""
     rng = np.random.default_rng(seed)
     found: set[int] = set()
     while len(found) < count:
@@ -49,7 +49,7 @@ def some_keys(count: int, seed: int) -> list[int]:
 
 
 def assert_rows(rows: tuple[U64, U64], keys: list[int]) -> None:
-    """The rows are those of the keys, each with its own words."""
+    """Check that the rows are those of the keys, each with its own words."""
     assert sorted(rows[0].tolist()) == sorted(keys)
     assert np.array_equal(rows[1][:, 0], ~rows[0])
     assert not rows[1][:, 1:].any()
@@ -83,11 +83,11 @@ def test_find(count: int) -> None:
     filled = Filled(256)
     keys = some_keys(count + 50, seed=5)
     there = [key for key in keys[:count] if filled.take(key)]
-    asked = np.array(sorted(keys), np.uint64)
-    assert_rows(filled.log.find(asked), there)
-    assert_rows(filled.log.find(asked[:0]), [])
+    requested = np.array(sorted(keys), np.uint64)
+    assert_rows(filled.log.find(requested), there)
+    assert_rows(filled.log.find(requested[:0]), [])
     assert_rows(filled.log.drain(), there)
-    assert_rows(filled.log.find(asked), [])
+    assert_rows(filled.log.find(requested), [])
 
 
 @pytest.mark.parametrize("regions", [8, 9, 4096, 65536])

@@ -1,4 +1,4 @@
-"""What the compiler of the BPF programs says, and how it ends."""
+"""Output of the compiler of the BPF programs, also when it ends the process."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 SAY = """
 import ctypes, os
 from redirty.collector.bpf.loader import captured_stderr
-with captured_stderr() as said:
+with captured_stderr() as output:
     os.write(2, b"warning: of no interest\\nLLVM ERROR: no stack left\\n")
     {then}
-os.write(2, b"after\\n" + said.text.encode()[:7])
+os.write(2, b"after\\n" + output.text.encode()[:7])
 {end}
 """
 
 
 @pytest.mark.parametrize(
-    ("then", "end", "code", "said"),
+    ("then", "end", "code", "expected"),
     [
         ("pass", "", 0, "after\nwarning"),
         (
@@ -30,13 +30,15 @@ os.write(2, b"after\\n" + said.text.encode()[:7])
         ),
         ("pass", "ctypes.CDLL(None).exit(1)", 1, "after\nwarning"),
     ],
-    ids=["goes on", "ends the process", "ended later by something else"],
+    ids=["continues", "ends the process", "ended later by something else"],
 )
-def test_what_the_compiler_says_is_captured(then: str, end: str, code: int, said: str) -> None:
+def test_the_output_of_the_compiler_is_captured(
+    then: str, end: str, code: int, expected: str
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SAY.format(then=then, end=end)],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (code, said)
+    assert (done.returncode, done.stderr) == (code, expected)

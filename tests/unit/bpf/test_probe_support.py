@@ -1,4 +1,4 @@
-"""Which probe is taken first, by what the kernel says of its own preemption."""
+"""Preference among probes, by the preemption model that the kernel reports."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def test_a_process_uses_what_it_uses() -> None:
 
 def test_the_census_knows_who_comes_and_goes() -> None:
     census = ProcessTable()
-    census.look()
+    census.poll()
     me = census.processes[os.getpid()]
     assert me.name
     assert me.rss_bytes > 1 << 20
@@ -143,12 +143,12 @@ def test_the_census_knows_who_comes_and_goes() -> None:
     assert 2 not in census.processes or census.processes[2].rss_bytes > 0  # kthreadd is none
     child = subprocess.Popen(["sleep", "100"])
     try:
-        assert census.look() == set()
+        assert census.poll() == set()
         assert census.processes[child.pid].name == "sleep"
     finally:
         child.kill()
         child.wait()
-    assert child.pid in census.look()
+    assert child.pid in census.poll()
     assert child.pid not in census.processes
 
 
@@ -160,7 +160,7 @@ def test_a_virtual_machine_is_called_by_its_name() -> None:
         assert machine.stdout is not None
         machine.stdout.readline()
         found = ProcessTable()
-        found.look()
+        found.poll()
         known = found.processes[machine.pid]
         assert (known.kind, known.name) == ("vm", "web1")
         machine.kill()

@@ -1,4 +1,4 @@
-"""Which rights root lacks, told from the mask in /proc/self/status."""
+"""Capabilities that root lacks, by the mask in /proc/self/status."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ def test_the_mask_is_found_whatever_the_process_is_called() -> None:
         (0, ["CAP_BPF", "CAP_PERFMON"]),
     ],
 )
-def test_sys_admin_has_the_rights_of_bpf_in_it(mask: int, lacking: list[str]) -> None:
+def test_sys_admin_includes_the_capabilities_for_bpf(mask: int, lacking: list[str]) -> None:
     assert capabilities.missing(capabilities.TRACING, mask) == lacking
 
 
 @pytest.mark.parametrize(("mask", "lacking"), [(ALL, []), (ALL & ~PTRACE, ["CAP_SYS_PTRACE"])])
-def test_but_not_that_to_trace_processes(mask: int, lacking: list[str]) -> None:
+def test_sys_admin_does_not_include_sys_ptrace(mask: int, lacking: list[str]) -> None:
     assert capabilities.missing(capabilities.PTRACE, mask) == lacking
 
 
 @pytest.fixture
 def root_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process as root with next to nothing."""
+    """Have this process appear to be root with CAP_SYS_PTRACE alone."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(capabilities, "effective", lambda _: PTRACE)
 
 
 @pytest.mark.usefixtures("root_without")
-def test_what_is_lacking_is_named_in_place_of_the_kernel() -> None:
-    with pytest.raises(RedirtyError) as told:
+def test_a_lacking_capability_is_named_instead_of_a_hardened_kernel() -> None:
+    with pytest.raises(RedirtyError) as error:
         privileges.require_root()
     reason = probe_support._reason("BPF on kprobes", PermissionError(1, "Operation not permitted"))
-    for text in (str(told.value), reason):
+    for text in (str(error.value), reason):
         assert "needs CAP_BPF and CAP_PERFMON, which root does not have here" in text
         assert "--cap-add" in text
         assert "hardened" not in text
 
 
-def test_what_cannot_be_told_is_not_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_capabilities_are_not_reported_as_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     def strange(_: bytes) -> int:
         raise ValueError
 

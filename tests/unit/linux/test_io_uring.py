@@ -1,4 +1,4 @@
-"""What a ring's fdinfo says of registered buffers (tests/traps has the real thing)."""
+"""Registered buffers in the fdinfo of an io_uring (tests/traps has real rings)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_buffers(listed: bytes, total: int) -> None:
     assert buffers_bytes(HEAD + listed) == total, "older kernels write no list after it"
 
 
-def test_without_rings_no_descriptor_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "iterdir", lambda _: pytest.fail("looked"))
+def test_without_rings_no_descriptor_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "iterdir", lambda _: pytest.fail("descriptors were read"))
     mappings = Mappings.of((Mapping(4096, 8192, "rw-p", ""),))
     assert registered_kib(os.getpid(), mappings) == 0
 

@@ -1,4 +1,4 @@
-"""Lines of /proc/PID/maps: what is parsed, of which class it is, what is left out."""
+"""Lines of /proc/PID/maps: parsed and classified, without special mappings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redirty.collector.linux import maps as mappings
+from redirty.collector.linux import maps
 from redirty.collector.linux.maps import (
     Mapping,
     Mappings,
@@ -53,7 +53,7 @@ PRIVATE, SHARED = "rw-p", "rw-s"
 )
 def test_classes(perms: str, path: str, expected: str) -> None:
     assert mapping_class(perms, path) == expected
-    assert expected in mappings.CLASSES
+    assert expected in maps.CLASSES
 
 
 TEXT = """\
@@ -71,7 +71,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
 
 
 def test_lines() -> None:
-    assert [(m.start, m.end, m.perms, m.path) for m in parse(TEXT)] == [
+    assert [(m.start, m.end, m.perms, m.path) for m in parse(TEXT.encode())] == [
         (0x400000, 0x452000, "r-xp", "/usr/bin/dbus-daemon"),
         (0x7F0000000000, 0x7F0000021000, "rw-p", ""),
         (0x7F0000100000, 0x7F0000200000, "rw-s", "/memfd:my buffer (deleted)"),
@@ -83,25 +83,25 @@ def test_lines() -> None:
 
 @pytest.mark.parametrize("separator", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
 def test_a_name_may_hold_what_ends_a_line_elsewhere(separator: str) -> None:
-    """The kernel escapes the newline alone."""
+    """Lines are split at newlines alone, as the kernel escapes nothing else in paths."""
     path = f"/srv/a{separator}b"
     line = f"7f0000200000-7f0000201000 rw-s 00000000 08:02 99    {path}\n"
-    assert [m.path for m in parse(line * 2)] == [path, path]
+    assert [m.path for m in parse((line * 2).encode())] == [path, path]
 
 
 def test_addresses_of_57_bits() -> None:
-    (mapping,) = parse("fffffffffff000-100000000000000 rw-p 00000000 00:00 0 \n")
+    (mapping,) = parse(b"fffffffffff000-100000000000000 rw-p 00000000 00:00 0 \n")
     found = Mappings.of((mapping,))
     assert found.starts.tolist() == [0xFFFFFFFFFFF]
     assert found.ends.tolist() == [0x100000000000]
 
 
-def test_nothing() -> None:
-    assert parse("") == ()
+def test_an_empty_file() -> None:
+    assert parse(b"") == ()
     assert Mappings.of(()).starts.shape == (0,)
 
 
-def test_what_appeared() -> None:
+def test_mappings_that_appeared() -> None:
     def of(*bounds: tuple[int, int], perms: str = "rw-p") -> tuple[Mapping, ...]:
         return tuple(Mapping(a << 12, b << 12, perms, "") for a, b in bounds)
 
@@ -150,7 +150,7 @@ def test_a_list_that_changed_while_it_was_read(
     bounds: list[tuple[int, int]], expected: list[tuple[int, int]]
 ) -> None:
     items = tuple(Mapping(a << 12, b << 12, PRIVATE, "") for a, b in bounds)
-    found = mappings._without_overlaps(Mappings.of(items))
+    found = maps._ascending(Mappings.of(items))
     assert [(m.start >> 12, m.end >> 12) for m in found.items] == expected
     pages = list(zip(found.starts.tolist(), found.ends.tolist(), strict=True))
     assert pages == expected
@@ -159,18 +159,18 @@ def test_a_list_that_changed_while_it_was_read(
 def test_the_file_of_this_process(tmp_path: Path) -> None:
     odd = tmp_path / "a file, with (odd) name.bin"
     odd.write_bytes(bytes(8192))
-    maps = MapsFile(os.getpid())
+    maps_file = MapsFile(os.getpid())
     try:
         with odd.open("r+b") as file, mmap.mmap(file.fileno(), 8192) as memory:
             array = np.frombuffer(memory, np.uint8)
-            found = maps.read()
+            found = maps_file.read()
             assert found is not None
             (mine,) = (m for m in found.items if m.path == str(odd))
             assert (mine.start, mine.end) == (array.ctypes.data, array.ctypes.data + 8192)
             assert mine.mapping_class == "file_shared"
             assert (found.starts[1:] >= found.ends[:-1]).all()
             odd.unlink()
-            found = maps.read()
+            found = maps_file.read()
             assert found is not None
             assert any(m.path == f"{odd} (deleted)" for m in found.items)
             del array
@@ -179,7 +179,7 @@ def test_the_file_of_this_process(tmp_path: Path) -> None:
         (code,) = (m for m in found.items if m.start <= inside < m.end)
         assert code.mapping_class == "file_private"
     finally:
-        maps.close()
+        maps_file.close()
 
 
 def test_an_unchanged_list_is_not_parsed_again() -> None:
@@ -187,15 +187,15 @@ def test_an_unchanged_list_is_not_parsed_again() -> None:
     try:
         assert child.stdin and child.stdout
         child.stdin.write(b"x")
-        child.stdout.read(1)  # it has started: from here on it maps nothing new
-        maps = MapsFile(child.pid)
-        first = maps.read()
+        child.stdout.read(1)  # it has started, and maps nothing new from now on
+        maps_file = MapsFile(child.pid)
+        first = maps_file.read()
         assert first is not None
-        assert maps.read() is first
+        assert maps_file.read() is first
         child.kill()
         child.wait()
-        assert maps.read() is None, "that memory is gone"
-        maps.close()
+        assert maps_file.read() is None, "that memory is gone"
+        maps_file.close()
     finally:
         child.kill()
         child.communicate()
@@ -207,14 +207,14 @@ def test_memory_before_an_exec_is_not_taken_for_memory_after_it() -> None:
         stdin=subprocess.PIPE,
     )
     try:
-        maps = MapsFile(child.pid)
-        assert maps.read() is not None
+        maps_file = MapsFile(child.pid)
+        assert maps_file.read() is not None
         assert child.stdin is not None
         child.stdin.write(b"\n")
         child.stdin.close()
-        while maps.read() is not None:
+        while maps_file.read() is not None:
             assert child.poll() is None, "it ended instead"
-        maps.close()
+        maps_file.close()
     finally:
         child.kill()
         child.wait()

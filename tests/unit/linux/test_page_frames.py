@@ -1,4 +1,4 @@
-"""Frames of pages: what entries of pagemap say, what is news, how the files hold it."""
+"""Page frames: decoded from pagemap entries, tracked from round to round, and stored in files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_entries() -> None:
 @settings(deadline=None)
 @given(st.sets(st.integers(0, 30_000), max_size=200), st.integers(0, 30_000))
 def test_entries_are_those_of_the_pages(chosen: set[int], end: int) -> None:
-    """Whatever the runs they are read in, and where the memory ends."""
+    """Entries are read for exactly the pages, however they are split into runs."""
 
     def read(first: int, into: U64) -> None:
         there = np.arange(first, max(first, min(first + into.size, end)), dtype=np.uint64)
@@ -117,7 +117,7 @@ def test_the_lowest_bit_is_the_first_frame() -> None:
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
-    """A page moves, and loses its frame; another stays."""
+    """Record a page that moves and then loses its frame, and one that stays."""
     directory = tmp_path / "rec"
     made = RecordingWriter(directory, meta())
     physical = PhysicalFiles(directory)
@@ -157,7 +157,7 @@ def test_the_side_list_has_what_is_news(recorded: Path) -> None:
 
 
 def test_a_recording_that_was_cut_off(tmp_path: Path) -> None:
-    """Its parts are read; a round without its row in rounds.csv does not count."""
+    """The parts of such a recording are read; a round without a row in rounds.csv does not count."""
     files = PhysicalFiles(tmp_path)
     files.add(0, add_up([(1, LastFrames(), numbers(5), numbers(50))]))
     files.flush()
@@ -183,13 +183,13 @@ def test_frames_that_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         def close(self) -> None: ...
 
     monkeypatch.setattr(page_frames, "Pagemap", Hidden)
-    for lacking, said in ((None, "shows no frame numbers"), ("CAP_X, which", "needs CAP_X")):
+    for lacking, expected in ((None, "shows no frame numbers"), ("CAP_X, which", "needs CAP_X")):
         monkeypatch.setattr(capabilities, "root_lacks", lambda _, lacking=lacking: lacking)
-        with pytest.raises(RedirtyError, match=said):
+        with pytest.raises(RedirtyError, match=expected):
             page_frames.require_frames()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: others see no frames")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: frames are hidden from others")
 def test_the_kernels_zeros() -> None:
     sizes = sorted(end - first for first, end in page_frames.zero_frames())
     assert sizes in ([1], [1, 512])

@@ -1,4 +1,4 @@
-"""What in a list of mappings is memory that others can share."""
+"""Shared memory in a list of mappings, and the processes that share it."""
 
 from __future__ import annotations
 
@@ -74,9 +74,8 @@ sys.stdin.read()
 """
 
 
-def test_who_shares(tmp_path: Path) -> None:
-    """Children share a file with a child that is the target; not with it, one that maps it too
-    but that nobody writes."""
+def test_processes_that_share(tmp_path: Path) -> None:
+    """Children that share a written file with a target are reported; those that only read one are not."""
     written, read = tmp_path / "written", tmp_path / "read"
     for path in (written, read):
         path.write_bytes(bytes(4096))
@@ -93,18 +92,18 @@ def test_who_shares(tmp_path: Path) -> None:
         for child in children:
             assert child.stdout is not None and child.stdout.readline()
         target, reader, writer, idle, _ = (child.pid for child in children)
-        begun = time.monotonic()
-        said = Sharers({target, idle}).finish({target, idle})
-        assert time.monotonic() - begun < 60
-        found = [s for s in said["shared_outside"] if s["path"].startswith(str(tmp_path))]
+        started = time.monotonic()
+        report = Sharers({target, idle}).finish({target, idle})
+        assert time.monotonic() - started < 60
+        found = [s for s in report["shared_outside"] if s["path"].startswith(str(tmp_path))]
         comm = Path(f"/proc/{target}/comm").read_text().rstrip("\n")
         both: dict[str, object] = {"comm": comm, "path": str(written)}
         both |= {"target_pid": target, "target_writable": True}
         expected = [{"pid": pid, **both, "writable": pid == writer} for pid in (reader, writer)]
         assert found == (expected if reader < writer else expected[::-1])
-        # A process that came to belong to the target is no longer outside it.
-        said = Sharers({target}).finish({target, writer})
-        pids = [s["pid"] for s in said["shared_outside"] if s["path"] == str(written)]
+        # A process that has joined the target is no longer outside it.
+        report = Sharers({target}).finish({target, writer})
+        pids = [s["pid"] for s in report["shared_outside"] if s["path"] == str(written)]
         assert pids == [reader]
     finally:
         for child in children:

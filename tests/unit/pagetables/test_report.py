@@ -1,4 +1,4 @@
-"""What people read of page tables and of their move."""
+"""Texts about page tables and their move."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _NONE = np.empty(0, np.uint64)
 NODES = NumaNodes((0, 1), (0, 1), {0: 0, 1: 1}, _NONE, _NONE, _NONE.astype(np.int64))
 
 
-def answer(**other: Any) -> dict[str, Any]:
-    """Of a move that was done."""
+def move_answer(**other: Any) -> dict[str, Any]:
+    """Return the answer of a move that was done."""
     return {
         "pid": 7,
         "done": True,
@@ -35,24 +35,24 @@ def answer(**other: Any) -> dict[str, Any]:
     }
 
 
-def test_a_move_in_words() -> None:
-    text = move.as_text(answer())
+def test_a_move_as_text() -> None:
+    text = move.as_text(move_answer())
     assert "process 7: page tables of the lowest level: 40 on node 0" in text
     assert "now          3 on node 0, 37 on node 1" in text
     assert "37 tables, 74.0 MiB of addresses, in 4 stops" in text
-    assert "30.0 ms in all, 12.0 ms at most (20.0 ms asked for)" in text
-    assert "9, 2 of everything, other CPUs interrupted 3 times, 1.0 ms in all" in text
+    assert "downtime     30.0 ms in all, 12.0 ms at most (20.0 ms requested)" in text
+    assert "9, 2 full, other CPUs interrupted 3 times, 1.0 ms in all" in text
     assert "stay         3: the stack" in text
-    assert "not counted here" in move.as_text(answer(tlb=None))
+    assert "not counted here" in move.as_text(move_answer(tlb=None))
     untimed = {"flushes": 9, "pages": 1, "full_flushes": 2, "other_cpus": None, "time_s": None}
-    assert "interrupted" not in move.as_text(answer(tlb=untimed))
+    assert "interrupted" not in move.as_text(move_answer(tlb=untimed))
 
 
-def test_what_would_move_in_words() -> None:
-    text = move.as_text(answer(done=False, steps=2))
+def test_what_would_move_as_text() -> None:
+    text = move.as_text(move_answer(done=False, steps=2))
     assert "would move   37 tables, 74.0 MiB of addresses" in text
-    assert "--yes does it" in text
-    nothing = move.as_text(answer(done=False, tables=0, steps=0, kept={}))
+    assert "--yes moves them" in text
+    nothing = move.as_text(move_answer(done=False, tables=0, steps=0, kept={}))
     assert "would move   0 tables" in nothing
     assert "--yes" not in nothing
 
@@ -73,7 +73,7 @@ def placed(**other: Any) -> Placement:
     return Placement(**(values | other))
 
 
-def test_where_tables_lie_in_words() -> None:
+def test_where_tables_lie_as_text_and_json() -> None:
     text = report.as_text([placed()], NODES, "")
     assert "process 7 (x y): 176.0 KiB of page tables" in text
     assert "  pte               30          10" in text
@@ -82,17 +82,17 @@ def test_where_tables_lie_in_words() -> None:
     assert "remote page walks  75%" in text
     assert "-p 7 --to-node 1 --yes" in text
     assert "walked by BPF" in text
-    said = report.as_json([placed()], NODES, "")
-    assert said["source"] == "walk"
-    assert said["processes"][0]["remote_walk_share"] == 0.75
+    answer = report.as_json([placed()], NODES, "")
+    assert answer["source"] == "walk"
+    assert answer["processes"][0]["remote_walk_share"] == 0.75
 
 
-def test_where_nobody_can_walk() -> None:
+def test_placement_where_page_tables_cannot_be_walked() -> None:
     one = placed(levels=[], mappings=[], huge_pages=None)
     text = report.as_text([one], NODES, "lockdown")
     assert "not known for one process here (lockdown)" in text
     assert "vmstat" in text
-    said = report.as_json([one], NODES, "lockdown")
-    assert (said["source"], said["reason"]) == ("vmstat", "lockdown")
-    assert said["processes"][0]["counted_pages"] == 44
-    assert said["processes"][0]["remote_walk_share"] is None
+    answer = report.as_json([one], NODES, "lockdown")
+    assert (answer["source"], answer["reason"]) == ("vmstat", "lockdown")
+    assert answer["processes"][0]["counted_pages"] == 44
+    assert answer["processes"][0]["remote_walk_share"] is None

@@ -1,4 +1,4 @@
-"""Walking page tables, whose they are, and what that means."""
+"""Page tables: walked, attributed to nodes, and the advice that follows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from redirty.collector.linux.numa import NumaNodes, parse_list, zone_ranges
-from redirty.collector.linux.numa_sampling import processor
+from redirty.collector.linux.procfs import split_stat
 from redirty.collector.pageset import U64
 from redirty.collector.pagetables.advice import advice, remote_share
 from redirty.collector.pagetables.walker import shift_of, translate, walk
@@ -16,35 +16,35 @@ ADDRESS = np.uint64(0x000F_FFFF_FFFF_F000)
 
 
 class Memory:
-    """Page tables made up: pages by physical address."""
+    """Synthetic page tables: pages by physical address."""
 
     def __init__(self) -> None:
         self.pages: dict[int, U64] = {}
 
     def table(self, at: int, **entries: int) -> int:
-        """A page, with entries by number (e3=...)."""
+        """Create a page with entries by number (e3=...); return an entry that refers to it."""
         page = self.pages.setdefault(at, np.zeros(512, np.uint64))
         for name, value in entries.items():
             page[int(name[1:])] = value
         return at | PRESENT | OTHERS
 
     def read(self, physical: U64) -> tuple[U64, npt.NDArray[np.bool_]]:
-        """See KernelPages."""
+        """Stand in for the method of PageTableReader."""
         good = np.array([int(p) in self.pages for p in physical])
         none = np.full(512, 0xDEAD, np.uint64)
         return np.array([self.pages.get(int(p), none) for p in physical]), good
 
     @staticmethod
     def addresses(entries: U64) -> U64:
-        """See KernelPages."""
+        """Stand in for the method of PageTableReader."""
         return entries & ADDRESS
 
 
-def made_up(levels: int) -> Memory:
-    """A table of each kind; the top is at 0x1000."""
+def synthetic(levels: int) -> Memory:
+    """Create a table of each kind; the top is at 0x1000."""
     memory = Memory()
     leaf = memory.table(0x5000, e7=0x77000 | PRESENT | OTHERS)
-    gone = 0x9000 | PRESENT  # went away while it was looked at
+    gone = 0x9000 | PRESENT  # freed during the walk
     middle = memory.table(
         0x4000, e0=leaf, e2=0xA00000 | PRESENT | HUGE, e3=0xC00000 | HUGE, e4=0x1234 << 1, e511=gone
     )
@@ -57,7 +57,7 @@ def made_up(levels: int) -> Memory:
 
 @pytest.mark.parametrize("levels", [4, 5])
 def test_every_table_is_found_where_it_is(levels: int) -> None:
-    memory = made_up(levels)
+    memory = synthetic(levels)
     tables = walk(memory.read, memory.addresses, 0x1000, levels)
     base = 1 << shift_of(levels - 1)
     found = dict(
@@ -124,7 +124,7 @@ def test_frames_belong_to_nodes() -> None:
 
 def test_the_processor_of_a_thread() -> None:
     stat = "12 (a) b (c) S " + " ".join(str(n) for n in range(4, 53))
-    assert processor(stat) == 39  # as proc(5) numbers it
+    assert split_stat(stat.encode()).processor == 39  # as proc(5) numbers it
 
 
 def test_remote_share() -> None:
@@ -152,12 +152,12 @@ def test_remote_share() -> None:
         ),
         ({0: 10}, {0: 1.0, 1: 1.0}, (0, 1), "several nodes, so about 50%"),
         ({0: 10}, {0: 1.0, 1: 4.0}, (0, 1), "from 80% to 20%"),
-        ({0: 10}, {2: 1.0}, (0, 1), "where no memory is"),
+        ({0: 10}, {2: 1.0}, (0, 1), "on nodes without memory"),
     ],
 )
 def test_advice(
     tables: dict[int, float], ran: dict[int, float], with_memory: tuple[int, ...], expected: str
 ) -> None:
-    said = advice("-p 7", tables, ran, with_memory)
-    assert expected in said
-    assert "\n" not in said
+    text = advice("-p 7", tables, ran, with_memory)
+    assert expected in text
+    assert "\n" not in text

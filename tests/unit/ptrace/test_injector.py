@@ -1,4 +1,4 @@
-"""The process that stops targets: its parts that stop nobody, and its protocol."""
+"""The injector: its functions that stop nothing, and its protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from redirty.collector.errors import ArmError, GoneError
-from redirty.collector.ptrace.helpers import injector, tracee
+from redirty.collector.ptrace.helpers import injector, procfs
+from redirty.collector.ptrace.helpers.arch import architecture
+from redirty.collector.ptrace.helpers.errors import TraceeError
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.ptrace.spawn import reap, start_helper
 
@@ -40,24 +42,30 @@ def test_registers_are_where_the_table_says(tmp_path: Path) -> None:
     source, program = tmp_path / "it.c", tmp_path / "it"
     source.write_text(code)
     subprocess.run([gcc, "-o", program, source], check=True)
-    said = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()
-    arch = injector.architecture()
-    assert [int(word) for word in said] == [
-        *(arch.registers, arch.userfaultfd, arch.close),
-        *(arch.result, arch.counter, arch.interrupted, arch.mode, *arch.arguments),
+    printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()
+    arch = architecture()
+    assert [int(word) for word in printed] == [
+        arch.registers,
+        arch.userfaultfd,
+        arch.close,
+        arch.result,
+        arch.counter,
+        arch.interrupted,
+        arch.mode,
+        *arch.arguments,
     ]
     assert arch.number == arch.result
 
 
 def test_another_architecture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    with pytest.raises(tracee.TraceeError, match="riscv64") as refused:
-        injector.architecture()
+    with pytest.raises(TraceeError, match="riscv64") as refused:
+        architecture()
     assert refused.value.code == errno.ENOSYS
 
 
 def test_a_system_call_instruction_is_found() -> None:
-    arch = injector.architecture()
+    arch = architecture()
     at = injector.system_call_address(os.getpid(), arch)
     with Path("/proc/self/mem").open("rb", buffering=0) as memory:
         memory.seek(at)
@@ -66,21 +74,21 @@ def test_a_system_call_instruction_is_found() -> None:
         start, end = (int(a, 16) for a in line.split()[0].split("-"))
         if start <= at < end:
             assert "x" in line.split()[1]
-            assert line.endswith("[vdso]"), "the first choice: every process has it"
+            assert line.endswith("[vdso]"), "the first choice, as every process has it"
             return
     pytest.fail(f"{at:#x} is not mapped")
 
 
 def test_no_instruction_anywhere() -> None:
-    arch = injector.architecture()
+    arch = architecture()
     other = type(arch)(**{**arch.__dict__, "instruction": os.urandom(24)})
-    with pytest.raises(tracee.TraceeError, match="no system call instruction"):
+    with pytest.raises(TraceeError, match="no system call instruction"):
         injector.system_call_address(os.getpid(), other)
 
 
 @pytest.fixture
 def odd_target(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process with a name and a mapped file that hold what ends a line elsewhere."""
+    """Run a process whose name and mapped file contain separators of lines."""
     code = (
         "import mmap, sys\n"
         "open('/proc/self/comm', 'wb').write(b'x\\rTracerPid:\\t7')\n"
@@ -104,11 +112,11 @@ def odd_target(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_names_that_look_like_lines(odd_target: subprocess.Popen[str]) -> None:
     pid = odd_target.pid
-    assert injector.status_field(pid, "TracerPid") == "0"
-    assert injector.status_field(pid, "Tgid") == str(pid)
-    assert injector.status_field(pid, "NoSuchField") == ""
+    assert procfs.status_field(pid, "TracerPid") == "0"
+    assert procfs.status_field(pid, "Tgid") == str(pid)
+    assert procfs.status_field(pid, "NoSuchField") == ""
     assert injector.running_thread(pid) == pid
-    assert injector.system_call_address(pid, injector.architecture()) > 0
+    assert injector.system_call_address(pid, architecture()) > 0
 
 
 # ---- the protocol ----
@@ -116,12 +124,12 @@ def test_names_that_look_like_lines(odd_target: subprocess.Popen[str]) -> None:
 
 @pytest.fixture
 def link() -> Iterator[socket.socket]:
-    """The injector as a process, and the collector's end of its socket."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    program = start_helper("injector", theirs)
-    ours.settimeout(60)
-    yield ours
-    ours.close()
+    """Run the injector as a process; return the collector's end of its socket."""
+    local, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    program = start_helper("injector", peer)
+    local.settimeout(60)
+    yield local
+    local.close()
     reap(program)
     assert program.returncode == 0, "it ends when the collector's end is closed"
 
@@ -152,25 +160,25 @@ def test_a_process_that_is_gone(link: socket.socket) -> None:
     assert (answer["ok"], answer["errno"]) == (False, errno.ESRCH)
 
 
-def test_the_collectors_side_of_it() -> None:
-    ours = Injector()
+def test_the_client_reports_processes_that_are_gone() -> None:
+    client = Injector()
     try:
         with pytest.raises(GoneError):
-            ours.userfaultfd(ended_pid(), 1.0)
+            client.userfaultfd(ended_pid(), 1.0)
         with pytest.raises(GoneError):
-            ours.hold_at_exec(ended_pid())
+            client.hold_at_exec(ended_pid())
     finally:
-        ours.close()
-        ours.close()  # a second time does nothing
+        client.close()
+        client.close()  # a second time does nothing
 
 
 def test_an_injector_that_is_killed_is_an_error_not_a_hang() -> None:
-    ours = Injector()
+    client = Injector()
     with pytest.raises(GoneError):
-        ours.userfaultfd(ended_pid(), 1.0)
-    assert ours._process is not None
-    ours._process.kill()
-    ours._process.wait()
-    with pytest.raises(ArmError, match="the process that stops targets"):
-        ours.userfaultfd(os.getpid(), 1.0)
-    ours.close()
+        client.userfaultfd(ended_pid(), 1.0)
+    assert client._process is not None
+    client._process.kill()
+    client._process.wait()
+    with pytest.raises(ArmError, match="the injector process"):
+        client.userfaultfd(os.getpid(), 1.0)
+    client.close()

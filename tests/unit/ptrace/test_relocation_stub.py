@@ -1,4 +1,4 @@
-"""The routine that runs in a target, and what is thought out for it."""
+"""The stub that runs in a target, and the plan that it carries out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from redirty.collector.pagetables.planner import (
 )
 from redirty.collector.pagetables.preconditions import require_node
 from redirty.collector.pagetables.relocation import StepSizer
-from redirty.collector.ptrace.helpers import relocation, relocation_layout, relocation_stub, tracee
+from redirty.collector.ptrace.helpers import procfs, relocation, relocation_layout, relocation_stub
+from redirty.collector.ptrace.helpers.errors import TraceeError
 
 from tests.tiers import require
 
@@ -37,14 +38,14 @@ WORD = (1 << 64) - 1
 
 
 def assembled(tmp_path: Path) -> tuple[bytes, dict[str, int]]:
-    """relocation_stub.S: its bytes, and its symbols."""
+    """Assemble relocation_stub.S; return its bytes and its symbols."""
     for program in ("gcc", "objcopy", "nm"):
         require(shutil.which(program), f"needs {program} (Debian packages gcc, binutils)")
     made, code = tmp_path / "made.o", tmp_path / "code"
     subprocess.run(["gcc", "-c", "-o", made, HELPERS / "relocation_stub.S"], check=True)
     subprocess.run(["objcopy", "-O", "binary", "-j", ".text", made, code], check=True)
-    said = subprocess.run(["nm", made], check=True, capture_output=True, text=True).stdout
-    symbols = {m[2]: int(m[1], 16) for m in re.finditer(r"^(\w+) \w (\w+)$", said, re.MULTILINE)}
+    listed = subprocess.run(["nm", made], check=True, capture_output=True, text=True).stdout
+    symbols = {m[2]: int(m[1], 16) for m in re.finditer(r"^(\w+) \w (\w+)$", listed, re.MULTILINE)}
     return code.read_bytes(), symbols
 
 
@@ -59,13 +60,11 @@ def test_the_bytes_are_those_of_the_source(tmp_path: Path) -> None:
         relocation_stub.NEW_NODES,
         relocation_stub.TABLE,
     )
-    assert symbols["NODE_BITS"] == relocation_stub.MOST_NODES + 1
-    assert (
-        relocation_stub.TABLE + 24 * relocation_stub.MOST_SEGMENTS <= relocation_stub.SHARED_BYTES
-    )
+    assert symbols["NODE_BITS"] == relocation_stub.MAX_NODES + 1
+    assert relocation_stub.TABLE + 24 * relocation_stub.MAX_SEGMENTS <= relocation_stub.SHARED_BYTES
 
 
-def test_registers_are_where_the_routine_looks_for_them(tmp_path: Path) -> None:
+def test_registers_are_where_the_stub_reads_them(tmp_path: Path) -> None:
     _, symbols = assembled(tmp_path)
     order = "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs flags"
     names = order.split()
@@ -92,18 +91,18 @@ def test_registers_are_where_the_routine_looks_for_them(tmp_path: Path) -> None:
         (7, WORD + 1 - 513, (7, 98)),
         (7, WORD + 1 - 514, (7, 98)),
         (35, WORD + 1 - 516, (219, 98)),
-        (7, WORD + 1 - 4, (WORD - 3, 100)),  # EINTR: the program is told
+        (7, WORD + 1 - 4, (WORD - 3, 100)),  # EINTR: returned to the program
         (WORD, WORD + 1 - 512, (WORD - 511, 100)),  # no system call was interrupted
         (7, 3, (3, 100)),
     ],
 )
-def test_interrupted_calls_are_begun_again(orig: int, rax: int, expected: tuple[int, int]) -> None:
+def test_interrupted_calls_are_restarted(orig: int, rax: int, expected: tuple[int, int]) -> None:
     registers = [0] * 27
     registers[15], registers[10], registers[16] = orig, rax, 100
     assert relocation_stub.resumed(registers) == expected
 
 
-def test_the_way_there_is_off_the_alignment_and_disjoint() -> None:
+def test_addresses_in_between_are_off_the_alignment_and_disjoint() -> None:
     runs = [(4 * REGION, 6 * REGION), (9 * REGION, 10 * REGION)]
     lines = [(4 * REGION - 4096, 5 * REGION, "rw-p"), (5 * REGION, 11 * REGION, "r--s")]
     segments = relocation_layout.clipped(lines, runs)
@@ -131,12 +130,19 @@ def test_a_free_place_is_free() -> None:
     assert place % REGION == 0
     assert all(end <= place or start >= place + size for start, end, _ in lines)
     assert relocation_layout.free_place([(1 << 21, 1 << 47, "rw-p")], size) == 0
-    assert relocation_layout.parse_maps(
-        b"1000-2000 rw-p 0 0:0 0   [x y]\n2000-3000 r--s 0 0:0 9 /a\n"
-    ) == [
+
+
+def test_maps_lines_are_parsed() -> None:
+    text = (
+        b"1000-2000 rw-p 0 0:0 0   [x y]\n2000-3000 r--s 0 0:0 9 /a\rb \n3000-4000 r-xp 0 0:0 0 \n"
+    )
+    found = procfs.parse_maps(text)
+    assert [mapping for mapping, _ in found] == [
         (0x1000, 0x2000, "rw-p"),
         (0x2000, 0x3000, "r--s"),
+        (0x3000, 0x4000, "r-xp"),
     ]
+    assert [procfs.path_of(rest) for _, rest in found] == [b"[x y]", b"/a\rb ", b""]
 
 
 def test_an_area_in_use_is_refused() -> None:
@@ -145,15 +151,15 @@ def test_an_area_in_use_is_refused() -> None:
     with pytest.raises(relocation.InUseError) as found:
         relocation.require_unused([0x5000, 0x2FFF], segments)
     assert found.value.addresses == [0x5000, 0x2FFF]
-    with pytest.raises(tracee.TraceeError):
+    with pytest.raises(TraceeError):
         relocation.require_unused([-1], segments)
 
 
-# ---- what can be moved ----
+# ---- movable mappings ----
 
 
 def mapping(start: int, end: int, path: str = "", flags: str = "rd wr") -> SmapsMapping:
-    """Addresses in pages."""
+    """Return a mapping, with addresses given in pages."""
     return SmapsMapping(start << 12, end << 12, "rw-p", path, frozenset(flags.split()))
 
 
@@ -193,7 +199,7 @@ def test_merged_pages_stay_merged() -> None:
     assert stays(mapping(0, 1, "", "rd wr"), merged=True) == ""
 
 
-def test_a_region_goes_as_a_whole_or_not_at_all() -> None:
+def test_a_region_moves_as_a_whole_or_not_at_all() -> None:
     mappings = [
         mapping(0, 512 * 2 + 10),
         mapping(512 * 2 + 20, 512 * 2 + 30, "", "ht"),
@@ -226,22 +232,22 @@ def test_steps_have_every_region_once_and_what_is_mapped_there() -> None:
         assert seen == wanted.regions.tolist()
 
 
-# ---- how large a step is, and what is refused ----
+# ---- the size of steps, and refusals ----
 
 
 def test_steps_grow_to_what_the_pause_allows_and_no_further() -> None:
-    pace = StepSizer(0.020)
+    sizer = StepSizer(0.020)
     sizes = []
     for _ in range(12):
-        sizes.append(pace.regions)
+        sizes.append(sizer.regions)
         # 2 ms of stopping and 0.1 ms a table
-        pace.learn(pace.regions, 0.002 + pace.regions * 1e-4, pace.regions * 1e-4)
+        sizer.learn(sizer.regions, 0.002 + sizer.regions * 1e-4, sizer.regions * 1e-4)
     assert sizes[0] <= 2
     assert all(b <= 2 * a for a, b in pairwise(sizes))
     assert 0.002 + max(sizes) * 1e-4 <= 0.020
     assert sizes[-1] > 50
-    pace.learn(pace.regions, 0.030, 0.001)  # stopping alone takes longer than is allowed
-    assert pace.regions == 1
+    sizer.learn(sizer.regions, 0.030, 0.001)  # stopping alone takes longer than is allowed
+    assert sizer.regions == 1
 
 
 def nodes(online: tuple[int, ...], with_memory: tuple[int, ...]) -> NumaNodes:

@@ -1,4 +1,4 @@
-"""What is traced: exactly one target of a kind, and cgroups wherever they are mounted."""
+"""Targets on the command line: exactly one, and cgroups wherever they are mounted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_exactly_one_target(given: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("given", [{"pid": [0]}, {"pid": [1, -5]}, {"tree": 0}], ids=str)
-def test_numbers_of_processes_are_above_0(given: dict[str, Any]) -> None:
+def test_pids_are_positive(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="above 0"):
         target_of(options_with(**given))
 
@@ -56,7 +56,7 @@ def test_kinds_of_targets() -> None:
         child.wait()
 
 
-def test_a_command_waits_until_it_is_let_go(tmp_path: Path) -> None:
+def test_a_command_waits_until_it_is_released(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     started = target_of(options_with(command=["touch", str(ran)]))
     assert isinstance(started, command.Command)
@@ -69,7 +69,7 @@ def test_a_command_waits_until_it_is_let_go(tmp_path: Path) -> None:
     assert ran.exists()
 
 
-def test_a_command_that_is_never_let_go_does_nothing(tmp_path: Path) -> None:
+def test_a_command_that_is_never_released_does_nothing(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     started = command.Command(["touch", str(ran)])
     started.abandon()
@@ -98,7 +98,7 @@ def test_no_such_cgroup(tmp_path: Path) -> None:
         targets.find_cgroup(str(tmp_path))
 
 
-# Each ends a line or a word for Python, and is a plain part of a name for the kernel.
+# Each ends a line or a word for Python, and is an ordinary part of a name for the kernel.
 ODD = [
     "\u2028",
     "\u2029",
@@ -141,6 +141,6 @@ def test_mount_points_may_be_called_anything(odd: str) -> None:
         (rb"a\0", "a\\0"),
     ],
 )
-def test_what_the_kernel_escapes_in_mount_points(escaped: bytes, name: str) -> None:
+def test_escapes_of_the_kernel_in_mount_points(escaped: bytes, name: str) -> None:
     text = b"none /" + escaped + b" cgroup2 rw 0 0\n"
     assert targets.parse_mounts(text) == [(Path(f"/{name}"), "cgroup2")]

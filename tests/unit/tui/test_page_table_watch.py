@@ -55,7 +55,7 @@ def test_nothing_where_the_walk_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         raise RedirtyError("not here")
 
     monkeypatch.setattr(page_table_watch, "Walker", refused)
-    monkeypatch.setattr(host_nodes, "look", lambda: TWO)
+    monkeypatch.setattr(host_nodes, "read_nodes", lambda: TWO)
     watch = PageTableWatch(lambda: [os.getpid()])
     watch.start()
     wait_until(lambda: not watch._thread.is_alive(), "it gives up", timeout_s=10)
@@ -74,7 +74,7 @@ def test_it_looks_no_more_often_than_it_may(monkeypatch: pytest.MonkeyPatch) -> 
         return PageTables(len(looks), {}, {})
 
     monkeypatch.setattr(page_table_watch, "_EVERY_S", 0.01)
-    monkeypatch.setattr(host_nodes, "look", lambda: ONE)
+    monkeypatch.setattr(host_nodes, "read_nodes", lambda: ONE)
     monkeypatch.setattr(PageTableSampler, "take", take)
     watch = PageTableWatch(lambda: [os.getpid()])
     watch.start()

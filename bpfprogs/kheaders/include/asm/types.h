@@ -1,2 +1,2 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* Asked for by BCC, not needed by redirty. */
+/* Included by BCC, not needed by redirty. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* The register frame a kprobe or a page-fault tracepoint hands over. Kernel ABI, unlike its inner structures. */
+/* The register frame that kprobes and page-fault tracepoints pass. Kernel ABI, unlike its inner structures. */
 #ifndef REDIRTY_KH_PTRACE_H
 #define REDIRTY_KH_PTRACE_H
 #if defined(__x86_64__) || defined(__TARGET_ARCH_x86)

@@ -1,0 +1,18 @@
+"""Files that a process has open, by /proc/PID/fd."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+
+def open_files(pid: int) -> dict[str, str]:
+    """Return what each descriptor (by its number, as text) leads to; empty once the process is gone."""
+    found = {}
+    try:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                found[descriptor.name] = str(descriptor.readlink())
+    except OSError:
+        pass
+    return found

@@ -1,0 +1,144 @@
+"""/proc/PID/{stat,status,comm,cmdline} of a process: read and parsed in one place.
+
+A process may call itself anything. `stat` shows its name between parentheses and escapes nothing;
+`status` escapes the newline and the backslash only, so lines end at newlines alone; `comm` shows the
+name unescaped, then a newline. A process whose first thread has ended while others run looks like a
+zombie here, since these are the first thread's files; its other threads have files of their own below
+/proc/PID/task.
+
+The helpers that stop processes run without this package and have a small twin:
+ptrace/helpers/procfs.py. Source: proc(5).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+_PF_KTHREAD = 0x00200000  # include/linux/sched.h
+_STAT_FIELDS = 22  # up to rss: fewer were cut short by the end of the process
+
+
+class Stat(NamedTuple):
+    """The line of /proc/PID/stat.
+
+    Attributes:
+        comm: The name that the process gave itself.
+        fields: All fields from the third (state) on, so that field n of proc(5) is fields[n - 3].
+    """
+
+    comm: str
+    fields: list[str]
+
+    @property
+    def state(self) -> str:
+        """State as a letter: R, S, D, T, t, Z, X, …"""
+        return self.fields[0]
+
+    @property
+    def ended(self) -> bool:
+        """True of a zombie."""
+        return self.fields[0] in ("Z", "X")
+
+    @property
+    def parent(self) -> int:
+        """PID of the parent process."""
+        return int(self.fields[1])
+
+    @property
+    def kernel_thread(self) -> bool:
+        """True of a thread of the kernel, which has no memory of its own."""
+        return bool(int(self.fields[6]) & _PF_KTHREAD)
+
+    @property
+    def start_ticks(self) -> int:
+        """Start time in clock ticks since boot: tells a process from a later one of the same PID."""
+        return int(self.fields[19])
+
+    @property
+    def resident_pages(self) -> int:
+        """Resident set size in pages."""
+        return int(self.fields[21])
+
+    @property
+    def processor(self) -> int:
+        """Processor on which the thread last ran."""
+        return int(self.fields[36])
+
+
+def split_stat(text: bytes) -> Stat:
+    """Split a stat file; an empty one has no fields."""
+    head, _, tail = text.decode(errors="replace").rpartition(")")
+    return Stat(head.partition("(")[2], tail.split())
+
+
+def parse_stat(text: bytes) -> Stat | None:
+    """Split a stat file; return None if it is empty or cut short."""
+    stat = split_stat(text)
+    return stat if len(stat.fields) >= _STAT_FIELDS else None
+
+
+def read_stat(pid: int | str) -> Stat | None:
+    """Read the stat file of a process, or of a thread ("PID/task/TID"); None once it is gone."""
+    text = _read(f"/proc/{pid}/stat")
+    return None if text is None else parse_stat(text)
+
+
+def parse_status(text: bytes) -> dict[str, str]:
+    """Parse a status file into name -> value."""
+    pairs = (line.partition(":") for line in text.decode(errors="replace").split("\n"))
+    return {name: value.strip() for name, _, value in pairs if name}
+
+
+def read_status(pid: int) -> dict[str, str]:
+    """Read the status file of a process; empty once it is gone."""
+    text = _read(f"/proc/{pid}/status")
+    return {} if text is None else parse_status(text)
+
+
+def find_field(status: bytes, name: str) -> str:
+    """Return one field of a status file; empty if it has no such field."""
+    # Quicker than parsing all of it. No name can pretend to be a field: its newlines are escaped.
+    _, found, rest = (b"\n" + status).partition(f"\n{name}:".encode())
+    return rest.partition(b"\n")[0].decode(errors="replace").strip() if found else ""
+
+
+def status_field(pid: int, name: str) -> str:
+    """Return one field of a process's status; empty once the process is gone."""
+    text = _read(f"/proc/{pid}/status")
+    return "" if text is None else find_field(text, name)
+
+
+def status_kib(pid: int, name: str) -> int:
+    """Return a field of a process's status in KiB; 0 if there is none or the process is gone."""
+    value = status_field(pid, name)
+    return int(value.split(maxsplit=1)[0]) if value else 0
+
+
+def read_comm(pid: int) -> str | None:
+    """Return the name of a process, which may hold newlines; None once it is gone."""
+    text = _read(f"/proc/{pid}/comm")
+    return None if text is None else text.removesuffix(b"\n").decode(errors="replace")
+
+
+def read_cmdline(pid: int) -> list[str] | None:
+    """Return the arguments of a process, without empty ones at the end; None once it is gone."""
+    text = _read(f"/proc/{pid}/cmdline")
+    if text is None:
+        return None
+    words = text.rstrip(b"\0")
+    return words.decode(errors="replace").split("\0") if words else []
+
+
+def pids() -> list[int]:
+    """List all processes, in no order."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
+
+
+def _read(path: str) -> bytes | None:
+    """Read a file of /proc; None if it is gone. Kept bare: it may be read for thousands of processes."""
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            return file.readall()
+    except OSError:
+        return None
