@@ -8,36 +8,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redirty.collector.cli.arguments.downtime import parse_downtime, positive_time
 from redirty.collector.cli.arguments.target import add_target, target_of
-from redirty.collector.cli.mirror_progress import MirrorProgressLine
-from redirty.collector.errors import RedirtyError, UsageError, why
-from redirty.collector.units import (
-    parse_rate,
-    parse_time,
-    show_bytes,
-    show_time,
-)
+from redirty.collector.errors import RedirtyError, UsageError
+from redirty.collector.units import parse_rate, show_bytes, show_time
 
 if TYPE_CHECKING:
+    from redirty.collector.mirror.decision import Goals
     from redirty.collector.mirror.network_hold import NetworkHold
-    from redirty.collector.mirror.rate_limiter import RateLimiter
-    from redirty.collector.mirror.transport.sink import PageSink
+    from redirty.collector.mirror.observer import MirrorObserver
+    from redirty.collector.mirror.request import MirrorRequest
+    from redirty.collector.mirror.transport.destination import Destination
 
-_LONGEST_S = 30 * 86400.0
-_MOST_PASSES = 1000  # while it goes on, all of them are foretold again and again
+_DEFAULT_DOWNTIME_S = 0.2
+_MAX_TIME_S = 30 * 86400.0
+_MAX_PASSES = 1000  # the progress predicts all remaining passes at each report
 
 _EPILOG = """\
-All memory is copied while the target runs, then again and again what it wrote meanwhile. When what is
-left can be copied within the downtime asked for, the target is stopped for it, and runs again. If that
-will not come, it says what would do, and the target is left alone.
+All memory is copied while the target runs, then repeatedly what was written meanwhile. When the rest can
+be copied within the downtime goal, the target is stopped, the rest copied, and the target resumed. If the
+mirror will not converge, redirty says which goal would be met, and does not stop the target.
 
-The mirror is memory.core, a core file that gdb reads (gdb PROGRAM DIR/memory.core), and mirror.json.
-It holds the target's secrets: 0600.
+The mirror is memory.core, a core file for gdb (gdb PROGRAM DIR/memory.core), and mirror.json.
+It contains the target's secrets: its files have mode 0600.
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares them."""
+    """Add this command's arguments."""
     parser.usage = (
         "redirty mirror TARGET --to DIR|HOST:PORT [--downtime TIME] [--bandwidth RATE] ..."
     )
@@ -51,211 +49,215 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     goals = parser.add_argument_group("goals")
     goals.add_argument(
-        "--downtime", metavar="TIME", help="how long it may stand still (default 200ms)"
+        "--downtime",
+        metavar="TIME",
+        help="how long the target may be stopped (default 200ms)",
     )
-    goals.add_argument("--deadline", metavar="TIME", help="when all is to be done")
+    goals.add_argument(
+        "--deadline", metavar="TIME", help="time within which the mirror has to be complete"
+    )
     goals.add_argument(
         "--passes",
         type=int,
         metavar="N",
-        help="stop it after so many passes (at most 1000), whatever is left",
+        help="stop the target after N passes (at most 1000), whatever is left",
     )
-    parser.add_argument("--bandwidth", metavar="RATE", help="send no faster: 1Gbit, 100MiB")
+    parser.add_argument(
+        "--bandwidth", metavar="RATE", help="send at most at this rate: 1Gbit, 100MiB"
+    )
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="compare all memory with the mirror while the target stands still, which takes longer",
+        help="compare all memory with the mirror while the target is stopped, which adds downtime",
     )
     parser.add_argument(
         "--leave",
         choices=("running", "stopped"),
         default="running",
-        help="what becomes of the target (stopped: as by SIGSTOP; kill -CONT lets it run)",
+        help="state of the target after the mirror (stopped: as by SIGSTOP; kill -CONT resumes it)",
     )
     parser.add_argument(
         "--qmp",
         metavar="SOCKET",
-        help="of a QEMU: its guest is stopped through this, before QEMU is",
+        help="QMP socket of a QEMU target, to stop its guest before QEMU is stopped",
     )
     parser.add_argument(
         "--hold-network",
         choices=("own", "shared"),
         nargs="?",
         const="own",
-        help="while it stands still nothing leaves its network namespaces, which are its own; shared: or others' too",
+        help="hold outgoing packets of the target's network namespaces while it is stopped; shared: also if other "
+        "processes use them",
     )
-    parser.add_argument("--code-file", metavar="FILE", help="the code of redirty receive; -: stdin")
+    parser.add_argument(
+        "--code-file", metavar="FILE", help="file with the code of redirty receive; -: stdin"
+    )
     parser.add_argument(
         "--patience",
         metavar="TIME",
         default="30s",
-        help="how long a connection that broke is tried again (default 30s)",
+        help="how long to retry after the connection is lost (default 30s)",
     )
-    parser.add_argument("--compress", action="store_true", help="compress what is sent (zstd)")
-    told = parser.add_mutually_exclusive_group()
-    told.add_argument("--json", action="store_true", help="mirror.json on stdout at the end")
-    told.add_argument(
+    parser.add_argument("--compress", action="store_true", help="compress page contents (zstd)")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument(
+        "--json", action="store_true", help="print mirror.json on stdout at the end"
+    )
+    output.add_argument(
         "--json-lines",
         action="store_true",
-        help="all that happens as lines of JSON on stdout; cancelled when nobody reads them",
+        help="print events as lines of JSON on stdout; cancel the mirror when the reader closes it",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Mirrors."""
-    from redirty.collector.mirror.decision import Goals
-
-    if options.passes is not None and not 1 <= options.passes <= _MOST_PASSES:
-        raise UsageError(f"a number of passes is 1 to {_MOST_PASSES}: {options.passes}")
-    deadline_s = None if options.deadline is None else _positive("deadline", options.deadline)
-    downtime_s: float | None = 0.2
-    if options.downtime is not None:
-        downtime_s = _positive("downtime", options.downtime)
-    elif options.passes is not None or deadline_s is not None:
-        downtime_s = None
-    goals = Goals(downtime_s, deadline_s, options.passes)
-    bandwidth = None if options.bandwidth is None else parse_rate(options.bandwidth)
-    if options.qmp is not None and not Path(options.qmp).is_socket():
-        raise UsageError(f"--qmp takes the socket of QEMU's -qmp: {options.qmp} is none")
-    network = _network(options)
-    from redirty.collector.linux.privileges import require_root
-    from redirty.collector.mirror.rate_limiter import RateLimiter
-    from redirty.collector.mirror.request import MirrorRequest
+    """Make a mirror."""
+    request = request_from(options)
     from redirty.collector.mirror.session import MirrorSession
 
-    pace = RateLimiter(bandwidth)
-    open_sink = _destination(options, pace)
-    require_root()
-    wish = MirrorRequest(
+    observer = _observer_from(options)
+    session = MirrorSession(request, observer)
+    observer.on_start(session.stop)
+    try:
+        information = session.run()
+        observer.on_done(information)
+    except RedirtyError as e:
+        observer.on_failed(str(e))
+        raise
+    finally:
+        observer.close()
+    print_summary(information, options)
+    return 0
+
+
+def request_from(options: argparse.Namespace) -> MirrorRequest:
+    """Check the options, and make a request of them; a command as target is started at the end.
+
+    Raises:
+        UsageError: options are invalid, or contradict each other.
+        RedirtyError: privileges are missing, or the target or the destination cannot be used.
+    """
+    goals = _goals_from(options)
+    bandwidth = None if options.bandwidth is None else parse_rate(options.bandwidth)
+    if options.qmp is not None and not Path(options.qmp).is_socket():
+        raise UsageError(f"--qmp must be the socket of QEMU's -qmp option, got {options.qmp}")
+    network = _network_hold_from(options)
+    compress = _compressor_from(options)
+    destination = _destination_from(options)
+    from redirty.collector.linux import privileges
+    from redirty.collector.mirror.request import MirrorRequest
+
+    privileges.require_root()
+    return MirrorRequest(
         target=target_of(options),
+        destination=destination,
         goals=goals,
         bandwidth=bandwidth,
         verify=options.verify,
         leave_stopped=options.leave == "stopped",
         arm=options.arm,
         probe=options.probe,
-        compress=_compressor(options, bandwidth),
+        compress=compress,
         qmp=options.qmp,
         network=network,
     )
-    from redirty.collector.cli.mirror_events import MirrorEvents
-
-    progress = MirrorEvents() if options.json_lines else MirrorProgressLine(quiet=options.quiet)
-    mirroring = MirrorSession(wish, open_sink, progress)
-    pace.check = mirroring.check
-    if isinstance(progress, MirrorEvents):
-        progress.of = mirroring
-    try:
-        information = mirroring.run()
-        if isinstance(progress, MirrorEvents):
-            progress.done(information)
-    except RedirtyError as e:
-        if isinstance(progress, MirrorEvents):
-            progress.failed(str(e))
-        raise
-    finally:
-        progress.end()
-    if options.json_lines:
-        return 0
-    if options.json:
-        import json
-
-        print(json.dumps(information, indent=2))
-    elif not options.quiet:
-        print(f"redirty: {_summary(information, options.to)}", file=sys.stderr)
-    return 0
 
 
-def _compressor(
-    options: argparse.Namespace, bandwidth: float | None
-) -> Callable[[memoryview], memoryview] | None:
-    if not options.compress:
-        return None
-    from redirty.collector.mirror.transport.listener import parse_address
-    from redirty.collector.mirror.transport.receiver import compress
+def _goals_from(options: argparse.Namespace) -> Goals:
+    from redirty.collector.mirror.decision import Goals
 
-    if parse_address(options.to) is None:
-        raise UsageError("--compress is for a connection: a directory's mirror is a core file")
-    return compress
+    if options.passes is not None and not 1 <= options.passes <= _MAX_PASSES:
+        raise UsageError(f"--passes must be between 1 and {_MAX_PASSES}, got {options.passes}")
+    deadline_s = None
+    if options.deadline is not None:
+        deadline_s = positive_time("--deadline", options.deadline, _MAX_TIME_S)
+    downtime_s: float | None = _DEFAULT_DOWNTIME_S
+    if options.downtime is not None:
+        downtime_s = parse_downtime(options.downtime, _MAX_TIME_S)
+    elif options.passes is not None or deadline_s is not None:
+        downtime_s = None
+    return Goals(downtime_s, deadline_s, options.passes)
 
 
-def _network(options: argparse.Namespace) -> NetworkHold | None:
+def _network_hold_from(options: argparse.Namespace) -> NetworkHold | None:
     if options.hold_network is None:
         return None
     if options.vm is not None:
-        raise UsageError("--hold-network is for processes: a guest that stands still sends nothing")
+        raise UsageError("--hold-network cannot be used with --vm: a stopped guest sends nothing")
     from redirty.collector.mirror.network_hold import NetworkHold
     from redirty.collector.mirror.transport.listener import parse_address
     from redirty.collector.mirror.transport.peer import is_loopback
 
     address = parse_address(options.to)
-    far = address is not None and not is_loopback(address[0])
-    return NetworkHold(shared=options.hold_network == "shared", far=far)
+    remote = address is not None and not is_loopback(address[0])
+    return NetworkHold(shared=options.hold_network == "shared", remote=remote)
 
 
-def _positive(name: str, text: str) -> float:
-    seconds = parse_time(text)
-    if seconds <= 0:
-        raise UsageError(f"a {name} is more than 0: {text}")
-    if seconds > _LONGEST_S:
-        raise UsageError(f"a {name} is at most {show_time(_LONGEST_S)}: {text}")
-    return seconds
+def _compressor_from(options: argparse.Namespace) -> Callable[[memoryview], memoryview] | None:
+    if not options.compress:
+        return None
+    from redirty.collector.mirror.transport.compression import compress
+    from redirty.collector.mirror.transport.listener import parse_address
+
+    if parse_address(options.to) is None:
+        raise UsageError("--compress needs --to HOST:PORT: a mirror in a directory is a core file")
+    return compress
 
 
-def _destination(options: argparse.Namespace, pace: RateLimiter) -> Callable[[], PageSink]:
-    """What opens the other end. Errors: RedirtyError when it cannot be."""
+def _destination_from(options: argparse.Namespace) -> Destination:
+    from redirty.collector.cli.receive import read_code
     from redirty.collector.files import require_new
-    from redirty.collector.mirror.transport.listener import connect, parse_address
+    from redirty.collector.mirror.transport.destination import (
+        DirectoryDestination,
+        ReceiverDestination,
+    )
+    from redirty.collector.mirror.transport.listener import parse_address
 
-    patience_s = _positive("patience", options.patience)
+    patience_s = positive_time("--patience", options.patience, _MAX_TIME_S)
     address = parse_address(options.to)
-    code = None
-    if options.code_file is not None:
-        from redirty.collector.cli.receive import read_code
-
-        code = read_code(options.code_file)
-    directory = Path(options.to)
+    code = None if options.code_file is None else read_code(options.code_file)
     if address is None:
-        require_new(directory)
-
-    def local() -> PageSink:
-        import secrets
-
-        from redirty.collector.mirror.image.image import Image
-        from redirty.collector.mirror.transport.local_sink import LocalSink
-
-        return LocalSink(Image.create(directory, secrets.token_hex(16)), pace)
-
-    def remote() -> PageSink:
-        from redirty.collector.mirror.transport.network_sink import NetworkSink
-        from redirty.collector.mirror.transport.sink import BrokenError
-
-        assert address is not None
-        try:
-            return NetworkSink(lambda: connect(*address, code), pace, patience_s)
-        except OSError as e:
-            code_too = " (and does it ask for a code? --code-file)" if code is None else ""
-            raise RedirtyError(
-                f"cannot reach {options.to}: {why(e)}; is redirty receive running there?{code_too}"
-            ) from None
-        except BrokenError as e:
-            raise RedirtyError(
-                f"{options.to} does not take the mirror: {e}; redirty receive says there why"
-            ) from None
-
-    return local if address is None else remote
+        require_new(Path(options.to))
+        return DirectoryDestination(Path(options.to))
+    host, port = address
+    return ReceiverDestination(options.to, host, port, code, patience_s)
 
 
-def _summary(information: dict[str, Any], to: str) -> str:
+def _observer_from(options: argparse.Namespace) -> MirrorObserver:
+    if options.json_lines:
+        from redirty.collector.cli.mirror_events import MirrorEvents
+
+        return MirrorEvents()
+    from redirty.collector.cli.mirror_progress import MirrorProgressLine
+
+    return MirrorProgressLine(quiet=options.quiet)
+
+
+def print_summary(information: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print the result as the options ask: mirror.json, one line for people, or nothing."""
+    if options.json_lines:
+        return
+    if options.json:
+        import json
+
+        print(json.dumps(information, indent=2))
+    elif not options.quiet:
+        print(f"redirty: {summary(information, options.to)}", file=sys.stderr)
+
+
+def summary(information: dict[str, Any], to: str) -> str:
+    """Summarize the contents of mirror.json in one line."""
     passes = len(information["passes"])
-    words = [
+    parts = [
         f"mirrored to {to} in {passes} passes, {show_time(information['total_s'])}",
         f"{show_bytes(information['bytes'])} sent",
-        f"it stood still for {show_time(information['downtime_s'])}",
+        f"downtime {show_time(information['downtime_s'])}",
     ]
     if information["verified"]:
-        words.append(f"verified, digest {information['digest']}")
+        parts.append(f"verified, digest {information['digest']}")
     if information["unmirrored"]:
-        words.append(f"{len(information['unmirrored'])} mappings of devices have no contents in it")
-    return "; ".join(words)
+        parts.append(
+            f"{len(information['unmirrored'])} device mappings are without contents in the mirror"
+        )
+    return "; ".join(parts)

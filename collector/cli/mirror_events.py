@@ -1,4 +1,4 @@
-"""How a mirror goes, for programs: a line of JSON an event, on stdout."""
+"""Events of a mirror for programs: one line of JSON per event, on stdout."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ import os
 import select
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-if TYPE_CHECKING:
-    from redirty.collector.mirror.decision import Decision
-    from redirty.collector.mirror.observer import PassReport, ProgressReport
-    from redirty.collector.mirror.session import MirrorSession
-    from redirty.collector.mirror.state import MirrorState
-    from redirty.collector.tracking.rounds import Round
+from redirty.collector.mirror.decision import Decision
+from redirty.collector.mirror.observer import MirrorObserver, PassReport, ProgressReport
+from redirty.collector.tracking.rounds import Round
 
-_EVERY_S = 0.2
+_POLL_S = 0.2
 
 
-class MirrorEvents:
-    """A MirrorObserver. When nobody reads the lines any more the mirror is cancelled: whoever started it could
-    neither see nor stop it."""
+class MirrorEvents(MirrorObserver):
+    """Writes events as lines of JSON.
+
+    Cancels the mirror when the reader closes the pipe: whoever started it could neither see nor stop it any more.
+    """
 
     def __init__(self) -> None:
-        self.of: MirrorSession | None = None
+        self._cancel: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self._closed = threading.Event()
         self._out = sys.stdout.fileno()
-        self._thread = threading.Thread(target=self._watch, name="lines", daemon=True)
+        self._thread = threading.Thread(target=self._watch_reader, name="lines", daemon=True)
         self._thread.start()
 
-    def _line(self, event: str, **values: Any) -> None:
+    def _emit(self, event: str, **values: Any) -> None:
         text = json.dumps({"event": event, **values}) + "\n"
         try:
             with self._lock:
@@ -42,55 +42,55 @@ class MirrorEvents:
         except OSError:
             self._cancel()
 
-    def _cancel(self) -> None:
-        if self.of is not None:
-            self.of.stop()
-
-    def _watch(self) -> None:
-        """Whether there is still a reader: asked also while nothing is written."""
+    def _watch_reader(self) -> None:
+        """Cancel the mirror when the reader is gone, also while no events are written."""
         poll = select.poll()
         poll.register(self._out, 0)
-        while not self._over.wait(_EVERY_S):
-            if any(what & (select.POLLERR | select.POLLHUP) for _, what in poll.poll(0)):
+        while not self._closed.wait(_POLL_S):
+            if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
                 self._cancel()
 
-    def passed(self, done: PassReport, state: MirrorState, result: Round) -> None:
+    def on_start(self, cancel: Callable[[], None]) -> None:
         """See MirrorObserver."""
-        self._line("pass", **done.as_json(), round_s=round(result.duration_s, 6))
+        self._cancel = cancel
 
-    def decided(self, decision: Decision) -> None:
+    def on_pass(self, report: PassReport, result: Round) -> None:
         """See MirrorObserver."""
-        self._line("decision", **decision.as_json())
+        self._emit("pass", **report.as_json(), round_s=round(result.duration_s, 6))
 
-    def said(self, text: str) -> None:
+    def on_decision(self, decision: Decision) -> None:
         """See MirrorObserver."""
-        self._line("note", text=text)
+        self._emit("decision", **decision.as_json())
 
-    def going(self, now: ProgressReport) -> None:
+    def on_note(self, text: str) -> None:
         """See MirrorObserver."""
-        self._line(
+        self._emit("note", text=text)
+
+    def on_progress(self, progress: ProgressReport) -> None:
+        """See MirrorObserver."""
+        self._emit(
             "going",
-            **{"pass": now.number},
-            pages=now.pages,
-            done_pages=now.done_pages,
-            sent_bytes=now.sent_bytes,
-            rate_bytes_per_s=_rounded(now.rate),
-            dirty_bytes_per_s=_rounded(now.dirty_per_s),
-            left_s=_rounded(now.left_s),
-            predicted_downtime_s=_rounded(now.downtime_s),
+            **{"pass": progress.number},
+            pages=progress.pages,
+            done_pages=progress.done_pages,
+            sent_bytes=progress.sent_bytes,
+            rate_bytes_per_s=_rounded(progress.rate),
+            dirty_bytes_per_s=_rounded(progress.dirty_per_s),
+            left_s=_rounded(progress.left_s),
+            predicted_downtime_s=_rounded(progress.downtime_s),
         )
 
-    def done(self, information: dict[str, Any]) -> None:
-        """The mirror is there."""
-        self._line("done", mirror=information)
+    def on_done(self, information: dict[str, Any]) -> None:
+        """See MirrorObserver."""
+        self._emit("done", mirror=information)
 
-    def failed(self, why: str) -> None:
-        """There is no mirror."""
-        self._line("failed", why=why)
+    def on_failed(self, reason: str) -> None:
+        """See MirrorObserver."""
+        self._emit("failed", why=reason)
 
-    def end(self) -> None:
-        """Nothing comes any more."""
-        self._over.set()
+    def close(self) -> None:
+        """Stop watching the reader."""
+        self._closed.set()
         self._thread.join()
 
 

@@ -1,11 +1,13 @@
-"""Show the progress of a mirror."""
+"""Progress of a mirror on the terminal."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from typing import TYPE_CHECKING
 
+from redirty.collector.mirror.decision import GIVE_UP, PASS, QUIESCE, Decision
+from redirty.collector.mirror.observer import MirrorObserver, PassReport, ProgressReport
+from redirty.collector.tracking.rounds import Round
 from redirty.collector.units import (
     show_bits,
     show_bytes,
@@ -13,68 +15,71 @@ from redirty.collector.units import (
     show_time,
 )
 
-if TYPE_CHECKING:
-    from redirty.collector.mirror.decision import Decision
-    from redirty.collector.mirror.observer import PassReport, ProgressReport
-    from redirty.collector.mirror.state import MirrorState
-    from redirty.collector.tracking.rounds import Round
+_ACTIONS = {PASS: "another pass", QUIESCE: "stop the target now", GIVE_UP: "give up"}
 
 
-class MirrorProgressLine:
-    """A line a pass, and on a terminal one that is rewritten while a pass goes on."""
+class MirrorProgressLine(MirrorObserver):
+    """Prints a line for each event, and on a terminal one that is updated during a pass."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._on = not quiet
         self._terminal = self._on and sys.stderr.isatty()
         self._shown = False
 
-    def _line(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self._on:
-            self.end()
+            self.close()
             print(text, file=sys.stderr, flush=True)
 
-    def passed(self, done: PassReport, state: MirrorState, result: Round) -> None:
-        """See MirrorObserver."""
-        c = done.counts
-        rate = done.bytes / done.duration_s if done.duration_s > 0 else 0.0
-        dirty = done.dirty_pages / result.duration_s if result.duration_s > 0 else 0.0
-        kept = f", {show_pages(done.held_pages)} kept for the end" if done.held_pages else ""
-        self._line(
-            f"pass {done.number}: {show_pages(c.sent_pages)} in {show_time(done.duration_s)} "
+    def on_pass(self, report: PassReport, result: Round) -> None:
+        """Print what the pass did."""
+        c = report.counts
+        rate = report.bytes / report.duration_s if report.duration_s > 0 else 0.0
+        dirty = report.dirty_pages / result.duration_s if result.duration_s > 0 else 0.0
+        deferred = ""
+        if report.deferred_pages:
+            deferred = f", deferred to the end {show_pages(report.deferred_pages)}"
+        self._print(
+            f"pass {report.number}: {show_pages(c.sent_pages)} in {show_time(report.duration_s)} "
             f"({show_bits(rate)}), zero {show_pages(c.zero_pages)}, unchanged "
-            f"{show_pages(c.unchanged_pages)}{kept}; dirty {show_pages(dirty)}/s"
+            f"{show_pages(c.unchanged_pages)}{deferred}; dirty {show_pages(dirty)}/s"
         )
 
-    def decided(self, decision: Decision) -> None:
-        """See MirrorObserver."""
-        words = {"pass": "another pass", "quiesce": "stop it now", "give up": "give up"}
-        self._line(f"  {words[decision.action]}: {decision.reason}")
+    def on_decision(self, decision: Decision) -> None:
+        """Print the decision and its reason."""
+        self._print(f"  {_ACTIONS[decision.action]}: {decision.reason}")
 
-    def said(self, text: str) -> None:
-        """See MirrorObserver."""
-        self._line(f"  {text}")
+    def on_note(self, text: str) -> None:
+        """Print the note."""
+        self._print(f"  {text}")
 
-    def going(self, now: ProgressReport) -> None:
-        """See MirrorObserver."""
+    def on_progress(self, progress: ProgressReport) -> None:
+        """Update the line on a terminal."""
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1
-            print(f"\r{going_line(now)[:width]:<{width}}", end="", file=sys.stderr, flush=True)
+            line = progress_line(progress)[:width]
+            print(f"\r{line:<{width}}", end="", file=sys.stderr, flush=True)
             self._shown = True
 
-    def end(self) -> None:
-        """Leaves the line as it is."""
+    def close(self) -> None:
+        """Erase the line that is updated."""
         if self._shown:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r{'':<{width}}\r", end="", file=sys.stderr)
             self._shown = False
 
 
-def going_line(now: ProgressReport) -> str:
-    """How a pass goes on, in words; the most important ones first."""
-    share = now.done_pages / now.pages if now.pages else 1.0
-    words = [f"pass {now.number}: {share:.0%} of {show_pages(now.pages)}", show_bits(now.rate)]
-    if now.dirty_per_s is not None:
-        words.append(f"dirty {show_bytes(now.dirty_per_s)}/s")
-    if now.left_s is not None and now.downtime_s is not None:
-        words.append(f"{show_time(now.left_s)} left, downtime {show_time(now.downtime_s)}")
-    return ", ".join(words)
+def progress_line(progress: ProgressReport) -> str:
+    """Describe the progress of a pass in one line, with the most important values first."""
+    share = progress.done_pages / progress.pages if progress.pages else 1.0
+    parts = [
+        f"pass {progress.number}: {share:.0%} of {show_pages(progress.pages)}",
+        show_bits(progress.rate),
+    ]
+    if progress.dirty_per_s is not None:
+        parts.append(f"dirty {show_bytes(progress.dirty_per_s)}/s")
+    if progress.left_s is not None and progress.downtime_s is not None:
+        parts.append(
+            f"{show_time(progress.left_s)} left, downtime {show_time(progress.downtime_s)}"
+        )
+    return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""redirty receive: the other end of redirty mirror."""
+"""redirty receive: the receiver of redirty mirror."""
 
 from __future__ import annotations
 
@@ -19,63 +19,72 @@ if TYPE_CHECKING:
     from redirty.collector.mirror.transport.receiver import Receiver
 
 _EPILOG = """\
-It waits for one mirror, and ends when that is committed. Outside of loopback it shows a code, which the
-sender must be given (redirty mirror ... --code-file FILE): both ends prove by TLS 1.3 that they know it.
+Receives one mirror, and exits when it is committed. Outside of loopback it prints a pairing code, which
+the sender needs (redirty mirror ... --code-file FILE): both ends prove by TLS 1.3 that they know it.
 
-A connection that breaks is waited for; a receiver that was killed goes on when it is started again
-with the same --to. With --code-file the code is read from that file, or, when it does not exist,
+If the connection is lost, it waits for the sender. A receiver that was killed resumes when it is started
+again with the same --to. With --code-file the code is read from that file or, if there is no such file,
 written to it.
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares them."""
+    """Add this command's arguments."""
     parser.usage = "redirty receive --listen HOST:PORT --to DIR [--code-file FILE]"
     parser.epilog = _EPILOG
-    parser.add_argument("--listen", metavar="HOST:PORT", required=True, help="port 0: any")
-    parser.add_argument("--to", metavar="DIR", required=True, help="the mirror, a new directory")
-    parser.add_argument("--code-file", metavar="FILE", help="where the code is, or is written")
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        required=True,
+        help="address to listen on; port 0: any free one",
+    )
+    parser.add_argument("--to", metavar="DIR", required=True, help="new directory for the mirror")
+    parser.add_argument(
+        "--code-file", metavar="FILE", help="file to read the code from, or to write it to"
+    )
     parser.add_argument(
         "--wait",
         metavar="TIME",
         default="10m",
-        help="how long to wait for a sender, at first and when it is gone (default 10m)",
+        help="how long to wait for a sender, at first and after the connection is lost (default 10m)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Receives."""
+    """Receive a mirror."""
     from redirty.collector.linux.malloc import raise_fd_limit
+    from redirty.collector.mirror.transport.compression import decompress
     from redirty.collector.mirror.transport.listener import Listener, parse_address
     from redirty.collector.mirror.transport.peer import is_loopback
-    from redirty.collector.mirror.transport.receiver import Receiver, decompress
+    from redirty.collector.mirror.transport.receiver import Receiver
 
-    raise_fd_limit()  # each file that the target maps is one here
+    raise_fd_limit()  # each file that the target maps is an open file here
     address = parse_address(options.listen)
     if address is None:
-        raise UsageError(f"--listen takes HOST:PORT: {options.listen}")
+        raise UsageError(f"--listen must be HOST:PORT, got {options.listen}")
     wait_s = parse_time(options.wait)
     directory = Path(options.to)
-    image = _begun(directory)
+    image = _unfinished_image(directory)
     code = None
     if options.code_file or not is_loopback(address[0]):
         code = _code(options.code_file)
-    door = Listener(*address, code)
+    listener = Listener(*address, code)
     signal.signal(signal.SIGTERM, _interrupt)
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    print(f"redirty: listening on {host}:{door.port}", file=sys.stderr, flush=True)
+    print(f"redirty: listening on {host}:{listener.port}", file=sys.stderr, flush=True)
     receiver = Receiver(directory, image, decompress)
     try:
-        _serve(receiver, door, wait_s)
+        _serve(receiver, listener, wait_s)
     except KeyboardInterrupt:
         if receiver.image is not None and not receiver.committed:
             print(
-                f"redirty: what came is kept in {directory}; start it again to go on, or remove it",
+                f"redirty: the unfinished mirror is kept in {directory}: start redirty receive again to resume, or "
+                "remove it",
                 file=sys.stderr,
             )
         raise
     finally:
-        door.close()
+        listener.close()
     print(f"redirty: the mirror is in {directory}", file=sys.stderr)
     return 0
 
@@ -84,8 +93,12 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _begun(directory: Path) -> Image | None:
-    """The image of a receiver that was killed, if there is one. Errors: RedirtyError."""
+def _unfinished_image(directory: Path) -> Image | None:
+    """Return the image of a receiver that was killed, if there is one.
+
+    Raises:
+        RedirtyError: it cannot be resumed, or the directory cannot be made.
+    """
     from redirty.collector.files import require_new
     from redirty.collector.mirror.image.image import Image
     from redirty.collector.mirror.image.journal import NAME
@@ -99,6 +112,7 @@ def _begun(directory: Path) -> Image | None:
 
 
 def _code(file: str | None) -> bytes:
+    """Read the code from a file, or generate one and print or write it."""
     from redirty.collector.mirror.transport.pairing import new_code, parse_code
 
     if file is not None and Path(file).exists():
@@ -117,7 +131,11 @@ def _code(file: str | None) -> bytes:
 
 
 def read_code(file: str) -> bytes:
-    """The code in a file, or with '-' from stdin. Errors: RedirtyError."""
+    """Read the code from a file, or from stdin if the file is '-'.
+
+    Raises:
+        RedirtyError: the file cannot be read, or has no code in it.
+    """
     from redirty.collector.mirror.transport.pairing import parse_code
 
     try:
@@ -125,30 +143,34 @@ def read_code(file: str) -> bytes:
     except OSError as e:
         raise RedirtyError(f"cannot read the code in {file}: {why(e)}") from None
     except UnicodeDecodeError:
-        raise RedirtyError(f"{file} is no code of redirty receive") from None
+        raise RedirtyError(f"{file} does not contain a code of redirty receive") from None
 
 
-def _serve(receiver: Receiver, door: Listener, wait_s: float) -> None:
+def _serve(receiver: Receiver, listener: Listener, wait_s: float) -> None:
+    """Serve connections until the mirror is committed.
+
+    Raises:
+        RedirtyError: no sender came in time, or the mirror was discarded.
+    """
     from redirty.collector.mirror.transport.listener import ReplaceableConnection
-    from redirty.collector.mirror.transport.protocol import FrameError
-    from redirty.collector.mirror.transport.receiver import LostError
+    from redirty.collector.mirror.transport.protocol import ConnectionLostError, FrameError
 
     until = time.monotonic() + wait_s
-    newer = None
+    replacement = None
     while not receiver.committed:
-        connection = newer or door.accept(min(1.0, max(until - time.monotonic(), 0)))
-        newer = None
+        connection = replacement or listener.accept(min(1.0, max(until - time.monotonic(), 0)))
+        replacement = None
         if connection is None:
             if time.monotonic() > until:
                 receiver.discard()
-                raise RedirtyError(f"no sender came within {wait_s:.0f} s: there is no mirror")
+                raise RedirtyError(f"no sender connected within {wait_s:.0f} s: there is no mirror")
             continue
-        stream = ReplaceableConnection(connection, door)
+        stream = ReplaceableConnection(connection, listener)
         try:
             receiver.serve(stream)
-        except (LostError, FrameError) as e:
-            print(f"redirty: the connection ended: {e}", file=sys.stderr, flush=True)
-            newer = stream.newer()
+        except (ConnectionLostError, FrameError) as e:
+            print(f"redirty: connection lost: {e}", file=sys.stderr, flush=True)
+            replacement = stream.take_replacement()
         finally:
             stream.close()
         until = time.monotonic() + wait_s

@@ -1,1 +1,1 @@
-"""The pre-copy copier: reads a running target's memory, decides, sends, receives, stops it for the rest."""
+"""The pre-copy mirror: copies a running target's memory, and stops the target for the rest."""

@@ -1,6 +1,6 @@
-"""After each pass: another one, stop the target now, or it will not converge. Each with its reason.
+"""The decision after each pass: another pass, stop the target now, or give up. Each with its reason.
 
-The rules are those of the policies redirty and passes:N of redirty.collector.model, with what was measured
+The rules are those of the policies "redirty" and "passes:N" of redirty.collector.model, applied to measurements
 instead of a curve.
 """
 
@@ -13,15 +13,20 @@ from typing import Any
 from redirty.collector.units import show_bits, show_bytes, show_time
 
 PASS, QUIESCE, GIVE_UP = "pass", "quiesce", "give up"
-# So many passes that leave no less than the least before, to this part, and it will not converge.
-_PATIENCE = 6
-_LESS = 0.03
+# Not converging: this many passes did not reduce the minimum of what is left by at least this share.
+_STUCK_PASSES = 6
+_MIN_PROGRESS = 0.03
 
 
 @dataclass(frozen=True)
 class Goals:
-    """downtime_s: for how long the target may stand still; None: no matter. deadline_s: when all has to
-    be done, counted from the start. passes: so many before the target is stopped, whatever is left."""
+    """When to stop the target.
+
+    Attributes:
+        downtime_s: for how long the target may be stopped; None: no limit.
+        deadline_s: when the mirror has to be complete, counted from its start; None: no limit.
+        passes: the number of passes before the target is stopped, whatever is left; None: as many as needed.
+    """
 
     downtime_s: float | None = 0.2
     deadline_s: float | None = None
@@ -30,25 +35,39 @@ class Goals:
 
 @dataclass(frozen=True)
 class Situation:
-    """What is known after a pass. left: bytes that are to be sent, after each pass so far. rate: bytes a
-    second. fixed_s: what stopping takes beside sending. failed: stops that did not end well."""
+    """The state of a mirror after a pass.
+
+    Attributes:
+        number: of the pass, from 1.
+        left: bytes that were pending after each pass so far.
+        rate: bytes a second.
+        fixed_s: what stopping the target takes, not counting the sending.
+        elapsed_s: since the start of the mirror.
+    """
 
     number: int
     left: Sequence[float]
     rate: float
     fixed_s: float
     elapsed_s: float
-    failed: int = 0
 
     @property
     def downtime_s(self) -> float:
-        """If it was stopped now."""
+        """The downtime if the target were stopped now."""
         return self.left[-1] / self.rate + self.fixed_s
 
 
 @dataclass(frozen=True)
 class Decision:
-    """action: PASS, QUIESCE or GIVE_UP."""
+    """A decision after a pass.
+
+    Attributes:
+        number: of the pass, from 1.
+        action: PASS, QUIESCE or GIVE_UP.
+        reason: for people, and for mirror.json.
+        left_bytes: pending after the pass.
+        downtime_s: if the target were stopped now.
+    """
 
     number: int
     action: str
@@ -57,7 +76,7 @@ class Decision:
     downtime_s: float
 
     def as_json(self) -> dict[str, Any]:
-        """For mirror.json."""
+        """Return a JSON-serializable dict for mirror.json."""
         return {
             "after_pass": self.number,
             "decision": self.action,
@@ -68,7 +87,7 @@ class Decision:
 
 
 def decide(goals: Goals, now: Situation) -> Decision:
-    """The next step."""
+    """Decide what to do next."""
     action, reason = _choose(goals, now)
     return Decision(now.number, action, reason, now.left[-1], now.downtime_s)
 
@@ -95,8 +114,8 @@ def _choose(goals: Goals, now: Situation) -> tuple[str, str]:
                 f"{takes}, more than {show_time(goals.downtime_s)}, after the last pass asked for",
             )
         return PASS, f"{takes}: pass {now.number + 1} of {goals.passes}"
-    if goals.downtime_s is None:  # with a deadline only: as few as can be until then
-        next_s = 2 * now.downtime_s  # a pass, and then what it leaves, which is no more than now
+    if goals.downtime_s is None:  # a deadline only: leave as little as possible until then
+        next_s = 2 * now.downtime_s  # a pass, then what it leaves, which is not more than now
         if goals.deadline_s is not None and now.elapsed_s + next_s <= goals.deadline_s:
             return PASS, f"{takes}: there is time for another pass"
         return QUIESCE, f"{takes}: no time for another pass before the deadline"
@@ -106,7 +125,7 @@ def _choose(goals: Goals, now: Situation) -> tuple[str, str]:
         why = f"stopping alone takes {show_time(now.fixed_s)}"
         return GIVE_UP, f"{why}, more than {show_time(goals.downtime_s)}"
     if _stuck(now.left):
-        n = _PATIENCE
+        n = _STUCK_PASSES
         return (
             GIVE_UP,
             f"{takes}, more than {show_time(goals.downtime_s)}, and {n} passes made it no less",
@@ -115,15 +134,21 @@ def _choose(goals: Goals, now: Situation) -> tuple[str, str]:
 
 
 def _stuck(left: Sequence[float]) -> bool:
-    if len(left) <= _PATIENCE:
+    if len(left) <= _STUCK_PASSES:
         return False
-    return min(left[-_PATIENCE:]) > min(left[:-_PATIENCE]) * (1 - _LESS)
+    return min(left[-_STUCK_PASSES:]) > min(left[:-_STUCK_PASSES]) * (1 - _MIN_PROGRESS)
 
 
-def would_do(goals: Goals, written_bytes: float, now: Situation) -> str:
-    """What would make it converge, after it was given up. written_bytes: written in downtime_s."""
+def advise(goals: Goals, written_bytes: float, now: Situation) -> str:
+    """Say what would make a mirror converge that was given up.
+
+    Args:
+        goals: that were not met.
+        written_bytes: what the target writes within goals.downtime_s.
+        now: what is known after the last pass.
+    """
     shortest = min(now.left) / now.rate + now.fixed_s
-    words = [f"--downtime {shortest * 1.1 * 1000:.0f}ms would do at this rate"]
+    words = [f"--downtime {shortest * 1.1 * 1000:.0f}ms would suffice at this rate"]
     if goals.downtime_s is not None and goals.downtime_s > now.fixed_s:
         needed = written_bytes / (goals.downtime_s - now.fixed_s)
         words.append(f"so would {show_bits(needed * 1.1)} for {show_time(goals.downtime_s)}")

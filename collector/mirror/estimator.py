@@ -1,4 +1,4 @@
-"""What is known of a mirror while it is made: how fast it goes, what stopping would take, when it ends."""
+"""Estimates of a mirror in progress: its rate, the overhead of stopping, its end."""
 
 from __future__ import annotations
 
@@ -15,121 +15,146 @@ from redirty.collector.model.simulation import Memory, simulate
 from redirty.collector.model.write_curve import WriteCurve
 from redirty.collector.tracking.rounds import Round
 
-_ENOUGH_TO_MEASURE = 4 << 20  # bytes
+_MIN_SAMPLE_BYTES = 4 << 20
 _MOSTLY = 0.8
-_READ_AGAIN_RATE = 4e9  # bytes a second, of memory that is only compared
-_EVERY_S = 0.5
-_BOUNDARIES = 3  # a boundary that the machine delayed once says little of the next one
-_LEAST_S = 1e-3
+_REREAD_RATE = 4e9  # bytes a second, of memory that is only compared
+_INTERVAL_S = 0.5
+_BOUNDARIES = 3  # one boundary that a busy machine delayed says little about the next one
+_MIN_SAMPLE_S = 1e-3
 
 
 class Estimator:
-    """rate: bytes a second. own_s: what a batch takes beside waiting for the link. fixed_s: what stopping takes
-    beside sending. written: pages written since the last arm, None where that is not known. clock: of seconds,
-    for tests."""
+    """Estimates from what was measured so far.
+
+    Attributes:
+        rate: bytes a second that passes send.
+        batch_overhead_s: what a batch takes, not counting the wait for the link.
+        fixed_s: what stopping the target takes, not counting the sending.
+        started: the start of the mirror, by the clock.
+    """
 
     def __init__(
         self,
-        wish: MirrorRequest,
+        request: MirrorRequest,
         written: Callable[[], int | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._wish, self._written, self._clock = wish, written, clock
+        """Start the clock.
+
+        Args:
+            request: the mirror's goals and bandwidth limit.
+            written: returns the number of pages written since the last arm; None: not known.
+            clock: returns seconds.
+        """
+        self._request, self._written, self._clock = request, written, clock
         self.rate = 1e9
-        self.own_s = 0.0
+        self.batch_overhead_s = 0.0
         self.fixed_s = 0.0
-        self.begun = clock()
-        self._known = False
+        self.started = clock()
+        self._measured = False
         self._boundaries: list[float] = []
-        self._points: dict[float, float] = {}  # W(t), of all rounds
-        self._pages = 0  # of the first pass
-        self._pass = (0, 0, 0.0, 0)  # number, pages, since when, bytes sent before
+        self._points: dict[float, float] = {}  # W(t) of all rounds
+        self._pages = 0  # in the first pass
+        self._pass = (0, 0, 0.0, 0)  # number, pages, start, bytes sent before
         self._due = 0.0
         self._dirty_per_s: float | None = None
 
     @property
     def elapsed_s(self) -> float:
-        """Since the mirror began."""
-        return self._clock() - self.begun
+        """Seconds since the start of the mirror."""
+        return self._clock() - self.started
 
     @property
     def link_rate(self) -> float:
-        """What the link is taken to carry, before anything was sent, too."""
-        return self.rate if self._known else self._wish.bandwidth or self.rate
+        """Bytes a second that the link is assumed to carry; before anything was measured, the limit."""
+        return self.rate if self._measured else self._request.bandwidth or self.rate
 
     # ---- passes ----
 
-    def passing(self, number: int, pages: int, sent_bytes: int) -> None:
-        """A pass begins. sent_bytes: in all passes before."""
+    def start_pass(self, number: int, pages: int, sent_bytes: int) -> None:
+        """Start a pass over a number of pages. sent_bytes: sent in all passes before."""
         self._pass = number, pages, self._clock(), sent_bytes
         self._pages = self._pages or pages
-        self._due = self._clock() + _EVERY_S
+        self._due = self._clock() + _INTERVAL_S
 
-    def sent(self, number: int, counts: PassCounts, sent: int, took_s: float) -> None:
-        """A pass is over: how fast it was is measured, when it sent enough."""
-        if number == 1 and sent:
-            self.rate = sent / took_s
-        elif sent >= _ENOUGH_TO_MEASURE:
-            # When much was found unchanged the time went into reading, not into sending.
+    def end_pass(self, number: int, counts: PassCounts, sent_bytes: int, took_s: float) -> None:
+        """End a pass, and measure its rate if it sent enough bytes."""
+        if number == 1 and sent_bytes:
+            self.rate = sent_bytes / took_s
+        elif sent_bytes >= _MIN_SAMPLE_BYTES:
+            # If many pages were unchanged the time was spent on reading, not on sending.
             mostly_sent = counts.sent_pages > _MOSTLY * counts.pages
-            self.rate = sent / took_s if mostly_sent else max(self.rate, sent / took_s)
-        if self._wish.bandwidth is not None:
-            self.rate = min(self.rate, self._wish.bandwidth)
-        self._known = True
+            rate = sent_bytes / took_s
+            self.rate = rate if mostly_sent else max(self.rate, rate)
+        if self._request.bandwidth is not None:
+            self.rate = min(self.rate, self._request.bandwidth)
+        self._measured = True
         if counts.batches:
-            self.own_s = max(took_s - counts.link_s, 0.0) / counts.batches
+            self.batch_overhead_s = max(took_s - counts.link_s, 0.0) / counts.batches
 
-    def bounded(
-        self, done: PassReport, result: Round, took_s: float, fresh_pages: int, unsettled_bytes: int
+    def end_round(
+        self,
+        report: PassReport,
+        result: Round,
+        took_s: float,
+        newly_dirty_pages: int,
+        reread_bytes: int,
     ) -> None:
-        """A round is over, whose boundary would take took_s if the target stood still. fresh_pages: dirty in
-        it and not in the one before. unsettled_bytes: what is to be read again at the end."""
+        """End a round, and estimate the overhead of stopping the target.
+
+        Args:
+            report: the pass that ended with the round.
+            result: the round.
+            took_s: how long the boundary would take if the target were stopped.
+            newly_dirty_pages: pages that were dirty in the round and not in the one before.
+            reread_bytes: what has to be read again while the target is stopped.
+        """
         self._boundaries = [*self._boundaries[1 - _BOUNDARIES :], took_s]
         boundary_s = min(self._boundaries)
         duration_s = max(result.duration_s, boundary_s)
-        self._dirty_per_s = done.dirty_pages * PAGE / duration_s
-        # Until it stands still it writes on: what is not pending already comes as it came in this round.
-        meanwhile_s = fresh_pages * PAGE / duration_s * boundary_s / self.rate
-        self.fixed_s = boundary_s + unsettled_bytes / _READ_AGAIN_RATE + meanwhile_s
-        self._points[duration_s] = done.dirty_pages
+        self._dirty_per_s = report.dirty_pages * PAGE / duration_s
+        # The target writes until it is stopped: pages that are not pending yet come as in this round.
+        meanwhile_s = newly_dirty_pages * PAGE / duration_s * boundary_s / self.rate
+        self.fixed_s = boundary_s + reread_bytes / _REREAD_RATE + meanwhile_s
+        self._points[duration_s] = report.dirty_pages
 
-    # ---- while one goes on ----
+    # ---- progress ----
 
-    def going(self, counts: PassCounts, sent_bytes: int) -> ProgressReport | None:
-        """What there is to tell now; None when something was told a moment ago."""
+    def progress(self, counts: PassCounts, sent_bytes: int) -> ProgressReport | None:
+        """Return the progress of the current pass; None if the last report is recent."""
         now = self._clock()
         if now < self._due:
             return None
-        self._due = now + _EVERY_S
-        number, pages, since, before = self._pass
-        lasts_s = now - since
+        self._due = now + _INTERVAL_S
+        number, pages, started, sent_before = self._pass
+        elapsed_s = now - started
         written = self._written()
         dirty_per_s = self._dirty_per_s
-        if written is not None and lasts_s > _LEAST_S:
-            dirty_per_s = written * PAGE / lasts_s
+        if written is not None and elapsed_s > _MIN_SAMPLE_S:
+            dirty_per_s = written * PAGE / elapsed_s
             if number == 1:
-                self._points[lasts_s] = written
-        rate = (sent_bytes - before) / lasts_s
-        end_s, downtime_s = self._end(rate if rate > 0 else self.link_rate)
+                self._points[elapsed_s] = written
+        rate = (sent_bytes - sent_before) / elapsed_s
+        left_s, downtime_s = self._predict(rate if rate > 0 else self.link_rate)
         return ProgressReport(
-            number,
+            number=number,
             pages=pages,
             done_pages=counts.pages,
-            sent_bytes=sent_bytes - before,
+            sent_bytes=sent_bytes - sent_before,
             rate=rate,
             dirty_per_s=dirty_per_s,
-            left_s=end_s,
+            left_s=left_s,
             downtime_s=downtime_s,
         )
 
-    def _end(self, rate: float) -> tuple[float | None, float | None]:
-        """In how many seconds all would be over, and the downtime; None: never, or not known."""
+    def _predict(self, rate: float) -> tuple[float | None, float | None]:
+        """Predict the seconds until the mirror is complete, and the downtime; None: never, or not known."""
         if not self._points or self.elapsed_s <= 0:
             return None, None
         times = np.array(sorted(self._points))
         pages = np.maximum.accumulate([self._points[t] for t in times.tolist()])
         curve = WriteCurve(times, pages, limit=float(max(self._pages, pages[-1])))
-        goals = self._wish.goals
+        goals = self._request.goals
         policy: Policy = Fixed(goals.passes or 1)
         if goals.downtime_s is not None and goals.passes is None:
             policy = Goal(goals.downtime_s, min(self._boundaries, default=0.0))

@@ -1,4 +1,4 @@
-"""What mirror.json says."""
+"""The contents of mirror.json."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from redirty.collector.mirror.stop_and_copy import StopResult
 from redirty.collector.target.qemu import Piece, ram_blocks
 
 
-def information_of(
-    wish: MirrorRequest,
+def make_manifest(
+    request: MirrorRequest,
     passes: Sequence[PassReport],
     decisions: Sequence[Decision],
     stopped: StopResult,
@@ -26,14 +26,26 @@ def information_of(
     unmirrored: list[dict[str, object]],
     guest_memory: Sequence[Piece],
 ) -> dict[str, Any]:
-    """Everything but the state and the names of the core files, which the receiver adds. passes: the last
-    one, too. unmirrored: mappings that have no contents in the mirror. guest_memory: of a QEMU, where it is."""
+    """Return the contents of mirror.json but for the state and the names of the core files.
+
+    The receiver adds these two.
+
+    Args:
+        request: what was mirrored.
+        passes: all passes, stop-and-copy included.
+        decisions: made between the passes.
+        stopped: the result of stop-and-copy.
+        sent_bytes: sent in all passes.
+        total_s: time from the start of the mirror.
+        unmirrored: mappings without contents in the mirror.
+        guest_memory: guest-physical addresses of a QEMU's memory.
+    """
     digests = stopped.digests
     return {
         "schema": SCHEMA,
         "redirty": VERSION,
         "target": {
-            "description": wish.target.description,
+            "description": request.target.description,
             "pids": [p.pid for p in stopped.processes],
             "ns_pids": list(stopped.ns_pids),
         },
@@ -44,8 +56,8 @@ def information_of(
         **stopped.as_json(),
         "digest": None if digests is None else digests[0],
         "verified": digests is not None,
-        "network_held": wish.network is not None,
-        "left": "stopped" if wish.leave_stopped else "running",
+        "network_held": request.network is not None,
+        "left": "stopped" if request.leave_stopped else "running",
         "unmirrored": unmirrored,
         "guest_ram": [
             {"pid": p.pid, "start": f"{a:#x}", "end": f"{b:#x}"}

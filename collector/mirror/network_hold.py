@@ -1,4 +1,4 @@
-"""Whether what a target sends may be held while it stands still: not when that would hit others."""
+"""Holding of a target's outgoing network traffic while it is stopped, unless that would affect others."""
 
 from __future__ import annotations
 
@@ -13,36 +13,47 @@ from redirty.collector.ptrace.freezer_client import FreezeError, Freezer
 
 @dataclass(frozen=True)
 class NetworkHold:
-    """The wish to hold what a target's network namespaces send. shared: also where processes outside the
-    target are in them. far: the mirror itself goes out over a network."""
+    """A request to hold the traffic of the target's network namespaces.
+
+    Attributes:
+        shared: allow namespaces that processes outside the target use too.
+        remote: the mirror itself is sent over a network.
+    """
 
     shared: bool = False
-    far: bool = False
+    remote: bool = False
 
     def require_own(self, pids: Collection[int]) -> None:
-        """Errors: RedirtyError when others would be held, too, and that was not wished for, or redirty
-        itself would."""
+        """Require that only the target would be held.
+
+        Raises:
+            RedirtyError: redirty itself would be held, or other processes and `shared` is not set.
+        """
         networks = set().union(*map(networks_of, pids))
-        if self.far and networks_of(os.getpid()) & networks:
+        if self.remote and networks_of(os.getpid()) & networks:
             raise RedirtyError(
-                "the target's network cannot be held: redirty is in the same network namespace, and would cut "
-                "itself off from the other end; leave --hold-network out, or mirror to a directory"
+                "cannot hold the target's network: redirty is in the same network namespace, and would cut itself "
+                "off from the receiver; omit --hold-network, or mirror to a directory"
             )
         others = [] if self.shared else others_in(networks, pids)
         if others:
-            more = f" and {len(others) - 1} more that are" if len(others) > 1 else ", which is"
+            more = f" and {len(others) - 1} more, which are" if len(others) > 1 else ", which is"
             raise RedirtyError(
-                f"the target's network cannot be held alone: {name_of(others[0])}{more} not in the target, in "
-                "the same network namespace; --hold-network=shared holds what they send, too"
+                f"cannot hold the target's network: {name_of(others[0])}{more} not in the target, but in the same "
+                "network namespace; --hold-network=shared holds that traffic too"
             )
 
-    def require_possible(self, holding: Freezer, pids: Collection[int]) -> None:
-        """Errors: RedirtyError, also when this kernel cannot let go by itself of what it holds."""
+    def require_possible(self, freezer: Freezer, pids: Collection[int]) -> None:
+        """Require also that this kernel can hold traffic in a way that ends by itself.
+
+        Raises:
+            RedirtyError: it cannot, or require_own() fails.
+        """
         self.require_own(pids)
         try:
-            holding.hold_networks(sorted(pids), trial=True)
+            freezer.hold_networks(sorted(pids), trial=True)
         except FreezeError as e:
             raise RedirtyError(
-                f"the target's network cannot be held in a way that ends by itself: {e}; it needs nftables "
-                "with tables that have an owner (Linux 5.12); leave --hold-network out"
+                f"cannot hold the target's network in a way that ends by itself: {e}; this needs nftables tables "
+                "with an owner (Linux 5.12); omit --hold-network"
             ) from None

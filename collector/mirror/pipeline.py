@@ -1,7 +1,6 @@
-"""One pass: pages are read, compared and sent, as a pipeline with a set number of buffers.
+"""A pass over pages: reads, compares and sends them, as a pipeline with a fixed number of buffers.
 
-Threads read and compare while one sends. Memory is bounded by the buffers,
-whatever the target has.
+Threads read and compare while the caller sends. Memory is bounded by the buffers, whatever the size of the target.
 """
 
 from __future__ import annotations
@@ -10,35 +9,46 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.sources.page_hashes import NEVER, hashes_of, zero_pages
 from redirty.collector.mirror.sources.source import Source
 from redirty.collector.mirror.transport.sink import PageSink
-from redirty.collector.pageset import U64, PageSet, empty, from_pages, page_numbers, runs_of
+from redirty.collector.pageset import U64, PageSet, from_pages, page_numbers, runs_of
 
-# What is done for a batch, whatever its size, takes as long as reading 100 pages.
+# The fixed overhead of a batch is that of reading 100 pages.
 BATCH_PAGES = 768
-_LEAST_PAGES = 16
-# A page that is read long before it can be sent is sent in vain when it is written meanwhile.
+_MIN_PAGES = 16
+# How long a batch takes on the link: sending a page is wasted if it is written between the read and the send.
 _BATCH_S = 0.005
-_OWN_TIMES = 4  # but so many times what we need for a batch ourselves, or that would be the limit
-_REGIONS = 256  # whose page numbers are made at once
-_WORKERS = 2  # beside the thread that sends
+# But at least this multiple of its own overhead, which would be the bottleneck otherwise.
+_OVERHEAD_FACTOR = 4
+_REGIONS = 256  # regions whose page numbers are expanded at once
+_WORKERS = 2  # in addition to the thread that sends
 _BUFFERS = 4
-_SETTLE_BATCHES = 256  # whose page numbers are kept, before they become bits
+# Batches whose page numbers are collected before they are applied to the source.
+_APPLY_BATCHES = 256
 
 Job = tuple[Source, PageSet]
 _Done = dict[int, tuple[Source, list[U64], list[U64]]]
-"""By source number, what was read and what could not be."""
+"""By source number: the source, and page numbers of batches that were read and that could not be read."""
 
 
 @dataclass
 class PassCounts:
-    """What became of the pages of a pass. unread: unmapped meanwhile, or not readable. link_s: for how long
-    the other end, or the link, was waited for."""
+    """Pages of a pass by what was done with them.
+
+    Attributes:
+        pages: all pages processed.
+        sent_pages: with contents.
+        zero_pages: all zero.
+        unchanged_pages: with the contents that were sent before.
+        unread_pages: unmapped meanwhile, or not readable.
+        batches: number of batches.
+        link_s: time spent waiting for the link or the receiver.
+    """
 
     pages: int = 0
     sent_pages: int = 0
@@ -47,12 +57,10 @@ class PassCounts:
     unread_pages: int = 0
     batches: int = 0
     link_s: float = 0.0
-    # by source number; only kept when asked for
-    sent: dict[int, PageSet] = field(default_factory=dict)
 
 
 class _Buffer:
-    """pages: of data, made once, as a hash of each is asked for again and again."""
+    """A buffer for a batch. pages: a view of each page of data, made once as each is hashed for every batch."""
 
     def __init__(self) -> None:
         self.data = memoryview(bytearray(BATCH_PAGES * PAGE))
@@ -61,26 +69,44 @@ class _Buffer:
 
 @dataclass(eq=False)
 class _Batch:
+    """A batch that was read and compared.
+
+    Attributes:
+        source: of its pages.
+        buffer: holds data.
+        pages: to send with contents.
+        data: these contents.
+        zero: pages to report as zero.
+        unread: pages that could not be read.
+        hashes: of all pages that were read.
+        read: all pages that were read.
+        unchanged: number of pages with the contents that were sent before.
+    """
+
     source: Source
     buffer: _Buffer
-    pages: U64  # sent
+    pages: U64
     data: memoryview
-    zero: U64  # told as zero
+    zero: U64
     unread: U64
-    hashes: U64  # of all that was read
+    hashes: U64
     read: U64
     unchanged: int
 
 
-def batch_pages(rate: float, own_s: float) -> int:
-    """How many pages are read at once, for a link of so many bytes a second. own_s: what a batch took beside
-    waiting for the link."""
-    seconds = max(_BATCH_S, _OWN_TIMES * own_s)
-    return int(min(max(rate * seconds / PAGE, _LEAST_PAGES), BATCH_PAGES))
+def batch_pages(rate: float, overhead_s: float) -> int:
+    """Return the number of pages per batch.
+
+    Args:
+        rate: of the link, bytes a second.
+        overhead_s: what a batch takes, not counting the wait for the link.
+    """
+    seconds = max(_BATCH_S, _OVERHEAD_FACTOR * overhead_s)
+    return int(min(max(rate * seconds / PAGE, _MIN_PAGES), BATCH_PAGES))
 
 
 def batches(jobs: Iterable[Job], size: int = BATCH_PAGES) -> Iterator[tuple[Source, U64]]:
-    """Pages of jobs in pieces of size pages."""
+    """Yield the pages of jobs in batches of up to `size` pages."""
     for source, pages in jobs:
         for at in range(0, len(pages.keys), _REGIONS):
             part = PageSet(pages.keys[at : at + _REGIONS], pages.words[at : at + _REGIONS])
@@ -90,37 +116,42 @@ def batches(jobs: Iterable[Job], size: int = BATCH_PAGES) -> Iterator[tuple[Sour
 
 
 class Pipeline:
-    """compress: from contents to what is sent instead, None without. keep_lists: whether PassCounts.sent is
-    filled."""
+    """Copies pages to a sink.
+
+    Attributes:
+        counts: of the last copy(), also of one that failed.
+    """
 
     def __init__(
-        self,
-        sink: PageSink,
-        compress: Callable[[memoryview], memoryview] | None = None,
-        *,
-        keep_lists: bool = False,
+        self, sink: PageSink, compress: Callable[[memoryview], memoryview] | None = None
     ) -> None:
+        """Start with a sink, and a function that compresses page contents (None: no compression)."""
         self._sink = sink
         self._compress = compress
-        self._keep_lists = keep_lists
         self._buffers = [_Buffer() for _ in range(_BUFFERS)]
-        self.counts = PassCounts()  # of the last copy, also of one that did not end well
+        self.counts = PassCounts()
         self._pool = ThreadPoolExecutor(_WORKERS, "reader")
 
     def copy(
         self,
         jobs: Sequence[Job],
-        give_up: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
         size: int = BATCH_PAGES,
     ) -> PassCounts:
-        """Copies the pages of jobs, in this order. give_up() is called now and then, and ends it by an
-        exception. size: pages that are read at once, at most BATCH_PAGES.
+        """Copy the pages of jobs, in this order.
 
-        Errors: those of the sink; then some pages were sent, and noted as sent, others not.
+        Args:
+            jobs: sources and their pages.
+            check: called after each batch; ends the copy by an exception.
+            size: pages per batch, at most BATCH_PAGES.
+
+        Raises:
+            ConnectionLostError: from the sink, as RedirtyError is. Some pages were sent then, and are noted as
+                sent; the others are still pending.
         """
         counts = self.counts = PassCounts()
         for source, pages in jobs:
-            source.sent.make_room(pages)
+            source.sent.reserve(pages)
         done: _Done = {}
         waiting: deque[Future[_Batch]] = deque()
         free = list(self._buffers)
@@ -128,32 +159,32 @@ class Pipeline:
             for source, numbers in batches(jobs, size):
                 if not free:
                     free.append(self._send(waiting.popleft().result(), counts, done))
-                    give_up()
+                    check()
                 waiting.append(self._pool.submit(self._prepare, source, numbers, free.pop()))
             while waiting:
                 self._send(waiting.popleft().result(), counts, done)
-                give_up()
+                check()
         finally:
-            wait(waiting)  # they write into buffers that are used again
+            wait(waiting)  # they write to buffers that are reused
             for source, read, unread in done.values():
-                _settle(source, np.concatenate(read), np.concatenate(unread))
+                _apply(source, np.concatenate(read), np.concatenate(unread))
         return counts
 
     def close(self) -> None:
-        """Ends its threads."""
+        """Stop the threads."""
         self._pool.shutdown()
 
     def _prepare(self, source: Source, pages: U64, buffer: _Buffer) -> _Batch:
-        """Reads pages, and sorts out those that need not be sent."""
+        """Read pages, and leave out those that need not be sent."""
         view = buffer.data[: len(pages) * PAGE]
         good = source.read(pages, view)
         contents = np.frombuffer(view, np.uint64).reshape(-1, PAGE // 8)
         zero = zero_pages(contents)
         hashes = hashes_of(buffer.pages[: len(pages)], zero)
-        before = source.sent.of(pages)
+        before = source.sent.get(pages)
         same = hashes == before
-        # Zero pages need no word where nothing was sent before.
-        told = good & zero & ~same & (before != NEVER)
+        # Zero pages need not be reported where nothing was sent before.
+        report = good & zero & ~same & (before != NEVER)
         send = good & ~zero & ~same
         if send.all():
             data = view
@@ -170,7 +201,7 @@ class Pipeline:
             buffer=buffer,
             pages=pages[send],
             data=data,
-            zero=pages[told],
+            zero=pages[report],
             unread=pages[~good],
             hashes=hashes[good],
             read=pages[good],
@@ -178,23 +209,23 @@ class Pipeline:
         )
 
     def _send(self, batch: _Batch, counts: PassCounts, done: _Done) -> _Buffer:
-        """Sends a batch, and returns its buffer."""
+        """Send a batch, and return its buffer."""
         source, sink = batch.source, self._sink
         if len(batch.pages):
             raw = len(batch.pages) * PAGE
-            begun, used = time.monotonic(), time.thread_time()
+            started, cpu_before = time.monotonic(), time.thread_time()
             sink.write(source.number, *runs_of(batch.pages), batch.data, raw)
-            counts.link_s += (time.monotonic() - begun) - (time.thread_time() - used)
+            counts.link_s += (time.monotonic() - started) - (time.thread_time() - cpu_before)
         zero = np.union1d(batch.zero, batch.unread)
         if len(zero):
             sink.zero(source.number, *runs_of(zero))
-        source.sent.note(batch.read, batch.hashes)
-        source.sent.note(batch.unread, np.zeros(len(batch.unread), np.uint64))
+        source.sent.record(batch.read, batch.hashes)
+        source.sent.record(batch.unread, np.zeros(len(batch.unread), np.uint64))
         _, read, unread = done.setdefault(source.number, (source, [], []))
         read.append(batch.read)
         unread.append(batch.unread)
-        if len(read) >= _SETTLE_BATCHES:
-            _settle(source, np.concatenate(read), np.concatenate(unread))
+        if len(read) >= _APPLY_BATCHES:
+            _apply(source, np.concatenate(read), np.concatenate(unread))
             del done[source.number]
         counts.batches += 1
         counts.pages += len(batch.read) + len(batch.unread)
@@ -202,14 +233,11 @@ class Pipeline:
         counts.unchanged_pages += batch.unchanged
         counts.zero_pages += len(batch.read) - len(batch.pages) - batch.unchanged
         counts.unread_pages += len(batch.unread)
-        if self._keep_lists:
-            old = counts.sent.get(source.number, empty())
-            counts.sent[source.number] = old | from_pages(batch.pages)
         return batch.buffer
 
 
-def _settle(source: Source, read: U64, unread: U64) -> None:
-    """What was dealt with is had, or not there, and is not to be sent any more."""
+def _apply(source: Source, read: U64, unread: U64) -> None:
+    """Note that pages are at the other end, or could not be read, and so are not pending any more."""
     have, lost = from_pages(read), from_pages(unread)
     source.have = (source.have | have) - lost
     source.pending = source.pending - have - lost

@@ -1,9 +1,9 @@
-"""Pass after pass, until the target can be stopped or it is clear that it cannot."""
+"""Pre-copy: pass after pass, until the target can be stopped or it is clear that it cannot."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from redirty.collector.errors import RedirtyError, TargetEndedError
@@ -14,163 +14,200 @@ from redirty.collector.mirror.decision import (
     QUIESCE,
     Decision,
     Situation,
+    advise,
     decide,
-    would_do,
 )
-from redirty.collector.mirror.deferral import cold_first, hold_back
+from redirty.collector.mirror.deferral import cold_first, defer
 from redirty.collector.mirror.observer import PassReport
-from redirty.collector.mirror.pipeline import Job, batch_pages
-from redirty.collector.mirror.switchover import TRIES, Means, Switchover, living, reconnect
-from redirty.collector.mirror.transport.sink import BrokenError
+from redirty.collector.mirror.pipeline import Job, PassCounts, batch_pages
+from redirty.collector.mirror.running import RunningMirror
+from redirty.collector.mirror.switchover import MAX_ATTEMPTS, Switchover
+from redirty.collector.mirror.transport.protocol import ConnectionLostError
+from redirty.collector.pageset import empty
 from redirty.collector.tracking.address_space import AddressSpace
+from redirty.collector.tracking.rounds import Round
 from redirty.collector.units import show_pages, show_time
 
 
 class _DeadlineError(Exception):
-    """The deadline came in the middle of a pass."""
+    """The deadline passed in the middle of a pass."""
 
 
 class Precopy:
-    """check() is called now and then, and ends it by an exception."""
+    """Runs the passes of a mirror.
 
-    def __init__(self, means: Means, ending: Switchover, check: Callable[[], None]) -> None:
-        self._wish, self._listener, self._outlook = means.wish, means.listener, means.outlook
-        self._recorder, self._state, self._engine = means.recorder, means.state, means.engine
-        self._sink, self._ending, self._check = means.sink, ending, check
+    Attributes:
+        passes: all finished passes.
+        decisions: made after each of them.
+        left: bytes that were pending after each of them.
+    """
+
+    def __init__(self, mirror: RunningMirror, switchover: Switchover) -> None:
+        self._mirror, self._switchover = mirror, switchover
         self.passes: list[PassReport] = []
         self.decisions: list[Decision] = []
         self.left: list[float] = []
 
     def run(self) -> dict[str, Any]:
-        """Until the mirror is committed: what mirror.json says. The target is armed.
+        """Run passes until the mirror is committed, and return the contents of mirror.json.
 
-        Errors: RedirtyError; TargetEndedError.
+        The target has to be armed.
+
+        Raises:
+            RedirtyError: the mirror will not converge, or cannot be made.
+            TargetEndedError: the target ended.
         """
-        recorder, state = self._recorder, self._state
-        state.follow(living(recorder), None)
-        held = 0
+        mirror = self._mirror
+        mirror.state.sync(mirror.living(), None)
         while True:
-            jobs, held = self._jobs(held_back=bool(self.passes))
-            done = self._pass(jobs, held)
-            begun = time.monotonic()
-            result = recorder.end_round()
-            state.follow(living(recorder), result)
-            state.unseen = {n for n, s in recorder.spaces.items() if _can_be_written_unseen(s)}
-            done.dirty_pages = sum(len(s.dirty) for s in result.spaces)
-            took_s = time.monotonic() - begun + state.saved_s
-            self._outlook.bounded(
-                done, result, took_s, state.fresh_pages(), state.unsettled_bytes()
-            )
-            done.new_pages = done.dirty_pages - sum(len(s.redirtied) for s in result.spaces)
-            self.passes.append(done)
-            self._listener.passed(done, state, result)
-            if done.broken:
-                continue  # what is left says nothing of whether it converges
-            self.left.append(float(state.left_bytes()))
+            jobs, deferred = self._jobs()
+            report = self._pass(jobs, deferred)
+            result = self._end_round(report)
+            self.passes.append(report)
+            mirror.observer.on_pass(report, result)
+            if report.broken:
+                continue  # what is left says nothing about convergence
+            self.left.append(float(mirror.state.left_bytes()))
             decision = self._decide()
             if decision.action == GIVE_UP:
-                raise RedirtyError(self._why_not(decision))
+                raise RedirtyError(self._explain(decision))
             if decision.action == QUIESCE:
-                information = self._ending.run(self.passes, self.decisions)
-                if information is not None:
-                    return information
+                manifest = self._switchover.run(self.passes, self.decisions)
+                if manifest is not None:
+                    return manifest
 
-    def _pass(self, jobs: Sequence[Job], held: int) -> PassReport:
-        engine, sink = self._engine, self._sink
+    # ---- a pass ----
+
+    def _jobs(self) -> tuple[list[Job], int]:
+        """Return what to send, cold pages first, and the number of pages that are deferred to the last pass."""
+        sources = self._mirror.state.sources()
+        deferred = [empty()] * len(sources)
+        goals, estimator = self._mirror.request.goals, self._mirror.estimator
+        if self.passes and goals.downtime_s is not None and goals.passes is None:
+            sending_s = max(goals.downtime_s - estimator.fixed_s, 0)
+            limit = int(sending_s * estimator.rate) // PAGE
+            deferred = defer([s.dirty for s in sources], [s.pending for s in sources], limit)
+        cold_jobs, hot_jobs = [], []
+        for source, kept in zip(sources, deferred, strict=True):
+            cold, hot = cold_first(source.dirty, source.pending - kept)
+            cold_jobs.append((source, cold))
+            hot_jobs.append((source, hot))
+        jobs = [job for job in (*cold_jobs, *hot_jobs) if len(job[1].keys)]
+        return jobs, sum(len(kept) for kept in deferred)
+
+    def _pass(self, jobs: Sequence[Job], deferred: int) -> PassReport:
+        mirror, estimator, sink = self._mirror, self._mirror.estimator, self._mirror.sink
         number = len(self.passes) + 1
-        begun, before = time.monotonic(), sink.sent_bytes
-        self._outlook.passing(number, sum(len(p) for _, p in jobs), before)
-
-        def between() -> None:
-            self._check()
-            if self._late():
-                raise _DeadlineError
-            going = self._outlook.going(engine.counts, sink.sent_bytes)
-            if going is not None:
-                self._listener.going(going)
-
+        started, sent_before = time.monotonic(), sink.sent_bytes
+        estimator.start_pass(number, sum(len(p) for _, p in jobs), sent_before)
         try:
-            size = batch_pages(self._outlook.link_rate, self._outlook.own_s)
-            try:
-                counts = engine.copy(jobs, between, size)
-            except _DeadlineError:
-                if number == 1:
-                    raise RedirtyError(self._too_late(jobs)) from None
-                counts = engine.counts
+            counts = self._copy(number, jobs)
             sink.flush()
-        except BrokenError as e:
-            reconnect(self._listener, self._state, sink, e)
+        except ConnectionLostError as e:
+            mirror.reconnect(e)
             return PassReport(
-                *(number, engine.counts, sink.sent_bytes - before),
-                *(time.monotonic() - begun, held),
+                number=number,
+                counts=mirror.pipeline.counts,
+                bytes=sink.sent_bytes - sent_before,
+                duration_s=time.monotonic() - started,
+                deferred_pages=deferred,
                 broken=True,
             )
-        took, sent = time.monotonic() - begun, sink.sent_bytes - before
-        self._outlook.sent(number, counts, sent, took)
-        return PassReport(number, counts, sent, took, held)
+        took_s, sent_bytes = time.monotonic() - started, sink.sent_bytes - sent_before
+        estimator.end_pass(number, counts, sent_bytes, took_s)
+        return PassReport(number, counts, sent_bytes, took_s, deferred)
+
+    def _copy(self, number: int, jobs: Sequence[Job]) -> PassCounts:
+        """Copy pages until all are copied, or the deadline has passed."""
+        mirror, estimator = self._mirror, self._mirror.estimator
+
+        def between_batches() -> None:
+            mirror.check()
+            if self._late():
+                raise _DeadlineError
+            progress = estimator.progress(mirror.pipeline.counts, mirror.sink.sent_bytes)
+            if progress is not None:
+                mirror.observer.on_progress(progress)
+
+        size = batch_pages(estimator.link_rate, estimator.batch_overhead_s)
+        try:
+            return mirror.pipeline.copy(jobs, between_batches, size)
+        except _DeadlineError:
+            if number == 1:
+                raise RedirtyError(self._too_late(jobs)) from None
+            return mirror.pipeline.counts
 
     def _late(self) -> bool:
-        deadline_s = self._wish.goals.deadline_s
-        return deadline_s is not None and self._outlook.elapsed_s > deadline_s
+        deadline_s = self._mirror.request.goals.deadline_s
+        return deadline_s is not None and self._mirror.estimator.elapsed_s > deadline_s
 
     def _too_late(self, jobs: Sequence[Job]) -> str:
-        """Not even the first pass was made in time."""
-        deadline_s = self._wish.goals.deadline_s
+        """Explain that not even the first pass was finished in time."""
+        deadline_s = self._mirror.request.goals.deadline_s
         assert deadline_s is not None
         all_pages = sum(len(p) for _, p in jobs)
-        left = all_pages - self._engine.counts.pages
-        would_take_s = self._outlook.elapsed_s * all_pages / max(all_pages - left, 1)
+        left = all_pages - self._mirror.pipeline.counts.pages
+        needed_s = self._mirror.estimator.elapsed_s * all_pages / max(all_pages - left, 1)
         return (
-            f"it cannot be done in {show_time(deadline_s)}: {show_pages(left)} of the first pass were left; "
-            f"--deadline {would_take_s * 1.5:.0f}s would do at this rate; the target was left alone"
+            f"cannot meet the deadline of {show_time(deadline_s)}: {show_pages(left)} of the first pass were "
+            f"left; --deadline {needed_s * 1.5:.0f}s would suffice at this rate; the target was not stopped"
         )
 
-    def _jobs(self, *, held_back: bool) -> tuple[list[Job], int]:
-        """What is to be sent, cold pages first, and how many pages are kept for the end."""
-        sources = self._state.sources()
-        rounds = [s.dirty for s in sources]
-        goal = self._wish.goals.downtime_s
-        keep = [s.pending - s.pending for s in sources]
-        if held_back and goal is not None and self._wish.goals.passes is None:
-            most = int(max(goal - self._outlook.fixed_s, 0) * self._outlook.rate) // PAGE
-            keep = hold_back(rounds, [s.pending for s in sources], most)
-        cold, hot = [], []
-        for source, kept in zip(sources, keep, strict=True):
-            one, two = cold_first(source.dirty, source.pending - kept)
-            cold.append((source, one))
-            hot.append((source, two))
-        return [job for job in (*cold, *hot) if len(job[1].keys)], sum(len(k) for k in keep)
+    def _end_round(self, report: PassReport) -> Round:
+        """Arm, update what is pending, and add the round to the report and to the estimates."""
+        mirror, recorder, state = self._mirror, self._mirror.recorder, self._mirror.state
+        started = time.monotonic()
+        result = recorder.end_round()
+        state.sync(mirror.living(), result)
+        state.untracked_spaces = {
+            number for number, s in recorder.spaces.items() if _can_be_written_untracked(s)
+        }
+        report.dirty_pages = sum(len(s.dirty) for s in result.spaces)
+        took_s = time.monotonic() - started + state.saved_s
+        mirror.estimator.end_round(
+            report, result, took_s, state.newly_dirty_pages(), state.reread_bytes()
+        )
+        report.new_pages = report.dirty_pages - sum(len(s.redirtied) for s in result.spaces)
+        return result
+
+    # ---- decisions ----
 
     def _decide(self) -> Decision:
-        self._check()
-        now = self._standing()
-        decision = decide(self._wish.goals, now)
-        if decision.action == PASS and self._ending.failed >= TRIES:
-            raise RedirtyError("the target could not be stopped in time; it runs on")
+        self._mirror.check()
+        decision = decide(self._mirror.request.goals, self._situation())
+        if decision.action == PASS and self._switchover.failed >= MAX_ATTEMPTS:
+            raise RedirtyError(
+                "cannot stop the target in time; it keeps running, the mirror was discarded"
+            )
         self.decisions.append(decision)
-        self._listener.decided(decision)
+        self._mirror.observer.on_decision(decision)
         return decision
 
-    def _standing(self) -> Situation:
-        now = self._outlook
-        number = len(self.passes)
+    def _situation(self) -> Situation:
+        estimator = self._mirror.estimator
         return Situation(
-            number, self.left, now.rate, now.fixed_s, now.elapsed_s, self._ending.failed
+            number=len(self.passes),
+            left=self.left,
+            rate=estimator.rate,
+            fixed_s=estimator.fixed_s,
+            elapsed_s=estimator.elapsed_s,
         )
 
-    def _why_not(self, decision: Decision) -> str:
-        """Measures what is written within the downtime asked for, and says what would do."""
-        goal = self._wish.goals.downtime_s
-        assert goal is not None
-        recorder = self._recorder
+    def _explain(self, decision: Decision) -> str:
+        """Measure what is written within the downtime goal, and explain what would make it converge."""
+        goals, recorder = self._mirror.request.goals, self._mirror.recorder
+        goal_s = goals.downtime_s
+        assert goal_s is not None
         recorder.end_round()
-        if not recorder.wait(time.monotonic() + goal, lambda: None, goal):
-            raise TargetEndedError(f"{self._wish.target.description} ended")
-        written = sum(len(s.dirty) for s in recorder.end_round().spaces) * PAGE
-        advice = would_do(self._wish.goals, written, self._standing())
-        return f"it will not converge: {decision.reason}; {advice}; the target was left alone"
+        if not recorder.wait(time.monotonic() + goal_s, lambda: None, goal_s):
+            raise TargetEndedError(f"{self._mirror.request.target.description} ended")
+        written_bytes = sum(len(s.dirty) for s in recorder.end_round().spaces) * PAGE
+        advice = advise(goals, written_bytes, self._situation())
+        return (
+            f"the mirror will not converge: {decision.reason}; {advice}; the target was not stopped"
+        )
 
 
-def _can_be_written_unseen(space: AddressSpace) -> bool:
-    """Neither its faults nor its page tables would tell of every write."""
+def _can_be_written_untracked(space: AddressSpace) -> bool:
+    """Return whether neither faults nor page tables show every write to a space."""
     return space.armed is None or space.unarmed > 0 or space.pinned_kib > 0

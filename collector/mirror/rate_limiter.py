@@ -1,18 +1,22 @@
-"""A rate limit: bytes leave as a clock allows, not faster and, when there are enough, not slower."""
+"""A rate limiter for outgoing bytes, which catches up after late wake-ups of up to 20 ms."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-_CATCH_UP_S = 0.02  # what sleeps were longer than asked is made up for, up to this
-PIECE_S = 0.004  # and so long is what is sent at once, at most
-_LOOK_S = 0.25  # a longer sleep than that is interrupted for a look at whether it is still wanted
+_CATCH_UP_S = 0.02  # how far the limiter may be behind and still catch up
+PIECE_S = 0.004  # at the limit, the longest time that one piece takes
+_CHECK_S = 0.25  # long sleeps are interrupted this often to check for a cancellation
 
 
 class RateLimiter:
-    """bytes_per_s: None without a limit. clock, sleep: of seconds, for tests. check: called now and then in
-    long sleeps, and ends them by an exception."""
+    """Paces outgoing bytes.
+
+    Attributes:
+        bytes_per_s: the limit; None: no limit.
+        check: called during long sleeps, which it ends by an exception.
+    """
 
     def __init__(
         self,
@@ -20,6 +24,7 @@ class RateLimiter:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """Start with a limit in bytes a second; clock and sleep are in seconds."""
         self.bytes_per_s = bytes_per_s
         self._clock, self._sleep = clock, sleep
         self._next = clock()
@@ -27,19 +32,19 @@ class RateLimiter:
 
     @property
     def piece(self) -> int:
-        """How many bytes to ask for at once, at most."""
+        """The largest number of bytes to send at once."""
         if self.bytes_per_s is None:
             return 1 << 22
         return max(4096, min(1 << 20, int(self.bytes_per_s * PIECE_S)))
 
     def wait(self, size: int) -> None:
-        """Returns when so many bytes may leave."""
+        """Wait until `size` bytes may be sent."""
         if self.bytes_per_s is None:
             return
         now = self._clock()
         self._next = max(self._next, now - _CATCH_UP_S)
-        while self._next - now > _LOOK_S:
-            self._sleep(_LOOK_S)
+        while self._next - now > _CHECK_S:
+            self._sleep(_CHECK_S)
             self.check()
             now = self._clock()
         if self._next > now:

@@ -1,4 +1,4 @@
-"""What is to be mirrored, what a pass did, and who is told."""
+"""A request to mirror a target."""
 
 from __future__ import annotations
 
@@ -7,15 +7,30 @@ from dataclasses import dataclass, field
 
 from redirty.collector.mirror.decision import Goals
 from redirty.collector.mirror.network_hold import NetworkHold
+from redirty.collector.mirror.transport.destination import Destination
 from redirty.collector.target.targets import TargetSet
 
 
 @dataclass(frozen=True)
 class MirrorRequest:
-    """What is to be mirrored, and how. bandwidth: bytes a second, None without a limit. qmp: the
-    QMP socket of the QEMU that is mirrored. network: None when what it sends is not to be held."""
+    """A target, a destination, and how to mirror the one to the other.
+
+    Attributes:
+        target: the processes.
+        destination: of the mirror.
+        goals: when to stop the target.
+        bandwidth: limit in bytes a second; None: no limit.
+        verify: compare the mirror with the target while it is stopped.
+        leave_stopped: leave the target stopped, as by SIGSTOP.
+        arm: method of arming: auto, soft-dirty or uffd.
+        probe: kind of probes: auto, fentry, kprobe or tracepoint.
+        compress: compresses page contents; None: no compression.
+        qmp: path of the QMP socket of the QEMU that is the target.
+        network: how to hold the target's network traffic while it is stopped; None: not held.
+    """
 
     target: TargetSet
+    destination: Destination
     goals: Goals = field(default_factory=Goals)
     bandwidth: float | None = None
     verify: bool = False
@@ -23,6 +38,5 @@ class MirrorRequest:
     arm: str = "auto"
     probe: str = "auto"
     compress: Callable[[memoryview], memoryview] | None = None
-    keep_lists: bool = False
     qmp: str | None = None
     network: NetworkHold | None = None

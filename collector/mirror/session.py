@@ -1,10 +1,9 @@
-"""A mirror: what it needs is made, the target armed, and all let go of at the end, whatever happens."""
+"""A mirror from start to end: makes its parts, arms the target, and closes everything, whatever happens."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Callable
-from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -24,10 +23,11 @@ from redirty.collector.mirror.estimator import Estimator
 from redirty.collector.mirror.observer import MirrorObserver
 from redirty.collector.mirror.pipeline import Pipeline
 from redirty.collector.mirror.precopy import Precopy
+from redirty.collector.mirror.rate_limiter import RateLimiter
 from redirty.collector.mirror.request import MirrorRequest
+from redirty.collector.mirror.running import RunningMirror, living
 from redirty.collector.mirror.state import MirrorState
-from redirty.collector.mirror.switchover import Means, Switchover, living
-from redirty.collector.mirror.transport.sink import PageSink
+from redirty.collector.mirror.switchover import Switchover
 from redirty.collector.ptrace.freezer_client import Freezer
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.target.command import Command
@@ -38,89 +38,98 @@ _SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
 
 
 class MirrorSession:
-    """One mirror. stop() may be called from a signal handler."""
+    """Makes one mirror. information: the contents of mirror.json, after run()."""
 
-    def __init__(
-        self, wish: MirrorRequest, open_sink: Callable[[], PageSink], listener: MirrorObserver
-    ) -> None:
-        self.wish = wish
-        self._open_sink = open_sink
-        self.listener = listener
+    def __init__(self, request: MirrorRequest, observer: MirrorObserver) -> None:
+        self.request = request
+        self.observer = observer
         self.interrupted = False
         self.information: dict[str, Any] = {}
 
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
-        """Ends it at the next occasion; there will be no mirror."""
+        """Cancel at the next occasion; may be called from a signal handler or another thread."""
         self.interrupted = True
 
     def check(self) -> None:
-        """Ends what goes on by an exception when it is not wanted any more."""
+        """Raise KeyboardInterrupt if the mirror was cancelled."""
         if self.interrupted:
             raise KeyboardInterrupt
 
     def run(self) -> dict[str, Any]:
-        """Mirrors; what mirror.json says.
+        """Make the mirror, and return the contents of mirror.json.
 
-        Errors: RedirtyError; TargetEndedError. There is no mirror then, and the target runs on.
+        Raises:
+            RedirtyError: there is no mirror, and the target runs.
+            TargetEndedError: the target ended, and there is no mirror.
         """
         retain_freed_memory()
         raise_fd_limit()
-        old = {n: signal.signal(n, self.stop) for n in termination_signals()}
-        injector = Injector()
-        target = self.wish.target
-        tracer = recorder = holding = sink = state = engine = None
-        try:
-            way = choose(self.wish.arm, injector)
-            holding = Freezer()
-            sink = self._open_sink()
-            tracer = Tracer(self._options())
-            trim_heap()
-            drop_compiler_memory()
-            recorder = Recorder(tracer, target, way, injector)
-            state = MirrorState(sink, scan=scan_supported(), part_of=partial(_part_of, recorder))
-            engine = Pipeline(sink, self.wish.compress, keep_lists=self.wish.keep_lists)
-            outlook = Estimator(self.wish, tracer.logged)
-            if isinstance(target, Command):
-                start_command(recorder, target)
-            else:
-                recorder.begin()
-            if self.wish.network is not None:
-                pids = set(living(recorder).values())
-                self.wish.network.require_possible(holding, pids)
-            means = Means(self.wish, self.listener, outlook, recorder, state, engine, sink)
-            ending = Switchover(means, holding)
-            self.information = Precopy(means, ending, self.check).run()
-            return self.information
-        finally:
-            if holding is not None:
-                holding.close()  # before all else: whatever stands still runs
-            if recorder is not None:
-                recorder.close()
-            if engine is not None:
-                engine.close()
-            if state is not None:
-                state.close()
-            if sink is not None:
-                sink.close()
-            if tracer is not None:
-                tracer.close()
-            injector.close()
-            if isinstance(target, Command):
-                target.abandon()
-            for number, handler in old.items():
-                signal.signal(number, handler)
+        with contextlib.ExitStack() as stack:
+            for number in termination_signals():
+                stack.callback(signal.signal, number, signal.signal(number, self.stop))
+            if isinstance(self.request.target, Command):
+                stack.callback(self.request.target.abandon)
+            injector = Injector()
+            stack.callback(injector.close)
+            method = choose(self.request.arm, injector)
+            freezer = Freezer()
+            try:
+                self.information = self._run(stack, injector, method, freezer)
+            finally:
+                freezer.close()  # before everything on the stack: whatever is stopped resumes
+        return self.information
 
-    def _options(self) -> Options:
-        target = self.wish.target
+    def _run(
+        self, stack: contextlib.ExitStack, injector: Injector, method: str, freezer: Freezer
+    ) -> dict[str, Any]:
+        """Make the mirror; all parts that are made here are closed by the stack, the recorder first."""
+        request = self.request
+        rate_limiter = RateLimiter(request.bandwidth)
+        rate_limiter.check = self.check
+        sink = request.destination.open(rate_limiter)
+        stack.callback(sink.close)
+        tracer = Tracer(self._tracer_options())
+        stack.callback(tracer.close)
+        trim_heap()
+        drop_compiler_memory()
+        state = MirrorState(
+            sink, scan=scan_supported(), mirrored=lambda number: _mirrored(recorder, number)
+        )
+        stack.callback(state.close)
+        pipeline = Pipeline(sink, request.compress)
+        stack.callback(pipeline.close)
+        recorder = Recorder(tracer, request.target, method, injector)
+        stack.callback(recorder.close)  # lifts the write protection
+        mirror = RunningMirror(
+            request=request,
+            observer=self.observer,
+            estimator=Estimator(request, tracer.logged),
+            recorder=recorder,
+            state=state,
+            pipeline=pipeline,
+            sink=sink,
+            freezer=freezer,
+            check=self.check,
+        )
+        if isinstance(request.target, Command):
+            start_command(recorder, request.target)
+        else:
+            recorder.begin()
+        if request.network is not None:
+            request.network.require_possible(freezer, set(living(recorder).values()))
+        return Precopy(mirror, Switchover(mirror)).run()
+
+    def _tracer_options(self) -> Options:
+        target = self.request.target
         many = target.follow_fork
         return Options(
-            probe=self.wish.probe,
+            probe=self.request.probe,
             regions=regions_for(target.members()),
             slots=_SLOTS_OF_MANY if many else max(_SLOTS_OF_FEW, 2 * len(target.members())),
             follow_fork=many,
         )
 
 
-def _part_of(recorder: Recorder, number: int) -> Mappings | None:
-    """What was armed of a space, where the rest of it does not belong to the target."""
+def _mirrored(recorder: Recorder, number: int) -> Mappings | None:
+    """Return the armed mappings of a space if the rest of it does not belong to the target, else None."""
     return recorder.spaces[number].mappings if recorder.targets.partial else None

@@ -1,6 +1,6 @@
-"""What the other end has, and what it lacks, brought up to date at each boundary between rounds.
+"""Tracks which pages the other end has and lacks, updated at each boundary between rounds.
 
-A page is pending when it was written since it was copied, or was never copied. It stays so until it was
+A page is pending when it was written since it was copied, or was never copied. It remains pending until it was
 sent after the arm of its round.
 """
 
@@ -14,242 +14,281 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from redirty.collector.errors import OURS, GoneError, RedirtyError, why
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.linux.process_memory import PAGE
-from redirty.collector.mirror.image.commit import PlacedMapping, PlacedProcess
 from redirty.collector.mirror.image.image import FILE, SPACE
+from redirty.collector.mirror.image.process_image import PlacedMapping, PlacedProcess
 from redirty.collector.mirror.sources.files import Files, FileSource
 from redirty.collector.mirror.sources.source import Source
 from redirty.collector.mirror.sources.spaces import SpaceSource
-from redirty.collector.mirror.sources.vmas import Key, pages_of
+from redirty.collector.mirror.sources.vmas import Key, Vma, pages_of
 from redirty.collector.mirror.transport.sink import PageSink
-from redirty.collector.pageset import PageSet, empty, page_numbers, ranges, runs_of
+from redirty.collector.pageset import PAGE_SHIFT, PageSet, empty, page_numbers, ranges, runs_of
 from redirty.collector.tracking.rounds import Round
 
 log = logging.getLogger(__name__)
 
-_ROUNDS = 3  # that are remembered for each source
-_SHIFT = 12
+_ROUNDS = 3  # remembered for each source
 
 
 class MirrorState:
-    """spaces: by the recorder's number. doubtful: files that may have been written unseen; unseen: spaces,
-    by the recorder's number, whose memory may have been (not armed as a whole, or pinned). part_of: by the
-    recorder's number, which mappings are mirrored; None: all. saved_s: what the last boundary would have
-    taken longer if the target had stood still."""
+    """The sources of a mirror, and which of their pages are pending.
+
+    Attributes:
+        spaces: address spaces by the recorder's number.
+        files: files and shared memory that they map.
+        suspect_files: files that processes outside the target may have written.
+        untracked_spaces: numbers of spaces that may have been written untracked (not armed as a whole, or
+            with pinned pages).
+        saved_s: time that the last sync() saved because it did not scan unchanged address spaces; at the last
+            pass it does scan them.
+    """
 
     def __init__(
         self,
         sink: PageSink,
         *,
         scan: bool,
-        part_of: Callable[[int], Mappings | None] = lambda number: None,
+        mirrored: Callable[[int], Mappings | None] = lambda number: None,
     ) -> None:
+        """Start with no sources.
+
+        Args:
+            sink: receives new sources, and pages that are gone.
+            scan: the kernel has PAGEMAP_SCAN.
+            mirrored: returns which mappings of a space, by the recorder's number, are mirrored; None: all.
+        """
         self._sink = sink
         self._scan = scan
-        self._part_of = part_of
+        self._mirrored = mirrored
         self._numbers = itertools.count(1)
         self.spaces: dict[int, SpaceSource] = {}
         self.files = Files()
-        self.doubtful: set[Key] = set()
-        self.unseen: set[int] = set()
+        self.suspect_files: set[Key] = set()
+        self.untracked_spaces: set[int] = set()
         self.saved_s = 0.0
-        self._all_doubtful = False
-        self._looks_s: dict[int, float] = {}
+        self._unattributed_writes = False
+        self._scan_s: dict[int, float] = {}  # how long the last scan of each space took
 
     def sources(self) -> list[Source]:
-        """All of them, in the order of their numbers."""
+        """Return all sources in the order of their numbers."""
         found: list[Source] = [*self.spaces.values(), *self.files.by_key.values()]
         return sorted(found, key=lambda s: s.number)
 
     # ---- boundaries ----
 
-    def follow(
-        self, living: Mapping[int, int], result: Round | None, *, last: bool = False
-    ) -> None:
-        """After an arm: living is process by number of its space, result the round that ended with it.
-        last: the target stands still; what may have changed unseen is read again.
+    def sync(self, living: Mapping[int, int], result: Round | None, *, last: bool = False) -> None:
+        """Update what is pending. Has to be called after an arm.
 
-        Errors: RedirtyError.
+        Args:
+            living: PID by the number of its address space.
+            result: the round that ended with the arm; None before the first one.
+            last: the target is stopped, so whatever may have changed untracked is read again.
+
+        Raises:
+            RedirtyError: a process or a file cannot be read.
         """
         try:
-            self._follow(living, result, last=last)
+            self._sync(living, result, last=last)
         except OSError as e:
             raise RedirtyError(
-                f"the target could not be looked at: {why(e)}; there is no mirror"
+                f"cannot read the target: {why(e)}; the mirror was discarded"
             ) from None
 
-    def _follow(self, living: Mapping[int, int], result: Round | None, *, last: bool) -> None:
-        self._meet(living)
+    def _sync(self, living: Mapping[int, int], result: Round | None, *, last: bool) -> None:
+        for number in self.spaces.keys() - living.keys():
+            self._remove_space(number)
+        for number, pid in living.items():
+            if number not in self.spaces:
+                self._add_space(number, pid)
         self.saved_s = 0.0
         for number, space in self.spaces.items():
-            space.look(self._part_of(number))
-        self.files.follow(self.spaces.values(), self._numbers)
-        for file in self.files.by_key.values():
-            if not file.declared:
-                self._sink.declare(file.number, FILE)
-                file.declared = True
+            space.refresh(self._mirrored(number))
+        self._sync_files()
         dirty = {} if result is None else {s.space: s.dirty for s in result.spaces}
-        in_files: dict[Key, PageSet] = {}
-        for number, pages in dirty.items():
-            writer = self.spaces.get(number)
-            if writer is None:  # born and gone within the round
-                self._all_doubtful |= len(pages) > 0
-                continue
-            found, unknown = self.files.dirtied(writer, page_numbers(pages))
-            self._all_doubtful |= unknown
-            for key, more in found.items():
-                in_files[key] = in_files.get(key, empty()) | more
-        for number, space in list(self.spaces.items()):
+        dirty_in_files = self._dirty_in_files(dirty)
+        for number in list(self.spaces):
             try:
-                changed = dirty.get(number, empty())
-                whole = last or result is None
-                wanted = self._wanted(number, space, changed, whole=whole)
-                if last and number in self.unseen:
-                    changed = wanted
-                self._bring_up(space, wanted, changed)
+                self._update_space(
+                    number, dirty.get(number, empty()), scan=last or result is None, last=last
+                )
             except GoneError:
-                self._forget(number)
+                self._remove_space(number)
         for key, file in self.files.by_key.items():
-            self._bring_up_file(file, in_files.get(key, empty()), last=last)
+            self._update_file(file, dirty_in_files.get(key, empty()), last=last)
         if result is None:
             for source in self.sources():
                 source.dirty = []
 
-    def _wanted(self, number: int, space: SpaceSource, changed: PageSet, *, whole: bool) -> PageSet:
-        """Asking the page tables takes 100 ns a page: only when there may be others than before. What came
-        or went otherwise (madvise, huge pages) is found when the target stands still.
+    def _add_space(self, number: int, pid: int) -> None:
+        try:
+            space = SpaceSource(next(self._numbers), pid, scan=self._scan)
+        except OSError as e:
+            if e.errno in OURS:
+                raise
+            return  # it ended meanwhile
+        self._sink.declare(space.number, SPACE)
+        self.spaces[number] = space
 
-        Errors: GoneError.
+    def _update_space(self, number: int, dirty: PageSet, *, scan: bool, last: bool) -> None:
+        """Update what is pending in an address space.
+
+        Scanning the page tables takes 100 ns a page, so it is done only if there may be other pages than
+        before. Pages that come or go otherwise (madvise, huge pages) are found when the target is stopped.
+
+        Raises:
+            GoneError: the memory is gone.
         """
+        space = self.spaces[number]
         known = space.have | space.pending
-        if not whole and space.vmas == space.before and len(changed - known) == 0:
-            self.saved_s += self._looks_s.get(number, 0.0)
-            return known
-        begun = time.monotonic()
-        found = space.wanted()
-        self._looks_s[number] = time.monotonic() - begun
-        return found
+        unchanged = space.vmas == space.previous_vmas and len(dirty - known) == 0
+        if unchanged and not scan:
+            self.saved_s += self._scan_s.get(number, 0.0)
+            current = known
+        else:
+            started = time.monotonic()
+            current = space.current_pages()
+            self._scan_s[number] = time.monotonic() - started
+        if last and number in self.untracked_spaces:
+            dirty = current
+        self._update(space, current, dirty)
 
-    def _meet(self, living: Mapping[int, int]) -> None:
-        for number in self.spaces.keys() - living.keys():
-            self._forget(number)
-        for number, pid in living.items():
-            if number not in self.spaces:
-                try:
-                    space = SpaceSource(next(self._numbers), pid, scan=self._scan)
-                except OSError as e:
-                    if e.errno in OURS:
-                        raise
-                    continue  # it ended meanwhile
-                self._sink.declare(space.number, SPACE)
-                self.spaces[number] = space
-
-    def _forget(self, number: int) -> None:
+    def _remove_space(self, number: int) -> None:
         space = self.spaces.pop(number)
-        self._looks_s.pop(number, None)
+        self._scan_s.pop(number, None)
         starts, ends = ranges(space.have)
         self._sink.zero(space.number, starts, ends - starts)
         space.close()
 
-    def _bring_up(self, source: Source, wanted: PageSet, dirty: PageSet) -> None:
-        gone = source.have - wanted
-        if len(gone.keys):
-            numbers = page_numbers(gone)
-            self._sink.zero(source.number, *runs_of(numbers))
-            source.sent.drop(numbers)
-            source.have = source.have - gone
-        dirty = dirty & wanted
-        source.pending = (source.pending & wanted) | dirty | (wanted - source.have)
-        source.dirty = [dirty, *source.dirty[: _ROUNDS - 1]]
+    def _sync_files(self) -> None:
+        self.files.sync(self.spaces.values(), self._numbers)
+        for file in self.files.by_key.values():
+            if not file.declared:
+                self._sink.declare(file.number, FILE)
+                file.declared = True
 
-    def _bring_up_file(self, file: FileSource, dirty: PageSet, *, last: bool) -> None:
+    def _dirty_in_files(self, dirty: Mapping[int, PageSet]) -> dict[Key, PageSet]:
+        """Return the dirty pages of each file, given those of each address space."""
+        found: dict[Key, PageSet] = {}
+        for number, pages in dirty.items():
+            space = self.spaces.get(number)
+            if space is None:  # created and gone within the round
+                self._unattributed_writes |= len(pages) > 0
+                continue
+            in_files, unknown = self.files.dirty_pages(space, page_numbers(pages))
+            self._unattributed_writes |= unknown
+            for key, more in in_files.items():
+                found[key] = found.get(key, empty()) | more
+        return found
+
+    def _update_file(self, file: FileSource, dirty: PageSet, *, last: bool) -> None:
         try:
-            wanted = file.wanted()
+            current = file.current_pages()
             first = len(file.have.keys) == 0
             if first or (last and self._may_have_changed(file)):
-                file.settle()
+                file.remember_state()
                 if not first:
-                    dirty = dirty | wanted
-            new = wanted - file.have
+                    dirty = dirty | current
+            new = current - file.have
             if len(new.keys):
                 file.have = file.have | file.holes(new)
         except OSError as e:
-            log.info("cannot look at %s: %s", file.path, e)
+            log.info("cannot read %s: %s", file.path, e)
             return
-        self._bring_up(file, wanted, dirty)
+        self._update(file, current, dirty)
+
+    def _update(self, source: Source, current: PageSet, dirty: PageSet) -> None:
+        """Update what is pending, given the pages that exist now and those that were written."""
+        gone = source.have - current
+        if len(gone.keys):
+            numbers = page_numbers(gone)
+            self._sink.zero(source.number, *runs_of(numbers))
+            source.sent.mark_never_sent(numbers)
+            source.have = source.have - gone
+        dirty = dirty & current
+        source.pending = (source.pending & current) | dirty | (current - source.have)
+        source.dirty = [dirty, *source.dirty[: _ROUNDS - 1]]
 
     def _may_have_changed(self, file: FileSource) -> bool:
-        if file.changed_outside() or file.key in self.doubtful:
+        if file.may_have_changed() or file.key in self.suspect_files:
             return True
-        return self._all_doubtful and file.writable
+        return self._unattributed_writes and file.writable
 
-    # ---- questions ----
+    # ---- queries ----
 
     def left_bytes(self) -> int:
-        """All that is pending."""
+        """Return the bytes that are pending."""
         return sum(len(s.pending) for s in self.sources()) * PAGE
 
-    def fresh_pages(self) -> int:
-        """Dirty in the last round and not in the one before."""
+    def newly_dirty_pages(self) -> int:
+        """Return the number of pages that were dirty in the last round and not in the one before."""
         dirty = [s.dirty for s in self.sources() if s.dirty]
         return sum(len(d[0] - d[1]) if len(d) > 1 else len(d[0]) for d in dirty)
 
-    def unsettled_bytes(self) -> int:
-        """What is to be read again while the target stands still, beside what is pending."""
+    def reread_bytes(self) -> int:
+        """Return the bytes that are not pending, but have to be read again while the target is stopped."""
         files = self.files.by_key.values()
         pages = sum(len(f.have) for f in files if self._may_have_changed(f))
-        pages += sum(len(s.have) for n, s in self.spaces.items() if n in self.unseen)
+        pages += sum(len(s.have) for n, s in self.spaces.items() if n in self.untracked_spaces)
         return pages * PAGE
 
-    def lost(self, pages: Iterable[tuple[int, PageSet]]) -> None:
-        """Pages that were sent and not acknowledged are dirty again."""
+    def resend(self, pages: Iterable[tuple[int, PageSet]]) -> None:
+        """Mark pages (source number, pages) that were sent and not acknowledged as pending again."""
         by_number = {s.number: s for s in self.sources()}
-        for number, some in pages:
+        for number, lost in pages:
             source = by_number.get(number)
             if source is not None:
-                source.sent.forget(page_numbers(some))
-                source.have = source.have - some
-                source.pending = source.pending | some
+                source.sent.mark_unknown(page_numbers(lost))
+                source.have = source.have - lost
+                source.pending = source.pending | lost
 
-    def parts(self) -> list[tuple[Source, PageSet]]:
-        """Everything the mirror should have, for a digest. Errors: GoneError."""
+    def all_pages(self) -> list[tuple[Source, PageSet]]:
+        """Return all pages that the mirror should have, for a digest.
+
+        Raises:
+            GoneError: an address space is gone.
+        """
         found: list[tuple[Source, PageSet]] = []
         for source in self.sources():
             assert isinstance(source, SpaceSource | FileSource)
-            found.append((source, source.wanted()))
+            found.append((source, source.current_pages()))
         return found
 
     def unmirrored(self) -> list[dict[str, object]]:
-        """Mappings whose contents cannot be read: devices, rings of the kernel's."""
+        """Return the mappings whose contents cannot be read: devices, kernel ring buffers."""
         return [
             {"pid": s.pid, "start": f"{v.start:#x}", "end": f"{v.end:#x}", "path": v.path}
             for s in self.spaces.values()
             for v in s.vmas
-            if v.shared and self.files.behind(s, v) is None and v not in s.direct
+            if v.shared and self.files.file_of(s, v) is None and v not in s.direct_vmas
         ]
 
-    def placed(self, notes: Callable[[SpaceSource], bytes]) -> Sequence[PlacedProcess]:
-        """Where everything belongs."""
+    def place(self, notes: Callable[[SpaceSource], bytes]) -> Sequence[PlacedProcess]:
+        """Return the processes of the mirror, with the notes that `notes` makes of each."""
         return [self._place(space, notes(space)) for space in self.spaces.values()]
 
     def _place(self, space: SpaceSource, notes: bytes) -> PlacedProcess:
-        mappings, private = [], []
-        for vma in space.vmas:
-            file = self.files.behind(space, vma)
-            place = PlacedMapping(vma.start >> _SHIFT, vma.end >> _SHIFT, vma.perms, vma.path)
-            if file is not None:
-                first, _ = vma.pages_of_file()
-                place = PlacedMapping(
-                    place.first, place.end, vma.perms, vma.path, file.number, first
-                )
-                if not vma.shared:
-                    private.append(vma)
-            mappings.append(place)
+        mappings = tuple(self._place_mapping(space, vma) for vma in space.vmas)
+        private = [
+            vma
+            for vma in space.vmas
+            if not vma.shared and self.files.file_of(space, vma) is not None
+        ]
         zero = space.sent.zero_among(space.have & pages_of(private))
         runs = zip(*(a.tolist() for a in runs_of(zero)), strict=True)
-        return PlacedProcess(space.pid, space.number, tuple(mappings), notes, tuple(runs))
+        return PlacedProcess(space.pid, space.number, mappings, notes, tuple(runs))
+
+    def _place_mapping(self, space: SpaceSource, vma: Vma) -> PlacedMapping:
+        file = self.files.file_of(space, vma)
+        return PlacedMapping(
+            first=vma.start >> PAGE_SHIFT,
+            end=vma.end >> PAGE_SHIFT,
+            perms=vma.perms,
+            path=vma.path,
+            source=None if file is None else file.number,
+            offset=0 if file is None else vma.pages_of_file()[0],
+        )
 
     def close(self) -> None:
-        """Lets go of everything."""
+        """Release all address spaces and files."""
         for space in self.spaces.values():
             space.close()
         self.files.close()

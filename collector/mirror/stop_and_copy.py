@@ -1,43 +1,60 @@
-"""The last pass: the target stands still, what is left is copied, then it is let go of.
+"""The stop-and-copy pass: the target is stopped, the rest is copied, the target is resumed.
 
-Whatever fails, the target is let go of first, and only then is the reason told. What was not copied is
-still pending, so that another pass can follow.
+Whatever fails, the target is resumed first, and only then is the failure reported. Pages that were not copied
+are still pending, so that another pass can follow.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from redirty.collector.bpf import abi
 from redirty.collector.errors import GoneError, RedirtyError
-from redirty.collector.mirror.image.commit import PlacedProcess
-from redirty.collector.mirror.image.core_notes import notes_of, ns_pid, see
+from redirty.collector.mirror.image.core_notes import (
+    ProcFiles,
+    make_notes,
+    ns_pid,
+    read_proc_files,
+)
 from redirty.collector.mirror.image.digest import digest_of
-from redirty.collector.mirror.pipeline import PassCounts, Pipeline, batches
-from redirty.collector.mirror.state import MirrorState
-from redirty.collector.mirror.transport.sink import PageSink
-from redirty.collector.ptrace.freezer_client import FreezeError, Freezer
-from redirty.collector.tracking.rounds import Recorder
+from redirty.collector.mirror.image.process_image import PlacedProcess
+from redirty.collector.mirror.pipeline import PassCounts, batches
+from redirty.collector.mirror.running import RunningMirror
+from redirty.collector.ptrace.freezer_client import FreezeError, ThreadStates
 from redirty.collector.units import show_time
 
-_LONGEST_S = 60.0  # where no downtime was asked for
-_TO_STOP_S = 1.0
+_MAX_DOWNTIME_S = 60.0  # without a downtime goal
+_MAX_STOP_S = 1.0
 _VERIFY_S = 600.0
-_LOOKS = 10
+_MAX_STOP_ROUNDS = 10
 
 
 class StopAndCopyError(RedirtyError):
-    """The target runs again, and is as it was."""
+    """An attempt failed; the target was resumed unchanged."""
 
 
 @dataclass(frozen=True)
 class StopResult:
-    """What the last pass gave. ns_pids: in the processes' own namespaces. uptime_s: of the machine, when
-    the target was stopped. digests: the target's and the mirror's, with verify."""
+    """The result of the stop-and-copy pass.
+
+    Attributes:
+        counts: pages by what was done with them.
+        downtime_s: for how long the target was stopped.
+        stop_s: time to stop all threads.
+        boundary_s: time to arm, and to find what was written until the stop.
+        copy_s: time to copy.
+        verify_s: time to compare target and mirror.
+        threads: number of threads stopped.
+        ns_pids: PIDs of the processes in their own PID namespaces.
+        uptime_s: uptime of the machine when the target was stopped.
+        processes: with their mappings and notes.
+        digests: the target's and the mirror's; None: not verified.
+    """
 
     counts: PassCounts
     downtime_s: float
@@ -52,7 +69,7 @@ class StopResult:
     digests: tuple[str, str] | None
 
     def as_json(self) -> dict[str, Any]:
-        """For mirror.json."""
+        """Return a JSON-serializable dict for mirror.json."""
         return {
             "downtime_s": self.downtime_s,
             "stop_s": self.stop_s,
@@ -64,157 +81,225 @@ class StopResult:
         }
 
 
+class Timeline:
+    """Measures consecutive phases. start: CLOCK_MONOTONIC in seconds."""
+
+    def __init__(self) -> None:
+        self.start = self._last = time.monotonic()
+        self._ends: dict[str, float] = {}
+        self._durations: dict[str, float] = {}
+
+    def end(self, phase: str) -> None:
+        """End a phase now; it started at the end of the phase before."""
+        now = time.monotonic()
+        self._ends[phase], self._durations[phase] = now, now - self._last
+        self._last = now
+
+    def duration_s(self, phase: str) -> float:
+        """Return how long a phase took."""
+        return self._durations[phase]
+
+    def end_of(self, phase: str) -> float:
+        """Return when a phase ended, CLOCK_MONOTONIC in seconds."""
+        return self._ends[phase]
+
+
+@contextlib.contextmanager
+def gc_paused() -> Iterator[None]:
+    """Pause the cyclic garbage collector: one collection can take longer than a whole stop-and-copy pass."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@dataclass(frozen=True)
+class _Copied:
+    """The data obtained while the target was stopped.
+
+    Attributes:
+        threads: number of threads stopped.
+        counts: pages by what was done with them.
+        states: registers of all threads.
+        files: files in /proc by PID.
+        digests: the target's and the mirror's; None: not verified.
+        downtime_s: for how long the target was stopped.
+    """
+
+    threads: int
+    counts: PassCounts
+    states: ThreadStates
+    files: dict[int, ProcFiles]
+    digests: tuple[str, str] | None
+    downtime_s: float
+
+
 class StopAndCopy:
-    """One try. limit_s: for how long the target may stand still, without the comparison of verify. qmp: the
-    socket of the QEMU that the target is: its guest is stopped first. network: what it sends is held, too."""
+    """Makes one attempt at the stop-and-copy pass."""
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        state: MirrorState,
-        engine: Pipeline,
-        sink: PageSink,
-        holding: Freezer,
-        limit_s: float | None,
-        qmp: str | None = None,
-        *,
-        network: bool = False,
-    ) -> None:
-        self._qmp, self._network = qmp, network
-        self._recorder, self._state, self._engine = recorder, state, engine
-        self._sink, self._holding = sink, holding
-        self._limit_s = _LONGEST_S if limit_s is None else limit_s
+    def __init__(self, mirror: RunningMirror, limit_s: float | None) -> None:
+        """Prepare an attempt.
 
-    def run(
-        self,
-        living: Callable[[], dict[int, int]],
-        *,
-        verify: bool,
-        leave_stopped: bool,
-    ) -> StopResult:
-        """Stops the target, copies, lets it go. living: process by number of its space.
-
-        Errors: StopAndCopyError, BrokenError, TargetEndedError, RedirtyError; the target runs in each case.
+        Args:
+            mirror: the mirror.
+            limit_s: for how long the target may be stopped, not counting the verification; None: 60 s.
         """
-        begun = time.monotonic()
-        # Looking for garbage can take longer than all that is done here.
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            deadline = begun + self._limit_s
-            threads = self._stop()
-            self._sink.deadline = deadline
-            stopped = time.monotonic()
-            self._holding.request_states()  # read while this arms and copies
-            self._arm(living)
-            armed = time.monotonic()
-            counts = self._engine.copy(
-                [(s, s.pending) for s in self._state.sources()], lambda: _in_time(deadline)
-            )
-            states = self._holding.states()
-            if not all(s.there() for s in self._state.spaces.values()):
-                raise GoneError  # killed: what was read of it then is nothing
-            seen = {s.pid: see(s.pid, s.vmas) for s in self._state.spaces.values()}
-            self._sink.flush()
-            _in_time(deadline)
-            copied = time.monotonic()
-            self._sink.deadline = None
-            digests = self._compare() if verify else None
-            verified = time.monotonic()
-            good = digests is None or digests[0] == digests[1]
-            downtime_s = self._holding.release(stop=leave_stopped and good)
-        except FreezeError as e:
-            raise StopAndCopyError(f"the target could not be held still: {e}") from None
-        except GoneError:
-            raise StopAndCopyError("a process ended while it was held still") from None
-        except OSError as e:
-            raise StopAndCopyError(f"a process could not be looked at: {e}") from None
-        finally:
-            if self._holding.frozen:
-                self._let_go()
-            if collects:
-                gc.enable()
-        threads_of = states.by_process()
-        return StopResult(
-            counts=counts,
-            downtime_s=downtime_s,
-            stop_s=stopped - begun,
-            boundary_s=armed - stopped,
-            copy_s=copied - armed,
-            verify_s=verified - copied,
-            threads=threads,
-            ns_pids=tuple(ns_pid(p, threads_of.get(p, ())) for p in seen),
-            uptime_s=time.clock_gettime(time.CLOCK_BOOTTIME) - (time.monotonic() - stopped),
-            processes=tuple(
-                self._state.placed(
-                    lambda s: notes_of(seen[s.pid], threads_of.get(s.pid, ()), s.have)
-                )
-            ),
-            digests=digests,
-        )
+        self._mirror = mirror
+        self._freezer = mirror.freezer
+        self._limit_s = _MAX_DOWNTIME_S if limit_s is None else limit_s
 
-    def _arm(self, living: Callable[[], dict[int, int]]) -> None:
-        """What it wrote until it was stopped becomes pending. An error in between would lose some of it,
-        so it is no StopAndCopyError."""
-        try:
-            result = self._recorder.end_round(still=True)
-            self._state.follow(self._with_newcomers(living()), result, last=True)
-        except OSError as e:
-            raise RedirtyError(
-                f"the target could not be looked at: {e}; there is no mirror"
-            ) from None
+    def run(self) -> StopResult:
+        """Stop the target, copy what is pending, and resume it.
 
-    def _let_go(self) -> None:
-        try:
-            self._holding.release()
-        except FreezeError:
-            pass  # it runs already
+        Raises:
+            StopAndCopyError: the attempt failed, and another one may follow.
+            ConnectionLostError: the connection was lost.
+            TargetEndedError: the target ended.
+            RedirtyError: the mirror cannot be completed.
+
+        The target runs in each of these cases.
+        """
+        timeline = Timeline()
+        with gc_paused():
+            try:
+                copied = self._stop_and_copy(timeline)
+            except FreezeError as e:
+                raise StopAndCopyError(f"cannot stop the target: {e}") from None
+            except GoneError:
+                raise StopAndCopyError("a process ended while it was stopped") from None
+            except OSError as e:
+                raise StopAndCopyError(f"cannot read a process: {e}") from None
+            finally:
+                self._ensure_released()  # before anything else
+        return self._result(timeline, copied)
+
+    def _stop_and_copy(self, timeline: Timeline) -> _Copied:
+        request, sink = self._mirror.request, self._mirror.sink
+        deadline = timeline.start + self._limit_s
+        threads = self._stop()
+        sink.deadline = deadline
+        timeline.end("stop")
+        self._freezer.request_states()  # they are read while this process arms and copies
+        self._arm()
+        timeline.end("arm")
+        counts = self._copy(deadline)
+        states, files = self._snapshot_threads()
+        sink.flush()
+        _require_in_time(deadline)
+        timeline.end("copy")
+        sink.deadline = None
+        digests = self._verify() if request.verify else None
+        timeline.end("verify")
+        equal = digests is None or digests[0] == digests[1]
+        downtime_s = self._freezer.release(stop=request.leave_stopped and equal)
+        return _Copied(threads, counts, states, files, digests, downtime_s)
 
     def _stop(self) -> int:
-        """All threads of all processes, also of those that are born meanwhile; how many."""
-        wait_s = min(self._limit_s, _TO_STOP_S)
-        if self._qmp is not None:
-            self._holding.stop_machine(self._qmp, self._limit_s, wait_s)
-        held: set[int] = set()
+        """Stop all threads of all processes, also of those created meanwhile, and return their number."""
+        request = self._mirror.request
+        wait_s = min(self._limit_s, _MAX_STOP_S)
+        if request.qmp is not None:
+            self._freezer.stop_machine(request.qmp, self._limit_s, wait_s)
+        stopped: set[int] = set()
         threads = 0
-        for _ in range(_LOOKS):
-            new = self._members() - held
+        for _ in range(_MAX_STOP_ROUNDS):
+            new = self._members() - stopped
             if not new:
-                self._hold_networks(sorted(held))
+                if request.network is not None:
+                    self._hold_networks(sorted(stopped))
                 return threads
-            threads = self._holding.stop(sorted(new), self._limit_s, wait_s)
-            held |= new
-        raise FreezeError("processes are born faster than they can be stopped")
-
-    def _hold_networks(self, pids: list[int]) -> None:
-        if self._network:
-            try:
-                self._holding.hold_networks(pids)
-            except FreezeError as e:
-                raise FreezeError(f"what it sends could not be held: {e}") from None
+            threads = self._freezer.stop(sorted(new), self._limit_s, wait_s)
+            stopped |= new
+        raise FreezeError("processes are created faster than they can be stopped")
 
     def _members(self) -> set[int]:
-        pids = {s.pid for s in self._recorder.spaces.values() if not s.gone}
-        pids |= self._recorder.tracer.targets().keys()
-        if self._recorder.targets.may_join:
-            pids |= set(self._recorder.targets.members())
+        recorder = self._mirror.recorder
+        pids = {s.pid for s in recorder.spaces.values() if not s.gone}
+        pids |= recorder.tracer.targets().keys()
+        if recorder.targets.may_join:
+            pids |= set(recorder.targets.members())
         return pids
 
-    def _with_newcomers(self, living: dict[int, int]) -> dict[int, int]:
-        """Those that were born since the last arm are not armed, and need not be: they stand still."""
-        for tgid, (number, _) in self._recorder.tracer.targets().items():
+    def _hold_networks(self, pids: list[int]) -> None:
+        try:
+            self._freezer.hold_networks(pids)
+        except FreezeError as e:
+            raise FreezeError(f"cannot hold its network traffic: {e}") from None
+
+    def _arm(self) -> None:
+        """Mark as pending what the target wrote until it was stopped.
+
+        An error in between would lose some of it, so it is not a StopAndCopyError.
+        """
+        try:
+            result = self._mirror.recorder.end_round(still=True)
+            self._mirror.state.sync(self._living_with_newcomers(), result, last=True)
+        except OSError as e:
+            raise RedirtyError(f"cannot read the target: {e}; the mirror was discarded") from None
+
+    def _living_with_newcomers(self) -> dict[int, int]:
+        """Return PIDs by space, with processes created since the last arm.
+
+        These are not armed, and need not be: they are stopped.
+        """
+        living = self._mirror.living()
+        for tgid, (number, _) in self._mirror.recorder.tracer.targets().items():
             if abi.tgid_of(number) == tgid:
                 living.setdefault(number, tgid)
         return living
 
-    def _compare(self) -> tuple[str, str]:
-        self._holding.extend(_VERIFY_S)
-        parts = batches(self._state.parts())
-        ours = digest_of((source.number, numbers, source.read) for source, numbers in parts)
-        return ours, self._sink.digest()
+    def _copy(self, deadline: float) -> PassCounts:
+        return self._mirror.pipeline.copy(
+            [(s, s.pending) for s in self._mirror.state.sources()],
+            lambda: _require_in_time(deadline),
+        )
+
+    def _snapshot_threads(self) -> tuple[ThreadStates, dict[int, ProcFiles]]:
+        """Read what the core files say of threads and processes."""
+        states = self._freezer.states()
+        spaces = self._mirror.state.spaces.values()
+        if not all(s.alive() for s in spaces):
+            raise GoneError  # killed: what was read of it since is void
+        return states, {s.pid: read_proc_files(s.pid, s.vmas) for s in spaces}
+
+    def _verify(self) -> tuple[str, str]:
+        """Return the digests of the target and of the mirror."""
+        self._freezer.extend(_VERIFY_S)
+        parts = batches(self._mirror.state.all_pages())
+        local = digest_of((source.number, numbers, source.read) for source, numbers in parts)
+        return local, self._mirror.sink.digest()
+
+    def _ensure_released(self) -> None:
+        if self._freezer.frozen:
+            with contextlib.suppress(FreezeError):  # it runs already
+                self._freezer.release()
+
+    def _result(self, timeline: Timeline, copied: _Copied) -> StopResult:
+        threads_of, files = copied.states.by_process(), copied.files
+        since_stop_s = time.monotonic() - timeline.end_of("stop")
+        return StopResult(
+            counts=copied.counts,
+            downtime_s=copied.downtime_s,
+            stop_s=timeline.duration_s("stop"),
+            boundary_s=timeline.duration_s("arm"),
+            copy_s=timeline.duration_s("copy"),
+            verify_s=timeline.duration_s("verify"),
+            threads=copied.threads,
+            ns_pids=tuple(ns_pid(pid, threads_of.get(pid, ())) for pid in files),
+            uptime_s=time.clock_gettime(time.CLOCK_BOOTTIME) - since_stop_s,
+            processes=tuple(
+                self._mirror.state.place(
+                    lambda s: make_notes(files[s.pid], threads_of.get(s.pid, ()), s.have)
+                )
+            ),
+            digests=copied.digests,
+        )
 
 
-def _in_time(deadline: float) -> None:
+def _require_in_time(deadline: float) -> None:
     late = time.monotonic() - deadline
     if late > 0:
-        raise StopAndCopyError(f"the last pass took longer than was allowed, by {show_time(late)}")
+        raise StopAndCopyError(f"the last pass exceeded its time limit by {show_time(late)}")

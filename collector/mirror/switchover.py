@@ -1,4 +1,4 @@
-"""The end of a mirror: the target is stopped, the last pass made, and the mirror committed, or it runs on."""
+"""The end of a mirror: stop-and-copy, then the commit; after a failed attempt the target resumes."""
 
 from __future__ import annotations
 
@@ -6,162 +6,134 @@ import contextlib
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.mirror.decision import Decision
-from redirty.collector.mirror.estimator import Estimator
 from redirty.collector.mirror.image import elf_core
-from redirty.collector.mirror.manifest import information_of
-from redirty.collector.mirror.observer import MirrorObserver, PassReport
-from redirty.collector.mirror.pipeline import Pipeline
-from redirty.collector.mirror.request import MirrorRequest
-from redirty.collector.mirror.sources.external_writers import mapped_outside
-from redirty.collector.mirror.state import MirrorState
+from redirty.collector.mirror.manifest import make_manifest
+from redirty.collector.mirror.observer import PassReport
+from redirty.collector.mirror.running import RunningMirror
+from redirty.collector.mirror.sources.external_writers import writable_outside
 from redirty.collector.mirror.stop_and_copy import StopAndCopy, StopAndCopyError, StopResult
-from redirty.collector.mirror.transport.sink import BrokenError, PageSink
-from redirty.collector.ptrace.freezer_client import Freezer
+from redirty.collector.mirror.transport.protocol import ConnectionLostError
 from redirty.collector.target.qemu import Piece, memory_of
-from redirty.collector.tracking.rounds import Recorder
 
-TRIES = 4
-
-
-@dataclass(frozen=True)
-class Means:
-    """What a mirror is made with, from its first pass to its end."""
-
-    wish: MirrorRequest
-    listener: MirrorObserver
-    outlook: Estimator
-    recorder: Recorder
-    state: MirrorState
-    engine: Pipeline
-    sink: PageSink
+MAX_ATTEMPTS = 4
 
 
 class Switchover:
-    """failed: stops that did not end well."""
+    """Attempts the stop-and-copy pass, up to MAX_ATTEMPTS times. failed: attempts that failed."""
 
-    def __init__(self, means: Means, holding: Freezer) -> None:
-        self._wish, self._listener, self._outlook = means.wish, means.listener, means.outlook
-        self._recorder, self._state, self._engine = means.recorder, means.state, means.engine
-        self._sink, self._holding = means.sink, holding
+    def __init__(self, mirror: RunningMirror) -> None:
+        self._mirror = mirror
         self._guest_memory: list[Piece] = []
         self.failed = 0
 
     def run(
         self, passes: Sequence[PassReport], decisions: Sequence[Decision]
     ) -> dict[str, Any] | None:
-        """What mirror.json says; None when it did not go well, and other passes are to follow.
+        """Stop the target, copy the rest and commit the mirror.
 
-        Errors: RedirtyError when it went wrong too often.
+        Returns:
+            The contents of mirror.json; None if the attempt failed, and other passes have to follow.
+
+        Raises:
+            RedirtyError: too many attempts failed, or the mirror cannot be completed.
         """
-        state, sink = self._state, self._sink
-        goal = self._wish.goals.downtime_s
-        limit = None if goal is None else 2 * goal
-        members = {s.pid for s in state.spaces.values()}
+        mirror, sink = self._mirror, self._mirror.sink
+        self._prepare()
+        goal_s = mirror.request.goals.downtime_s
+        sent_before = sink.sent_bytes
         try:
-            state.doubtful = mapped_outside(members, state.files.by_key.values())
-        except OSError as e:
-            raise RedirtyError(f"cannot look for who else maps its memory: {why(e)}") from None
-        if self._wish.network is not None:
-            self._wish.network.require_own(set(living(self._recorder).values()))
-        if self._wish.qmp is not None:
-            self._guest_memory = self._ask_where_guest_memory_is(self._wish.qmp)
-        held = self._wish.network is not None
-        quiesce = StopAndCopy(
-            *(self._recorder, state, self._engine, sink, self._holding, limit, self._wish.qmp),
-            network=held,
-        )
-        before = sink.sent_bytes
-        try:
-            stopped = quiesce.run(
-                lambda: living(self._recorder),
-                verify=self._wish.verify,
-                leave_stopped=self._wish.leave_stopped,
-            )
+            stopped = StopAndCopy(mirror, None if goal_s is None else 2 * goal_s).run()
         except StopAndCopyError as e:
             self.failed += 1
-            self._listener.said(f"{e}; it runs on (try {self.failed} of {TRIES})")
-            if self.failed >= TRIES:
-                raise RedirtyError(
-                    f"{e}, {TRIES} times; the target runs on, there is no mirror"
-                ) from None
+            mirror.observer.on_note(
+                f"{e}; target resumed (attempt {self.failed} of {MAX_ATTEMPTS})"
+            )
+            self._require_attempts_left(e)
             return None
-        except BrokenError as e:
+        except ConnectionLostError as e:
             self.failed += 1
             sink.deadline = None
-            reconnect(self._listener, state, sink, e)
-            if self.failed >= TRIES:
-                raise RedirtyError(
-                    f"{e}, {TRIES} times; the target runs on, there is no mirror"
-                ) from None
+            mirror.reconnect(e)
+            self._require_attempts_left(e)
             return None
         finally:
             sink.deadline = None
-        last = PassReport(len(passes) + 1, stopped.counts, sink.sent_bytes - before, stopped.copy_s)
+        last = PassReport(
+            number=len(passes) + 1,
+            counts=stopped.counts,
+            bytes=sink.sent_bytes - sent_before,
+            duration_s=stopped.copy_s,
+        )
         return self._finish(stopped, [*passes, last], decisions)
 
-    def _ask_where_guest_memory_is(self, qmp: str) -> list[Piece]:
+    def _prepare(self) -> None:
+        """Do everything that can be done before the target is stopped."""
+        mirror, state = self._mirror, self._mirror.state
+        members = {s.pid for s in state.spaces.values()}
+        try:
+            state.suspect_files = writable_outside(members, state.files.by_key.values())
+        except OSError as e:
+            raise RedirtyError(
+                f"cannot list other processes that map the target's memory: {why(e)}"
+            ) from None
+        if mirror.request.network is not None:
+            mirror.request.network.require_own(set(mirror.living().values()))
+        if mirror.request.qmp is not None:
+            self._guest_memory = self._find_guest_memory(mirror.request.qmp)
+
+    def _find_guest_memory(self, qmp: str) -> list[Piece]:
         try:
             return memory_of(qmp)
         except (OSError, ValueError) as e:
-            self._listener.said(f"QEMU does not tell where in the guest its memory is: {e}")
+            self._mirror.observer.on_note(f"cannot get guest-physical addresses from QEMU: {e}")
             return []
+
+    def _require_attempts_left(self, error: Exception) -> None:
+        if self.failed >= MAX_ATTEMPTS:
+            raise RedirtyError(
+                f"{error}, {MAX_ATTEMPTS} times; the target keeps running, the mirror was discarded"
+            ) from None
 
     def _finish(
         self, stopped: StopResult, passes: Sequence[PassReport], decisions: Sequence[Decision]
     ) -> dict[str, Any]:
-        digests = stopped.digests
-        if digests is not None and digests[0] != digests[1]:
+        """Commit the mirror, and return the contents of mirror.json."""
+        mirror = self._mirror
+        if stopped.digests is not None and stopped.digests[0] != stopped.digests[1]:
             raise RedirtyError(
-                "the mirror is not what the target's memory is: something wrote to it unseen while it "
-                "stood still (a device, or a process outside the target); there is no mirror"
+                "the mirror differs from the target's memory: a device or a process outside the target wrote "
+                "to it untracked while the target was stopped; the mirror was discarded"
             )
-        information = information_of(
-            self._wish,
+        manifest = make_manifest(
+            mirror.request,
             passes,
             decisions,
             stopped,
-            sent_bytes=self._sink.sent_bytes,
-            total_s=self._outlook.elapsed_s,
-            unmirrored=self._state.unmirrored(),
+            sent_bytes=mirror.sink.sent_bytes,
+            total_s=mirror.estimator.elapsed_s,
+            unmirrored=mirror.state.unmirrored(),
             guest_memory=self._guest_memory,
         )
         try:
-            self._sink.commit(stopped.processes, elf_core.machine(), information)
-        except BrokenError as e:
-            if self._wish.leave_stopped:
-                _continue([p.pid for p in stopped.processes])
+            mirror.sink.commit(stopped.processes, elf_core.machine(), manifest)
+        except ConnectionLostError as e:
+            self._resume_if_left_stopped(stopped)
             raise RedirtyError(
-                f"the connection broke at the commit ({e}): there is a mirror if mirror.json is there, "
-                "else there is none; the target runs on"
+                f"connection lost during the commit: {e}; the mirror is complete if mirror.json exists at the "
+                "receiver, else there is no mirror; the target keeps running"
             ) from None
         except BaseException:
-            if self._wish.leave_stopped:
-                _continue([p.pid for p in stopped.processes])
+            self._resume_if_left_stopped(stopped)
             raise
-        return information
+        return manifest
 
-
-def reconnect(
-    listener: MirrorObserver, state: MirrorState, sink: PageSink, error: BrokenError
-) -> None:
-    """What was not acknowledged is dirty again. Errors: RedirtyError when nobody comes back."""
-    listener.said(f"the connection broke ({error}): trying again")
-    state.lost(sink.reconnect())
-    listener.said("connected again, going on")
-
-
-def _continue(pids: Sequence[int]) -> None:
-    """There is no mirror: what was left stopped for it runs."""
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGCONT)
-
-
-def living(recorder: Recorder) -> dict[int, int]:
-    """Process by number of its address space."""
-    return {number: s.pid for number, s in recorder.spaces.items() if not s.gone}
+    def _resume_if_left_stopped(self, stopped: StopResult) -> None:
+        """Resume processes that were left stopped for a mirror that failed."""
+        if self._mirror.request.leave_stopped:
+            for process in stopped.processes:
+                with contextlib.suppress(OSError):
+                    os.kill(process.pid, signal.SIGCONT)

@@ -1,1 +1,1 @@
-"""Other formats made from a finished mirror."""
+"""Exports of a committed mirror to other formats."""

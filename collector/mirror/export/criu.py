@@ -1,7 +1,7 @@
-"""A mirror as CRIU's page images, which `criu dump --track-mem --prev-images-dir` takes as a parent.
+"""Exports a mirror as CRIU page images, which `criu dump --track-mem --prev-images-dir` accepts as a parent.
 
 Sources: criu/include/magic.h, images/pagemap.proto, images/inventory.proto, criu/image.c (CRIU 3.17). An image
-is a magic number, then messages of protocol buffers, each with its size before it.
+is a magic number, followed by protocol buffers messages, each preceded by its size.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.files import new_directory
 from redirty.collector.linux.process_memory import PAGE
-from redirty.collector.mirror.image.core_reader import CoreFile, mirror_of
+from redirty.collector.mirror.image.core_reader import CoreFile, read_manifest
 
 _COMMON, _INVENTORY, _PAGEMAP = 0x54564319, 0x58313116, 0x56084025
 _IMAGES_VERSION = 2  # CRTOOLS_IMAGES_V1_1
 _PRESENT = 1 << 2  # PE_PRESENT
 _CHUNK = 1024  # pages
-_MOST_PAGES = 1 << 19  # in one entry
+_MAX_ENTRY_PAGES = 1 << 19
 
 
 def _varint(value: int) -> bytes:
@@ -36,7 +36,7 @@ def _varint(value: int) -> bytes:
 
 
 def message(fields: Iterable[tuple[int, int]]) -> bytes:
-    """A message of whole numbers, (field, value), with its size before it."""
+    """Encode a message of varint fields (number, value), preceded by its size."""
     body = b"".join(_varint(number << 3) + _varint(value) for number, value in fields)
     return struct.pack("<I", len(body)) + body
 
@@ -52,14 +52,16 @@ def _write(fd: int, data: bytes) -> None:
 
 
 def export(directory: Path, to: Path) -> int:
-    """Writes the images of a mirror's processes into a new directory; how many pages they have.
+    """Write the images of a mirror's processes to a new directory, and return their number of pages.
 
-    Errors: RedirtyError.
+    Raises:
+        RedirtyError: not a mirror, or the images cannot be written.
     """
-    information = mirror_of(directory)
+    information = read_manifest(directory)
     new_directory(to)
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, to, ignore_errors=True)  # a part of it would pass for all
+        # A partial set could be taken for a complete one.
+        stack.callback(shutil.rmtree, to, ignore_errors=True)
         total = _export_into(to, directory, information)
         stack.pop_all()
     return total
@@ -83,19 +85,19 @@ def _export_into(to: Path, directory: Path, information: dict[str, Any]) -> int:
     except OSError as e:
         raise RedirtyError(f"cannot write to {to}: {why(e)}") from None
     except (KeyError, ValueError, TypeError) as e:
-        raise RedirtyError(f"{directory} is no mirror that can be exported: {e}") from None
+        raise RedirtyError(f"{directory} is not a mirror that can be exported: {e}") from None
     return total
 
 
 def _export_process(core: CoreFile, pid: int, number: int, to: Path) -> int:
-    """pagemap-PID.img says which pages follow each other in pages-NUMBER.img."""
+    """Write pagemap-PID.img, the list of the pages that pages-NUMBER.img contains one after the other."""
     maps, pages = _open(to / f"pagemap-{pid}.img"), _open(to / f"pages-{number}.img")
     total = 0
     try:
         _write(maps, struct.pack("<II", _COMMON, _PAGEMAP) + message([(1, number)]))
         for first, length in core.own.tolist():
-            for at in range(first, first + length, _MOST_PAGES):
-                count = min(_MOST_PAGES, first + length - at)
+            for at in range(first, first + length, _MAX_ENTRY_PAGES):
+                count = min(_MAX_ENTRY_PAGES, first + length - at)
                 _write(maps, message([(1, at * PAGE), (2, count), (4, _PRESENT)]))
             for at in range(first, first + length, _CHUNK):
                 _write(pages, core.read(at, min(_CHUNK, first + length - at)))

@@ -1,7 +1,7 @@
-"""The memory of a QEMU's guest in a mirror of QEMU: where it is, and as a raw image.
+"""Exports the guest memory in a mirror of a QEMU process as a raw image.
 
-QEMU keeps the blocks of its guest's RAM, and hardly anything else, out of its children (MADV_DONTFORK): "dc" in
-VmFlags of /proc/PID/smaps. Where in the guest they are only QEMU's monitor tells.
+QEMU marks the blocks of guest RAM, and hardly anything else, with MADV_DONTFORK: "dc" in VmFlags of
+/proc/PID/smaps. Their guest-physical addresses are known to QEMU's monitor only.
 Sources: softmmu/physmem.c (ram_block_add), softmmu/memory.c (mtree_print_flatview), monitor/misc.c (gpa2hva).
 """
 
@@ -14,37 +14,45 @@ from typing import Any
 
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.linux.process_memory import PAGE
-from redirty.collector.mirror.image.core_reader import CoreFile, mirror_of
+from redirty.collector.mirror.image.core_reader import CoreFile, read_manifest
 from redirty.collector.target.qemu import Piece
 
 _CHUNK = 1024  # pages
-_KEYS = "guest_address", "size", "address"
 
 
 def export(directory: Path, to: Path) -> tuple[int, bool]:
-    """Writes the guest's memory of a mirrored QEMU as a raw, sparse file, every byte at its address in the
-    guest: the file's size, and whether that is so. Where the mirror does not say where the memory is (it was
-    made without --qmp) it is the largest block, as QEMU has it: all memory, but that a PC has a hole below 4 GiB.
+    """Write the guest memory of a mirrored QEMU to a new, raw and sparse file.
 
-    Errors: RedirtyError.
+    Every byte is at its guest-physical address if the mirror knows these addresses. If it was made without --qmp
+    it does not: then the file is the largest RAM block alone, in QEMU's order, which lacks the hole that a PC
+    has below 4 GiB.
+
+    Returns:
+        The size of the file in bytes, and whether the guest-physical addresses are known.
+
+    Raises:
+        RedirtyError: not a mirror of a QEMU, or the file cannot be written.
     """
-    information: dict[str, Any] = mirror_of(directory)
+    information: dict[str, Any] = read_manifest(directory)
     try:
         blocks = [
             (int(b["end"], 16) - int(b["start"], 16), int(b["start"], 16), b["pid"])
             for b in information.get("guest_ram", [])
         ]
         if not blocks:
-            raise RedirtyError(f"{directory} is no mirror of a QEMU")
+            raise RedirtyError(f"{directory} is not a mirror of a QEMU")
         size, start, pid = max(blocks)
         known = information.get("guest_memory")
         parts = [Piece(0, size, start)]
         if known:
-            parts = [Piece(*(int(p[k], 16) for k in _KEYS)) for p in known]
-            pid = _whose(parts, blocks)
+            parts = [
+                Piece(int(p["guest_address"], 16), int(p["size"], 16), int(p["address"], 16))
+                for p in known
+            ]
+            pid = find_owner(parts, blocks)
         name = information["cores"][information["target"]["pids"].index(pid)]
     except (KeyError, ValueError, TypeError, IndexError) as e:
-        raise RedirtyError(f"{directory} is no mirror that can be exported: {e}") from None
+        raise RedirtyError(f"{directory} is not a mirror that can be exported: {e}") from None
     core = CoreFile(directory / Path(name).name)
     try:
         fd = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -54,7 +62,7 @@ def export(directory: Path, to: Path) -> tuple[int, bool]:
             size = max(part.guest_address + part.size for part in parts)
             os.ftruncate(fd, size)
         except BaseException:
-            to.unlink()  # a part of it would pass for all
+            to.unlink()  # a partial file could be taken for a complete one
             raise
         finally:
             os.close(fd)
@@ -65,8 +73,12 @@ def export(directory: Path, to: Path) -> tuple[int, bool]:
     return size, bool(known)
 
 
-def _whose(parts: Sequence[Piece], blocks: Sequence[tuple[int, int, int]]) -> int:
-    """The process that has all pieces in its blocks (size, address, process). Errors: ValueError."""
+def find_owner(parts: Sequence[Piece], blocks: Sequence[tuple[int, int, int]]) -> int:
+    """Return the process whose blocks (size, address, PID) contain all pieces.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
 
     def has(pid: int, part: Piece) -> bool:
         end = part.address + part.size
@@ -74,7 +86,9 @@ def _whose(parts: Sequence[Piece], blocks: Sequence[tuple[int, int, int]]) -> in
 
     pids = {p for _, _, p in blocks if all(has(p, part) for part in parts)}
     if len(pids) != 1:
-        raise ValueError("the guest's memory changed its place, or there are several guests in it")
+        raise ValueError(
+            "the guest memory was remapped while it was mirrored, or there are several guests"
+        )
     return pids.pop()
 
 

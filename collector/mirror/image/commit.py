@@ -1,4 +1,4 @@
-"""From an image to a mirror: core files with all mappings' contents, then mirror.json, then it is one."""
+"""Commits an image: core files with the contents of all mappings, then mirror.json, which makes it a mirror."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,89 +15,30 @@ from redirty.collector.files import write_json
 from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image import elf_core
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
-from redirty.collector.mirror.image.page_store import MOST_PAGE, WINDOW_SHIFT, PageStore, StoreError
+from redirty.collector.mirror.image.page_store import WINDOW_SHIFT, PageStore, StoreError
+from redirty.collector.mirror.image.process_image import PlacedMapping, PlacedProcess
 from redirty.collector.pageset import PAGE_SHIFT, U64, runs_of
 
-_COPY = 8 << 20
-_MOST_ADDRESS = 1 << 63
-# Memory that was never written is a hole in the core file, as far as there is room; beyond that the
-# core says how large it is, and no more.
+_COPY_BYTES = 8 << 20
+# Memory that was never written is a hole in the core file as long as it has fewer windows than this; beyond
+# that the core file states the size only.
 _WINDOWS_WITH_HOLES = 4096
-
-
-@dataclass(frozen=True)
-class PlacedMapping:
-    """A mapping of a process. first, end: page numbers. source: of the file behind it, None without
-    one; offset: its first page there."""
-
-    first: int
-    end: int
-    perms: str
-    path: str
-    source: int | None = None
-    offset: int = 0
-
-    def __post_init__(self) -> None:
-        if (
-            not 0 <= self.first < self.end <= _MOST_ADDRESS >> PAGE_SHIFT
-            or not 0 <= self.offset < MOST_PAGE
-            or len(self.perms) != 4
-        ):
-            raise ValueError("a mapping that cannot be")
-
-    def as_json(self) -> list[Any]:
-        """See from_json."""
-        return [self.first, self.end, self.perms, self.path, self.source, self.offset]
-
-    @classmethod
-    def from_json(cls, fields: list[Any]) -> PlacedMapping:
-        """Errors: ValueError, TypeError."""
-        first, end, perms, path, source, offset = fields
-        behind = None if source is None else int(source)
-        return cls(int(first), int(end), str(perms), str(path), behind, int(offset))
-
-
-@dataclass(frozen=True)
-class PlacedProcess:
-    """A process of the mirror. source: of its own pages. zero: runs of its own pages that are zero where
-    a file's would be seen else."""
-
-    pid: int
-    source: int
-    mappings: tuple[PlacedMapping, ...]
-    notes: bytes
-    zero: tuple[tuple[int, int], ...] = field(default=())
-
-    def as_json(self) -> dict[str, Any]:
-        """See from_json; the notes go apart."""
-        return {
-            "pid": self.pid,
-            "source": self.source,
-            "zero": [list(run) for run in self.zero],
-            "mappings": [m.as_json() for m in self.mappings],
-        }
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any], notes: bytes) -> PlacedProcess:
-        """Errors: ValueError, TypeError, KeyError."""
-        mappings = tuple(map(PlacedMapping.from_json, fields["mappings"]))
-        if any(a.end > b.first for a, b in itertools.pairwise(mappings)):
-            raise ValueError("mappings that overlap")
-        zero = tuple((int(first), int(length)) for first, length in fields["zero"])
-        if any(first < 0 or length <= 0 or first + length > MOST_PAGE for first, length in zero):
-            raise ValueError("pages that cannot be")
-        pid = int(fields["pid"])
-        if not 0 < pid < 1 << 31:
-            raise ValueError("a process that cannot be")
-        return cls(pid, int(fields["source"]), mappings, notes, zero)
 
 
 def commit(
     image: Image, processes: Sequence[PlacedProcess], machine: int, information: dict[str, Any]
 ) -> None:
-    """Makes the image a mirror. information: what mirror.json says beside the state.
+    """Commit an image.
 
-    Errors: RedirtyError, StoreError; then it is none.
+    Args:
+        image: where all pages are.
+        processes: the processes of the mirror, with their mappings and notes.
+        machine: the ELF machine number.
+        information: the contents of mirror.json but for its state and the names of the core files.
+
+    Raises:
+        RedirtyError: the files cannot be written: there is no mirror.
+        StoreError: the request is invalid: there is no mirror.
     """
     try:
         _check(image, processes)
@@ -113,35 +53,34 @@ def commit(
         write_json(
             image.directory / "mirror.json", {"state": "committed", "cores": names, **information}
         )
-        _sync(image)
+        _fsync_directory(image)
     except OSError as e:
         raise RedirtyError(f"cannot write the mirror in {image.directory}: {why(e)}") from None
     image.committed = True
-    files = [number for number, kind in image.kinds.items() if kind == FILE]
-    gone = [number for number in image.kinds if number not in files]
+    leftover = list(image.kinds)  # files, and processes that ended before the commit
     image.close()
     image.journal.remove()
-    for number in files + gone:  # those of processes that ended before, too
+    for number in leftover:
         with contextlib.suppress(OSError):
             image.path_of(number).unlink()
 
 
 def _check(image: Image, processes: Sequence[PlacedProcess]) -> None:
-    """Errors: StoreError for what no sender that is right asks for."""
+    """Raise StoreError for a request that no correct sender makes."""
     count = len(processes)
     if not count or len({p.source for p in processes}) != count:
-        raise StoreError("processes that share their own memory")
+        raise StoreError("no process, or two processes claim the same memory source")
     if len({p.pid for p in processes}) != count:
-        raise StoreError("two processes of one number")
+        raise StoreError("two processes have the same PID")
     for process in processes:
         if image.kinds.get(process.source) != SPACE:
-            raise StoreError("a process whose memory never came")
-        behind = {m.source for m in process.mappings} - {None}
-        if any(image.kinds.get(number or 0) != FILE for number in behind):
-            raise StoreError("a mapping whose file never came")
+            raise StoreError("process without a memory source")
+        files = {m.source for m in process.mappings} - {None}
+        if any(image.kinds.get(number or 0) != FILE for number in files):
+            raise StoreError("mapping without a file source")
 
 
-def _sync(image: Image) -> None:
+def _fsync_directory(image: Image) -> None:
     fd = os.open(image.directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -154,46 +93,46 @@ def _finish_core(image: Image, process: PlacedProcess, machine: int) -> None:
     zero = np.array(sorted(process.zero), np.uint64).reshape(-1, 2)
     for mapping in process.mappings:
         if mapping.source is not None:
-            _copy_in(image, process.source, mapping, zero)
+            _copy_file_pages(image, process.source, mapping, zero)
     segments = [s for m in process.mappings for s in _segments(image, process.source, m)]
     try:
-        head = elf_core.head_of(segments, process.notes, machine)
+        header = elf_core.make_header(segments, process.notes, machine)
     except ValueError as e:
         raise StoreError(str(e)) from None
     at = 0
-    while at < len(head):
-        at += os.pwrite(store.fd, head[at:], at)
+    while at < len(header):
+        at += os.pwrite(store.fd, header[at:], at)
     end = max((s.offset + s.end - s.start for s in segments if s.offset is not None), default=0)
     if os.fstat(store.fd).st_size < end:
         os.ftruncate(store.fd, end)
 
 
-def _copy_in(image: Image, number: int, mapping: PlacedMapping, zero: U64) -> None:
-    """What a mapping shows of a file, where the process has no page of its own."""
+def _copy_file_pages(image: Image, number: int, mapping: PlacedMapping, zero: U64) -> None:
+    """Copy the pages of a mapped file to where the process has no page of its own."""
     assert mapping.source is not None
-    store, behind = image.stores[number], image.stores[mapping.source]
+    store, file = image.stores[number], image.stores[mapping.source]
     last = mapping.offset + mapping.end - mapping.first
     first_window, last_window = mapping.offset >> WINDOW_SHIFT, (last - 1) >> WINDOW_SHIFT
-    for window in sorted(w for w in behind.filled if first_window <= w <= last_window):
-        pages = behind.filled_pages(window)
+    for window in sorted(w for w in file.filled if first_window <= w <= last_window):
+        pages = file.filled_pages(window)
         pages = pages[(pages >= np.uint64(mapping.offset)) & (pages < np.uint64(last))]
         places = pages - np.uint64(mapping.offset) + np.uint64(mapping.first)
         for w in np.unique(places >> np.uint64(WINDOW_SHIFT)).tolist():
             places = places[~np.isin(places, store.filled_pages(w))]
         places = places[~_inside(places, zero)]
         firsts, lengths = runs_of(places)
-        image.make_room(number, store, firsts, lengths)
+        image.open_windows(number, store, firsts, lengths)
         for place, length in store.pieces(firsts, lengths):
             page = place - mapping.first + mapping.offset
             at = np.array([page], np.uint64), np.array([length], np.uint64)
-            for a, n in behind.pieces(*at):
+            for a, n in file.pieces(*at):
                 to = place + a - page
-                _copy_range(behind.fd, behind.offset(a), store.fd, store.offset(to), n * PAGE)
+                _copy_range(file.fd, file.offset(a), store.fd, store.offset(to), n * PAGE)
                 store.mark(to, n, filled=True)
 
 
 def _inside(pages: U64, runs: U64) -> npt.NDArray[np.bool_]:
-    """Which pages lie in runs, (n, 2) of first page and length, ascending."""
+    """Return (n,) which pages lie in runs, (m, 2) of first page and length, ascending."""
     if len(runs) == 0:
         return np.zeros(len(pages), np.bool_)
     at = np.searchsorted(runs[:, 0], pages, side="right").astype(np.int64) - 1
@@ -204,17 +143,17 @@ def _inside(pages: U64, runs: U64) -> npt.NDArray[np.bool_]:
 def _copy_range(source: int, at: int, target: int, to: int, size: int) -> None:
     while size:
         try:
-            done = os.copy_file_range(source, target, min(size, _COPY), at, to)
+            done = os.copy_file_range(source, target, min(size, _COPY_BYTES), at, to)
         except OSError:
-            data = os.pread(source, min(size, _COPY), at)
+            data = os.pread(source, min(size, _COPY_BYTES), at)
             done = os.pwrite(target, data, to)
         if done == 0:
-            return  # a hole up to the file's end
+            return  # a hole up to the end of the file
         at, to, size = at + done, to + done, size - done
 
 
 def _segments(image: Image, number: int, mapping: PlacedMapping) -> list[elf_core.Segment]:
-    """A mapping, cut where its windows do not lie one after the other in the file."""
+    """Return the segments of a mapping, split where its windows are not consecutive in the file."""
     store: PageStore = image.stores[number]
     first_window, last_window = mapping.first >> WINDOW_SHIFT, (mapping.end - 1) >> WINDOW_SHIFT
     if mapping.perms[0] == "r" and last_window - first_window < _WINDOWS_WITH_HOLES:
@@ -223,7 +162,7 @@ def _segments(image: Image, number: int, mapping: PlacedMapping) -> list[elf_cor
                 break
             if window not in store.windows:
                 store.open_window(window)
-    # The others are not cut at each window: a mapping may be reserved for 100 TiB.
+    # Other mappings are not split at each window: a process may reserve 100 TiB.
     known = [w for w in store.windows if first_window <= w <= last_window]
     cuts = {mapping.first, mapping.end}
     for w in known:

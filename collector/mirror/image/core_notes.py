@@ -1,4 +1,4 @@
-"""The notes of a core file: what a debugger asks of a process beside its memory.
+"""The notes of a core file: what a debugger needs to know of a process besides its memory.
 
 Sources: include/uapi/linux/elf.h, elfcore.h; fs/binfmt_elf.c; core(5).
 """
@@ -19,9 +19,9 @@ from redirty.collector.ptrace.freezer_client import ThreadState
 
 _PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _FILE = 1, 2, 3, 6, 0x46494C45
 _X86_XSTATE = 0x202
-# a number of our own: readers that go by it alone must not take it for registers
+# not used by others: readers that ignore the name must not take it for registers
 OWN_NAME, OWN_PAGES = b"REDIRTY", 0x52445459
-"""The note that says which pages are the process's own: runs, (first page, how many), of 64 bits each."""
+"""The note of the process's own pages: runs (first page, number of pages), 64 bits each."""
 _PAGE = 4096
 # the part of struct elf_prstatus before the registers: siginfo, cursig, sigpend, sighold, pid, ppid,
 # pgrp, sid, and four struct timeval
@@ -29,7 +29,8 @@ _STATUS = struct.Struct("<3ih2xQQ4i8q")
 _INFO = struct.Struct("<cc?b4xQII4i16s80s")
 
 
-def _note(name: bytes, kind: int, content: bytes) -> bytes:
+def make_note(name: bytes, kind: int, content: bytes) -> bytes:
+    """Return one note, padded to four bytes."""
     name += b"\0"
     padded = name.ljust(-(-len(name) // 4) * 4, b"\0")
     head = struct.pack("<III", len(name), len(content), kind)
@@ -38,7 +39,7 @@ def _note(name: bytes, kind: int, content: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class ProcFiles:
-    """What /proc said of a process while it stood still, as it came: notes are made of it later."""
+    """Files in /proc of a stopped process, unparsed: the notes are made after it was resumed."""
 
     pid: int
     auxv: bytes
@@ -47,8 +48,12 @@ class ProcFiles:
     vmas: tuple[Vma, ...]
 
 
-def see(pid: int, vmas: Sequence[Vma]) -> ProcFiles:
-    """Errors: OSError when the process is gone."""
+def read_proc_files(pid: int, vmas: Sequence[Vma]) -> ProcFiles:
+    """Read the files of a process that its notes need.
+
+    Raises:
+        OSError: the process is gone.
+    """
     auxv, cmdline, comm = (
         Path(f"/proc/{pid}/{name}").read_bytes() for name in ("auxv", "cmdline", "comm")
     )
@@ -56,7 +61,7 @@ def see(pid: int, vmas: Sequence[Vma]) -> ProcFiles:
 
 
 def ns_pid(pid: int, threads: Sequence[ThreadState]) -> int:
-    """A process's number in its own pid namespace."""
+    """Return the ID of a process in its own PID namespace."""
     return (
         int(parse_status(threads[0].status).get("NSpid", str(pid)).split()[-1]) if threads else pid
     )
@@ -72,48 +77,55 @@ def _prstatus(thread: ThreadState) -> bytes:
     stat = split_stat(thread.stat).fields
     ppid, group, session, pending = (int(stat[i]) for i in (1, 2, 3, 28))
     times = [part for i in (11, 12, 13, 14) for part in _timeval(stat[i])]
+    # fmt: off
     head = _STATUS.pack(
-        *(0, 0, 0, 0, pending, int.from_bytes(thread.mask, "little")),
-        *(thread.tid, ppid, group, session, *times),
+        0, 0, 0, 0, pending, int.from_bytes(thread.mask, "little"),
+        thread.tid, ppid, group, session, *times,
     )
+    # fmt: on
     return head + thread.registers + struct.pack("<i4x", bool(thread.floating))
 
 
-def _prpsinfo(seen: ProcFiles, first: ThreadState) -> bytes:
+def _prpsinfo(files: ProcFiles, first: ThreadState) -> bytes:
     stat, status = split_stat(first.stat).fields, parse_status(first.status)
     uid, gid = (int(status[name].split()[0]) for name in ("Uid", "Gid"))
     ppid, group, session = (int(stat[i]) for i in (1, 2, 3))
     nice, flags = int(stat[16]), int(stat[6])
-    command = seen.cmdline.replace(b"\0", b" ").strip()
+    command = files.cmdline.replace(b"\0", b" ").strip()
+    # fmt: off
     return _INFO.pack(
-        *(b"\0", b"R", False, nice, flags, uid, gid, seen.pid, ppid, group, session),
-        *(seen.comm.removesuffix(b"\n")[:15], command[:79]),
+        b"\0", b"R", False, nice, flags, uid, gid, files.pid, ppid, group, session,
+        files.comm.removesuffix(b"\n")[:15], command[:79],
     )
+    # fmt: on
 
 
-def _files(vmas: Sequence[Vma]) -> bytes:
-    shown = [v for v in vmas if v.inode]
-    head = struct.pack("<QQ", len(shown), _PAGE)
-    table = b"".join(struct.pack("<QQQ", v.start, v.end, v.offset // _PAGE) for v in shown)
-    names = b"".join(v.path.encode(errors="surrogateescape") + b"\0" for v in shown)
+def _mapped_files(vmas: Sequence[Vma]) -> bytes:
+    mapped = [v for v in vmas if v.inode]
+    head = struct.pack("<QQ", len(mapped), _PAGE)
+    table = b"".join(struct.pack("<QQQ", v.start, v.end, v.offset // _PAGE) for v in mapped)
+    names = b"".join(v.path.encode(errors="surrogateescape") + b"\0" for v in mapped)
     return head + table + names
 
 
-def notes_of(seen: ProcFiles, threads: Sequence[ThreadState], own: PageSet) -> bytes:
-    """The notes of a process: its first thread's, then what belongs to the process, then the other
-    threads', as the kernel does it, and at last ours, of its own pages."""
+def make_notes(files: ProcFiles, threads: Sequence[ThreadState], own: PageSet) -> bytes:
+    """Return the notes of a process.
+
+    In the kernel's order: the first thread, the process, the other threads. The note of the process's own
+    pages comes last.
+    """
     parts = []
     for number, thread in enumerate(threads):
-        parts.append(_note(b"CORE", _PRSTATUS, _prstatus(thread)))
+        parts.append(make_note(b"CORE", _PRSTATUS, _prstatus(thread)))
         if number == 0:
-            parts.append(_note(b"CORE", _PRPSINFO, _prpsinfo(seen, thread)))
-            parts.append(_note(b"CORE", _AUXV, seen.auxv))
-            parts.append(_note(b"CORE", _FILE, _files(seen.vmas)))
+            parts.append(make_note(b"CORE", _PRPSINFO, _prpsinfo(files, thread)))
+            parts.append(make_note(b"CORE", _AUXV, files.auxv))
+            parts.append(make_note(b"CORE", _FILE, _mapped_files(files.vmas)))
         if thread.floating:
-            parts.append(_note(b"CORE", _PRFPREG, thread.floating))
+            parts.append(make_note(b"CORE", _PRFPREG, thread.floating))
         if thread.extended:
-            parts.append(_note(b"LINUX", _X86_XSTATE, thread.extended))
+            parts.append(make_note(b"LINUX", _X86_XSTATE, thread.extended))
     starts, ends = ranges(own)
     runs = np.stack((starts, ends - starts), axis=1)
-    parts.append(_note(OWN_NAME, OWN_PAGES, runs.tobytes()))
+    parts.append(make_note(OWN_NAME, OWN_PAGES, runs.tobytes()))
     return b"".join(parts)

@@ -1,4 +1,4 @@
-"""Reading a mirror again: what it says of itself, where contents lie, which pages are the process's own."""
+"""Reads a committed mirror: mirror.json, and the core files' contents and own pages."""
 
 from __future__ import annotations
 
@@ -15,50 +15,59 @@ from redirty.collector.mirror.image.core_notes import OWN_NAME, OWN_PAGES
 from redirty.collector.pageset import U64
 
 _PHDR = struct.Struct("<IIQQQQQQ")
-
-
 SCHEMA = 1  # of mirror.json
 
 
-def mirror_of(directory: Path) -> dict[str, Any]:
-    """What a mirror says of itself. Errors: RedirtyError when it is none."""
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the contents of mirror.json.
+
+    Raises:
+        RedirtyError: the directory is not a mirror, or of another version.
+    """
     try:
         information: dict[str, Any] = json.loads((directory / "mirror.json").read_bytes())
         if information["state"] != "committed":
             raise ValueError
         if information["schema"] != SCHEMA:
             raise RedirtyError(
-                f"{directory} is of another version of redirty (schema {information['schema']}): use that"
+                f"{directory} was made by another version of redirty (schema {information['schema']}): use that version"
             )
     except OSError as e:
-        raise RedirtyError(f"{directory} is no mirror: {why(e)}") from None
+        raise RedirtyError(f"{directory} is not a mirror: {why(e)}") from None
     except (ValueError, KeyError, TypeError):
-        raise RedirtyError(f"{directory} is no mirror: its mirror.json is none") from None
+        raise RedirtyError(f"{directory} is not a mirror: invalid mirror.json") from None
     return information
 
 
 class CoreFile:
-    """An open memory.core. own: (n, 2) first page and length of runs of the process's own pages.
+    """An open core file of a mirror.
 
-    Errors: RedirtyError when it is none.
+    Attributes:
+        path: the file.
+        own: (n, 2) first page and length of runs of the process's own pages.
     """
 
     def __init__(self, path: Path) -> None:
+        """Open a core file, and read its headers.
+
+        Raises:
+            RedirtyError: it is not a core file of a mirror, or truncated.
+        """
         self.path = path
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as e:
             raise RedirtyError(f"cannot read {path}: {why(e)}") from None
         try:
-            self._read_head()
+            self._read_headers()
         except (struct.error, IndexError, ValueError):
             os.close(self._fd)
-            raise RedirtyError(f"{path} is no core file of redirty mirror") from None
+            raise RedirtyError(f"{path} is not a core file of redirty mirror") from None
         if os.fstat(self._fd).st_size < self._size:
             os.close(self._fd)
-            raise RedirtyError(f"{path} was cut off: it is no mirror any more")
+            raise RedirtyError(f"{path} is truncated: make a new mirror")
 
-    def _read_head(self) -> None:
+    def _read_headers(self) -> None:
         head = os.pread(self._fd, 64, 0)
         if head[:4] != b"\x7fELF":
             raise ValueError
@@ -69,7 +78,7 @@ class CoreFile:
             (count,) = struct.unpack("<I", os.pread(self._fd, 4, at + 44))
         data = os.pread(self._fd, count * _PHDR.size, table)
         rows = list(_PHDR.iter_unpack(data))
-        # start, end of what the file has, and where
+        # (n, 3) start and end of the contents in the file, and their offset
         self._segments = np.array(
             sorted((r[3], r[3] + r[5], r[2]) for r in rows if r[0] == 1), np.uint64
         ).reshape(-1, 3)
@@ -78,7 +87,7 @@ class CoreFile:
         self.own = _own_pages(os.pread(self._fd, notes[5], notes[2]))
 
     def read(self, page: int, count: int) -> bytes:
-        """Contents of pages, zero where the file has none."""
+        """Return the contents of `count` pages; pages that are not in the file are zero."""
         found = bytearray(count * PAGE)
         start, end = page * PAGE, (page + count) * PAGE
         first = int(np.searchsorted(self._segments[:, 0], np.uint64(start), side="right")) - 1
@@ -92,7 +101,7 @@ class CoreFile:
         return bytes(found)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         os.close(self._fd)
 
 

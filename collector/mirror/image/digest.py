@@ -1,6 +1,6 @@
-"""One number for all of a mirror's contents, made the same way at both ends.
+"""The digest of a mirror's contents, computed in the same way at both ends.
 
-Of each source, ascending by number: its pages that are not zero, ascending, each with its page number.
+Covers the sources in ascending order: the pages of each that are not zero, ascending, with their page numbers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.sources.page_hashes import zero_pages
 from redirty.collector.pageset import U64
 
-CHUNK_PAGES = 512  # both ends read in pieces of their own; this is a buffer's size only
+CHUNK_PAGES = 512  # the size of the buffer: the digest does not depend on it
 
 
 class Digest:
-    """Takes pages in the order above."""
+    """Hashes pages in the order above."""
 
     def __init__(self) -> None:
         self._hash = xxhash.xxh3_128()
@@ -25,7 +25,7 @@ class Digest:
         self.pages = 0
 
     def add(self, number: int, pages: U64, read: Callable[[U64, memoryview], object]) -> None:
-        """Adds pages of one source, ascending; read(pages, buffer) gets their contents."""
+        """Add pages of one source, ascending; read(pages, buffer) reads their contents."""
         for at in range(0, len(pages), CHUNK_PAGES):
             part = pages[at : at + CHUNK_PAGES]
             view = self._buffer[: len(part) * PAGE]
@@ -38,12 +38,12 @@ class Digest:
             self.pages += len(kept)
 
     def hex(self) -> str:
-        """The digest of what was added."""
+        """Return the digest of all pages added."""
         return self._hash.hexdigest()
 
 
 def digest_of(parts: Iterable[tuple[int, U64, Callable[[U64, memoryview], object]]]) -> str:
-    """Of parts (number, pages, read)."""
+    """Hash parts given as (source number, pages, read)."""
     digest = Digest()
     for number, pages, read in parts:
         digest.add(number, pages, read)

@@ -1,8 +1,8 @@
-"""A mirror's directory while it is made, and its commit: memory.core and mirror.json, or nothing.
+"""A mirror's directory until its commit.
 
-Contents lie in one store for each source. An address space's store becomes its core file: at the commit
-the contents of files that it maps are copied in, then its head is written, and it gets its name. The
-directory is a mirror from the moment at which mirror.json has its name, and not before.
+Contents are in one store for each source. The store of an address space becomes its core file: at the commit
+the contents of the files that it maps are copied in, then the core header is written and the file renamed. The
+directory is a mirror as soon as mirror.json has its name, and not before.
 """
 
 from __future__ import annotations
@@ -18,16 +18,25 @@ from redirty.collector.files import new_directory
 from redirty.collector.mirror.image import elf_core
 from redirty.collector.mirror.image.digest import digest_of
 from redirty.collector.mirror.image.journal import Journal
-from redirty.collector.mirror.image.page_store import MOST_WINDOWS, PageStore, StoreError
+from redirty.collector.mirror.image.page_store import MAX_WINDOWS, PageStore, StoreError
 from redirty.collector.pageset import U64, runs_of
 
 SPACE, FILE = "space", "file"
-MOST_SOURCES = 1 << 16
+MAX_SOURCES = 1 << 16
 
 
 class Image:
-    """Where a receiver puts what it is told. directory: it must not be there yet, or be one that
-    Image.resume() can take up."""
+    """The pages of a mirror that is not committed yet.
+
+    Attributes:
+        directory: where they are.
+        journal: records what a new receiver needs to resume.
+        stores: pages by number of their source.
+        kinds: SPACE or FILE, by number of the source.
+        committed: the directory is a mirror.
+        session: the sender's session, from the greeting.
+        done: the last frame that the journal says is stored.
+    """
 
     def __init__(self, directory: Path, journal: Journal) -> None:
         self.directory = directory
@@ -36,11 +45,15 @@ class Image:
         self.kinds: dict[int, str] = {}
         self.committed = False
         self.session = ""
-        self.done = 0  # the last frame that is in it, as far as the journal says
+        self.done = 0
 
     @classmethod
     def create(cls, directory: Path, session: str) -> Image:
-        """A new one. Errors: RedirtyError."""
+        """Create an image in a new directory.
+
+        Raises:
+            RedirtyError: the directory exists, or cannot be made.
+        """
         new_directory(directory)
         image = cls(directory, Journal.create(directory, session))
         image.session = session
@@ -48,7 +61,11 @@ class Image:
 
     @classmethod
     def resume(cls, directory: Path) -> Image:
-        """One whose receiver ended before the commit. Errors: RedirtyError."""
+        """Open the image of a receiver that ended before the commit.
+
+        Raises:
+            RedirtyError: the journal or the pages cannot be used.
+        """
         journal, found = Journal.open(directory)
         image = cls(directory, journal)
         image.done = found.done
@@ -59,11 +76,13 @@ class Image:
                 image.stores[number].find_filled()
         except OSError as e:
             image.close()
-            raise RedirtyError(f"cannot go on with the mirror in {directory}: {why(e)}") from None
+            raise RedirtyError(
+                f"cannot resume the mirror in {directory}: {why(e)}; remove it"
+            ) from None
         return image
 
     def path_of(self, number: int) -> Path:
-        """A source's pages, until the commit."""
+        """Return the path of a source's pages before the commit."""
         return self.directory / f".{number}.pages"
 
     def _open(self, number: int, kind: str, windows: dict[int, int], new: int = 0) -> None:
@@ -73,33 +92,52 @@ class Image:
         self.kinds[number] = kind
 
     def declare(self, number: int, kind: str) -> None:
-        """A source from which pages will come. Errors: StoreError, OSError."""
+        """Declare a source of pages.
+
+        Raises:
+            StoreError: too many sources, or an unknown kind.
+            OSError: its file cannot be made.
+        """
         if number in self.stores:
             return
-        if kind not in (SPACE, FILE) or len(self.stores) >= MOST_SOURCES:
-            raise StoreError("too many sources, or one of no kind")
+        if kind not in (SPACE, FILE) or len(self.stores) >= MAX_SOURCES:
+            raise StoreError("too many sources, or unknown source kind")
         self._open(number, kind, {}, os.O_CREAT)
         self.journal.source(number, kind)
 
     def write(self, number: int, firsts: U64, lengths: U64, data: memoryview) -> None:
-        """Contents of runs of pages. Errors: StoreError, OSError (a full disk)."""
+        """Write the contents of runs of pages.
+
+        Raises:
+            StoreError: a page number is out of range, or there are too many windows.
+            OSError: the disk is full, or fails.
+        """
         store = self.stores[number]
-        self.make_room(number, store, firsts, lengths)
+        self.open_windows(number, store, firsts, lengths)
         store.write(firsts, lengths, data)
 
-    def make_room(self, number: int, store: PageStore, firsts: U64, lengths: U64) -> None:
-        """Opens the windows that runs of pages need. Errors: StoreError, OSError."""
+    def open_windows(self, number: int, store: PageStore, firsts: U64, lengths: U64) -> None:
+        """Open the windows that runs of pages need.
+
+        Raises:
+            StoreError: a page number is out of range, or there are too many windows.
+            OSError: the journal cannot be written.
+        """
         for window in store.new_windows(firsts, lengths):
-            if sum(len(s.windows) for s in self.stores.values()) >= MOST_WINDOWS:
-                raise StoreError(f"pages in more than {MOST_WINDOWS} GiB of addresses")
+            if sum(len(s.windows) for s in self.stores.values()) >= MAX_WINDOWS:
+                raise StoreError(f"pages in more than {MAX_WINDOWS} GiB of addresses")
             self.journal.window(number, window, store.open_window(window))
 
     def zero(self, number: int, firsts: U64, lengths: U64) -> None:
-        """Runs of pages are zero now, or not there. Errors: StoreError, OSError."""
+        """Make runs of pages zero.
+
+        Raises:
+            OSError: the disk fails.
+        """
         self.stores[number].zero(firsts, lengths)
 
     def digest(self) -> str:
-        """See digest.py."""
+        """Return the digest of all contents, see digest.py."""
 
         def parts() -> Iterator[tuple[int, U64, Any]]:
             for number, store in sorted(self.stores.items()):
@@ -113,18 +151,18 @@ class Image:
         return digest_of(parts())
 
     def discard(self) -> None:
-        """There will be no mirror: what was written goes, and the directory when nothing else is in it."""
+        """Remove all that was written, and the directory if nothing else is in it."""
         names = [self.path_of(n) for n in self.kinds]
         self.close()
         self.journal.remove()
         with contextlib.suppress(OSError):
-            told = self.directory / "mirror.json"  # first: without it what is left is no mirror
-            for path in [told, *names, *self.directory.glob("memory*.core")]:
+            manifest = self.directory / "mirror.json"  # first: without it the rest is not a mirror
+            for path in [manifest, *names, *self.directory.glob("memory*.core")]:
                 path.unlink(missing_ok=True)
             self.directory.rmdir()
 
     def close(self) -> None:
-        """Lets go of all files; the journal stays until the commit."""
+        """Close all files; the journal is kept until the commit."""
         for store in self.stores.values():
             store.close()
         self.stores = {}

@@ -1,13 +1,14 @@
-"""A receiver's journal: what a new receiver needs to go on where one that was killed stopped.
+"""A receiver's journal: what a new receiver needs to resume where a killed one stopped.
 
-Records of fixed form with a checksum each; one that was cut off ends the journal. Contents are in the
-page cache when they are noted here, so the journal is good for a receiver's death, not for the machine's:
-a journal of before the last start of the machine is not taken up.
+Records have a fixed size and a checksum; the first truncated or damaged one ends the journal. When a record is
+written the contents are in the page cache, so the journal survives the death of the receiver but not of the
+machine: a journal from before the last boot is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import struct
@@ -27,7 +28,14 @@ _HEAD_BYTES = 4096
 
 @dataclass
 class JournalState:
-    """What a journal says. done: the last frame whose pages are all in the image."""
+    """The contents of a journal.
+
+    Attributes:
+        session: the sender's session.
+        done: the last frame whose pages are all in the image.
+        sources: kind by number of the source.
+        windows: by source, the window in the file of each window of pages.
+    """
 
     session: str
     done: int = 0
@@ -36,12 +44,12 @@ class JournalState:
 
 
 def boot_id() -> str:
-    """Another one after each start of the machine."""
+    """Return the ID of the current boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 class Journal:
-    """An open journal, to which records are added."""
+    """An open journal, to which records are appended."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
@@ -49,7 +57,11 @@ class Journal:
 
     @classmethod
     def create(cls, directory: Path, session: str) -> Journal:
-        """A new one. Errors: RedirtyError."""
+        """Create a journal.
+
+        Raises:
+            RedirtyError: it cannot be written.
+        """
         path = directory / NAME
         head = json.dumps({"journal": 1, "session": session, "boot": boot_id()}).encode()
         try:
@@ -63,67 +75,85 @@ class Journal:
 
     @classmethod
     def open(cls, directory: Path) -> tuple[Journal, JournalState]:
-        """An old one, and what it says. Errors: RedirtyError when it is of no use."""
+        """Open an existing journal, and return its contents too.
+
+        Raises:
+            RedirtyError: it cannot be used.
+        """
         path = directory / NAME
         try:
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as e:
-            raise RedirtyError(f"{directory} has no mirror that was begun: {why(e)}") from None
+            raise RedirtyError(f"no unfinished mirror in {directory}: {why(e)}") from None
         try:
             with os.fdopen(os.dup(fd), "rb") as file:
                 head, records = file.read(_HEAD_BYTES), file.read()
             fields = json.loads(head)
             if fields["journal"] != 1 or fields["boot"] != boot_id():
-                raise ValueError("it is of before this machine was started")
+                raise ValueError("it is from before the last boot of this machine")
             found = JournalState(str(fields["session"]))
             good = _replay(records, found)
             os.ftruncate(fd, _HEAD_BYTES + good)
         except (OSError, ValueError, KeyError, TypeError) as e:
             os.close(fd)
-            raise RedirtyError(
-                f"the mirror that was begun in {directory} cannot be gone on with: {e}; remove it"
-            ) from None
+            raise RedirtyError(f"cannot resume the mirror in {directory}: {e}; remove it") from None
         return cls(path, fd), found
 
-    def _add(self, kind: bytes, source: int, one: int, two: int) -> None:
+    def _append(self, kind: bytes, source: int, one: int, two: int) -> None:
         body = _BODY.pack(kind, source, one, two)
         record = body + struct.pack("<I", zlib.crc32(body))
         size = os.lseek(self._fd, 0, os.SEEK_END)
         if os.write(self._fd, record) != len(record):
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, size)
-            raise OSError(28, os.strerror(28))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def source(self, number: int, kind: str) -> None:
-        """A source was declared. Errors: OSError."""
-        self._add(_SOURCE, number, _KINDS.index(kind), 0)
+        """Record the declaration of a source.
+
+        Raises:
+            OSError: the disk is full, or fails.
+        """
+        self._append(_SOURCE, number, _KINDS.index(kind), 0)
 
     def window(self, number: int, window: int, slot: int) -> None:
-        """A window of a source has room in its file. Errors: OSError."""
-        self._add(_WINDOW, number, window, slot)
+        """Record that a window of a source was opened.
+
+        Raises:
+            OSError: the disk is full, or fails.
+        """
+        self._append(_WINDOW, number, window, slot)
 
     def done(self, frame: int) -> None:
-        """Everything up to this frame is in the image. Errors: OSError."""
-        self._add(_DONE, 0, frame, 0)
+        """Record that everything up to this frame is in the image.
+
+        Raises:
+            OSError: the disk is full, or fails.
+        """
+        self._append(_DONE, 0, frame, 0)
 
     def end(self) -> None:
-        """The commit begins, from which nobody can go on. Errors: OSError."""
-        self._add(_END, 0, 0, 0)
+        """Record the start of the commit, which cannot be resumed.
+
+        Raises:
+            OSError: the disk is full, or fails.
+        """
+        self._append(_END, 0, 0, 0)
 
     def close(self) -> None:
-        """Lets go of the file, which stays."""
+        """Close the file, and keep it."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def remove(self) -> None:
-        """The mirror is committed."""
+        """Remove the file: the mirror is committed or discarded."""
         with contextlib.suppress(OSError):
             self.path.unlink()
 
 
 def _replay(records: bytes, found: JournalState) -> int:
-    """Reads records up to the first that is cut off or wrong: how many bytes were good."""
+    """Read records up to the first truncated or damaged one, and return the number of valid bytes."""
     at = 0
     while at + _RECORD.size <= len(records):
         kind, source, one, two, check = _RECORD.unpack_from(records, at)
@@ -137,6 +167,6 @@ def _replay(records: bytes, found: JournalState) -> int:
         elif kind == _DONE:
             found.done = max(found.done, one)
         elif kind == _END:
-            raise ValueError("its receiver ended in the commit")
+            raise ValueError("its receiver ended during the commit")
         at += _RECORD.size
     return at

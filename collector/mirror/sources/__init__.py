@@ -1,1 +1,1 @@
-"""Where the contents of pages are read from."""
+"""Sources of pages: address spaces, and the files and shared memory that they map."""

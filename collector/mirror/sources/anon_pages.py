@@ -1,7 +1,7 @@
-"""Which pages an address space has for itself: anonymous memory, and private copies of file pages.
+"""Finds the pages that an address space owns: anonymous memory, and private copies of file pages.
 
-What the page tables show of a file in a private mapping is the file's; the kernel's page of zeros
-is nobody's. Both are left out.
+Pages of a file that the page tables map in a private mapping belong to the file, and the kernel's zero page to
+nobody. Both are left out.
 """
 
 from __future__ import annotations
@@ -9,31 +9,42 @@ from __future__ import annotations
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, within
 
-_CHUNK = 1 << 16  # pages whose raw entries are read at once
+_CHUNK = 1 << 16  # raw entries per read
 
 
 class AnonPages:
-    """Asks the page tables of one process. Errors of the constructor: OSError when it is gone."""
+    """Finds the own pages of one process in its page tables."""
 
     def __init__(self, pid: int, *, scan: bool) -> None:
-        """scan: whether the kernel has PAGEMAP_SCAN."""
+        """Open the page map of a process.
+
+        Args:
+            pid: the process.
+            scan: the kernel has PAGEMAP_SCAN.
+
+        Raises:
+            OSError: the process is gone.
+        """
         self._pagemap = pm.Pagemap(pid)
         self._scan = scan
 
     def find(self, bounds: U64) -> PageSet:
-        """Own pages, swapped out ones too, of private mappings. bounds: (n, 2) their page numbers, first and
-        end, ascending.
+        """Find anonymous pages, present or swapped out, in private mappings.
 
-        Errors: arm.base.GoneError, arm.base.ArmError.
+        Args:
+            bounds: (n, 2) page numbers of the mappings, first and end, ascending.
+
+        Raises:
+            GoneError: the memory is gone.
+            ArmError: the page tables cannot be read.
         """
         if not len(bounds):
             return empty()
-        return self._scanned(bounds) if self._scan else self._from_entries(bounds)
+        return self._from_scan(bounds) if self._scan else self._from_entries(bounds)
 
-    def _scanned(self, bounds: U64) -> PageSet:
+    def _from_scan(self, bounds: U64) -> PageSet:
         kinds = pm.PRESENT | pm.SWAPPED
-        # One walk over all that lies close together: a call for each of 65,530 mappings would take
-        # longer than their pages.
+        # One walk over everything: a call for each of 65,530 mappings would take longer than their pages.
         regions = self._pagemap.scan(
             int(bounds[0, 0]) << PAGE_SHIFT,
             int(bounds[-1, 1]) << PAGE_SHIFT,
@@ -42,11 +53,11 @@ class AnonPages:
             anyof=kinds,
             returned=kinds,
         )
-        out = (regions["categories"] & pm.SWAPPED) != 0
-        found = pm.to_pages(regions[~out])
-        if out.any():
-            swapped = pm.to_pages(regions[out])
-            found = found | self._pagemap.without_markers(swapped, file_pages=False)
+        swapped = (regions["categories"] & pm.SWAPPED) != 0
+        found = pm.to_pages(regions[~swapped])
+        if swapped.any():
+            entries = pm.to_pages(regions[swapped])
+            found = found | self._pagemap.without_markers(entries, file_pages=False)
         return within(found, bounds[:, 0], bounds[:, 1])
 
     def _from_entries(self, bounds: U64) -> PageSet:
@@ -56,7 +67,7 @@ class AnonPages:
         return found
 
     def _entries(self, first: int, last: int) -> PageSet:
-        """Page numbers [first, last), by their raw entries."""
+        """Find own pages among the page numbers [first, last) by their raw entries."""
         found = empty()
         for at in range(first, last, _CHUNK):
             entries = self._pagemap.entries(at, min(_CHUNK, last - at))
@@ -66,5 +77,5 @@ class AnonPages:
         return found
 
     def close(self) -> None:
-        """Lets go of the process's memory."""
+        """Close the page map."""
         self._pagemap.close()

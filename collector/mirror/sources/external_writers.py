@@ -1,4 +1,4 @@
-"""Files and shared memory that processes outside the target can write to: these writes are seen by nobody."""
+"""Finds files and shared memory that processes outside the target can write to; such writes are not tracked."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from redirty.collector.mirror.sources.files import FileSource
 from redirty.collector.mirror.sources.vmas import Key
 
 
-def mapped_outside(members: Collection[int], files: Iterable[FileSource]) -> set[Key]:
-    """Keys of those that some other process maps for writing now. Errors: OSError when this process may
-    not open more files."""
-    ours = {file.key for file in files}
+def writable_outside(members: Collection[int], files: Iterable[FileSource]) -> set[Key]:
+    """Return the keys of files that processes other than `members` map writable now.
+
+    Raises:
+        OSError: this process has no file descriptors or memory left.
+    """
+    keys = {file.key for file in files}
     found: set[Key] = set()
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and int(entry.name) not in members:
             try:
-                theirs = objects_of(int(entry.name))
+                objects = objects_of(int(entry.name))
             except OSError as e:
                 if e.errno in OURS:
                     raise
                 continue
-            found |= {key for key, what in theirs.items() if what.writable and key in ours}
+            found |= {key for key, mapped in objects.items() if mapped.writable and key in keys}
     return found

@@ -17,8 +17,8 @@ from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import (
     Key,
     Vma,
+    file_pages,
     key_of,
-    ranges_of_file,
 )
 from redirty.collector.pageset import (
     PAGE_SHIFT,
@@ -30,7 +30,7 @@ from redirty.collector.pageset import (
     from_ranges,
 )
 
-# A file's times are those of the kernel's clock tick: younger ones can stay as they are at the next write.
+# File times have the resolution of the clock tick: a recent one may not change at the next write.
 _TICK_NS = 50_000_000
 
 
@@ -38,45 +38,62 @@ Signature = tuple[int, int, int]
 
 
 class FileSource:
-    """The pages of a file or of shared memory that the target maps. Takes the descriptor over.
+    """The pages of a file or of shared memory that the target maps: a Source.
 
-    shown_by: (address space, mapping) that show it now. writable: whether one of them can change it.
+    Attributes:
+        key: identifies the file.
+        path: its path, for messages.
+        mapped_by: the mappings that show it now, each with its address space.
+        declared: the sink knows this source.
     """
 
     def __init__(self, number: int, key: Key, fd: int, path: str) -> None:
+        """Take over the descriptor of a file.
+
+        Args:
+            number: identifies the source on the wire.
+            key: identifies the file.
+            fd: its descriptor, which close() closes.
+            path: its path, for messages.
+        """
         self.number = number
         self.key = key
         self.path = path
         self.have = empty()
         self.pending = empty()
-        self.dirty: list[PageSet] = []  # of the last rounds, the youngest first
+        self.dirty: list[PageSet] = []
         self.sent = PageHashes()
-        self.shown_by: list[tuple[SpaceSource, Vma]] = []
+        self.mapped_by: list[tuple[SpaceSource, Vma]] = []
         self.declared = False
         self._fd = fd
-        self._settled: Signature | None = None
-        self._wanted: tuple[list[tuple[SpaceSource, Vma]], int, PageSet] = [], 0, empty()
+        self._signature: Signature | None = None
+        # cached by mappings and end of file (page number): the pages of the file that they show
+        self._current: tuple[list[tuple[SpaceSource, Vma]], int, PageSet] = [], 0, empty()
 
     @property
     def writable(self) -> bool:
         """Whether the target can write to it through a mapping, or make one that can."""
-        return any(v.shared for _, v in self.shown_by)
+        return any(v.shared for _, v in self.mapped_by)
 
     def _status(self) -> os.stat_result:
         return os.fstat(self._fd)
 
-    def wanted(self) -> PageSet:
-        """The pages that mappings show, up to the file's end."""
+    def current_pages(self) -> PageSet:
+        """Return the pages that mappings show, up to the end of the file.
+
+        Raises:
+            OSError: the file system fails.
+        """
         end = -(-self._status().st_size // PAGE)
-        shown_by, known_end, found = self._wanted
-        if known_end != end or shown_by != self.shown_by:
+        mapped_by, known_end, found = self._current
+        if known_end != end or mapped_by != self.mapped_by:
             whole = from_ranges(np.array([0], np.uint64), np.array([end], np.uint64))
-            found = ranges_of_file(v for _, v in self.shown_by) & whole
-            self._wanted = self.shown_by, end, found
+            found = file_pages(v for _, v in self.mapped_by) & whole
+            self._current = self.mapped_by, end, found
         return found
 
     def holes(self, pages: PageSet) -> PageSet:
-        """Those of the pages that the file system says are zero, without reading them."""
+        """Return those of the pages that are holes of the file, and so zero, without reading them."""
         if len(pages.keys) == 0:
             return empty()
         at = int(pages.keys[0]) * 512 * PAGE
@@ -86,7 +103,7 @@ class FileSource:
             try:
                 data = os.lseek(self._fd, at, os.SEEK_DATA)
                 hole = os.lseek(self._fd, data, os.SEEK_HOLE)
-            except OSError:  # no more data, or a file system that cannot tell
+            except OSError:  # no more data, or a file system without SEEK_DATA
                 break
             starts.append(data >> PAGE_SHIFT)
             ends.append(-(-hole // PAGE))
@@ -95,16 +112,18 @@ class FileSource:
             return empty() if self._status().st_blocks else pages
         return pages - from_ranges(np.array(starts, np.uint64), np.array(ends, np.uint64))
 
-    def changed_outside(self) -> bool:
-        """Whether the file may have changed in another way than through the target's mappings: written,
-        truncated, punched. True until it was still for a moment at one settle()."""
-        return self._settled is None or self._settled != _signature(self._status())
+    def may_have_changed(self) -> bool:
+        """Return whether the file may have changed since remember_state(), other than through the target's mappings.
 
-    def settle(self) -> None:
-        """To be called before all of it is read."""
+        Writes, truncation and holes count. Also True if the file had been written shortly before remember_state().
+        """
+        return self._signature is None or self._signature != _signature(self._status())
+
+    def remember_state(self) -> None:
+        """Remember size and times of the file; has to be called before all of it is read."""
         status = self._status()
-        still = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _TICK_NS
-        self._settled = _signature(status) if still else None
+        stable = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _TICK_NS
+        self._signature = _signature(status) if stable else None
 
     def read(self, pages: U64, buffer: memoryview) -> Bools:
         """See Source."""
@@ -115,8 +134,8 @@ class FileSource:
         return good
 
     def _read_tail(self, page: int, buffer: memoryview) -> None:
-        """The file's last page as a mapping shows it: what was written behind the end is there only."""
-        for space, vma in self.shown_by:
+        """Read the last page of the file through a mapping: only there are writes beyond the end of the file."""
+        for space, vma in self.mapped_by:
             first, end = vma.pages_of_file()
             if vma.shared and first <= page < end:
                 at = np.array([(vma.start >> PAGE_SHIFT) + page - first], np.uint64)
@@ -126,7 +145,7 @@ class FileSource:
                     return
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         os.close(self._fd)
 
 
@@ -134,81 +153,91 @@ def _signature(status: os.stat_result) -> Signature:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def open_behind(pid: int, vma: Vma) -> int | None:
-    """A descriptor of what a mapping shows; None when it is no memory (a device, a ring of the kernel's).
+def open_mapped_file(pid: int, vma: Vma) -> int | None:
+    """Open what a mapping shows; return None if it is not memory (a device, a kernel ring buffer).
 
-    Errors: OSError when it is not there any more.
+    Raises:
+        OSError: the mapping is gone, or the file cannot be opened.
     """
     name = f"/proc/{pid}/map_files/{vma.start:x}-{vma.end:x}"
-    # Opening a device can do something: looked at first.
+    # Opening a device can have side effects: check its type first.
     if not stat.S_ISREG(os.stat(name).st_mode):  # noqa: PTH116
         return None
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         return os.open(name, flags | os.O_NOATIME)
-    except PermissionError:  # a file server that does not take root for the owner
+    except PermissionError:  # a file server that does not treat root as the owner
         return os.open(name, flags)
 
 
 class Files:
-    """All that the target's mappings show, by what is behind them."""
+    """The files and shared memory that the target maps, by key."""
 
     def __init__(self) -> None:
         self.by_key: dict[Key, FileSource] = {}
-        self._none: set[Key] = set()  # devices
-        self._unreadable: set[Key] = (
-            set()
-        )  # other users' FUSE, say: read through the mapping instead
+        self._devices: set[Key] = set()  # no memory
+        # For example another user's FUSE: read through the mapping instead.
+        self._unreadable: set[Key] = set()
 
-    def follow(self, spaces: Iterable[SpaceSource], numbers: Iterator[int]) -> None:
-        """Brings the list up to the spaces' mappings; what nobody maps any more is kept, and shows nothing.
+    def sync(self, spaces: Iterable[SpaceSource], numbers: Iterator[int]) -> None:
+        """Update the files to the current mappings; files that are not mapped any more are kept, without pages.
 
-        Errors: OSError when no more files can be open.
+        Args:
+            spaces: all address spaces.
+            numbers: yields numbers for new sources.
+
+        Raises:
+            OSError: this process has no file descriptors or memory left.
         """
         for file in self.by_key.values():
-            file.shown_by = []
+            file.mapped_by = []
         for space in spaces:
-            space.direct = []
+            space.direct_vmas = []
             for vma in space.vmas:
                 if vma.has_file:
                     self._add(space, vma, numbers)
 
     def _add(self, space: SpaceSource, vma: Vma, numbers: Iterator[int]) -> None:
         key = key_of(vma, space.namespace)
-        if key in self._none:
+        if key in self._devices:
             return
         file = self.by_key.get(key)
         if file is None:
             if key in self._unreadable:
-                space.direct.append(vma)
+                space.direct_vmas.append(vma)
                 return
             try:
-                fd = open_behind(space.pid, vma)
+                fd = open_mapped_file(space.pid, vma)
             except OSError as e:
                 if e.errno in (errno.ENOENT, errno.ESRCH):
                     return  # unmapped since the list was read
                 if e.errno in OURS:
                     raise
                 self._unreadable.add(key)
-                space.direct.append(vma)
+                space.direct_vmas.append(vma)
                 return
             if fd is None:
-                self._none.add(key)
+                self._devices.add(key)
                 return
             file = FileSource(next(numbers), key, fd, vma.path)
             self.by_key[key] = file
-        file.shown_by.append((space, vma))
+        file.mapped_by.append((space, vma))
 
-    def behind(self, space: SpaceSource, vma: Vma) -> FileSource | None:
-        """The file of a mapping."""
+    def file_of(self, space: SpaceSource, vma: Vma) -> FileSource | None:
+        """Return the file behind a mapping, if it has one that can be read."""
         return self.by_key.get(key_of(vma, space.namespace)) if vma.has_file else None
 
-    def dirtied(self, space: SpaceSource, pages: U64) -> tuple[dict[Key, PageSet], bool]:
-        """Which pages of files an address space wrote, from the pages of its own that are dirty, by its
-        mappings now and before; and whether some lie in neither, so that nobody knows what was there."""
+    def dirty_pages(self, space: SpaceSource, pages: U64) -> tuple[dict[Key, PageSet], bool]:
+        """Translate dirty pages of an address space to pages of files.
+
+        Uses its current and its previous mappings, as a page may have been written before it was remapped.
+
+        Returns:
+            The dirty pages by file, and whether some pages lie in no known mapping.
+        """
         found: dict[Key, PageSet] = {}
         known = np.zeros(len(pages), np.bool_)
-        for vmas in {id(v): v for v in (space.before, space.vmas)}.values():
+        for vmas in {id(v): v for v in (space.previous_vmas, space.vmas)}.values():
             starts = np.array([v.start >> PAGE_SHIFT for v in vmas], np.uint64)
             which = np.searchsorted(starts, pages, side="right").astype(np.int64) - 1
             cuts = np.flatnonzero(np.diff(which)) + 1
@@ -228,6 +257,6 @@ class Files:
         return found, not bool(known.all())
 
     def close(self) -> None:
-        """Lets go of all."""
+        """Close all files."""
         for file in self.by_key.values():
             file.close()

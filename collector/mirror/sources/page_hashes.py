@@ -1,7 +1,7 @@
-"""What was sent of each page, as a hash: a page whose contents are what they were is not sent again.
+"""Hashes of the contents last sent of each page: a page with unchanged contents is not sent again.
 
-64 bits with a key of this session's own: that two contents of one page hash alike has the chance
-2^-64 each time, and nobody who does not know the key can choose them so.
+Hashes have 64 bits and are keyed with a random seed of this process: two contents of a page collide with a
+probability of 2^-64 each time, and nobody who does not know the seed can construct a collision.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from redirty.collector.pageset import (
 )
 
 _SEED = secrets.randbits(64)
-# instead of a hash: nothing was sent, it is zero, or nobody knows what the other end has
+# Values in place of a hash: nothing was sent; the page is zero; the contents at the other end are unknown.
 NEVER, _ZERO, _UNKNOWN = np.uint64(0), np.uint64(1), np.uint64(2)
 
 
 def zero_pages(contents: U64) -> Bools:
-    """(n,) which of (n, 512) words of pages are zero throughout."""
+    """Return (n,) which pages are all zero, of their (n, 512) words."""
     zero = contents[:, 0] == 0
-    maybe = np.flatnonzero(zero)
-    if len(maybe) == len(contents):
+    candidates = np.flatnonzero(zero)
+    if len(candidates) == len(contents):
         return np.asarray(np.bitwise_or.reduce(contents, axis=1) == 0)
-    if len(maybe):
-        zero[maybe] = ~contents[maybe].any(axis=1)
+    if len(candidates):
+        zero[candidates] = ~contents[candidates].any(axis=1)
     return np.asarray(zero)
 
 
 def hashes_of(pages: Sequence[memoryview], zero: Bools) -> U64:
-    """(n,) hashes of pages; of zero pages 1, of others more than 2."""
+    """Return (n,) hashes of pages: 1 for zero pages, above 2 for all others."""
     digests = map(xxhash.xxh3_64_intdigest, pages, itertools.repeat(_SEED))
     found = np.fromiter(digests, np.uint64, len(pages))
     found[found <= _UNKNOWN] = np.uint64(3)
@@ -48,14 +48,14 @@ def hashes_of(pages: Sequence[memoryview], zero: Bools) -> U64:
 
 
 class PageHashes:
-    """Hashes of what the other end has, 8 bytes for each page of the 2 MiB regions that were made room for."""
+    """Hashes of what the other end has: 8 bytes for each page of the 2 MiB regions that were reserved."""
 
     def __init__(self) -> None:
         self._keys: U64 = np.empty(0, np.uint64)
         self._hashes: npt.NDArray[np.uint64] = np.empty((0, PAGES_PER_REGION), np.uint64)
 
-    def make_room(self, pages: PageSet) -> None:
-        """To be called before a pass, never while others look."""
+    def reserve(self, pages: PageSet) -> None:
+        """Make room for pages. Must not be called while other threads read hashes."""
         keys = np.union1d(self._keys, pages.keys)
         if len(keys) == len(self._keys):
             return
@@ -63,30 +63,30 @@ class PageHashes:
         hashes[np.searchsorted(keys, self._keys)] = self._hashes
         self._keys, self._hashes = keys, hashes
 
-    def _at(self, pages: U64) -> npt.NDArray[np.int64]:
+    def _index(self, pages: U64) -> npt.NDArray[np.int64]:
         rows = np.searchsorted(self._keys, pages >> np.uint64(9)).astype(np.int64)
         return rows * PAGES_PER_REGION + (pages & np.uint64(511)).astype(np.int64)
 
-    def of(self, pages: U64) -> U64:
-        """What was sent of pages that there is room for; 0: nothing."""
-        return np.asarray(self._hashes.reshape(-1)[self._at(pages)])
+    def get(self, pages: U64) -> U64:
+        """Return (n,) the hashes last sent of reserved pages; NEVER where nothing was sent."""
+        return np.asarray(self._hashes.reshape(-1)[self._index(pages)])
 
-    def note(self, pages: U64, hashes: U64) -> None:
-        """The other end has these contents now."""
-        self._hashes.reshape(-1)[self._at(pages)] = hashes
+    def record(self, pages: U64, hashes: U64) -> None:
+        """Note the contents of reserved pages that the other end has now."""
+        self._hashes.reshape(-1)[self._index(pages)] = hashes
 
-    def forget(self, pages: U64) -> None:
-        """The other end may have anything of these pages, or nothing."""
+    def mark_unknown(self, pages: U64) -> None:
+        """Note that the other end may have any contents of these pages, or none."""
         known = np.isin(pages >> np.uint64(9), self._keys)
-        self._hashes.reshape(-1)[self._at(pages[known])] = _UNKNOWN
+        self._hashes.reshape(-1)[self._index(pages[known])] = _UNKNOWN
 
-    def drop(self, pages: U64) -> None:
-        """The other end has nothing of these pages any more."""
+    def mark_never_sent(self, pages: U64) -> None:
+        """Note that the other end has nothing of these pages any more."""
         known = np.isin(pages >> np.uint64(9), self._keys)
-        self._hashes.reshape(-1)[self._at(pages[known])] = NEVER
+        self._hashes.reshape(-1)[self._index(pages[known])] = NEVER
 
     def zero_among(self, pages: PageSet) -> U64:
-        """Those of the pages that were zero when they were read last, ascending."""
+        """Return those of the pages that were zero when they were read last, ascending."""
         found = [np.empty(0, np.uint64)]
         keys = pages.keys[np.isin(pages.keys, self._keys)]
         for key in keys.tolist():

@@ -13,9 +13,15 @@ from redirty.collector.pageset import (
 
 
 class Source(Protocol):
-    """number: its name on the wire. have: pages that the other end has as they were when they were read,
-    zero ones included. pending: pages that are to be sent. dirty: of the last rounds, the youngest
-    first. sent: hashes of what was sent."""
+    """An address space or a file, whose pages are mirrored.
+
+    Attributes:
+        number: identifies it on the wire.
+        have: pages that the other end has, with the contents that were last read, zero pages included.
+        pending: pages that have to be sent.
+        dirty: pages written in each of the last rounds, the latest round first.
+        sent: hashes of what was sent.
+    """
 
     number: int
     have: PageSet
@@ -24,4 +30,4 @@ class Source(Protocol):
     sent: PageHashes
 
     def read(self, pages: U64, buffer: memoryview) -> Bools:
-        """Copies ascending pages to the front of the buffer; (n,) which could be read."""
+        """Read ascending pages to the start of the buffer, and return (n,) which could be read."""

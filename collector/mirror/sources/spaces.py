@@ -1,7 +1,4 @@
-"""Where pages are read from: address spaces, and the files and shared memory that they map.
-
-Each source knows what the other end has of it (`have`), and what it should have now (`wanted`).
-"""
+"""Address spaces as sources of pages."""
 
 from __future__ import annotations
 
@@ -30,66 +27,88 @@ _VDSO = "[vdso]"
 
 
 class SpaceSource:
-    """The own pages of one address space. vmas: as of the last look(); none when it is gone.
+    """The own pages of one address space: a Source.
 
-    Errors of the constructor: OSError when it is gone.
+    Attributes:
+        pid: a process that has this address space.
+        vmas: its mappings at the last refresh(); none when it is gone.
+        previous_vmas: its mappings at the refresh() before.
+        direct_vmas: mappings whose file cannot be opened: their pages are read through the mapping.
     """
 
     def __init__(self, number: int, pid: int, *, scan: bool) -> None:
+        """Open the address space of a process.
+
+        Args:
+            number: identifies the source on the wire.
+            pid: the process.
+            scan: the kernel has PAGEMAP_SCAN.
+
+        Raises:
+            OSError: the process is gone.
+        """
         self.number = number
         self.pid = pid
         self.have = empty()
         self.pending = empty()
-        self.dirty: list[PageSet] = []  # of the last rounds, the youngest first
+        self.dirty: list[PageSet] = []
         self.sent = PageHashes()
         self.vmas: tuple[Vma, ...] = ()
-        self.before: tuple[Vma, ...] = ()
-        self.direct: list[Vma] = []  # whose file cannot be opened
-        # of these mappings: the private ones' page numbers, first and end, and the pages of the vdso
+        self.previous_vmas: tuple[Vma, ...] = ()
+        self.direct_vmas: list[Vma] = []
+        # cached by mappings: (n, 2) page numbers of the private ones, first and end; pages of the vdso
         self._private: tuple[tuple[Vma, ...], U64, PageSet] = (
             (),
             np.empty((0, 2), np.uint64),
             empty(),
         )
         with contextlib.ExitStack() as stack:
-            self._layout = VmaFile(pid)
-            stack.callback(self._layout.close)
-            self._reader = ProcessMemory(pid)
-            stack.callback(self._reader.close)
-            self._own = AnonPages(pid, scan=scan)
+            self._vma_file = VmaFile(pid)
+            stack.callback(self._vma_file.close)
+            self._memory = ProcessMemory(pid)
+            stack.callback(self._memory.close)
+            self._anon = AnonPages(pid, scan=scan)
             stack.pop_all()
 
     @property
     def namespace(self) -> int:
-        """Of System V memory."""
-        return self._layout.namespace
+        """The IPC namespace, which identifies System V shared memory."""
+        return self._vma_file.namespace
 
-    def look(self, part: Mappings | None = None) -> None:
-        """Reads the mappings as they are now, and keeps those of before. part: leaves out all others."""
-        found = self._layout.read()
-        if part is not None:
-            found = inside(found, part)
-        self.before, self.vmas = self.vmas, found
+    def refresh(self, mirrored: Mappings | None = None) -> None:
+        """Read the current mappings, and keep the previous ones.
 
-    def there(self) -> bool:
-        """Whether this memory is still there: a process that is killed has none, also while it is held."""
-        return self._layout.there()
+        Args:
+            mirrored: mappings outside of these are left out; None: none is.
+        """
+        found = self._vma_file.read()
+        if mirrored is not None:
+            found = inside(found, mirrored)
+        self.previous_vmas, self.vmas = self.vmas, found
 
-    def wanted(self) -> PageSet:
-        """The own pages it has now. Errors: arm.base.GoneError."""
+    def alive(self) -> bool:
+        """Return whether this memory still exists: that of a killed process does not, even if it is stopped."""
+        return self._vma_file.there()
+
+    def current_pages(self) -> PageSet:
+        """Return the own pages that exist now.
+
+        Raises:
+            GoneError: the memory is gone.
+        """
         vmas, private, vdso = self._private
         if vmas is not self.vmas:
             private = bounds_of(v for v in self.vmas if not v.shared)
             vdso = pages_of(v for v in self.vmas if v.path == _VDSO)
             self._private = self.vmas, private, vdso
-        return self._own.find(private) | vdso | pages_of(self.direct)
+        return self._anon.find(private) | vdso | pages_of(self.direct_vmas)
 
     def read(self, pages: U64, buffer: memoryview) -> Bools:
         """See Source."""
-        return self._reader.read(pages, buffer)
+        return self._memory.read(pages, buffer)
 
     def close(self) -> None:
-        """Lets go of the process's memory."""
-        self._layout.close()
-        self._reader.close()
-        self._own.close()
+        """Release the process's memory."""
+        self._vma_file.close()
+        self._memory.close()
+        self._anon.close()

@@ -1,8 +1,8 @@
-"""What a process has mapped, and what is behind it: each line of /proc/PID/maps with its file.
+"""The mappings of a process with the files behind them, as in /proc/PID/maps.
 
-A mirror keeps contents by where they live, not by where they are seen: pages that belong to one address
-space (its own: anonymous memory, and private copies of file pages), and pages of files and shared
-memory, which belong to the file and count once, however many mappings show them.
+A mirror stores contents by their owner, not by where they are mapped: an address space owns anonymous memory and
+private copies of file pages; files and shared memory own their pages, which are stored once, however many
+mappings show them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from redirty.collector.linux.maps import ANON_HUGEPAGE_PATH, IncrementalMaps, Ma
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_ranges
 
 Key = shared_mappings.Key
+"""Device, inode, and for System V memory its IPC namespace, as each namespace counts from 0."""
 without_overlaps = maps.without_overlaps
 
 _NO_FILE = ("[", ANON_HUGEPAGE_PATH)
 
 
 class Vma(NamedTuple):
-    """One mapping. start, end, offset: in bytes, end exclusive."""
+    """A mapping. start, end, offset: in bytes, end exclusive."""
 
     start: int
     end: int
@@ -41,11 +42,11 @@ class Vma(NamedTuple):
 
     @property
     def has_file(self) -> bool:
-        """Whether something is behind it that a page of it shows as long as nobody wrote to a copy."""
+        """Whether its pages show a file or shared memory, unless they are private copies."""
         return self.inode != 0 and (self.shared or not self.path.startswith(_NO_FILE))
 
     def pages_of_file(self) -> tuple[int, int]:
-        """(first, end) page numbers within the file."""
+        """Return (first, end) page numbers within the file."""
         first = self.offset >> PAGE_SHIFT
         return first, first + ((self.end - self.start) >> PAGE_SHIFT)
 
@@ -56,7 +57,7 @@ class Vma(NamedTuple):
 
 
 def parse_line(line: bytes) -> Vma | None:
-    """Parse one line of a maps file; return None for pages provided by the kernel."""
+    """Parse a line of a maps file; return None for mappings that the kernel provides."""
     fields = maps.split_line(line)
     path = maps.decode_path(fields.path)
     if path in maps.KERNEL_PATHS:
@@ -74,7 +75,7 @@ def parse_line(line: bytes) -> Vma | None:
 
 
 class VmaFile(IncrementalMaps[Vma]):
-    """An open /proc/PID/maps, which belongs to the memory that was there when it was opened."""
+    """An open /proc/PID/maps, which stays with the memory that the process had when it was opened."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(pid, parse_line)
@@ -86,15 +87,15 @@ class VmaFile(IncrementalMaps[Vma]):
         self._vmas: tuple[Vma, ...] = ()
 
     def read(self) -> tuple[Vma, ...]:
-        """Return the mappings, ascending and without overlaps; none once this memory is gone."""
+        """Return the mappings, ascending, without overlaps; none when this memory is gone."""
         if self.changed():
             self._vmas = without_overlaps(self.parsed())
         return self._vmas
 
 
-def inside(vmas: Iterable[Vma], part: Mappings) -> tuple[Vma, ...]:
-    """Those that lie within one of the mappings of part."""
-    chosen = part.items
+def inside(vmas: Iterable[Vma], outer: Mappings) -> tuple[Vma, ...]:
+    """Return the mappings that lie within one of `outer`."""
+    chosen = outer.items
     starts = [m.start for m in chosen]
 
     def has(v: Vma) -> bool:
@@ -105,24 +106,24 @@ def inside(vmas: Iterable[Vma], part: Mappings) -> tuple[Vma, ...]:
 
 
 def key_of(vma: Vma, namespace: int) -> Key:
-    """What is behind a mapping that has a file."""
+    """Return the key of the file behind a mapping that has one."""
     return vma.device, vma.inode, namespace if vma.path.startswith(maps.SYSTEM_V_PATH) else 0
 
 
 def bounds_of(vmas: Iterable[Vma]) -> U64:
-    """(n, 2) page numbers, first and end, of mappings."""
+    """Return (n, 2) page numbers of mappings, first and end."""
     bounds = np.array([(v.start, v.end) for v in vmas], np.uint64).reshape(-1, 2)
     return bounds >> np.uint64(PAGE_SHIFT)
 
 
 def pages_of(vmas: Iterable[Vma]) -> PageSet:
-    """All pages of mappings, ascending."""
+    """Return all pages of ascending mappings."""
     bounds = bounds_of(vmas)
     return from_ranges(bounds[:, 0], bounds[:, 1]) if len(bounds) else empty()
 
 
-def ranges_of_file(vmas: Iterable[Vma]) -> PageSet:
-    """Which pages of one file its mappings show, whatever their order."""
+def file_pages(vmas: Iterable[Vma]) -> PageSet:
+    """Return the pages of a file that its mappings show, in whatever order they are."""
     found = empty()
     for first, end in sorted({v.pages_of_file() for v in vmas}):
         found = found | from_ranges(np.array([first], np.uint64), np.array([end], np.uint64))

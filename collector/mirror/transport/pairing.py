@@ -1,9 +1,8 @@
-"""TLS 1.3 with mutual authentication between two machines that share nothing but a code.
+"""TLS 1.3 with mutual authentication between two machines that share only a pairing code.
 
-The receiver makes the code, 128 random bits, and a person carries it to the sender. Both make the same
-certificate authority of it, and each a key of its own that this authority signs, as receiver or as
-sender. So TLS itself checks that the other end knows the code, in both directions, and each mirror has
-a code of its own.
+The receiver generates the code, 128 random bits, and a person carries it to the sender. Both derive the same
+certificate authority from it, which signs a fresh key of each end, as receiver or as sender. So TLS itself
+verifies that the peer knows the code, in both directions, and each mirror has a code of its own.
 """
 
 from __future__ import annotations
@@ -25,25 +24,29 @@ if TYPE_CHECKING:
 RECEIVER, SENDER = "redirty-receiver", "redirty-sender"
 _BYTES = 16
 _AUTHORITY = "redirty-pair"
-# The code decides, not the clock, which may be wrong at either end.
+# Only the code decides, not the clock, which may be wrong at either end.
 _FROM, _UNTIL = datetime.datetime(2000, 1, 1), datetime.datetime(2100, 1, 1)
 
 
 def new_code() -> str:
-    """A code as people read it: 26 letters and digits, in groups."""
+    """Generate a code for people: 26 letters and digits, in groups."""
     text = base64.b32encode(secrets.token_bytes(_BYTES)).decode().rstrip("=").lower()
     return "-".join(re.findall(".{1,7}", text))
 
 
 def parse_code(text: str) -> bytes:
-    """Errors: RedirtyError."""
+    """Parse a code; case, spaces and hyphens do not matter.
+
+    Raises:
+        RedirtyError: not a valid code.
+    """
     letters = re.sub(r"[\s-]", "", text).upper()
     try:
         code = base64.b32decode(letters + "=" * (-len(letters) % 8))
     except ValueError:
         code = b""
     if len(code) != _BYTES:
-        raise RedirtyError("this is not a code of redirty receive: it has 26 letters and digits")
+        raise RedirtyError("invalid code: redirty receive generates codes of 26 letters and digits")
     return code
 
 
@@ -107,26 +110,31 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
 
 
 def context(code: bytes, role: str) -> ssl.SSLContext:
-    """For one end: TLS 1.3 and nothing older, and the other end has to show that it knows the code."""
+    """Make the TLS context of one end: TLS 1.3 only, and the peer has to prove that it knows the code.
+
+    Args:
+        code: the pairing code.
+        role: RECEIVER or SENDER.
+    """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     signer, own = _key_of(code), Ed25519PrivateKey.generate()
     authority = _certificate(_AUTHORITY, signer, signer, 1)
     certificate = _certificate(role, own, signer, secrets.randbits(64) + 2)
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if role == RECEIVER else ssl.PROTOCOL_TLS_CLIENT)
-    made.minimum_version = ssl.TLSVersion.TLSv1_3
-    made.verify_mode = ssl.CERT_REQUIRED
-    made.check_hostname = role == SENDER
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if role == RECEIVER else ssl.PROTOCOL_TLS_CLIENT)
+    tls.minimum_version = ssl.TLSVersion.TLSv1_3
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.check_hostname = role == SENDER
     if role == RECEIVER:
-        made.num_tickets = 0  # a new connection proves it anew
-    made.load_verify_locations(cadata=authority.public_bytes(Encoding.PEM).decode())
-    # Python takes a key from a file only: one in memory, which nobody else can open.
+        tls.num_tickets = 0  # no resumption: each connection proves it again
+    tls.load_verify_locations(cadata=authority.public_bytes(Encoding.PEM).decode())
+    # Python loads keys from files only: use one in memory, which no other user can open.
     fd = os.memfd_create("pair", os.MFD_CLOEXEC)
     try:
         key = own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         os.write(fd, key + certificate.public_bytes(Encoding.PEM))
-        made.load_cert_chain(f"/proc/self/fd/{fd}")
+        tls.load_cert_chain(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
-    return made
+    return tls

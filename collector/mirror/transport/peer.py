@@ -1,5 +1,7 @@
-"""Who has the other end of a connection within this machine: there, any user may listen on a port, and
-any may connect to one. Source: Documentation/networking/proc_net_tcp.rst."""
+"""The owner of the other end of a connection within this machine, where any user may listen and connect.
+
+Source: Documentation/networking/proc_net_tcp.rst.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from redirty.collector.errors import RedirtyError
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is one of this machine's own loopback; by name only localhost."""
+    """Return whether an address is a loopback address; the only name that counts is localhost."""
     if host == "localhost":
         return True
     try:
@@ -24,8 +26,8 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def _shown(address: tuple[str, int]) -> str:
-    """An address as /proc/net/tcp has it: words in the processor's order, in hex."""
+def _proc_format(address: tuple[str, int]) -> str:
+    """Format an address as /proc/net/tcp does: hex words in native byte order."""
     packed = ipaddress.ip_address(address[0].partition("%")[0]).packed
     words = struct.unpack(f">{len(packed) // 4}I", packed)
     text = "".join(f"{struct.unpack('<I', struct.pack('>I', w))[0]:08X}" for w in words)
@@ -33,8 +35,13 @@ def _shown(address: tuple[str, int]) -> str:
 
 
 def require_own(connection: socket.socket) -> None:
-    """Errors: RedirtyError when the other end belongs to neither root nor this user."""
-    ours, theirs = _shown(connection.getsockname()[:2]), _shown(connection.getpeername()[:2])
+    """Require that the peer's socket belongs to root or this user.
+
+    Raises:
+        RedirtyError: another user owns it, or the owner cannot be determined.
+    """
+    local = _proc_format(connection.getsockname()[:2])
+    peer = _proc_format(connection.getpeername()[:2])
     for name in ("tcp", "tcp6"):
         try:
             lines = Path(f"/proc/net/{name}").read_text(encoding="ascii").splitlines()[1:]
@@ -42,11 +49,11 @@ def require_own(connection: socket.socket) -> None:
             continue
         for line in lines:
             words = line.split()
-            if words[1] == theirs and words[2] == ours:
+            if words[1] == peer and words[2] == local:
                 if int(words[7]) in (0, os.geteuid()):
                     return
                 raise RedirtyError(
-                    f"the other end of the connection is of user {words[7]}, not of this one: use "
+                    f"the peer of the connection is of user {words[7]}, not of the current one: use "
                     "--code-file at both ends"
                 )
-    raise RedirtyError("nobody can tell whose the other end is: use --code-file at both ends")
+    raise RedirtyError("the owner of the peer cannot be determined: use --code-file at both ends")

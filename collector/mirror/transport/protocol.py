@@ -1,6 +1,6 @@
-"""The frames of a mirror's connection: how they look, and what a receiver takes.
+"""The frames of a mirror's connection: their layout, and the limits that a receiver enforces.
 
-Each has a head of set size, then runs of pages (first page, how many), then a payload. Every size is
+A frame is a fixed-size head, then runs of pages (first page, number of pages), then a payload. Every size is
 checked against a limit before anything is allocated for it.
 """
 
@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from redirty.collector.mirror.image.page_store import MOST_PAGE, WINDOW_PAGES
+from redirty.collector.mirror.image.page_store import MAX_PAGE, WINDOW_PAGES
 from redirty.collector.pageset import U64
 
 VERSION = 1
@@ -23,18 +23,34 @@ HELLO, SOURCE, PAGES, ZERO, FLUSH, DIGEST, PART, COMMIT, ABANDON = range(1, 10) 
 WELCOME, ACK, ANSWER, ERROR = range(32, 36)  # to the sender
 COMPRESSED = 1  # a flag of PAGES
 
-MOST_RUNS = 4096
-MOST_PAYLOAD = (4 << 20) + (64 << 10)
-MOST_PARTS = 64 << 20  # bytes of mappings and notes
+MAX_RUNS = 4096
+MAX_PAYLOAD = (4 << 20) + (64 << 10)
+MAX_PARTS_BYTES = 64 << 20  # of mappings and notes
 
 
 class FrameError(Exception):
-    """Not a frame, or one that is not allowed: the connection is of no use any more."""
+    """An invalid or forbidden frame: the connection cannot be used any further."""
+
+
+class ConnectionLostError(Exception):
+    """The connection to the peer is lost; the sender may connect again.
+
+    A sender has to send again what was not acknowledged.
+    """
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a frame says of itself."""
+    """The head of a frame.
+
+    Attributes:
+        type: one of the frame types of this module.
+        flags: bits that depend on the type.
+        source: the number of the source that the pages belong to.
+        number: the sequence number, or the part's index for PART.
+        runs: number of runs that follow.
+        payload: bytes that follow the runs.
+    """
 
     type: int
     flags: int
@@ -52,48 +68,56 @@ class Head:
 def head(
     kind: int, *, flags: int = 0, source: int = 0, number: int = 0, runs: int = 0, payload: int = 0
 ) -> bytes:
-    """A frame's first bytes."""
+    """Return the packed head of a frame."""
     return HEAD.pack(_MAGIC, kind, flags, source, number, runs, payload)
 
 
 def parse_head(data: bytes | memoryview) -> Head:
-    """Errors: FrameError."""
+    """Parse the head of a frame and check its sizes.
+
+    Raises:
+        FrameError: the magic number is wrong, or the frame is too large.
+    """
     magic, kind, flags, source, number, runs, payload = HEAD.unpack(data)
     if magic != _MAGIC:
-        raise FrameError("this is no mirror's connection")
-    if runs > MOST_RUNS or payload > MOST_PAYLOAD:
-        raise FrameError("a frame that is too large")
+        raise FrameError("wrong magic number: the peer does not speak the mirror protocol")
+    if runs > MAX_RUNS or payload > MAX_PAYLOAD:
+        raise FrameError("frame too large")
     return Head(kind, flags, source, number, runs, payload)
 
 
 def pack_runs(firsts: U64, lengths: U64) -> bytes:
-    """Runs, as they go over the wire."""
+    """Return runs of pages in wire format."""
     runs = np.empty(len(firsts), RUN)
     runs["first"], runs["length"] = firsts, lengths
     return runs.tobytes()
 
 
 def parse_runs(data: memoryview, count: int) -> tuple[U64, U64]:
-    """First pages and lengths. Errors: FrameError."""
+    """Return the first pages and the lengths of `count` runs.
+
+    Raises:
+        FrameError: a run is empty, too long, or outside of every address space.
+    """
     runs = np.frombuffer(data, RUN, count)
     firsts, lengths = runs["first"].astype(np.uint64), runs["length"].astype(np.uint64)
-    if count and (int(firsts.max()) >= MOST_PAGE or int(lengths.max()) > WINDOW_PAGES):
-        raise FrameError("pages that no address has")
+    if count and (int(firsts.max()) >= MAX_PAGE or int(lengths.max()) > WINDOW_PAGES):
+        raise FrameError("page number or run length out of range")
     if count and int(lengths.min()) == 0:
-        raise FrameError("a run of no pages")
+        raise FrameError("empty page run")
     return firsts, lengths
 
 
 def cut(firsts: U64, lengths: U64) -> list[tuple[U64, U64]]:
-    """Runs in parts that frames may have."""
-    most = np.uint64(WINDOW_PAGES)
+    """Split runs into groups that respect a frame's limits on run length and number of runs."""
+    limit = np.uint64(WINDOW_PAGES)
     if len(lengths) and int(lengths.max()) > WINDOW_PAGES:
         counts = (-(-lengths.astype(np.int64) // WINDOW_PAGES)).astype(np.int64)
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        begun = within.astype(np.uint64) * most
-        firsts = np.repeat(firsts, counts) + begun
-        lengths = np.minimum(np.repeat(lengths, counts) - begun, most)
+        index = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        done = index.astype(np.uint64) * limit
+        firsts = np.repeat(firsts, counts) + done
+        lengths = np.minimum(np.repeat(lengths, counts) - done, limit)
     return [
-        (firsts[at : at + MOST_RUNS], lengths[at : at + MOST_RUNS])
-        for at in range(0, len(firsts), MOST_RUNS)
+        (firsts[at : at + MAX_RUNS], lengths[at : at + MAX_RUNS])
+        for at in range(0, len(firsts), MAX_RUNS)
     ]

@@ -1,48 +1,85 @@
-"""Where pages go: the other end, over a connection or in a directory of this machine."""
+"""The destination of pages: a receiver at the other end of a connection, or a local directory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from redirty.collector.mirror.image.commit import PlacedProcess
+from redirty.collector.mirror.image.process_image import PlacedProcess
 from redirty.collector.pageset import U64, PageSet
 
 
-class BrokenError(Exception):
-    """The connection broke; what was not acknowledged is to be sent again."""
-
-
 class PageSink(Protocol):
-    """sent_bytes: all that went out. breaks: how often the connection broke. deadline: of
-    CLOCK_MONOTONIC, after which no method waits any longer; None: none."""
+    """Takes the pages of a mirror, and commits it.
 
-    sent_bytes: int
-    breaks: int
+    Attributes:
+        deadline: CLOCK_MONOTONIC in seconds after which no method waits any longer; None: no deadline.
+    """
+
     deadline: float | None
 
-    def declare(self, number: int, kind: str) -> None:
-        """A source, from which pages will come."""
+    @property
+    def sent_bytes(self) -> int:
+        """All bytes sent."""
 
-    def write(self, number: int, firsts: U64, lengths: U64, data: memoryview, raw: int) -> None:
-        """Contents of runs of pages. raw: their size; of compressed data it differs from the data's."""
+    def declare(self, number: int, kind: str) -> None:
+        """Declare a source (SPACE or FILE), before its first pages."""
+
+    def write(
+        self, number: int, firsts: U64, lengths: U64, data: memoryview, raw_bytes: int
+    ) -> None:
+        """Store the contents of runs of pages.
+
+        Args:
+            number: the source.
+            firsts: (n,) the first page of each run.
+            lengths: (n,) pages of each run.
+            data: the contents, which are compressed if their size differs from `raw_bytes`.
+            raw_bytes: the size of the pages.
+
+        Raises:
+            ConnectionLostError: the connection is lost.
+            RedirtyError: the contents cannot be stored.
+        """
 
     def zero(self, number: int, firsts: U64, lengths: U64) -> None:
-        """Runs of pages are zero, or not there."""
+        """Note that runs of pages are zero, or not mapped any more."""
 
     def flush(self) -> None:
-        """Waits until all is at the other end."""
+        """Wait until everything is at the other end.
+
+        Raises:
+            ConnectionLostError: the connection is lost.
+        """
 
     def reconnect(self) -> list[tuple[int, PageSet]]:
-        """After a BrokenError: which pages were not acknowledged, by source. Errors: RedirtyError."""
+        """Connect again after a loss, and return by source the pages that were not acknowledged.
+
+        Raises:
+            RedirtyError: the connection cannot be re-established.
+        """
 
     def digest(self) -> str:
-        """Of all that is there."""
+        """Return the digest of all contents at the other end.
+
+        Raises:
+            ConnectionLostError: the connection is lost.
+        """
 
     def commit(
         self, processes: Sequence[PlacedProcess], machine: int, information: dict[str, Any]
     ) -> None:
-        """Makes it a mirror. Errors: RedirtyError."""
+        """Commit the mirror.
+
+        Args:
+            processes: the processes of the mirror, with their mappings and notes.
+            machine: the ELF machine number.
+            information: the contents of mirror.json but for its state.
+
+        Raises:
+            RedirtyError: the commit failed: the mirror was discarded.
+            ConnectionLostError: the connection is lost, and the outcome unknown.
+        """
 
     def close(self) -> None:
-        """Lets go; without a commit there is no mirror."""
+        """Release everything; without a commit the mirror is discarded."""

@@ -1,4 +1,4 @@
-"""redirty export-criu: images that crit reads, with the contents of every page the process has for itself."""
+"""redirty export-criu: images that crit reads, with the contents of every page that the process owns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(120)]
 
 
 def messages(data: bytes) -> list[dict[int, int]]:
-    """Messages of whole numbers, each after its size: field -> value."""
+    """Decode messages of varint fields, each preceded by its size, to values by field number."""
     found, at = [], 0
     while at < len(data):
         (size,) = struct.unpack_from("<I", data, at)
@@ -34,14 +34,14 @@ def messages(data: bytes) -> list[dict[int, int]]:
                     if not data[at - 1] & 0x80:
                         break
                 values.append(value)
-            assert values[0] & 7 == 0, "a whole number"
+            assert values[0] & 7 == 0, "a varint"
             fields[values[0] >> 3] = values[1]
         found.append(fields)
     return found
 
 
 def crit(path: Path) -> dict[str, object] | None:
-    """What CRIU's own tool shows; None where there is none (no package of Ubuntu 24.04 has it)."""
+    """Return what CRIU's own tool shows; None if it is not installed (no package of Ubuntu 24.04 has it)."""
     program = shutil.which("crit")
     if program is None:
         return None
@@ -62,8 +62,8 @@ def test_crit_reads_what_the_mirror_has(tmp_path: Path) -> None:
     images = to / "criu"
     inventory = (images / "inventory.img").read_bytes()
     assert struct.unpack_from("<I", inventory) == (0x58313116,)
-    (told,) = messages(inventory[4:])
-    assert told[1] == 2 and told[8] > 0
+    (header,) = messages(inventory[4:])
+    assert header[1] == 2 and header[8] > 0
     listed = (images / f"pagemap-{pid}.img").read_bytes()
     assert struct.unpack_from("<II", listed) == (0x54564319, 0x56084025)
     head, *entries = messages(listed[8:])
@@ -72,8 +72,8 @@ def test_crit_reads_what_the_mirror_has(tmp_path: Path) -> None:
     if shown is not None:
         assert shown["magic"] == "PAGEMAP"
         assert isinstance(shown["entries"], list)
-        seen = [(int(str(e["vaddr"]), 0), e["nr_pages"]) for e in shown["entries"][1:]]
-        assert seen == [(e[1], e[2]) for e in entries]
+        ranges = [(int(str(e["vaddr"]), 0), e["nr_pages"]) for e in shown["entries"][1:]]
+        assert ranges == [(e[1], e[2]) for e in entries]
         assert crit(images / "inventory.img") is not None
     core = CoreFile(to / "memory.core")
     at, found = 0, set()
@@ -87,19 +87,19 @@ def test_crit_reads_what_the_mirror_has(tmp_path: Path) -> None:
     core.close()
     assert at == len(pages)
     assert set(written.tolist()) | set(changed.tolist()) <= found
-    # what the file shows is the file's
+    # pages that only the file has are not exported
     area = phases.areas["file"].pages.tolist()
     assert not (set(area) - set(changed.tolist())) & found
 
 
-def test_what_is_no_mirror_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_mirror_is_refused(tmp_path: Path) -> None:
     for directory in (tmp_path, tmp_path / "none"):
         done = run_redirty("export-criu", directory, "-o", tmp_path / "x")
-        assert done.code == 1 and "is no mirror" in done.err and len(done.lines) == 1, done
+        assert done.code == 1 and "is not a mirror" in done.err and len(done.lines) == 1, done
 
 
-def test_a_mirror_that_was_cut_off_or_is_of_another_version_is_refused(tmp_path: Path) -> None:
-    """Zeros instead of contents would pass for a parent; nothing stays that is in the way of the next try."""
+def test_a_truncated_mirror_and_one_of_another_version_are_refused(tmp_path: Path) -> None:
+    """Zeros instead of contents could be taken for a parent; nothing is left that blocks the next attempt."""
     to = tmp_path / "m"
     with Phases({"anon": ("anon_private", 8)}) as phases:
         phases.write("anon", "stride:3")
@@ -108,18 +108,18 @@ def test_a_mirror_that_was_cut_off_or_is_of_another_version_is_refused(tmp_path:
     size = core.stat().st_size
     os.truncate(core, size - 4096)
     done = run_redirty("export-criu", to)
-    assert done.code == 1 and "memory.core was cut off" in done.err, done
+    assert done.code == 1 and "memory.core is truncated" in done.err, done
     assert not (to / "criu").exists()
     os.truncate(core, size)
-    told = json.loads((to / "mirror.json").read_text())
-    (to / "mirror.json").write_text(json.dumps(told | {"schema": 99}))
+    manifest = json.loads((to / "mirror.json").read_text())
+    (to / "mirror.json").write_text(json.dumps(manifest | {"schema": 99}))
     done = run_redirty("export-criu", to)
     assert done.code == 1 and "another version of redirty" in done.err, done
-    (to / "mirror.json").write_text(json.dumps(told))
+    (to / "mirror.json").write_text(json.dumps(manifest))
     assert run_redirty("export-criu", to).code == 0
 
 
-def test_a_disk_that_is_full_leaves_no_part_of_the_images(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_images(tmp_path: Path) -> None:
     to, small = tmp_path / "m", tmp_path / "small"
     with Phases({"anon": ("anon_private", 8)}) as phases:
         phases.write("anon", "stride:2")

@@ -1,5 +1,7 @@
-"""redirty mirror --hold-network: while the target stands still its kernel answers nobody, and whatever becomes of
-redirty then, it does again soon. With real packets, between network namespaces of the test's own."""
+"""redirty mirror --hold-network: while the target is stopped its network namespace sends nothing.
+
+Whatever happens to redirty then, traffic resumes soon. Uses real packets between the test's own network namespaces.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from tests.support.waiting import wait_until
 
 KILLS = int(os.environ.get("REDIRTY_KILLS", "1"))
 MIB = 24
-# The last pass has all of its memory, and takes a second and a half.
+# The last pass copies all memory, and takes a second and a half.
 SLOW = ("--passes", "1", "--downtime", "8s", "--bandwidth", "16MiB")
 ANSWER_S = 0.2
 
@@ -36,7 +38,13 @@ pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(180)]
 
 @dataclass
 class Talker:
-    """The program in a network namespace, and the process that has the namespace open."""
+    """A program in a network namespace, and a process that keeps the namespace open.
+
+    Attributes:
+        pid: of the program.
+        keeper: PID of the other process.
+        port: where the program listens.
+    """
 
     pid: int
     keeper: int
@@ -44,11 +52,11 @@ class Talker:
 
     @property
     def words(self) -> tuple[object, ...]:
-        """The target: all that is in the namespace."""
+        """The target options for all processes in the namespace."""
         return "-p", self.pid, "-p", self.keeper
 
     def connect(self) -> socket.socket:
-        """The kernel takes a connection by itself, also for a program that stands still."""
+        """Connect: the kernel accepts a connection even if the program is stopped."""
         return socket.create_connection(("10.9.0.2", self.port), ANSWER_S)
 
     def answers(self) -> bool:
@@ -71,28 +79,28 @@ def talker() -> Iterator[Talker]:
             assert found.answers()
             yield found
             assert process.poll() is None
-            wait_until(found.answers, "its network", timeout_s=2)
+            wait_until(found.answers, "its network traffic", timeout_s=2)
             process.kill()
 
 
-def held(talker: Talker, sender: subprocess.Popen[str]) -> int:
-    """Waits until nothing comes from its namespace any more; who holds it."""
+def wait_held(talker: Talker, sender: subprocess.Popen[str]) -> int:
+    """Wait until the namespace sends nothing any more, and return the PID of the program's tracer."""
     deadline = time.monotonic() + 60
     while tracer_of(talker.pid) == 0 or talker.answers():
         assert sender.poll() is None, sender.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    holder = tracer_of(talker.pid)
-    assert holder, "it stands still"
-    return holder
+    tracer = tracer_of(talker.pid)
+    assert tracer, "the target is stopped"
+    return tracer
 
 
-def begin(talker: Talker, to: Path, *more: object) -> subprocess.Popen[str]:
+def start_mirror(talker: Talker, to: Path, *more: object) -> subprocess.Popen[str]:
     return start_redirty("mirror", *talker.words, "--to", to, *SLOW, "--hold-network", *more)
 
 
 class Reader:
-    """Reads the numbers of a connection; times: when each came."""
+    """Reads the numbers that the program sends. times: when each arrived, CLOCK_MONOTONIC."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.numbers: list[int] = []
@@ -108,61 +116,63 @@ class Reader:
                 self.numbers.append(int.from_bytes(data, "little"))
 
 
-def test_nothing_is_sent_while_it_stands_still_and_nothing_is_lost(
+def test_nothing_is_sent_while_the_target_is_stopped_and_nothing_is_lost(
     talker: Talker, tmp_path: Path
 ) -> None:
     reader = Reader(talker.connect())
-    sender = begin(talker, tmp_path / "m")
-    held(talker, sender)
+    sender = start_mirror(talker, tmp_path / "m")
+    wait_held(talker, sender)
     done = finish(sender)
     assert done.code == 0, done
     information = mirror_json(tmp_path / "m")
     assert information["network_held"] is True and information["downtime_s"] > 1
-    wait_until(talker.answers, "its network", timeout_s=2)
-    seen = len(reader.numbers)
-    wait_until(lambda: len(reader.numbers) > seen + 10, "the numbers go on", timeout_s=10)
+    wait_until(talker.answers, "its network traffic", timeout_s=2)
+    received = len(reader.numbers)
+    wait_until(lambda: len(reader.numbers) > received + 10, "more numbers", timeout_s=10)
     assert reader.numbers == list(range(len(reader.numbers)))
 
 
-def test_without_it_the_kernel_answers(talker: Talker, tmp_path: Path) -> None:
-    """What the other tests see is the holding, not the stop."""
+def test_without_the_option_the_kernel_answers(talker: Talker, tmp_path: Path) -> None:
+    """The other tests see the effect of the hold, not of the stop."""
     sender = start_redirty("mirror", *talker.words, "--to", tmp_path / "m", *SLOW)
-    stood, deadline = 0, time.monotonic() + 60
+    stopped, deadline = 0, time.monotonic() + 60
     while sender.poll() is None and time.monotonic() < deadline:
         before = tracer_of(talker.pid)
         assert talker.answers()
-        stood += bool(before) and tracer_of(talker.pid) == before
+        stopped += bool(before) and tracer_of(talker.pid) == before
         time.sleep(0.01)
-    assert finish(sender).code == 0 and stood > 10
+    assert finish(sender).code == 0 and stopped > 10
 
 
-@pytest.mark.parametrize("whom", ["redirty", "holder"])
-def test_killed(talker: Talker, tmp_path: Path, whom: str) -> None:
+@pytest.mark.parametrize("victim", ["redirty", "freezer"])
+def test_traffic_resumes_when_redirty_or_the_freezer_is_killed(
+    talker: Talker, tmp_path: Path, victim: str
+) -> None:
     for number in range(KILLS):
-        sender = begin(talker, tmp_path / f"m{number}")
-        holder = held(talker, sender)
-        os.kill(sender.pid if whom == "redirty" else holder, signal.SIGKILL)
-        begun = time.monotonic()
-        wait_until(lambda: tracer_of(talker.pid) == 0, "its run", timeout_s=2)
-        wait_until(talker.answers, "its network", timeout_s=2)
-        assert time.monotonic() - begun < 2
-        if whom == "redirty":
+        sender = start_mirror(talker, tmp_path / f"m{number}")
+        freezer = wait_held(talker, sender)
+        os.kill(sender.pid if victim == "redirty" else freezer, signal.SIGKILL)
+        started = time.monotonic()
+        wait_until(lambda: tracer_of(talker.pid) == 0, "the resumed target", timeout_s=2)
+        wait_until(talker.answers, "its network traffic", timeout_s=2)
+        assert time.monotonic() - started < 2
+        if victim == "redirty":
             sender.communicate()
             assert not (tmp_path / f"m{number}" / "mirror.json").exists()
         else:
-            # once more from the start, in its own time: what was read is not of one moment
+            # it tries again, as what was read is not of one moment
             sender.terminate()
             finish(sender)
-        wait_until(talker.answers, "its network", timeout_s=2)
+        wait_until(talker.answers, "its network traffic", timeout_s=2)
 
 
-def test_redirty_hangs(talker: Talker, tmp_path: Path) -> None:
-    """The time that it was given ends all the same."""
-    sender = begin(talker, tmp_path / "m", "--downtime", "5s")
-    held(talker, sender)
+def test_traffic_resumes_when_redirty_hangs(talker: Talker, tmp_path: Path) -> None:
+    """The hold ends with its time limit."""
+    sender = start_mirror(talker, tmp_path / "m", "--downtime", "5s")
+    wait_held(talker, sender)
     os.kill(sender.pid, signal.SIGSTOP)
     assert not talker.answers()
-    wait_until(talker.answers, "its network", timeout_s=14)
+    wait_until(talker.answers, "its network traffic", timeout_s=14)
     assert tracer_of(talker.pid) == 0
     os.kill(sender.pid, signal.SIGCONT)
     sender.terminate()
@@ -170,7 +180,7 @@ def test_redirty_hangs(talker: Talker, tmp_path: Path) -> None:
     assert "Traceback" not in done.err, done
 
 
-def test_a_namespace_of_others_too_is_refused(talker: Talker, tmp_path: Path) -> None:
+def test_a_namespace_that_others_use_is_refused(talker: Talker, tmp_path: Path) -> None:
     to = tmp_path / "m"
     done = run_redirty("mirror", "-p", talker.pid, "--to", to, "--hold-network")
     assert done.code == 1 and not to.exists(), done
@@ -187,10 +197,10 @@ def test_the_machines_own_network_is_refused(tmp_path: Path) -> None:
         process.kill()
     assert done.code == 1 and "not in the target" in done.err, done
     done = run_redirty("mirror", "--vm", os.getpid(), "--to", tmp_path / "m", "--hold-network")
-    assert done.code == 2 and "a guest that stands still sends nothing" in done.err, done
+    assert done.code == 2 and "a stopped guest sends nothing" in done.err, done
 
 
-def test_it_does_not_cut_itself_off() -> None:
+def test_redirty_does_not_cut_itself_off() -> None:
     with pytest.raises(RedirtyError, match="would cut itself off"):
-        NetworkHold(shared=True, far=True).require_own({os.getpid()})
-    NetworkHold(shared=True, far=False).require_own({os.getpid()})
+        NetworkHold(shared=True, remote=True).require_own({os.getpid()})
+    NetworkHold(shared=True, remote=False).require_own({os.getpid()})

@@ -1,4 +1,4 @@
-"""redirty mirror into a directory: byte for byte what the target has, whatever the target does meanwhile."""
+"""redirty mirror into a directory: equal to the target's memory, whatever the target does meanwhile."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mirror(*words: object, code: int = 0, timeout_s: float = 120) -> Done:
 
 @contextlib.contextmanager
 def stopped_mirror(*target: object, to: Path, **more: object) -> Iterator[Done]:
-    """A mirror whose target was left stopped, so that both can be compared; then it runs again."""
+    """Make a mirror, and leave the target stopped so that both can be compared; resume it at the end."""
     done = mirror(*target, "--to", to, "--leave", "stopped", "--verify", "--downtime", "2s")
     pids = mirror_json(to)["target"]["pids"]
     try:
@@ -41,8 +41,8 @@ def stopped_mirror(*target: object, to: Path, **more: object) -> Iterator[Done]:
         let_run(*pids)
 
 
-def test_every_kind_of_mapping(tmp_path: Path) -> None:
-    """Written before, between and not at all; dropped, moved and unmapped while it goes on."""
+def test_every_kind_of_mapping_is_mirrored(tmp_path: Path) -> None:
+    """Pages are written before, between and not at all; dropped, moved and unmapped during the mirror."""
     to = tmp_path / "mirror"
     with Phases() as phases:
         for name in list(phases.areas):
@@ -54,8 +54,8 @@ def test_every_kind_of_mapping(tmp_path: Path) -> None:
         assert mirror_json(to)["verified"] is True
 
 
-def test_while_threads_write_and_mappings_change(tmp_path: Path) -> None:
-    """The torture workload: all kinds of mappings, mremap, madvise, children."""
+def test_a_mirror_is_equal_while_threads_write_and_mappings_change(tmp_path: Path) -> None:
+    """The torture workload has all kinds of mappings, mremap, madvise, and children."""
     for seed in (random.randrange(1, 1 << 30),):
         to = tmp_path / f"mirror{seed}"
         print(f"seed {seed}")
@@ -66,7 +66,7 @@ def test_while_threads_write_and_mappings_change(tmp_path: Path) -> None:
                 assert_same_memory(to)
 
 
-def test_while_the_mapping_list_changes(tmp_path: Path) -> None:
+def test_a_mirror_is_equal_while_the_mapping_list_changes(tmp_path: Path) -> None:
     to = tmp_path / "mirror"
     with Churn(2000) as churn:
         churn.write(1, 500)
@@ -77,17 +77,17 @@ def test_while_the_mapping_list_changes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["cyclic", "uniform", "hot_cold"])
-def test_known_rate_writers(tmp_path: Path, pattern: str) -> None:
+def test_writers_of_a_known_rate_are_mirrored(tmp_path: Path, pattern: str) -> None:
     to = tmp_path / "mirror"
     with Writer(64) as writer:
         writer.start(pattern, 20_000, 16_384, 60)
         with stopped_mirror("-p", writer.pid, "--bandwidth", "400MiB", to=to):
             assert_same_memory(to)
-        writer.signal(signal.SIGKILL)  # it would go on to the end of its run
+        writer.signal(signal.SIGKILL)  # else it would run to its end
 
 
 @pytest.mark.parametrize("kind", ["thp", "memfd", "file"])
-def test_large_pages_and_files(tmp_path: Path, kind: str) -> None:
+def test_large_pages_and_files_are_mirrored(tmp_path: Path, kind: str) -> None:
     to = tmp_path / "mirror"
     with Sweep(64, kind, directory=tmp_path) as sweep:
         running = threading.Event()
@@ -114,11 +114,11 @@ def test_the_target_is_unharmed(target: Checksum, tmp_path: Path) -> None:
     assert result.loops > 0
 
 
-def test_redis_under_load_and_gdb(tmp_path: Path) -> None:
+def test_redis_under_load_is_mirrored_and_gdb_reads_it(tmp_path: Path) -> None:
     gdb = require_program("gdb", "gdb")
     to = tmp_path / "mirror"
     with redis() as server:
-        server.ask("set", "kept", "as it was")
+        server.ask("set", "kept", "unchanged")
         load = server.load(60)
         try:
             server.server.wait_ready(lambda: int(server.ask("dbsize")) > 20_000)
@@ -126,20 +126,18 @@ def test_redis_under_load_and_gdb(tmp_path: Path) -> None:
                 assert_same_memory(to)
         finally:
             load.close()
-        assert server.ask("get", "kept") == "as it was"
-        seen = subprocess.run(
-            [
-                *(gdb, "-batch", "-nx", "-ex", "info threads", "-ex", "bt"),
-                *("/usr/bin/redis-server", to / "memory.core"),
-            ],
+        assert server.ask("get", "kept") == "unchanged"
+        server_path, core = "/usr/bin/redis-server", to / "memory.core"
+        shown = subprocess.run(
+            [gdb, "-batch", "-nx", "-ex", "info threads", "-ex", "bt", server_path, core],
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        assert "epoll_wait" in seen or "aeMain" in seen or "main" in seen, seen
+        assert "epoll_wait" in shown or "aeMain" in shown or "main" in shown, shown
         threads = CoreFile(to / "memory.core").threads()
         for tid in threads:
-            assert f"LWP {tid}" in seen
+            assert f"LWP {tid}" in shown
 
 
 _PROGRAM = """
@@ -159,7 +157,7 @@ int main(void) {
 """
 
 
-def test_gdb_reads_a_program_of_ours(tmp_path: Path) -> None:
+def test_gdb_reads_threads_variables_and_stacks(tmp_path: Path) -> None:
     gdb = require_program("gdb", "gdb")
     source, program, to = tmp_path / "p.c", tmp_path / "p", tmp_path / "mirror"
     source.write_text(_PROGRAM)
@@ -171,21 +169,21 @@ def test_gdb_reads_a_program_of_ours(tmp_path: Path) -> None:
             mirror("-p", process.pid, "--to", to)
         finally:
             process.kill()
-    asked = ["info threads", "print/x known_value", "thread apply all bt"]
-    words = [word for line in asked for word in ("-ex", line)]
-    seen = subprocess.run(
+    commands = ["info threads", "print/x known_value", "thread apply all bt"]
+    words = [word for line in commands for word in ("-ex", line)]
+    shown = subprocess.run(
         [gdb, "-batch", "-nx", *words, program, to / "memory.core"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert "0x1122334455667789" in seen, seen
-    assert seen.count("innermost") >= 2 and "waiter" in seen and "main ()" in seen, seen
-    assert seen.count("LWP") >= 2, seen
+    assert "0x1122334455667789" in shown, shown
+    assert shown.count("innermost") >= 2 and "waiter" in shown and "main ()" in shown, shown
+    assert shown.count("LWP") >= 2, shown
 
 
-def test_postgres_under_pgbench(tmp_path: Path) -> None:
-    """A tree of processes with shared memory, which is one thing in all of them."""
+def test_postgres_is_mirrored_under_pgbench(tmp_path: Path) -> None:
+    """A tree of processes is mirrored with its shared memory, which all of them map."""
     to = tmp_path / "mirror"
     with postgres() as server:
         server.fill(5)
@@ -200,22 +198,21 @@ def test_postgres_under_pgbench(tmp_path: Path) -> None:
         assert int(server.sql("select count(*) from pgbench_accounts")) == 500_000
 
 
-def test_it_says_when_it_will_not_converge(tmp_path: Path) -> None:
+def test_a_mirror_that_will_not_converge_says_what_would_suffice(tmp_path: Path) -> None:
     to = tmp_path / "mirror"
     with Writer(64) as writer:
         writer.start("cyclic", 40_000, 16_384, 60)
-        done = mirror(
-            *("-p", writer.pid, "--to", to, "--bandwidth", "30MiB", "--downtime", "20ms"), code=1
-        )
+        words = ["-p", writer.pid, "--to", to, "--bandwidth", "30MiB", "--downtime", "20ms"]
+        done = mirror(*words, code=1)
         assert writer.alive
         writer.signal(signal.SIGKILL)
     assert "will not converge" in done.err
-    assert "would do" in done.err
+    assert "would suffice" in done.err
     assert not to.exists()
 
 
-def test_random_moments_many_times(tmp_path: Path) -> None:
-    """Mirrors that begin at random moments of a workload, each compared."""
+def test_mirrors_that_start_at_random_moments_are_equal(tmp_path: Path) -> None:
+    """Each mirror starts at a random moment of a workload, and is compared with it."""
     rng = random.Random(5)
     with Writer(32) as writer:
         writer.start("uniform", 30_000, 8192, 120)

@@ -1,7 +1,7 @@
-"""One real migration of a small guest, recorded and compared as the benchmark does it, from end to end.
+"""A real migration of a small guest, recorded and compared as the benchmark does, from end to end.
 
-How quick it was decides nothing: all figures must be there and fit together, and the guest's program
-must find its memory as it left it.
+Times decide nothing: all figures have to be present and consistent, and the guest's program has to find its
+memory unchanged.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tests.tiers import require, require_program, require_root
 from tests.vm.kernels import KernelError, fetch
 
 AREA_MIB = 16
-# Far above what so few writes need: it ends however busy the machine is.
+# Far above what this write rate needs: the migration ends however busy the machine is.
 TIMES_CRITICAL = 12.0
 
 
 @pytest.mark.timeout(300)
-def test_a_guest_moves(tmp_path: Path) -> None:
+def test_a_migration_of_a_guest_is_recorded_and_compared(tmp_path: Path) -> None:
     require_root()
     require_program("qemu-system-x86_64", "qemu-system-x86")
     try:
@@ -35,13 +35,13 @@ def test_a_guest_moves(tmp_path: Path) -> None:
     settings = run.settings_of(kernel, 0.3, 120.0, 1e9, "1s", 2)
     plan = run.Plan(tmp_path / "out", settings, kernel, [TIMES_CRITICAL])
     run.prepare(plan)
-    # Errors, here too, when the guest did not arrive, or found a page that is not what it wrote.
+    # This raises if the guest did not arrive, or found a page that differs from what it wrote.
     run.measure(plan, writer("cyclic", 2_000, AREA_MIB, memory_mib=160))
 
     (load,) = read(plan.out, Load)
     assert load.memory_bytes == (160 << 20) - 8192
     assert 0 < load.zero_bytes < load.memory_bytes
-    # Counted once by redirty and once, a second later, by the benchmark.
+    # Zero pages are counted by redirty, and a second later by the benchmark.
     zeros = load_zeros(plan.out / run.RECORDINGS / "cyclic")
     mappings = load_mappings(plan.out / run.RECORDINGS / "cyclic")
     ram = mappings.iloc[int((mappings["end"] - mappings["start"]).to_numpy().argmax())]
@@ -53,8 +53,8 @@ def test_a_guest_moves(tmp_path: Path) -> None:
     assert moved.guest_wrong == 0
     assert moved.guest_writes is not None and moved.guest_writes > 0
     assert moved.syncs >= 3
-    # What is not zero was sent at least once, and all of the rest looked at. The guest's programs
-    # may have given memory back in between.
+    # Every page that is not zero was sent at least once, and all others were scanned. The guest's programs
+    # may have freed memory in between.
     present = load.memory_bytes - load.zero_bytes
     assert moved.transferred_bytes > max(0.9 * present, AREA_MIB << 20)
     assert moved.transferred_bytes > moved.normal_pages * PAGE_BYTES
@@ -63,8 +63,8 @@ def test_a_guest_moves(tmp_path: Path) -> None:
     assert moved.total_s * moved.bandwidth > 0.5 * moved.transferred_bytes
     assert read(plan.out, Sample) or moved.total_s < 0.3
 
-    told = read(plan.out, Predicted)
-    assert [(p.workload, p.bandwidth) for p in told] == [("cyclic", moved.bandwidth)]
-    rows = compare([load], [moved], told, settings.patience_s)
-    print(table.workloads([load], rows) + table.migrations(rows) + table.problems(told))
+    predictions = read(plan.out, Predicted)
+    assert [(p.workload, p.bandwidth) for p in predictions] == [("cyclic", moved.bandwidth)]
+    rows = compare([load], [moved], predictions, settings.patience_s)
+    print(table.workloads([load], rows) + table.migrations(rows) + table.problems(predictions))
     assert summary(rows).migrations == 1

@@ -1,7 +1,6 @@
-"""What can go wrong with a mirror over a network: the target is intact each time, and there is either a
-right mirror or none.
+"""Faults of a mirror over a network: the target is unharmed, and there is either a correct mirror or none.
 
-REDIRTY_FAULTS sets how often each is tried at a random moment (default 1), REDIRTY_SEED repeats a run.
+REDIRTY_FAULTS sets how often each fault is tried at a random moment (default 1), REDIRTY_SEED repeats a run.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ pytestmark = [
 
 @pytest.fixture
 def writer() -> Iterator[Writer]:
-    """A target that writes all the time, and must be as it was at the end."""
+    """Start a target that writes all the time, and check at the end that it is unharmed."""
     with Writer(64) as target:
         target.start("uniform", 2000, 16_384, 600)
         before = Condition.of(target.pid)
@@ -48,7 +47,7 @@ def writer() -> Iterator[Writer]:
         target.signal(signal.SIGKILL)
 
 
-def begin(target: Writer, port: int, *more: object) -> subprocess.Popen[str]:
+def start_mirror(target: Writer, port: int, *more: object) -> subprocess.Popen[str]:
     words = ["-p", target.pid, "--to", f"127.0.0.1:{port}", "--downtime", "1s", "--verify"]
     return start_redirty("mirror", *words, *more)
 
@@ -57,25 +56,27 @@ def assert_clean(done: Done) -> None:
     assert "Traceback" not in done.err and "internal error" not in done.err, done.err
 
 
-def assert_none(to: Path) -> None:
-    """No mirror: neither its name nor a core file that could be taken for one."""
+def assert_no_mirror(to: Path) -> None:
+    """Check that the directory is not a mirror."""
     assert not (to / "mirror.json").exists()
 
 
-def moments(most_s: float) -> Iterator[tuple[int, float]]:
+def moments(max_s: float) -> Iterator[tuple[int, float]]:
     rng = random.Random(SEED)
     print(f"seed {SEED}")
     for i in range(TIMES):
-        yield i, rng.uniform(0.3, most_s)
+        yield i, rng.uniform(0.3, max_s)
 
 
-def test_over_loopback_and_with_tls(writer: Writer, tmp_path: Path) -> None:
+def test_mirrors_over_loopback_with_tls_and_compressed_are_equal(
+    writer: Writer, tmp_path: Path
+) -> None:
     code = tmp_path / "code"
     for name, more in (("plain", ()), ("tls", ("--code-file", code)), ("zstd", ("--compress",))):
         to = tmp_path / name
         kept = [w for w in more if w != "--compress"]
         with receive(to, tmp_path / "log", *kept) as other:
-            done = finish(begin(writer, other.port, "--leave", "stopped", *more))
+            done = finish(start_mirror(writer, other.port, "--leave", "stopped", *more))
             try:
                 assert done.code == 0, done
                 assert other.wait() == 0, other.text()
@@ -86,11 +87,11 @@ def test_over_loopback_and_with_tls(writer: Writer, tmp_path: Path) -> None:
     assert code.stat().st_mode & 0o777 == 0o600
 
 
-def test_sender_killed(writer: Writer, tmp_path: Path) -> None:
+def test_a_killed_sender_leaves_a_verified_mirror_or_none(writer: Writer, tmp_path: Path) -> None:
     for i, moment in moments(2.5):
         to = tmp_path / f"m{i}"
         with receive(to, tmp_path / "log", "--wait", "2s") as other:
-            sender = begin(writer, other.port, *SLOW)
+            sender = start_mirror(writer, other.port, *SLOW)
             time.sleep(moment)
             sender.kill()
             sender.communicate()
@@ -103,49 +104,49 @@ def test_sender_killed(writer: Writer, tmp_path: Path) -> None:
         wait_until(lambda: Path(f"/proc/{writer.pid}").exists(), "the target", timeout_s=1)
 
 
-def test_receiver_killed_and_started_again(writer: Writer, tmp_path: Path) -> None:
+def test_a_receiver_killed_and_started_again_resumes(writer: Writer, tmp_path: Path) -> None:
     for i, moment in moments(1.5):
         to = tmp_path / f"m{i}"
         first = Receive(to, tmp_path / "log")
-        sender = begin(writer, first.port, *SLOW, "--leave", "stopped")
+        sender = start_mirror(writer, first.port, *SLOW, "--leave", "stopped")
         wait_until(
             to.exists, "the connection", timeout_s=60
-        )  # before that, nobody is there to come back to
+        )  # before that there is no session to resume
         time.sleep(moment)
         first.kill()
         time.sleep(0.3)
-        with receive(to, tmp_path / "log2", port=first.port) as again:
+        with receive(to, tmp_path / "log2", port=first.port) as restarted:
             done = finish(sender)
             assert_clean(done)
             if done.code == 0:
                 try:
-                    again.wait()
+                    restarted.wait()
                     assert_same_memory(to)
                 finally:
                     let_run(writer.pid)
             else:
-                assert_none(to)
+                assert_no_mirror(to)
                 raise AssertionError(done)
 
 
-def test_receiver_killed_for_good(writer: Writer, tmp_path: Path) -> None:
+def test_a_receiver_that_does_not_come_back_ends_the_mirror(writer: Writer, tmp_path: Path) -> None:
     to = tmp_path / "m"
     other = Receive(to, tmp_path / "log")
-    sender = begin(writer, other.port, *SLOW, "--patience", "1s")
+    sender = start_mirror(writer, other.port, *SLOW, "--patience", "1s")
     time.sleep(1)
     other.kill()
     done = finish(sender)
-    assert done.code == 1 and "the target runs on" in done.err, done
+    assert done.code == 1 and "the target keeps running" in done.err, done
     assert_clean(done)
-    assert_none(to)
+    assert_no_mirror(to)
 
 
-def test_connection_cut(writer: Writer, tmp_path: Path) -> None:
+def test_a_cut_connection_is_resumed(writer: Writer, tmp_path: Path) -> None:
     for i, moment in moments(1.5):
         to = tmp_path / f"m{i}"
         with receive(to, tmp_path / "log") as other:
             wire = Wire(other.port)
-            sender = begin(writer, wire.port, *SLOW, "--leave", "stopped")
+            sender = start_mirror(writer, wire.port, *SLOW, "--leave", "stopped")
             time.sleep(moment)
             wire.cut()
             time.sleep(moment / 3)
@@ -161,11 +162,11 @@ def test_connection_cut(writer: Writer, tmp_path: Path) -> None:
             wire.close()
 
 
-def test_link_down_for_five_seconds(writer: Writer, tmp_path: Path) -> None:
+def test_a_link_may_be_down_for_five_seconds(writer: Writer, tmp_path: Path) -> None:
     to = tmp_path / "m"
     with receive(to, tmp_path / "log") as other:
         wire = Wire(other.port)
-        sender = begin(writer, wire.port, *SLOW, "--leave", "stopped")
+        sender = start_mirror(writer, wire.port, *SLOW, "--leave", "stopped")
         wait_until(lambda: wire.passed > 10 << 20, "some pages", timeout_s=30)
         wire.hold(5)
         done = finish(sender)
@@ -178,14 +179,14 @@ def test_link_down_for_five_seconds(writer: Writer, tmp_path: Path) -> None:
         wire.close()
 
 
-def test_disk_full(writer: Writer, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_nothing(writer: Writer, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "none", small], check=False)
     require(mounted.returncode == 0, "needs to mount a tmpfs")
     try:
         with receive(small / "m", tmp_path / "log") as other:
-            done = finish(begin(writer, other.port))
+            done = finish(start_mirror(writer, other.port))
             assert done.code == 1 and "No space left" in done.err, done
             assert_clean(done)
             assert other.wait() == 1
@@ -198,7 +199,7 @@ def test_disk_full(writer: Writer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["exit", "exec"])
-def test_target_ends(how: str, tmp_path: Path) -> None:
+def test_a_target_that_ends_is_reported(how: str, tmp_path: Path) -> None:
     for i, moment in moments(1.0):
         to = tmp_path / f"m{i}"
         with Hold("sleep") as target, receive(to, tmp_path / "log", "--wait", "2s") as other:
@@ -216,10 +217,10 @@ def test_target_ends(how: str, tmp_path: Path) -> None:
                 assert done.code in (1, 3), done
             if done.code:
                 other.wait()
-                assert_none(to)
+                assert_no_mirror(to)
 
 
-def test_target_maps_and_unmaps_gigabytes(tmp_path: Path) -> None:
+def test_a_target_that_maps_and_unmaps_gigabytes_is_mirrored(tmp_path: Path) -> None:
     to = tmp_path / "m"
     with Phases({"anon": ("anon_private", 8)}) as phases:
         phases.write("anon")
@@ -246,14 +247,14 @@ def _stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-def test_wrong_code_and_no_certificate(writer: Writer, tmp_path: Path) -> None:
+def test_a_wrong_code_and_a_missing_certificate_are_refused(writer: Writer, tmp_path: Path) -> None:
     to, code, wrong = tmp_path / "m", tmp_path / "code", tmp_path / "wrong"
     wrong.write_text("aaaaaaa-aaaaaaa-aaaaaaa-aaaaa\n")
     with receive(to, tmp_path / "log", "--code-file", code) as other:
-        done = finish(begin(writer, other.port, "--code-file", wrong))
+        done = finish(start_mirror(writer, other.port, "--code-file", wrong))
         assert done.code == 1 and "does not know the code" in done.err, done
         assert_clean(done)
-        # without TLS, as a stranger within this machine would
+        # without TLS, as an unknown process of this machine would
         with socket.create_connection(("127.0.0.1", other.port)) as stranger:
             stranger.sendall(b"RDM1" + bytes(100))
             stranger.settimeout(15)
@@ -273,18 +274,18 @@ def test_wrong_code_and_no_certificate(writer: Writer, tmp_path: Path) -> None:
             nobody.sendall(bytes(100))
             assert nobody.recv(100) == b""
         assert not to.exists()
-        done = finish(begin(writer, other.port, "--code-file", code))
+        done = finish(start_mirror(writer, other.port, "--code-file", code))
         assert done.code == 0, (done, other.text())
         assert other.wait() == 0
     assert mirror_json(to)["verified"]
 
 
-def test_another_machine_needs_a_code(writer: Writer) -> None:
+def test_an_address_beyond_loopback_needs_a_code(writer: Writer) -> None:
     addresses = json.loads(
         subprocess.run(["ip", "-j", "-4", "addr"], capture_output=True, check=True).stdout
     )
     own = [i["local"] for link in addresses for i in link["addr_info"] if link["ifname"] != "lo"]
-    require(own, "needs an address beside loopback")
+    require(own, "needs an address other than loopback")
     with socket.create_server((own[0], 0)) as listener:
         port = listener.getsockname()[1]
         words = ["-p", writer.pid, "--to", f"{own[0]}:{port}"]

@@ -1,4 +1,4 @@
-"""Which pages a pass sends: those the tracer found, less what is unchanged or kept for the end. And how fast."""
+"""Passes send the pages that the tracer found, except unchanged and deferred ones, at the rate of the limit."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import itertools
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from redirty.collector.mirror.decision import Decision, Goals
+from redirty.collector.mirror import session
+from redirty.collector.mirror.decision import Goals
 from redirty.collector.mirror.image.image import Image
-from redirty.collector.mirror.observer import PassReport, ProgressReport
+from redirty.collector.mirror.observer import MirrorObserver, PassReport
 from redirty.collector.mirror.rate_limiter import RateLimiter
 from redirty.collector.mirror.request import MirrorRequest
 from redirty.collector.mirror.session import MirrorSession
 from redirty.collector.mirror.state import MirrorState
 from redirty.collector.mirror.transport.local_sink import LocalSink
-from redirty.collector.mirror.transport.sink import PageSink
-from redirty.collector.pageset import PageSet, empty, page_numbers
+from redirty.collector.pageset import U64, PageSet, empty, from_ranges, page_numbers
 from redirty.collector.target.targets import Pids
 from redirty.collector.tracking.rounds import Round
 
@@ -32,58 +34,123 @@ from tests.workloads.driver import Phases, Uring, Writer
 pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
 
 
-class Watcher:
-    """Notes what each pass sent, and what was dirty after it, by source."""
+class Watcher(MirrorObserver):
+    """Keeps the report of each pass, and what was dirty after it, by number of the source."""
 
-    def __init__(self) -> None:
-        self.sent: list[dict[int, PageSet]] = []
+    def __init__(self, states: list[MirrorState]) -> None:
         self.dirty: list[dict[int, PageSet]] = []
-        self.done: list[PassReport] = []
+        self.reports: list[PassReport] = []
+        self._states = states
 
-    def going(self, now: ProgressReport) -> None:
-        pass
-
-    def passed(self, done: PassReport, state: MirrorState, result: Round) -> None:
-        self.sent.append(done.counts.sent)
-        self.done.append(done)
+    def on_pass(self, report: PassReport, result: Round) -> None:
+        (state,) = self._states
+        self.reports.append(report)
         self.dirty.append({s.number: s.dirty[0] for s in state.sources()})
-
-    def decided(self, decision: Decision) -> None:
-        pass
-
-    def said(self, text: str) -> None:
-        pass
 
 
 class WritingSink(LocalSink):
-    """After the copying of a pass, and before its round ends, the target writes: on_flush(pass)."""
+    """Has the target write after the pages of a pass were copied, and before its round ends.
+
+    Attributes:
+        on_flush: makes the target write; its argument counts the calls.
+        sent: pages that were sent with their contents, by number of the source, for each pre-copy pass.
+    """
 
     on_flush: Callable[[int], None]
-    flushes = 0
+
+    def __init__(self, image: Image, rate_limiter: RateLimiter) -> None:
+        super().__init__(image, rate_limiter)
+        self.sent: list[dict[int, PageSet]] = [{}]
+        self._flushes = 0
+
+    def write(
+        self, number: int, firsts: U64, lengths: U64, data: memoryview, raw_bytes: int
+    ) -> None:
+        super().write(number, firsts, lengths, data, raw_bytes)
+        if self._stopped:
+            return
+        pages = from_ranges(firsts, firsts + lengths)
+        self.sent[-1][number] = self.sent[-1].get(number, empty()) | pages
 
     def flush(self) -> None:
-        self.flushes += 1
-        self.on_flush(self.flushes)
+        self._flushes += 1
+        self.on_flush(self._flushes)
+        if not self._stopped:
+            self.sent.append({})
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether the target is stopped: only stop-and-copy has a deadline, and it may be tried again."""
+        return self.deadline is not None
 
 
-def in_process(
-    to: Path, write: Callable[[int], None], wish: MirrorRequest
-) -> tuple[MirrorSession, Watcher]:
-    def sink() -> PageSink:
-        made = WritingSink(Image.create(to, "s" * 16), RateLimiter(wish.bandwidth))
-        made.on_flush = write
-        return made
+@dataclass
+class WritingDestination:
+    """Opens a WritingSink in a directory."""
 
-    watcher = Watcher()
-    mirroring = MirrorSession(wish, sink, watcher)
-    mirroring.run()
-    return mirroring, watcher
+    to: Path
+    on_flush: Callable[[int], None]
+    sink: WritingSink | None = None
+
+    def open(self, rate_limiter: RateLimiter) -> WritingSink:
+        self.sink = WritingSink(Image.create(self.to, "s" * 16), rate_limiter)
+        self.sink.on_flush = self.on_flush
+        return self.sink
+
+
+@dataclass
+class Mirrored:
+    """A mirror that was made in this process.
+
+    Attributes:
+        information: the contents of mirror.json.
+        sent: pages that each pre-copy pass sent with their contents, by number of the source.
+        dirty: pages that were dirty after each of these passes, by number of the source.
+        reports: of each of these passes.
+    """
+
+    information: dict[str, Any]
+    sent: list[dict[int, PageSet]]
+    dirty: list[dict[int, PageSet]]
+    reports: list[PassReport]
+
+
+@pytest.fixture
+def states(monkeypatch: pytest.MonkeyPatch) -> list[MirrorState]:
+    """Collect the states that sessions make."""
+    made: list[MirrorState] = []
+
+    class KeptState(MirrorState):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(session, "MirrorState", KeptState)
+    return made
+
+
+def mirror_in_process(
+    pid: int,
+    to: Path,
+    write: Callable[[int], None],
+    goals: Goals,
+    states: list[MirrorState],
+    **more: Any,
+) -> Mirrored:
+    """Mirror a process, and call write(number of the pass) at the end of each pass."""
+    destination = WritingDestination(to, write)
+    request = MirrorRequest(Pids([pid]), destination, goals, arm=ARM, probe=PROBE, **more)
+    watcher = Watcher(states)
+    information = MirrorSession(request, watcher).run()
+    assert destination.sink is not None
+    sent = destination.sink.sent[: len(watcher.reports)]
+    return Mirrored(information, sent, watcher.dirty, watcher.reports)
 
 
 AREAS = {"anon": ("anon_private", 8), "shared_file": ("file_shared", 8)}
 
 
-def test_only_re_dirtied_pages_are_sent_again(tmp_path: Path) -> None:
+def test_only_re_dirtied_pages_are_sent_again(tmp_path: Path, states: list[MirrorState]) -> None:
     with Phases(AREAS) as phases:
         phases.write("anon")
         written = []
@@ -94,60 +161,56 @@ def test_only_re_dirtied_pages_are_sent_again(tmp_path: Path) -> None:
                 two = phases.write("shared_file", "random", seed=number, count=100).pages
                 written.append((len(one), len(two)))
 
-        wish = MirrorRequest(
-            Pids([phases.pid]), Goals(None, passes=5), arm=ARM, probe=PROBE, keep_lists=True
-        )
-        _, watcher = in_process(tmp_path / "m", write, wish)
-    assert len(watcher.sent) == 5 and written == [(300, 100)] * 4
+        goals = Goals(None, passes=5)
+        done = mirror_in_process(phases.pid, tmp_path / "m", write, goals, states)
+    assert len(done.sent) == 5 and written == [(300, 100)] * 4
     for k in range(1, 5):
-        traced = watcher.dirty[k - 1]
+        traced = done.dirty[k - 1]
         total = 0
-        for number, pages in watcher.sent[k].items():
-            # nothing but what was traced in the round before
+        for number, pages in done.sent[k].items():
+            # only pages that were dirty in the round before
             extra = pages - traced.get(number, empty())
             assert len(extra) == 0, (k, number, len(extra))
             total += len(pages)
-        lacking = sum(len(p) for p in traced.values()) - total
-        counts = watcher.done[k].counts
-        assert lacking == counts.unchanged_pages + counts.zero_pages, (k, lacking, counts)
-        assert 400 <= total <= 440, total  # those, and a few of the program's own
+        omitted = sum(len(p) for p in traced.values()) - total
+        counts = done.reports[k].counts
+        assert omitted == counts.unchanged_pages + counts.zero_pages, (k, omitted, counts)
+        assert 400 <= total <= 440, total  # these, and a few others of the program
 
 
-def test_pages_that_are_written_again_and_again_wait_for_the_end(tmp_path: Path) -> None:
+def test_pages_that_are_written_in_each_round_are_deferred(
+    tmp_path: Path, states: list[MirrorState]
+) -> None:
     with Phases(AREAS) as phases:
         phases.write("anon")
 
         def write(number: int) -> None:
             if number <= 6:
                 phases.write("anon", "range:0", seed=number, count=20)
-            if number <= 4:  # others than before
+            if number <= 4:  # other pages each time
                 phases.write("anon", f"range:{number * 500 - 480}", seed=number, count=500)
 
-        goals = Goals(0.4)
-        wish = MirrorRequest(
-            Pids([phases.pid]), goals, bandwidth=4 << 20, arm=ARM, probe=PROBE, keep_lists=True
+        done = mirror_in_process(
+            phases.pid, tmp_path / "m", write, Goals(0.4), states, bandwidth=4 << 20
         )
-        mirroring, watcher = in_process(tmp_path / "m", write, wish)
-    held = [done.held_pages for done in watcher.done]
-    assert held[:3] == [0, 0, 0] and max(held) >= 20, held
-    at = next(i for i, n in enumerate(held) if n)
-    hot = {
-        p for sent in watcher.sent[1:at] for s in sent.values() for p in page_numbers(s).tolist()
-    }
-    later = {
-        p for sent in watcher.sent[at:] for s in sent.values() for p in page_numbers(s).tolist()
-    }
+    deferred = [report.deferred_pages for report in done.reports]
+    assert deferred[:3] == [0, 0, 0] and max(deferred) >= 20, deferred
+    at = next(i for i, n in enumerate(deferred) if n)
+    hot = {p for sent in done.sent[1:at] for s in sent.values() for p in page_numbers(s).tolist()}
+    later = {p for sent in done.sent[at:] for s in sent.values() for p in page_numbers(s).tolist()}
     area = phases.areas["anon"].first_page
-    assert set(range(area, area + 20)) <= hot, "they were sent before it was known"
-    assert not set(range(area, area + 20)) & later, "and not any more then"
-    assert mirroring.information["passes"][-1]["sent_pages"] >= 20
+    assert set(range(area, area + 20)) <= hot, "they were sent before they were known to be hot"
+    assert not set(range(area, area + 20)) & later, "they were not sent after that"
+    assert done.information["passes"][-1]["sent_pages"] >= 20
     core = CoreFile(tmp_path / "m" / "memory.core")
     assert any(core.read(area * 4096, 20 * 4096))
     core.close()
 
 
-def test_what_the_kernel_writes_unseen_is_read_again(tmp_path: Path) -> None:
-    """A registered buffer of io_uring is written by its physical address: no fault, no bit."""
+def test_pages_that_the_kernel_writes_untracked_are_read_again(
+    tmp_path: Path, states: list[MirrorState]
+) -> None:
+    """The kernel writes a registered buffer of io_uring by its physical address: no fault, no dirty bit."""
     with Uring(tmp_path) as uring:
         if uring.why:
             pytest.skip(f"io_uring: {uring.why}")
@@ -158,17 +221,18 @@ def test_what_the_kernel_writes_unseen_is_read_again(tmp_path: Path) -> None:
             if number <= 2:
                 uring.read(0, 32, "fixed")
 
-        wish = MirrorRequest(
-            Pids([uring.pid]), Goals(None, passes=2), arm=ARM, probe=PROBE, verify=True
-        )
-        mirroring, _ = in_process(tmp_path / "m", write, wish)
-    assert mirroring.information["verified"]
+        goals = Goals(None, passes=2)
+        done = mirror_in_process(uring.pid, tmp_path / "m", write, goals, states, verify=True)
+    assert done.information["verified"]
 
 
 @pytest.mark.parametrize("mib", [4, 40])
 def test_the_rate_limit_is_kept(mib: int, tmp_path: Path) -> None:
-    """Within 2 % over a second: counted at a wire, not by the sender. Never more; a second in which the machine
-    has no processor for the sender has less, and that is not made up for in the next."""
+    """The rate is within 2 % of the limit over a second, counted at a wire and not by the sender.
+
+    It is never above. In a second in which the sender gets no processor it is below, which the next one does not
+    make up for.
+    """
     with Writer(320) as writer, receive(tmp_path / "m", tmp_path / "log") as other:
         writer.start("cyclic", 10, 81_920, 600)
         wire = Wire(other.port)
@@ -193,7 +257,7 @@ def test_the_rate_limit_is_kept(mib: int, tmp_path: Path) -> None:
     assert not (tmp_path / "m" / "mirror.json").exists()
 
 
-def test_decisions_are_told_and_kept(tmp_path: Path) -> None:
+def test_decisions_are_printed_and_recorded(tmp_path: Path) -> None:
     with Writer(64) as writer:
         writer.start("uniform", 3000, 16_384, 600)
         words = ["-p", writer.pid, "--to", tmp_path / "m", "--bandwidth", "100MiB"]
@@ -205,7 +269,7 @@ def test_decisions_are_told_and_kept(tmp_path: Path) -> None:
     for decision in information["decisions"]:
         assert decision["reason"] in done.err
     assert information["decisions"][-1]["decision"] == "quiesce"
-    # what was predicted and what it took, with room for a busy machine
+    # prediction and result, with a margin for a busy machine
     predicted = information["decisions"][-1]["predicted_downtime_s"]
     assert predicted <= 0.05
     assert 0 < information["downtime_s"] < 0.1

@@ -1,5 +1,7 @@
-"""A QEMU mirrored while its guest writes: the guest's memory in the mirror against QEMU's own pmemsave of the
-stopped guest; QEMU's own memory is left out."""
+"""Mirrors of a QEMU whose guest writes: guest memory equals QEMU's own pmemsave of the stopped guest.
+
+The memory of the QEMU process itself is left out.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ from tests.vm.kernels import KernelError, fetch
 from tests.workloads.driver import guest_parameters, make_initramfs
 
 MEMORY_MIB, AREA_MIB, RATE = 128, 48, 2000
-HOLE, AFTER_HOLE = 0xA0000, 0x100000  # a PC has its screen and firmware in between
+HOLE, AFTER_HOLE = 0xA0000, 0x100000  # a PC has video memory and firmware in between
 
 
 def ram_of(pid: int) -> int:
-    """Where the guest's memory begins: QEMU keeps its RAM out of its children (VmFlags: dc)."""
+    """Return the address of guest RAM in QEMU, which marks it with MADV_DONTFORK (VmFlags: dc)."""
     start = 0
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         bounds = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
@@ -35,7 +37,7 @@ def ram_of(pid: int) -> int:
 
 
 @pytest.mark.timeout(400)
-def test_a_guest_is_what_pmemsave_says(tmp_path: Path) -> None:
+def test_guest_memory_equals_pmemsave(tmp_path: Path) -> None:
     require_root()
     try:
         kernel = fetch("6.1")
@@ -47,20 +49,19 @@ def test_a_guest_is_what_pmemsave_says(tmp_path: Path) -> None:
         archive = make_initramfs(work / "initramfs")
         socket = work / "qmp"
         more = ["-qmp", f"unix:{socket},server=on,wait=off"]
-        words = guest_parameters(RATE, AREA_MIB)
-        server = guest(work, kernel.image, archive, words, MEMORY_MIB, more)
+        parameters = guest_parameters(RATE, AREA_MIB)
+        server = guest(work, kernel.image, archive, parameters, MEMORY_MIB, more)
         try:
             server.wait_ready(lambda: server.text().count('"progress"') >= 2, 240)
             ram = ram_of(server.pid)
             goal = ["--downtime", "3s", "--verify", "--leave", "stopped"]
-            done = run_redirty(
-                *("mirror", "--vm", server.pid, "--to", to, "--qmp", socket, *goal), timeout_s=120
-            )
+            words = ["mirror", "--vm", server.pid, "--to", to, "--qmp", socket, *goal]
+            done = run_redirty(*words, timeout_s=120)
             assert done.code == 0, done
             monitor = Qmp(socket, lambda: server.alive)
             assert monitor.ask("query-status")["running"] is False
             core = CoreFile(to / "memory.core")
-            # and no memory of QEMU's own
+            # no memory of the QEMU process itself
             blocks = starts_with_flag(server.pid, b"dc")
             assert ram in blocks and {s.start for s in core.segments} == blocks
             assert run_redirty("export-guest", to, "-o", work / "raw").code == 0
@@ -74,31 +75,32 @@ def test_a_guest_is_what_pmemsave_says(tmp_path: Path) -> None:
                 assert truth == core.read(ram + start, end - start), hex(start)
                 assert truth == raw[start:end], hex(start)
             core.close()
-            # and it goes on
+            # the guest continues
             monitor.ask("cont")
             monitor.close()
-            seen = server.text().count('"progress"')
-            server.wait_ready(lambda: server.text().count('"progress"') > seen, 60)
+            before = server.text().count('"progress"')
+            server.wait_ready(lambda: server.text().count('"progress"') > before, 60)
         finally:
             server.close()
     assert mirror_json(to)["verified"]
 
 
-# Memory of two nodes, and a third piece that begins behind the hole below 4 GiB: the order in which QEMU maps them
-# is its own.
-PIECES_MIB, THIRD_MIB = 64, 128  # no smaller piece can be plugged in
+# Memory of two nodes, and a third piece that starts above the hole below 4 GiB: QEMU maps them in an order of its own.
+PIECES_MIB, THIRD_MIB = 64, 128  # the smallest size that can be plugged in
+# fmt: off
 NODES = [
-    *("-m", f"{2 * PIECES_MIB}M,slots=2,maxmem=1G"),
-    *("-object", f"memory-backend-ram,id=one,size={PIECES_MIB}M"),
-    *("-object", f"memory-backend-ram,id=two,size={PIECES_MIB}M"),
-    *("-numa", "node,memdev=one", "-numa", "node,memdev=two"),
-    *("-object", f"memory-backend-ram,id=three,size={THIRD_MIB}M"),
-    *("-device", "pc-dimm,memdev=three"),
+    "-m", f"{2 * PIECES_MIB}M,slots=2,maxmem=1G",
+    "-object", f"memory-backend-ram,id=one,size={PIECES_MIB}M",
+    "-object", f"memory-backend-ram,id=two,size={PIECES_MIB}M",
+    "-numa", "node,memdev=one", "-numa", "node,memdev=two",
+    "-object", f"memory-backend-ram,id=three,size={THIRD_MIB}M",
+    "-device", "pc-dimm,memdev=three",
 ]
+# fmt: on
 
 
 @pytest.mark.timeout(400)
-def test_memory_in_several_pieces(tmp_path: Path) -> None:
+def test_guest_memory_in_several_pieces_is_at_its_guest_physical_addresses(tmp_path: Path) -> None:
     require_root()
     try:
         kernel = fetch("6.1")
@@ -110,14 +112,13 @@ def test_memory_in_several_pieces(tmp_path: Path) -> None:
         archive = make_initramfs(work / "initramfs")
         socket = work / "qmp"
         more = ["-qmp", f"unix:{socket},server=on,wait=off", *NODES]
-        words = f"memhp_default_state=online {guest_parameters(RATE, AREA_MIB // 2)}"
-        server = guest(work, kernel.image, archive, words, 2 * PIECES_MIB, more)
+        parameters = f"memhp_default_state=online {guest_parameters(RATE, AREA_MIB // 2)}"
+        server = guest(work, kernel.image, archive, parameters, 2 * PIECES_MIB, more)
         try:
             server.wait_ready(lambda: server.text().count('"progress"') >= 2, 240)
             goal = ["--downtime", "3s", "--leave", "stopped"]
-            done = run_redirty(
-                *("mirror", "--vm", server.pid, "--to", to, "--qmp", socket, *goal), timeout_s=120
-            )
+            words = ["mirror", "--vm", server.pid, "--to", to, "--qmp", socket, *goal]
+            done = run_redirty(*words, timeout_s=120)
             assert done.code == 0, done
             done = run_redirty("export-guest", to, "-o", work / "raw")
             assert done.code == 0 and len(done.lines) == 1, done

@@ -1,4 +1,4 @@
-"""What is asked of a mirror: impossible things are told at once, a wait can be ended, a deadline is kept."""
+"""Requests to redirty mirror: invalid ones are refused at once, a mirror can be cancelled, a deadline is kept."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(180)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_mirror_at_a_bit_a_second_can_be_ended(number: signal.Signals, tmp_path: Path) -> None:
-    """A piece of memory then waits for hours."""
+def test_a_mirror_at_a_bit_a_second_can_be_cancelled(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """At this rate a piece of memory waits for hours."""
     to = tmp_path / "m"
     with Writer(8) as writer:
         before = Condition.of(writer.pid)
@@ -36,21 +38,23 @@ def test_a_mirror_at_a_bit_a_second_can_be_ended(number: signal.Signals, tmp_pat
         assert_released(writer, before)
 
 
-def test_a_deadline_that_the_first_pass_misses(tmp_path: Path) -> None:
+def test_a_deadline_that_the_first_pass_misses_ends_the_mirror(tmp_path: Path) -> None:
     to = tmp_path / "m"
     with Writer(64) as writer:
         before = Condition.of(writer.pid)
         words = ["-p", writer.pid, "--to", to, "--bandwidth", "2MiB", "--deadline", "2s"]
         done = run_redirty("mirror", "--json-lines", *words)
         assert done.code == 1, done
-        assert "it cannot be done in 2.0 s" in done.err and len(done.err.splitlines()) == 1, done
+        assert (
+            "cannot meet the deadline of 2.0 s" in done.err and len(done.err.splitlines()) == 1
+        ), done
         *_, last = map(json.loads, done.out.splitlines())
         assert last["event"] == "failed" and last["why"] in done.err
         assert not to.exists()
         assert_released(writer, before)
 
 
-def test_a_deadline_that_comes_in_a_later_pass(tmp_path: Path) -> None:
+def test_a_deadline_in_a_later_pass_stops_the_target(tmp_path: Path) -> None:
     """The pass ends early, and the target is stopped for the rest."""
     to = tmp_path / "m"
     with Writer(64) as writer:
@@ -61,38 +65,40 @@ def test_a_deadline_that_comes_in_a_later_pass(tmp_path: Path) -> None:
         information = mirror_json(to)
         writer.signal(signal.SIGKILL)
     assert information["decisions"][-1]["reason"].endswith("the deadline has come")
-    # The last pass is what was left then, with the target stopped; none went on for long.
+    # The last pass copies the rest, with the target stopped; no pass continued for long.
     *before, last = information["passes"]
     assert sum(p["duration_s"] for p in before) < 9.5
     assert last["duration_s"] < 8
 
 
 @pytest.mark.parametrize(
-    ("words", "why"),
+    ("words", "message"),
     [
-        (["--downtime", "99999999999h"], "a downtime is at most"),
-        (["--deadline", "30000000000s"], "a deadline is at most"),
-        (["--qmp", "/nonexistent"], "/nonexistent is none"),
+        (["--downtime", "99999999999h"], "--downtime must be at most 30 days"),
+        (["--deadline", "30000000000s"], "--deadline must be at most 30 days"),
+        (["--qmp", "/nonexistent"], "got /nonexistent"),
         (["--to", ":7411"], "HOST:PORT"),
         (["--to", "::1:7411"], "HOST:PORT"),
     ],
 )
-def test_what_cannot_be_is_told_at_once(words: list[str], why: str, tmp_path: Path) -> None:
+def test_invalid_requests_are_refused_at_once(
+    words: list[str], message: str, tmp_path: Path
+) -> None:
     with Writer(4) as writer:
         to = ["--to", tmp_path / "m"]
         done = run_redirty("mirror", "-p", writer.pid, *to, *words)
-        assert done.code == 2 and why in done.err and len(done.err.splitlines()) == 1, done
+        assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 1, done
     assert not list(tmp_path.iterdir())
 
 
-def test_a_receiver_says_at_once_that_it_has_no_room(tmp_path: Path) -> None:
+def test_a_receiver_without_a_parent_directory_fails_at_once(tmp_path: Path) -> None:
     done = run_redirty("receive", "--listen", "127.0.0.1:0", "--to", tmp_path / "none" / "m")
     assert done.code == 1 and "there is no directory" in done.err, done
     assert len(done.err.splitlines()) == 1
 
 
-def test_a_tree_that_redirty_is_part_of(tmp_path: Path) -> None:
-    """Its own processes are left out, and not only the one that is asked."""
+def test_a_tree_that_contains_redirty_is_mirrored_without_it(tmp_path: Path) -> None:
+    """All processes of redirty are left out, helpers included."""
     to = tmp_path / "m"
     line = f"{shlex.quote(str(REDIRTY))} mirror --tree $$ --to {shlex.quote(str(to))} --verify; exit $?"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)

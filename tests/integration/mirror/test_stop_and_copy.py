@@ -1,4 +1,4 @@
-"""The moment in which the target stands still: whatever becomes of redirty then, the target runs on."""
+"""The downtime: whatever happens to redirty while the target is stopped, the target is resumed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from redirty.collector.mirror.sources.spaces import SpaceSource
-from redirty.collector.ptrace import freezer_client as arm_holding
+from redirty.collector.ptrace import freezer_client
 from redirty.collector.ptrace.freezer_client import FreezeError, Freezer
 
 from tests.support.mirror_oracle import let_run, mirror_json
@@ -24,43 +24,43 @@ from tests.support.target_state import Condition, assert_released, task_fields, 
 from tests.support.waiting import wait_until
 from tests.workloads.driver import Checksum, Crowd, Writer
 
-PTRACE = str(Path(arm_holding.__file__).parent)
+PTRACE = str(Path(freezer_client.__file__).parent)
 
 pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(180)]
 
 
 @pytest.fixture
 def large() -> Iterator[Writer]:
-    """So much memory that the comparison of --verify takes a while."""
+    """Start a target with enough memory for the comparison of --verify to take a while."""
     with Writer(512) as target:
         target.start("cyclic", 200_000, 131_072, 600)
         time.sleep(1)
         before = Condition.of(target.pid)
         yield target
-        wait_until(lambda: tracer_of(target.pid) == 0, "nobody traces it", timeout_s=5)
+        wait_until(lambda: tracer_of(target.pid) == 0, "the end of tracing", timeout_s=5)
         assert_released(target, before)
         target.signal(signal.SIGKILL)
 
 
-def held(target: Writer, sender: subprocess.Popen[str]) -> int:
-    """Waits until the target stands still for the last pass; who holds it."""
+def wait_stopped(target: Writer, sender: subprocess.Popen[str]) -> int:
+    """Wait until the target is stopped for the last pass, and return the PID of its tracer."""
     since = 0.0
 
-    def stands() -> bool:
+    def stopped() -> bool:
         nonlocal since
         assert sender.poll() is None, sender.communicate()
-        holder = tracer_of(target.pid)
-        since = (since or time.monotonic()) if holder else 0.0
-        return bool(holder) and time.monotonic() - since > 0.03  # arming takes a millisecond
+        tracer = tracer_of(target.pid)
+        since = (since or time.monotonic()) if tracer else 0.0
+        return bool(tracer) and time.monotonic() - since > 0.03  # arming takes a millisecond
 
     deadline = time.monotonic() + 60
-    while not stands():
+    while not stopped():
         assert time.monotonic() < deadline
         time.sleep(0.001)
     return tracer_of(target.pid)
 
 
-def begin(target: Writer, to: Path) -> subprocess.Popen[str]:
+def start_mirror(target: Writer, to: Path) -> subprocess.Popen[str]:
     return start_redirty("mirror", "-p", target.pid, "--to", to, "--downtime", "2s", "--verify")
 
 
@@ -72,51 +72,50 @@ def assert_runs_within(target: Writer, seconds: float) -> None:
     wait_until(runs, "the target runs", timeout_s=seconds)
 
 
-def assert_sound(done: Done, to: Path) -> None:
+def assert_consistent(done: Done, to: Path) -> None:
     assert "Traceback" not in done.err and "internal error" not in done.err, done
     assert (done.code == 0) == (to / "mirror.json").exists(), done
 
 
-def test_redirty_killed(large: Writer, tmp_path: Path) -> None:
-    sender = begin(large, tmp_path / "m")
-    held(large, sender)
+def test_the_target_runs_when_redirty_is_killed(large: Writer, tmp_path: Path) -> None:
+    sender = start_mirror(large, tmp_path / "m")
+    wait_stopped(large, sender)
     sender.kill()
     assert_runs_within(large, 1)
     sender.communicate()
     assert not (tmp_path / "m" / "mirror.json").exists()
 
 
-def test_the_holder_killed(large: Writer, tmp_path: Path) -> None:
-    """What was read after that is not of one moment: it must not become a mirror."""
-    sender = begin(large, tmp_path / "m")
-    os.kill(held(large, sender), signal.SIGKILL)
+def test_a_killed_freezer_fails_the_attempt(large: Writer, tmp_path: Path) -> None:
+    """Memory that was read after that is not of one moment: it must not become a mirror."""
+    sender = start_mirror(large, tmp_path / "m")
+    os.kill(wait_stopped(large, sender), signal.SIGKILL)
     done = finish(sender)
-    assert "could not be held still" in done.err, done
-    assert_sound(done, tmp_path / "m")
+    assert "cannot stop the target" in done.err, done
+    assert_consistent(done, tmp_path / "m")
 
 
-def test_redirty_stopped(large: Writer, tmp_path: Path) -> None:
-    """A collector that hangs: the holder lets go when the time is over."""
+def test_the_target_runs_when_redirty_hangs(large: Writer, tmp_path: Path) -> None:
+    """The freezer releases the target when its time is over."""
     words = ["-p", large.pid, "--to", tmp_path / "m", "--downtime", "300ms", "--bandwidth", "1GiB"]
     sender = start_redirty("mirror", *words, "--passes", "2", "--downtime", "2s")
-    holder = tracer_of(large.pid)
     deadline = time.monotonic() + 60
     while True:
         assert sender.poll() is None and time.monotonic() < deadline
-        holder = tracer_of(large.pid)
-        if holder:
+        tracer = tracer_of(large.pid)
+        if tracer:
             os.kill(sender.pid, signal.SIGSTOP)
             time.sleep(0.02)
-            if tracer_of(large.pid) == holder:
+            if tracer_of(large.pid) == tracer:
                 break
-            os.kill(sender.pid, signal.SIGCONT)  # it was being armed
+            os.kill(sender.pid, signal.SIGCONT)  # it was being armed, not stopped for the last pass
         time.sleep(0.0005)
     assert_runs_within(large, 6)
     os.kill(sender.pid, signal.SIGCONT)
-    assert_sound(finish(sender), tmp_path / "m")
+    assert_consistent(finish(sender), tmp_path / "m")
 
 
-def test_left_stopped_and_going_on(target: Checksum, tmp_path: Path) -> None:
+def test_a_target_that_was_left_stopped_resumes(target: Checksum, tmp_path: Path) -> None:
     to = tmp_path / "m"
     done = run_redirty("mirror", "-p", target.pid, "--to", to, "--leave", "stopped")
     assert done.code == 0, done
@@ -127,7 +126,7 @@ def test_left_stopped_and_going_on(target: Checksum, tmp_path: Path) -> None:
     assert mirror_json(to)["left"] == "stopped"
 
 
-def test_two_hundred_threads(tmp_path: Path) -> None:
+def test_two_hundred_threads_are_stopped_and_released(tmp_path: Path) -> None:
     with Crowd("threads", 200) as crowd:
         before = Condition.of(crowd.pid)
         done = run_redirty("mirror", "-p", crowd.pid, "--to", tmp_path / "m", "--verify")
@@ -136,93 +135,93 @@ def test_two_hundred_threads(tmp_path: Path) -> None:
         assert_released(crowd, before)
 
 
-def test_a_hold_ends_with_its_time() -> None:
+def test_a_freeze_ends_with_its_time() -> None:
     with Writer(4) as writer:
-        holding = Freezer()
-        count = holding.stop([writer.pid], 0.2, 1)
-        holding.request_states()
-        states = holding.states().by_process()[writer.pid]
+        freezer = Freezer()
+        count = freezer.stop([writer.pid], 0.2, 1)
+        freezer.request_states()
+        states = freezer.states().by_process()[writer.pid]
         assert [s.pid for s in states] == [writer.pid] * count and states[0].registers
         assert states[0].stat.startswith(f"{writer.pid} (".encode())
         assert tracer_of(writer.pid)
-        wait_until(lambda: not tracer_of(writer.pid), "the end of the hold", timeout_s=2)
-        with pytest.raises(FreezeError, match="time limit exceeded"):
-            holding.release()
-        holding.stop([writer.pid], 5, 1)
-        holding.request_states()  # and not waited for
-        holding.extend(5)
-        assert holding.release() > 0
+        wait_until(lambda: not tracer_of(writer.pid), "the end of the freeze", timeout_s=2)
+        with pytest.raises(FreezeError, match="its time was over"):
+            freezer.release()
+        freezer.stop([writer.pid], 5, 1)
+        freezer.request_states()  # without waiting for the answer
+        freezer.extend(5)
+        assert freezer.release() > 0
         assert not tracer_of(writer.pid)
         with pytest.raises(FreezeError):
-            holding.stop_machine("/nonexistent", 1, 1)
-        holding.close()
+            freezer.stop_machine("/nonexistent", 1, 1)
+        freezer.close()
 
 
-def test_a_hold_ends_with_its_time_though_nobody_reads_its_answer(
+def test_a_hold_ends_with_its_time_though_its_answer_is_not_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The answer is larger than the socket takes, as of thousands of threads."""
-    monkeypatch.setattr(arm_holding, "_SEND_BUFFER_BYTES", 4096)
+    """The answer exceeds the socket buffer, as with thousands of threads."""
+    monkeypatch.setattr(freezer_client, "_ANSWER_BYTES", 4096)
     with Crowd("threads", 100) as crowd:
-        holding = Freezer()
-        holding.stop([crowd.pid], 0.5, 5)
-        holding.request_states()
-        wait_until(lambda: not tracer_of(crowd.pid), "the end of the hold", timeout_s=20)
-        with pytest.raises(FreezeError, match="ended; the target keeps running"):
-            holding.states()
+        freezer = Freezer()
+        freezer.stop([crowd.pid], 0.5, 5)
+        freezer.request_states()
+        wait_until(lambda: not tracer_of(crowd.pid), "the end of the freeze", timeout_s=20)
+        with pytest.raises(FreezeError, match="ended, and the target runs on"):
+            freezer.states()
 
 
-@pytest.mark.parametrize("when", ["not asked", "not read", "read"])
-def test_a_guest_goes_on_when_redirty_is_killed(when: str, tmp_path: Path) -> None:
-    """With the states of its threads asked for and not read yet, too."""
-    told: list[str] = []
+@pytest.mark.parametrize("states", ["not requested", "not read", "read"])
+def test_a_guest_continues_when_redirty_is_killed(states: str, tmp_path: Path) -> None:
+    """The states of its threads may have been requested and not read yet."""
+    commands: list[str] = []
     with Crowd("threads", 3) as crowd, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "qmp"))
         listener.listen()
-        thread = threading.Thread(target=_as_qemu, args=(listener, told))
+        thread = threading.Thread(target=_as_qemu, args=(listener, commands))
         thread.start()
         child = os.fork()
         if child == 0:
-            holding = Freezer()
-            holding.stop_machine(str(tmp_path / "qmp"), 30, 5)
-            holding.stop([crowd.pid], 30, 5)
-            if when != "not asked":
-                holding.request_states()
-            if when == "read":
-                holding.states()
+            freezer = Freezer()
+            freezer.stop_machine(str(tmp_path / "qmp"), 30, 5)
+            freezer.stop([crowd.pid], 30, 5)
+            if states != "not requested":
+                freezer.request_states()
+            if states == "read":
+                freezer.states()
             else:
                 time.sleep(0.3)  # for the answer
             os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(child, 0)
         thread.join(30)
         assert not thread.is_alive()
-        assert told[-1] == "cont", told
+        assert commands[-1] == "cont", commands
         wait_until(lambda: not tracer_of(crowd.pid), "its threads run", timeout_s=20)
 
 
-def _as_qemu(listener: socket.socket, told: list[str]) -> None:
-    """Says yes to everything, of one connection."""
+def _as_qemu(listener: socket.socket, commands: list[str]) -> None:
+    """Accept one QMP connection, and confirm every command."""
     connection, _ = listener.accept()
     with connection, connection.makefile("rb") as lines:
         connection.sendall(b'{"QMP": {}}\n')
         for line in lines:
             command = json.loads(line)["execute"]
-            told.append(command)
+            commands.append(command)
             answer = {"running": True} if command == "query-status" else {}
             connection.sendall(json.dumps({"return": answer}).encode() + b"\n")
 
 
-def test_memory_of_one_that_is_killed_while_it_is_held_is_not_there() -> None:
-    """It stays a zombie until it is let go of, and reading it gives nothing."""
+def test_memory_of_a_process_killed_while_it_is_stopped_is_gone() -> None:
+    """The process remains a zombie until it is released, and reading its memory gives nothing."""
     with Crowd("threads", 3) as crowd:
         source = SpaceSource(1, crowd.pid, scan=True)
-        holding = Freezer()
-        holding.stop([crowd.pid], 30, 5)
-        assert source.there()
+        freezer = Freezer()
+        freezer.stop([crowd.pid], 30, 5)
+        assert source.alive()
         os.kill(crowd.pid, signal.SIGKILL)
-        wait_until(lambda: not source.there(), "the end of its memory", timeout_s=20)
+        wait_until(lambda: not source.alive(), "the end of its memory", timeout_s=20)
         assert Path(f"/proc/{crowd.pid}").exists()
-        holding.close()
+        freezer.close()
         source.close()
 
 
@@ -237,23 +236,23 @@ thread.release()
 """
 
 
-def test_floating_point_registers_are_as_the_kernel_tells_them() -> None:
-    """They are taken from the extended ones, which begin with them."""
-    with Crowd("threads", 3) as crowd:  # which sleeps
-        holding = Freezer()
-        holding.stop([crowd.pid], 5, 1)
-        holding.request_states()
-        threads = holding.states().by_process()[crowd.pid]
-        holding.release()
-        holding.close()
+def test_floating_point_registers_are_those_of_the_kernel() -> None:
+    """The freezer takes them from the extended ones, which start with them."""
+    with Crowd("threads", 3) as crowd:  # its threads sleep
+        freezer = Freezer()
+        freezer.stop([crowd.pid], 5, 1)
+        freezer.request_states()
+        threads = freezer.states().by_process()[crowd.pid]
+        freezer.release()
+        freezer.close()
         for thread in threads:
             words = [sys.executable, "-I", "-c", _FLOATING, PTRACE, str(thread.tid)]
-            told = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout
-            assert len(told) > 0
-            assert thread.floating == told
+            registers = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout
+            assert len(registers) > 0
+            assert thread.floating == registers
 
 
-def test_one_that_is_debugged_is_left_alone(tmp_path: Path) -> None:
+def test_a_process_that_is_traced_already_is_not_stopped(tmp_path: Path) -> None:
     with Writer(4) as writer:
         first, second = Freezer(), Freezer()
         first.stop([writer.pid], 20, 1)
@@ -262,4 +261,4 @@ def test_one_that_is_debugged_is_left_alone(tmp_path: Path) -> None:
         assert tracer_of(writer.pid)
         first.close()
         second.close()
-        wait_until(lambda: not tracer_of(writer.pid), "the end of the hold", timeout_s=2)
+        wait_until(lambda: not tracer_of(writer.pid), "the end of the freeze", timeout_s=2)

@@ -144,7 +144,9 @@ def test_passes_of_a_mirror_are_so_many_as_can_be_foretold(
 ) -> None:
     words = ["mirror", "-p", "1", "--to", str(tmp_path / "m"), f"--passes={passes}"]
     assert cli.main(words) == 2
-    assert capsys.readouterr().err == f"redirty: a number of passes is 1 to 1000: {int(passes)}\n"
+    assert capsys.readouterr().err == (
+        f"redirty: --passes must be between 1 and 1000, got {int(passes)}\n"
+    )
 
 
 @pytest.mark.parametrize(("interval", "seconds"), [(".1", 0.1), (".5s", 0.5), ("1.", 1.0)])

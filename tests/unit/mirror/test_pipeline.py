@@ -1,4 +1,4 @@
-"""What is read and sent: contents, their hashes, batches, the pace."""
+"""The pipeline from the target's pages to an image: contents, hashes, batches, the rate limit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pages(*numbers: int) -> PageSet:
 # ---- contents ----
 
 
-def test_zero_pages_and_hashes() -> None:
+def test_zero_pages_have_a_hash_of_their_own() -> None:
     words = np.zeros((5, 512), U)
     words[1, 511], words[2, 0], words[4, :] = 1, 7, 9
     zero = zero_pages(words)
@@ -40,21 +40,21 @@ def test_zero_pages_and_hashes() -> None:
     assert xxhash.xxh3_64_intdigest(b"") >= 0
 
 
-def test_what_was_sent_is_remembered_by_page() -> None:
+def test_hashes_are_remembered_by_page() -> None:
     sent = PageHashes()
-    sent.make_room(pages(5, 600))
-    sent.note(np.array([5, 600], U), np.array([77, 1], U))
-    sent.make_room(pages(1 << 30))  # rows move
-    assert sent.of(np.array([5, 6, 600, 1 << 30], U)).tolist() == [77, NEVER, 1, NEVER]
+    sent.reserve(pages(5, 600))
+    sent.record(np.array([5, 600], U), np.array([77, 1], U))
+    sent.reserve(pages(1 << 30))  # rows move
+    assert sent.get(np.array([5, 6, 600, 1 << 30], U)).tolist() == [77, NEVER, 1, NEVER]
     assert sent.zero_among(pages(5, 600, 601)).tolist() == [600]
-    sent.forget(np.array([5, 1 << 40], U))
-    assert sent.of(np.array([5], U)).tolist() == [2]
-    sent.drop(np.array([5], U))
-    assert sent.of(np.array([5], U)).tolist() == [0]
+    sent.mark_unknown(np.array([5, 1 << 40], U))
+    assert sent.get(np.array([5], U)).tolist() == [2]
+    sent.mark_never_sent(np.array([5], U))
+    assert sent.get(np.array([5], U)).tolist() == [0]
 
 
-class Made:
-    """A source whose pages are what a test says; those that are missing cannot be read."""
+class FakeSource:
+    """A source with contents by page; pages that are missing cannot be read."""
 
     def __init__(self, contents: dict[int, int]) -> None:
         self.number = 1
@@ -83,24 +83,24 @@ class Made:
     )
 )
 def test_an_image_ends_equal_whatever_pages_become(states: list[dict[int, int]]) -> None:
-    """Pages change, become zero, vanish and come back; each time only those that may differ are copied."""
+    """Pages change, become zero, vanish and come back; only those that may differ are copied each time."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
         image = Image.create(Path(name) / "m", "s" * 16)
         image.declare(1, SPACE)
-        engine = Pipeline(LocalSink(image, RateLimiter(None)), keep_lists=True)
-        source = Made({})
+        pipeline = Pipeline(LocalSink(image, RateLimiter(None)))
+        source = FakeSource({})
         for state in states:
             touched = set(state.keys() | source.contents.keys())
             source.contents = state
             source.pending = pages(*touched)
-            counts = engine.copy([(source, source.pending)])
+            counts = pipeline.copy([(source, source.pending)])
             assert counts.pages == len(touched)
             assert counts.unread_pages == len(touched - state.keys())
             assert len(source.pending) == 0
             assert set(page_numbers(source.have).tolist()) == state.keys()
-        engine.close()
+        pipeline.close()
         store = image.stores[1]
         filled = {p for w in store.windows for p in store.filled_pages(w).tolist()}
         last = states[-1]
@@ -115,18 +115,18 @@ def test_an_image_ends_equal_whatever_pages_become(states: list[dict[int, int]])
 def test_unchanged_pages_are_not_sent_again(tmp_path: Path) -> None:
     image = Image.create(tmp_path / "m", "s" * 16)
     image.declare(1, SPACE)
-    engine = Pipeline(LocalSink(image, RateLimiter(None)))
-    source = Made({1: 5, 2: 6, 3: 0})
-    first = engine.copy([(source, pages(1, 2, 3))])
+    pipeline = Pipeline(LocalSink(image, RateLimiter(None)))
+    source = FakeSource({1: 5, 2: 6, 3: 0})
+    first = pipeline.copy([(source, pages(1, 2, 3))])
     assert (first.sent_pages, first.zero_pages) == (2, 1)
     source.contents[2] = 7
-    second = engine.copy([(source, pages(1, 2, 3))])
+    second = pipeline.copy([(source, pages(1, 2, 3))])
     assert (second.sent_pages, second.unchanged_pages, second.zero_pages) == (1, 1, 1)
-    engine.close()
+    pipeline.close()
     image.discard()
 
 
-def test_reading_what_is_partly_there() -> None:
+def test_pages_that_are_not_mapped_are_reported_as_unread() -> None:
     import mmap
 
     area = mmap.mmap(-1, 8 * PAGE)
@@ -140,12 +140,12 @@ def test_reading_what_is_partly_there() -> None:
     reader.close()
 
 
-def test_runs() -> None:
+def test_runs_are_first_pages_and_lengths() -> None:
     firsts, lengths = runs_of(np.array([3, 4, 5, 9, 11, 12], U))
     assert (firsts.tolist(), lengths.tolist()) == ([3, 9, 11], [3, 1, 2])
 
 
-# ---- the pace ----
+# ---- the rate limit ----
 
 
 @settings(deadline=None)
@@ -154,22 +154,22 @@ def test_runs() -> None:
     st.lists(st.integers(1, 1 << 20), min_size=50, max_size=200),
     st.integers(0, 2**32),
 )
-def test_the_pace_is_kept_however_late_sleeps_end(rate: float, sizes: list[int], seed: int) -> None:
+def test_the_rate_is_kept_however_late_sleeps_end(rate: float, sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     now = [0.0]
 
     def sleep(seconds: float) -> None:
         now[0] += seconds + float(rng.exponential(0.0002))
 
-    pace = RateLimiter(rate, lambda: now[0], sleep)
+    limiter = RateLimiter(rate, lambda: now[0], sleep)
     for size in sizes:
-        pace.wait(size)
-    sent = sum(sizes[:-1])  # the last one left just now
+        limiter.wait(size)
+    sent = sum(sizes[:-1])  # the last one was sent just now
     assert now[0] >= sent / rate - 0.02 - 1e-9
     assert now[0] <= sent / rate + 0.02 + 0.01 * len(sizes) / 50
 
 
-def test_a_long_sleep_is_ended_when_it_is_not_wanted_any_more() -> None:
+def test_a_long_sleep_ends_when_the_mirror_is_cancelled() -> None:
     """At a few bytes a second a piece waits for hours."""
     now = [0.0]
 
@@ -180,9 +180,9 @@ def test_a_long_sleep_is_ended_when_it_is_not_wanted_any_more() -> None:
         if now[0] > 3:
             raise KeyboardInterrupt
 
-    pace = RateLimiter(1.0, lambda: now[0], sleep)
-    pace.check = check
-    pace.wait(4096)
+    limiter = RateLimiter(1.0, lambda: now[0], sleep)
+    limiter.check = check
+    limiter.wait(4096)
     with pytest.raises(KeyboardInterrupt):
-        pace.wait(4096)
+        limiter.wait(4096)
     assert now[0] < 4

@@ -1,4 +1,4 @@
-"""Where a receiver puts pages: stores, and the journals by which they go on after a kill."""
+"""Page stores of a receiver, and the journals by which it resumes after it was killed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ U = np.uint64
         max_size=25,
     )
 )
-def test_a_store_has_what_was_put_in(steps: list[tuple[bool, int, int]]) -> None:
+def test_a_store_has_the_contents_that_were_written(steps: list[tuple[bool, int, int]]) -> None:
     fd = os.memfd_create("store")
     store, truth = PageStore(fd, 1 << 16), {}
     for n, (write, first, length) in enumerate(steps):
@@ -54,15 +54,15 @@ def test_a_store_has_what_was_put_in(steps: list[tuple[bool, int, int]]) -> None
         buffer = memoryview(bytearray(PAGE))
         store.read_into(np.array([page], U), np.array([1], U), buffer)
         assert bytes(buffer) == bytes([truth[page]]) * PAGE
-    again_opened = PageStore(os.dup(fd), 1 << 16, store.windows)
-    again_opened.find_filled()
-    found = {p for w in again_opened.windows for p in again_opened.filled_pages(w).tolist()}
-    assert found >= filled  # a file system may tell of more data than there is, never of less
-    again_opened.close()
+    reopened = PageStore(os.dup(fd), 1 << 16, store.windows)
+    reopened.find_filled()
+    found = {p for w in reopened.windows for p in reopened.filled_pages(w).tolist()}
+    assert found >= filled  # a file system may report more data than there is, never less
+    reopened.close()
     store.close()
 
 
-def test_a_store_is_bounded() -> None:
+def test_a_store_refuses_pages_beyond_its_limits() -> None:
     store = PageStore(os.memfd_create("store"), 0)
     with pytest.raises(StoreError):
         store.new_windows(np.array([1 << 60], U), np.array([1], U))
@@ -75,7 +75,7 @@ def test_a_store_is_bounded() -> None:
 # ---- journals ----
 
 
-def test_an_image_goes_on_after_a_kill(tmp_path: Path) -> None:
+def test_an_image_resumes_after_a_kill(tmp_path: Path) -> None:
     image = Image.create(tmp_path / "m", "s" * 16)
     image.declare(1, SPACE)
     image.declare(2, FILE)
@@ -94,7 +94,7 @@ def test_an_image_goes_on_after_a_kill(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(cut=st.integers(0, 28 * 4), damage=st.integers(0, 28 * 4 - 1))
-def test_a_journal_ends_at_the_first_bad_record(
+def test_a_journal_ends_at_the_first_damaged_record(
     cut: int, damage: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory = tmp_path_factory.mktemp("journal")
@@ -106,8 +106,8 @@ def test_a_journal_ends_at_the_first_bad_record(
     data = bytearray(journal.path.read_bytes())
     data[4096 + damage] ^= 0x55
     journal.path.write_bytes(data[: 4096 + cut])
-    again_opened, found = Journal.open(directory)
-    again_opened.close()
+    reopened, found = Journal.open(directory)
+    reopened.close()
     whole = min(cut // 28, damage // 28)
     assert found.done == max(whole - 1, 0)
 
@@ -118,11 +118,11 @@ def test_a_journal_of_another_boot_is_refused(tmp_path: Path) -> None:
     data = journal.path.read_bytes()
     at = data.index(b'"boot": "') + 9
     journal.path.write_bytes(data[:at] + b"00000000" + data[at + 8 :])
-    with pytest.raises(RedirtyError, match="before this machine was started"):
+    with pytest.raises(RedirtyError, match="from before the last boot of this machine"):
         Journal.open(tmp_path)
 
 
-def test_a_commit_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_commit_cannot_be_resumed(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path, "s" * 16)
     journal.end()
     journal.close()

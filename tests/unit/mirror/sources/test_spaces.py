@@ -1,4 +1,4 @@
-"""Where contents belong: files and holes, pages of a file seen through mappings, own pages that hide a file's."""
+"""Owners of contents: files with holes, file pages seen through mappings, own pages that hide those of a file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from redirty.collector.linux.process_memory import PAGE
-from redirty.collector.mirror.image.commit import PlacedMapping, PlacedProcess, commit
-from redirty.collector.mirror.image.core_notes import OWN_NAME, OWN_PAGES, _note
+from redirty.collector.mirror.image.commit import commit
+from redirty.collector.mirror.image.core_notes import OWN_NAME, OWN_PAGES, make_note
 from redirty.collector.mirror.image.core_reader import CoreFile
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
+from redirty.collector.mirror.image.process_image import PlacedMapping, PlacedProcess
 from redirty.collector.mirror.sources.files import Files, FileSource
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import Vma, key_of
@@ -37,52 +38,52 @@ def space() -> SpaceSource:
     return SpaceSource(1, os.getpid(), scan=False)
 
 
-def test_a_file_is_wanted_where_it_is_mapped_and_not_where_it_is_a_hole() -> None:
+def test_a_file_is_mirrored_where_it_is_mapped_and_not_where_it_has_holes() -> None:
     fd = os.memfd_create("file")
     os.ftruncate(fd, 10 * PAGE + 100)
     os.pwrite(fd, b"x" * PAGE, 3 * PAGE)
-    seen_by = space()
+    viewer = space()
     file = FileSource(2, ("00:01", 7, 0), fd, "/x")
-    file.shown_by = [(seen_by, vma(100, 104)), (seen_by, vma(200, 220, "r--p", offset=2))]
-    wanted = file.wanted()
-    assert numbers(wanted) == list(range(11)), "up to the file's end, with the page it lies in"
-    assert 3 not in numbers(file.holes(wanted)) and 8 in numbers(file.holes(wanted))
+    file.mapped_by = [(viewer, vma(100, 104)), (viewer, vma(200, 220, "r--p", offset=2))]
+    current = file.current_pages()
+    assert numbers(current) == list(range(11)), "up to the page that contains the end of the file"
+    assert 3 not in numbers(file.holes(current)) and 8 in numbers(file.holes(current))
     buffer = memoryview(bytearray(b"z" * 3 * PAGE))
     assert file.read(np.array([2, 3, 10], U), buffer).all()
     assert bytes(buffer) == bytes(PAGE) + b"x" * PAGE + bytes(PAGE)
     file.close()
-    seen_by.close()
+    viewer.close()
 
 
-def test_a_file_that_was_written_is_not_settled() -> None:
+def test_a_write_to_a_file_is_noticed() -> None:
     fd = os.memfd_create("file")
     os.ftruncate(fd, PAGE)
     file = FileSource(2, ("00:01", 7, 0), fd, "/x")
-    assert file.changed_outside(), "nobody knows yet"
-    file.settle()
-    assert file.changed_outside(), "its times are too young to tell"
+    assert file.may_have_changed(), "its state is not known yet"
+    file.remember_state()
+    assert file.may_have_changed(), "its times are too recent to be conclusive"
     time.sleep(0.06)
-    file.settle()
-    assert not file.changed_outside()
+    file.remember_state()
+    assert not file.may_have_changed()
     os.pwrite(fd, b"y", 0)
-    assert file.changed_outside()
+    assert file.may_have_changed()
     file.close()
 
 
-def test_dirty_pages_are_found_in_the_files_that_were_there_then_or_are_now() -> None:
+def test_dirty_pages_are_attributed_by_previous_and_current_mappings() -> None:
     writer = space()
-    writer.before = (vma(100, 110, offset=5),)
+    writer.previous_vmas = (vma(100, 110, offset=5),)
     writer.vmas = (vma(100, 105, "rw-p"), vma(105, 110, offset=50, inode=8), vma(300, 301, inode=8))
     files = Files()
-    found, unknown = files.dirtied(writer, np.array([101, 107, 300], U))
-    old, new = key_of(writer.before[0], 0), key_of(writer.vmas[1], 0)
+    found, unknown = files.dirty_pages(writer, np.array([101, 107, 300], U))
+    old, new = key_of(writer.previous_vmas[0], 0), key_of(writer.vmas[1], 0)
     assert {key: numbers(p) for key, p in found.items()} == {old: [6, 12], new: [0, 52]}
     assert not unknown
-    assert files.dirtied(writer, np.array([101, 999], U))[1], "in no mapping that was ever seen"
+    assert files.dirty_pages(writer, np.array([101, 999], U))[1], "a page in no known mapping"
     writer.close()
 
 
-def test_own_pages_hide_the_files_also_where_they_are_zero(tmp_path: Path) -> None:
+def test_own_pages_hide_file_pages_even_if_they_are_zero(tmp_path: Path) -> None:
     image = Image.create(tmp_path / "m", "s" * 16)
     image.declare(1, SPACE)
     image.declare(2, FILE)
@@ -91,7 +92,7 @@ def test_own_pages_hide_the_files_also_where_they_are_zero(tmp_path: Path) -> No
     mapping = PlacedMapping(100, 104, "rw-p", "/x", 2, 4)
     zero_run = ((102, 1),)
     own = np.array([[101, 2]], U)
-    notes = _note(OWN_NAME, OWN_PAGES, own.tobytes())
+    notes = make_note(OWN_NAME, OWN_PAGES, own.tobytes())
     huge = PlacedMapping(1 << 30, 1 << 34, "---p", "")  # reserved, 64 TiB of nothing
     commit(image, [PlacedProcess(9, 1, (mapping, huge), notes, zero_run)], 62, {"bytes": 1})
     core = CoreFile(tmp_path / "m" / "memory.core")

@@ -1,4 +1,4 @@
-"""A receiver takes garbage, truncated frames and lies for what they are: fuzzed."""
+"""Fuzzing of a receiver with garbage, truncated frames and false contents."""
 
 from __future__ import annotations
 
@@ -11,16 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from redirty.collector.mirror.image.commit import PlacedMapping, PlacedProcess
+from redirty.collector.mirror.image.process_image import PlacedMapping, PlacedProcess
 from redirty.collector.mirror.transport import protocol
-from redirty.collector.mirror.transport.protocol import FrameError
-from redirty.collector.mirror.transport.receiver import (
-    AbandonedError,
-    LostError,
-    Receiver,
-    compress,
-    decompress,
-)
+from redirty.collector.mirror.transport.compression import compress, decompress
+from redirty.collector.mirror.transport.protocol import ConnectionLostError, FrameError
+from redirty.collector.mirror.transport.receiver import AbandonedError, Receiver
 from redirty.collector.pageset import U64
 
 PAGE = 4096
@@ -28,7 +23,7 @@ SESSION = "0123456789abcdef"
 
 
 class Tape:
-    """A connection that was recorded: what is read from it, and what was answered."""
+    """A recorded connection. answers: what the receiver sent."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
@@ -72,7 +67,7 @@ def commit_frames(processes: list[PlacedProcess], **information: object) -> byte
 
 
 def whole() -> bytes:
-    """A small mirror from beginning to end."""
+    """Return the frames of a small mirror from start to end."""
     process = PlacedProcess(
         7, 1, (PlacedMapping(16, 20, "rw-p", ""), PlacedMapping(30, 31, "r--p", "x")), b"note"
     )
@@ -84,7 +79,7 @@ def whole() -> bytes:
     )
 
 
-def test_a_mirror_from_beginning_to_end(tmp_path: Path) -> None:
+def test_a_complete_mirror_is_committed(tmp_path: Path) -> None:
     to = tmp_path / "m"
     receiver = Receiver(to)
     receiver.serve(Tape(whole()))
@@ -101,14 +96,14 @@ def listing(directory: Path) -> set[str]:
 
 
 def serve(data: bytes, decompressor: bool = True) -> None:
-    """Only what is expected may come out, and nothing outside the directory may change."""
+    """Serve data, and check that only documented errors come out and nothing outside the directory changes."""
     with tempfile.TemporaryDirectory() as name:
         around = Path(name)
         to = around / "m"
         receiver = Receiver(to, None, decompress if decompressor else None)
         try:
             receiver.serve(Tape(data))
-        except (LostError, FrameError, AbandonedError):
+        except (ConnectionLostError, FrameError, AbandonedError):
             assert not (to / "mirror.json").exists()
         else:
             assert receiver.committed
@@ -129,7 +124,7 @@ SLOW = settings(
 
 @SLOW
 @given(st.binary(max_size=400))
-def test_garbage(data: bytes) -> None:
+def test_garbage_is_refused(data: bytes) -> None:
     serve(data)
     serve(hello() + data)
     serve(hello() + source_frame() + data)
@@ -137,7 +132,7 @@ def test_garbage(data: bytes) -> None:
 
 @SLOW
 @given(st.integers(0, len(whole()) - 1), st.integers(0, 255), st.integers(1, 40))
-def test_damaged(at: int, byte: int, length: int) -> None:
+def test_damaged_frames_are_refused(at: int, byte: int, length: int) -> None:
     data = bytearray(whole())
     data[at : at + length] = bytes([byte]) * len(data[at : at + length])
     serve(bytes(data))
@@ -145,7 +140,7 @@ def test_damaged(at: int, byte: int, length: int) -> None:
 
 @SLOW
 @given(st.integers(0, len(whole())))
-def test_truncated(size: int) -> None:
+def test_truncated_input_is_refused(size: int) -> None:
     serve(whole()[:size])
 
 
@@ -169,7 +164,9 @@ NUMBERS = st.one_of(
         max_size=8,
     )
 )
-def test_frames_in_any_order(found: list[tuple[int, int, int, list[tuple[int, int]], int]]) -> None:
+def test_frames_in_any_order_do_no_harm(
+    found: list[tuple[int, int, int, list[tuple[int, int]], int]],
+) -> None:
     data = hello() + source_frame()
     number = 1
     for kind, flags, source, runs, pages in found:
@@ -198,7 +195,7 @@ WORDS = st.recursive(
 @example([[1, 2, "", "", None, 0]], None)
 @example([[1, 2, "r", "", None, 0]], None)
 @given(WORDS, WORDS)
-def test_layouts_that_are_none(mappings: object, process: object) -> None:
+def test_invalid_layouts_are_refused(mappings: object, process: object) -> None:
     for processes in (
         mappings,
         [process],
@@ -216,29 +213,29 @@ def test_layouts_that_are_none(mappings: object, process: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "payload"), [(protocol.MOST_RUNS + 1, 0), (0, protocol.MOST_PAYLOAD + 1)]
+    ("runs", "payload"), [(protocol.MAX_RUNS + 1, 0), (0, protocol.MAX_PAYLOAD + 1)]
 )
 def test_sizes_are_bounded_before_anything_is_allocated(runs: int, payload: int) -> None:
     with pytest.raises(FrameError, match="too large"):
         protocol.parse_head(protocol.head(protocol.PAGES, runs=runs, payload=payload))
 
 
-def test_a_session_goes_on_and_no_other_one(tmp_path: Path) -> None:
+def test_a_session_resumes_and_no_other_one(tmp_path: Path) -> None:
     receiver = Receiver(tmp_path / "m")
-    with pytest.raises(LostError):
+    with pytest.raises(ConnectionLostError):
         receiver.serve(Tape(hello() + source_frame()))
     tape = Tape(hello("another-session-0"))
     with pytest.raises(FrameError):
         receiver.serve(tape)
     assert b"another mirror" in tape.answers
-    again = Tape(hello() + pages_frame(3, [16], [1], b"a" * PAGE))
+    resumed = Tape(hello() + pages_frame(3, [16], [1], b"a" * PAGE))
     with pytest.raises(FrameError, match="missing"):
-        receiver.serve(again)
-    assert b'{"done": 1}' in again.answers
+        receiver.serve(resumed)
+    assert b'{"done": 1}' in resumed.answers
     receiver.discard()
 
 
-def test_compressed_pages(tmp_path: Path) -> None:
+def test_compressed_pages_are_stored_decompressed(tmp_path: Path) -> None:
     contents = bytes(range(256)) * 16 * 3
     small = bytes(compress(memoryview(contents)))
     assert len(small) < len(contents) // 4
@@ -247,7 +244,7 @@ def test_compressed_pages(tmp_path: Path) -> None:
     )
     runs = protocol.pack_runs(np.array([16], np.uint64), np.array([3], np.uint64))
     receiver = Receiver(tmp_path / "m", None, decompress)
-    with pytest.raises(LostError):
+    with pytest.raises(ConnectionLostError):
         receiver.serve(Tape(hello() + source_frame() + head + runs + small))
     assert receiver.image is not None
     buffer = memoryview(bytearray(3 * PAGE))
@@ -257,7 +254,7 @@ def test_compressed_pages(tmp_path: Path) -> None:
     receiver.discard()
 
 
-def test_runs_are_cut_to_what_frames_may_have() -> None:
+def test_runs_are_cut_to_the_limits_of_frames() -> None:
     firsts, lengths = np.array([5, 1 << 30], np.uint64), np.array([3, 1_000_000], np.uint64)
     parts = protocol.cut(firsts, lengths)
     found = [(int(f), int(n)) for fs, ns in parts for f, n in zip(fs, ns, strict=True)]
