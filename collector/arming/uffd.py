@@ -24,8 +24,8 @@ from redirty.collector.pageset import (
     REGION_SHIFT,
     PageSet,
     empty,
-    full_runs,
-    spans,
+    full_region_runs,
+    region_runs,
 )
 
 _API, _API_VERSION = 0xC018AA3F, 0xAA
@@ -88,7 +88,7 @@ class UffdArmed:
         where no page is, and would make page tables for all that a program has only reserved, so
         everywhere else the pages that are there are asked for (15 ns each).
         """
-        runs = full_runs(present, _LEAST_RUN, _MOST_RUNS) if present is not None else []
+        runs = full_region_runs(present, _LEAST_RUN, _MOST_RUNS) if present is not None else []
         found = []
         at = 0
         for first, last in runs:
@@ -134,7 +134,7 @@ class UffdArmed:
                 anyof=pm.PRESENT | pm.SWAPPED,
                 returned=returned,
             )
-            for first, last in spans(candidates)
+            for first, last in region_runs(candidates)
             if first << REGION_SHIFT < end
         ]
         if not found:
@@ -173,7 +173,7 @@ class UffdArmed:
         if len(pages.keys) == 0:
             return pages
         real = []
-        for first, last in spans(pages):
+        for first, last in region_runs(pages):
             entries = self._pagemap.entries(first << 9, (last - first) << 9)
             swapped = (entries & pm.ENTRY_SWAPPED) != 0
             marker = (entries & np.uint64(31)) == _SWAP_TYPE_MARKER

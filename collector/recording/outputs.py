@@ -114,20 +114,20 @@ class Outputs:
         """Writes the rest; every file is tried."""
         errors = FirstError()
         if self._events is not None:
-            with errors.kept():
+            with errors.caught():
                 if self._recorder.tracer.ring is not None:
                     self._events.add(self._recorder.tracer.ring.take())
                 self._events.close()
         if self._stacks is not None:
-            with errors.kept():
+            with errors.caught():
                 self._stacks.close()
         if self._physical is not None and self._frames is not None:
             self._physical.close()
-            with errors.kept():
+            with errors.caught():
                 self._frames.close()
         shared = self._sharers.finish(self._family.processes)
         self._recording.meta.target = self._target()
-        with errors.kept():
+        with errors.caught():
             self._recording.close(
                 complete=complete and errors.error is None,
                 extra={
@@ -141,4 +141,4 @@ class Outputs:
                     **extra,
                 },
             )
-        errors.tell()
+        errors.raise_first()

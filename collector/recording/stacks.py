@@ -70,8 +70,8 @@ class StackFile:
             rows.append((abi.tgid_of(space), stack if stack >= 0 else None, pages, text))
         lines = [f"{text} {pages}\n" for text, pages in folded.most_common()]
         errors = files.FirstError()
-        with errors.kept():
+        with errors.caught():
             files.replace(self._path, ["".join(lines).encode()])
-        with errors.kept():
+        with errors.caught():
             files.replace(self._table, [files.csv_bytes(rows)])
-        errors.tell()
+        errors.raise_first()

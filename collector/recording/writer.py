@@ -169,15 +169,15 @@ class RecordingWriter:
     def _write_sums(self) -> None:
         begun = time.monotonic()
         errors = files.FirstError()
-        with errors.kept():
+        with errors.caught():
             files.replace(self.directory / "pages.csv", self._page_blocks())
-        with errors.kept():
+        with errors.caught():
             files.replace(self.directory / "curve.csv", [files.csv_bytes(self._curve_rows())])
-        with errors.kept():
+        with errors.caught():
             self._again.write_runs()
         took = time.monotonic() - begun
         self._sums_due = time.monotonic() + max(_SUMS_EVERY_S, took * _SUMS_SHARE)
-        errors.tell()
+        errors.raise_first()
 
     def _curve_rows(self) -> list[tuple[object, ...]]:
         rows: list[tuple[object, ...]] = [columns.CURVE]
@@ -214,13 +214,13 @@ class RecordingWriter:
         """
         self.meta.extra |= extra or {}
         errors = files.FirstError()
-        with errors.kept():
+        with errors.caught():
             self._write_sums()
-        with errors.kept():
+        with errors.caught():
             self._save_meta(complete and errors.error is None)
         for file in (self._rounds, self._mappings, self._tlb, self._grown):
             file.close()
-        errors.tell()
+        errors.raise_first()
 
 
 def page_classes(pages: U64, mappings: Mappings | None) -> list[str]:

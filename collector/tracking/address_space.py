@@ -12,7 +12,7 @@ from redirty.collector.linux import io_uring
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import Mappings, MapsFile
 from redirty.collector.linux.process import Process
-from redirty.collector.pageset import PageSet, empty, whole_regions
+from redirty.collector.pageset import PageSet, empty, pages_in_covered_regions
 from redirty.collector.target.targets import TargetSet
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ class AddressSpace:
         missed = written & unlogged
         if isinstance(self.armed, SoftDirtyArmed):
             # mremap marks all that it moves, also when page tables are relocated.
-            self.moved_pages += whole_regions(missed, before - log_pages, _MOVED_LEAST)
+            self.moved_pages += pages_in_covered_regions(missed, before - log_pages, _MOVED_LEAST)
         return missed
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from redirty.collector.arming.uffd import UffdArmed
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import (
-    OURS,
+    RESOURCE_ERRNOS,
     ArmError,
     GoneError,
     NoProcessError,
@@ -78,7 +78,7 @@ class Members:
             process.close()
             if not isinstance(e, OSError):
                 raise
-            if e.errno in OURS:
+            if e.errno in RESOURCE_ERRNOS:
                 raise RedirtyError(f"cannot look at process {pid}: {why(e)}") from None
             raise GoneError from None  # its files in /proc went away
         self.spaces[number] = space

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from redirty.collector.linux import pagemap as pm
-from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, spans, within
+from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, region_runs, within
 
 _MARKER, _SWAP_TYPE = np.uint64(31), np.uint64(31)  # include/linux/swapops.h: the last swap type
 _CHUNK = 1 << 16  # pages whose raw entries are read at once
@@ -53,7 +53,7 @@ class AnonPages:
     def _without_markers(self, pages: PageSet) -> PageSet:
         """Write protection of a place with no page is noted in the form of a swap entry, too."""
         found = empty()
-        for first, last in spans(pages):
+        for first, last in region_runs(pages):
             found = found | self._entries(first << 9, last << 9)
         return found & pages
 
