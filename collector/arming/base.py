@@ -23,11 +23,13 @@ class Armed(Protocol):
     unarmed: how many of its writable mappings cannot be write-protected (a map of BPF's, memory
     under another userfaultfd and such).
     one_step: whether reading and protecting a page is one step, which no write comes between.
+    moved_looks_written: whether memory that mremap has moved looks written.
     """
 
     stopped_s: float
     unarmed: int
     one_step: bool
+    moved_looks_written: bool
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
         """Write-protects every page. present: those known to be there, which makes it quicker.

@@ -58,6 +58,7 @@ class UffdArmed:
     """An address space armed through its userfaultfd. Takes the descriptor over."""
 
     one_step = True
+    moved_looks_written = False
 
     def __init__(self, pid: int, descriptor: int, stopped_s: float) -> None:
         self.pid = pid

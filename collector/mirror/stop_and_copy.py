@@ -157,7 +157,7 @@ class StopAndCopy:
         """What it wrote until it was stopped becomes pending. An error in between would lose some of it,
         so it is no StopAndCopyError."""
         try:
-            result = self._recorder.end_round(still=True)
+            result = self._recorder.end_round(stopped=True)
             self._state.follow(self._with_newcomers(living()), result, last=True)
         except OSError as e:
             raise RedirtyError(

@@ -46,7 +46,7 @@ class Outputs:
         meta = Meta(
             target=self._target(),
             probe=tracer.probe,
-            arm=recorder.members.way,
+            arm=recorder.members.method,
             interval_s=plan.interval_s,
             kernel=platform.release(),
             features=tracer.attached,

@@ -15,6 +15,8 @@ class Command(WholeProcesses):
     """A child that waits, before it runs the command, until release(). Its tree is the target."""
 
     argv: list[str]
+    kind = "command"
+    pids = ()
     apart: bool = (
         False  # from the terminal, which a screen has: nothing to read, its output goes nowhere
     )
@@ -53,6 +55,9 @@ class Command(WholeProcesses):
         import shlex
 
         return shlex.join(self.argv)
+
+    def arguments(self) -> None:
+        """See TargetSet."""
 
     def members(self) -> list[int]:
         """See TargetSet."""

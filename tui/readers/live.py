@@ -187,7 +187,7 @@ class Live(TargetReader):
             self._wake.notify_all()
 
     def _sink(self, plan: RecordingOptions, recorder: Recorder, family: ProcessNames) -> LiveSink:
-        self._fault_s = fault_s(recorder.members.way)
+        self._fault_s = fault_s(recorder.members.method)
         self._tables = PageTableWatch(lambda: [s.pid for s in list(recorder.spaces.values())])
         self._tables.start()
         sink = LiveSink(plan, recorder, family, self._add)
@@ -196,7 +196,7 @@ class Live(TargetReader):
         title = f"{plan.target.description}: {', '.join(names)}{more}"
         with self._wake:
             self.about = TargetInfo(
-                one_line(title), recorder.tracer.probe, recorder.members.way, plan.interval_s,
+                one_line(title), recorder.tracer.probe, recorder.members.method, plan.interval_s,
                 "" if plan.directory is None else str(plan.directory),
             )  # fmt: skip
             self._changed()
