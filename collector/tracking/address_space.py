@@ -1,4 +1,4 @@
-"""One address space of the target, from its first arm to its end."""
+"""An address space of the target, from its first arm to its end."""
 
 from __future__ import annotations
 

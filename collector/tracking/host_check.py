@@ -16,7 +16,7 @@ from redirty.collector.ptrace.injector_client import Injector
 
 @dataclass(frozen=True)
 class HostSupport:
-    """What this machine supports.
+    """Support for tracing on this machine.
 
     Attributes:
         kernel: its release.

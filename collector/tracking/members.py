@@ -37,7 +37,7 @@ _MAX_TRIES = 3  # to arm a newcomer
 
 @dataclass(frozen=True)
 class Member:
-    """What is reported of an address space, also after its release; see AddressSpace."""
+    """Figures of an address space that are reported also after its release; see AddressSpace."""
 
     pinned_kib: int
     unarmed: int

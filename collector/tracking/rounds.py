@@ -33,7 +33,7 @@ _PEEK_REGIONS = 4096  # of a system call each
 
 @dataclass(frozen=True, eq=False)
 class SpaceRound:
-    """What one address space did in one round.
+    """Pages that an address space wrote in a round.
 
     Attributes:
         pid: the process.
@@ -78,7 +78,7 @@ class SpaceRound:
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """One complete round.
+    """A complete round.
 
     Attributes:
         number: from 0.

@@ -63,7 +63,7 @@ def test_runs_are_those_of_a_dictionary(rounds: list[set[int]]) -> None:
         assert set(page_numbers(fresh).tolist()) == dirty - before
         before = dirty
     going_on = Lengths()
-    streaks.going_on(going_on)
+    streaks.add_ongoing(going_on)
     truth = runs_of(rounds)
     assert ended.counts.tolist() == in_classes(truth[0])
     assert going_on.counts.tolist() == in_classes(truth[1])
@@ -79,7 +79,7 @@ def test_a_long_run() -> None:
     assert ended.counts.tolist() == in_classes([1000, 1000, *([1] * 1000)])
     streaks.follow(always, ended)
     going_on = Lengths()
-    streaks.going_on(going_on)
+    streaks.add_ongoing(going_on)
     assert going_on.counts.tolist() == in_classes([1, 1])
 
 

@@ -94,7 +94,7 @@ def test_windows_are_unions(rounds: list[tuple[set[int], ...]]) -> None:
     spaces = ((1, 10), (1, 11), (2, 20))
     split = [dict(zip(spaces, written, strict=True)) for written in rounds]
     for number, by_space in enumerate(split):
-        for w in runs.add(a_round(number, by_space, {})).windows:
+        for w in runs.add(a_round(number, by_space, {})).working_sets:
             found.add((w.first_round, w.rounds, w.pid, w.dirty_pages))
     truth = set()
     length = 2

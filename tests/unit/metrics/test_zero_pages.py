@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from redirty.collector.analyze import load, observations
 from redirty.collector.linux.maps import Mapping, Mappings
-from redirty.collector.metrics.zero_pages import Stretch, ZeroPages, joined, runs, zero_pages
+from redirty.collector.metrics.zero_pages import ZeroPages, ZeroRange, joined, runs, zero_pages
 from redirty.collector.model.policy import Fixed, Goal, Qemu
 from redirty.collector.model.simulation import Memory, simulate
 from redirty.collector.recording.zeros import write_zeros
@@ -24,9 +24,9 @@ ROM = Mapping(0x10000000, 0x10000000 + 10 * PAGE, "rw-p", "")
 FILE = Mapping(0x20000000, 0x20000000 + 10 * PAGE, "rw-p", "/x")
 
 
-def stretch(mapping: Mapping, first: int, last: int, present: int, zero: int) -> Stretch:
+def stretch(mapping: Mapping, first: int, last: int, present: int, zero: int) -> ZeroRange:
     start = mapping.start + first * PAGE
-    return Stretch(7, mapping, start, mapping.start + last * PAGE, present, zero)
+    return ZeroRange(7, mapping, start, mapping.start + last * PAGE, present, zero)
 
 
 def test_runs() -> None:
