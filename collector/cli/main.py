@@ -20,7 +20,7 @@ VERBS = {
     "check": ("check", "what this kernel and user can do, with the reason where not"),
     "record": ("record", "trace a target's write faults into a recording"),
     "report": ("report", "summarize a recording on the terminal"),
-    "predict": ("predict", "predict whether, and how soon, a mirror of the memory converges"),
+    "predict": ("predict", "predict whether a mirror converges, and how soon"),
     "mirror": ("mirror", "copy a running target's memory, then stop it to copy the rest"),
     "receive": ("receive", "receive a mirror over the network"),
     "export-criu": ("export_criu", "convert a mirror to CRIU page images"),
