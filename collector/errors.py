@@ -1,4 +1,4 @@
-"""The one family of errors that users see: one line (what, why, what to do), an exit code."""
+"""The errors that users see: one line (what, why, what to do) and an exit code."""
 
 from __future__ import annotations
 
@@ -6,47 +6,29 @@ import errno
 
 
 class RedirtyError(Exception):
-    """It could not be done. The message is one line for a person."""
+    """A request that could not be carried out. The message is one line for a person."""
 
     exit_code = 1
 
 
 class UsageError(RedirtyError):
-    """The command line makes no sense."""
+    """A command line that makes no sense."""
 
     exit_code = 2
 
 
 class NoProcessError(RedirtyError):
-    """There is no such process."""
+    """A process that does not exist."""
 
 
 class TargetEndedError(RedirtyError):
-    """The target ended before the recording was to end; what was recorded is kept and valid."""
+    """A target that ended before the recording was to end; what was recorded is kept and valid."""
 
     exit_code = 3
 
 
-OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What an OSError says of this process, and not of the one that was looked at."""
-
-
-def why(error: OSError) -> str:
-    """The kernel's reason, as a phrase: 'Operation not permitted (EPERM)'."""
-    if error.errno is None:
-        return str(error)
-    name = errno.errorcode.get(error.errno, str(error.errno))
-    return f"{error.strerror or error} ({name})"
-
-
-def one_line(text: str) -> str:
-    """The text with spaces for all that would end a line, or be a terminal's command: names of
-    processes and files may hold anything."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
 class ArmError(RedirtyError):
-    """A target cannot be armed this way. code: errno, or 0."""
+    """A target that cannot be armed by this method. code: errno, or 0."""
 
     def __init__(self, message: str, code: int = 0) -> None:
         super().__init__(message)
@@ -54,4 +36,24 @@ class ArmError(RedirtyError):
 
 
 class GoneError(Exception):
-    """The memory of the target is gone: it ended, or runs another program now."""
+    """Target memory that no longer exists: the process ended, or executed another program."""
+
+
+RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""errno values that mean redirty itself ran out of something, not that the target is gone."""
+
+
+def why(error: OSError) -> str:
+    """Return the kernel's reason as a phrase: 'Operation not permitted (EPERM)'."""
+    if error.errno is None:
+        return str(error)
+    name = errno.errorcode.get(error.errno, str(error.errno))
+    return f"{error.strerror or error} ({name})"
+
+
+def one_line(text: str) -> str:
+    """Replace line breaks and control characters by spaces.
+
+    Names of processes and files may hold anything, terminal escape sequences included.
+    """
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -1,8 +1,11 @@
 """Sets of pages as packed, sparse bitmaps: 64 bytes for every 2 MiB region that has a page in it.
 
-A page number is address >> 12, a region number address >> 21 (512 pages). The same shape as
-the maps in the kernel, so a drained map becomes a PageSet without a loop. All functions are
-pure; a PageSet's arrays are never written after it was made.
+A page number is address >> 12, a region number address >> 21 (512 pages). The layout is that of the
+BPF maps, so a drained map becomes a PageSet without a loop. All functions are pure; a PageSet's arrays
+are never written after construction.
+
+Vocabulary: a range is any half-open interval [start, end); a run is a maximal range of consecutive
+numbers in a set; a region is always an aligned 2 MiB of address space.
 """
 
 from __future__ import annotations
@@ -13,31 +16,33 @@ import numpy as np
 import numpy.typing as npt
 
 U64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
 
 PAGE_SHIFT = 12
-PAGE_SIZE = 1 << PAGE_SHIFT
+PAGE_SIZE = 1 << PAGE_SHIFT  # in bytes
 REGION_SHIFT = 21
 PAGES_PER_REGION = 512
 WORDS_PER_REGION = 8
 
 _ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _FULL_REGION = b"\xff" * (8 * WORDS_PER_REGION)
-FEW_RANGES = 16  # so many or fewer become a set quicker by Python's integers than by numpy's calls
+FEW_RANGES = 16  # up to this number, Python's integers build a set faster than numpy's calls
 
 
 @dataclass(frozen=True, eq=False)
 class PageSet:
     """A set of pages of one address space.
 
-    keys: (n,) region numbers, ascending, each once.
-    words: (n, 8) bits: bit b of word w of row i is page keys[i] * 512 + w * 64 + b.
+    Attributes:
+        keys: (n,) region numbers, ascending and unique.
+        words: (n, 8) bitmap words: bit b of word w of row i is page keys[i] * 512 + w * 64 + b.
     """
 
     keys: U64
     words: U64
 
     def __len__(self) -> int:
-        """Number of pages."""
+        """Return the number of pages."""
         return int(np.bitwise_count(self.words).sum(dtype=np.int64))
 
     def __eq__(self, other: object) -> bool:
@@ -59,18 +64,18 @@ class PageSet:
 
 
 def empty() -> PageSet:
-    """The set of no pages."""
+    """Return the empty set."""
     return PageSet(np.empty(0, np.uint64), np.empty((0, WORDS_PER_REGION), np.uint64))
 
 
 def from_rows(keys: U64, words: U64) -> PageSet:
-    """A set from rows in any order, such as a drained map: keys (n,), words (n, 8)."""
+    """Build a set from rows in any order, such as a drained map: keys (n,), words (n, 8)."""
     order = np.argsort(keys, kind="stable")
     return PageSet(keys[order], words[order])
 
 
 def from_pages(pages: U64) -> PageSet:
-    """A set from page numbers, in any order, repeated or not."""
+    """Build a set from page numbers in any order, with or without duplicates."""
     if len(pages) == 0:
         return empty()
     pages = np.asarray(pages, np.uint64)
@@ -82,7 +87,7 @@ def from_pages(pages: U64) -> PageSet:
 
 
 def from_ranges(starts: U64, ends: U64) -> PageSet:
-    """A set from half-open ranges of page numbers, ascending by start and not overlapping."""
+    """Build a set from ranges of page numbers, ascending by start and not overlapping."""
     keep = ends > starts
     if not bool(keep.all()):
         starts, ends = starts[keep], ends[keep]
@@ -94,18 +99,18 @@ def from_ranges(starts: U64, ends: U64) -> PageSet:
     tail = _ONES >> (np.uint64(63) - ((ends - np.uint64(1)) & np.uint64(63)))
     if bool((first == last).all()):
         return _from_words(first.astype(np.uint64), head & tail)
-    spans = last - first + 1
-    stops = np.cumsum(spans)
-    begins = stops - spans
+    word_counts = last - first + 1
+    stops = np.cumsum(word_counts)
+    offsets = stops - word_counts
     masks = np.full(int(stops[-1]), _ONES, np.uint64)
-    masks[begins] = head
+    masks[offsets] = head
     masks[stops - 1] &= tail
-    numbers = np.repeat(first - begins, spans) + np.arange(len(masks))
+    numbers = np.repeat(first - offsets, word_counts) + np.arange(len(masks))
     return _from_words(numbers.astype(np.uint64), masks)
 
 
 def from_few_ranges(ranges: list[tuple[int, int]]) -> PageSet:
-    """from_ranges of some ranges that are not empty."""
+    """Do what from_ranges() does, for a short list of non-empty ranges."""
     keys: list[int] = []
     words = bytearray()
     for start, end in ranges:
@@ -114,7 +119,7 @@ def from_few_ranges(ranges: list[tuple[int, int]]) -> PageSet:
             a = max(start - (region << 9), 0)
             b = min(end - (region << 9), PAGES_PER_REGION)
             bits = (1 << b) - (1 << a)
-            if keys and keys[-1] == region:  # the range before ended in it
+            if keys and keys[-1] == region:  # the previous range ended in this region
                 bits |= int.from_bytes(words[-64:], "little")
                 del keys[-1], words[-64:]
             keys.append(region)
@@ -127,7 +132,12 @@ def from_few_ranges(ranges: list[tuple[int, int]]) -> PageSet:
 
 
 def _from_words(numbers: U64, masks: U64) -> PageSet:
-    """numbers: (n,) ascending numbers of 64-page words, repeated or not; masks: their bits."""
+    """Build a set from bitmap words.
+
+    Args:
+        numbers: (n,) ascending word numbers (page number >> 6), with or without duplicates.
+        masks: (n,) the bits of each word.
+    """
     starts = np.flatnonzero(np.concatenate(([True], numbers[1:] != numbers[:-1])))
     if len(starts) < len(numbers):
         masks = np.bitwise_or.reduceat(masks, starts)
@@ -141,13 +151,13 @@ def _from_words(numbers: U64, masks: U64) -> PageSet:
 
 
 def drop_empty(pages: PageSet) -> PageSet:
-    """The same set without rows that hold no page."""
+    """Return the same set without rows that hold no page."""
     full = pages.words.any(axis=1)
     return pages if bool(full.all()) else PageSet(pages.keys[full], pages.words[full])
 
 
 def find(haystack: U64, needles: U64) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """For each needle its place in the ascending haystack, and whether it is there."""
+    """Return for each needle its index in the ascending haystack, and whether it is in there."""
     at = np.searchsorted(haystack, needles)
     clipped = np.minimum(at, max(len(haystack) - 1, 0))
     found = haystack[clipped] == needles if len(haystack) else np.zeros(len(needles), np.bool_)
@@ -155,14 +165,14 @@ def find(haystack: U64, needles: U64) -> tuple[npt.NDArray[np.int64], npt.NDArra
 
 
 def _same_regions(a: PageSet, b: PageSet) -> bool:
-    """Mostly so: then nothing needs to be searched for."""
+    """Return whether both sets have the same rows: the common case, which needs no search."""
     return a.keys is b.keys or (
         len(a.keys) == len(b.keys) and bool(np.logical_and.reduce(a.keys == b.keys))
     )
 
 
 def union(a: PageSet, b: PageSet) -> PageSet:
-    """Pages in a or b."""
+    """Return the pages in a or b."""
     if len(a.keys) == 0:
         return b
     if len(b.keys) == 0:
@@ -177,7 +187,7 @@ def union(a: PageSet, b: PageSet) -> PageSet:
 
 
 def intersection(a: PageSet, b: PageSet) -> PageSet:
-    """Pages in both."""
+    """Return the pages in both sets."""
     if len(a.keys) == 0 or len(b.keys) == 0:
         return empty()
     if _same_regions(a, b):
@@ -187,7 +197,7 @@ def intersection(a: PageSet, b: PageSet) -> PageSet:
 
 
 def difference(a: PageSet, b: PageSet) -> PageSet:
-    """Pages in a that are not in b."""
+    """Return the pages in a that are not in b."""
     if len(a.keys) == 0 or len(b.keys) == 0:
         return a
     if _same_regions(a, b):
@@ -201,8 +211,10 @@ def difference(a: PageSet, b: PageSet) -> PageSet:
 
 
 def within(pages: PageSet, starts: U64, ends: U64) -> PageSet:
-    """Those of the pages that lie in half-open ranges of page numbers, ascending and not overlapping. Takes
-    no memory for the ranges, of which a program can have terabytes."""
+    """Return the pages that lie in ranges of page numbers, ascending and not overlapping.
+
+    The ranges are never expanded into a set: a program can have terabytes of them.
+    """
     if len(pages.keys) == 0 or len(starts) == 0:
         return empty()
     firsts = pages.keys << np.uint64(9)
@@ -212,35 +224,35 @@ def within(pages: PageSet, starts: U64, ends: U64) -> PageSet:
     whole = (starts[clipped] <= firsts) & (ends[clipped] >= lasts)
     if bool(whole.all()):
         return pages
-    # Regions in which ranges begin or end: the pieces of ranges in each of them.
-    broken = ~whole
-    firsts, lasts, at = firsts[broken], lasts[broken], at[broken]
+    # Regions in which ranges start or end: clip each range to each region that it overlaps.
+    partial = ~whole
+    firsts, lasts, at = firsts[partial], lasts[partial], at[partial]
     counts = np.searchsorted(starts, lasts) - at
-    begins = np.cumsum(counts) - counts
+    offsets = np.cumsum(counts) - counts
     row = np.repeat(np.arange(len(counts)), counts)
-    piece = at[row] + np.arange(len(row)) - begins[row]
-    bounds = np.maximum(starts[piece], firsts[row]), np.minimum(ends[piece], lasts[row])
-    part = PageSet(pages.keys[broken], pages.words[broken]) & from_ranges(*bounds)
+    number = at[row] + np.arange(len(row)) - offsets[row]
+    bounds = np.maximum(starts[number], firsts[row]), np.minimum(ends[number], lasts[row])
+    part = PageSet(pages.keys[partial], pages.words[partial]) & from_ranges(*bounds)
     return PageSet(pages.keys[whole], pages.words[whole]) | part
 
 
-def whole_regions(part: PageSet, of: PageSet, least: int) -> int:
-    """How many pages of a set lie in regions where it has all of another set, at least so many."""
+def pages_in_covered_regions(part: PageSet, of: PageSet, min_pages: int) -> int:
+    """Count the pages of `part` in regions where it covers all pages of `of`, at least min_pages."""
     at, found = find(of.keys, part.keys)
     rows, whole = part.words[found], of.words[at[found]]
     counts = np.bitwise_count(rows).sum(axis=1, dtype=np.int64)
-    all_of_it = ((whole & ~rows) == 0).all(axis=1) & (counts >= least)
-    return int(counts[all_of_it].sum())
+    covered = ((whole & ~rows) == 0).all(axis=1) & (counts >= min_pages)
+    return int(counts[covered].sum())
 
 
 def matrix(pages: PageSet) -> npt.NDArray[np.uint8]:
-    """(n, 512) array of 0 and 1, one row for each of pages.keys."""
+    """Return an (n, 512) array of 0 and 1, one row for each of pages.keys."""
     as_bytes = np.ascontiguousarray(pages.words).view(np.uint8)
     return np.unpackbits(as_bytes, axis=1, bitorder="little")
 
 
 def page_numbers(pages: PageSet) -> U64:
-    """The page numbers, ascending."""
+    """Return the page numbers, ascending."""
     if len(pages.keys) == 0:
         return np.empty(0, np.uint64)
     flat = np.flatnonzero(matrix(pages)).astype(np.uint64)
@@ -249,9 +261,9 @@ def page_numbers(pages: PageSet) -> U64:
     return base | (flat & np.uint64(PAGES_PER_REGION - 1))
 
 
-def ranges(pages: PageSet) -> tuple[U64, U64]:
-    """Half-open ranges of page numbers (starts, ends), ascending, as long as they can be."""
-    # No list of pages: of millions in a few runs it would take a hundred times more than their bits.
+def page_runs(pages: PageSet) -> tuple[U64, U64]:
+    """Return the runs of page numbers as ranges (starts, ends), ascending."""
+    # No list of pages: for millions in a few runs it would take a hundred times more memory than the bits.
     bits = matrix(pages).astype(np.bool_)
     joined = np.diff(pages.keys) == np.uint64(1)
     before, after = np.zeros_like(bits), np.zeros_like(bits)
@@ -266,8 +278,8 @@ def ranges(pages: PageSet) -> tuple[U64, U64]:
 
 
 def count_in(pages: PageSet, starts: U64, ends: U64) -> npt.NDArray[np.int64]:
-    """How many of the pages lie in each half-open range of page numbers; ranges in any order."""
-    # Running totals by word, then the two partial words at a range's ends: no list of pages.
+    """Count the pages in each range of page numbers; ranges in any order."""
+    # Running totals by word, then the two partial words at the ends of a range: no list of pages.
     if len(pages.keys) == 0:
         return np.zeros(len(starts), np.int64)
     counts = np.bitwise_count(pages.words).reshape(-1).astype(np.int64)
@@ -276,7 +288,7 @@ def count_in(pages: PageSet, starts: U64, ends: U64) -> npt.NDArray[np.int64]:
 
 
 def _rank(pages: PageSet, before: npt.NDArray[np.int64], limit: U64) -> npt.NDArray[np.int64]:
-    """Number of pages below each limit; before: running totals by word."""
+    """Return the number of pages below each limit; before: running totals by word."""
     regions = limit >> np.uint64(9)
     rows = np.searchsorted(pages.keys, regions)
     clipped = np.minimum(rows, len(pages.keys) - 1)
@@ -288,46 +300,50 @@ def _rank(pages: PageSet, before: npt.NDArray[np.int64], limit: U64) -> npt.NDAr
     return np.where(inside, partial, before[rows * WORDS_PER_REGION]).astype(np.int64)
 
 
-def full_runs(pages: PageSet, least: int, most: int) -> list[tuple[int, int]]:
-    """Runs of region numbers [first, last) of which every page is in the set: at most so many, the
-    longest ones, ascending, each of at least so many regions."""
+def full_region_runs(pages: PageSet, min_length: int, max_runs: int) -> list[tuple[int, int]]:
+    """Return runs of region numbers [first, last) of which every page is in the set.
+
+    At most max_runs, the longest ones, in ascending order, each of at least min_length regions.
+    """
     keys = pages.keys[np.bitwise_and.reduce(pages.words, axis=1) == _ONES].astype(np.int64)
-    if len(keys) < least:
+    if len(keys) < min_length:
         return []
     first, last = int(keys[0]), int(keys[-1]) + 1
     if last - first == len(keys):
         return [(first, last)]
-    firsts, lasts = _runs(keys, 1)
-    longest = np.argsort(firsts - lasts, kind="stable")[:most]
-    chosen = np.sort(longest[(lasts - firsts)[longest] >= least])
+    firsts, lasts = _key_runs(keys, 1)
+    longest = np.argsort(firsts - lasts, kind="stable")[:max_runs]
+    chosen = np.sort(longest[(lasts - firsts)[longest] >= min_length])
     return list(zip(firsts[chosen].tolist(), lasts[chosen].tolist(), strict=True))
 
 
-def spans(pages: PageSet, gap: int = 2) -> list[tuple[int, int]]:
-    """Runs of region numbers [first, last) that cover the pages, joined over small gaps."""
+def region_runs(pages: PageSet, gap: int = 2) -> list[tuple[int, int]]:
+    """Return runs of region numbers [first, last) that cover the pages, joined across small gaps.
+
+    Regions whose numbers differ by at most `gap` belong to one run; 1 joins neighbours only.
+    """
     keys = pages.keys[pages.words.any(axis=1)].astype(np.int64)
     if len(keys) == 0:
         return []
-    firsts, lasts = _runs(keys, gap)
+    firsts, lasts = _key_runs(keys, gap)
     return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
 
 
-def _runs(
+def _key_runs(
     keys: npt.NDArray[np.int64], gap: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First keys, and last keys plus 1, of the runs of ascending keys (at least one) that lie no
-    more than a gap apart."""
+    """Split ascending keys (at least one) into runs whose members are at most `gap` apart.
+
+    Returns the first keys, and the last keys plus 1.
+    """
     cuts = np.flatnonzero(np.diff(keys) > gap)
     firsts = keys[np.concatenate(([0], cuts + 1))]
     lasts = keys[np.concatenate((cuts, [len(keys) - 1]))] + 1
     return firsts, lasts
 
 
-Bools = npt.NDArray[np.bool_]
-
-
 def runs_of(pages: U64) -> tuple[U64, U64]:
-    """Ascending pages as runs: first pages and lengths."""
+    """Return the runs of ascending page numbers: their first pages and lengths."""
     if len(pages) == 0:
         return pages, pages
     breaks = np.flatnonzero(pages[1:] != pages[:-1] + np.uint64(1)) + 1

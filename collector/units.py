@@ -1,4 +1,4 @@
-"""Rates and times as people type them, and as they read them."""
+"""Parse rates, sizes and times that users type, and format them for display."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.
 
 
 def parse_rate(text: str) -> float:
-    """Bytes per second from 10Gbit, 1.25GB, 200MiB.
+    """Parse a rate such as 10Gbit, 1.25GB or 200MiB; return bytes per second.
 
-    Errors: UsageError, also for a number with no unit: nobody can tell bits from bytes in it.
+    Raises: UsageError when it is not a rate, or has no unit: bits and bytes could not be told apart.
     """
     match = _RATE.fullmatch(text.strip())
     if not match:
@@ -29,26 +29,24 @@ def parse_rate(text: str) -> float:
             raise UsageError(
                 f"rate {text!r} has no unit: write 10Gbit, 1.25GB or 200MiB (per second)"
             )
-        raise UsageError(
-            f"rate {text!r} is not understood: write 10Gbit, 1.25GB or 200MiB (per second)"
-        )
+        raise UsageError(f"invalid rate {text!r}: write 10Gbit, 1.25GB or 200MiB (per second)")
     number, prefix, unit = match.groups()
     rate = float(number) * _PREFIX[prefix or ""] / (1 if unit == "B" else 8)
     if rate <= 0:
-        raise UsageError(f"rate {text!r} must be more than 0")
+        raise UsageError(f"a rate must be positive, got {text!r}")
     if not math.isfinite(rate):
         raise UsageError(f"rate {text[:20]!r}... is too large: write 10Gbit, 1.25GB or 200MiB")
     return rate
 
 
 def parse_size(text: str) -> float:
-    """Bytes from 512MiB, 1.5GB, 4096B; also 0.
+    """Parse a size such as 512MiB, 1.5GB or 4096B; return bytes, possibly 0.
 
-    Errors: UsageError.
+    Raises: UsageError when it is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if not match:
-        raise UsageError(f"size {text!r} is not understood: write 512MiB or 1.5GB")
+        raise UsageError(f"invalid size {text!r}: write 512MiB or 1.5GB")
     size = float(match[1]) * _PREFIX[match[2] or ""]
     if not math.isfinite(size):
         raise UsageError(f"size {text[:20]!r}... is too large: write 512MiB or 1.5GB")
@@ -56,21 +54,23 @@ def parse_size(text: str) -> float:
 
 
 def parse_time(text: str, *, unit_needed: bool = False) -> float:
-    """Seconds from 200ms, 1.5s, 2m; a bare number is seconds unless a unit is needed.
+    """Parse a time such as 200ms, 1.5s or 2m; return seconds.
 
-    Errors: UsageError.
+    A bare number is in seconds, unless unit_needed.
+
+    Raises: UsageError when it is not a time.
     """
     match = _TIME.fullmatch(text.strip())
     if not match or (unit_needed and not match[2]):
-        raise UsageError(f"time {text!r} is not understood: write 200ms or 1.5s")
+        raise UsageError(f"invalid time {text!r}: write 200ms or 1.5s")
     seconds = float(match[1]) * _SECONDS[match[2] or "s"]
-    if not math.isfinite(seconds):  # more digits than a number can have
+    if not math.isfinite(seconds):  # more digits than a float can represent
         raise UsageError(f"time {text[:20]!r}... is too long: write 200ms or 1.5s")
     return seconds
 
 
 def show_bytes(count: float) -> str:
-    """1536 -> '1.5 KiB'."""
+    """Format bytes: 1536 -> '1.5 KiB'."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -79,12 +79,15 @@ def show_bytes(count: float) -> str:
 
 
 def show_pages(count: float) -> str:
-    """Pages as a size."""
-    return show_bytes(count * 4096)
+    """Format a number of pages as a size."""
+    # Imports numpy, which the parsing of a command line must not wait for.
+    from redirty.collector.pageset import PAGE_SIZE
+
+    return show_bytes(count * PAGE_SIZE)
 
 
 def show_bits(bytes_per_s: float) -> str:
-    """A link's rate: 1.25e9 bytes per second -> '10.0 Gbit/s'."""
+    """Format the rate of a link in bits: 1.25e9 bytes per second -> '10.0 Gbit/s'."""
     bits = bytes_per_s * 8
     for unit in ("bit/s", "kbit/s", "Mbit/s", "Gbit/s"):
         if abs(bits) < 1000:
@@ -94,7 +97,7 @@ def show_bits(bytes_per_s: float) -> str:
 
 
 def show_time(seconds: float) -> str:
-    """0.0123 -> '12.3 ms'."""
+    """Format a duration in seconds: 0.0123 -> '12.3 ms'."""
     if seconds >= 1:
         return f"{seconds:.1f} s"
     if seconds >= 1e-3:
@@ -103,5 +106,8 @@ def show_time(seconds: float) -> str:
 
 
 def plural(n: float, one: str, several: str = "") -> str:
-    """'1 round', '2 rounds', '2 processes'. several: where it is not the word with an s."""
+    """Format a count with its noun: '1 round', '2 rounds'.
+
+    several: the plural where it is not the singular with an s.
+    """
     return f"{n} {one if n == 1 else several or one + 's'}"

@@ -1,0 +1,1 @@
+"""Analysis of recordings with pandas: loading, summaries, and input for the model."""

@@ -1,4 +1,4 @@
-"""A small plot of W(t) for terminals, of plain text."""
+"""A small plot of W(t) in plain text, for terminals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LABEL = 11
 
 
 def of_recording(directory: Path) -> list[str]:
-    """The average curve of a recording. Errors: RedirtyError."""
+    """Plot the average curve of a recording. Raises: RedirtyError when it cannot be read."""
     import numpy as np
     from redirty.collector.analyze.observations import average_curve
 
@@ -33,16 +33,18 @@ def plot(
     measured_s: float,
     interval: tuple[Callable[[float], float], Callable[[float], float]] | None = None,
 ) -> list[str]:
-    """Lines of W(t) over the logarithm of t from first_s to last_s: `*` measured, `o` beyond that,
-    `:` between the two curves of an interval."""
+    """Plot W(t) over the logarithm of t from first_s to last_s; return the lines.
+
+    `*`: measured, up to measured_s; `o`: extrapolated; `:`: between the two curves of an interval.
+    """
     if not 0 < first_s < last_s:
         return []
     steps = math.log(last_s / first_s) / (WIDTH - 1)
     times = [first_s * math.exp(steps * i) for i in range(WIDTH)]
     values = [curve(t) for t in times]
-    ends = [(one(t), two(t)) for t in times for one, two in [interval]] if interval else []
-    # an interval far above must not flatten the curve itself
-    top = max([*values, *(min(high, 1.5 * values[-1]) for _, high in ends)])
+    ends = [(interval[0](t), interval[1](t)) for t in times] if interval else []
+    # An interval far above must not flatten the curve itself.
+    top = max(values + [min(high, 1.5 * values[-1]) for _, high in ends])
     if top <= 0:
         return []
     rows = [[" "] * WIDTH for _ in range(HEIGHT)]

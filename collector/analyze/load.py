@@ -1,7 +1,9 @@
-"""Loads a recording into pandas: one function for each file, with the types it should have.
+"""Loads a recording into pandas: a function for each file, with the types that its columns should have.
 
 Every file also loads with plain pandas.read_csv and no options; these functions add what only
-redirty knows: which rounds are complete, and addresses as numbers.
+redirty knows: which rounds are complete, and addresses as numbers. recording/writer.py writes the files.
+
+All functions raise RedirtyError when a file cannot be read, or is damaged.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redirty.collector.analyze.meta_schema import AGAIN, is_count, require_rounds, wrong_field
+from redirty.collector.analyze.meta_schema import RESTORE, is_count, require_rounds, wrong_field
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.recording.columns import (
     CURVE,
@@ -34,29 +36,29 @@ if TYPE_CHECKING:
 
 _TEXT = ("start", "end", "perms", "mapping_class", "path", "address", "reason", "stack")
 _COUNTS = ("pages", "faults", "flushes", "events", "round")
-# never empty, in whichever file they are
+# Columns without empty fields, in every file.
 _FILLED = ("round", "pid", "duration_s", "dirty_pages", "rounds_dirty", "first_round", "last_round")
 
 
 def load_meta(directory: Path) -> dict[str, Any]:
-    """meta.json.
+    """Load meta.json.
 
-    Errors: RedirtyError when the directory is no recording, or one of a newer redirty; when meta.json
-    is damaged, or tells of rounds and rounds.csv has none.
+    Raises: RedirtyError when the directory is not a recording, or was written by a newer redirty; when
+        meta.json is damaged, or reports rounds that rounds.csv does not have.
     """
     path = directory / "meta.json"
     try:
         meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RedirtyError(f"{directory} is no recording: it has no meta.json") from None
+        raise RedirtyError(f"{directory} is not a recording: it has no meta.json") from None
     except OSError as e:
         raise RedirtyError(f"cannot read {path}: {why(e)}") from None
     except (ValueError, RecursionError):
-        raise RedirtyError(f"{path} is damaged: it is not JSON; {AGAIN}") from None
+        raise RedirtyError(f"{path} is damaged: it is not JSON; {RESTORE}") from None
     if not isinstance(meta, dict) or "schema" not in meta:
-        raise RedirtyError(f"{directory} is no recording: meta.json is of something else")
+        raise RedirtyError(f"{directory} is not a recording: its meta.json is another program's")
     if not is_count(meta["schema"]):
-        raise RedirtyError(f"{path} is damaged: schema is not a count; {AGAIN}")
+        raise RedirtyError(f"{path} is damaged: schema is not a count; {RESTORE}")
     if meta["schema"] > SCHEMA:
         raise RedirtyError(
             f"{directory} was written by a newer redirty (schema {meta['schema']}, this one knows "
@@ -64,22 +66,22 @@ def load_meta(directory: Path) -> dict[str, Any]:
         )
     wrong = wrong_field(meta)
     if wrong:
-        raise RedirtyError(f"{path} is damaged: {wrong}; {AGAIN}")
+        raise RedirtyError(f"{path} is damaged: {wrong}; {RESTORE}")
     require_rounds(directory / "rounds.csv", meta.get("rounds", 0))
     return meta
 
 
 def _read(
-    directory: Path, name: str, columns: tuple[str, ...], most: int | None = None
+    directory: Path, name: str, columns: tuple[str, ...], max_bytes: int | None = None
 ) -> pd.DataFrame:
-    """A file. most: of a longer one, only the rows in about so many bytes at its end."""
+    """Load a CSV file. max_bytes: of a longer one, only the rows in about that many bytes at its end."""
     import io
 
     import pandas as pd
 
     path = directory / name
     try:
-        data = path.read_bytes() if most is None else _end_of(path, most)
+        data = path.read_bytes() if max_bytes is None else _end_of(path, max_bytes)
     except FileNotFoundError:
         return pd.DataFrame({column: [] for column in columns})
     except OSError as e:
@@ -97,17 +99,17 @@ def _read(
     numbers = [c for c in columns if c in frame and c not in _TEXT]
     wrong = [c for c in numbers if not _has_numbers(frame[c])]
     if wrong and len(frame):
-        raise RedirtyError(f"{path} is damaged: column {wrong[0]} has what is no number")
+        raise RedirtyError(f"{path} is damaged: column {wrong[0]} has a value that is not a number")
     missing = [c for c in columns if c not in frame.columns]
     if missing and len(frame.columns) and tuple(frame.columns) == columns[: len(frame.columns)]:
-        return frame.reindex(columns=list(columns))  # of an older redirty, which had fewer
+        return frame.reindex(columns=list(columns))  # an older redirty wrote fewer columns
     if missing:
         raise RedirtyError(f"{path} is damaged: it has no column {missing[0]}")
     return frame
 
 
 def _has_numbers(column: pd.Series[Any]) -> bool:
-    """Finite ones; empty fields only in columns that may have some."""
+    """Return whether a column has finite numbers only, and empty fields only if it may have some."""
     import numpy as np
     import pandas as pd
 
@@ -119,106 +121,117 @@ def _has_numbers(column: pd.Series[Any]) -> bool:
     return bool(np.isfinite(values).all() if column.name in _FILLED else not np.isinf(values).any())
 
 
-# How a row of mappings.csv or curves.csv begins. A path may have line breaks in it, but no line like that
+# The start of a row of mappings.csv or curves.csv. A path may contain line breaks, but no line like that
 # unless on purpose.
 _ROW = re.compile(rb"\r\n(?=\d+,\d+,(0x|[a-z_]*,\d))")
 
 
-def _end_of(path: Path, most: int) -> bytes:
+def _end_of(path: Path, max_bytes: int) -> bytes:
+    """Read the header of a file, and the whole rows in about max_bytes at its end."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
-        if size <= most:
+        if size <= max_bytes:
             return file.read()
         header = file.readline()
-        file.seek(size - most)
+        file.seek(size - max_bytes)
         tail = file.read()
-    begin = _ROW.search(tail)
-    return header + (tail[begin.end() :] if begin else b"")
+    row = _ROW.search(tail)
+    return header + (tail[row.end() :] if row else b"")
 
 
 def load_rounds(directory: Path) -> pd.DataFrame:
-    """rounds.csv: a row a complete round. Errors: RedirtyError."""
+    """Load rounds.csv: a row for each complete round."""
     return _read(directory, "rounds.csv", ROUNDS)
 
 
 def _complete_only(frame: pd.DataFrame, directory: Path) -> pd.DataFrame:
-    """Rows of rounds that have their row in rounds.csv, which is written last."""
+    """Keep the rows of rounds that have a row in rounds.csv, which is written last."""
     done = load_rounds(directory)["round"]
     return frame[frame["round"].isin(done)].reset_index(drop=True)
 
 
 def load_mappings(directory: Path, most: int | None = None) -> pd.DataFrame:
-    """mappings.csv, with start and end as numbers; a mapping has a row for each round in which it
-    was written and for the one in which it first appeared. most: of a longer file only the rows in
-    about so many bytes at its end. Errors: RedirtyError."""
+    """Load mappings.csv, with start and end as numbers.
+
+    A mapping has a row for each round in which it was written, and for the one in which it first appeared.
+    most: of a longer file only the rows in about that many bytes at its end.
+    """
     frame = _complete_only(_read(directory, "mappings.csv", MAPPINGS, most), directory)
     frame["path"] = _text(frame["path"])
     return _with_addresses(directory / "mappings.csv", frame, "start", "end")
 
 
 def load_pages(directory: Path) -> pd.DataFrame:
-    """pages.csv, with address as a number. Errors: RedirtyError."""
+    """Load pages.csv, with address as a number."""
     frame = _read(directory, "pages.csv", PAGES)
     frame["mapping_class"] = _text(frame["mapping_class"])
     return _with_addresses(directory / "pages.csv", frame, "address")
 
 
 def load_curve(directory: Path) -> pd.DataFrame:
-    """curve.csv: W(t) by process. Errors: RedirtyError."""
+    """Load curve.csv: W(t) by process."""
     return _read(directory, "curve.csv", CURVE)
 
 
 def load_curves(directory: Path, most: int | None = None) -> pd.DataFrame:
-    """curves.csv: points of the write curves of single rounds and of runs of them; without a row when
-    an older redirty made the recording. most: as in load_mappings(). Errors: RedirtyError."""
+    """Load curves.csv: points of the write curves of single rounds, and of windows of several rounds.
+
+    Empty when an older redirty wrote the recording. most: as in load_mappings().
+    """
     frame = _read(directory, "curves.csv", CURVES, most)
     frame["mapping_class"] = _text(frame["mapping_class"])
     return _complete_only(frame, directory)
 
 
 def load_tlb(directory: Path) -> pd.DataFrame:
-    """tlb.csv. Errors: RedirtyError."""
+    """Load tlb.csv."""
     return _complete_only(_read(directory, "tlb.csv", TLB), directory)
 
 
 def load_runs(directory: Path) -> pd.DataFrame:
-    """runs.csv: lengths of runs of consecutive dirty rounds, by process. Empty for a recording of
-    an older redirty. Errors: RedirtyError."""
+    """Load runs.csv: lengths of streaks of dirty rounds, by process.
+
+    Empty when an older redirty wrote the recording.
+    """
     return _read(directory, "runs.csv", RUNS)
 
 
 def load_working_set(directory: Path) -> pd.DataFrame:
-    """working_set.csv: distinct pages over windows of several rounds. Empty likewise.
+    """Load working_set.csv: distinct pages over windows of several rounds.
 
-    Errors: RedirtyError.
+    Empty when an older redirty wrote the recording.
     """
     frame = _read(directory, "working_set.csv", WORKING_SET)
-    # Written before the row of the round that ends it.
+    # A window is written before the row of the round that ends it.
     done = load_rounds(directory)["round"]
     ends = frame["first_round"] + frame["rounds"] - 1
     return frame[ends.isin(done)].reset_index(drop=True)
 
 
 def load_zeros(directory: Path) -> pd.DataFrame:
-    """zeros.csv: which pages were all zeros at the end; start and end are numbers. Empty when it was
-    recorded without --zeros. Errors: RedirtyError."""
+    """Load zeros.csv: zero pages at the end of the recording, with start and end as numbers.
+
+    Empty when it was recorded without --zeros.
+    """
     frame = _read(directory, "zeros.csv", ZEROS)
     return _with_addresses(directory / "zeros.csv", frame, "start", "end")
 
 
 def load_stacks(directory: Path) -> pd.DataFrame | None:
-    """stacks.csv: which stack is behind a stack_id of events.parquet, and the pages it dirtied;
-    None when it was recorded without --stacks, or by an older redirty. Errors: RedirtyError."""
+    """Load stacks.csv: the stack of each stack_id of events.parquet, and the pages it dirtied.
+
+    None when it was recorded without --stacks, or by an older redirty.
+    """
     if not (directory / "stacks.csv").exists():
         return None
     return _read(directory, "stacks.csv", STACKS)
 
 
 def load_events(directory: Path) -> pd.DataFrame:
-    """events.parquet, or the parts of it that a recording which was cut off left behind.
+    """Load events.parquet, or the parts of it that an interrupted recording left behind.
 
-    Errors: RedirtyError when it was recorded without --events.
+    Raises: RedirtyError when it was recorded without --events.
     """
     frame = _parquet(directory, "events")
     if frame is None:
@@ -239,9 +252,9 @@ def _parquet(directory: Path, name: str) -> pd.DataFrame | None:
 
 
 def load_folded_stacks(directory: Path) -> pd.DataFrame:
-    """stacks.folded: stack (outermost first, after the program's name), pages.
+    """Load stacks.folded: stack (outermost function first, after the name of the process), pages.
 
-    Errors: RedirtyError when it was recorded without --stacks.
+    Raises: RedirtyError when it was recorded without --stacks.
     """
     import pandas as pd
 
@@ -270,15 +283,15 @@ def _physical(directory: Path, name: str) -> pd.DataFrame:
 
 
 def load_physical(directory: Path) -> pd.DataFrame:
-    """physical.parquet: the bitmap of dirty frames, a row for each round and 64 frames.
+    """Load physical.parquet: the bitmap of dirty frames, a row for each round and 64 frames.
 
-    Errors: RedirtyError when it was recorded without --physical.
+    Raises: RedirtyError when it was recorded without --physical.
     """
     return _physical(directory, "physical")
 
 
 def frame_numbers(bitmap: pd.DataFrame) -> npt.NDArray[np.uint64]:
-    """The frames in rows of load_physical(), ascending, each once."""
+    """Return the frames in rows of load_physical(), ascending and unique."""
     import numpy as np
 
     if bitmap.empty:
@@ -286,7 +299,7 @@ def frame_numbers(bitmap: pd.DataFrame) -> npt.NDArray[np.uint64]:
     ordered = bitmap.sort_values("first_pfn", kind="stable")
     firsts = ordered["first_pfn"].to_numpy(np.uint64)
     starts = np.flatnonzero(np.concatenate(([True], firsts[1:] != firsts[:-1])))
-    # the same frames in several rounds
+    # A frame may occur in several rounds.
     words = np.bitwise_or.reduceat(ordered["bits"].to_numpy(np.uint64), starts)
     row, bit = np.nonzero(words[:, None] >> np.arange(64, dtype=np.uint64) & np.uint64(1))
     found: npt.NDArray[np.uint64] = firsts[starts][row] + bit.astype(np.uint64)
@@ -294,10 +307,11 @@ def frame_numbers(bitmap: pd.DataFrame) -> npt.NDArray[np.uint64]:
 
 
 def load_frames(directory: Path, number: int | None = None) -> pd.DataFrame:
-    """frames.parquet: the side list. pfn is missing where a page lay in no frame. With a round's
-    number: one row a page, where each lay as far as it was known at the end of that round.
+    """Load frames.parquet: the frame of each dirty page, where it changed. pfn is missing for no frame.
 
-    Errors: RedirtyError when it was recorded without --physical.
+    number: return one row a page instead, with its last known frame at the end of that round.
+
+    Raises: RedirtyError when it was recorded without --physical.
     """
     frame = _physical(directory, "frames").astype({"pfn": "UInt64"})
     if number is None:
@@ -307,18 +321,18 @@ def load_frames(directory: Path, number: int | None = None) -> pd.DataFrame:
 
 
 def _text(column: pd.Series[Any]) -> pd.Series[Any]:
-    """With "" for empty fields, also where all are empty."""
+    """Replace empty fields by "", also where all are empty."""
     return column.astype("str").where(column.notna(), "")
 
 
 def _with_addresses(path: Path, frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """With addresses as numbers. Errors: RedirtyError."""
+    """Convert addresses to numbers."""
     import numpy as np
     import pandas as pd
 
     for name in columns:
         try:
-            texts = frame[name].to_numpy(object)  # one by one out of pandas takes ten times as long
+            texts = frame[name].to_numpy(object)  # one by one from pandas takes ten times as long
             numbers = np.array([int(text, 16) for text in texts], np.uint64)
         except (ValueError, TypeError, OverflowError) as e:
             raise RedirtyError(f"{path} is damaged: column {name}: {e}") from None

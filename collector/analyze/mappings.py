@@ -1,4 +1,4 @@
-"""Mappings: which are re-dirtied most, and how their pages are dirtied again."""
+"""Statistics of mappings: the most re-dirtied ones, and how their pages are re-dirtied."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ if TYPE_CHECKING:
 
 I64 = npt.NDArray[np.int64]
 _TOP = 8
-# One that grew is one mapping.
+# Identity of a mapping, also when it grows.
 _KEYS = ["pid", "start", "mapping_class", "path"]
 
 
 def by_mapping(
     frame: pd.DataFrame, pages: pd.DataFrame, duration_s: float, last_round: int
 ) -> list[dict[str, Any]]:
-    """Mappings written, most re-dirtied first. One that grew is one mapping: it is known by its
-    process, start, class and path.
+    """Return the mappings that were written, the most re-dirtied first.
 
-    Beside sums of mappings.csv each has `dirty_next_round` (of its dirty pages, the share dirty in
-    the next round, too), `mean_run_rounds`, `pages` (ever dirty) and `hot_pages` (the fewest with
-    again.HOT percent of its page-rounds); None where pages.csv is not there.
-    frame, pages: mappings.csv and pages.csv as loaded. last_round: the one that no other followed.
+    A mapping is identified by its process, start, class and path, so one that grows is a single one. In
+    addition to sums of mappings.csv each has `dirty_next_round` (share of its dirty pages that are dirty in
+    the next round, too), `mean_run_rounds`, `pages` (ever dirty) and `hot_pages` (the fewest that account for
+    redirtying.HOT percent of its page-rounds); None where there is no pages.csv.
+
+    Args:
+        frame, pages: mappings.csv and pages.csv as loaded.
+        duration_s: total length of all rounds.
+        last_round: number of the last round.
     """
     if frame.empty:
         return []
@@ -54,12 +58,12 @@ def by_mapping(
                 ),
             }
         )
-    _add_again(rows, frame, pages, last_round)
+    _add_page_statistics(rows, frame, pages, last_round)
     return rows
 
 
 def by_class(mappings: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Dirty and re-dirtied pages by mapping class. mappings: as by_mapping() gives them."""
+    """Return dirty and re-dirtied pages by mapping class. mappings: from by_mapping()."""
     found: dict[str, dict[str, int]] = {}
     for row in mappings:
         entry = found.setdefault(row["mapping_class"], {"dirty_pages": 0, "redirtied_pages": 0})
@@ -68,10 +72,10 @@ def by_class(mappings: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return found
 
 
-def _add_again(
+def _add_page_statistics(
     rows: list[dict[str, Any]], mappings: pd.DataFrame, pages: pd.DataFrame, last_round: int
 ) -> None:
-    """Adds what the pages tell. A page counts for the mapping that was seen last at its address."""
+    """Add the statistics of pages. A page counts for the last mapping at its address."""
     before_last = mappings[mappings["round"] < last_round].groupby(_KEYS)["dirty_pages"].sum()
     stayed = mappings.groupby(_KEYS)["stayed_dirty_pages"].sum(min_count=1).to_dict()
     followed = before_last.to_dict()
@@ -96,10 +100,10 @@ def _add_again(
 
 
 def owner(pages: pd.DataFrame, lists: pd.DataFrame) -> I64:
-    """(n,) the row of the mapping that each page lies in; -1 for none. Of several, the last seen.
+    """Return (n,) the row of the mapping that each page is in; -1 for none. Of several, the last seen.
 
-    pages: pid and address, of each process ascending. lists: pid, start, end (bytes, half-open)
-    and seen (round), by row.
+    pages: pid and address, ascending within a process. lists: pid, start, end (addresses, end exclusive) and
+    seen (round), by row.
     """
     found: I64 = np.full(len(pages), -1, np.int64)
     pids = pages["pid"].to_numpy(np.int64)
@@ -115,10 +119,10 @@ def owner(pages: pd.DataFrame, lists: pd.DataFrame) -> I64:
 
 
 def as_lines(s: dict[str, Any]) -> list[str]:
-    """The table of the report. s: the summary."""
+    """Format the table of the report. s: the summary."""
     rows = s["mappings"]
     if not rows and s["dirty_pages"]:
-        return ["which mappings were written is not known: mappings.csv does not tell"]
+        return ["the mappings that were written are not known: mappings.csv has none"]
     if not rows:
         return ["no mapping was written"]
     head = f"{'re-dirtied':>13} {'dirty':>11}  {redirtying.HEAD}"

@@ -1,4 +1,4 @@
-"""Whether meta.json has what is used of it, and whether rounds.csv has what it tells of."""
+"""Validation of meta.json, and of rounds.csv against it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.units import plural
 
-AGAIN = "restore it from a copy, or record again"
+RESTORE = "restore it from a backup, or record again"
 _HEAD_BYTES = 1 << 16  # the header of rounds.csv and a row are far shorter
 
 
@@ -18,7 +18,7 @@ def _is_text(value: object) -> bool:
 
 
 def is_count(value: object) -> bool:
-    """0, 1, 2 ..."""
+    """Return whether a value is a number 0, 1, 2 ..."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
@@ -50,7 +50,7 @@ def _are_sharers(value: object) -> bool:
 
 _TARGET = "target."
 _Test = tuple[Callable[[object], bool], str]
-# What is used of meta.json: of what is not always there (of older redirtys, say) only the type.
+# The keys of meta.json that are used. Of optional ones (older versions lack some) only the type is checked.
 _NEEDED: dict[str, _Test] = {
     "target": (_is_object, "an object"),
     _TARGET + "description": (_is_text, "a text"),
@@ -72,7 +72,7 @@ _OPTIONAL: dict[str, _Test] = {
 
 
 def wrong_field(meta: dict[str, Any]) -> str:
-    """What is wrong with the first field that is; nothing where none is."""
+    """Describe the first invalid field; return an empty text when all are valid."""
     for name, (fits, what) in (_NEEDED | _OPTIONAL).items():
         of, key = (meta["target"], name[len(_TARGET) :]) if _TARGET in name else (meta, name)
         if key not in of:
@@ -84,21 +84,26 @@ def wrong_field(meta: dict[str, Any]) -> str:
 
 
 def require_rounds(path: Path, rounds: int) -> None:
-    """meta.json has their number only when the recording was closed: then rows are in rounds.csv. One
-    that was cut off has 0 there, and maybe no rows. Errors: RedirtyError."""
+    """Check that rounds.csv has rows when meta.json reports rounds.
+
+    meta.json has their number only when the recording was closed; one that was cut off has 0 there, and
+    maybe no rows.
+
+    Raises: RedirtyError when rounds.csv is missing or has no rows.
+    """
     if rounds == 0:
         return
-    told = f"though meta.json tells of {plural(rounds, 'round')}: {AGAIN}"
+    claim = f"though meta.json reports {plural(rounds, 'round')}: {RESTORE}"
     try:
         with path.open("rb") as file:
             header, *rows = file.read(_HEAD_BYTES).split(b"\n")[:-1]
     except FileNotFoundError:
-        raise RedirtyError(f"{path} is missing, {told}") from None
+        raise RedirtyError(f"{path} is missing, {claim}") from None
     except OSError as e:
         raise RedirtyError(f"cannot read {path}: {why(e)}") from None
     except ValueError:  # not one line
-        raise RedirtyError(f"{path} is damaged: it has no round, {told}") from None
+        raise RedirtyError(f"{path} is damaged: it has no round, {claim}") from None
     if b"round" not in header.strip().split(b","):
-        raise RedirtyError(f"{path} is damaged: it has no column round, {told}")
+        raise RedirtyError(f"{path} is damaged: it has no column round, {claim}")
     if not rows:
-        raise RedirtyError(f"{path} is damaged: it has no round, {told}")
+        raise RedirtyError(f"{path} is damaged: it has no round, {claim}")

@@ -1,4 +1,4 @@
-"""A recording as the model takes it."""
+"""Observations from a recording, the input of the model."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from redirty.collector.model.observations import (
 if TYPE_CHECKING:
     import pandas as pd
 
-# What comes next is told by the latest rounds: of long files only so much is read.
+# A prediction is based on the latest rounds: of long files only this much is read, from the end.
 _CURVES_BYTES = 8 << 20
 _MAPPINGS_BYTES = 4 << 20
 _AVERAGE_POINTS = 128
 
 
 def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observations:
-    """What a recording tells of its target.
+    """Build the observations of a recording.
 
-    Errors: RedirtyError, also when no round of it is complete.
+    Raises: RedirtyError when it cannot be read, or no round of it is complete.
     """
     meta = meta or load.load_meta(directory)
     rounds = load.load_rounds(directory)
@@ -59,15 +59,18 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observations
         points=_points(curves, classes),
         classes=classes,
         average=average_curve(directory) if curves.empty else None,
-        mappings=_kept(directory, rounds.iloc[first:]),
+        mappings=_mapping_rates(directory, rounds.iloc[first:]),
         layout=layout_of(load.load_zeros(directory)),
         boundary_s=float(np.median(column("boundary_s")[first:])),
     )
 
 
 def layout_of(zeros: pd.DataFrame) -> Layout | None:
-    """Larger mappings first, as QEMU copies the blocks of a guest's memory. What was never touched is
-    copied, as zero pages, where nothing but the memory has it."""
+    """Return the memory in the order in which it is copied, by zeros.csv; None when that is empty.
+
+    Larger mappings come first, as QEMU copies the blocks of a guest's memory. Pages of anonymous memory that
+    were never touched are copied as zero pages; those of files are not.
+    """
     if zeros.empty:
         return None
     neighbours = (zeros["start"] == zeros["end"].shift()) & (zeros["pid"] == zeros["pid"].shift())
@@ -99,10 +102,7 @@ def _points(curves: pd.DataFrame, classes: tuple[str, ...]) -> Points:
 
 
 def average_curve(directory: Path) -> tuple[Floats, Floats] | None:
-    """curve.csv of all processes together: (seconds, pages), ascending. None when it is empty.
-
-    Errors: RedirtyError.
-    """
+    """Return curve.csv of all processes together: (seconds, pages), ascending. None when it is empty."""
     frame = load.load_curve(directory)
     if frame.empty:
         return None
@@ -118,11 +118,11 @@ def average_curve(directory: Path) -> tuple[Floats, Floats] | None:
     return times, total
 
 
-def _kept(directory: Path, rounds: pd.DataFrame) -> tuple[MappingRate, ...]:
-    """Mappings by how fast they were written in these rounds, the last ones of the recording."""
+def _mapping_rates(directory: Path, rounds: pd.DataFrame) -> tuple[MappingRate, ...]:
+    """Return the write rates of mappings in the last rounds of a recording, the fastest first."""
     frame = load.load_mappings(directory, _MAPPINGS_BYTES)
     seen = frame[frame["round"] >= rounds["round"].iloc[0]]
-    # The file may be longer than what was read of it.
+    # Only the end of the file may have been read.
     read = rounds if seen.empty else rounds[rounds["round"] >= frame["round"].min()]
     read_s = float(read["duration_s"].fillna(0).sum())
     if seen.empty or read_s <= 0:
@@ -131,8 +131,9 @@ def _kept(directory: Path, rounds: pd.DataFrame) -> tuple[MappingRate, ...]:
     sums = seen.groupby(keys, as_index=False)["dirty_pages"].sum()
     sums = sums[sums["dirty_pages"] > 0].sort_values("dirty_pages", ascending=False)
     return tuple(
-        MappingRate(
-            f"{int(row['start']):#x} {row['path'] or '(anonymous)'}",
+        MappingRate.of(
+            int(row["start"]),
+            str(row["path"]),
             str(row["mapping_class"]),
             int(row["pid"]),
             float(row["dirty_pages"]) / read_s,

@@ -1,4 +1,4 @@
-"""A prediction as lines for people."""
+"""Formats a prediction for people."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from redirty.collector.analyze import ascii_plot
 from redirty.collector.model.prediction import Answer
 from redirty.collector.units import plural, show_bytes, show_time
 
-_PASSES = 12
-_LEAST_WIDTH = 9
+_MAX_PASSES = 12  # lines for passes
+_MIN_WIDTH = 9
 
 
 def as_text(a: Answer, found: dict[str, Any]) -> str:
-    """found: the same as predict.as_json() gives it."""
+    """Format a prediction as text. found: the same prediction from predict.as_json()."""
     goal = found["downtime_goal_s"]
-    asked = f", downtime at most {show_time(goal)}" if goal is not None else ""
+    limit = f", downtime at most {show_time(goal)}" if goal is not None else ""
     lines = [
-        f"{found['policy']} at {show_bytes(found['bandwidth_bytes_per_s'])}/s{asked}: "
+        f"{found['policy']} at {show_bytes(found['bandwidth_bytes_per_s'])}/s{limit}: "
         f"{found['verdict']}",
         "",
         *_figures(found),
-        *(f"  - {line}" for line in found["reasons"]),
+        *[f"  - {line}" for line in found["reasons"]],
         "",
         *_passes(found["passes"], ends=found["total_s"] is not None),
         "",
@@ -32,7 +32,7 @@ def as_text(a: Answer, found: dict[str, Any]) -> str:
         "",
         *_table(found["table"]),
         "",
-        *(f"note: {line}" for line in found["notes"]),
+        *[f"note: {line}" for line in found["notes"]],
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -71,8 +71,8 @@ def _passes(passes: list[dict[str, Any]], *, ends: bool) -> list[str]:
     lines = [f"  {'pass':>6} {'bytes':>11} {'takes':>11}"]
     for one in passes:
         number, last = one["pass"], len(passes)
-        if len(passes) > _PASSES and _PASSES // 2 < number <= last - _PASSES // 2:
-            if number == _PASSES // 2 + 1:
+        if len(passes) > _MAX_PASSES and _MAX_PASSES // 2 < number <= last - _MAX_PASSES // 2:
+            if number == _MAX_PASSES // 2 + 1:
                 lines.append(f"  {'...':>6}")
             continue
         down = "  target stopped" if ends and number == last else ""
@@ -84,7 +84,7 @@ def _passes(passes: list[dict[str, Any]], *, ends: bool) -> list[str]:
 
 def _plot(a: Answer) -> list[str]:
     curve = a.fit.curve
-    longest = max([curve.measured_s, *(p.duration_s for p in a.middle.passes)])
+    longest = max([curve.measured_s] + [p.duration_s for p in a.middle.passes])
     longest = min(longest, 16 * curve.measured_s)
     first = max(float(curve.elapsed_s[0]), longest * 1e-4)
     lines = ascii_plot.plot(curve, first, longest, curve.measured_s, (a.fit.low, a.fit.high))
@@ -92,10 +92,10 @@ def _plot(a: Answer) -> list[str]:
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    """Total times: a line a bandwidth, a column a downtime goal."""
+    """Format the table of total times: a line for each bandwidth, a column for each downtime goal."""
     goals = list(dict.fromkeys(row["downtime_goal_s"] for row in rows))
     heads = ["ends in" if g is None else f"in {show_time(g)}" for g in goals]
-    width = max(_LEAST_WIDTH, *map(len, heads))
+    width = max(_MIN_WIDTH, *map(len, heads))
     lines = [
         "total time, by bandwidth and downtime goal:",
         f"  {'':>13}" + "".join(f" {head:>{width}}" for head in heads),

@@ -1,5 +1,7 @@
-"""How pages are dirtied again: the probability that a dirty page is dirty in the next round, lengths
-of runs, hot sets, distinct pages over several rounds; of a recording and of each mapping."""
+"""Re-dirtying statistics: how likely a dirty page is dirty in the next round, streaks, hot sets, working sets.
+
+Of a recording, and of each mapping.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 I64 = npt.NDArray[np.int64]
-PERCENTS = (50, 80, 90, 99)  # of the writes, that a hot set has
-HOT = 90  # the one that is told of mappings, threads and stacks
+PERCENTS = (50, 80, 90, 99)  # of the writes, which a hot set receives
+HOT = 90  # the one that is shown for mappings, threads and stacks
 
 
 def hot_set(counts: I64, percent: int) -> int:
-    """The least number of pages that have a percentage of all.
+    """Return the smallest number of pages that account for a percentage of all counts.
 
-    counts: (n,) of each page, not negative: rounds in which it was dirty, say. The pages that have
-    most are that set, so their number is exact. 0 when there is nothing.
+    counts: (n,) by page, not negative: rounds in which it was dirty, say. The pages with the highest counts
+    are that set, so their number is exact. 0 when all counts are.
     """
     if len(counts) == 0:
         return 0
@@ -39,29 +41,32 @@ def hot_set(counts: I64, percent: int) -> int:
 
 
 def share(part: float, whole: float) -> float | None:
-    """part / whole; None of nothing, or where the recording does not tell."""
+    """Return part / whole; None when whole is 0, or part is not known (NaN)."""
     return round(float(part) / float(whole), 4) if whole > 0 and not np.isnan(part) else None
 
 
 def run_length(page_rounds: float, stayed: float) -> float | None:
-    """Rounds that a run is long on average: page-rounds by those that began one."""
-    began = page_rounds - stayed
-    return round(page_rounds / began, 3) if began > 0 else None
+    """Return the mean length of a streak in rounds: page-rounds by streaks that started."""
+    started = page_rounds - stayed
+    return round(page_rounds / started, 3) if started > 0 else None
 
 
 def summarise(directory: Path, rounds: pd.DataFrame, pages: pd.DataFrame) -> dict[str, Any]:
-    """For programs. rounds, pages: rounds.csv and pages.csv as loaded.
+    """Return the statistics of a recording as a JSON-serializable dict.
 
     `dirty_next_round`: of the pages dirty in a round, the share that is dirty in the next one, too.
-    `mean_run_rounds`, `run_lengths`: runs of consecutive dirty rounds. `hot_set`: pages that have so
-    many percent of all page-rounds, and of all write faults. `working_set`: distinct pages over
-    windows of so many rounds, over all of these windows. None or empty where a recording of an
-    older redirty, or one without a file, does not tell. Errors: RedirtyError.
+    `mean_run_rounds`, `run_lengths`: streaks of dirty rounds. `hot_set`: number of pages that account for a
+    percentage of all page-rounds, and of all write faults. `working_set`: distinct pages over windows of a
+    number of rounds. None or empty where an older redirty wrote the recording, or a file is missing.
+
+    rounds, pages: rounds.csv and pages.csv as loaded.
+
+    Raises: RedirtyError when a file cannot be read.
     """
     stayed = rounds["stayed_dirty_pages"]
     followed = float(rounds["dirty_pages"].iloc[:-1].sum())
     known = stayed.notna().any()
-    told = not pages.empty or not rounds["dirty_pages"].any()
+    has_pages = not pages.empty or not rounds["dirty_pages"].any()
     runs = load.load_runs(directory)
     lengths = runs.groupby(["rounds_from", "rounds_to"], as_index=False)[
         ["runs", "runs_going_on"]
@@ -81,7 +86,7 @@ def summarise(directory: Path, rounds: pd.DataFrame, pages: pd.DataFrame) -> dic
                 "pages_of_write_faults": hot_set(_counts(pages["write_faults"]), percent),
             }
             for percent in PERCENTS
-            if told
+            if has_pages
         ],
         "working_set": _working_set(load.load_working_set(directory), rounds),
     }
@@ -92,17 +97,21 @@ def _counts(column: pd.Series[Any]) -> I64:
 
 
 def mean_run(rounds_dirty: I64, runs: npt.NDArray[np.float64]) -> float | None:
-    """The mean length of runs in rounds, those included that go on at either end of the recording.
+    """Return the mean length of streaks in rounds, including those cut off by the ends of the recording.
 
-    rounds_dirty, runs: (n,) of each page. None when there are none, or it does not tell (NaN).
+    rounds_dirty, runs: (n,) dirty rounds, and streaks, by page. None when there are none, or they are not
+    known (NaN).
     """
-    page_rounds, began = float(rounds_dirty.sum()), float(runs.sum())
-    return run_length(page_rounds, page_rounds - began) if began > 0 else None
+    page_rounds, started = float(rounds_dirty.sum()), float(runs.sum())
+    return run_length(page_rounds, page_rounds - started) if started > 0 else None
 
 
 def _working_set(windows: pd.DataFrame, rounds: pd.DataFrame) -> list[dict[str, Any]]:
-    """One round from rounds.csv, longer windows from working_set.csv, where processes that wrote
-    nothing have no rows."""
+    """Return the working sets by length of window.
+
+    Single rounds are taken from rounds.csv, longer windows from working_set.csv, where processes that wrote
+    nothing have no rows.
+    """
     if rounds.empty:
         return []
     mean_s = float(rounds["duration_s"].mean())
@@ -127,13 +136,13 @@ def _working_set(windows: pd.DataFrame, rounds: pd.DataFrame) -> list[dict[str, 
 
 
 def as_lines(s: dict[str, Any]) -> list[str]:
-    """Lines of the report. s: as summarise() gives it."""
+    """Format the lines of the report. s: from summarise()."""
     lines = []
     if s["dirty_next_round"] is not None:
         run = s["mean_run_rounds"]
         lines.append(
-            f"dirty again: {s['dirty_next_round']:.1%} of a round's dirty pages are dirty in the next, "
-            "too" + ("" if run is None else f"; runs of dirty rounds are {run:.1f} long on average")
+            f"dirty again: {s['dirty_next_round']:.1%} of a round's dirty pages are dirty in the next "
+            "one, too" + ("" if run is None else f"; a streak lasts {run:.1f} rounds on average")
         )
     if s["hot_set"]:
         hot = ", ".join(f"{h['percent']}% in {show_pages(h['pages'])}" for h in s["hot_set"])
@@ -147,7 +156,7 @@ def as_lines(s: dict[str, Any]) -> list[str]:
 
 
 def columns(row: dict[str, Any]) -> str:
-    """Of a row with the three values: next, run, hot; '-' for what is not known."""
+    """Format the three columns of a row: again, run, hot; '-' for what is not known."""
     again, run, hot = row["dirty_next_round"], row["mean_run_rounds"], row["hot_pages"]
     return (
         f"{'-' if again is None else f'{again:.0%}':>5} {'-' if run is None else f'{run:.1f}':>6} "
@@ -157,6 +166,6 @@ def columns(row: dict[str, Any]) -> str:
 
 HEAD = f"{'again':>5} {'run':>6} {'hot':>10}"
 LEGEND = (
-    "again: of its dirty pages, dirty in the next round too; run: dirty rounds in a row; "
-    f"hot: what has {HOT}% of its page-rounds"
+    "again: share of its dirty pages that are dirty in the next round, too; run: mean streak of dirty "
+    f"rounds; hot: pages with {HOT}% of its page-rounds"
 )

@@ -1,4 +1,4 @@
-"""Sums a recording up: numbers for programs, and lines for people."""
+"""Summary of a recording: numbers for programs, and lines for people."""
 
 from __future__ import annotations
 
@@ -13,62 +13,34 @@ from redirty.collector.units import plural, show_bytes, show_pages, show_time
 if TYPE_CHECKING:
     import pandas as pd
 
-_TOP = 8
+_TOP = 8  # processes named in a line
 
 
 def summarise(directory: Path) -> dict[str, Any]:
-    """Totals and rates of a recording: pages are of page_size bytes, rates per second.
+    """Return totals and rates of a recording as a JSON-serializable dict.
 
-    Errors: RedirtyError.
+    Pages are of page_size bytes, rates per second.
+
+    Raises: RedirtyError when the recording cannot be read.
     """
     meta = load.load_meta(directory)
     rounds = load.load_rounds(directory)
     duration_s = float(rounds["duration_s"].sum())
-    found: dict[str, Any] = {
-        "directory": str(directory),
-        "complete": bool(meta.get("complete")),
-        "target": meta["target"],
-        "probe": meta["probe"],
-        "arm": meta["arm"],
-        "page_size": meta["page_size"],
-        "interval_s": meta["interval_s"],
-        "rounds": len(rounds),
-        "duration_s": round(duration_s, 6),
-        "refused_probes": meta.get("refused_probes", {}),
-        "pinned_kib": meta.get("pinned_kib"),
-    }
-    for column in ("dirty_pages", "redirtied_pages", "new_pages", "write_faults"):
-        total = int(rounds[column].sum())
-        found[column] = total
-        found[f"{column}_per_s"] = round(total / duration_s, 3) if duration_s else 0.0
-    for column in (
-        *("missed_pages", "lost_events", "tlb_flushes", "tlb_flush_s", *_KINDS),
-        *("dirty_frames", "frameless_pages"),
-    ):
-        found[column] = _total(rounds[column])
-    found["present_pages_mean"] = (
-        round(float(rounds["present_pages"].mean()), 1) if len(rounds) else 0
-    )
-    found["arm_s_mean"] = round(float(rounds["arm_s"].mean()), 6) if len(rounds) else 0.0
-    found["redirtied_share"] = (
-        round(found["redirtied_pages"] / found["dirty_pages"], 4) if found["dirty_pages"] else 0.0
-    )
     pages = load.load_pages(directory)
-    last = int(rounds["round"].iloc[-1]) if len(rounds) else -1
-    found["mappings"] = mappings.by_mapping(load.load_mappings(directory), pages, duration_s, last)
-    found["mapping_classes"] = mappings.by_class(found["mappings"])
-    found["pages_told_share"] = _told(pages, found["dirty_pages"])
-    found["pages"] = _by_page(pages, len(rounds), found["dirty_pages"])
-    found["again"] = redirtying.summarise(directory, rounds, pages)
-    found |= writers.summarise(directory, rounds)
-    found["curve"] = _curve(load.load_curve(directory))
-    found["tlb"] = tlb.summarise(load.load_tlb(directory), frozenset(meta.get("features", ())))
-    found["distinct_frames"] = None
-    if found["dirty_frames"] is not None:
-        found["distinct_frames"] = len(load.frame_numbers(load.load_physical(directory)))
-    found["shared_outside"] = meta.get("shared_outside", [])
-    found["shared_outside_hidden"] = meta.get("shared_outside_hidden", 0)
-    return found
+    return {
+        **_recording(directory, meta, len(rounds), duration_s),
+        **_rates(rounds, duration_s),
+        **{column: _total(rounds[column]) for column in _TOTALS},
+        **_means(rounds),
+        **_mappings(directory, rounds, pages, duration_s),
+        **_pages(directory, rounds, pages),
+        **writers.summarise(directory, rounds),
+        "curve": _curve(load.load_curve(directory)),
+        "tlb": tlb.summarise(load.load_tlb(directory), frozenset(meta.get("features", ()))),
+        "distinct_frames": _distinct_frames(directory, rounds),
+        "shared_outside": meta.get("shared_outside", []),
+        "shared_outside_hidden": meta.get("shared_outside_hidden", 0),
+    }
 
 
 _KINDS = (
@@ -78,10 +50,86 @@ _KINDS = (
     "mkwrite_faults",
     "huge_faults",
 )
+_RATES = ("dirty_pages", "redirtied_pages", "new_pages", "write_faults")
+_TOTALS = (
+    "missed_pages",
+    "lost_events",
+    "tlb_flushes",
+    "tlb_flush_s",
+    *_KINDS,
+    "dirty_frames",
+    "frameless_pages",
+)
+
+
+def _recording(
+    directory: Path, meta: dict[str, Any], rounds: int, duration_s: float
+) -> dict[str, Any]:
+    """Return what was recorded, and how."""
+    return {
+        "directory": str(directory),
+        "complete": bool(meta.get("complete")),
+        "target": meta["target"],
+        "probe": meta["probe"],
+        "arm": meta["arm"],
+        "page_size": meta["page_size"],
+        "interval_s": meta["interval_s"],
+        "rounds": rounds,
+        "duration_s": round(duration_s, 6),
+        "refused_probes": meta.get("refused_probes", {}),
+        "pinned_kib": meta.get("pinned_kib"),
+    }
+
+
+def _rates(rounds: pd.DataFrame, duration_s: float) -> dict[str, float]:
+    """Return the main counts, in all and per second."""
+    found: dict[str, float] = {}
+    for column in _RATES:
+        total = int(rounds[column].sum())
+        found[column] = total
+        found[f"{column}_per_s"] = round(total / duration_s, 3) if duration_s else 0.0
+    return found
+
+
+def _means(rounds: pd.DataFrame) -> dict[str, float]:
+    """Return means over rounds, and the share of dirty pages that were re-dirtied."""
+    dirty, redirtied = int(rounds["dirty_pages"].sum()), int(rounds["redirtied_pages"].sum())
+    some = len(rounds) > 0
+    return {
+        "present_pages_mean": round(float(rounds["present_pages"].mean()), 1) if some else 0,
+        "arm_s_mean": round(float(rounds["arm_s"].mean()), 6) if some else 0.0,
+        "redirtied_share": round(redirtied / dirty, 4) if dirty else 0.0,
+    }
+
+
+def _mappings(
+    directory: Path, rounds: pd.DataFrame, pages: pd.DataFrame, duration_s: float
+) -> dict[str, Any]:
+    """Return the mappings that were written, and their sums by class."""
+    last = int(rounds["round"].iloc[-1]) if len(rounds) else -1
+    rows = mappings.by_mapping(load.load_mappings(directory), pages, duration_s, last)
+    return {"mappings": rows, "mapping_classes": mappings.by_class(rows)}
+
+
+def _pages(directory: Path, rounds: pd.DataFrame, pages: pd.DataFrame) -> dict[str, Any]:
+    """Return statistics of single pages."""
+    dirty_pages = int(rounds["dirty_pages"].sum())
+    return {
+        "pages_told_share": _share_in_pages(pages, dirty_pages),
+        "pages": _by_page(pages, len(rounds), dirty_pages),
+        "again": redirtying.summarise(directory, rounds, pages),
+    }
+
+
+def _distinct_frames(directory: Path, rounds: pd.DataFrame) -> int | None:
+    """Return the number of page frames that were ever dirty; None without --physical."""
+    if _total(rounds["dirty_frames"]) is None:
+        return None
+    return len(load.frame_numbers(load.load_physical(directory)))
 
 
 def _total(column: pd.Series[Any]) -> float | int | None:
-    """The sum; None when this kernel could not fill the column."""
+    """Return the sum; None when this kernel could not fill the column."""
     known = column.dropna()
     if known.empty:
         return None
@@ -89,9 +137,11 @@ def _total(column: pd.Series[Any]) -> float | int | None:
     return int(total) if total.is_integer() else round(total, 9)
 
 
-def _told(pages: pd.DataFrame, dirty_pages: int) -> float | None:
-    """Of the dirty pages of all rounds the share that pages.csv has: less than 1 when it was cut off, or
-    when the recorder was killed after it wrote that file last."""
+def _share_in_pages(pages: pd.DataFrame, dirty_pages: int) -> float | None:
+    """Return the share of the dirty pages of all rounds that pages.csv covers.
+
+    Less than 1 when it was cut off, or the recorder was killed after it last wrote that file.
+    """
     if dirty_pages == 0:
         return None
     share = float(pages["rounds_dirty"].sum()) / dirty_pages
@@ -99,8 +149,10 @@ def _told(pages: pd.DataFrame, dirty_pages: int) -> float | None:
 
 
 def _by_page(frame: pd.DataFrame, rounds: int, dirty_pages: int) -> dict[str, int | None]:
-    """How many distinct pages were ever dirty, in more than one round, and in every round; None where
-    pages.csv does not tell."""
+    """Count the distinct pages that were dirty ever, in more than one round, and in every round.
+
+    None where pages.csv has no pages.
+    """
     if frame.empty:
         none = None if dirty_pages else 0
         return {"ever_dirty": none, "dirty_again": none, "dirty_in_every_round": none}
@@ -113,7 +165,7 @@ def _by_page(frame: pd.DataFrame, rounds: int, dirty_pages: int) -> dict[str, in
 
 
 def _curve(frame: pd.DataFrame) -> list[dict[str, float]]:
-    """W(t) of all processes together, at a few times."""
+    """Return W(t) of all processes together, at a few times."""
     import numpy as np
 
     if frame.empty:
@@ -131,24 +183,23 @@ def _curve(frame: pd.DataFrame) -> list[dict[str, float]]:
 
 
 def print_json(directory: Path, more: dict[str, Any] | None = None) -> None:
-    """The summary on stdout, and what else there is to say. Errors: RedirtyError."""
+    """Print the summary, and further keys, as JSON. Raises: RedirtyError as summarise() does."""
     print(json.dumps(summarise(directory) | (more or {}), indent=2))
 
 
-def against(s: dict[str, Any], bandwidth: float, said: str) -> str:
-    """Lines for people: the re-dirty rate against a link. bandwidth: bytes per second of it; said:
-    where that comes from."""
+def against(s: dict[str, Any], bandwidth: float, source: str) -> str:
+    """Format the re-dirty rate relative to a link. bandwidth: in bytes per second; source: its origin."""
     if not s["rounds"]:
         return ""
     share = s["redirtied_pages_per_s"] * s["page_size"] / bandwidth
     return (
-        f"\nagainst a link of {show_bytes(bandwidth)}/s ({one_line(said)}): re-dirtied at "
+        f"\nagainst a link of {show_bytes(bandwidth)}/s ({one_line(source)}): re-dirtied at "
         f"{share:.0%} of it\n"
     )
 
 
 def as_text(s: dict[str, Any]) -> str:
-    """Lines for people."""
+    """Format a summary as lines for people."""
     target = s["target"]
     lines = [
         one_line(f"{target['description']}: {target['comm']}"),
@@ -158,7 +209,7 @@ def as_text(s: dict[str, Any]) -> str:
         "",
     ]
     if s["rounds"] == 0:
-        return "\n".join([*lines, "no round was completed: nothing to sum up"]) + "\n"
+        return "\n".join([*lines, "no round was completed: nothing to report"]) + "\n"
     lines += [
         _rate("dirty", s["dirty_pages_per_s"], s["dirty_pages"]),
         _rate("re-dirtied", s["redirtied_pages_per_s"], s["redirtied_pages"])
@@ -178,7 +229,7 @@ def as_text(s: dict[str, Any]) -> str:
                 f"{show_time(p['elapsed_s'])}: {show_pages(p['unique_dirty_pages'])}"
                 for p in s["curve"]
             )
-            or ("not known: curve.csv does not tell" if s["dirty_pages"] else "nothing")
+            or ("not known: curve.csv has no points" if s["dirty_pages"] else "nothing")
         ),
         "",
         *mappings.as_lines(s),
@@ -192,17 +243,17 @@ def _rate(name: str, pages_per_s: float, pages: int) -> str:
 
 
 def _page_lines(s: dict[str, Any]) -> list[str]:
-    p, told = s["pages"], s["pages_told_share"]
+    p, share = s["pages"], s["pages_told_share"]
     if p["ever_dirty"] is None:
         return ["distinct pages: not known: pages.csv is missing or has no pages"]
     lines = [
         f"distinct pages: {p['ever_dirty']} ever dirty, {p['dirty_again']} in more than one round, "
         f"{p['dirty_in_every_round']} in every round"
     ]
-    if told is not None and told < 1:
+    if share is not None and share < 1:
         lines.append(
-            f"  in pages.csv are {told:.1%} of the dirty pages of all rounds: it was cut off, or the "
-            "recorder killed; what is said of single pages is of these"
+            f"  pages.csv covers {share:.1%} of the dirty pages of all rounds: it was cut off, or the "
+            "recorder was killed; figures of single pages refer to these"
         )
     return lines
 
@@ -218,20 +269,20 @@ def _fault_lines(s: dict[str, Any]) -> list[str]:
         lines.append("missed: not known (no scan)")
     elif s["missed_pages"]:
         lines.append(
-            f"missed: {plural(s['missed_pages'], 'page')} that only the scan saw (written by the kernel, "
-            "by another process, or huge): in the dirty counts, too"
+            f"missed: {plural(s['missed_pages'], 'page')} that only the scan found (written by the kernel, "
+            "by another process, or huge): included in the dirty counts"
         )
     else:
-        lines.append("missed: 0 pages, the log saw all that the page tables tell")
+        lines.append("missed: 0 pages (the scan found nothing that the log lacks)")
     if s["pinned_kib"]:
         lines.append(
-            f"pinned: {s['pinned_kib']} KiB, where io_uring or a device can write unseen: not in "
-            "the counts"
+            f"pinned: {s['pinned_kib']} KiB, where writes by io_uring or a device are not tracked: not "
+            "in the counts"
         )
     lost = s["lost_events"]
     lines.append(
         f"lost: {'not known' if lost is None else plural(lost, 'event')}"
-        + ("" if not lost else "; the dirty counts are right through the scan")
+        + ("" if not lost else "; the dirty counts are still right, by the scan")
     )
     if s["tlb_flushes"] is not None:
         waited = "" if s["tlb_flush_s"] is None else f", {show_time(s['tlb_flush_s'])} waited for"
@@ -243,20 +294,20 @@ def _fault_lines(s: dict[str, Any]) -> list[str]:
 
 
 def _frame_lines(s: dict[str, Any]) -> list[str]:
-    """With --physical."""
+    """Format the lines of a recording with --physical."""
     if s["dirty_frames"] is None:
         return []
     none = s["frameless_pages"]
     placed = s["dirty_pages"] - none
     return [
-        f"page frames: {s['distinct_frames']} ever dirty; round by round "
-        f"{plural(placed, 'dirty page')} lay in {plural(s['dirty_frames'], 'frame')}"
+        f"page frames: {s['distinct_frames']} ever dirty; summed over rounds, "
+        f"{plural(placed, 'dirty page')} in {plural(s['dirty_frames'], 'frame')}"
         + (f", {none} in none (swapped out, unmapped, or ended)" if none else "")
     ]
 
 
 def _shared_lines(s: dict[str, Any]) -> list[str]:
-    """Processes outside the target that map its shared memory."""
+    """Format the lines about processes outside the target that map its shared memory."""
     writers: dict[int, str] = {}
     readers: dict[int, str] = {}
     for sharer in s["shared_outside"]:
@@ -266,7 +317,7 @@ def _shared_lines(s: dict[str, Any]) -> list[str]:
     if writers:
         lines.append(
             f"shared memory: {_names(writers)} outside the target can write to it, which only the "
-            "scan may see, and only in part"
+            "scan may find, and only in part"
         )
     only = {pid: name for pid, name in readers.items() if pid not in writers}
     if only:
@@ -274,7 +325,7 @@ def _shared_lines(s: dict[str, Any]) -> list[str]:
     if s["shared_outside_hidden"]:
         lines.append(
             f"shared memory: {plural(s['shared_outside_hidden'], 'process', 'processes')} could "
-            "not be looked at"
+            "not be read"
         )
     return lines
 

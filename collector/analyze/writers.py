@@ -1,4 +1,4 @@
-"""How each thread and each stack dirties pages again, from the events of a recording."""
+"""Re-dirtying statistics of threads and stacks, from the events of a recording."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ import numpy as np
 import numpy.typing as npt
 from redirty.collector.analyze import load, redirtying
 from redirty.collector.errors import one_line
-from redirty.collector.pageset import U64
+from redirty.collector.pageset import PAGE_SHIFT, U64
 from redirty.collector.units import plural
 
 if TYPE_CHECKING:
     import pandas as pd
 
 I64 = npt.NDArray[np.int64]
-_PAGE_BITS = 45  # of a page's number, with five levels of page tables
+_PAGE_BITS = 45  # of a page number, with five levels of page tables
 _TOP = 8
 
 
 def statistics(groups: I64, pages: U64, rounds: I64, last_round: int) -> list[dict[str, Any]]:
-    """How pages are dirtied again by each group, from single writes, in any order, repeated or not.
+    """Return the re-dirtying statistics of each group of writers, from single writes in any order.
 
-    groups: (n,) numbers from 0 on, of who wrote. pages: (n,) which page. rounds: (n,) when.
-    last_round: the last one recorded, which no other followed. For each group: `page_rounds` (pages
-    by round), `pages` (distinct), `dirty_next_round` (share of its pages of a round that it writes in
-    the next one, too), `mean_run_rounds`, `hot_pages` (that have HOT percent of its page-rounds).
+    For each group: `page_rounds` (pages by round), `pages` (distinct), `dirty_next_round` (share of its pages
+    of a round that it writes in the next one, too), `mean_run_rounds`, `hot_pages` (that account for HOT
+    percent of its page-rounds).
+
+    Args:
+        groups: (n,) number of the group that wrote, from 0.
+        pages: (n,) page written.
+        rounds: (n,) round of the write.
+        last_round: number of the last round recorded.
     """
     if len(groups) == 0:
         return []
@@ -39,7 +44,7 @@ def statistics(groups: I64, pages: U64, rounds: I64, last_round: int) -> list[di
     number = int(g[-1]) + 1
     page_rounds = np.bincount(g, minlength=number)
     followed = np.bincount(g[r < last_round], minlength=number)
-    again_of = np.bincount(g[stayed], minlength=number)
+    stayed_of = np.bincount(g[stayed], minlength=number)
     starts = np.flatnonzero(~same_page)
     counts = np.diff(starts, append=len(g))  # of each page, by group
     bounds = np.searchsorted(g[starts], np.arange(number + 1))
@@ -47,8 +52,8 @@ def statistics(groups: I64, pages: U64, rounds: I64, last_round: int) -> list[di
         {
             "page_rounds": int(page_rounds[i]),
             "pages": int(bounds[i + 1] - bounds[i]),
-            "dirty_next_round": redirtying.share(int(again_of[i]), int(followed[i])),
-            "mean_run_rounds": redirtying.run_length(int(page_rounds[i]), int(again_of[i])),
+            "dirty_next_round": redirtying.share(int(stayed_of[i]), int(followed[i])),
+            "mean_run_rounds": redirtying.run_length(int(page_rounds[i]), int(stayed_of[i])),
             "hot_pages": redirtying.hot_set(counts[bounds[i] : bounds[i + 1]], redirtying.HOT),
         }
         for i in range(number)
@@ -56,7 +61,7 @@ def statistics(groups: I64, pages: U64, rounds: I64, last_round: int) -> list[di
 
 
 def round_of(time_s: npt.NDArray[np.float64], rounds: pd.DataFrame) -> I64:
-    """(n,) the round that each time lies in, -1 for none that is complete. rounds: as loaded."""
+    """Return (n,) the complete round of each time; -1 for none. rounds: as loaded."""
     starts = rounds["start_s"].to_numpy(np.float64)
     ends = starts + rounds["duration_s"].to_numpy(np.float64)
     if len(starts) == 0:
@@ -68,13 +73,15 @@ def round_of(time_s: npt.NDArray[np.float64], rounds: pd.DataFrame) -> I64:
 
 
 def summarise(directory: Path, rounds: pd.DataFrame) -> dict[str, Any]:
-    """`threads` and `stacks`, those that dirty most first: statistics() of each, with pid and tid,
-    or pid, stack_id and stack. None without --events; stacks None without --stacks, too.
+    """Return `threads` and `stacks`, those that dirty most pages first.
 
-    Without --events stacks have their pages only. Errors: RedirtyError.
+    Each has its statistics(), with pid and tid, or pid, stack_id and stack. None without --events; stacks
+    are None without --stacks, and without --events have their pages only.
+
+    Raises: RedirtyError when a file cannot be read.
     """
     if not (directory / "events.parquet").exists() and not (directory / ".events").exists():
-        return {"threads": None, "stacks": _stacks_alone(directory)}
+        return {"threads": None, "stacks": _stacks_without_events(directory)}
     events = load.load_events(directory)
     number = round_of(events["time_s"].to_numpy(np.float64), rounds)
     events, number = events[number >= 0], number[number >= 0]
@@ -103,7 +110,7 @@ def _by(events: pd.DataFrame, keys: list[str], number: I64, last: int) -> list[d
     groups = grouped.ngroup().to_numpy().astype(np.int64)
     names: list[Any] = list(grouped.groups)
     pid_codes = np.unique(events["pid"].to_numpy(np.uint64), return_inverse=True)[1]
-    pages = events["address"].to_numpy(np.uint64) >> np.uint64(12)
+    pages = events["address"].to_numpy(np.uint64) >> np.uint64(PAGE_SHIFT)
     pages |= pid_codes.astype(np.uint64) << np.uint64(_PAGE_BITS)
     rows = [
         dict(zip(keys, map(int, name), strict=True)) | values
@@ -114,7 +121,7 @@ def _by(events: pd.DataFrame, keys: list[str], number: I64, last: int) -> list[d
     return sorted(rows, key=lambda row: -int(row["page_rounds"]))
 
 
-def _stacks_alone(directory: Path) -> list[dict[str, Any]] | None:
+def _stacks_without_events(directory: Path) -> list[dict[str, Any]] | None:
     names = load.load_stacks(directory)
     if names is None:
         return None
@@ -130,7 +137,7 @@ def _stacks_alone(directory: Path) -> list[dict[str, Any]] | None:
 
 
 def as_lines(s: dict[str, Any]) -> list[str]:
-    """Tables of the report. s: as summarise() gives it."""
+    """Format the tables of the report. s: from summarise()."""
     lines: list[str] = []
     if s["threads"]:
         lines += ["", f"  {'page-rounds':>11} {redirtying.HEAD}  thread"]
@@ -138,10 +145,10 @@ def as_lines(s: dict[str, Any]) -> list[str]:
         lines += _more(s["threads"], "thread")
     if s["stacks"]:
         total = sum(row["page_rounds"] for row in s["stacks"])
-        lines += ["", f"  {'page-rounds':>11} {redirtying.HEAD}  {'part':>5}  stack"]
+        lines += ["", f"  {'page-rounds':>11} {redirtying.HEAD}  {'share':>5}  stack"]
         for row in s["stacks"][:_TOP]:
-            part = row["page_rounds"] / total if total else 0.0
-            lines.append(f"  {_values(row)}  {part:>5.0%}  {_innermost(row['stack'])}")
+            share = row["page_rounds"] / total if total else 0.0
+            lines.append(f"  {_values(row)}  {share:>5.0%}  {_innermost(row['stack'])}")
         lines += _more(s["stacks"], "stack")
     return lines
 
@@ -157,6 +164,6 @@ def _more(rows: list[dict[str, Any]], what: str) -> list[str]:
 
 
 def _innermost(stack: str) -> str:
-    """'comm: … caller < writer', of a folded stack."""
+    """Format the innermost functions of a folded stack: 'comm: writer < caller < …'."""
     comm, *frames = one_line(stack).split(";")
     return f"{comm}: {' < '.join(reversed(frames[-3:])) or '[stack unknown]'}"

@@ -25,11 +25,13 @@ class Armed(Protocol):
         unarmed: Number of its writable mappings that cannot be write-protected (a map of BPF's,
             memory under another userfaultfd and such).
         one_step: Whether reading and protecting a page is one step, with no write in between.
+        moved_looks_written: Whether memory that mremap has moved looks written.
     """
 
     stopped_s: float
     unarmed: int
     one_step: bool
+    moved_looks_written: bool
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
         """Write-protect every page.

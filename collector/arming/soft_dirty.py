@@ -56,6 +56,7 @@ class SoftDirtyArmed:
     stopped_s = 0.0
     unarmed = 0
     one_step = False
+    moved_looks_written = True
 
     def __init__(self, pid: int, part: Part = whole) -> None:
         """Open a process; part selects the mappings that matter, though all are armed."""

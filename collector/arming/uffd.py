@@ -24,8 +24,8 @@ from redirty.collector.pageset import (
     REGION_SHIFT,
     PageSet,
     empty,
-    full_runs,
-    spans,
+    full_region_runs,
+    region_runs,
 )
 
 _API, _API_VERSION = 0xC018AA3F, 0xAA
@@ -62,6 +62,7 @@ class UffdArmed:
     """
 
     one_step = True
+    moved_looks_written = False
 
     def __init__(self, pid: int, descriptor: int, stopped_s: float) -> None:
         """Take the descriptor over; stopped_s: for how long the process was stopped to get it."""
@@ -93,7 +94,7 @@ class UffdArmed:
         without a page, and would allocate page tables for all that a program has only reserved, so
         elsewhere only present pages are requested (15 ns each).
         """
-        runs = full_runs(present, _MIN_RUN, _MAX_RUNS) if present is not None else []
+        runs = full_region_runs(present, _MIN_RUN, _MAX_RUNS) if present is not None else []
         found = []
         at = 0
         for first, last in runs:
@@ -139,7 +140,7 @@ class UffdArmed:
                 anyof=pm.PRESENT | pm.SWAPPED,
                 returned=returned,
             )
-            for first, last in spans(candidates)
+            for first, last in region_runs(candidates)
             if first << REGION_SHIFT < end
         ]
         if not found:

@@ -1,1 +1,1 @@
-"""The commands: one module a verb, each with arguments() to declare and run() to do."""
+"""The commands: a module for each, with arguments() to declare and run() to carry out."""

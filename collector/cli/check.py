@@ -1,4 +1,4 @@
-"""redirty check: what this kernel and this user can do, everything tried for real."""
+"""redirty check: what this kernel and this user can do, all of it tried."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import json
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares them."""
-    parser.add_argument("--json", action="store_true", help="for programs, on stdout")
+    """Add this command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
     parser.epilog = (
-        "Each way of tracing is tried with a BPF program that does nothing, each way of arming by "
-        "a round trip on a page of a child process: write, arm, write, look. Exit code 0: tracing "
-        "is possible."
+        "Each kind of probe is tried with a BPF program that does nothing, each method of arming by a "
+        "round trip on a page of a child process: write, arm, write, scan. Exit code 0: tracing is "
+        "possible."
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Checks."""
+    """Run the command; return its exit code."""
     from redirty.collector.tracking import host_check
 
-    found = host_check.look()
+    found = host_check.probe_host()
     if options.json:
         print(json.dumps(host_check.as_json(found), indent=2))
     else:

@@ -1,4 +1,4 @@
-"""redirty demo: the main job on a built-in workload, compared with what it really wrote."""
+"""redirty demo: record a built-in workload, and compare the result with what it really wrote."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _WORKLOAD = Path(__file__).resolve().with_name("demo_workload.py")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares them."""
+    """Add this command's arguments."""
     parser.add_argument(
-        "--rate", default="48MiB", help="how fast it writes (default: 48MiB, per second)"
+        "--rate", default="48MiB", help="write rate of the workload (default: 48MiB, per second)"
     )
-    parser.add_argument("-d", "--duration", default="4s", help="for how long (default: 4s)")
+    parser.add_argument("-d", "--duration", default="4s", help="how long it writes (default: 4s)")
     parser.add_argument("-o", "--output", metavar="DIR", help="keep the recording")
     parser.epilog = (
-        "A process with a hot area of 8 MiB (four writes of five), a warm one of 64 MiB (the rest, "
-        "at random) and a cold one of 128 MiB is recorded. Exit code 0: the recorded pages are "
-        "exactly those that it wrote."
+        "Records a process with a hot area of 8 MiB (four writes of five), a warm one of 64 MiB (the "
+        "others, at random) and a cold one of 128 MiB. Exit code 0: the recorded pages are exactly "
+        "those that it wrote."
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Shows the main job."""
+    """Run the command; return its exit code."""
     rate, seconds = parse_rate(options.rate), parse_time(options.duration)
     if seconds < 1:
-        raise UsageError(f"the demo takes a second at least: {options.duration}")
+        raise UsageError(f"--duration must be at least 1s, got {options.duration}")
     from redirty.collector.linux.privileges import require_root
 
     require_root()
@@ -70,43 +70,37 @@ def _workload(rate: float, seconds: float) -> Iterator[subprocess.Popen[str]]:
 
 
 def _record(directory: Path, rate: float, seconds: float, *, kept: bool) -> int:
-    from redirty.collector.cli.progress import RecordProgressLine
-    from redirty.collector.recording.options import RecordingOptions
-    from redirty.collector.recording.session import Session
+    from redirty.collector.cli.recording_session import RecordingSession, recording_options
     from redirty.collector.target.targets import Pids
 
     with _workload(rate, seconds) as child:
         assert child.stdin is not None and child.stdout is not None
-        places = json.loads(child.stdout.readline())
+        areas = json.loads(child.stdout.readline())
         print(
             f"redirty demo: process {child.pid} will write {show_bytes(rate)}/s for {seconds:g} s, "
             "recorded in rounds of 0.5 s",
             file=sys.stderr,
         )
-        progress = RecordProgressLine(quiet=False)
-        plan = RecordingOptions(Pids([child.pid]), directory, interval_s=0.5)
-        session = Session(plan, progress.show, on_armed=lambda: _say(child.stdin, "go"))
+        plan = recording_options(argparse.Namespace(), Pids([child.pid]), directory, interval_s=0.5)
+        session = RecordingSession(plan, on_armed=lambda: _send(child.stdin, "go"))
         truth: dict[str, Any] = {}
 
-        # The answer is longer than a pipe holds: read while recording, or the workload would wait.
-        # It also ends the recording: not before the last write, however slow the machine is.
+        # The answer is longer than the capacity of a pipe: it is read while recording, or the workload
+        # would block. It also ends the recording, but not before the last write, however slow the machine.
         def await_answer() -> None:
             truth.update(_answer(child.stdout))
             session.finish()
 
         reader = threading.Thread(target=await_answer, daemon=True)
         reader.start()
-        try:
-            session.run()
-        finally:
-            progress.end()
+        session.run()
         if session.interrupted:
-            return 130
+            return session.exit_code
         reader.join(timeout=10)
-    return _compare(directory, places, truth, kept=kept)
+    return _compare(directory, areas, truth, kept=kept)
 
 
-def _say(pipe: Any, word: str) -> None:
+def _send(pipe: Any, word: str) -> None:
     pipe.write(word + "\n")
     pipe.flush()
 
@@ -118,27 +112,28 @@ def _answer(pipe: Any) -> dict[str, Any]:
 
 
 def _compare(
-    directory: Path, places: dict[str, list[int]], truth: dict[str, Any], *, kept: bool
+    directory: Path, areas: dict[str, list[int]], truth: dict[str, Any], *, kept: bool
 ) -> int:
     from redirty.collector.analyze import load, summary
+    from redirty.collector.pageset import PAGE_SIZE
 
     if not truth:
-        raise RedirtyError("the demo's workload ended before it told what it wrote")
+        raise RedirtyError("the demo's workload ended before it reported what it wrote")
     print(summary.as_text(summary.summarise(directory)))
     pages = load.load_pages(directory)
-    print(f"the workload made {truth['writes']} writes; what was found against what it wrote:")
+    print(f"the workload made {truth['writes']} writes; found pages compared with written pages:")
     wrong = 0
-    for name, (start, size) in places.items():
+    for name, (start, size) in areas.items():
         address = pages["address"]
         inside = pages[(address >= start) & (address < start + size)]
-        found = {(int(a) - start) // 4096 for a in inside["address"]}
+        found = {(int(a) - start) // PAGE_SIZE for a in inside["address"]}
         wrote = set(truth["pages"][name])
         wrong += len(found ^ wrote)
-        again = int(inside["rounds_redirtied"].sum())
+        redirtied = int(inside["rounds_redirtied"].sum())
         print(
             f"  {name:<5} {show_bytes(size):>10}: {len(found):>6} pages found, {len(wrote):>6} "
-            f"written, {len(wrote - found)} missing, {len(found - wrote)} too many; "
-            f"re-dirtied {again} times"
+            f"written, {len(wrote - found)} missing, {len(found - wrote)} extra; "
+            f"re-dirtied {redirtied} times"
         )
     if wrong:
         raise RedirtyError(

@@ -1,4 +1,4 @@
-"""redirty predict: would mirroring converge, in how many passes, how long, with how much downtime?"""
+"""redirty predict: predict whether a mirror converges, in how many passes, and with how much downtime."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redirty.collector.cli.arguments.bandwidth import Bandwidth, add_bandwidth, bandwidth_of
+from redirty.collector.cli.arguments.interval import interval_of
 from redirty.collector.cli.arguments.target import add_target, target_of, targets_named
 from redirty.collector.errors import TargetEndedError, UsageError
-from redirty.collector.units import parse_rate, parse_size, parse_time
+from redirty.collector.units import parse_rate, parse_size, parse_time, plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,39 +21,39 @@ if TYPE_CHECKING:
     from redirty.collector.model.prediction import Question
 
 _EPILOG = """\
-A mirror copies all memory, then again and again what was written meanwhile, and at last stops the
-target and copies the rest. Whether that ends, and how soon, follows from the bandwidth and from W(t),
-the distinct pages written within t of an arm, which a recording has.
+A mirror copies all memory, then repeatedly what was written meanwhile, and finally stops the target
+and copies the rest. Whether that ends, and how soon, follows from the bandwidth and from W(t), the
+number of distinct pages written within t of an arm, which a recording contains.
 
 policies:
-  redirty    passes until the rest fits the downtime; pages that will surely be written again are
-             kept for the end
-  qemu       passes until what is pending is less than bandwidth x downtime, looked at every 100 ms
+  redirty    passes until the rest fits the downtime; pages that will almost certainly be written
+             again are deferred to the last pass
+  qemu       passes until what is pending is less than bandwidth x downtime, checked every 100 ms
   criu:N     N pre-dumps, then the dump      passes:N   N passes, then the rest
   xen        five passes, fewer when fewer than 50 pages are left
 
 examples:
   sudo redirty record -p 1234 -d 30 -o rec
   redirty predict rec --bandwidth 1Gbit --downtime 300ms
-  redirty predict rec --to backup-host               what the link to it has left now
+  redirty predict rec --to backup-host               with what the link to it has left now
   redirty predict rec --bandwidth 10Gbit --policy qemu --json
   sudo redirty predict -p 1234 -d 10 --bandwidth 1.25GB       records for 10 s, keeps no file
 
-The verdict is "uncertain" when it depends on which of the recorded rounds one takes, and within 10 %
-of the bandwidth at which it turns. Rounds as long as
-the passes that are to be expected, and many of them, make it narrower. With --policy qemu give
---last-bandwidth when its max-bandwidth is below what the link carries: the last pass has all of it.
+The verdict is "uncertain" when it depends on which of the recorded rounds are used, and within 10 %
+of the critical bandwidth. Rounds as long as the expected passes, and many of them, make the interval
+narrower. With --policy qemu give --last-bandwidth when its max-bandwidth is below the rate of the
+link: the last pass uses all of it.
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares them."""
+    """Add this command's arguments."""
     parser.usage = "redirty predict DIR | TARGET [-d TIME] --bandwidth RATE [--downtime TIME]"
     parser.epilog = _EPILOG
     parser.add_argument("directory", metavar="DIR", nargs="?", help="a recording")
-    add_bandwidth(parser, "of the mirror's link; one of", required=True)
+    add_bandwidth(parser, "bandwidth of the mirror's link; one of", required=True)
     parser.add_argument(
-        "--downtime", metavar="TIME", help="the target may stand still so long (default: 300ms)"
+        "--downtime", metavar="TIME", help="the longest downtime of the target (default: 300ms)"
     )
     parser.add_argument(
         "--policy",
@@ -63,7 +64,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="what is copied first (default: all that is present; for qemu all of a guest's memory)",
+        help="size of the first pass (default: what is present; for qemu all of a guest's memory)",
     )
     parser.add_argument(
         "--zero",
@@ -71,52 +72,54 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="how much of that is zero pages (default: as counted with --zeros, else none)",
     )
     parser.add_argument(
-        "--last-bandwidth", metavar="RATE", help="of the last pass, while the target stands still"
+        "--last-bandwidth",
+        metavar="RATE",
+        help="bandwidth of the last pass, while the target is stopped",
     )
-    parser.add_argument("--json", action="store_true", help="for programs, on stdout")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
     add_target(parser)
     live = parser.add_argument_group("with a target")
-    live.add_argument("-d", "--duration", metavar="TIME", help="records for so long (default: 10s)")
-    live.add_argument("--interval", metavar="TIME", help="in rounds of so long (default: 500ms)")
     live.add_argument(
-        "--zeros", action="store_true", help="counts zero pages: reads the target's memory once"
+        "-d", "--duration", metavar="TIME", help="record for this time (default: 10s)"
     )
-    live.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    live.add_argument(
+        "--interval", metavar="TIME", help="in rounds of this length (default: 500ms)"
+    )
+    live.add_argument(
+        "--zeros", action="store_true", help="count zero pages: reads the target's memory once"
+    )
+    live.add_argument("-q", "--quiet", action="store_true", help="show no progress")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Predicts."""
+    """Run the command; return its exit code."""
     live = targets_named(options) > 0
     if live and options.directory is not None:
-        raise UsageError("give a recording or a target, not both")
+        raise UsageError("specify a recording or a target, not both")
     if not live and options.directory is None:
         raise UsageError(
-            "give a recording (DIR), or a target: -p, --tree, --cgroup, --vm or -- COMMAND"
+            "specify a recording (DIR), or a target: -p, --tree, --cgroup, --vm or -- COMMAND"
         )
     if not live:
         if options.zeros:
-            raise UsageError("--zeros goes with a target: give it to redirty record")
+            raise UsageError("--zeros needs a target: give it to redirty record instead")
         for given, name in ((options.duration, "--duration"), (options.interval, "--interval")):
             if given is not None:
-                raise UsageError(
-                    f"{name} goes with a target: {options.directory} is recorded already"
-                )
+                raise UsageError(f"{name} needs a target: {options.directory} is recorded already")
     question_at = _question(options)
     if live:
         return _live(options, question_at)
     bandwidth = bandwidth_of(options)
-    assert bandwidth is not None  # the parser demands one
+    assert bandwidth is not None  # required by the parser
     _show(Path(options.directory), question_at(bandwidth), bandwidth, as_json=options.json)
     return 0
 
 
 def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
-    """What is asked, but for the bandwidth: a link's takes a second to measure, wrong usage none."""
+    """Build the question but for the bandwidth: measuring a link takes a second, wrong usage must not."""
     downtime_s = None if options.downtime is None else parse_time(options.downtime)
     if downtime_s is not None and downtime_s <= 0:
-        raise UsageError(
-            f"a downtime is more than 0: {options.downtime} (nothing is copied in no time)"
-        )
+        raise UsageError(f"--downtime must be positive, got {options.downtime}")
     memory = None if options.memory is None else parse_size(options.memory)
     zero = None if options.zero is None else parse_size(options.zero)
     last = None if options.last_bandwidth is None else parse_rate(options.last_bandwidth)
@@ -138,7 +141,7 @@ def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json:
     found = predict.as_json(answer, seen.mappings)
     found["link"] = bandwidth.as_json()["link"]
     if not meta.get("complete"):
-        found["notes"].append("the recording ended early: its complete rounds count")
+        found["notes"].append("the recording ended early: only its complete rounds count")
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -147,57 +150,46 @@ def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json:
 
     print(one_line(f"{target['description']}: {target['comm']}"))
     if bandwidth.link is not None:
-        print(bandwidth.said)
+        print(bandwidth.source)
     print(prediction_text.as_text(answer, found), end="")
 
 
 def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Question]) -> int:
+    """Record a target, then predict; return the exit code."""
     duration_s = 10.0 if options.duration is None else parse_time(options.duration)
-    interval_s = 0.5 if options.interval is None else parse_time(options.interval)
-    if interval_s < 0.001:
-        raise UsageError(f"an interval of {options.interval} is too short: 1ms is the least")
+    interval_s = 0.5 if options.interval is None else interval_of(options.interval, "--interval")
     if duration_s < interval_s:
         raise UsageError(
-            f"a duration of {duration_s:g} s has no round of {interval_s:g} s in it: give a longer "
-            "-d, or a shorter --interval"
+            f"--duration must be at least one round of {interval_s:g} s, got {duration_s:g} s: give a "
+            "longer one, or a shorter --interval"
         )
     from redirty.collector.linux.privileges import require_root
 
     require_root()
     target = target_of(options)
     bandwidth = bandwidth_of(options)
-    assert bandwidth is not None  # the parser demands one
+    assert bandwidth is not None  # required by the parser
     question = question_at(bandwidth)
-    from redirty.collector.cli.progress import RecordProgressLine
-    from redirty.collector.recording.options import RecordingOptions
-    from redirty.collector.recording.session import Session
+    from redirty.collector.cli.recording_session import RecordingSession, recording_options
 
     with tempfile.TemporaryDirectory(prefix="redirty-") as place:
         directory = Path(place) / "recording"
-        plan = RecordingOptions(
-            *(target, directory, interval_s),
-            duration_s=duration_s,
-            arm=options.arm,
-            probe=options.probe,
-            zeros=options.zeros,
+        plan = recording_options(
+            options, target, directory, interval_s=interval_s, duration_s=duration_s
         )
-        progress = RecordProgressLine(quiet=options.quiet)
-        session = Session(plan, progress.show, on_counted=progress.counting)
+        session = RecordingSession(plan, quiet=options.quiet)
         try:
             session.run()
         except TargetEndedError as e:
-            progress.end()
             if session.rounds:
                 _show(directory, question, bandwidth, as_json=options.json)
-            n = session.rounds
+            rounds = plural(session.rounds, "complete round")
             raise TargetEndedError(
-                f"{plan.target.description} ended before {duration_s:g} s had passed: "
-                + (f"predicted from {n} complete rounds" if n else "no round was complete")
+                f"{target.description} ended before {duration_s:g} s had passed: "
+                + (f"predicted from {rounds}" if session.rounds else "no round was complete")
             ) from e
-        finally:
-            progress.end()
         if session.interrupted and not session.rounds:
             print("redirty: interrupted before a round was complete", file=sys.stderr)
-            return 130
+            return session.exit_code
         _show(directory, question, bandwidth, as_json=options.json)
-    return 130 if session.interrupted else 0
+    return session.exit_code

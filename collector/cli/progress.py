@@ -1,4 +1,4 @@
-"""Show the progress of a recording."""
+"""The progress of a recording on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class RecordProgressLine:
-    """One line on a terminal, rewritten each round; nothing in a pipe."""
+    """A line on stderr, rewritten each round; nothing if that is not a terminal."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._on = not quiet and sys.stderr.isatty()
@@ -21,7 +21,7 @@ class RecordProgressLine:
         self._percent = -1
 
     def show(self, result: Round) -> None:
-        """Says what the round was like."""
+        """Show the rates of a round."""
         if not self._on:
             return
         from redirty.collector.metrics.page_counts import rates
@@ -38,16 +38,16 @@ class RecordProgressLine:
         print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
         self._shown = True
 
-    def counting(self, share: float) -> None:
-        """Says how much of the memory was looked at for zero pages."""
+    def show_counting(self, share: float) -> None:
+        """Show the share of the memory that has been searched for zero pages."""
         if self._on and int(share * 100) != self._percent:
             self._percent = int(share * 100)
-            line = f"counting pages of zeros: {self._percent} %"
+            line = f"counting zero pages: {self._percent} %"
             print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
             self._shown = True
 
     def end(self) -> None:
-        """Leaves the line as it is."""
+        """Leave the line on the screen and start a new one."""
         if self._shown:
             print(file=sys.stderr)
             self._shown = False

@@ -1,4 +1,4 @@
-"""redirty report: sums a recording up on the terminal."""
+"""redirty report: summarize a recording on the terminal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from redirty.collector.cli.arguments.bandwidth import add_bandwidth, bandwidth_o
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares them."""
+    """Add this command's arguments."""
     parser.add_argument("directory", metavar="DIR", help="a recording")
-    parser.add_argument("--json", action="store_true", help="for programs, on stdout")
-    add_bandwidth(parser, "also compare with a link; one of")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    add_bandwidth(parser, "also compare the re-dirty rate with a link; one of")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Reports."""
+    """Run the command; return its exit code."""
     bandwidth = bandwidth_of(options)
     from redirty.collector.analyze import summary
 
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     found = summary.summarise(directory)
     print(summary.as_text(found), end="")
     if bandwidth is not None:
-        print(summary.against(found, bandwidth.bytes_per_s, bandwidth.said), end="")
+        print(summary.against(found, bandwidth.bytes_per_s, bandwidth.source), end="")
     curve = ascii_plot.of_recording(directory)
     if curve:
         print("\nW(t), distinct pages written within t of an arm:", *curve, sep="\n")

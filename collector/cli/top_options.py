@@ -92,4 +92,4 @@ def _asked(options: argparse.Namespace) -> tuple[ConvergenceQuestion, Measure | 
 def _bandwidth(options: argparse.Namespace) -> tuple[float, str]:
     found = bandwidth_of(options)
     assert found is not None
-    return found.bytes_per_s, found.said
+    return found.bytes_per_s, found.source

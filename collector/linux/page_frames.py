@@ -25,8 +25,8 @@ from redirty.collector.pageset import (
     drop_empty,
     from_pages,
     matrix,
-    ranges,
-    spans,
+    page_runs,
+    region_runs,
 )
 
 NO_FRAME = 0
@@ -65,7 +65,7 @@ def entries_of(read: Entries, pages: PageSet) -> U64:
         )
         block = np.zeros((len(part.keys), PAGES_PER_REGION), np.uint64)
         row = 0
-        for first, last in spans(part, gap=1):
+        for first, last in region_runs(part, gap=1):
             end = row + last - first
             read(first * PAGES_PER_REGION, block[row:end])
             row = end
@@ -94,7 +94,7 @@ def zero_frames() -> Ranges:
         del array
         found = _own_frames(first, 2 * _HUGE_BYTES >> PAGE_SHIFT)
     frames = from_pages(np.append(found[found != NO_FRAME], np.uint64(zero_page_frame())))
-    starts, ends = ranges(frames)
+    starts, ends = page_runs(frames)
     return tuple((int(a), int(b)) for a, b in zip(starts, ends, strict=True))
 
 

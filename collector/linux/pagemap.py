@@ -24,7 +24,7 @@ from redirty.collector.pageset import (
     from_few_ranges,
     from_pages,
     from_ranges,
-    spans,
+    region_runs,
 )
 
 WPALLOWED, WRITTEN, FILE, PRESENT, SWAPPED, PFNZERO, HUGE, SOFT_DIRTY = (1 << i for i in range(8))
@@ -124,7 +124,7 @@ class Pagemap:
             OSError: The memory is gone.
         """
         found = empty()
-        for first, last in spans(pages):
+        for first, last in region_runs(pages):
             end = last << _REGION_PAGES_SHIFT
             for at in range(first << _REGION_PAGES_SHIFT, end, _CHUNK_PAGES):
                 entries = self.entries(at, min(_CHUNK_PAGES, end - at))

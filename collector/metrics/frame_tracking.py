@@ -1,4 +1,4 @@
-"""Follows the dirty pages of a target to the frames they lie in, round after round."""
+"""Locates the dirty pages of a target in page frames, round after round."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from redirty.collector.tracking.rounds import Round
 
 
 class _Watched:
-    """One address space: its pagemap, and where its pages were last seen."""
+    """An address space: its pagemap, and the last known frames of its pages."""
 
     def __init__(self, space: AddressSpace) -> None:
         self.last = LastFrames()
@@ -38,37 +38,37 @@ class _Watched:
             opened = Pagemap(space.pid, regions=1)
         except OSError:
             return
-        # The number may stand for other memory by now; not while the old one is still there.
+        # The process ID may be that of another process by now, but not while this memory exists.
         if space.maps.there():
             self._pagemap = opened
         else:
             opened.close()
 
     def read(self, first_page: int, into: U64) -> None:
-        """Raw entries; nothing when the memory is gone."""
+        """Read raw pagemap entries; leave the buffer unchanged when the memory is gone."""
         if self._pagemap is not None:
             with contextlib.suppress(OSError):
                 os.preadv(self._pagemap.fd, [into.data], first_page * into.itemsize)
 
     def close(self) -> None:
-        """Lets go of the process's memory."""
+        """Release the process's memory."""
         if self._pagemap is not None:
             self._pagemap.close()
 
 
 class FrameTracker:
-    """Use: look() right after each round, close() at the end.
+    """Locates dirty pages. Use: locate() right after each round, close() at the end.
 
-    Pages lie where the page tables say after the round: one that was swapped out or copied
-    since its write is told as it is then.
+    Frames are read from the page tables after the round: a page that was swapped out or copied since its
+    write is reported as it is then.
     """
 
     def __init__(self) -> None:
         self._zeros = zero_frames()
         self._watched: dict[int, _Watched] = {}
 
-    def look(self, result: Round, spaces: Mapping[int, AddressSpace]) -> PhysicalRound:
-        """Where the dirty pages of a round lie. spaces: those that still are, by number."""
+    def locate(self, result: Round, spaces: Mapping[int, AddressSpace]) -> PhysicalRound:
+        """Locate the dirty pages of a round. spaces: those that still exist, by number."""
         for number in self._watched.keys() - spaces.keys():
             self._watched.pop(number).close()
         parts = []
@@ -85,22 +85,24 @@ class FrameTracker:
         return add_up(parts)
 
     def close(self) -> None:
-        """Lets go of all processes."""
+        """Release all processes."""
         for watched in self._watched.values():
             watched.close()
         self._watched = {}
 
 
 class LastFrames:
-    """The frame in which each page of one address space was last seen: 16 bytes a page."""
+    """The last known frame of each page of one address space: 16 bytes a page."""
 
     def __init__(self) -> None:
         self._pages = np.empty(0, np.uint64)  # ascending
         self._frames = np.empty(0, np.uint64)
 
     def update(self, pages: U64, frames: U64) -> npt.NDArray[np.bool_]:
-        """Takes over where some pages (ascending, each once) lie now: which of them are new here,
-        or lay elsewhere."""
+        """Update the frames of some pages (ascending and unique).
+
+        Return which of them are new here, or were in another frame.
+        """
         at = np.searchsorted(self._pages, pages)
         known = np.zeros(len(pages), np.bool_)
         inside = at < len(self._pages)
@@ -116,7 +118,7 @@ class LastFrames:
 
 @dataclass(frozen=True, eq=False)
 class FrameChanges:
-    """Pages of a process, numbers ascending, and the frame (or none) each of them lies in now."""
+    """Page numbers of a process, ascending, and the frame (or NO_FRAME) that each of them is in now."""
 
     pid: int
     pages: U64
@@ -125,11 +127,12 @@ class FrameChanges:
 
 @dataclass(frozen=True, eq=False)
 class PhysicalRound:
-    """The dirty pages of one round, physically.
+    """The page frames of the dirty pages of one round.
 
-    frames: the set of frames that dirty pages lie in, each once however often it is mapped.
-    frameless: dirty pages that lay in none: swapped out, unmapped, or of a process that ended.
-    moved: those pages whose frame is news: not seen before, or another one than last time.
+    Attributes:
+        frames: set of the frames, each once however often it is mapped.
+        frameless: number of dirty pages in no frame: swapped out, unmapped, or of a process that ended.
+        moved: pages whose frame was not known before, or has changed.
     """
 
     frames: PageSet
@@ -138,19 +141,19 @@ class PhysicalRound:
 
 
 def add_up(parts: list[tuple[int, LastFrames, U64, U64]]) -> PhysicalRound:
-    """From (pid, what was known, page numbers, frames) of every address space."""
+    """Combine (pid, last known frames, page numbers, frames) of every address space."""
     moved = []
     for pid, last, pages, frames in parts:
-        news = last.update(pages, frames)
-        if news.any():
-            moved.append(FrameChanges(pid, pages[news], frames[news]))
-    every = np.concatenate([np.empty(0, np.uint64), *(frames for *_, frames in parts)])
+        changed = last.update(pages, frames)
+        if changed.any():
+            moved.append(FrameChanges(pid, pages[changed], frames[changed]))
+    every = np.concatenate([np.empty(0, np.uint64)] + [frames for *_, frames in parts])
     real = every[every != NO_FRAME]
     return PhysicalRound(from_pages(real), len(every) - len(real), tuple(moved))
 
 
 def frames_for(read: Entries | None, dirty: PageSet, zeros: Ranges) -> tuple[U64, U64]:
-    """(page numbers, frames) of a set; read: None when the memory is gone."""
+    """Return (page numbers, frames) of a set. read: None when the memory is gone."""
     pages = page_numbers(dirty)
     if read is None or len(pages) == 0:
         return pages, np.full(len(pages), NO_FRAME, np.uint64)

@@ -1,4 +1,4 @@
-"""What is added up over rounds: per page, and the write curve W(t)."""
+"""Sums over rounds: by page, and the average write curve W(t)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ Selection = slice | npt.NDArray[np.int64]
 
 
 def _selection(rows: npt.NDArray[np.int64]) -> Selection:
-    """Rows as a slice if they are a run, as they mostly are: a slice is changed in place, and by
-    row numbers numpy changes a copy and copies it back."""
+    """Return rows as a slice if they are consecutive, as they mostly are.
+
+    A slice is modified in place; with row numbers numpy modifies a copy and copies it back.
+    """
     first, last = int(rows[0]), int(rows[-1])
     if last - first == len(rows) - 1 and bool((rows[1:] > rows[:-1]).all()):
         return slice(first, last + 1)
@@ -28,7 +30,7 @@ def _selection(rows: npt.NDArray[np.int64]) -> Selection:
 
 
 def _put(array: U32, rows: Selection, where: npt.NDArray[np.bool_], number: int) -> None:
-    """Sets array[rows] to a number where told."""
+    """Set array[rows] to a number where a mask says so."""
     part = array[rows]
     np.copyto(part, np.uint32(number), where=where)
     if not isinstance(rows, slice):
@@ -36,8 +38,10 @@ def _put(array: U32, rows: Selection, where: npt.NDArray[np.bool_], number: int)
 
 
 class PageHistory:
-    """Counts for every page of one process that was ever dirty: 24 bytes a page, in rows of a
-    region. Rows are added as regions appear; the arrays grow by doubling."""
+    """Counts for every page of one process that was ever dirty: 24 bytes a page, a row for each region.
+
+    Rows are added as regions appear; the arrays grow by doubling.
+    """
 
     def __init__(self) -> None:
         self._keys = np.empty(0, np.uint64)  # ascending
@@ -71,8 +75,10 @@ class PageHistory:
         logged: PageSet,
         fresh: PageSet | None = None,
     ) -> None:
-        """Counts one round of a number. fresh: those of dirty that were not dirty in the round
-        before; all of them when nothing is said."""
+        """Count the round of this number.
+
+        fresh: the dirty pages that were not dirty in the previous round; None: all of them.
+        """
         if len(dirty.keys) == 0:
             return
         rows = _selection(self._rows_of(dirty.keys))
@@ -92,7 +98,7 @@ class PageHistory:
             a["runs"][_selection(self._rows_of(fresh.keys))] += matrix(fresh)
 
     def table(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Columns over pages ever dirty, ascending: page (number) and the counters."""
+        """Return columns over the pages ever dirty, ascending: page (number) and the counters."""
         chosen = self._arrays["dirty"][self._rows] != 0
         row, column = np.nonzero(chosen)
         pages = (self._keys[row] << np.uint64(9)) | column.astype(np.uint64)
@@ -102,14 +108,17 @@ class PageHistory:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """W(t): distinct pages written within t of an arm, averaged over rounds at least t long."""
+    """W(t), distinct pages written within t of an arm, averaged over rounds at least t long.
+
+    elapsed_s, unique_dirty_pages: (n,) ascending.
+    """
 
     elapsed_s: Floats
     unique_dirty_pages: Floats
 
 
 class CurveSum:
-    """Adds up one process's histograms of first-write times."""
+    """Sum of one process's histograms of first-write times."""
 
     def __init__(self) -> None:
         self._edges_s = abi.hist_edges_ns() / 1e9
@@ -120,9 +129,9 @@ class CurveSum:
         self._longest_s = 0.0
 
     def add(self, hist: U64, duration_s: float, dirty_pages: int) -> None:
-        """One round: pages by time slot since the arm, its length, and how many were dirty in all.
+        """Add a round: pages by time slot since the arm, its length, and the number of dirty pages.
 
-        Dirty pages that the log missed are taken to have been written when the logged ones were.
+        Missed pages are taken to have been written when the logged ones were.
         """
         total = int(hist.sum())
         if total:
@@ -137,7 +146,7 @@ class CurveSum:
         self._longest_s += duration_s
 
     def curve(self) -> Curve:
-        """The average; its last point is the mean round."""
+        """Return the average; its last point is the mean round."""
         if self._end_rounds == 0:
             return Curve(np.empty(0), np.empty(0))
         mean_s = self._longest_s / self._end_rounds
@@ -146,14 +155,14 @@ class CurveSum:
         w = self._sum[used] / self._rounds[used]
         first = int(np.argmax(w > 0)) if (w > 0).any() else len(w)
         end = self._end_sum / self._end_rounds
-        # rounds differ a little in length, so the mean at the end may fall below the last slot's
+        # Rounds differ a little in length, so the mean at the end may be below that of the last slot.
         w = np.maximum.accumulate(np.minimum(w[first:], end)) if len(w[first:]) else w[first:]
         return Curve(np.append(t[first:], mean_s), np.append(w, end))
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Per second, over some rounds."""
+    """Counts per second, over some rounds."""
 
     dirty_pages: float
     redirtied_pages: float
@@ -162,6 +171,6 @@ class Rates:
 
 
 def rates(dirty: int, redirtied: int, write_faults: int, duration_s: float) -> Rates:
-    """Rates of counts over a duration; 0 for no time at all."""
+    """Return the rates of counts over a duration; all 0 when that is 0."""
     per = 1 / duration_s if duration_s > 0 else 0.0
     return Rates(dirty * per, redirtied * per, (dirty - redirtied) * per, write_faults * per)

@@ -1,5 +1,4 @@
-"""Which pages stay dirty from round to round: runs of consecutive dirty rounds. All on packed bitmaps,
-so that it costs next to nothing."""
+"""Streaks: numbers of dirty rounds in a row, by page. All on packed bitmaps, so that it costs next to nothing."""
 
 from __future__ import annotations
 
@@ -8,28 +7,33 @@ import numpy.typing as npt
 from redirty.collector.pageset import U64, WORDS_PER_REGION, PageSet, drop_empty, empty, find
 
 I64 = npt.NDArray[np.int64]
-_LONGEST = 40  # bits of a length: more rounds than anyone will see
+_LENGTH_BITS = 40  # of the longest streak: more rounds than will ever be recorded
 
 
 def length_classes() -> list[tuple[int, int]]:
-    """Lengths in rounds, (from, to) inclusive, that Lengths tells apart: 1, 2, 3, 4 to 5, 6 to 7,
-    8 to 11, 12 to 15, …: by the number's two upper bits."""
+    """Return the classes of lengths in rounds, (from, to) inclusive, that Lengths distinguishes.
+
+    1, 2, 3, 4 to 5, 6 to 7, 8 to 11, 12 to 15, …: by the two upper bits of the number.
+    """
     found = [(1, 1)]
-    for bit in range(1, _LONGEST):
+    for bit in range(1, _LENGTH_BITS):
         half = 1 << (bit - 1)
         found += [(2 * half, 3 * half - 1), (3 * half, 4 * half - 1)]
     return found
 
 
 class Lengths:
-    """How many runs were how long. counts: (n,) by length_classes(), as far as any is not 0."""
+    """Number of streaks by length.
+
+    counts: (n,) by length_classes().
+    """
 
     def __init__(self) -> None:
-        self.counts: I64 = np.zeros(2 * _LONGEST - 1, np.int64)
+        self.counts: I64 = np.zeros(2 * _LENGTH_BITS - 1, np.int64)
 
-    def add(self, runs: U64, planes: U64) -> None:
-        """Runs of pages, a bit each: runs (n, 8); planes (k, n, 8), bit k of each one's length."""
-        left = runs
+    def add(self, streaks: U64, planes: U64) -> None:
+        """Add streaks of pages: (n, 8) with a bit each; planes (k, n, 8): bit k of each length."""
+        left = streaks
         for bit in range(len(planes) - 1, 0, -1):
             here = left & planes[bit]
             number = _ones(here)
@@ -49,7 +53,7 @@ def _ones(words: U64) -> int:
 class Streaks:
     """For how many rounds in a row each page of one address space has been dirty.
 
-    The numbers lie crosswise: bit k of all pages is one bitmap (a plane), so that a round costs a
+    The numbers are stored bit-sliced: bit k of all pages is one bitmap (a plane), so that a round costs a
     few operations on bitmaps, whatever its pages do, and a page costs a bit a plane.
     """
 
@@ -58,9 +62,9 @@ class Streaks:
         self._planes = np.zeros((0, 0, WORDS_PER_REGION), np.uint64)
 
     def follow(self, dirty: PageSet, lengths: Lengths) -> tuple[PageSet, PageSet]:
-        """The next round: of its pages those that were dirty in the one before, too, and the others.
+        """Add a round. Return its pages that were dirty in the previous round, too, and the others.
 
-        lengths: gets the runs that have ended.
+        lengths: gets the streaks that have ended.
         """
         before = self._align(dirty.keys, lengths)
         stayed = before & dirty.words
@@ -80,8 +84,10 @@ class Streaks:
         return PageSet(dirty.keys, stayed), drop_empty(PageSet(dirty.keys, dirty.words ^ stayed))
 
     def _align(self, keys: U64, lengths: Lengths) -> U64:
-        """Brings all to the rows of a round's regions; what was dirty in the round before, in these
-        rows. Runs in other regions have ended."""
+        """Align all bitmaps with the regions of a round; return the previous round's bits in these rows.
+
+        Streaks in other regions have ended: lengths gets them.
+        """
         old = self._dirty
         if np.array_equal(old.keys, keys):
             return old.words
@@ -95,6 +101,6 @@ class Streaks:
         self._planes = planes
         return words
 
-    def going_on(self, lengths: Lengths) -> None:
-        """lengths: gets the runs as long as they are now."""
+    def add_ongoing(self, lengths: Lengths) -> None:
+        """Add the streaks that have not ended to lengths, with their current length."""
         lengths.add(self._dirty.words, self._planes)

@@ -1,7 +1,7 @@
-"""The write curve of single rounds, and of runs of rounds: what a prediction is made of.
+"""Write curves of single rounds, and of windows of several rounds: the input of a prediction.
 
-Inside a round the kernel side's histogram tells when pages were written first. Beyond its end,
-the distinct pages of 2, 3, 4 ... rounds that follow each other are counted from their sets.
+Inside a round the kernel side's histogram shows when pages were first written. Beyond its end, the
+distinct pages of windows of 2, 3, 4 ... rounds are counted from their page sets.
 """
 
 from __future__ import annotations
@@ -18,17 +18,24 @@ from redirty.collector.tracking.rounds import Round
 
 Floats = npt.NDArray[np.float64]
 
-_THINNINGS = 4
-_OFF, _OFF_PAGES = 0.003, 0.5  # what leaving a point out may cost, as a share or in pages
-_EVERY = 2  # of the histogram's slots: 8 points an octave
+_MAX_THINNINGS = 4
+_MAX_ERROR, _MAX_ERROR_PAGES = 0.003, 0.5  # of omitting a point, relative or in pages
+_STEP = 2  # in slots of the histogram: 8 points an octave
 _EDGES_S = abi.hist_edges_ns() / 1e9
 
 
 @dataclass(frozen=True)
 class Point:
-    """Within elapsed_s of the arm that began a round, `dirty` distinct pages were written, of which
-    `redirtied` were present at that arm (None: not known). rounds: how many whole rounds that is, 0
-    inside one. mapping_class: empty for all of them."""
+    """A point of a write curve.
+
+    Attributes:
+        round: the round whose arm the time is measured from.
+        rounds: number of whole rounds that the time spans, 0 inside a round.
+        mapping_class: empty for all classes together.
+        elapsed_s: seconds since the arm.
+        dirty: distinct pages written within that time.
+        redirtied: those of them that were present at the arm; None when not known.
+    """
 
     round: int
     rounds: int
@@ -39,10 +46,10 @@ class Point:
 
 
 def inside(result: Round) -> Iterator[Point]:
-    """The curve inside one round, of all its processes together, without its end.
+    """Yield the curve inside one round, of all its processes together, without its end.
 
-    A page's time begins when it was protected itself, half an arm before its process was armed as a
-    whole, on average. What the log missed is taken to have been written when the rest was.
+    The time of a page starts when it was protected itself, on average half an arm before its whole process
+    was armed. Missed pages are taken to have been written when the others were.
     """
     hist = result.stats["hist"].sum(axis=0).astype(np.float64)
     total = float(hist.sum())
@@ -53,30 +60,31 @@ def inside(result: Round) -> Iterator[Point]:
     armed = max(1, sum(1 for s in result.spaces if len(s.stats)))
     times = _EDGES_S + result.arm_s / armed / 2
     used = (pages > 0) & (times < result.duration_s)
-    used &= np.arange(len(times)) % _EVERY == 0
+    used &= np.arange(len(times)) % _STEP == 0
     times, pages = thinned(times[used], np.minimum(pages[used], dirty))
     for t, w in zip(times.tolist(), pages.tolist(), strict=True):
         yield Point(result.number, 0, "", t, w, None)
 
 
 def thinned(times: Floats, pages: Floats) -> tuple[Floats, Floats]:
-    """Without points that lie on the straight line between their neighbours."""
-    for _ in range(_THINNINGS):
+    """Drop points that lie on the straight line between their neighbours."""
+    for _ in range(_MAX_THINNINGS):
         if len(times) < 3:
             break
         odd = np.arange(1, len(times) - 1, 2)
         share = (times[odd] - times[odd - 1]) / (times[odd + 1] - times[odd - 1])
         line = pages[odd - 1] + share * (pages[odd + 1] - pages[odd - 1])
-        plain = np.abs(pages[odd] - line) <= np.maximum(_OFF_PAGES, _OFF * pages[odd])
+        limit = np.maximum(_MAX_ERROR_PAGES, _MAX_ERROR * pages[odd])
+        redundant = np.abs(pages[odd] - line) <= limit
         kept = np.ones(len(times), np.bool_)
-        kept[odd[plain]] = False
+        kept[odd[redundant]] = False
         times, pages = times[kept], pages[kept]
     return times, pages
 
 
 @dataclass(frozen=True)
-class Window:
-    """Distinct pages that a process dirtied in rounds [first_round, first_round + rounds)."""
+class WorkingSet:
+    """Number of distinct pages that a process dirtied in rounds [first_round, first_round + rounds)."""
 
     first_round: int
     rounds: int
@@ -86,38 +94,49 @@ class Window:
 
 @dataclass(frozen=True)
 class FinishedWindows:
-    """What ends with a round. windows: of 2, 4, 8 ... rounds, side by side, of each process that
-    dirtied a page in them."""
+    """Results that end with a round.
+
+    Attributes:
+        points: ends of windows.
+        working_sets: of consecutive windows of 2, 4, 8 ... rounds, for each process that dirtied a page.
+    """
 
     points: list[Point]
-    windows: list[Window]
+    working_sets: list[WorkingSet]
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Rounds that follow each other. by_space: written in them, present when the first began, and
-    the last known mappings, by process and address space."""
+class _Window:
+    """Consecutive rounds.
+
+    Attributes:
+        first: number of the first round.
+        rounds: number of rounds.
+        duration_s: their total length.
+        by_space: (pages written, pages present when the first round started, last known mappings) by
+            process and address space.
+    """
 
     first: int
     rounds: int
     duration_s: float
     by_space: dict[tuple[int, int], tuple[PageSet, PageSet, Mappings]] = field(repr=False)
 
-    def joined(self, later: _Run) -> _Run:
-        """With the run after it."""
+    def joined(self, later: _Window) -> _Window:
+        """Return this window and the one after it as one."""
         both = dict(self.by_space)
         for space, (dirty, _, mappings) in later.by_space.items():
             old = both.get(space)
-            if old is None:  # born since: nothing of it was present then
+            if old is None:  # created since: nothing of it was present then
                 both[space] = (dirty, empty(), mappings)
             else:
                 kept = mappings if mappings.items else old[2]
                 both[space] = (old[0] | dirty, old[1], kept)
         rounds, duration_s = self.rounds + later.rounds, self.duration_s + later.duration_s
-        return _Run(self.first, rounds, duration_s, both)
+        return _Window(self.first, rounds, duration_s, both)
 
     def point(self) -> Point:
-        """Its end."""
+        """Return the end of the window as a point of the curve."""
         dirty = redirtied = 0
         for written, present, _ in self.by_space.values():
             dirty += len(written)
@@ -125,75 +144,75 @@ class _Run:
         return Point(self.first, self.rounds, "", self.duration_s, float(dirty), redirtied)
 
     def by_class(self) -> Iterator[Point]:
-        """Its end, for each class that was written."""
+        """Yield the end of the window for each mapping class that was written."""
         counts = np.zeros((len(CLASSES), 2), np.int64)
         for written, present, mappings in self.by_space.values():
-            again = written & present
+            redirtied = written & present
             for number, (starts, ends) in enumerate(mappings.class_ranges):
                 if len(starts):
                     counts[number] += [
-                        int(count_in(pages, starts, ends).sum()) for pages in (written, again)
+                        int(count_in(pages, starts, ends).sum()) for pages in (written, redirtied)
                     ]
         for name, (d, r) in zip(CLASSES, counts.tolist(), strict=True):
             if d:
                 yield Point(self.first, self.rounds, name, self.duration_s, float(d), r)
 
-    def windows(self) -> Iterator[Window]:
-        """Its distinct pages, by process."""
+    def working_sets(self) -> Iterator[WorkingSet]:
+        """Yield the number of its distinct pages, by process."""
         sums: dict[int, int] = {}
         for (pid, _), (written, _, _) in self.by_space.items():
             sums[pid] = sums.get(pid, 0) + len(written)
         for pid, pages in sorted(sums.items()):
             if pages:
-                yield Window(self.first, self.rounds, pid, pages)
+                yield WorkingSet(self.first, self.rounds, pid, pages)
 
 
-_FINE = 4  # a run grows in 2^4 steps
+_FINE = 4  # a window grows in 2^4 steps
 
 
 class WindowCurves:
-    """Distinct pages of 1, 2, 3 ... 16, 18, 20 ... 32, 36 ... rounds, at 8 lengths an octave.
+    """Distinct pages of windows of 1, 2, 3 ... 16, 18, 20 ... 32, 36 ... rounds, at 8 lengths an octave.
 
-    A run of 2^j rounds begins at each multiple of that. It grows by single rounds up to j = 4, and by
-    whole runs of 2^(j - 4) beyond: five unions of sets a round, however long it goes on. most: rounds
-    of the longest run that is followed; 0: no limit.
+    A window of 2^j rounds starts at each multiple of that. It grows by single rounds up to j = 4, and by
+    whole windows of 2^(j - 4) beyond: five unions of sets a round, however long the recording. max_rounds:
+    rounds of the longest window; 0: no limit.
     """
 
-    def __init__(self, most: int = 0) -> None:
-        self._most = most
-        self._growing: dict[int, _Run] = {}  # by j
+    def __init__(self, max_rounds: int = 0) -> None:
+        self._max_rounds = max_rounds
+        self._growing: dict[int, _Window] = {}  # by j
 
     def add(self, result: Round) -> FinishedWindows:
-        """Of this round, and of each run that ends with it."""
-        whole = _Run(
+        """Add a round; return what ends with it."""
+        whole = _Window(
             result.number,
             1,
             result.duration_s,
             {(s.pid, s.space): (s.dirty, s.present, s.mappings) for s in result.spaces},
         )
         points = [whole.point(), *whole.by_class()]
-        windows: list[Window] = []
+        working_sets: list[WorkingSet] = []
         done = {0: whole}
         j = 1
-        while max(0, j - _FINE) in done and (not self._most or 1 << j <= self._most):
-            run = self._grown(j, done[max(0, j - _FINE)])
-            if run is not None and 2 * run.rounds > 1 << j:
-                points.append(run.point())
-            if run is not None and run.rounds == 1 << j:
-                points += run.by_class()
-                windows += run.windows()
-                done[j] = run
+        while max(0, j - _FINE) in done and (not self._max_rounds or 1 << j <= self._max_rounds):
+            window = self._grown(j, done[max(0, j - _FINE)])
+            if window is not None and 2 * window.rounds > 1 << j:
+                points.append(window.point())
+            if window is not None and window.rounds == 1 << j:
+                points += window.by_class()
+                working_sets += window.working_sets()
+                done[j] = window
             j += 1
-        return FinishedWindows(points, windows)
+        return FinishedWindows(points, working_sets)
 
-    def _grown(self, j: int, part: _Run) -> _Run | None:
-        """The run of length 2^j that a part belongs to, with it; None when its beginning is missing."""
+    def _grown(self, j: int, part: _Window) -> _Window | None:
+        """Add a part to the window of 2^j rounds that it belongs to; None when its start is missing."""
         before = self._growing.pop(j, None)
         if part.first % (1 << j) == 0:
-            run = part
+            window = part
         elif before is not None and before.first + before.rounds == part.first:
-            run = before.joined(part)
+            window = before.joined(part)
         else:
             return None
-        self._growing[j] = run
-        return run
+        self._growing[j] = window
+        return window

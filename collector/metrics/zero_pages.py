@@ -1,7 +1,7 @@
-"""Which pages of a target are all zeros: a mirror sends next to nothing for those.
+"""Zero pages of a target: pages that contain only zeros, for which a mirror sends next to nothing.
 
-The target's memory is read once for it, as far as it is present: reading what was never touched would
-make the kernel map a page for it.
+The target's memory is read once, as far as it is present: reading a page that was never touched would
+make the kernel map one.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.linux.pagemap import ENTRY_PRESENT, ENTRY_SWAPPED, Pagemap
-from redirty.collector.pageset import PAGE_SHIFT, PAGES_PER_REGION
+from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, PAGES_PER_REGION, Bools
 from redirty.collector.tracking.address_space import AddressSpace
 
-_PAGE = 1 << PAGE_SHIFT
-_WORDS = _PAGE // 8
-Flags = npt.NDArray[np.bool_]
+_WORDS = PAGE_SIZE // 8
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A piece of a mapping, [start, end). Of its pages, present: those in memory or swapped out; zero:
-    those of them that are all zeros."""
+class ZeroRange:
+    """Counts of a range of a mapping.
+
+    Attributes:
+        pid: the process.
+        mapping: the mapping.
+        start, end: addresses, end exclusive.
+        present: pages in memory or swapped out.
+        zero: those of them that contain only zeros.
+    """
 
     pid: int
     mapping: Mapping
@@ -36,40 +40,41 @@ class Stretch:
 
     @property
     def pages(self) -> int:
-        """How many there are."""
+        """The number of pages in the range."""
         return (self.end - self.start) >> PAGE_SHIFT
 
     @property
-    def _plain(self) -> str:
-        """How all its pages are, when they are all alike."""
+    def _uniform(self) -> str:
+        """The state of all its pages, when it is the same: untouched or full; else empty."""
         if not self.present:
             return "untouched"
         return "full" if self.present == self.pages and not self.zero else ""
 
 
-def runs(chosen: Flags) -> list[tuple[int, int]]:
-    """Half-open ranges of indices where chosen."""
+def runs(chosen: Bools) -> list[tuple[int, int]]:
+    """Return the runs of indices where chosen, as ranges."""
     edges = np.flatnonzero(np.diff(chosen, prepend=False, append=False)).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def zero_pages(data: bytes) -> int:
-    """How many whole pages of it are all zeros."""
-    words = np.frombuffer(data, np.uint64, len(data) // _PAGE * _WORDS).reshape(-1, _WORDS)
+    """Count the whole pages that contain only zeros."""
+    words = np.frombuffer(data, np.uint64, len(data) // PAGE_SIZE * _WORDS).reshape(-1, _WORDS)
     return int((~words.any(axis=1)).sum())
 
 
-def joined(found: Iterable[Stretch]) -> Iterator[Stretch]:
-    """With neighbours made one that are untouched, or full, as a whole."""
-    last: Stretch | None = None
+def joined(found: Iterable[ZeroRange]) -> Iterator[ZeroRange]:
+    """Merge neighbours that are completely untouched, or completely full."""
+    last: ZeroRange | None = None
     for one in found:
         if (
             last is not None
-            and last._plain
-            and last._plain == one._plain
+            and last._uniform
+            and last._uniform == one._uniform
             and (last.pid, last.mapping, last.end) == (one.pid, one.mapping, one.start)
         ):
-            last = Stretch(one.pid, one.mapping, last.start, one.end, last.present + one.present, 0)
+            present = last.present + one.present
+            last = ZeroRange(one.pid, one.mapping, last.start, one.end, present, 0)
             continue
         if last is not None:
             yield last
@@ -79,10 +84,13 @@ def joined(found: Iterable[Stretch]) -> Iterator[Stretch]:
 
 
 class ZeroPages:
-    """Holds the memory of spaces as they are now; a process that ends meanwhile has no more of it."""
+    """Counts zero pages in the memory of address spaces, which is opened at once.
+
+    Memory of a process that ends meanwhile counts as not present.
+    """
 
     def __init__(self, spaces: Iterable[AddressSpace]) -> None:
-        self._held: list[tuple[int, Mappings, Pagemap, int]] = []
+        self._opened: list[tuple[int, Mappings, Pagemap, int]] = []
         for space in spaces:
             if space.gone:
                 continue
@@ -95,53 +103,55 @@ class ZeroPages:
             except OSError:
                 pagemap.close()
                 continue
-            self._held.append((space.pid, space.mappings, pagemap, memory))
+            self._opened.append((space.pid, space.mappings, pagemap, memory))
 
     def count(
         self,
         stop: Callable[[], bool] = lambda: False,
-        looked: Callable[[int], None] = lambda n: None,
-    ) -> Iterator[Stretch]:
-        """Reads all, until it is told to stop: pieces of at most 2 MiB, larger ones where all is
-        alike. looked: is told of so many more pages."""
-        for pid, mappings, pagemap, memory in self._held:
-            yield from joined(_told(_pieces(pid, mappings, pagemap, memory, stop), looked))
+        on_pages: Callable[[int], None] = lambda n: None,
+    ) -> Iterator[ZeroRange]:
+        """Read all memory; yield its ranges, of at most 2 MiB, larger where all pages are alike.
+
+        stop: ends the search when it returns True. on_pages: called with the number of pages just searched.
+        """
+        for pid, mappings, pagemap, memory in self._opened:
+            yield from joined(_reported(_ranges(pid, mappings, pagemap, memory, stop), on_pages))
 
     @property
     def pages(self) -> int:
-        """How many there are, present or not."""
-        return sum(int((m.ends - m.starts).sum()) for _, m, _, _ in self._held)
+        """The number of pages to search, present or not."""
+        return sum(int((m.ends - m.starts).sum()) for _, m, _, _ in self._opened)
 
     def close(self) -> None:
-        """Lets go of the memory."""
-        for *_, pagemap, memory in self._held:
+        """Release the memory."""
+        for *_, pagemap, memory in self._opened:
             pagemap.close()
             os.close(memory)
-        self._held = []
+        self._opened = []
 
 
-def _told(found: Iterable[Stretch], looked: Callable[[int], None]) -> Iterator[Stretch]:
+def _reported(found: Iterable[ZeroRange], on_pages: Callable[[int], None]) -> Iterator[ZeroRange]:
     for one in found:
         yield one
-        looked(one.pages)
+        on_pages(one.pages)
 
 
-def _pieces(
+def _ranges(
     pid: int, mappings: Mappings, pagemap: Pagemap, memory: int, stop: Callable[[], bool]
-) -> Iterator[Stretch]:
+) -> Iterator[ZeroRange]:
     for mapping in mappings.items:
         first, end = mapping.start >> PAGE_SHIFT, mapping.end >> PAGE_SHIFT
         while first < end:
             if stop():
                 return
             last = min(end, (first // PAGES_PER_REGION + 1) * PAGES_PER_REGION)
-            present, zero = _look(first, last, pagemap, memory)
-            yield Stretch(pid, mapping, first << PAGE_SHIFT, last << PAGE_SHIFT, present, zero)
+            present, zero = _count(first, last, pagemap, memory)
+            yield ZeroRange(pid, mapping, first << PAGE_SHIFT, last << PAGE_SHIFT, present, zero)
             first = last
 
 
-def _look(first: int, last: int, pagemap: Pagemap, memory: int) -> tuple[int, int]:
-    """(present, zero) of some pages."""
+def _count(first: int, last: int, pagemap: Pagemap, memory: int) -> tuple[int, int]:
+    """Return the number of (present, zero) pages among page numbers [first, last)."""
     try:
         entries = pagemap.entries(first, last - first)
     except OSError:
@@ -151,8 +161,8 @@ def _look(first: int, last: int, pagemap: Pagemap, memory: int) -> tuple[int, in
     zero = 0
     for a, b in runs(there & ~swapped):
         try:
-            data = os.pread(memory, (b - a) * _PAGE, (first + a) * _PAGE)
+            data = os.pread(memory, (b - a) * PAGE_SIZE, (first + a) * PAGE_SIZE)
         except OSError:
-            continue  # unmapped meanwhile, or of a device
+            continue  # unmapped meanwhile, or device memory
         zero += zero_pages(data)
     return int((there | swapped).sum()), zero

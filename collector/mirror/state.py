@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from redirty.collector.errors import OURS, GoneError, RedirtyError, why
+from redirty.collector.errors import RESOURCE_ERRNOS, GoneError, RedirtyError, why
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image.image import FILE, SPACE
@@ -21,7 +21,7 @@ from redirty.collector.mirror.sources.source import Source
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import Key, Vma, pages_of
 from redirty.collector.mirror.transport.sink import PageSink
-from redirty.collector.pageset import PAGE_SHIFT, PageSet, empty, page_numbers, ranges, runs_of
+from redirty.collector.pageset import PAGE_SHIFT, PageSet, empty, page_numbers, page_runs, runs_of
 from redirty.collector.tracking.rounds import Round
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class MirrorState:
         try:
             space = SpaceSource(next(self._numbers), pid, scan=self._scan)
         except OSError as e:
-            if e.errno in OURS:
+            if e.errno in RESOURCE_ERRNOS:
                 raise
             return  # it ended meanwhile
         self._sink.declare(space.number, SPACE)
@@ -154,7 +154,7 @@ class MirrorState:
     def _remove_space(self, number: int) -> None:
         space = self.spaces.pop(number)
         self._scan_s.pop(number, None)
-        starts, ends = ranges(space.have)
+        starts, ends = page_runs(space.have)
         self._sink.zero(space.number, starts, ends - starts)
         space.close()
 

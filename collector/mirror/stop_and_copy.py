@@ -235,7 +235,7 @@ class StopAndCopy:
         An error in between would lose some of it, so it is not a StopAndCopyError.
         """
         try:
-            result = self._mirror.recorder.end_round(still=True)
+            result = self._mirror.recorder.end_round(stopped=True)
             self._mirror.state.sync(self._living_with_newcomers(), result, last=True)
         except OSError as e:
             raise RedirtyError(f"cannot read the target: {e}; the mirror was discarded") from None

@@ -1,1 +1,1 @@
-"""Would mirroring converge? Pure functions of a write curve: nothing here reads a file or a target."""
+"""The convergence model: pure functions of a write curve. Nothing here reads a file or a target."""

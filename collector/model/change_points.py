@@ -1,4 +1,4 @@
-"""Does a workload behave now as it did before? Changes of its dirty rate, round by round."""
+"""Change-point detection: the rounds in which the dirty rate of a workload changed."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-LEAST_ROUNDS = 5  # a phase is at least so long
-_LEAST_SHARE = 1 / 16  # of all rounds, for the last one to count alone
-_LEAST_CHANGE = 0.2  # of the larger of the two rates
-_SURE = 5.0  # times the noise
-_ALIKE = 0.25
+MIN_ROUNDS = 5  # length of a phase
+_MIN_SHARE = 1 / 16  # of all rounds, for the last phase to count alone
+_MIN_CHANGE = 0.2  # of the larger of the two rates
+_MIN_SIGNIFICANCE = 5.0  # times the noise
+_SIMILAR = 0.25  # relative difference of two rates that count as the same
 
 
 @dataclass(frozen=True)
 class ChangePoints:
-    """first: index of the first round that counts for what comes next. changes: where the rate
-    changed. comes_back: it went back to what it was before, so all rounds count. too_late: the last
-    change was so late that what comes after it is too little to go by."""
+    """Changes of a dirty rate.
+
+    Attributes:
+        first: index of the first round that counts for a prediction.
+        changes: indices of the rounds from which on the rate is another one.
+        comes_back: whether the rate returned to an earlier value, so that all rounds count.
+        too_late: whether too few rounds follow the last change to rely on them.
+    """
 
     first: int
     changes: tuple[int, ...]
@@ -30,23 +35,23 @@ class ChangePoints:
 
 
 def find(rate: Floats) -> ChangePoints:
-    """ChangePoints of rounds with these dirty rates, in pages per second: (n,)."""
+    """Find the changes of a dirty rate, (n,) in pages per second by round."""
     cuts = tuple(sorted(_split(rate, 0, len(rate), _noise(rate))))
     if not cuts:
         return ChangePoints(0, (), False)
     bounds = [0, *cuts, len(rate)]
     levels = [float(rate[a:b].mean()) for a, b in itertools.pairwise(bounds)]
     now = levels[-1]
-    alike = [abs(level - now) <= _ALIKE * max(level, now) for level in levels[:-2]]
-    if any(alike) and len(cuts) >= 3:
+    similar = [abs(level - now) <= _SIMILAR * max(level, now) for level in levels[:-2]]
+    if any(similar) and len(cuts) >= 3:
         return ChangePoints(0, cuts, True)
-    if len(rate) - cuts[-1] < _LEAST_SHARE * len(rate):
+    if len(rate) - cuts[-1] < _MIN_SHARE * len(rate):
         return ChangePoints(cuts[-2] if len(cuts) > 1 else 0, cuts, False, True)
     return ChangePoints(cuts[-1], cuts, False)
 
 
 def _noise(rate: Floats) -> float:
-    """The spread from one round to the next, whatever changes there are; not below 2 %."""
+    """Estimate the spread from one round to the next, robust against changes; at least 2 % of the mean."""
     if len(rate) < 2:
         return 0.0
     steps = np.abs(np.diff(rate))
@@ -57,26 +62,26 @@ def _noise(rate: Floats) -> float:
 
 
 def _split(rate: Floats, first: int, end: int, noise: float) -> list[int]:
-    """Cuts of the rounds [first, end): the clearest one, and those on both sides of it."""
+    """Split the rounds [first, end) at their most significant change, then both parts likewise."""
     found: list[int] = []
     todo = [(first, end)]
     while todo:
         a, b = todo.pop()
         count = b - a
-        if count < 2 * LEAST_ROUNDS or noise <= 0:
+        if count < 2 * MIN_ROUNDS or noise <= 0:
             continue
         part = rate[a:b]
         sums = np.cumsum(part)
         left = np.arange(1, count)
         before = sums[:-1] / left
         after = (sums[-1] - sums[:-1]) / (count - left)
-        apart = np.abs(before - after)
-        clear = apart * np.sqrt(left * (count - left) / count) / noise
-        clear[: LEAST_ROUNDS - 1] = 0
-        clear[count - LEAST_ROUNDS :] = 0
-        best = int(np.argmax(clear))
+        change = np.abs(before - after)
+        significance = change * np.sqrt(left * (count - left) / count) / noise
+        significance[: MIN_ROUNDS - 1] = 0
+        significance[count - MIN_ROUNDS :] = 0
+        best = int(np.argmax(significance))
         larger = max(before[best], after[best])
-        if clear[best] < _SURE or apart[best] < _LEAST_CHANGE * larger:
+        if significance[best] < _MIN_SIGNIFICANCE or change[best] < _MIN_CHANGE * larger:
             continue
         cut = a + best + 1
         found.append(cut)

@@ -1,11 +1,11 @@
-"""How a write curve goes on beyond what was measured: a mixture of Poisson writers.
+"""Extrapolation of a write curve beyond what was measured: a mixture of Poisson writers.
 
 When every page is written at random moments, at a rate of its own, the expected number of distinct
 pages written within t is W(t) = sum over pages of 1 - exp(-rate t). So any such curve is a mixture of
 saturating exponentials, with a straight line for pages that will not be written again for long. Its
 weights, none below 0, are found by least squares (Lawson and Hanson, Solving Least Squares Problems,
-1974, chapter 23). Uniform, hot and cold, and Zipf writers are of this kind exactly; a cyclic one is
-a straight line until it has come round, and flat afterwards, which are its two ends.
+1974, chapter 23). Uniform, hot and cold, and Zipf writers are exactly of this form; a cyclic one is a
+straight line until it wraps around, and flat afterwards: the two limits of the form.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 _OCTAVES = np.arange(-7, 5)  # time constants from a 128th of the longest time to 16 times it
-_STEPS = 60
-_NEAR = 0.02  # points before this part of the longest time tell nothing of what comes after it
+_MAX_STEPS = 60
+_NEAR = 0.02  # points before this part of the longest time say nothing about what follows it
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """sum of weights x (1 - exp(-t / constants)) + slope x t, from last_s on."""
+    """The function sum of weights x (1 - exp(-t / constants)) + slope x t, from last_s on.
+
+    Attributes:
+        constants_s: time constants.
+        weights: pages, by time constant.
+        slope: pages per second.
+        last_s: end of what was measured.
+    """
 
     constants_s: tuple[float, ...]
     weights: tuple[float, ...]
@@ -33,7 +40,7 @@ class Mixture:
     last_s: float
 
     def __call__(self, elapsed_s: float) -> float:
-        """Pages added after last_s."""
+        """Return the pages added after last_s."""
         more = self.slope * (elapsed_s - self.last_s)
         for constant, weight in zip(self.constants_s, self.weights, strict=True):
             more += weight * (math.exp(-self.last_s / constant) - math.exp(-elapsed_s / constant))
@@ -41,7 +48,7 @@ class Mixture:
 
 
 def fit_mixture(elapsed_s: Floats, pages: Floats) -> Mixture:
-    """The mixture nearest to a curve, by relative error. elapsed_s, pages: (n,) ascending, n >= 1."""
+    """Fit a mixture to a curve, by relative error. elapsed_s, pages: (n,) ascending, n >= 1."""
     last_s = float(elapsed_s[-1])
     used = (pages > 0) & (elapsed_s >= last_s * _NEAR)
     times, wanted = elapsed_s[used], pages[used]
@@ -50,7 +57,7 @@ def fit_mixture(elapsed_s: Floats, pages: Floats) -> Mixture:
     constants = last_s * 2.0**_OCTAVES
     basis = -np.expm1(-times[:, None] / constants)
     basis = np.column_stack((basis, times / last_s))
-    # The last point counts most: the curve goes on from there.
+    # The last point counts most: the curve continues from there.
     trust = np.sqrt(times / last_s) / wanted
     weights = _not_negative(basis * trust[:, None], wanted * trust)
     found = [(float(c), float(w)) for c, w in zip(constants, weights[:-1], strict=True) if w > 0]
@@ -63,14 +70,14 @@ def fit_mixture(elapsed_s: Floats, pages: Floats) -> Mixture:
 
 
 def _not_negative(a: Floats, b: Floats) -> Floats:
-    """x >= 0 with the least |a x - b|: the active set method."""
+    """Return x >= 0 that minimizes |a x - b|, by the active set method."""
     count = a.shape[1]
     scale = np.linalg.norm(a, axis=0)
     a = a / scale
     products, wanted = a.T @ a, a.T @ b
     x = np.zeros(count)
     chosen = np.zeros(count, np.bool_)
-    for _ in range(_STEPS):
+    for _ in range(_MAX_STEPS):
         gradient = wanted - products @ x
         gradient[chosen] = -np.inf
         best = int(np.argmax(gradient))

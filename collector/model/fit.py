@@ -1,7 +1,7 @@
-"""From what was seen of a target to its write curve, with an interval, and carried on beyond it.
+"""Fit of a write curve to observations, with an interval, and extrapolated beyond what was measured.
 
-Inside a round W(t) is the mean over rounds; beyond, over runs of 2, 4, 8 ... rounds. The ends of the
-interval come from how much single rounds and runs differ; they are never nearer than FLOOR.
+Inside a round W(t) is the mean over rounds; beyond, over windows of 2, 4, 8 ... rounds. The ends of the
+interval come from the spread of single rounds and windows; they are never closer than FLOOR.
 """
 
 from __future__ import annotations
@@ -20,20 +20,33 @@ from redirty.collector.model.write_curve import WriteCurve, smooth
 
 Floats = npt.NDArray[np.float64]
 
-FLOOR = 0.03  # what the model itself may be off
-_ONE_ROUND = 0.5  # one round tells nothing of the spread
-_MANY = 20  # from so many values on, their own quantiles
+FLOOR = 0.03  # relative error of the model itself
+_ONE_ROUND = 0.5  # half width of the interval, where one round shows no spread
+_MANY = 20  # from this number of values on, their own quantiles are used
 _QUANTILES = (0.05, 0.95)
 _FEW_ROUNDS = 5
-_GAP = 1.12  # times that are farther apart get some in between
-_NOT_KNOWN = 0.01  # a share of missed pages that is worth a word
+_GAP = 1.12  # points are added between times whose ratio is larger
+_MISSED_NOTED = 0.01  # a share of missed pages that is worth a note
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """Write curves of a target. low, high: between them single rounds lie. by_class: of the mapping
-    classes that were written. present: pages to copy at first. basis: the rounds that count, of all.
-    notes: what a reader should know. boundary_s: see Observations."""
+    """Write curves of a target, and what they are based on.
+
+    Attributes:
+        curve: the mean.
+        low, high: the interval in which single rounds lie.
+        by_class: curves of the mapping classes that were written.
+        present: pages that the first pass copies.
+        page_size: in bytes.
+        growth_per_s: new pages per second.
+        rounds, seconds: number and total length of the rounds that count.
+        first_round: number of the first round that counts.
+        rounds_seen: number of all rounds.
+        changes: numbers of the rounds in which the dirty rate changed.
+        notes: caveats for a reader, one sentence each.
+        boundary_s: see Observations.
+    """
 
     curve: WriteCurve
     low: WriteCurve
@@ -52,29 +65,31 @@ class Fit:
 
 
 def fit(seen: Observations) -> Fit:
-    """The curves of a target.
+    """Fit the write curves of a target.
 
-    Errors: ValueError when there is no round.
+    Raises: ValueError when there is no round.
     """
     if seen.rounds == 0:
         raise ValueError("no round")
     rate = seen.dirty / np.maximum(seen.duration_s, 1e-9)
     found = change_points.find(rate)
-    table = tabulate(seen, found.first)
-    window = slice(found.first, None)
+    samples = tabulate(seen, found.first)
+    counted = slice(found.first, None)
     present = float(seen.present[-1] + seen.dirty[-1] - seen.redirtied[-1])
-    missed = float(seen.missed[window].sum() / max(seen.dirty[window].sum(), 1.0))
+    missed = float(seen.missed[counted].sum() / max(seen.dirty[counted].sum(), 1.0))
     count = seen.rounds - found.first
-    growth = table.levels[-1].new_pages / table.levels[-1].elapsed_s
-    curves = _curves(table, present, growth, missed, count)
+    growth = samples.levels[-1].new_pages / samples.levels[-1].elapsed_s
+    curve, low, high = _curves(samples, present, growth, missed, count)
     return Fit(
-        *curves,
-        by_class=_by_class(table, curves[0], present),
+        curve=curve,
+        low=low,
+        high=high,
+        by_class=_by_class(samples, curve, present),
         present=present,
         page_size=seen.page_size,
         growth_per_s=growth,
         rounds=count,
-        seconds=float(seen.duration_s[window].sum()),
+        seconds=float(seen.duration_s[counted].sum()),
         first_round=int(seen.number[found.first]),
         rounds_seen=seen.rounds,
         changes=tuple(int(seen.number[i]) for i in found.changes),
@@ -84,14 +99,14 @@ def fit(seen: Observations) -> Fit:
 
 
 def _curves(
-    table: Samples, present: float, growth: float, missed: float, count: int
+    samples: Samples, present: float, growth: float, missed: float, count: int
 ) -> tuple[WriteCurve, WriteCurve, WriteCurve]:
-    """The curve, and both ends of its interval."""
-    times, middle, low, high = _joined(table, count)
-    new = min(table.levels[-1].new_pages, float(middle[-1]))
-    again = middle - _new_pages(table, times)
-    beyond = fit_mixture(times, np.maximum.accumulate(np.maximum(again, 0.0)))
-    inside = times < table.levels[0].elapsed_s  # when missed pages were written is not known
+    """Return the curve, and both ends of its interval."""
+    times, middle, low, high = _joined(samples, count)
+    new = min(samples.levels[-1].new_pages, float(middle[-1]))
+    redirtied = middle - _new_pages(samples, times)
+    beyond = fit_mixture(times, np.maximum.accumulate(np.maximum(redirtied, 0.0)))
+    inside = times < samples.levels[0].elapsed_s  # when missed pages were written is not known
     low = np.where(inside, low * (1 - missed), low)
     high = np.where(inside, np.minimum(high + missed * middle, np.maximum(high, high[-1])), high)
 
@@ -107,33 +122,33 @@ def _curves(
 
 
 def _straight(times: Floats, pages: Floats) -> Callable[[float], float]:
-    """Goes on as it went since half of the longest time: no writer that stays as it is goes faster."""
+    """Continue a curve with its slope since half of the longest time: no stationary writer grows faster."""
     last_s = float(times[-1])
     half = float(np.interp(last_s / 2, np.insert(times, 0, 0.0), np.insert(pages, 0, 0.0)))
     slope = (float(pages[-1]) - half) / (last_s / 2)
     return lambda t: slope * (t - last_s)
 
 
-def _new_pages(table: Samples, times: Floats) -> Floats:
-    """How many of the pages written within t are new: known at the ends of rounds and runs."""
-    known = [0.0, *(level.elapsed_s for level in table.levels)]
-    new = [0.0, *np.maximum.accumulate([level.new_pages for level in table.levels]).tolist()]
+def _new_pages(samples: Samples, times: Floats) -> Floats:
+    """Interpolate the number of new pages written within t: known at the ends of rounds and windows."""
+    known = [0.0] + [level.elapsed_s for level in samples.levels]
+    new = [0.0, *np.maximum.accumulate([level.new_pages for level in samples.levels]).tolist()]
     found: Floats = np.interp(times, known, new)
     return found
 
 
-def _joined(table: Samples, count: int) -> tuple[Floats, Floats, Floats, Floats]:
-    """(times, mean, low, high) inside a round and at the ends of runs, ascending."""
-    inside = table.times < table.levels[0].elapsed_s * (1 - 1e-6)
-    most = max(len(level.values) for level in table.levels)
-    ends = np.full((most, len(table.levels)), np.nan)
-    for column, level in enumerate(table.levels):
+def _joined(samples: Samples, count: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return (times, mean, low, high), inside a round and at the ends of windows, ascending."""
+    inside = samples.times < samples.levels[0].elapsed_s * (1 - 1e-6)
+    rows = max(len(level.values) for level in samples.levels)
+    ends = np.full((rows, len(samples.levels)), np.nan)
+    for column, level in enumerate(samples.levels):
         ends[: len(level.values), column] = level.values
     single = (1 - _ONE_ROUND, 1 + _ONE_ROUND)
-    short = _spread(table.inside[:, inside], single)
+    short = _spread(samples.inside[:, inside], single)
     long = _spread(ends, single)
     middle, low, high = (np.concatenate(both) for both in zip(short, long, strict=True))
-    times = np.concatenate((table.times[inside], [level.elapsed_s for level in table.levels]))
+    times = np.concatenate((samples.times[inside], [level.elapsed_s for level in samples.levels]))
     kept = np.append(np.diff(times) > 1e-9, True)
     return _filled(times[kept], np.maximum.accumulate(middle)[kept], low[kept], high[kept])
 
@@ -141,7 +156,7 @@ def _joined(table: Samples, count: int) -> tuple[Floats, Floats, Floats, Floats]
 def _filled(
     times: Floats, middle: Floats, low: Floats, high: Floats
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """With points in the gaps, the widest of which is between one round and two."""
+    """Add points in the gaps, the widest of which is between one round and two."""
     more = [times]
     for a, b in zip(times.tolist(), times[1:].tolist(), strict=False):
         if b > a * _GAP:
@@ -155,8 +170,11 @@ def _filled(
 
 
 def _spread(values: Floats, single: tuple[float, float]) -> tuple[Floats, Floats, Floats]:
-    """(mean, low, high) of each column of values, (r, c), without those that are NaN. Of one value
-    alone low and high are, by the value, what they were in the column before; in the first `single`."""
+    """Return (mean, low, high) of each column of values (r, c), ignoring NaN.
+
+    Where a column has one value only, low and high are relative to it what they are in the previous column;
+    in the first column, `single`.
+    """
     there = ~np.isnan(values)
     count = there.sum(axis=0)
     filled = np.where(there, values, 0.0)
@@ -184,17 +202,19 @@ def _spread(values: Floats, single: tuple[float, float]) -> tuple[Floats, Floats
     return mean, low, np.maximum(high, mean * (1 + FLOOR))
 
 
-def _by_class(table: Samples, whole: WriteCurve, present: float) -> dict[str, WriteCurve]:
-    """Of each class: measured at the ends of rounds and runs; inside a round it is taken to have the
-    shape of the whole."""
+def _by_class(samples: Samples, whole: WriteCurve, present: float) -> dict[str, WriteCurve]:
+    """Return a curve for each mapping class.
+
+    Measured at the ends of rounds and windows; inside a round it is taken to have the shape of the whole.
+    """
     found = {}
-    first = table.levels[0]
+    first = samples.levels[0]
     before = whole.elapsed_s < first.elapsed_s * (1 - 1e-9)
     inside = whole.elapsed_s[before]
     shape = whole.pages[before] / max(whole(first.elapsed_s), 1e-9)
-    for name in sorted({n for level in table.levels for n in level.by_class}):
-        ends = [level.by_class.get(name, 0.0) for level in table.levels]
-        times = np.concatenate((inside, [level.elapsed_s for level in table.levels]))
+    for name in sorted({n for level in samples.levels for n in level.by_class}):
+        ends = [level.by_class.get(name, 0.0) for level in samples.levels]
+        times = np.concatenate((inside, [level.elapsed_s for level in samples.levels]))
         pages = np.maximum.accumulate(np.concatenate((shape * ends[0], ends)))
         found[name] = WriteCurve(times, pages, max(present, float(pages[-1])))
     return found
@@ -206,32 +226,33 @@ def _notes(
     notes = []
     if found.comes_back:
         notes.append(
-            f"its dirty rate changed {len(found.changes)} times and came back: all rounds count, and "
-            "what happens depends on when the mirror begins"
+            f"the dirty rate changed {len(found.changes)} times and came back: all rounds count, and "
+            "the outcome depends on when the mirror starts"
         )
     elif found.too_late:
         notes.append(
-            f"its dirty rate changed in round {int(seen.number[found.changes[-1]])}, too late to go by "
-            "what came after: if it stays so, record again"
+            f"the dirty rate changed in round {int(seen.number[found.changes[-1]])}, too late to rely on "
+            "the rounds after it: if the new rate lasts, record again"
         )
     elif found.changes:
         old = seen.dirty[: found.first].sum() / seen.duration_s[: found.first].sum()
         new = seen.dirty[found.first :].sum() / seen.duration_s[found.first :].sum()
         notes.append(
-            f"its dirty rate changed in round {int(seen.number[found.first])}, from {old:.0f} to "
+            f"the dirty rate changed in round {int(seen.number[found.first])}, from {old:.0f} to "
             f"{new:.0f} pages/s: only the {count} rounds since then count"
         )
     if count == 1:
-        notes.append("one round tells nothing of how rounds differ: the interval is a guess")
+        notes.append("a single round does not show how rounds differ: the interval is a guess")
     elif count < _FEW_ROUNDS:
-        notes.append(f"{count} rounds are few: record more of them for a narrower interval")
-    if missed > _NOT_KNOWN:
+        notes.append(f"only {count} rounds: record more of them for a narrower interval")
+    if missed > _MISSED_NOTED:
         notes.append(
-            f"{missed:.0%} of the dirty pages were seen by the scan alone: when in the round they were "
+            f"{missed:.0%} of the dirty pages were found by the scan alone: when in the round they were "
             "written is not known"
         )
     if not len(seen.points.number):
         notes.append(
-            "the recording has no curves.csv (an older redirty's): the spread is that of whole rounds"
+            "the recording has no curves.csv (written by an older redirty): the interval is that of "
+            "whole rounds"
         )
     return notes

@@ -1,4 +1,4 @@
-"""What was seen of a target, as the model takes it: from a recording or from a live session."""
+"""Observations of a target, the input of the model: from a recording or from a live session."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-ALL = -1  # as a class: all of them together
+ALL = -1  # as a mapping class: all classes together
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Points of single rounds' write curves, in any order: (m,) each. Within elapsed_s of the arm that
-    began round `number`, `dirty` distinct pages of a class were written, `redirtied` of them present at
-    that arm (NaN: not known). rounds: how many whole rounds that is, 0 inside one. mapping_class: an
-    index into Observations.classes, or ALL."""
+    """Points of write curves, in any order: (m,) each.
+
+    Attributes:
+        number: the round whose arm the time is measured from.
+        rounds: number of whole rounds that the time spans, 0 inside a round.
+        mapping_class: index into Observations.classes, or ALL.
+        elapsed_s: seconds since the arm.
+        dirty: distinct pages of the class that were written within that time.
+        redirtied: those of them that were present at the arm; NaN when not known.
+    """
 
     number: Ints
     rounds: Ints
@@ -29,12 +35,12 @@ class Points:
 
     @classmethod
     def none(cls) -> Points:
-        """Of a recording that has none."""
+        """Return no points: an older recording has none."""
         ints, floats = np.empty(0, np.int64), np.empty(0)
         return cls(ints, ints, ints, floats, floats, floats)
 
     def chosen(self, which: npt.NDArray[np.bool_]) -> Points:
-        """Some of them."""
+        """Return the points that a mask (m,) selects."""
         return Points(
             self.number[which],
             self.rounds[which],
@@ -47,18 +53,36 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class MappingRate:
-    """One mapping and how fast it was written lately, in pages per second."""
+    """The recent write rate of a mapping.
+
+    Attributes:
+        name: start address and path.
+        mapping_class: one of linux.maps.CLASSES.
+        pid: the process.
+        dirty_per_s: pages per second.
+    """
 
     name: str
     mapping_class: str
     pid: int
     dirty_per_s: float
 
+    @classmethod
+    def of(
+        cls, start: int, path: str, mapping_class: str, pid: int, dirty_per_s: float
+    ) -> MappingRate:
+        """Build the rate of the mapping at an address; path: empty for anonymous memory."""
+        return cls(f"{start:#x} {path or '(anonymous)'}", mapping_class, pid, dirty_per_s)
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Memory in the order in which it is copied first, in pieces: (n,) pages of each, and those of them
-    that are zero: never touched, or full of zeros."""
+    """Memory in the order in which the first pass copies it, piece by piece.
+
+    Attributes:
+        pages: (n,) pages of each piece.
+        zero: (n,) those of them that were never touched, or contain only zeros.
+    """
 
     pages: Floats
     zero: Floats
@@ -66,10 +90,19 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Complete rounds, (n,) each, ascending, in pages and seconds; and points of their curves.
+    """Complete rounds, in ascending order, and points of their write curves.
 
-    average: (elapsed_s, pages) of an average curve, for recordings that have no points. layout: where
-    the zero pages were counted. boundary_s: how long the end of a round takes, as a rule.
+    Attributes:
+        page_size: in bytes.
+        number: (n,) round numbers.
+        duration_s, arm_s: (n,) length of each round, and of its arm.
+        present, dirty, redirtied, missed: (n,) pages.
+        points: points of write curves.
+        classes: names of the mapping classes that the points refer to.
+        average: (elapsed_s, pages) of an average curve, for recordings that have no points.
+        mappings: recent write rates, the fastest first.
+        layout: where the zero pages are, if they were counted.
+        boundary_s: usual time that the end of a round takes.
     """
 
     page_size: int
@@ -89,5 +122,5 @@ class Observations:
 
     @property
     def rounds(self) -> int:
-        """How many."""
+        """The number of rounds."""
         return len(self.number)

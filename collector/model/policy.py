@@ -1,6 +1,6 @@
-"""When a mirror makes another pass, and when it stops the target: the rules that tools follow.
+"""Policies: when a mirror makes another pass, and when it stops the target; redirty's and other tools'.
 
-A policy is asked after each pass with what is left to copy. Sources: QEMU 7.2 (migration/migration.c:
+A policy is consulted after each pass with what is left to copy. Sources: QEMU 7.2 (migration/migration.c:
 migration_iteration_run, migration_update_counters, migration_completion; migration/ram.c:
 ram_save_pending, save_zero_page_to_file); CRIU's pre-dump; Xen tools/libs/light/libxl_dom_save.c and
 tools/libs/guest sg_save_domain.c (the legacy stop conditions: 5 rounds, 50 pages).
@@ -14,21 +14,27 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from redirty.collector.errors import UsageError
+from redirty.collector.pageset import PAGE_SIZE
 
 NAMES = "redirty, qemu, criu:N, passes:N or xen"
-QEMU_ZERO_PAGE_BYTES = 9  # its 8-byte header and the byte that is repeated
+QEMU_ZERO_PAGE_BYTES = 9  # an 8-byte header and the byte that is repeated
 QEMU_PAGE_HEADER_BYTES = 8
-QEMU_LOOK_S = 0.1  # BUFFER_DELAY: how often its thread comes to see whether what is left would fit
-SURE = 0.9  # a page is held back when it will be written again with this probability
+QEMU_POLL_S = 0.1  # BUFFER_DELAY: how often its thread checks whether what is left fits the limit
+SURE = 0.9  # a page is deferred when it will be written again with this probability
 
 DEFAULT_DOWNTIME_S = 0.3
 
 
 @dataclass(frozen=True)
 class Remaining:
-    """What is to be copied in a pass. bytes: on the link. pending_bytes: whole pages, zero or not.
-    end_of: of the last so many pending bytes, how many go over the link; None: as of all of them.
-    meanwhile_bytes: what is written until the target stands still, if it is stopped now."""
+    """Work left for a pass.
+
+    Attributes:
+        bytes: on the link.
+        pending_bytes: whole pages, zero or not.
+        end_of: how many bytes on the link the last n pending bytes take; None: proportionally as many.
+        meanwhile_bytes: what is written until the target is stopped, if that is requested now.
+    """
 
     bytes: float
     pending_bytes: float
@@ -36,7 +42,7 @@ class Remaining:
     meanwhile_bytes: float = 0.0
 
     def of_the_last(self, pending_bytes: float) -> float:
-        """What the last so many pending bytes are on the link."""
+        """Return how many bytes on the link the last pending_bytes take."""
         if pending_bytes >= self.pending_bytes:
             return self.bytes
         if self.end_of is not None:
@@ -44,15 +50,20 @@ class Remaining:
         return pending_bytes * self.bytes / self.pending_bytes
 
 
-# again(s): of the pages written in two stretches of s seconds, how many bytes in both, and with which
-# probability such a page is written in a third one, too.
+# again(s): the bytes of the pages written in both of two consecutive times of s seconds, and the
+# probability that such a page is written in a third one, too.
 Again = Callable[[float], tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class PassSent:
-    """What a pass sends before the page tables are looked at again, in bytes. hot: what it does not
-    send are pages that were written again and again, kept_bytes of them."""
+    """Decision of a policy about one pass.
+
+    Attributes:
+        bytes: sent before the next scan, on the link.
+        hot: whether the pages that are not sent are hot ones, written again and again.
+        kept_bytes: how many bytes of hot pages are kept for a later pass.
+    """
 
     bytes: float
     hot: bool = False
@@ -60,11 +71,17 @@ class PassSent:
 
 
 class Policy(Protocol):
-    """name: as the user writes it. zero_page_bytes (None: as any other), header_bytes: what a page
-    costs on the link beside its contents. downtime_s: the goal; None: it has none. endless: it goes
-    on for ever when it does not converge. compares: pages with the contents that were sent are not
-    sent again. boundary_s: what passes between one pass and the next, and before the last one, beside
-    sending."""
+    """Rules of a pre-copy.
+
+    Attributes:
+        name: as the user writes it.
+        zero_page_bytes: bytes on the link of a zero page; None: as any other page.
+        header_bytes: bytes on the link of a page in addition to its contents.
+        downtime_s: the goal; None when the policy has none.
+        endless: whether it continues for ever when it does not converge.
+        compares: whether pages whose contents were sent already are not sent again.
+        boundary_s: time between two passes, and before the last one, in addition to sending.
+    """
 
     @property
     def name(self) -> str: ...
@@ -88,17 +105,19 @@ class Policy(Protocol):
     def boundary_s(self) -> float: ...
 
     def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
-        """Of what is left, how much is sent in this pass."""
+        """Decide how much of what is left this pass sends."""
 
     def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
-        """Whether the target is stopped now, after pass `number` (from 1), with so much left."""
+        """Decide whether the target is stopped now, after pass `number` (from 1)."""
 
 
 @dataclass(frozen=True)
 class Qemu:
-    """Passes until what is left fits the downtime limit. Every 100 ms it compares what is left of the
-    pass, whole pages, with bandwidth x limit; once that fits, it takes what was written meanwhile
-    to it, so a pass ends early."""
+    """QEMU: passes until what is left fits the downtime limit.
+
+    Every 100 ms it compares what is left of the pass, in whole pages, with bandwidth x limit; once that
+    fits, it adds what was written meanwhile, so a pass ends early.
+    """
 
     downtime_s: float
     zero_page_bytes: float | None = QEMU_ZERO_PAGE_BYTES
@@ -113,9 +132,9 @@ class Qemu:
 
     def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
         """See Policy."""
-        step = bandwidth * QEMU_LOOK_S
+        step = bandwidth * QEMU_POLL_S
         fits = left.of_the_last(bandwidth * self.downtime_s)
-        # at a look with exactly the limit pending it goes on
+        # With exactly the limit pending it continues.
         steps = max(1.0, math.floor((left.bytes - fits) / step) + 1)
         return PassSent(min(left.bytes, steps * step))
 
@@ -126,9 +145,12 @@ class Qemu:
 
 @dataclass(frozen=True)
 class Goal:
-    """Passes until what is left fits the downtime goal. keep_hot: pages that will surely be written
-    again are kept for the end, as far as they fit the goal: redirty's own. It stops when all that was
-    written fits, as what is unchanged shows only when it is read."""
+    """redirty: passes until what is left fits the downtime goal.
+
+    It stops the target when all that was written fits: which pages are unchanged shows only when they are
+    read. keep_hot: defer pages that will almost certainly be written again to the last pass, as far as they
+    fit the goal.
+    """
 
     downtime_s: float
     boundary_s: float = 0.0
@@ -149,24 +171,24 @@ class Goal:
         hot, sure = again(left.bytes / bandwidth)
         if sure < SURE:
             return PassSent(left.bytes)
-        kept = min(hot, self._most(bandwidth), left.pending_bytes)
-        # Pages that are written so often are hardly found unchanged; at random moments, half are at most.
+        kept = min(hot, self._capacity(bandwidth), left.pending_bytes)
+        # Pages written that often are hardly ever unchanged; with random writes, at most half of the rest is.
         sent = max(left.bytes - kept, (left.pending_bytes - kept) / 2)
         return PassSent(sent, hot=True, kept_bytes=kept)
 
     def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
         """See Policy."""
-        fits = left.pending_bytes + left.meanwhile_bytes <= self._most(bandwidth)
+        fits = left.pending_bytes + left.meanwhile_bytes <= self._capacity(bandwidth)
         return fits and self.boundary_s <= self.downtime_s
 
-    def _most(self, bandwidth: float) -> float:
-        """What the last pass can carry in time."""
+    def _capacity(self, bandwidth: float) -> float:
+        """Return the bytes that the last pass can carry in time."""
         return bandwidth * max(self.downtime_s - self.boundary_s, 0.0)
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """A set number of passes, then the rest: CRIU's pre-dumps, the 2009 module."""
+    """A fixed number of passes, then the rest: CRIU's pre-dumps, the 2009 module."""
 
     passes: int
     kind: str = "passes"
@@ -192,10 +214,10 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Xen:
-    """At most five passes, fewer when fewer than 50 pages are left."""
+    """Xen: at most five passes, fewer when fewer than 50 pages are left."""
 
     passes: int = 5
-    few_bytes: float = 50 * 4096
+    few_bytes: float = 50 * PAGE_SIZE
     downtime_s: float | None = None
     zero_page_bytes: float | None = None
     header_bytes: float = 8.0
@@ -217,10 +239,14 @@ class Xen:
 
 
 def policy_of(text: str, downtime_s: float | None = None, boundary_s: float = 0.0) -> Policy:
-    """A policy by its name. downtime_s: the goal; without it 0.3 s where the policy needs one.
-    boundary_s: see Policy, of redirty's own; what it is of others nobody measured.
+    """Return a policy by its name.
 
-    Errors: UsageError.
+    Args:
+        text: one of NAMES.
+        downtime_s: the goal; without it 0.3 s where the policy needs one.
+        boundary_s: see Policy; used for redirty's own only, as it was not measured for other tools.
+
+    Raises: UsageError for an unknown name.
     """
     goal = DEFAULT_DOWNTIME_S if downtime_s is None else downtime_s
     if text == "redirty":
@@ -232,6 +258,8 @@ def policy_of(text: str, downtime_s: float | None = None, boundary_s: float = 0.
     kind, _, number = text.partition(":")
     if kind in ("criu", "passes"):
         if not (number.isascii() and number.isdigit() and 1 <= int(number) <= 10_000):
-            raise UsageError(f"policy {text!r} needs a number of passes, 1 to 10000: {kind}:3")
+            raise UsageError(
+                f"--policy {kind} needs a number of passes between 1 and 10000, like {kind}:3, got {text!r}"
+            )
         return Fixed(int(number), kind, downtime_s)
-    raise UsageError(f"policy {text!r} is not known: give {NAMES}")
+    raise UsageError(f"unknown policy {text!r}: choose {NAMES}")

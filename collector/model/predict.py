@@ -1,4 +1,4 @@
-"""The answer: passes, times, bytes, what would be enough, and why it does not converge."""
+"""Prediction: passes, times, bytes, what would suffice, and why a mirror does not converge."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from redirty.collector.model.reasons import reasons_of
 from redirty.collector.model.simulation import (
     Memory,
     Outcome,
-    least_bandwidth,
-    least_downtime,
+    min_bandwidth,
+    min_downtime,
     simulate,
 )
 from redirty.collector.model.write_curve import WriteCurve
 
-_TIMES = (1 / 4, 1 / 2, 1, 2, 4)  # of the bandwidth asked for
+_FACTORS = (1 / 4, 1 / 2, 1, 2, 4)  # of the requested bandwidth
 _DOWNTIMES_S = (0.03, 0.1, 0.3, 1.0)
-_NEAR = 1.1  # times the bandwidth at which it begins to converge: no verdict is sure there
-_FAST = 20e9  # bytes per second: no machine reads its memory page by page so quickly
+_NEAR = 1.1  # times the bandwidth at which it starts to converge: no verdict is certain there
+_MAX_BANDWIDTH = 20e9  # bytes per second: no machine reads its memory page by page that fast
 
 
 def memory_of(fit: Fit, question: Question, policy: Policy, layout: Layout | None = None) -> Memory:
-    """What is copied: as the question says, else as it was counted, else what is present."""
+    """Return what is copied: as the question says, else as counted, else what is present."""
     page = fit.page_size
-    asked = question.memory is not None or question.zero is not None
-    if layout is not None and not asked and policy.zero_page_bytes is not None:
+    given = question.memory is not None or question.zero is not None
+    if layout is not None and not given and policy.zero_page_bytes is not None:
         pages, zero = float(layout.pages.sum()), float(layout.zero.sum())
         return Memory(pages, zero, page, (layout.pages, layout.zero))
     pages = fit.present if question.memory is None else question.memory / page
@@ -38,18 +38,21 @@ def memory_of(fit: Fit, question: Question, policy: Policy, layout: Layout | Non
 
 
 def answer(fit: Fit, question: Question, layout: Layout | None = None) -> Answer:
-    """What would happen. Quick: a live screen asks it each round. layout: Observed's.
+    """Predict the outcome of a mirror. Fast: a live screen calls it each round.
 
-    Errors: UsageError for a policy that is none.
+    layout: that of the observations.
+
+    Raises: UsageError for an unknown policy.
     """
     policy = question.policy_for(question.downtime_s, fit.boundary_s)
     memory = memory_of(fit, question, policy, layout)
 
-    def outcome(curve: WriteCurve, times: float = 1.0) -> Outcome:
-        return simulate(memory, curve, policy, question.bandwidth * times, question.last_bandwidth)
+    def outcome(curve: WriteCurve, factor: float = 1.0) -> Outcome:
+        bandwidth = question.bandwidth * factor
+        return simulate(memory, curve, policy, bandwidth, question.last_bandwidth)
 
     middle, low, high = outcome(fit.curve), outcome(fit.low), outcome(fit.high)
-    # So near to where it turns, chance decides.
+    # That close to the critical bandwidth, chance decides.
     if high.converges and not (below := outcome(fit.curve, 1 / _NEAR)).converges:
         high = below
     if not low.converges and (above := outcome(fit.curve, _NEAR)).converges:
@@ -58,11 +61,11 @@ def answer(fit: Fit, question: Question, layout: Layout | None = None) -> Answer
 
 
 def as_json(a: Answer, mappings: tuple[MappingRate, ...] = ()) -> dict[str, Any]:
-    """The contract's object. What never ends is null."""
+    """Return the object of `predict --json`. Times of a mirror that never ends are null."""
     fit, curve = a.fit, a.fit.curve
     question = a.question
-    enough = least_bandwidth(a.memory, curve, a.policy)
-    goal = least_downtime(a.memory, curve, a.policy_for, question.bandwidth)
+    enough = min_bandwidth(a.memory, curve, a.policy)
+    goal = min_downtime(a.memory, curve, a.policy_for, question.bandwidth)
     if not a.policy.endless:
         goal = a.middle.downtime_s
     return {
@@ -109,8 +112,10 @@ def _finite(value: float) -> float | None:
 
 
 def _end(a: Answer, which: Callable[..., float]) -> dict[str, float | None]:
-    """The least, or the most, of what the curve and both ends of its interval lead to: more pages
-    written may well mean a shorter last pass."""
+    """Return the smallest or largest outcome of the curve and both ends of its interval.
+
+    More pages written may well mean a shorter last pass, so each figure is compared by itself.
+    """
     outcomes = (a.low, a.middle, a.high)
     sent = which(o.transferred_bytes if o.converges else math.inf for o in outcomes)
     return {
@@ -121,7 +126,7 @@ def _end(a: Answer, which: Callable[..., float]) -> dict[str, float | None]:
 
 
 def _curve_points(fit: Fit) -> list[dict[str, float]]:
-    """W(t) at three times a decade, with its interval; measured says which were seen."""
+    """Return W(t) at three times a decade, with its interval; `measured`: False where it is extrapolated."""
     found = []
     exponent = math.floor(math.log10(float(fit.curve.elapsed_s[0])) * 3)
     last = math.ceil(math.log10(fit.curve.measured_s) * 3) + 3
@@ -140,14 +145,16 @@ def _curve_points(fit: Fit) -> list[dict[str, float]]:
 
 
 def _pass_s(a: Answer) -> float:
-    """The length of a pass that tells what keeps it from ending: the last one before the end, or the
-    one after which nothing changes any more."""
+    """Return the length of the pass that shows what keeps the mirror from ending.
+
+    The last one before the stop, or the one after which nothing changes any more.
+    """
     passes = a.middle.passes[:-1] if a.middle.converges else a.middle.passes
     return passes[-1].duration_s if passes else 0.0
 
 
 def _classes(a: Answer) -> dict[str, dict[str, float]]:
-    """What each mapping class dirties in the last pass before the end."""
+    """Return what each mapping class dirties in the last pass before the stop."""
     seconds = _pass_s(a)
     dirty = {name: curve(seconds) for name, curve in a.fit.by_class.items()}
     total = sum(dirty.values()) or 1.0
@@ -162,18 +169,18 @@ def _classes(a: Answer) -> dict[str, dict[str, float]]:
 
 
 def table(a: Answer) -> list[dict[str, Any]]:
-    """Total times for bandwidths around the one asked for, by downtime goals."""
-    asked = a.policy.downtime_s
+    """Return total times for bandwidths around the requested one, by downtime goals."""
+    goal_s = a.policy.downtime_s
     goals: list[float | None] = [None]
-    if asked is not None:
-        goals = [*sorted({*_DOWNTIMES_S, asked})]
+    if goal_s is not None:
+        goals = [*sorted({*_DOWNTIMES_S, goal_s})]
     rows = []
-    for times in _TIMES:
-        bandwidth = a.question.bandwidth * times
+    for factor in _FACTORS:
+        bandwidth = a.question.bandwidth * factor
         for goal in goals:
             found = simulate(
                 a.memory, a.fit.curve, a.policy_for(goal), bandwidth,
-                a.question.last_bandwidth and a.question.last_bandwidth * times,
+                a.question.last_bandwidth and a.question.last_bandwidth * factor,
             )  # fmt: skip
             rows.append(
                 {
@@ -189,18 +196,18 @@ def table(a: Answer) -> list[dict[str, Any]]:
 
 
 def notes(a: Answer) -> list[str]:
-    """What a reader should know of the figures."""
+    """Return the caveats of the figures, one sentence each."""
     found = list(a.fit.notes)
     longest = max((p.duration_s for p in a.middle.passes), default=0.0)
     if longest > 1.5 * a.fit.curve.measured_s:
         found.append(
             f"passes of up to {longest:.3g} s are longer than what was measured "
-            f"({a.fit.curve.measured_s:.3g} s): beyond it the curve is carried on by a mixture of "
+            f"({a.fit.curve.measured_s:.3g} s): beyond that the curve is extrapolated by a mixture of "
             "Poisson writers; record for longer"
         )
-    if a.question.bandwidth > _FAST:
+    if a.question.bandwidth > _MAX_BANDWIDTH:
         found.append(
-            f"{a.question.bandwidth / 1e9:.3g} GB/s is more than memory can be read with: the "
-            "passes will take longer"
+            f"{a.question.bandwidth / 1e9:.3g} GB/s is faster than memory can be read: the passes will "
+            "take longer"
         )
     return found

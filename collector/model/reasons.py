@@ -1,4 +1,4 @@
-"""Why a mirror converges or not, in words."""
+"""Reasons why a mirror converges or not, as sentences."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from redirty.collector.units import show_bytes, show_time
 if TYPE_CHECKING:
     from redirty.collector.model.prediction import Answer
 
-_NAMED = 3
-_WORTH_NAMING = 0.05  # of all that is written
+_MAX_NAMED = 3  # mappings
+_MIN_SHARE = 0.05  # of all writes, for a mapping to be named
 
 
 def reasons_of(
     a: Answer, classes: dict[str, dict[str, float]], mappings: tuple[MappingRate, ...]
 ) -> list[str]:
-    """One line each. classes: as predict gives them; mappings: the most written first."""
+    """Return the reasons, one line each.
+
+    classes: as in predict.as_json(); mappings: the most written first.
+    """
     page = a.fit.page_size
     bandwidth = a.question.bandwidth
     goal = a.policy.downtime_s
@@ -38,7 +41,7 @@ def reasons_of(
             left = a.middle.left_bytes
             found.append(
                 f"a pass of {show_time(seconds)} leaves {show_bytes(left)} to copy, and so does "
-                f"the next; {show_time(goal)} carry {show_bytes(bandwidth * goal)}"
+                f"the next; in {show_time(goal)} the link carries {show_bytes(bandwidth * goal)}"
             )
         else:
             down = a.middle.passes[-1]
@@ -49,12 +52,12 @@ def reasons_of(
     growth = a.fit.growth_per_s * page
     if growth >= 0.05 * bandwidth:
         found.append(
-            f"its memory grows by {show_bytes(growth)}/s, {growth / bandwidth:.0%} of the bandwidth"
+            f"the target's memory grows by {show_bytes(growth)}/s, {growth / bandwidth:.0%} of the bandwidth"
         )
     if len(classes) > 1:
         shares = sorted(classes.items(), key=lambda item: -item[1]["share"])
         found.append(
-            "written again in such a pass: "
+            "re-dirtied in such a pass: "
             + ", ".join(f"{name} {c['share']:.0%}" for name, c in shares if c["share"] >= 0.005)
         )
     found += _mapping_lines(mappings, page)
@@ -62,9 +65,9 @@ def reasons_of(
 
 
 def _mapping_lines(mappings: tuple[MappingRate, ...], page: int) -> list[str]:
-    """The mappings that are written most."""
+    """Return a line for each of the mappings that are written most."""
     total = sum(m.dirty_per_s for m in mappings)
-    named = [m for m in mappings[:_NAMED] if m.dirty_per_s >= _WORTH_NAMING * total]
+    named = [m for m in mappings[:_MAX_NAMED] if m.dirty_per_s >= _MIN_SHARE * total]
     return [
         f"process {m.pid} writes {show_bytes(m.dirty_per_s * page)}/s ({m.dirty_per_s / total:.0%}) "
         f"in {one_line(m.name)} ({m.mapping_class})"

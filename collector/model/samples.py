@@ -1,4 +1,4 @@
-"""Points of single rounds' curves, side by side: a table of rounds by time, and runs by their length."""
+"""Samples for the fit: points of single rounds at common times, and windows of rounds by length."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from redirty.collector.model.observations import ALL, Observations, Points
 
 Floats = npt.NDArray[np.float64]
 
-_AN_OCTAVE = 8  # columns
-_ROUNDS = 64  # rows at most, the latest ones
-_SHORT = 0.9  # a round shorter than this part of the usual one is none to take the end from
+_TIMES_AN_OCTAVE = 8
+_MAX_ROUNDS = 64  # the latest ones
+_SHORT = 0.9  # the end of a round shorter than this part of the usual length does not count
 
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """Runs of a number of rounds. values: (n,) distinct pages of each; elapsed_s, new_pages, by_class: means."""
+    """Windows of one length.
+
+    Attributes:
+        elapsed_s: their mean duration.
+        values: (n,) distinct pages written in each.
+        new_pages: mean number of them that are new.
+        by_class: mean number by mapping class.
+    """
 
     elapsed_s: float
     values: Floats
@@ -27,8 +34,13 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """times: (c,) inside a round; inside: (r, c) pages written until then, NaN where the round was
-    shorter. levels: single rounds, then runs, ascending; at least one."""
+    """Samples of W(t).
+
+    Attributes:
+        times: (c,) times inside a round, in seconds since the arm.
+        inside: (r, c) pages written until then, by round; NaN where the round was shorter.
+        levels: single rounds, then windows of several rounds, by ascending length; at least one.
+    """
 
     times: Floats
     inside: Floats
@@ -36,11 +48,11 @@ class Samples:
 
 
 def tabulate(seen: Observations, first: int) -> Samples:
-    """Of the rounds from index `first` on."""
+    """Build the samples of the rounds from index `first` on."""
     duration_s = seen.duration_s[first:]
     usual = float(np.median(duration_s))
     points = seen.points
-    recent = int(seen.number[first:][-_ROUNDS:][0])
+    recent = int(seen.number[first:][-_MAX_ROUNDS:][0])
     near = points.chosen(
         (points.number >= recent) & (points.rounds <= 1) & (points.mapping_class == ALL)
     )
@@ -59,7 +71,7 @@ def tabulate(seen: Observations, first: int) -> Samples:
 
 
 def _from_averages(seen: Observations, first: int, usual: float) -> Samples:
-    """An older recording: rounds by their totals, and the average curve inside them."""
+    """Build samples of an older recording: totals of rounds, and the average curve inside them."""
     duration_s, dirty = seen.duration_s[first:], seen.dirty[first:]
     values = dirty * (usual / duration_s)
     level = Level(usual, values, float((dirty - seen.redirtied[first:]).mean()))
@@ -71,11 +83,17 @@ def _from_averages(seen: Observations, first: int, usual: float) -> Samples:
 
 
 def _raced(dirty: Floats, arm_s: Floats, ends: Floats, half: Floats, usual: float) -> Floats:
-    """By round, pages in its log that were written while it was armed, each before it was protected
-    itself: they belong to the round before alone. None of them was written in that one before, so they
-    come at the rate at which new pages come at a round's end, for half of the arm.
+    """Estimate the pages in a round's log that were written while it was armed, each before it was protected.
 
-    dirty, arm_s: of all rounds. ends, half: of some, pages at their ends and half way there.
+    They belong to the previous round alone. None of them was written in that round before, so they come at
+    the rate at which new pages come at the end of a round, for half of the arm.
+
+    Args:
+        dirty, arm_s: (n,) of all rounds.
+        ends, half: (r,) of some rounds, pages written until their end, and until half of it.
+        usual: usual length of a round in seconds.
+
+    Returns: (n,) pages by round.
     """
     known = ~np.isnan(half)
     total = float(ends[known].sum())
@@ -87,19 +105,22 @@ def _raced(dirty: Floats, arm_s: Floats, ends: Floats, half: Floats, usual: floa
 
 
 def _inside(points: Points, usual: float) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
-    """(numbers of rounds, pages by round and time, times); NaN where a round was shorter. The last
-    column is half of the usual length."""
+    """Interpolate the curves of single rounds at common times.
+
+    Returns: (round numbers, pages by round and time, times); NaN where a round was shorter. The last column
+    is at half of the usual length.
+    """
     order = np.lexsort((points.elapsed_s, points.number))
     number, t, pages = points.number[order], points.elapsed_s[order], points.dirty[order]
     new = np.append(True, number[1:] != number[:-1])
     starts = np.flatnonzero(new)
     least = max(float(t.min()), usual * 1e-6)
     times = np.empty(0)
-    if least < usual:  # else nothing is known but the ends
-        count = max(2, int(np.ceil(np.log2(usual / least) * _AN_OCTAVE)) + 1)
+    if least < usual:  # else only the ends are known
+        count = max(2, int(np.ceil(np.log2(usual / least) * _TIMES_AN_OCTAVE)) + 1)
         times = np.geomspace(least, usual, count)[:-1]
     times = np.append(times, usual / 2)
-    # All rounds one after the other on one axis, each from a point of no time and no pages on.
+    # All rounds one after the other on one time axis, each starting at (0 s, 0 pages).
     apart = 2 * max(float(t.max()), usual)
     x = np.insert(t + (np.cumsum(new) - 1) * apart, starts, np.arange(len(starts)) * apart)
     y = np.insert(pages, starts, 0.0)
@@ -109,10 +130,88 @@ def _inside(points: Points, usual: float) -> tuple[npt.NDArray[np.int64], Floats
     return number[starts], rows, times
 
 
-def _at_the_end(lengths: npt.NDArray[np.int64], mean_s: Floats, mean: Floats) -> Floats:
-    """By length of runs, in rounds and ascending, how fast new pages come at their end, pages per second:
-    since the end of runs that are half as long. All (n,); 0 for the shortest. mean_s, mean: of the runs
-    of a length, how long they took and how many pages were written in them."""
+@dataclass(frozen=True, eq=False)
+class _Windows:
+    """Windows of whole rounds, sorted by length.
+
+    Attributes:
+        number: (m,) first round of each window, ascending within a length.
+        dirty, new: (m,) distinct pages written, and those of them that are new.
+        lengths: (l,) lengths in rounds, ascending.
+        starts, counts: (l,) index of the first window of each length, and the number of windows.
+        mean_s: (l,) mean duration of the windows of each length.
+    """
+
+    number: npt.NDArray[np.int64]
+    dirty: Floats
+    new: Floats
+    lengths: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    mean_s: Floats
+
+    def mean(self, values: Floats) -> Floats:
+        """Return the mean of values (m,) over the windows of each length: (l,)."""
+        means: Floats = np.add.reduceat(values, self.starts) / self.counts
+        return means
+
+
+def _levels(
+    seen: Observations, points: Points, usual: float, excess: Floats, first: int
+) -> tuple[Level, ...]:
+    """Build the levels: rounds, and windows of several rounds, by length."""
+    complete = points.elapsed_s >= usual * _SHORT * points.rounds
+    ends = points.chosen(complete & (points.mapping_class == ALL))
+    if not len(ends.number):
+        values = seen.dirty[-1:]
+        return (Level(usual, values, float(seen.dirty[-1] - seen.redirtied[-1])),)
+    windows = _by_length(ends)
+    pages = _without_raced(windows, seen.number[first:], seen.arm_s[first:], excess)
+    classes = points.chosen(complete & (points.mapping_class != ALL))
+    class_sums = np.zeros((len(windows.lengths), len(seen.classes)))
+    known = np.isin(classes.rounds, windows.lengths)
+    at_length = np.searchsorted(windows.lengths, classes.rounds[known])
+    np.add.at(class_sums, (at_length, classes.mapping_class[known]), classes.dirty[known])
+    return _chained(windows, pages, class_sums, seen.classes)
+
+
+def _by_length(ends: Points) -> _Windows:
+    """Group windows by their length in rounds. ends: the end point of each, at least one."""
+    order = np.lexsort((ends.number, ends.rounds))
+    dirty = ends.dirty[order]
+    lengths, starts, counts = np.unique(ends.rounds[order], return_index=True, return_counts=True)
+    return _Windows(
+        number=ends.number[order],
+        dirty=dirty,
+        new=np.maximum(dirty - ends.redirtied[order], 0.0),
+        lengths=lengths,
+        starts=starts,
+        counts=counts,
+        mean_s=np.add.reduceat(ends.elapsed_s[order], starts) / counts,
+    )
+
+
+def _without_raced(
+    windows: _Windows, number: npt.NDArray[np.int64], arm_s: Floats, excess: Floats
+) -> Floats:
+    """Return the pages of each window, (m,), without those written while its first round was armed.
+
+    Of a single round they are known (see _raced()). Of a longer window they come at the rate at which new
+    pages come at its end, for half of the arm. number, arm_s, excess: of all rounds.
+    """
+    at = np.searchsorted(number, windows.number)
+    slope = _rate_at_the_end(windows.lengths, windows.mean_s, windows.mean(windows.dirty))
+    late = arm_s[at] / 2 * np.repeat(slope, windows.counts)
+    single = np.repeat(windows.lengths, windows.counts) == 1
+    return np.maximum(windows.dirty - np.where(single, excess[at], late), 0.0)
+
+
+def _rate_at_the_end(lengths: npt.NDArray[np.int64], mean_s: Floats, mean: Floats) -> Floats:
+    """Return how fast new pages come at the end of windows of each length, in pages per second.
+
+    Measured since the end of windows that are half as long; 0 for the shortest. All (l,): lengths in
+    rounds, ascending; mean_s, mean: mean duration, and mean pages written.
+    """
     half = np.maximum(np.searchsorted(lengths, lengths // 2, side="right") - 1, 0)
     longer = np.maximum(mean_s - mean_s[half], 1e-9)
     slope = np.maximum(mean - mean[half], 0.0) / longer
@@ -120,61 +219,42 @@ def _at_the_end(lengths: npt.NDArray[np.int64], mean_s: Floats, mean: Floats) ->
     return found
 
 
-def _levels(
-    seen: Observations, points: Points, usual: float, excess: Floats, first: int
+def _chained(
+    windows: _Windows, pages: Floats, class_sums: Floats, classes: tuple[str, ...]
 ) -> tuple[Level, ...]:
-    """Rounds, and runs of them, by their length. In a run of more than 2^j rounds that begins where one
-    of 2^j does, pages are counted by how many times as many they are: so few long runs tell how the
-    curve goes on, and the many short ones how high it is."""
-    whole_runs = points.elapsed_s >= usual * _SHORT * points.rounds
-    whole = points.chosen(whole_runs & (points.mapping_class == ALL))
-    order = np.lexsort((whole.number, whole.rounds))
-    number, rounds, elapsed_s = whole.number[order], whole.rounds[order], whole.elapsed_s[order]
-    dirty = whole.dirty[order]
-    lengths, starts, counts = np.unique(rounds, return_index=True, return_counts=True)
-    mean_s, mean_new = np.empty(0), np.empty(0)
-    pages = dirty
-    if len(starts):
-        mean_s = np.add.reduceat(elapsed_s, starts) / counts
-        at = np.searchsorted(seen.number[first:], number)
-        slope = _at_the_end(lengths, mean_s, np.add.reduceat(dirty, starts) / counts)
-        late = seen.arm_s[first:][at] / 2 * np.repeat(slope, counts)
-        pages = np.maximum(dirty - np.where(rounds == 1, excess[at], late), 0.0)
-        new = np.maximum(dirty - whole.redirtied[order], 0.0)
-        mean_new = np.add.reduceat(new, starts) / counts
-    classes = points.chosen(whole_runs & (points.mapping_class != ALL))
-    sums = np.zeros((len(lengths), len(seen.classes)))
-    known = np.isin(classes.rounds, lengths)
-    at_length = np.searchsorted(lengths, classes.rounds[known])
-    np.add.at(sums, (at_length, classes.mapping_class[known]), classes.dirty[known])
-    found: list[Level] = []
-    bases: dict[int, tuple[npt.NDArray[np.int64], Floats, float]] = {}
-    bounds = [*starts.tolist(), len(number)]
-    of_length = zip(
-        lengths.tolist(), mean_s.tolist(), mean_new.tolist(), sums.tolist(), strict=True
+    """Build the levels, each relative to the one half as long.
+
+    Pages of a window of more than 2^j rounds that starts where one of 2^j does are counted as a multiple of
+    that one's: few long windows show how the curve continues, and the many short ones how high it is.
+    pages: (m,) by window. class_sums: (l, classes) pages by length and mapping class.
+    """
+    levels: list[Level] = []
+    bases: dict[int, tuple[npt.NDArray[np.int64], Floats, float]] = {}  # by length 2^j
+    bounds = [*windows.starts.tolist(), len(windows.number)]
+    by_length = zip(
+        windows.lengths.tolist(),
+        windows.mean_s.tolist(),
+        windows.mean(windows.new).tolist(),
+        class_sums.tolist(),
+        strict=True,
     )
-    for row, (length, elapsed, fresh, class_sums) in enumerate(of_length):
+    for row, (length, elapsed_s, new_pages, sums) in enumerate(by_length):
         a, b = bounds[row], bounds[row + 1]
         values, scale = pages[a:b], 1.0
         base = bases.get(1 << (length - 1).bit_length() - 1) if length > 1 else None
         if base is not None:
-            numbers, below, mean = base
-            at = np.minimum(numbers.searchsorted(number[a:b]), len(numbers) - 1)
-            same = numbers[at] == number[a:b]
-            total = float(below[at[same]].sum())
+            numbers, base_pages, base_mean = base
+            at = np.minimum(numbers.searchsorted(windows.number[a:b]), len(numbers) - 1)
+            same = numbers[at] == windows.number[a:b]
+            total = float(base_pages[at[same]].sum())
             if total > 0:
                 values = values[same]
-                scale = mean * len(values) / total
+                scale = base_mean * len(values) / total
                 values = values * scale
         by_class = {
-            name: one * scale / (b - a)
-            for name, one in zip(seen.classes, class_sums, strict=True)
-            if one > 0
+            name: one * scale / (b - a) for name, one in zip(classes, sums, strict=True) if one > 0
         }
-        found.append(Level(elapsed, values, fresh * scale, by_class))
+        levels.append(Level(elapsed_s, values, new_pages * scale, by_class))
         if length & (length - 1) == 0:
-            bases[length] = (number[a:b], pages[a:b], float(values.sum()) / len(values))
-    if not found:
-        values = seen.dirty[-1:]
-        found.append(Level(usual, values, float(seen.dirty[-1] - seen.redirtied[-1])))
-    return tuple(found)
+            bases[length] = (windows.number[a:b], pages[a:b], float(values.sum()) / len(values))
+    return tuple(levels)

@@ -1,8 +1,8 @@
-"""Steps along a write curve: pass after pass, until the policy stops the target or it is plain that
-it never will.
+"""Simulation of a pre-copy: pass after pass along a write curve, until the policy stops the target or
+it is clear that it never will.
 
 A pass that takes t leaves W(t) pages to copy again: each was written since the arm at which the pass
-began, before or after it was copied. So passes, total time and downtime follow from the curve and the
+started, before or after it was copied. So passes, total time and downtime follow from the curve and the
 bandwidth alone. A copier that compares contents finds those of them unchanged that were written before
 the pass read them, and not after.
 """
@@ -16,27 +16,32 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.model.policy import Policy, Remaining
+from redirty.collector.model.policy import PassSent, Policy, Remaining
 from redirty.collector.model.write_curve import WriteModel
 
 Floats = npt.NDArray[np.float64]
 
-# When so many passes have left no less than one before them did, to this part, none ever will.
-_PATIENCE = 50
+# When this number of passes in a row left no less than the best pass before them, to a relative
+# precision, no pass ever will.
+_MAX_STALLED = 50
 _LESS = 1e-6
-_PARTS = 6  # of the memory, in the order in which a pass reads it
-_PRECISION = 1.001
-# of its duration, when nothing is known of what it sends
+_PARTS = 6  # equal parts of the memory, in the order in which a pass reads them
+# When a pass reads each part, as a share of its duration, if nothing is known of what it sends.
 _READ_AT = [(part + 0.5) / _PARTS for part in range(_PARTS)]
-_PASSES = 20_000  # of a policy that would make more, nobody waits for the end
+_MAX_PASSES = 20_000  # nobody waits for a policy that would make more
+_PRECISION = 1.001
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What is to be mirrored. pages: present, zero_pages of them all zero. page_size in bytes.
+    """Memory to be mirrored.
 
-    layout: (pages, zero pages) of pieces of it, (n,) each, in the order in which they are copied;
-    without it zero pages are taken to lie evenly among the others.
+    Attributes:
+        pages: pages present.
+        zero_pages: those of them that are all zeros.
+        page_size: in bytes.
+        layout: (pages, zero pages) of the pieces of the memory, (n,) each, in the order in which they are
+            copied. Without it, zero pages are taken to be spread evenly.
     """
 
     pages: float
@@ -45,7 +50,7 @@ class Memory:
     layout: tuple[Floats, Floats] | None = None
 
     def first_pass_bytes(self, policy: Policy) -> float:
-        """Everything once."""
+        """Return the bytes on the link of a pass over all memory."""
         return self._bytes(self.pages, self.zero_pages, policy)
 
     def _bytes(self, pages: float, zero_pages: float, policy: Policy) -> float:
@@ -55,11 +60,11 @@ class Memory:
         return (pages - zero_pages) * self.page_bytes(policy) + zero_pages * zero
 
     def page_bytes(self, policy: Policy) -> float:
-        """A page that is not zero, on the link."""
+        """Return the bytes on the link of a page that is not zero."""
         return self.page_size + policy.header_bytes
 
     def first_pass(self, policy: Policy) -> Remaining:
-        """Before anything is copied."""
+        """Return what is to be copied before the first pass."""
         whole = self.first_pass_bytes(policy)
         pending = self.pages * self.page_size
         if self.layout is None or policy.zero_page_bytes is None:
@@ -74,13 +79,13 @@ class Memory:
 
     @cached_property
     def _from_the_end(self) -> tuple[Floats, Floats]:
-        """Of the last so many pages, how many are zero: ascending, from 0 on."""
+        """(pages, zero pages) summed from the end of the memory on: (n + 1,) each, ascending from 0."""
         assert self.layout is not None
         pages, zero = (np.cumsum(part[::-1]) for part in self.layout)
         return np.insert(pages, 0, 0.0), np.insert(zero, 0, 0.0)
 
     def unsent_pages(self, unsent_bytes: float, policy: Policy) -> float:
-        """Of the first pass, how many pages so many bytes on the link, its last ones, are."""
+        """Return how many pages the last unsent_bytes of the first pass, on the link, stand for."""
         if unsent_bytes <= 0:
             return 0.0
         whole = self.first_pass_bytes(policy)
@@ -93,7 +98,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Pass:
-    """One trip of the copier. number: from 1; the last one is made while the target stands still."""
+    """A pass of the copier.
+
+    Attributes:
+        number: from 1; the last pass is made while the target is stopped.
+        bytes: bytes on the link.
+        duration_s: how long they take.
+    """
 
     number: int
     bytes: float
@@ -102,8 +113,16 @@ class Pass:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What would happen. When it does not converge the passes are those after which nothing changes
-    any more, total_s and downtime_s are infinite, and left_bytes is what each pass leaves."""
+    """The outcome of a simulated mirror.
+
+    Attributes:
+        converges: whether the target can be stopped within the downtime goal.
+        passes: all passes. When it does not converge: those after which nothing changes any more.
+        total_s: from the start to the end; infinite when the policy never stops the target.
+        downtime_s: how long the target is stopped; infinite likewise.
+        transferred_bytes: bytes on the link.
+        left_bytes: what each pass leaves when the policy never stops the target, else 0.
+    """
 
     converges: bool
     passes: tuple[Pass, ...]
@@ -113,6 +132,194 @@ class Outcome:
     left_bytes: float
 
 
+@dataclass(frozen=True)
+class PassState:
+    """The state of a simulated mirror between two passes.
+
+    Attributes:
+        left: what is to be copied.
+        previous_round_s: length of the round of the previous pass; None before the first one.
+        order: (_PARTS,) how much the next pass sends of each part of the memory, as if all were like it.
+        least_bytes: the least that any pass has left so far.
+        stalled: number of passes in a row that left no less than that.
+    """
+
+    left: Remaining
+    previous_round_s: float | None
+    order: tuple[float, ...]
+    least_bytes: float
+    stalled: int
+
+
+class Simulation:
+    """Pre-copy of a memory over a link, one pass a step.
+
+    Attributes:
+        passes: the passes made so far.
+
+    Raises: ValueError for a bandwidth that is not positive.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        written: WriteModel,
+        policy: Policy,
+        bandwidth: float,
+        last_bandwidth: float | None = None,
+    ) -> None:
+        if not bandwidth > 0 or (last_bandwidth is not None and not last_bandwidth > 0):
+            raise ValueError("a bandwidth must be positive")
+        self.memory = memory
+        self.written = written
+        self.policy = policy
+        self.bandwidth = bandwidth
+        self.last_bandwidth = last_bandwidth
+        self.passes: list[Pass] = []
+        self._page_bytes = memory.page_bytes(policy)
+        boundary_s = policy.boundary_s
+        self._meanwhile_bytes = written(boundary_s) * self._page_bytes if boundary_s else 0.0
+
+    def start(self) -> PassState:
+        """Return the state before the first pass."""
+        return PassState(
+            left=self.memory.first_pass(self.policy),
+            previous_round_s=None,
+            order=(1.0,) * _PARTS,
+            least_bytes=math.inf,
+            stalled=0,
+        )
+
+    def step(self, state: PassState) -> PassState | Outcome:
+        """Make one pass. Return the state after it, or the outcome if no other pass follows."""
+        policy, page_bytes = self.policy, self._page_bytes
+        sent = policy.send(state.left, self.bandwidth, self._written_again)
+        took_s = sent.bytes / self.bandwidth
+        round_s = took_s + policy.boundary_s
+        dirty = self.written(round_s) * page_bytes
+        unsent = state.left.bytes - sent.bytes
+        unsent_whole = self._unsent_whole(unsent, sent)
+        overlap = min(unsent_whole * self._overlap(state, sent, round_s), dirty)
+        self.passes.append(Pass(len(self.passes) + 1, sent.bytes, took_s))
+
+        unchanged: list[float] = []
+        order = state.order
+        if policy.compares:
+            unchanged = self._unchanged(state, sent, took_s)
+            order = tuple(max(self.written(round_s) - pages, 0.0) for pages in unchanged)
+            to_do = unsent_whole - overlap + sum(order) / _PARTS * page_bytes
+        else:
+            to_do = unsent * (1 - _share(overlap, unsent_whole)) + dirty
+        pending = (unsent_whole - overlap + dirty) / page_bytes * self.memory.page_size
+        left = Remaining(to_do, pending, meanwhile_bytes=self._meanwhile_bytes)
+        if policy.stop(len(self.passes), left, self.bandwidth):
+            return self._stopped(to_do + self._meanwhile_bytes)
+
+        stalled = self._stalled(state, to_do)
+        if policy.endless and (stalled >= _MAX_STALLED or len(self.passes) >= _MAX_PASSES):
+            return self._never_stopped(pending if policy.compares else to_do, stalled)
+        if policy.compares:
+            changed = self._changed_before_read(unchanged, round_s, to_do)
+            order = tuple(a + b for a, b in zip(order, changed, strict=True))
+            left = replace(left, bytes=to_do + sum(changed) / _PARTS * page_bytes)
+        return PassState(
+            left=left,
+            previous_round_s=round_s,
+            order=order,
+            least_bytes=min(state.least_bytes, to_do),
+            stalled=stalled,
+        )
+
+    def _written_again(self, seconds: float) -> tuple[float, float]:
+        """See policy.Again. In the first pass everything is sent, so there are no such pages."""
+        return written_again(self.written, seconds, self._page_bytes) if self.passes else (0.0, 0.0)
+
+    def _unsent_whole(self, unsent: float, sent: PassSent) -> float:
+        """Return the bytes of the pages that a pass does not send, as if none of them were zero."""
+        if self.policy.compares:
+            return sent.kept_bytes
+        if self.passes:
+            return unsent
+        return self.memory.unsent_pages(unsent, self.policy) * self._page_bytes
+
+    def _overlap(self, state: PassState, sent: PassSent, round_s: float) -> float:
+        """Return the probability that a page that was not sent is written in the round of the pass.
+
+        Such pages are pending already, so both sets together count them once. In the first pass an unsent
+        page is as likely to be written as any other: W(round) / all pages. Later it was written one pass
+        before: _rewritten(). A page deferred because it is hot is at least as likely to be written as
+        written_again() says of pages written twice.
+        """
+        if state.previous_round_s is None:
+            dirty = self.written(round_s) * self._page_bytes
+            likely = _share(dirty, self.memory.pages * self._page_bytes)
+        else:
+            likely = _rewritten(self.written, state.previous_round_s, round_s)
+        sure = written_again(self.written, round_s, self._page_bytes)[1] if sent.hot else 0.0
+        return max(likely, sure)
+
+    def _unchanged(self, state: PassState, sent: PassSent, took_s: float) -> list[float]:
+        """Return the pages, by part, that a pass wrote off as dirty but whose sent contents are current.
+
+        A copier that compares contents does not send them again: met_before_read(), for the share of what
+        was left that the pass has sent.
+        """
+        share = _share(sent.bytes, state.left.bytes)
+        met = met_before_read(
+            self.written, state.previous_round_s, took_s, state.order, self.policy.boundary_s
+        )
+        return [pages * share for pages in met]
+
+    def _changed_before_read(
+        self, unchanged: list[float], round_s: float, to_do: float
+    ) -> list[float]:
+        """Return the pages, by part, of the unchanged ones that are written before the next pass reads them.
+
+        Each is written in the next round with the probability _rewritten(), and before it is read with the
+        share of the pass at which its part is read. What is sent for them makes the pass longer: two steps
+        of a fixed-point iteration.
+        """
+        changed: list[float] = []
+        more = 0.0
+        for _ in range(2):
+            chance = _rewritten(self.written, round_s, (to_do + more) / self.bandwidth)
+            changed = [pages * chance * at for pages, at in zip(unchanged, _READ_AT, strict=True)]
+            more = sum(changed) / _PARTS * self._page_bytes
+        return changed
+
+    def _stalled(self, state: PassState, to_do: float) -> int:
+        """Return the number of passes in a row, this one included, that left no less than the best one."""
+        return 0 if to_do < state.least_bytes * (1 - _LESS) else state.stalled + 1
+
+    def _stopped(self, left: float) -> Outcome:
+        """Return the outcome of stopping the target now, with this number of bytes left."""
+        policy = self.policy
+        last_pass = Pass(len(self.passes) + 1, left, left / (self.last_bandwidth or self.bandwidth))
+        passes = (*self.passes, last_pass)
+        goal, downtime_s = policy.downtime_s, last_pass.duration_s + policy.boundary_s
+        return Outcome(
+            converges=goal is None or downtime_s <= goal * (1 + 1e-9),
+            passes=passes,
+            # one arm at the start, one after each pass, and one when the target is stopped
+            total_s=sum(p.duration_s for p in passes) + (len(passes) + 1) * policy.boundary_s,
+            downtime_s=downtime_s,
+            transferred_bytes=sum(p.bytes for p in passes),
+            left_bytes=0.0,
+        )
+
+    def _never_stopped(self, left: float, stalled: int) -> Outcome:
+        """Return the outcome of a policy that would continue for ever. left: bytes that each pass leaves."""
+        shown = self.passes[: len(self.passes) - stalled + 1] if stalled else self.passes
+        return Outcome(
+            converges=False,
+            passes=tuple(shown),
+            total_s=math.inf,
+            downtime_s=math.inf,
+            transferred_bytes=sum(p.bytes for p in self.passes),
+            left_bytes=left,
+        )
+
+
 def simulate(
     memory: Memory,
     written: WriteModel,
@@ -120,72 +327,23 @@ def simulate(
     bandwidth: float,
     last_bandwidth: float | None = None,
 ) -> Outcome:
-    """Steps through the passes. bandwidth: bytes per second, > 0. last_bandwidth: that of the last
-    pass, where the others are slowed down on purpose (QEMU lifts its max-bandwidth for it).
+    """Simulate a mirror to its end.
 
-    Errors: ValueError for a bandwidth that is none.
+    Args:
+        memory: what is to be copied.
+        written: the write curve of the target.
+        policy: when to make another pass, and when to stop the target.
+        bandwidth: bytes per second, > 0.
+        last_bandwidth: bandwidth of the last pass, where the others are throttled on purpose (QEMU lifts
+            its max-bandwidth for it).
+
+    Raises: ValueError for a bandwidth that is not positive.
     """
-    if not bandwidth > 0 or (last_bandwidth is not None and not last_bandwidth > 0):
-        raise ValueError("a link carries more than 0 bytes per second")
-    page_bytes = memory.page_bytes(policy)
-    known = memory.pages * page_bytes
-    left = memory.first_pass(policy)
-    passes: list[Pass] = []
-    least, tries, order = math.inf, 0, [1.0] * _PARTS  # so few are quicker as a list
-    before_s: float | None = None  # the round of the pass before
-    meanwhile = written(policy.boundary_s) * page_bytes if policy.boundary_s else 0.0
-
-    def again(seconds: float) -> tuple[float, float]:
-        """See policy.Again; in the first pass everything is sent."""
-        return written_again(written, seconds, page_bytes) if passes else (0.0, 0.0)
-
-    while True:
-        sent = policy.send(left, bandwidth, again)
-        took_s = sent.bytes / bandwidth
-        round_s = took_s + policy.boundary_s
-        unsent = left.bytes - sent.bytes
-        # as if none of its pages were zero
-        whole = unsent if passes else memory.unsent_pages(unsent, policy) * page_bytes
-        if policy.compares:
-            whole = sent.kept_bytes
-        dirty = written(round_s) * page_bytes
-        # Pages that were not sent may have been written again besides: both sets once. In the first pass
-        # they are no more likely to be than any page; later ones were written a pass before.
-        likely = (
-            _share(dirty, known) if before_s is None else _rewritten(written, before_s, round_s)
-        )
-        sure = written_again(written, round_s, page_bytes)[1] if sent.hot else 0.0
-        overlap = min(whole * max(likely, sure), dirty)
-        passes.append(Pass(len(passes) + 1, sent.bytes, took_s))
-        to_do = unsent * (1 - _share(overlap, whole)) + dirty
-        same: list[float] = []
-        if policy.compares:
-            share, all_dirty = _share(sent.bytes, left.bytes), written(round_s)
-            met = met_before_read(written, before_s, took_s, order, policy.boundary_s)
-            same = [pages * share for pages in met]
-            order = [max(all_dirty - pages, 0.0) for pages in same]
-            to_do = whole - overlap + sum(order) / _PARTS * page_bytes
-        pending = (whole - overlap + dirty) / page_bytes * memory.page_size
-        left = Remaining(to_do, pending, meanwhile_bytes=meanwhile)
-        if policy.stop(len(passes), left, bandwidth):
-            return _stopped(passes, to_do + meanwhile, policy, bandwidth, last_bandwidth)
-        tries = 0 if to_do < least * (1 - _LESS) else tries + 1
-        least = min(least, to_do)
-        if policy.endless and (tries >= _PATIENCE or len(passes) >= _PASSES):
-            total = sum(p.bytes for p in passes)
-            shown = passes[: len(passes) - tries + 1] if tries else passes
-            kept = pending if policy.compares else to_do
-            return Outcome(False, tuple(shown), math.inf, math.inf, total, kept)
-        if policy.compares:
-            # Of those that are as they were sent, some are written before the next pass reads them.
-            more = 0.0
-            for _ in range(2):  # what it sends for that makes it longer
-                chance = _rewritten(written, round_s, (to_do + more) / bandwidth)
-                changed = [pages * chance * at for pages, at in zip(same, _READ_AT, strict=True)]
-                more = sum(changed) / _PARTS * page_bytes
-            order = [a + b for a, b in zip(order, changed, strict=True)]
-            left = replace(left, bytes=to_do + more)
-        before_s = round_s
+    simulation = Simulation(memory, written, policy, bandwidth, last_bandwidth)
+    state: PassState | Outcome = simulation.start()
+    while not isinstance(state, Outcome):
+        state = simulation.step(state)
+    return state
 
 
 def _share(part: float, whole: float) -> float:
@@ -193,8 +351,10 @@ def _share(part: float, whole: float) -> float:
 
 
 def _rewritten(written: WriteModel, before_s: float, now_s: float) -> float:
-    """Of a workload that stays as it is: with which probability a page written in a stretch of time is
-    written in the next one, too."""
+    """Return the probability that a page written in before_s is also written in the now_s that follow.
+
+    For a stationary workload: (W(before) + W(now) - W(before + now)) / W(before).
+    """
     one = written(before_s)
     return _share(max(one + written(now_s) - written(before_s + now_s), 0.0), one)
 
@@ -203,21 +363,25 @@ def met_before_read(
     written: WriteModel,
     before_s: float | None,
     now_s: float,
-    order: list[float],
+    order: tuple[float, ...] | list[float],
     late_s: float = 0.0,
 ) -> list[float]:
-    """Of the pages written in a pass of now_s, which begins late_s after the arm, how many are as they were
-    sent in it: not written after it read them. It reads what was written in before_s before it; None:
-    everything.
+    """Count the pages written in a pass that are unchanged since the pass read them.
 
-    order: how much the pass sends of each of n equal parts of the memory, one after the other; the
-    result is of these, too, each as if all were like it.
+    Args:
+        written: the write curve.
+        before_s: the pass reads what was written in this time before it; None: everything.
+        now_s: length of the pass.
+        order: how much the pass sends of each of n equal parts of the memory, one after the other.
+        late_s: how long after the arm the pass starts.
+
+    Returns: pages by part, (n,), each as if all parts were like it.
     """
 
     before = 0.0 if before_s is None else written(before_s)
 
     def met(t: float) -> float:
-        """Pages that the pass reads, written within t."""
+        """Return the pages that the pass reads and that are written within t."""
         if before_s is None:
             return written(t)
         return max(before + written(t) - written(before_s + t), 0.0)
@@ -233,80 +397,73 @@ def met_before_read(
 
 
 def written_again(written: WriteModel, seconds: float, page_bytes: float) -> tuple[float, float]:
-    """Of a workload that stays as it is, by counting in and out: the bytes of pages written in both of
-    two stretches of time, and with which probability such a page is written in a third one, too."""
+    """Return what is written in both of two consecutive times of this length, and how surely again.
+
+    For a stationary workload, by inclusion and exclusion: the bytes of the pages written in both, and the
+    probability that such a page is also written in a third time.
+    """
     one, two, three = (written(seconds * n) for n in (1, 2, 3))
     both = max(2 * one - two, 0.0)
-    thrice = max(3 * one - 3 * two + three, 0.0)
-    return both * page_bytes, _share(thrice, both)
+    all_three = max(3 * one - 3 * two + three, 0.0)
+    return both * page_bytes, _share(all_three, both)
 
 
-def _stopped(
-    passes: list[Pass], left: float, policy: Policy, bandwidth: float, last: float | None
-) -> Outcome:
-    down = Pass(len(passes) + 1, left, left / (last or bandwidth))
-    made = (*passes, down)
-    goal, downtime_s = policy.downtime_s, down.duration_s + policy.boundary_s
-    return Outcome(
-        converges=goal is None or downtime_s <= goal * (1 + 1e-9),
-        passes=made,
-        # the arm at the beginning, one after each pass, and one when the target stands still
-        total_s=sum(p.duration_s for p in made) + (len(made) + 1) * policy.boundary_s,
-        downtime_s=downtime_s,
-        transferred_bytes=sum(p.bytes for p in made),
-        left_bytes=0.0,
-    )
-
-
-def least_bandwidth(
+def min_bandwidth(
     memory: Memory,
     written: WriteModel,
     policy: Policy,
-    most: float = 1e15,
+    limit: float = 1e15,
     precision: float = _PRECISION,
 ) -> float | None:
-    """The smallest bandwidth, in bytes per second to a precision (1.001: 0.1 %), with which the policy
-    ends within its downtime; None when not even `most` does, or when it has none to keep."""
+    """Return the smallest bandwidth with which the policy keeps its downtime goal, in bytes per second.
+
+    precision: relative, 1.001 is 0.1 %. None when the policy has no goal, or even `limit` does not suffice.
+    """
     goal = policy.downtime_s
     if goal is None:
         return None
     guess = max(written(goal) * memory.page_bytes(policy) / goal, 1.0)
-    return _least(
-        lambda b: simulate(memory, written, policy, b).converges, guess, most, precision=precision
+    return _smallest(
+        lambda b: simulate(memory, written, policy, b).converges, guess, limit, precision=precision
     )
 
 
-def least_downtime(
+def min_downtime(
     memory: Memory, written: WriteModel, policy_with: Callable[[float], Policy], bandwidth: float
 ) -> float | None:
-    """The smallest downtime goal, in seconds to 0.1 %, that the policy can keep with a bandwidth,
-    from 1 ms on; None when it is more than a day."""
+    """Return the smallest downtime goal that a policy can keep with a bandwidth, in seconds to 0.1 %.
 
-    def ends(goal: float) -> bool:
+    At least 1 ms; None when it is more than a day. policy_with: the policy with a given goal.
+    """
+
+    def suffices(goal: float) -> bool:
         return simulate(memory, written, policy_with(goal), bandwidth).converges
 
-    return _least(ends, 0.1, 86400.0, 1e-3)
+    return _smallest(suffices, 0.1, 86400.0, 1e-3)
 
 
-def _least(
-    enough: Callable[[float], bool],
+def _smallest(
+    suffices: Callable[[float], bool],
     guess: float,
-    most: float,
-    least: float = 1.0,
+    limit: float,
+    floor: float = 1.0,
     precision: float = _PRECISION,
 ) -> float | None:
-    """The smallest number that is enough, to a precision; at least `least`. More is always enough."""
-    low = high = max(guess, least)
-    while not enough(high):
+    """Return the smallest number that suffices, to a relative precision, and at least `floor`.
+
+    Every larger number must suffice, too. None when it is above `limit`.
+    """
+    low = high = max(guess, floor)
+    while not suffices(high):
         low, high = high, high * 2
-        if high > most:
+        if high > limit:
             return None
     if low == high:
-        while low > least and enough(low):
-            low, high = max(low / 2, least), low
-        if low == least and enough(low):
-            return least
+        while low > floor and suffices(low):
+            low, high = max(low / 2, floor), low
+        if low == floor and suffices(low):
+            return floor
     while high / low > precision:
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if suffices(middle) else (middle, high)
     return high

@@ -1,4 +1,4 @@
-"""The write curve W(t) as a function of any t: through measured points, and carried on by a model."""
+"""The write curve W(t) as a function of any t: through measured points, and extrapolated by a model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ Floats = npt.NDArray[np.float64]
 
 
 class WriteModel(Protocol):
-    """W(t): how many distinct pages are written within t seconds of an arm."""
+    """W(t): the number of distinct pages written within t seconds of an arm."""
 
     def __call__(self, elapsed_s: float, /) -> float: ...
 
 
 def smooth(x: Floats, y: Floats, at: Floats) -> Floats:
-    """Values at some places of a monotone cubic through points that never fall (Fritsch and Butland,
-    A method for constructing local monotone piecewise cubic interpolants, 1984), but where the points
-    bend down, no higher than the straight lines on both sides go on. x: (n,) ascending."""
+    """Interpolate points that never fall by a monotone cubic; return its values at some places.
+
+    Fritsch and Butland, A method for constructing local monotone piecewise cubic interpolants, 1984; but
+    where the points bend down, the curve is held below the straight lines of both sides, extended.
+    x: (n,) ascending.
+    """
     if len(x) < 3:
         return np.interp(at, x, y)
     step = np.diff(x)
@@ -53,13 +56,20 @@ def smooth(x: Floats, y: Floats, at: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class WriteCurve:
-    """W(t) through measured points, straight lines between them. Beyond the last one two parts go on
-    apart: re-dirtied pages, up to `limit`, and new pages, with which the footprint grows, for ever.
+    """W(t) through measured points, linear between them.
 
-    elapsed_s, pages: (n,) ascending, n >= 1, elapsed_s > 0. limit: pages there are to be re-dirtied.
-    new_pages: how many of the last point's were new. growth_per_s: new pages per second.
-    beyond: the re-dirtied pages that are added after the last point, by t; without it a power of t
-    with the slope of the last doubling, which never grows faster than t.
+    Beyond the last point two parts are extrapolated separately: re-dirtied pages, up to `limit`, and new
+    pages, by which the footprint grows for ever.
+
+    Attributes:
+        elapsed_s, pages: (n,) ascending, n >= 1, elapsed_s > 0.
+        limit: pages present, which can be re-dirtied.
+        new_pages: pages of the last point that were new.
+        growth_per_s: new pages per second.
+        beyond: re-dirtied pages added after the last point, by t; without it a power of t with the slope of
+            the last doubling, which never grows faster than t.
+
+    Raises: ValueError for points that are no such curve.
     """
 
     elapsed_s: Floats
@@ -71,25 +81,25 @@ class WriteCurve:
 
     def __post_init__(self) -> None:
         if len(self.elapsed_s) == 0 or len(self.elapsed_s) != len(self.pages):
-            raise ValueError("a curve has points, as many times as pages")
+            raise ValueError("a curve needs points, and as many times as pages")
         if self.elapsed_s[0] <= 0 or (np.diff(self.elapsed_s) <= 0).any():
-            raise ValueError("times ascend, from above 0")
+            raise ValueError("times must ascend and be positive")
         if self.pages[0] < 0 or (np.diff(self.pages) < 0).any():
-            raise ValueError("pages never become fewer")
+            raise ValueError("pages must not decrease")
 
     @cached_property
     def _points(self) -> tuple[list[float], list[float]]:
-        """With the beginning, as numbers of Python's, which are quicker one by one."""
+        """The points and the origin, as Python lists: single lookups are faster there."""
         return [0.0, *self.elapsed_s.tolist()], [0.0, *self.pages.tolist()]
 
     @cached_property
     def measured_s(self) -> float:
-        """Up to here it was seen; beyond, it is carried on."""
+        """Time up to which the curve was measured; beyond, it is extrapolated."""
         return float(self.elapsed_s[-1])
 
     @cached_property
     def tail(self) -> float:
-        """The power of t beyond: 1 grows like t (all pages are fresh ones), 0 not at all."""
+        """Exponent of t beyond the points: 1 grows like t (every write hits another page), 0 not at all."""
         last = float(self.pages[-1])
         before = self._inside(self.measured_s / 2)
         if before <= 0 or last <= 0:
@@ -103,13 +113,13 @@ class WriteCurve:
         last_s, last = self.measured_s, float(self.pages[-1])
         if elapsed_s <= last_s:
             return self._inside(elapsed_s)
-        again = max(last - self.new_pages, 0.0)
+        redirtied = max(last - self.new_pages, 0.0)
         if self.beyond is not None:
             more = self.beyond(elapsed_s)
         else:
-            more = again * (math.pow(elapsed_s / last_s, self.tail) - 1)
-        carried = max(min(again + more, self.limit), again)
-        return carried + last - again + self.growth_per_s * (elapsed_s - last_s)
+            more = redirtied * (math.pow(elapsed_s / last_s, self.tail) - 1)
+        total = max(min(redirtied + more, self.limit), redirtied)
+        return total + last - redirtied + self.growth_per_s * (elapsed_s - last_s)
 
     def _inside(self, elapsed_s: float) -> float:
         times, pages = self._points

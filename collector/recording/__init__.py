@@ -1,0 +1,1 @@
+"""A recording: a session that traces a target, and the files that it writes."""

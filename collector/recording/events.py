@@ -1,5 +1,7 @@
-"""events.parquet: every write fault. ParquetParts while recording, so that nothing is lost if it is cut
-off; one file at the end."""
+"""events.parquet: every write fault.
+
+Written in parts while recording, so that nothing is lost if it is cut off; one file at the end.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ _ROWS_A_PART = 1 << 20
 
 
 class EventFile:
-    """Collects records of the ring and writes them as Parquet."""
+    """Collects records of the ring buffer and writes them as Parquet."""
 
     def __init__(self, directory: Path, started_ns: int) -> None:
         self._arrow, parquet = arrow("--events")
@@ -26,9 +28,9 @@ class EventFile:
         self.total = 0
 
     def add(self, records: npt.NDArray[np.void]) -> None:
-        """Takes records over (attach.ring.RECORD); those of before the start do not count.
+        """Add records (bpf.ringbuf.RECORD); those from before the start are dropped.
 
-        Errors: RedirtyError.
+        Raises: RedirtyError when a part cannot be written.
         """
         if len(records) and records["ns"][0] < self._started_ns:
             records = records[records["ns"] >= self._started_ns]
@@ -40,7 +42,10 @@ class EventFile:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is waiting as a part. Errors: RedirtyError; it is then still waiting."""
+        """Write the waiting records as a part.
+
+        Raises: RedirtyError when that fails; they are then still waiting.
+        """
         if not self._rows:
             return
         self._parts.add(self._table(np.concatenate(self._waiting)))
@@ -65,7 +70,10 @@ class EventFile:
         )
 
     def close(self) -> None:
-        """Joins the parts into events.parquet. Errors: RedirtyError; the parts are then kept."""
+        """Join the parts into events.parquet.
+
+        Raises: RedirtyError when that fails; the parts are then kept.
+        """
         self.flush()
         fields = [(n, abi.EVENT[n]) for n in abi.EVENT.names or ()]
         self._parts.close(self._table(np.empty(0, fields)))

@@ -1,4 +1,4 @@
-"""What is to be recorded, and how."""
+"""Options of a recording: what to record, and how."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ from redirty.collector.target.targets import TargetSet
 
 @dataclass(frozen=True)
 class RecordingOptions:
-    """What to record. directory: None: no files are written. interval_s > 0; count: rounds, 0: no limit;
-    duration_s: 0: no limit."""
+    """Options of a recording session.
+
+    Attributes:
+        target: the target.
+        directory: a new directory for the files; None: none are written.
+        interval_s: length of a round, > 0.
+        count: number of rounds; 0: no limit.
+        duration_s: 0: no limit.
+        arm, probe: method of arming and kind of probe, or auto.
+        events, stacks, physical, zeros: further files to write.
+    """
 
     target: TargetSet
     directory: Path | None
@@ -27,5 +36,5 @@ class RecordingOptions:
 
     @property
     def bounded(self) -> bool:
-        """Whether it ends by itself."""
+        """Whether the recording ends by itself."""
         return bool(self.count or self.duration_s)

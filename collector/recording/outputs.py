@@ -1,4 +1,4 @@
-"""What a session writes: the recording, and with the switches events, stacks and frames."""
+"""The files of a recording: the main ones, and, if requested, events, stacks and page frames."""
 
 from __future__ import annotations
 
@@ -16,62 +16,58 @@ from redirty.collector.recording.process_names import ProcessNames
 from redirty.collector.recording.sharers import Sharers
 from redirty.collector.recording.stacks import StackFile
 from redirty.collector.recording.writer import Meta, RecordingWriter
-from redirty.collector.target.command import Command
-from redirty.collector.target.guest import Guest
-from redirty.collector.target.targets import Cgroup, Pids, Tree
 from redirty.collector.tracking.rounds import Recorder, Round
 
 
 class Outputs:
-    """The files of a recording that has begun. Use: tick() many times a second, add() after each
-    round, close().
+    """The files of a running recording; a RoundSink.
 
-    Errors: RedirtyError when a file cannot be written.
+    Raises: RedirtyError when a file cannot be written.
     """
 
-    def __init__(self, plan: RecordingOptions, recorder: Recorder, family: ProcessNames) -> None:
-        self._plan = plan
+    def __init__(self, options: RecordingOptions, recorder: Recorder, names: ProcessNames) -> None:
+        self._options = options
         self._recorder = recorder
-        self._family = family
+        self._names = names
         self._events: EventFile | None = None
         self._stacks: StackFile | None = None
         self._physical: FrameTracker | None = None
         self._frames: PhysicalFiles | None = None
         tracer = recorder.tracer
         for space in recorder.spaces.values():
-            family.note(space.pid)
+            names.note(space.pid)
         started = datetime.fromtimestamp(
             time.time() - (time.monotonic_ns() - recorder.started_ns) / 1e9, tz=UTC
         )
         meta = Meta(
             target=self._target(),
             probe=tracer.probe,
-            arm=recorder.members.way,
-            interval_s=plan.interval_s,
+            arm=recorder.members.method,
+            interval_s=options.interval_s,
             kernel=platform.release(),
-            features=tracer.hooks,
+            hooks=tracer.hooks,
             extra={"refused_probes": tracer.refused, "stopped_s": self._stopped_s()},
             started=started,
         )
-        assert plan.directory is not None
-        self._recording = RecordingWriter(plan.directory, meta)
-        if plan.events:
-            self._events = EventFile(plan.directory, recorder.started_ns)
-        if plan.stacks:
-            names = {pid: str(p["comm"]) for pid, p in family.processes.items()}
-            self._stacks = StackFile(plan.directory, tracer, tracer.symbols(), names)
-        if plan.physical:
-            self._frames = PhysicalFiles(plan.directory)
+        assert options.directory is not None
+        self._recording = RecordingWriter(options.directory, meta)
+        if options.events:
+            self._events = EventFile(options.directory, recorder.started_ns)
+        if options.stacks:
+            comms = {pid: str(p["comm"]) for pid, p in names.processes.items()}
+            self._stacks = StackFile(options.directory, tracer, tracer.symbols(), comms)
+        if options.physical:
+            self._frames = PhysicalFiles(options.directory)
             self._physical = FrameTracker()
         self._sharers = Sharers(self._members())
 
     def _target(self) -> dict[str, Any]:
-        processes = sorted(self._family.processes.values(), key=lambda p: int(p["pid"]))
-        target = self._plan.target
-        kinds = {Pids: "pids", Tree: "tree", Cgroup: "cgroup", Command: "command", Guest: "vm"}
+        """Return what meta.json says of the target."""
+        processes = sorted(self._names.processes.values(), key=lambda p: int(p["pid"]))
+        target = self._options.target
         first = processes[0] if processes else {}
         return {
-            "kind": kinds.get(type(target), "other"),
+            "kind": target.kind,
             "description": target.description,
             "pids": [p["pid"] for p in processes],
             "comm": first.get("comm", ""),
@@ -80,54 +76,54 @@ class Outputs:
         }
 
     def _members(self) -> frozenset[int]:
-        """The target's processes now."""
+        """Return the target's current processes."""
         return frozenset(space.pid for space in self._recorder.spaces.values())
 
     def _stopped_s(self) -> float:
-        """For how long, in all, processes of the target stood still to be armed."""
+        """Return for how long, in all, processes of the target were stopped to be armed."""
         return round(self._recorder.members.stopped_s, 6)
 
     def tick(self) -> None:
-        """Takes what would be lost when nobody came for long: events, names of processes."""
+        """Take what would be lost if it were not read for long: events, names of processes."""
         ring = self._recorder.tracer.ring
         if ring is not None and self._events is not None:
             self._events.add(ring.take())
         if self._stacks is not None:
             self._stacks.poll()
-        if self._plan.target.follow_fork:
-            self._family.poll()
+        if self._options.target.follow_fork:
+            self._names.poll()
 
     def add(self, result: Round) -> None:
-        """Writes a round down."""
-        # First of all where its pages lie, before that changes.
+        """Write a round."""
+        # First of all the frames of its pages, before they change.
         physical = None
         if self._physical is not None and self._frames is not None:
-            physical = self._physical.look(result, self._recorder.spaces)
+            physical = self._physical.locate(result, self._recorder.spaces)
             self._frames.add(result.number, physical)
         self._sharers.members = self._members()
         for space in result.spaces:
-            if space.pid not in self._family.processes:
-                self._family.note(space.pid)
+            if space.pid not in self._names.processes:
+                self._names.note(space.pid)
         self._recording.add(result, physical)
 
     def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
-        """Writes the rest; every file is tried."""
+        """Write the rest. Every file is tried, then the first error is raised."""
         errors = FirstError()
         if self._events is not None:
-            with errors.kept():
+            with errors.caught():
                 if self._recorder.tracer.ring is not None:
                     self._events.add(self._recorder.tracer.ring.take())
                 self._events.close()
         if self._stacks is not None:
-            with errors.kept():
+            with errors.caught():
                 self._stacks.close()
         if self._physical is not None and self._frames is not None:
             self._physical.close()
-            with errors.kept():
+            with errors.caught():
                 self._frames.close()
-        shared = self._sharers.finish(self._family.processes)
+        shared = self._sharers.finish(self._names.processes)
         self._recording.meta.target = self._target()
-        with errors.kept():
+        with errors.caught():
             self._recording.close(
                 complete=complete and errors.error is None,
                 extra={
@@ -141,4 +137,4 @@ class Outputs:
                     **extra,
                 },
             )
-        errors.tell()
+        errors.raise_first()

@@ -1,5 +1,7 @@
-"""Parquet files that grow: parts while recording, so that nothing is lost if it is cut off; one
-file at the end."""
+"""Parquet files that grow.
+
+Written in parts while recording, so that nothing is lost if it is cut off; one file at the end.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,9 @@ from redirty.collector.files import write_error
 
 
 def arrow(option: str) -> tuple[Any, Any]:
-    """The packages pyarrow and pyarrow.parquet. option: what needs them, for the message.
+    """Import the packages pyarrow and pyarrow.parquet. option: what needs them, for the message.
 
-    Errors: RedirtyError when they are missing.
+    Raises: RedirtyError when they are missing.
     """
     try:
         import pyarrow
@@ -27,7 +29,7 @@ def arrow(option: str) -> tuple[Any, Any]:
 
 
 class ParquetParts:
-    """NAME.parquet, whose parts lie in .NAME/ while recording."""
+    """NAME.parquet, whose parts are in .NAME/ while recording."""
 
     def __init__(self, directory: Path, name: str, parquet: Any) -> None:
         self._parquet = parquet
@@ -36,7 +38,7 @@ class ParquetParts:
         self._parts: list[Path] = []
 
     def add(self, table: Any) -> None:
-        """Writes a table as the next part. Errors: RedirtyError."""
+        """Write a table as the next part. Raises: RedirtyError when that fails."""
         path = self._directory / f"part-{len(self._parts):05d}.parquet"
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
@@ -49,15 +51,15 @@ class ParquetParts:
         self._parts.append(path)
 
     def _write(self, path: Path, tables: Iterable[Any]) -> None:
-        beside = path.with_name(f".{path.name}.new")
+        new = path.with_name(f".{path.name}.new")
         try:
-            beside.touch(mode=0o600)
-            self._write_tables(beside, tables)
-            beside.replace(path)
+            new.touch(mode=0o600)
+            self._write_tables(new, tables)
+            new.replace(path)
         except OSError as e:
             with contextlib.suppress(OSError):
-                beside.unlink()
-            # Arrow puts words of its own before the system's reason.
+                new.unlink()
+            # Arrow prepends its own text to the reason.
             plain = OSError(e.errno, os.strerror(e.errno)) if e.errno else e
             raise write_error(path, plain) from None
 
@@ -71,17 +73,17 @@ class ParquetParts:
                 writer.write_table(table)
         finally:
             if writer is not None:
-                writer.close()  # writes too, and fails where the disk is full
+                writer.close()  # also writes, and fails when the disk is full
 
-    def close(self, nothing: Any) -> None:
-        """Joins the parts; nothing: an empty table, for when there is none.
+    def close(self, empty: Any) -> None:
+        """Join the parts. empty: a table without rows, for when there is no part.
 
-        Errors: RedirtyError; the parts are then kept.
+        Raises: RedirtyError when that fails; the parts are then kept.
         """
         if self._parts:
             self._write(self._path, (self._parquet.read_table(part) for part in self._parts))
         else:
-            self._write(self._path, [nothing])
+            self._write(self._path, [empty])
         with contextlib.suppress(OSError):
             for part in self._parts:
                 part.unlink()

@@ -1,5 +1,4 @@
-"""physical.parquet: the bitmap of dirty page frames, round by round. frames.parquet: the side list,
-which tells in which frame each dirty page lies."""
+"""physical.parquet: the bitmap of dirty page frames by round; frames.parquet: the frame of each dirty page."""
 
 from __future__ import annotations
 
@@ -15,15 +14,15 @@ from redirty.collector.pageset import PAGE_SHIFT, U64, WORDS_PER_REGION, PageSet
 from redirty.collector.recording.parquet_parts import ParquetParts, arrow
 
 _ROWS_A_PART = 1 << 20
-_PART_EVERY_S = 10.0  # what is waiting is lost when the collector is killed
+_PART_EVERY_S = 10.0  # what is waiting is lost if the collector is killed
 _FRAMES_A_WORD = 64
 
 
 class PhysicalFiles:
-    """Writes what rounds' dirty pages are physically.
+    """Writes the page frames of the dirty pages of rounds.
 
-    The side list has a row only where a page's frame is news, so it stays short: a page lies
-    where the last row of it, up to a round, says.
+    frames.parquet has a row only where the frame of a page has changed, so it stays short: at a round, a
+    page is in the frame of its last row up to that round.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -36,7 +35,7 @@ class PhysicalFiles:
         self._due = time.monotonic() + _PART_EVERY_S
 
     def add(self, number: int, found: PhysicalRound) -> None:
-        """Takes a round of a number. Errors: RedirtyError when the disk is full."""
+        """Add a round. Raises: RedirtyError when the disk is full."""
         self._dirty.append((number, found.frames))
         self._moved += [(number, moved) for moved in found.moved]
         self._rows += sum(len(m.pages) for m in found.moved)
@@ -45,7 +44,10 @@ class PhysicalFiles:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is waiting. Errors: RedirtyError; it is then still waiting."""
+        """Write what is waiting.
+
+        Raises: RedirtyError when that fails; it is then still waiting.
+        """
         if self._dirty:
             self._bitmaps.add(self._bitmap_table())
             self._dirty = []
@@ -80,15 +82,17 @@ class PhysicalFiles:
         )
 
     def close(self) -> None:
-        """Joins the parts. Errors: RedirtyError."""
+        """Join the parts. Raises: RedirtyError when that fails."""
         self.flush()
         self._bitmaps.close(self._bitmap_table())
         self._frames.close(self._frame_table())
 
 
 def words_of(frames: PageSet) -> tuple[U64, U64]:
-    """(first frame, bits) of each 64 frames that have one of the set among them: bit i stands for
-    first + i."""
+    """Return (first frames, bits) of the 64-frame words that have a frame of the set.
+
+    Bit i stands for first frame + i.
+    """
     row, column = np.nonzero(frames.words)
     numbers = frames.keys[row] * np.uint64(WORDS_PER_REGION) + column.astype(np.uint64)
     return numbers * np.uint64(_FRAMES_A_WORD), frames.words[row, column]

@@ -1,4 +1,4 @@
-"""Who belonged to a target over time: names for meta.json, also of processes that lived shortly."""
+"""Names of the processes that belonged to a target, for meta.json; also of short-lived ones."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from redirty.collector.net.procevents import ProcessEvents
 
 log = logging.getLogger(__name__)
 
-_NAMES_KEPT = 10_000
+_MAX_NAMES = 10_000
 
 
 @dataclass
 class ProcessNames:
-    """Follows fork, exec and exit of the target's processes by the proc connector."""
+    """Names of the target's processes, kept up to date by the proc connector.
+
+    processes: by process ID, as in meta.json.
+    """
 
     processes: dict[int, dict[str, Any]] = field(default_factory=dict)
     _events: ProcessEvents | None = None
 
     def listen(self) -> None:
-        """Begins to follow; without it (no CONFIG_PROC_EVENTS) only rounds' looks tell."""
+        """Start to listen; without CONFIG_PROC_EVENTS only the scans of rounds find new processes."""
         try:
             self._events = ProcessEvents()
         except RedirtyError as e:
             log.info("%s", e)
 
     def note(self, pid: int, parent: int | None = None) -> None:
-        """A process of the target: reads its name and command line as they are now."""
-        if pid not in self.processes and len(self.processes) >= _NAMES_KEPT:
+        """Read the current name and command line of a process of the target."""
+        if pid not in self.processes and len(self.processes) >= _MAX_NAMES:
             return
         entry = self.processes.setdefault(pid, {"pid": pid})
         if parent:
@@ -45,7 +48,7 @@ class ProcessNames:
         entry.setdefault("cmdline", "")
 
     def poll(self) -> list[int]:
-        """Takes the events; the processes that joined."""
+        """Process pending events; return the processes that joined."""
         joined: list[int] = []
         for event in self._events.take() if self._events else ():
             if event.kind == "fork" and event.parent in self.processes:
@@ -56,7 +59,7 @@ class ProcessNames:
         return joined
 
     def close(self) -> None:
-        """Stops following."""
+        """Stop listening."""
         if self._events is not None:
             self._events.close()
             self._events = None

@@ -1,4 +1,4 @@
-"""A recording session: load, arm, round after round on schedule, into a recording."""
+"""A recording session: load the probes, arm the target, and record round after round on schedule."""
 
 from __future__ import annotations
 
@@ -28,33 +28,42 @@ from redirty.collector.recording.zeros import write_zeros
 from redirty.collector.target.command import Command
 from redirty.collector.tracking.rounds import Recorder, Round
 from redirty.collector.tracking.schedule import Schedule
+from redirty.collector.tracking.slots import slot_count
 from redirty.collector.tracking.start import start_command
+from redirty.collector.units import plural
 
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
 _EVENT_TICK_S = 0.02  # the ring must not fill up in between
-_SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
 
 
 class Session:
-    """One recording from start to end. stop() may be called from a signal handler.
+    """A recording from start to end. stop() may be called from a signal handler.
 
-    outputs: what becomes of the rounds, made when the target is armed; files, unless told otherwise.
+    Attributes:
+        options: what to record.
+        on_round: called after each round.
+        on_armed: called once the target is armed.
+        on_counted: called with the share of the memory that has been searched for zero pages.
+        interrupted: whether stop() was called.
+        rounds, lost_events: number of rounds, and of events that the kernel side lost.
+        by_log_only, pinned_kib, moved_pages: see tracking.members.Members.
+        names: names of the target's processes.
     """
 
     def __init__(
         self,
-        plan: RecordingOptions,
+        options: RecordingOptions,
         on_round: Callable[[Round], None] = lambda r: None,
         on_armed: Callable[[], None] = lambda: None,
-        outputs: Callable[[RecordingOptions, Recorder, ProcessNames], RoundSink] = Outputs,
+        make_sink: Callable[[RecordingOptions, Recorder, ProcessNames], RoundSink] = Outputs,
         on_counted: Callable[[float], None] = lambda share: None,
     ) -> None:
-        self.plan = plan
-        self._make_outputs = outputs
+        self.options = options
+        self._make_sink = make_sink
         self._schedule: Schedule | None = None
-        self._interval_s = plan.interval_s
+        self._interval_s = options.interval_s
         self.on_round = on_round
         self.on_armed = on_armed
         self.on_counted = on_counted
@@ -65,21 +74,23 @@ class Session:
         self.by_log_only = 0
         self.pinned_kib = 0
         self.moved_pages = 0
-        self.family = ProcessNames()
-        self._outputs: RoundSink | None = None
+        self.names = ProcessNames()
+        self._sink: RoundSink | None = None
 
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
-        """Ends it at the next occasion; what is done is kept."""
+        """End the session as soon as possible; what has been recorded is kept."""
         self.interrupted = self._stopped = True
 
     def finish(self) -> None:
-        """Ends it as planned, with a round that has all that was written before this call; may be
-        called from another thread."""
+        """End the session as planned, with a round that has all that was written before this call.
+
+        May be called from another thread.
+        """
         self._finished = True
 
     @property
     def interval_s(self) -> float:
-        """Length of a round; may be set from another thread, for the round that runs, too."""
+        """Length of a round; may be set from another thread, also for the current round."""
         return self._interval_s
 
     @interval_s.setter
@@ -91,32 +102,34 @@ class Session:
     # ---- start ----
 
     def run(self) -> None:
-        """Records until the plan is done, the target ended, or stop().
+        """Record until all planned rounds are done, the target ends, or stop() is called.
 
-        Errors: RedirtyError; TargetEndedError when the target ended early. The recording made so
-        far is valid in every case.
+        Raises: RedirtyError; TargetEndedError when the target ended early. What was recorded until then is
+            valid in every case.
         """
-        if self.plan.directory is not None:
-            require_new(self.plan.directory)
+        if self.options.directory is not None:
+            require_new(self.options.directory)
         retain_freed_memory()
-        # In another thread somebody else takes the signals, and calls stop().
-        alone = threading.current_thread() is threading.main_thread()
-        old = {n: signal.signal(n, self.stop) for n in (termination_signals() if alone else ())}
+        # In another thread the caller handles the signals, and calls stop().
+        main_thread = threading.current_thread() is threading.main_thread()
+        old = {
+            n: signal.signal(n, self.stop) for n in (termination_signals() if main_thread else ())
+        }
         injector = Injector()
         tracer = None
         recorder = None
         try:
-            way = choose(self.plan.arm, injector)
-            if self.plan.target.follow_fork:
-                self.family.listen()  # pyroute2 takes a while to import: before anything is armed
-            tracer = Tracer(self._options())
+            method = choose(self.options.arm, injector)
+            if self.options.target.follow_fork:
+                self.names.listen()  # imports pyroute2, which takes a while: before anything is armed
+            tracer = Tracer(self._tracer_options())
             trim_heap()
-            recorder = Recorder(tracer, self.plan.target, way, injector)
-            if isinstance(self.plan.target, Command):
-                start_command(recorder, self.plan.target)
+            recorder = Recorder(tracer, self.options.target, method, injector)
+            if isinstance(self.options.target, Command):
+                start_command(recorder, self.options.target)
             else:
                 recorder.begin()
-            self._outputs = self._make_outputs(self.plan, recorder, self.family)
+            self._sink = self._make_sink(self.options, recorder, self.names)
             self.on_armed()
             self._loop(recorder)
         finally:
@@ -125,66 +138,63 @@ class Session:
             if tracer is not None:
                 tracer.close()
             injector.close()
-            self.family.close()
-            if isinstance(self.plan.target, Command):
-                self.plan.target.abandon()
+            self.names.close()
+            if isinstance(self.options.target, Command):
+                self.options.target.abandon()
             for number, handler in old.items():
                 signal.signal(number, handler)
 
-    def _options(self) -> Options:
-        many = self.plan.target.follow_fork
+    def _tracer_options(self) -> Options:
+        target = self.options.target
         return Options(
-            probe=self.plan.probe,
-            regions=regions_for(self.plan.target.members()),
-            events=self.plan.events,
-            stacks=self.plan.stacks,
-            slots=_SLOTS_OF_MANY
-            if many
-            else max(_SLOTS_OF_FEW, 2 * len(self.plan.target.members())),
-            follow_fork=many,
-            part=self.plan.target.partial,
+            probe=self.options.probe,
+            regions=regions_for(target.members()),
+            events=self.options.events,
+            stacks=self.options.stacks,
+            slots=slot_count(target),
+            follow_fork=target.follow_fork,
+            part=target.partial,
         )
 
     # ---- rounds ----
 
     def _loop(self, recorder: Recorder) -> None:
-        plan = self.plan
+        options = self.options
         try:
             outcome = self._rounds(recorder)
-            # A command that was to be recorded to its end is complete with it.
+            # A command that is recorded until it ends is complete when it does.
             to_its_end = (
-                outcome == "ended" and isinstance(plan.target, Command) and not plan.bounded
+                outcome == "ended" and isinstance(options.target, Command) and not options.bounded
             )
             if to_its_end:
                 self._add(recorder.last_round())
         except BaseException:
             recorder.close()
-            with contextlib.suppress(RedirtyError):  # the first error is the one to tell
+            with contextlib.suppress(RedirtyError):  # the first error is the one to report
                 self._finish(recorder, complete=False)
             raise
-        counted = plan.zeros and plan.directory is not None
+        counted = options.zeros and options.directory is not None
         zeros = ZeroPages(recorder.spaces.values()) if counted else None
         recorder.close()
-        stopped_by_hand = outcome == "interrupted" and not plan.bounded
+        stopped_by_hand = outcome == "interrupted" and not options.bounded
         self._finish(recorder, complete=outcome == "planned" or to_its_end or stopped_by_hand)
         if zeros is not None:
-            self._count(zeros)
+            self._count_zeros(zeros)
         if outcome == "ended" and not to_its_end:
-            n = self.rounds
-            rounds = "1 complete round is" if n == 1 else f"{n} complete rounds are"
-            kept = "" if plan.directory is None else f"; {rounds} kept in {plan.directory}"
+            rounds = plural(self.rounds, "complete round is", "complete rounds are")
+            kept = "" if options.directory is None else f"; {rounds} kept in {options.directory}"
             raise TargetEndedError(
-                f"{plan.target.description} ended before the recording was to end{kept}"
+                f"{options.target.description} ended before the recording was to end{kept}"
             )
 
     def _rounds(self, recorder: Recorder) -> str:
-        """Round after round: planned (all done), ended (the target did), or interrupted."""
-        plan = self.plan
+        """Run the rounds; return why they ended: planned (all done), ended (the target), interrupted."""
+        options = self.options
         start = recorder.started_ns / 1e9
         schedule = self._schedule = Schedule(start, self._interval_s)
         while True:
             alive = self._wait(recorder, schedule, start)
-            last = self._finished  # before the round ends: it must have all that was until then
+            last = self._finished  # read before the round ends: it must have all until finish()
             if not alive and not self.interrupted:
                 return "ended"
             try:
@@ -195,57 +205,57 @@ class Session:
             now = time.monotonic()
             elapsed = now - start
             schedule.ended(now)
-            if last or (plan.count and self.rounds >= plan.count):
+            if last or (options.count and self.rounds >= options.count):
                 return "planned"
-            if plan.duration_s and elapsed >= plan.duration_s:
+            if options.duration_s and elapsed >= options.duration_s:
                 return "planned"
             if self.interrupted:
                 return "interrupted"
 
     def _wait(self, recorder: Recorder, schedule: Schedule, start: float) -> bool:
-        """Sleeps until a boundary, or an interruption. False: the target ended."""
-        assert self._outputs is not None
-        end = start + self.plan.duration_s if self.plan.duration_s else math.inf
-        tick_s = _EVENT_TICK_S if self.plan.events else _TICK_S
+        """Sleep until a boundary or an interruption. Return False when the target has ended."""
+        assert self._sink is not None
+        end = start + self.options.duration_s if self.options.duration_s else math.inf
+        tick_s = _EVENT_TICK_S if self.options.events else _TICK_S
         while not (self.interrupted or self._finished):
             due = min(schedule.due(), end)
             step = min(due, time.monotonic() + _TICK_S)
-            if not recorder.wait(step, self._outputs.tick, tick_s):
+            if not recorder.wait(step, self._sink.tick, tick_s):
                 return False
             if step >= due:
                 break
         return True
 
     def _add(self, result: Round) -> None:
-        assert self._outputs is not None
-        self._outputs.tick()
-        self._outputs.add(result)
+        assert self._sink is not None
+        self._sink.tick()
+        self._sink.add(result)
         self.rounds += 1
         self.lost_events += int(result.stats["lost"].sum() + result.stats["lost_events"].sum())
         self.on_round(result)
 
-    def _count(self, zeros: ZeroPages) -> None:
-        """When nothing is armed any more. Asked to stop meanwhile, it leaves them uncounted."""
+    def _count_zeros(self, zeros: ZeroPages) -> None:
+        """Count zero pages, once nothing is armed any more. stop() abandons the count."""
         self._stopped = False
         done, total = 0, max(zeros.pages, 1)
 
-        def looked(pages: int) -> None:
+        def searched(pages: int) -> None:
             nonlocal done
             done += pages
             self.on_counted(done / total)
 
         try:
-            found = list(zeros.count(lambda: self._stopped, looked))
+            found = list(zeros.count(lambda: self._stopped, searched))
         finally:
             zeros.close()
-        if found and not self._stopped and self.plan.directory is not None:
-            write_zeros(self.plan.directory, found)
+        if found and not self._stopped and self.options.directory is not None:
+            write_zeros(self.options.directory, found)
 
     def _finish(self, recorder: Recorder, *, complete: bool) -> None:
-        assert self._outputs is not None
+        assert self._sink is not None
         self.by_log_only = recorder.members.by_log_only
         self.pinned_kib = recorder.members.pinned_kib()
         self.moved_pages = recorder.members.moved_pages()
-        target = self.plan.target
+        target = self.options.target
         exit_status = {"exit_status": target.reap()} if isinstance(target, Command) else {}
-        self._outputs.close(complete=complete, lost_events=self.lost_events, extra=exit_status)
+        self._sink.close(complete=complete, lost_events=self.lost_events, extra=exit_status)

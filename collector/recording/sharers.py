@@ -1,6 +1,6 @@
 """Processes outside a target that map the same shared memory.
 
-What they write to it is not in the target's write-fault log, and its own page tables tell of it
+What they write to it is not in the target's write-fault log, and the target's page tables show it
 only in part; so a recording names them. Memory is the same when device and inode are: that holds
 for files, memfd, shared anonymous and System V memory. Source: proc_pid_maps(5), ipc/shm.c.
 """
@@ -21,13 +21,13 @@ from redirty.collector.linux.shared_mappings import Key, SharedObject, objects_o
 log = logging.getLogger(__name__)
 
 _EVERY_S = 5.0
-_SHARE = 50  # and at most a fiftieth of the time goes into it
-_KEPT = 10_000
+_SHARE = 50  # and at most a fiftieth of the time is spent on it
+_MAX_FOUND = 10_000
 
 
 @dataclass(frozen=True)
 class Sharer:
-    """A process outside the target, and a piece of memory that it shares with a process in it."""
+    """A process outside the target, and an object that it shares with a process of it, as in meta.json."""
 
     pid: int
     comm: str
@@ -38,14 +38,14 @@ class Sharer:
 
 
 class Sharers:
-    """Looks for them now and then, in a thread, so that no round waits for it.
+    """Searches for sharers periodically, in a thread, so that no round waits for it.
 
-    members: the target's processes now; to be replaced, never changed.
+    members: the target's current processes; to be replaced, never modified.
     """
 
     def __init__(self, members: Collection[int]) -> None:
         self.members = members
-        self._ours: dict[Key, tuple[int, SharedObject]] = {}
+        self._own: dict[Key, tuple[int, SharedObject]] = {}
         self._found: dict[tuple[int, Key], Sharer] = {}
         self._hidden: set[int] = set()
         self._end = threading.Event()
@@ -54,24 +54,24 @@ class Sharers:
 
     def _run(self) -> None:
         while True:
-            begun = time.monotonic()
+            started = time.monotonic()
             try:
-                self._look()
-            except OSError as e:  # too many files open, say: it is tried again
-                log.info("cannot look for processes that share memory: %s", e)
-            took = time.monotonic() - begun
+                self._scan()
+            except OSError as e:  # too many open files, say: the next scan may succeed
+                log.info("cannot search for processes that share memory: %s", e)
+            took = time.monotonic() - started
             if self._end.wait(max(_EVERY_S, took * _SHARE)):
                 return
 
-    def _look(self) -> None:
+    def _scan(self) -> None:
         members = frozenset(self.members)
         for pid in members:
             for key, object_ in self._objects(pid).items():
-                old = self._ours.get(key)
+                old = self._own.get(key)
                 if old is None or (object_.writable and not old[1].writable):
-                    self._ours[key] = (pid, object_)
+                    self._own[key] = (pid, object_)
         self._hidden = set()
-        if not self._ours:
+        if not self._own:
             return
         for entry in os.scandir("/proc"):
             if entry.name.isdigit():
@@ -87,27 +87,31 @@ class Sharers:
             return {}
 
     def _compare(self, pid: int) -> None:
-        theirs = self._objects(pid)
-        for key in theirs.keys() & self._ours.keys():
-            target_pid, ours = self._ours[key]
-            if not (theirs[key].writable or ours.writable) or len(self._found) >= _KEPT:
-                continue  # nobody writes to it: a cache of the C library, say
+        objects = self._objects(pid)
+        for key in objects.keys() & self._own.keys():
+            target_pid, own = self._own[key]
+            if not (objects[key].writable or own.writable) or len(self._found) >= _MAX_FOUND:
+                continue  # neither can write to it: a cache of the C library, say
             self._found[pid, key] = Sharer(
-                *(pid, procfs.read_comm(pid) or "", theirs[key].path, theirs[key].writable),
-                *(target_pid, ours.writable),
+                pid=pid,
+                comm=procfs.read_comm(pid) or "",
+                path=objects[key].path,
+                writable=objects[key].writable,
+                target_pid=target_pid,
+                target_writable=own.writable,
             )
 
     def finish(self, members: Collection[int]) -> dict[str, Any]:
-        """Looks a last time and ends. members: all that ever belonged to the target.
+        """Search a last time and end the thread. Return the keys of meta.json.
 
-        Returns what meta.json says of it.
+        members: all processes that ever belonged to the target.
         """
         self._end.set()
         self._thread.join()
         try:
-            self._look()
+            self._scan()
         except OSError as e:
-            log.info("cannot look for processes that share memory: %s", e)
+            log.info("cannot search for processes that share memory: %s", e)
         outside = [s for s in self._found.values() if s.pid not in members]
         outside.sort(key=lambda s: (s.pid, s.path))
         return {

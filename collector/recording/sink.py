@@ -1,4 +1,4 @@
-"""The consumer of a session's rounds."""
+"""The interface of a consumer of rounds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from redirty.collector.tracking.rounds import Round
 
 
 class RoundSink(Protocol):
-    """What becomes of a session's rounds."""
+    """Consumer of a session's rounds."""
 
     def tick(self) -> None:
-        """Called many times a second."""
+        """Take what would otherwise be lost; called many times a second."""
 
     def add(self, result: Round) -> None:
-        """After each round."""
+        """Consume a round."""
 
     def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
-        """At the end, whatever it was."""
+        """Finish, however the session ended.
+
+        complete: whether it ran as long as planned. extra: further keys of meta.json.
+        """

@@ -1,5 +1,7 @@
-"""stacks.folded: who dirties the pages, as folded stacks weighted by pages. stacks.csv: the same by
-stack_id, so that events can be told by stack."""
+"""stacks.folded: folded stacks, weighted by the pages they dirtied; stacks.csv: the same by stack_id.
+
+With the latter, events can be attributed to stacks.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +16,35 @@ from redirty.collector.recording import columns
 
 
 class StackSource(Protocol):
-    """Of the tracer: counts by stack since the last call, and a stack's addresses."""
+    """The part of the tracer that counts by stack."""
 
     def take_stacks(self) -> list[tuple[int, int, int]]:
-        """(address space, stack, pages) each."""
+        """Return (address space, stack, pages) counted since the last call."""
 
     def stack(self, stack_id: int) -> list[int]:
-        """Addresses, the writing instruction first."""
+        """Return the addresses of a stack, the writing instruction first."""
 
 
 class Namer(Protocol):
-    """Names of functions."""
+    """Resolver of function names."""
 
     def name(self, pid: int, address: int) -> str:
-        """The function at an address of a process."""
+        """Return the name of the function at an address of a process."""
+
+
+def folded_stack(comm: str, pid: int, stack_id: int, source: StackSource, namer: Namer) -> str:
+    """Format a stack as 'comm;outermost;...;innermost'.
+
+    comm: name of the process; empty when it is not known. stack_id: negative when there is none.
+    """
+    addresses = [] if stack_id < 0 else source.stack(stack_id)
+    names = [namer.name(pid, address) for address in reversed(addresses)] or ["[stack unknown]"]
+    # A name may contain the separators of the format.
+    return ";".join(one_line(name).replace(";", ":") for name in (comm or f"pid {pid}", *names))
 
 
 class StackFile:
-    """Adds up pages by stack; names are looked up while the process lives."""
+    """Sums pages by stack; function names are resolved while the process lives."""
 
     def __init__(
         self, directory: Path, source: StackSource, namer: Namer, names: dict[int, str]
@@ -45,22 +58,18 @@ class StackFile:
         self._pages: Counter[tuple[int, int]] = Counter()
 
     def poll(self) -> None:
-        """Takes what the kernel counted since the last call."""
+        """Take what the kernel side counted since the last call."""
         for space, stack, pages in self._source.take_stacks():
             key = (space, stack)
             if key not in self._folded:
-                self._folded[key] = self._fold(abi.tgid_of(space), stack)
+                pid = abi.tgid_of(space)
+                self._folded[key] = folded_stack(
+                    self._comms.get(pid, ""), pid, stack, self._source, self._namer
+                )
             self._pages[key] += pages
 
-    def _fold(self, pid: int, stack: int) -> str:
-        names = [self._comms.get(pid) or f"pid {pid}"]
-        addresses = [] if stack < 0 else self._source.stack(stack)
-        names += [self._namer.name(pid, a) for a in reversed(addresses)] or ["[stack unknown]"]
-        # A name may hold the format's own separators.
-        return ";".join(one_line(name).replace(";", ":") for name in names)
-
     def close(self) -> None:
-        """Writes the files. Errors: RedirtyError."""
+        """Write the files. Raises: RedirtyError when that fails."""
         self.poll()
         folded: Counter[str] = Counter()
         rows: list[tuple[object, ...]] = [columns.STACKS]
@@ -70,8 +79,8 @@ class StackFile:
             rows.append((abi.tgid_of(space), stack if stack >= 0 else None, pages, text))
         lines = [f"{text} {pages}\n" for text, pages in folded.most_common()]
         errors = files.FirstError()
-        with errors.kept():
+        with errors.caught():
             files.replace(self._path, ["".join(lines).encode()])
-        with errors.kept():
+        with errors.caught():
             files.replace(self._table, [files.csv_bytes(rows)])
-        errors.tell()
+        errors.raise_first()

@@ -1,4 +1,4 @@
-"""Pages that stay dirty from one round to the next: what becomes columns and rows of it."""
+"""Streaks of dirty rounds: the stayed_dirty_pages columns, and runs.csv."""
 
 from __future__ import annotations
 
@@ -14,54 +14,53 @@ Key = tuple[int, int]  # process and address space
 
 
 class StreakFiles:
-    """Follows the rounds of a recording."""
+    """Tracks pages that stay dirty from one round to the next, by address space."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "runs.csv"
         self._streaks: dict[Key, Streaks] = {}
-        self._lengths: dict[int, Lengths] = {}  # of runs that ended, by process
+        self._lengths: dict[int, Lengths] = {}  # of streaks that ended, by process
         self._stayed: dict[Key, PageSet] = {}
         self._fresh: dict[Key, PageSet] = {}
         self._rounds = 0
 
     def follow(self, result: Round) -> None:
-        """Compares a round with the one before."""
+        """Compare a round with the previous one."""
         self._rounds += 1
         there = {(space.pid, space.space): space for space in result.spaces}
         for key in self._streaks.keys() - there.keys():
-            self._streaks.pop(key).follow(empty(), self._of(key[0]))
+            self._streaks.pop(key).follow(empty(), self._ended(key[0]))
         self._stayed, self._fresh = {}, {}
         for key, space in there.items():
             streaks = self._streaks.setdefault(key, Streaks())
-            self._stayed[key], self._fresh[key] = streaks.follow(space.dirty, self._of(key[0]))
+            self._stayed[key], self._fresh[key] = streaks.follow(space.dirty, self._ended(key[0]))
 
-    def _of(self, pid: int) -> Lengths:
+    def _ended(self, pid: int) -> Lengths:
         return self._lengths.setdefault(pid, Lengths())
 
     def stayed(self, space: SpaceRound) -> PageSet | None:
-        """Of its dirty pages those that were dirty in the round before, too; None in the first
-        round, of which nobody knows."""
+        """Return the dirty pages that were dirty in the previous round, too; None in the first round."""
         return self._stayed[space.pid, space.space] if self._rounds > 1 else None
 
     def stayed_pages(self) -> int | None:
-        """How many these are, in all address spaces."""
+        """Return the number of these pages in all address spaces; None in the first round."""
         return sum(map(len, self._stayed.values())) if self._rounds > 1 else None
 
     def fresh(self, space: SpaceRound) -> PageSet:
-        """Of its dirty pages the others."""
+        """Return the dirty pages that were not dirty in the previous round."""
         return self._fresh[space.pid, space.space]
 
     def write_runs(self) -> None:
-        """Replaces runs.csv. Errors: RedirtyError."""
+        """Replace runs.csv. Raises: RedirtyError when that fails."""
         rows: list[tuple[object, ...]] = [columns.RUNS]
         for pid, ended in sorted(self._lengths.items()):
-            still = Lengths()
-            for (of, _), streaks in self._streaks.items():
-                if of == pid:
-                    streaks.going_on(still)
-            for (least, most), n, on in zip(
-                length_classes(), ended.counts.tolist(), still.counts.tolist(), strict=True
+            ongoing = Lengths()
+            for (owner, _), streaks in self._streaks.items():
+                if owner == pid:
+                    streaks.add_ongoing(ongoing)
+            for (shortest, longest), n, on in zip(
+                length_classes(), ended.counts.tolist(), ongoing.counts.tolist(), strict=True
             ):
                 if n or on:
-                    rows.append((pid, least, most, n, on))
+                    rows.append((pid, shortest, longest, n, on))
         files.replace(self._path, [files.csv_bytes(rows)])

@@ -1,4 +1,4 @@
-"""Write curves and working sets while they grow: curves.csv and working_set.csv."""
+"""curves.csv and working_set.csv, written as rounds end."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from redirty.collector.tracking.rounds import Round
 class CurveFiles:
     """Both files of a recording, open for appending.
 
-    Errors: RedirtyError when they cannot be made.
+    Raises: RedirtyError when they cannot be created.
     """
 
     def __init__(self, directory: Path) -> None:
         self._points = files.CsvFile(directory / "curves.csv", columns.CURVES)
-        self._windows = files.CsvFile(directory / "working_set.csv", columns.WORKING_SET)
-        self._runs = WindowCurves()
+        self._working_sets = files.CsvFile(directory / "working_set.csv", columns.WORKING_SET)
+        self._windows = WindowCurves()
 
     def add(self, result: Round) -> None:
-        """Writes down what is known with this round. Errors: RedirtyError (disk full)."""
-        ends = self._runs.add(result)
+        """Write what ends with this round. Raises: RedirtyError when the disk is full."""
+        finished = self._windows.add(result)
         self._points.append(
             (
-                *(p.round, p.rounds, p.mapping_class),
-                *(f"{p.elapsed_s:.6f}", f"{p.dirty:.10g}", p.redirtied),
+                p.round, p.rounds, p.mapping_class,
+                f"{p.elapsed_s:.6f}", f"{p.dirty:.10g}", p.redirtied,
             )
-            for p in (*inside(result), *ends.points)
+            for p in (*inside(result), *finished.points)
+        )  # fmt: skip
+        self._working_sets.append(
+            (w.first_round, w.rounds, w.pid, w.dirty_pages) for w in finished.working_sets
         )
-        self._windows.append((w.first_round, w.rounds, w.pid, w.dirty_pages) for w in ends.windows)
 
     def close(self) -> None:
-        """Done."""
+        """Close both files."""
         self._points.close()
-        self._windows.close()
+        self._working_sets.close()

@@ -1,4 +1,4 @@
-"""zeros.csv: pages that are present, and that are all zeros, by pieces of mappings."""
+"""zeros.csv: present pages and zero pages, by ranges of mappings."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from redirty.collector.files import csv_bytes, replace
-from redirty.collector.metrics.zero_pages import Stretch
+from redirty.collector.metrics.zero_pages import ZeroRange
 from redirty.collector.recording.columns import ZEROS
 
 NAME = "zeros.csv"
 
 
-def write_zeros(directory: Path, found: Iterable[Stretch]) -> None:
-    """The whole file. Errors: RedirtyError."""
+def write_zeros(directory: Path, found: Iterable[ZeroRange]) -> None:
+    """Write the whole file. Raises: RedirtyError when that fails."""
     rows = (
-        (s.pid, hex(s.start), hex(s.end), s.mapping.mapping_class, s.pages, s.present, s.zero)
-        for s in found
+        (z.pid, hex(z.start), hex(z.end), z.mapping.mapping_class, z.pages, z.present, z.zero)
+        for z in found
     )
     replace(directory / NAME, [csv_bytes([ZEROS, *rows])])

@@ -22,6 +22,8 @@ class Command(WholeProcesses):
     """
 
     argv: list[str]
+    kind = "command"
+    pids = ()
     apart: bool = False
     follow_fork: bool = field(default=True, init=False)
     may_join: bool = field(default=False, init=False)
@@ -58,6 +60,9 @@ class Command(WholeProcesses):
         import shlex
 
         return shlex.join(self.argv)
+
+    def arguments(self) -> None:
+        """See TargetSet."""
 
     def members(self) -> list[int]:
         """Return the child's PID; see TargetSet."""

@@ -15,6 +15,7 @@ class Guest:
     may_join = False
     required = True
     partial = True
+    kind = "vm"
 
     def __init__(self, pid: int) -> None:
         Process(pid).close()
@@ -32,6 +33,15 @@ class Guest:
                 f"no memory of process {pid} is marked as a guest's, as QEMU does (MADV_DONTFORK): "
                 f"trace the whole process with -p {pid}"
             )
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """See TargetSet."""
+        return (self.pid,)
+
+    def arguments(self) -> tuple[str, ...]:
+        """See TargetSet."""
+        return "--vm", str(self.pid)
 
     def members(self) -> list[int]:
         """Return QEMU's PID; see TargetSet."""

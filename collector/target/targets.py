@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -23,10 +24,18 @@ class TargetSet(Protocol):
     may_join: bool  # processes can join it in another way: members() is polled each round
     required: bool  # it is an error if one of members() cannot be armed
     partial: bool  # part() leaves something out
+    kind: str  # as in meta.json
 
     @property
     def description(self) -> str:
         """Human-readable name."""
+
+    @property
+    def pids(self) -> Sequence[int]:
+        """Process IDs that name the target; none of a cgroup or a command."""
+
+    def arguments(self) -> tuple[str, ...] | None:
+        """Return the target as words of a command line; None for a command, which is started only once."""
 
     def members(self) -> list[int]:
         """Return the member processes found in /proc; with follow_fork the kernel knows of more.
@@ -57,6 +66,7 @@ class Pids(WholeProcesses):
     """Individual processes, without their children."""
 
     pids: list[int]
+    kind = "pids"
     follow_fork: bool = field(default=False, init=False)
     may_join: bool = field(default=False, init=False)
     required: bool = field(default=True, init=False)
@@ -70,6 +80,10 @@ class Pids(WholeProcesses):
             Process(pid).close()
         self.description = "process " + ", ".join(str(p) for p in self.pids)
 
+    def arguments(self) -> tuple[str, ...]:
+        """See TargetSet."""
+        return tuple(word for pid in self.pids for word in ("-p", str(pid)))
+
     def members(self) -> list[int]:
         """Return the processes; see TargetSet."""
         return self.pids
@@ -80,6 +94,7 @@ class Tree(WholeProcesses):
     """A process and all that descend from it, now and later."""
 
     root: int
+    kind = "tree"
     follow_fork: bool = field(default=True, init=False)
     may_join: bool = field(default=False, init=False)
     required: bool = field(default=False, init=False)
@@ -88,6 +103,15 @@ class Tree(WholeProcesses):
     def __post_init__(self) -> None:
         Process(self.root).close()
         self.description = f"process tree of {self.root}"
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """See TargetSet."""
+        return (self.root,)
+
+    def arguments(self) -> tuple[str, ...]:
+        """See TargetSet."""
+        return "--tree", str(self.root)
 
     def members(self) -> list[int]:
         """Return the root and its descendants; see TargetSet."""
@@ -101,6 +125,8 @@ class Cgroup(WholeProcesses):
     """All processes of a cgroup and of those below it, also those that join later."""
 
     path: str
+    kind = "cgroup"
+    pids = ()
     follow_fork: bool = field(default=True, init=False)
     may_join: bool = field(default=True, init=False)
     required: bool = field(default=False, init=False)
@@ -113,6 +139,10 @@ class Cgroup(WholeProcesses):
             raise TargetEndedError(
                 f"cgroup {self.directory} has no process in it: nothing to trace"
             )
+
+    def arguments(self) -> tuple[str, ...]:
+        """See TargetSet."""
+        return "--cgroup", str(self.directory)
 
     def members(self) -> list[int]:
         """Return the processes in the cgroup and below; see TargetSet."""

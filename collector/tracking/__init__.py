@@ -1,1 +1,1 @@
-"""The round protocol: address spaces of the target, armed and drained round by round."""
+"""The round protocol: the target's address spaces, armed and drained round by round."""

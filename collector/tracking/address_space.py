@@ -1,4 +1,4 @@
-"""One address space of the target, from its first arm to its end."""
+"""An address space of the target, from its first arm to its end."""
 
 from __future__ import annotations
 
@@ -6,27 +6,48 @@ import logging
 import time
 
 from redirty.collector.arming.base import Armed
-from redirty.collector.arming.soft_dirty import SoftDirtyArmed
 from redirty.collector.errors import GoneError
 from redirty.collector.linux import io_uring
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import Mappings, MapsFile
 from redirty.collector.linux.process import Process
-from redirty.collector.pageset import PageSet, empty, whole_regions
+from redirty.collector.pageset import (
+    PAGES_PER_REGION,
+    PageSet,
+    empty,
+    pages_in_covered_regions,
+)
 from redirty.collector.target.targets import TargetSet
 
 log = logging.getLogger(__name__)
 
-# A walk over all present pages costs about 15 ns each. Up to these many are looked at in every
-# round; of more, this many a round in turn. In between, pages that were unmapped count as present.
+# A walk over all present pages costs about 15 ns a page. Up to this number all are walked in every
+# round; of more, this number a round in turn. In between, pages that were unmapped count as present.
 PRESENCE_PAGES_A_ROUND = 131072
-_MOVED_LEAST = 64  # of a region's 512: fewer may have been written by others, unseen
-_PINNED_EVERY_S = 1.0  # looking costs some 30 us
+_MIN_MOVED_PAGES = (
+    64  # of a region's 512: fewer may have been written by others without being logged
+)
+_PINNED_EVERY_S = 1.0  # reading it costs some 30 us
+_LAST_PAGE = 1 << 52
+_LAST_REGION = 1 << 43
 
 
 class AddressSpace:
-    """number: the kernel side's name for it. armed: None when it is traced by its faults alone.
-    target: says which of its mappings belong to it."""
+    """An address space, armed round by round.
+
+    Attributes:
+        number: identifies it on the kernel side.
+        slot: index of its statistics there; 0: shared.
+        process: the process that it belongs to.
+        armed: None when it is traced by its faults alone.
+        maps: its /proc/PID/maps file.
+        mappings: the mappings that belong to the target, as of the last refresh().
+        present: pages present when the round started.
+        pinned_kib: the most memory seen pinned.
+        unarmed: the most mappings seen that could not be armed.
+        moved_pages: pages, in all rounds, that looked written because they had been moved.
+        gone: whether this memory no longer exists.
+    """
 
     def __init__(
         self,
@@ -43,56 +64,58 @@ class AddressSpace:
         self._target = target
         self.maps = MapsFile(process.pid)
         self.mappings = Mappings.of(())
-        self.present = empty()  # when the round began
+        self.present = empty()
         self._next_present = empty()
         self._cursor = 0
         self._armed_before = False
         self._pinned_due = 0.0
-        self.pinned_kib = 0  # the most seen so far
-        self.unarmed = 0  # likewise, of mappings
-        self.moved_pages = 0  # in all rounds, pages that look written since they were moved
+        self.pinned_kib = 0
+        self.unarmed = 0
+        self.moved_pages = 0
         self.gone = False
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """The process ID."""
         return self.process.pid
 
-    def look(self, *, still: bool = False) -> bool:
-        """Reads mappings and presence, just before an arm. False when this memory is gone. still: no thread
-        of it runs, and it waits for this: what was present at the arm before has to do."""
+    def refresh(self, *, stopped: bool = False) -> bool:
+        """Read mappings and presence, just before an arm. Return False when this memory is gone.
+
+        stopped: no thread of the target runs, and it waits for this: presence at the previous arm has to do.
+        """
         mappings = self.maps.read()
         if mappings is None or not mappings.items:
             self.gone = True
             return False
         self.mappings = self._target.part(mappings)
-        if still:
+        if stopped:
             self._next_present = self.present
             return True
         if time.monotonic() >= self._pinned_due:
-            self.look_at_pinned()
+            self.update_pinned()
         try:
-            self._look_at_presence()
+            self._update_presence()
         except GoneError:
             self.gone = True
             return False
         return True
 
-    def look_at_pinned(self) -> None:
-        """Memory that is pinned can be written unseen: how much of it there is has to be told."""
+    def update_pinned(self) -> None:
+        """Update pinned_kib: writes to pinned memory are not tracked, so its size is reported."""
         self._pinned_due = time.monotonic() + _PINNED_EVERY_S
-        # From 7.x on the kernel counts no buffers of io_uring, where its user may pin without limit.
+        # From 7.x on the kernel does not count io_uring's buffers where the user may pin without limit.
         kib = max(pm.pinned_kib(self.pid), io_uring.registered_kib(self.pid, self.mappings))
         self.pinned_kib = max(self.pinned_kib, kib)
 
-    def _look_at_presence(self) -> None:
-        """Presence for the round to come: the pages there now, and what settle() adds."""
+    def _update_presence(self) -> None:
+        """Read the presence for the next round: the pages present now; resolve() adds to them."""
         if self.armed is None:
             return
         if len(self.present) <= 2 * PRESENCE_PAGES_A_ROUND:
-            self._next_present = self._present(self.armed, 0, 1 << 52)
+            self._next_present = self._present(self.armed, 0, _LAST_PAGE)
             return
-        first, last = self._slice()
+        first, last = self._next_slice()
         fresh = self._present(self.armed, first, last)
         keys = self.present.keys
         keep = (keys < first >> 9) | (keys >= last >> 9)
@@ -103,7 +126,7 @@ class AddressSpace:
         if not self._target.partial:
             return armed.present(self.mappings, first, last)
         found = empty()
-        # between them lies what does not belong to the target
+        # What lies between the mappings does not belong to the target.
         for start, end in zip(
             self.mappings.starts.tolist(), self.mappings.ends.tolist(), strict=True
         ):
@@ -112,21 +135,21 @@ class AddressSpace:
                 found = found | armed.present(self.mappings, a, b)
         return found
 
-    def _slice(self) -> tuple[int, int]:
-        """Page numbers [first, last) of the next slice, in whole regions of 2 MiB."""
+    def _next_slice(self) -> tuple[int, int]:
+        """Return the page numbers [first, last) to walk in this round, in whole regions."""
         keys = self.present.keys
-        regions = PRESENCE_PAGES_A_ROUND // 512
+        regions = PRESENCE_PAGES_A_ROUND // PAGES_PER_REGION
         at = int(keys.searchsorted(self._cursor))
         if at >= len(keys):
             at = 0
         first = 0 if at == 0 else int(keys[at])
         end = at + regions
-        last = int(keys[end]) if end < len(keys) else 1 << 43
+        last = int(keys[end]) if end < len(keys) else _LAST_REGION
         self._cursor = last
         return first << 9, last << 9
 
     def arm(self) -> PageSet:
-        """Write-protects; the candidates for pages written in the round that ends."""
+        """Write-protect all pages; return candidates for pages written in the round that ends."""
         if self.armed is None:
             return empty()
         try:
@@ -137,8 +160,8 @@ class AddressSpace:
         self.unarmed = max(self.unarmed, self.armed.unarmed)
         return found
 
-    def doubt(self) -> PageSet:
-        """More candidates, after an arm during which the log may lack a write."""
+    def assume_dirty(self) -> PageSet:
+        """Return more candidates, after an arm during which the log may have missed a write."""
         if self.armed is None or self.gone:
             return empty()
         try:
@@ -147,9 +170,11 @@ class AddressSpace:
             self.gone = True
             return empty()
 
-    def settle(self, log_pages: PageSet, candidates: PageSet) -> PageSet:
-        """After the drain: pages that were written but not logged. Also brings the presence for
-        the next round up to the arm."""
+    def resolve(self, log_pages: PageSet, candidates: PageSet) -> PageSet:
+        """Return the missed pages, written but not logged; called after the drain.
+
+        Also brings the presence for the next round up to date with the arm.
+        """
         if self.armed is None or self.gone:
             return empty()
         unlogged = candidates - log_pages
@@ -162,18 +187,19 @@ class AddressSpace:
         before, self.present = self.present, self._next_present | present
         self._next_present = empty()
         if not self._armed_before:
-            # Nothing was protected before, so the page tables tell nothing of writes yet: all
-            # that is there (what a child inherited, say) is present, and was not "missed".
+            # Nothing was protected before, so the page tables do not show writes yet: all pages that
+            # exist (inherited by a child, say) are present, and were not "missed".
             self._armed_before = True
             return empty()
         missed = written & unlogged
-        if isinstance(self.armed, SoftDirtyArmed):
-            # mremap marks all that it moves, also when page tables are relocated.
-            self.moved_pages += whole_regions(missed, before - log_pages, _MOVED_LEAST)
+        if self.armed.moved_looks_written:
+            # mremap marks all pages that it moves, also when page tables are relocated.
+            unlogged_before = before - log_pages
+            self.moved_pages += pages_in_covered_regions(missed, unlogged_before, _MIN_MOVED_PAGES)
         return missed
 
     def close(self) -> None:
-        """Lets go of the process; its memory is unprotected from then on."""
+        """Release the process; its memory is unprotected from then on."""
         if self.armed is not None:
             self.armed.close()
         self.maps.close()

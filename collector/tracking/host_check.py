@@ -1,4 +1,4 @@
-"""What this machine allows, tried rather than looked up: the answers of redirty check."""
+"""Feature probes of this machine, the answers of redirty check: tried, not looked up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from redirty.collector.ptrace.injector_client import Injector
 
 @dataclass(frozen=True)
 class HostSupport:
-    """probes, arming, other: name -> None when it works, else the reason in words."""
+    """Support for tracing on this machine.
+
+    Attributes:
+        kernel: its release.
+        lockdown: its lockdown mode.
+        root: whether this process is root's.
+        probes, arming, other: by name, None when it works, else the reason.
+    """
 
     kernel: str
     lockdown: str
@@ -27,17 +34,17 @@ class HostSupport:
 
     @property
     def probe(self) -> str | None:
-        """What --probe auto takes."""
+        """The kind of probe that --probe auto uses; None when there is none."""
         return next((p for p, reason in self.probes.items() if reason is None), None)
 
     @property
     def arm(self) -> str | None:
-        """What --arm auto takes."""
+        """The method that --arm auto uses; None when there is none."""
         return next((a for a, reason in self.arming.items() if reason is None), None)
 
     @property
     def ok(self) -> bool:
-        """Whether tracing is possible."""
+        """Whether tracing is possible at all."""
         needed = ("bcc", "btf", "pid namespace")
         return bool(self.probe and self.arm) and all(self.other[n] is None for n in needed)
 
@@ -52,8 +59,8 @@ def _process_events() -> str | None:
     return None
 
 
-def look() -> HostSupport:
-    """Tries everything. Takes about a second."""
+def probe_host() -> HostSupport:
+    """Try everything. Takes about a second."""
     root = os.geteuid() == 0
     try:
         types: btf.Btf | None = btf.load()
@@ -85,7 +92,7 @@ def look() -> HostSupport:
 
 
 def as_json(found: HostSupport) -> dict[str, Any]:
-    """For programs."""
+    """Return a JSON-serializable dict."""
 
     def section(answers: dict[str, str | None]) -> dict[str, dict[str, Any]]:
         return {name: {"ok": reason is None, "reason": reason} for name, reason in answers.items()}
@@ -104,19 +111,19 @@ def as_json(found: HostSupport) -> dict[str, Any]:
 
 _MEANING = {
     "fentry": "function entry and exit: the cheapest, sees every write fault",
-    "kprobe": "kernel probes: sees every write fault, and can't be preempted",
-    "tracepoint": "page-fault tracepoints: sees the processor's faults only",
-    "uffd": "userfaultfd, asynchronous write protection: read and cleared in one step",
+    "kprobe": "kernel probes: see every write fault, and cannot be preempted",
+    "tracepoint": "page-fault tracepoints: see the processor's faults only",
+    "uffd": "userfaultfd, asynchronous write-protection: read and cleared in one step",
     "soft-dirty": "soft-dirty bits (clear_refs)",
     "bcc": "BPF Compiler Collection",
     "btf": "the kernel's type information",
-    "pid namespace": "process numbers are the kernel's own",
-    "process events": "proc connector: names of children that live shortly",
+    "pid namespace": "process IDs are those of the initial namespace",
+    "process events": "proc connector: names of short-lived children",
 }
 
 
 def as_text(found: HostSupport) -> str:
-    """For people."""
+    """Return the answers as lines for people."""
     lines = [
         f"kernel {found.kernel}, lockdown: {found.lockdown}, "
         f"{'root' if found.root else 'not root'}",
@@ -134,7 +141,7 @@ def as_text(found: HostSupport) -> str:
             lines.append(f"  {mark}  {name:<15} {reason or _MEANING.get(name, '')}{chosen}")
         lines.append("")
     if found.ok:
-        lines.append(f"tracing is possible: auto takes --probe {found.probe} --arm {found.arm}")
+        lines.append(f"tracing is possible: auto uses --probe {found.probe} --arm {found.arm}")
     else:
-        lines.append("tracing is not possible here; the lines with 'no' say why")
+        lines.append("tracing is not possible here: the lines with 'no' say why")
     return "\n".join(lines) + "\n"

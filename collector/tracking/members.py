@@ -1,4 +1,4 @@
-"""The target's processes as they come and go: each gets a slot, is armed, and is let go of."""
+"""Tracks the target's processes as they come and go: assigns each a slot, arms it, releases it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import errno
 import logging
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from redirty.collector.arming.base import Armed
 from redirty.collector.arming.methods import open_armed
@@ -13,7 +15,7 @@ from redirty.collector.arming.uffd import UffdArmed
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import (
-    OURS,
+    RESOURCE_ERRNOS,
     ArmError,
     GoneError,
     NoProcessError,
@@ -29,37 +31,58 @@ from redirty.collector.tracking.address_space import AddressSpace
 log = logging.getLogger(__name__)
 
 _STOP_TIMEOUT_S, _NEWCOMER_STOP_TIMEOUT_S = 2.0, 0.05
-_LOOKS = 10  # for a tree that grows while it is looked at
-_TRIES = 3  # to arm a newcomer
+_MAX_SCANS = 10  # of a tree that grows meanwhile
+_MAX_TRIES = 3  # to arm a newcomer
+
+
+@dataclass(frozen=True)
+class Member:
+    """Figures of an address space that are reported also after its release; see AddressSpace."""
+
+    pinned_kib: int
+    unarmed: int
+    moved_pages: int
+
+    @classmethod
+    def of(cls, space: AddressSpace) -> Member:
+        """Take the current figures of an address space."""
+        return cls(space.pinned_kib, space.unarmed, space.moved_pages)
 
 
 class Members:
-    """spaces: by the kernel side's number. stopped_s: for how long processes stood still to be
-    armed, in all. by_log_only: how many could not be armed."""
+    """The processes of a target.
 
-    def __init__(self, tracer: Tracer, targets: TargetSet, way: str, injector: Injector) -> None:
+    Attributes:
+        method: how they are armed.
+        spaces: address spaces by their numbers.
+        stopped_s: for how long processes were stopped to be armed, in all.
+        by_log_only: number of processes that could not be armed.
+    """
+
+    def __init__(self, tracer: Tracer, targets: TargetSet, method: str, injector: Injector) -> None:
         self.tracer = tracer
         self.targets = targets
-        self.way = way
+        self.method = method
         self.injector = injector
         self.spaces: dict[int, AddressSpace] = {}
         self.stopped_s = 0.0
         self.by_log_only = 0
-        # of spaces let go of
-        self._pinned_kib: dict[int, int] = {}
-        self._unarmed: dict[int, int] = {}
-        self._moved_pages: dict[int, int] = {}
-        self._failures: dict[int, int] = {}  # by the kernel side's number
+        self._released: dict[int, Member] = {}  # by number
+        self._failures: dict[int, int] = {}  # failed attempts to arm, by number
         self._free_slots = list(range(tracer.options.slots - 1, 0, -1))
         self._slots_to_free: list[int] = []
 
     def adopt(
         self, pid: int, descriptor: int | None = None, *, required: bool = True
     ) -> AddressSpace:
-        """Traces a process from now on. descriptor: a userfaultfd of it, if there is one already.
+        """Trace a process from now on.
 
-        Errors: GoneError and NoProcessError when it is no more; ArmError when it cannot be armed
-        and that is required, else it is traced by its faults alone.
+        Args:
+            pid: the process.
+            descriptor: a userfaultfd of it, if there is one already.
+            required: whether it must be armed; else it is traced by its faults alone if that fails.
+
+        Raises: GoneError and NoProcessError when it has ended; ArmError when it cannot be armed.
         """
         process = Process(pid)
         slot = self._free_slots.pop() if self._free_slots else 0
@@ -69,29 +92,32 @@ class Members:
             self._trace(process, number, slot)
             armed = self._open_armed(pid, number, descriptor, required=required)
             if not required and self.tracer.target_space(pid) != number:
-                raise GoneError  # it runs another program since: that one is taken in next
+                raise GoneError  # it has executed another program: that one is adopted next
             space = AddressSpace(number, slot, process, armed, self.targets)
         except BaseException as e:
             if armed is not None:
                 armed.close()
-            self._give_slot_back(process, number, slot)
+            self._return_slot(process, number, slot)
             process.close()
             if not isinstance(e, OSError):
                 raise
-            if e.errno in OURS:
-                raise RedirtyError(f"cannot look at process {pid}: {why(e)}") from None
-            raise GoneError from None  # its files in /proc went away
+            if e.errno in RESOURCE_ERRNOS:
+                raise RedirtyError(f"cannot trace process {pid}: {why(e)}") from None
+            raise GoneError from None  # its files in /proc have disappeared
         self.spaces[number] = space
         return space
 
     def _trace(self, process: Process, number: int, slot: int) -> None:
-        """Errors: GoneError when it has ended: its number must not stay a target."""
+        """Make a process a target of the tracer.
+
+        Raises: GoneError when it has ended: its process ID must not stay a target.
+        """
         self.tracer.set_target(process.pid, number, slot)
         if not process.alive():
             self.tracer.drop_target(process.pid)
             raise GoneError
 
-    def _give_slot_back(self, process: Process, number: int, slot: int) -> None:
+    def _return_slot(self, process: Process, number: int, slot: int) -> None:
         if not slot:
             return
         self._slots_to_free.append(slot)
@@ -104,7 +130,7 @@ class Members:
         if number is None:
             return pid
         if number in {s.number for s in self.spaces.values() if s.gone}:
-            # Our giving it a slot overwrote what the exec hook counted: count the exec here.
+            # Assigning a slot overwrote what the exec hook counted: count the exec here.
             return (number + (1 << abi.TGID_BITS)) & ((1 << (64 - abi.REGION_BITS)) - 1)
         return number
 
@@ -116,17 +142,17 @@ class Members:
                 armed: Armed = UffdArmed(pid, descriptor, 0.0)
             else:
                 timeout_s = _STOP_TIMEOUT_S if required else _NEWCOMER_STOP_TIMEOUT_S
-                armed = open_armed(self.way, pid, self.injector, timeout_s, self.targets.part)
+                armed = open_armed(self.method, pid, self.injector, timeout_s, self.targets.part)
         except ArmError as e:
             if required:
                 raise
             if e.code == errno.ETIMEDOUT:
-                # Waiting in the kernel, for its vfork child, say: its faults are logged meanwhile,
-                # and it is tried again at the next boundary.
+                # It waits in the kernel, for its vfork child, say: its faults are logged meanwhile, and
+                # arming is tried again at the next boundary.
                 raise GoneError from None
-            # In the middle of its exec or of its end the kernel refuses it for no other reason.
+            # In the middle of an exec or exit the kernel may refuse for that reason alone.
             self._failures[number] = self._failures.get(number, 0) + 1
-            if self._failures[number] < _TRIES:
+            if self._failures[number] < _MAX_TRIES:
                 raise GoneError from None
             log.info("process %d is traced by its faults alone: %s", pid, e)
             self.by_log_only += 1
@@ -136,13 +162,13 @@ class Members:
         return armed
 
     def adopt_all(self) -> None:
-        """The target as it is now. A tree may grow meanwhile: looked at until nothing is new.
+        """Adopt all current processes. A tree may grow meanwhile: it is scanned until nothing is new.
 
-        Errors: ArmError; TargetEndedError when nothing is there.
+        Raises: ArmError; TargetEndedError when no process is left.
         """
-        for _ in range(_LOOKS):
-            have = {space.pid for space in self.spaces.values()}
-            new = [pid for pid in self.targets.members() if pid not in have]
+        for _ in range(_MAX_SCANS):
+            known = {space.pid for space in self.spaces.values()}
+            new = [pid for pid in self.targets.members() if pid not in known]
             for pid in new:
                 self._try_adopt(pid, required=self.targets.required)
             if not new or not self.targets.follow_fork:
@@ -151,27 +177,30 @@ class Members:
             raise TargetEndedError(f"{self.targets.description} ended before it could be traced")
 
     def adopt_newcomers(self) -> None:
-        """Processes that forked, ran another program, joined or left since the last look."""
-        have = {space.pid for space in self.spaces.values() if not space.gone}
-        known = self.tracer.targets()
-        wanted = {}
+        """Adopt processes that forked, executed another program or joined since the last call.
+
+        Processes that left the target are released.
+        """
+        adopted = {space.pid for space in self.spaces.values() if not space.gone}
+        traced = self.tracer.targets()
+        current = {}
         if self.targets.may_join:
-            # Looked at after the kernel side was: a process it knows that is not here has left.
-            wanted = dict.fromkeys(self.targets.members())
-            for pid in (have | known.keys()) - wanted.keys():
-                self._let_go(pid)
-            known = {tgid: target for tgid, target in known.items() if tgid in wanted}
-        numbers = {number for number, _ in known.values()}
+            # Read after the kernel side's list: a process that is on that one only has left.
+            current = dict.fromkeys(self.targets.members())
+            for pid in (adopted | traced.keys()) - current.keys():
+                self._release(pid)
+            traced = {tgid: target for tgid, target in traced.items() if tgid in current}
+        numbers = {number for number, _ in traced.values()}
         self._failures = {n: c for n, c in self._failures.items() if n in numbers}
-        for tgid, (number, _) in known.items():
+        for tgid, (number, _) in traced.items():
             if abi.tgid_of(number) == tgid:  # else a vfork child in its parent's memory
-                wanted[tgid] = None
-        for pid in wanted:
-            if pid not in have and pid != os.getpid():
+                current[tgid] = None
+        for pid in current:
+            if pid not in adopted and pid != os.getpid():
                 self._try_adopt(pid, required=False)
 
-    def _let_go(self, pid: int) -> None:
-        """A process that left the target; what it wrote until now still counts."""
+    def _release(self, pid: int) -> None:
+        """Stop tracing a process that left the target; what it wrote until now still counts."""
         self.tracer.drop_target(pid)
         for space in self.spaces.values():
             if space.pid == pid:
@@ -184,45 +213,49 @@ class Members:
             pass
 
     def others_alive(self) -> bool:
-        """Whether the kernel side knows of a process of the target that lives."""
+        """Return whether the kernel side knows of a living process of the target."""
         targets = self.tracer.targets().items()
         return any(abi.tgid_of(number) == tgid and lives(tgid) for tgid, (number, _) in targets)
 
-    def bury(self) -> None:
-        """Lets go of memory that is gone. Its slot is free one round later, when its last counts
-        were taken."""
+    def reap(self) -> None:
+        """Release address spaces that no longer exist.
+
+        A slot is free one round later, when its last counts have been read.
+        """
         self._free_slots += self._slots_to_free
         self._slots_to_free = []
         for number in [n for n, s in self.spaces.items() if s.gone]:
             space = self.spaces.pop(number)
             if space.slot:
                 self._slots_to_free.append(space.slot)
-            self._pinned_kib[number], self._unarmed[number] = space.pinned_kib, space.unarmed
-            self._moved_pages[number] = space.moved_pages
+            self._released[number] = Member.of(space)
             space.close()
 
+    def _all(self) -> Iterable[Member]:
+        """Return the figures of all address spaces that belonged to the target."""
+        current = {number: Member.of(space) for number, space in self.spaces.items()}
+        return (self._released | current).values()
+
     def unarmed(self) -> int:
-        """How many writable mappings could not be armed: the most of each process."""
-        living = {number: space.unarmed for number, space in self.spaces.items()}
-        return sum((self._unarmed | living).values())
+        """Return the number of writable mappings that could not be armed: the most of each process."""
+        return sum(member.unarmed for member in self._all())
 
     def moved_pages(self) -> int:
-        """Pages that counted as dirty, in all rounds, as all around them looked written at once and
-        no write was logged."""
-        living = {number: space.moved_pages for number, space in self.spaces.items()}
-        return sum((self._moved_pages | living).values())
+        """Return the pages that count as dirty, in all rounds, only because they were moved.
+
+        All pages around them looked written at once, and no write was logged.
+        """
+        return sum(member.moved_pages for member in self._all())
 
     def pinned_kib(self) -> int:
-        """How much memory was pinned, and could be written unseen: the most of each process."""
-        living = {number: space.pinned_kib for number, space in self.spaces.items()}
-        return sum((self._pinned_kib | living).values())
+        """Return how much memory was pinned, where writes are not tracked: the most of each process."""
+        return sum(member.pinned_kib for member in self._all())
 
     def close(self) -> None:
-        """Unprotects all memory and lets go of all processes."""
+        """Unprotect all memory and release all processes."""
         for number, space in self.spaces.items():
             if not space.gone and space.process.alive():
-                space.look_at_pinned()
-            self._pinned_kib[number], self._unarmed[number] = space.pinned_kib, space.unarmed
-            self._moved_pages[number] = space.moved_pages
+                space.update_pinned()
+            self._released[number] = Member.of(space)
             space.close()
         self.spaces = {}

@@ -1,9 +1,9 @@
-"""The round protocol: nothing is lost, nobody is frozen.
+"""The round protocol: no write is lost, and no process is frozen.
 
 At each boundary, in this order (docs in CONTRIBUTING.md; tests/integration proves it):
 1. flip: BPF records into the other set of maps from now on;
-2. arm: write-protect every mapped page, which also tells what was written (the scan);
-3. grace: no BPF program that began before the flip is still running;
+2. arm: write-protect every mapped page, which also returns what was written (the scan);
+3. grace: wait until no BPF program that started before the flip is running;
 4. drain: what was recorded before the flip, and the scan, are the round's dirty set.
 Only after that may a page be copied. A write between 1 and 2 to a page not yet protected is in
 the ending round's set; one to a page just protected faults again and is in the next.
@@ -33,10 +33,19 @@ _PEEK_REGIONS = 4096  # of a system call each
 
 @dataclass(frozen=True, eq=False)
 class SpaceRound:
-    """What one address space did in one round. present_pages: when the round began.
+    """Pages that an address space wrote in a round.
 
-    dirty = log | missed; redirtied: those of them present when the round began.
-    stats: (1,) abi.STATS of its slot, (0,) when it has none of its own.
+    Attributes:
+        pid: the process.
+        space: number of the address space.
+        mappings: its mappings; empty when they were never read.
+        present: pages present when the round started.
+        log: pages in the write-fault log.
+        missed: pages that only the scan found.
+        dirty: log | missed.
+        redirtied: dirty pages that were present when the round started.
+        scanned_pages: number of pages that the scan found; None when there was no scan.
+        stats: (1,) abi.STATS of its slot, (0,) when it has none of its own.
     """
 
     pid: int
@@ -50,13 +59,35 @@ class SpaceRound:
     scanned_pages: int | None
     stats: npt.NDArray[np.void]
 
+    @classmethod
+    def of_log(cls, number: int, log: PageSet, stats: npt.NDArray[np.void]) -> SpaceRound:
+        """Build the round of an address space of which the log is all that is known."""
+        return cls(
+            pid=abi.tgid_of(number),
+            space=number,
+            mappings=Mappings.of(()),
+            present=empty(),
+            log=log,
+            missed=empty(),
+            dirty=log,
+            redirtied=empty(),
+            scanned_pages=None,
+            stats=stats[:0].copy(),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """One complete round. start_s: since the recording's start; arm_s: how long arming took; boundary_s:
-    from the look at the target that ended it until its dirty pages were known.
+    """A complete round.
 
-    stats: (slots used,) abi.STATS, all targets' and, in slot 0, those that had no slot yet.
+    Attributes:
+        number: from 0.
+        start_s: seconds since the start of the recording.
+        duration_s: its length.
+        arm_s: how long its arm took.
+        spaces: address spaces that it saw.
+        stats: (slots used,) abi.STATS, of all targets; slot 0: of those that had no slot yet.
+        boundary_s: from the start of its end until its dirty pages were known.
     """
 
     number: int
@@ -69,99 +100,100 @@ class Round:
 
 
 class Recorder:
-    """Runs rounds over a target. Use: begin(), then end_round() again and again, then close()."""
+    """Runs rounds over a target. Use: begin(), then end_round() repeatedly, then close()."""
 
-    def __init__(self, tracer: Tracer, targets: TargetSet, way: str, injector: Injector) -> None:
+    def __init__(self, tracer: Tracer, targets: TargetSet, method: str, injector: Injector) -> None:
         self.tracer = tracer
         self.targets = targets
-        self.members = Members(tracer, targets, way, injector)
+        self.members = Members(tracer, targets, method, injector)
         self._round = 0
         self._arm_s = 0.0
-        # By space, logged in memory that was not armed since: it can be written again unseen.
+        # By space, logged in memory that was not armed since: further writes do not fault.
         self._open: dict[int, PageSet] = {}
 
     @property
     def spaces(self) -> dict[int, AddressSpace]:
-        """The target's address spaces now."""
+        """The target's current address spaces, by number."""
         return self.members.spaces
 
     # ---- rounds ----
 
     def begin(self) -> None:
-        """Adopts the target and arms it for the first time: round 0 begins.
+        """Adopt the target and arm it for the first time: round 0 starts.
 
-        Errors: RedirtyError; TargetEndedError when nothing of the target is left.
+        Raises: RedirtyError; TargetEndedError when no process of the target is left.
         """
         self.members.adopt_all()
         for space in self.spaces.values():
-            space.look()
-        self._choose()
+            space.refresh()
+        self._restrict()
         self.started_ns = self._round_ns = self.tracer.flip()
         candidates = self._arm()
         drained = self.tracer.drain()
         self.tracer.drain_mprotected()
         self.tracer.take_stats()
         for space in self.spaces.values():
-            space.settle(drained.get(space.number, empty()), candidates[space.number])
+            space.resolve(drained.get(space.number, empty()), candidates[space.number])
 
-    def _choose(self) -> None:
-        """What is armed is recorded, where not all of a process's memory belongs to the target."""
+    def _restrict(self) -> None:
+        """Have the kernel side record only what is armed, where the target is a part of a process's memory."""
         if self.targets.partial:
             for space in self.spaces.values():
                 self.tracer.add_ranges([(m.start, m.end) for m in space.mappings.items])
 
-    def _arm(self, *, still: bool = False) -> dict[int, PageSet]:
-        """Arms, and waits for the grace period: by address space, what may have been written."""
-        begun = time.monotonic()
+    def _arm(self, *, stopped: bool = False) -> dict[int, PageSet]:
+        """Arm, and wait for the grace period. Return by address space what may have been written."""
+        started = time.monotonic()
         skipped = self.tracer.skipped()
         candidates = {}
         for number, space in self.spaces.items():
             self.tracer.arming(space.slot)
             candidates[number] = empty() if space.gone else space.arm()
             self.tracer.armed(space.slot)
-        self._arm_s = time.monotonic() - begun
-        if not (still and all(s.armed and s.armed.one_step for s in self.spaces.values())):
+        self._arm_s = time.monotonic() - started
+        if not (stopped and all(s.armed and s.armed.one_step for s in self.spaces.values())):
             self.tracer.wait_grace()
         if self.tracer.skipped() != skipped:
             for number, space in self.spaces.items():
-                candidates[number] = candidates[number] | space.doubt()
+                candidates[number] = candidates[number] | space.assume_dirty()
         return candidates
 
-    def end_round(self, *, still: bool = False) -> Round:
-        """Ends the round at this moment and begins the next one. still: no thread of the target runs. What
-        they wrote is logged, and what others write to memory that is armed in one step is in the scan:
-        then nobody needs to wait for BPF programs that still run.
+    def end_round(self, *, stopped: bool = False) -> Round:
+        """End the round at this moment and start the next one.
 
-        Errors: TargetEndedError when nothing of the target is left; the round it ended in is
-        not complete and gives no result.
+        stopped: no thread of the target runs. What they wrote is logged, and what others write to memory
+        that is armed in one step is in the scan: then there is no need to wait for BPF programs that run.
+
+        Raises: TargetEndedError when no process of the target is left; the round it ended in is not
+            complete and has no result.
         """
-        begun = time.monotonic()
+        started = time.monotonic()
         for space in self.spaces.values():
             if not space.gone:
-                space.look(still=still)
+                space.refresh(stopped=stopped)
         self.members.adopt_newcomers()
         for space in self.spaces.values():
             if not space.gone and not space.mappings.items:
-                space.look()
+                space.refresh()
         if all(space.gone for space in self.spaces.values()) and not self.members.others_alive():
             raise TargetEndedError(f"{self.targets.description} ended")
-        # With others: in the middle of running another program, say. They are logged, and armed next time.
-        return self._turn(begun, still=still)
+        # Others may be in the middle of an exec, say. They are logged, and armed next time.
+        return self._turn(started, stopped=stopped)
 
     def last_round(self) -> Round:
-        """The round in which the target ended: what was logged until then, without a scan."""
+        """Return the round in which the target ended: what was logged until then, without a scan."""
         for space in self.spaces.values():
             space.gone = True
         return self._turn(time.monotonic())
 
-    def _turn(self, begun: float, *, still: bool = False) -> Round:
+    def _turn(self, started: float, *, stopped: bool = False) -> Round:
         arm_s = self._arm_s
-        self._choose()
+        self._restrict()
         flipped = self.tracer.flip()
-        candidates = self._arm(still=still)
+        candidates = self._arm(stopped=stopped)
         drained = self.tracer.drain()
         for number, pages in self.tracer.drain_mprotected().items():
-            if number in self.spaces:  # what was not there faults when it is written
+            if number in self.spaces:  # a page that was not present faults when it is written
                 known = pages & self.spaces[number].present
                 drained[number] = drained.get(number, empty()) | known
         stats = self.tracer.take_stats()
@@ -173,11 +205,11 @@ class Recorder:
             arm_s=arm_s,
             spaces=spaces,
             stats=stats,
-            boundary_s=time.monotonic() - begun,
+            boundary_s=time.monotonic() - started,
         )
         self._round += 1
         self._round_ns = flipped
-        self.members.bury()
+        self.members.reap()
         return result
 
     def _results(
@@ -189,59 +221,55 @@ class Recorder:
         found = []
         for number, space in self.spaces.items():
             logged = drained.pop(number, empty()) | self._open.pop(number, empty())
-            scanned = candidates[number]
-            present = space.present
-            missed = space.settle(logged, scanned)
-            if 0 < len(missed.keys) <= _PEEK_REGIONS:
-                # A first write between flip and arm is in the scan of the round that ends and in
-                # the log of the one that begins: logged, not missed.
-                raced = missed & self.tracer.peek(number, missed.keys)
-                logged, missed = logged | raced, missed - raced
-            dirty = logged | missed
-            by_scan = (
-                None if space.armed is None or space.gone else len(scanned & logged) + len(missed)
-            )
-            found.append(
-                SpaceRound(
-                    pid=space.pid,
-                    space=number,
-                    mappings=space.mappings,
-                    present=present,
-                    log=logged,
-                    missed=missed,
-                    dirty=dirty,
-                    redirtied=dirty & present,
-                    scanned_pages=by_scan,
-                    stats=stats[space.slot : space.slot + 1 if space.slot else 0].copy(),
-                )
-            )
-        alive = {n for n, _ in self.tracer.targets().values()} if drained or self._open else set()
-        for number in drained.keys() | self._open.keys():
-            # Born and gone within the round, or not armed yet: its writes were logged, its mappings
-            # never seen.
+            found.append(self._of_known(space, logged, candidates[number], stats))
+        unseen = drained.keys() | self._open.keys()
+        alive = {n for n, _ in self.tracer.targets().values()} if unseen else set()
+        for number in unseen:
             logged = drained.get(number, empty()) | self._open.pop(number, empty())
             if number in alive:
                 self._open[number] = logged
-            found.append(
-                SpaceRound(
-                    pid=abi.tgid_of(number),
-                    space=number,
-                    mappings=Mappings.of(()),
-                    present=empty(),
-                    log=logged,
-                    missed=empty(),
-                    dirty=logged,
-                    redirtied=empty(),
-                    scanned_pages=None,
-                    stats=stats[:0].copy(),
-                )
-            )
+            # Born and ended within the round, or not armed yet: its mappings were never read.
+            found.append(SpaceRound.of_log(number, logged, stats))
         return tuple(found)
 
-    def wait(self, until: float, tick: Callable[[], None], tick_s: float) -> bool:
-        """Sleeps until CLOCK_MONOTONIC reaches until (seconds), calling tick() every tick_s.
+    def _of_known(
+        self, space: AddressSpace, logged: PageSet, scanned: PageSet, stats: npt.NDArray[np.void]
+    ) -> SpaceRound:
+        """Build the round of an address space whose mappings are known."""
+        present = space.present
+        logged, missed = self._without_raced(space.number, logged, space.resolve(logged, scanned))
+        dirty = logged | missed
+        has_scan = space.armed is not None and not space.gone
+        return SpaceRound(
+            pid=space.pid,
+            space=space.number,
+            mappings=space.mappings,
+            present=present,
+            log=logged,
+            missed=missed,
+            dirty=dirty,
+            redirtied=dirty & present,
+            scanned_pages=len(scanned & logged) + len(missed) if has_scan else None,
+            stats=stats[space.slot : space.slot + 1 if space.slot else 0].copy(),
+        )
 
-        Returns False when all known processes of the target have ended before.
+    def _without_raced(
+        self, number: int, logged: PageSet, missed: PageSet
+    ) -> tuple[PageSet, PageSet]:
+        """Return (logged, missed) with pages that raced with the arm taken for logged.
+
+        A first write between flip and arm is in the scan of the round that ends and in the log of the one
+        that starts: it was logged, not missed.
+        """
+        if not 0 < len(missed.keys) <= _PEEK_REGIONS:
+            return logged, missed
+        raced = missed & self.tracer.peek(number, missed.keys)
+        return logged | raced, missed - raced
+
+    def wait(self, until: float, tick: Callable[[], None], tick_s: float) -> bool:
+        """Sleep until CLOCK_MONOTONIC reaches `until` (seconds), calling tick() every tick_s.
+
+        Return False when all known processes of the target have ended before.
         """
         poll = select.poll()
         waiting = {}
@@ -261,5 +289,5 @@ class Recorder:
                 return False
 
     def close(self) -> None:
-        """Unprotects all memory and lets go of all processes; the tracer is the caller's."""
+        """Unprotect all memory and release all processes; the caller closes the tracer."""
         self.members.close()

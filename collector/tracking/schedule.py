@@ -1,11 +1,13 @@
-"""When rounds end: on schedule from the start, however long each takes; the interval may change."""
+"""The schedule of rounds: fixed from the start, however long each round takes; the interval may change."""
 
 from __future__ import annotations
 
 
 class Schedule:
-    """Times are seconds of CLOCK_MONOTONIC. interval_s > 0; it may be set from another thread, and
-    counts from the last boundary on."""
+    """Boundaries of rounds, in seconds of CLOCK_MONOTONIC.
+
+    interval_s: > 0; it may be set from another thread, and counts from the last boundary on.
+    """
 
     def __init__(self, start: float, interval_s: float) -> None:
         self.interval_s = interval_s
@@ -14,7 +16,7 @@ class Schedule:
         self._boundary = 1
 
     def due(self) -> float:
-        """When the round that runs is to end."""
+        """Return when the current round is to end."""
         if self.interval_s != self._used_s:
             self._base += (self._boundary - 1) * self._used_s
             self._boundary = 1
@@ -22,7 +24,9 @@ class Schedule:
         return self._base + self._boundary * self._used_s
 
     def ended(self, now: float) -> None:
-        """A round has ended. Missed boundaries are skipped, not made up for: the schedule never
-        drifts."""
+        """Record that a round has ended. Missed boundaries are skipped, not made up for.
+
+        So the schedule never drifts.
+        """
         passed = int((now - self._base) / self._used_s)
         self._boundary = max(self._boundary + 1, passed + 1)

@@ -1,4 +1,4 @@
-"""Start a command as a target."""
+"""The start of a command as a target."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from redirty.collector.tracking.rounds import Recorder
 
 
 def start_command(recorder: Recorder, command: Command) -> None:
-    """Runs a command so that its first instruction is traced and its memory armed.
+    """Run a command so that it is armed and traced from its first instruction on.
 
-    Errors: RedirtyError when it cannot be run.
+    Raises: RedirtyError when it cannot be run; TargetEndedError when it ended at once.
     """
     recorder.members.injector.hold_at_exec(command.pid)
     recorder.tracer.set_target(command.pid, command.pid, 0)
     command.release()
     try:
         descriptor = recorder.members.injector.wait_for_exec(
-            command.pid, userfaultfd=recorder.members.way == "uffd"
+            command.pid, userfaultfd=recorder.members.method == "uffd"
         )
         command.check_started()
         recorder.members.adopt(command.pid, descriptor)

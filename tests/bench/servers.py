@@ -110,7 +110,7 @@ def _measured(mode: str, probe: Probe, pid: int, path: Path, interval_s: float) 
         (space,) = recorder.spaces.values()
 
         def arm() -> None:
-            space.look()
+            space.refresh()
             space.arm()
 
         return _load(pid, path, _REQUESTS, arm, interval_s)

@@ -1,4 +1,4 @@
-"""A disk that fills up: rows stay whole, files that were there stay, nothing useless is left."""
+"""Tests of a full disk: rows stay whole, old files are kept, no useless file is left behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.factories import meta, one_round, pages
 
 @pytest.fixture
 def filling_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """os.write takes as many bytes as there is room for, then fails as a full disk does."""
+    """Let os.write accept a number of bytes, then fail as a full disk does; yields that number."""
     room = [1 << 40]
     real = os.write
 
@@ -39,6 +39,17 @@ def filling_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(os, "write", write)
     yield room
+
+
+def test_a_record_has_exactly_the_columns_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    file = files.CsvFile(path, ("a", "b"))
+    file.append_record({"b": 2, "a": 1})
+    for wrong in ({"a": 1}, {"a": 1, "b": 2, "c": 3}, {"a": 1, "B": 2}):
+        with pytest.raises(ValueError, match=r"x\.csv"):
+            file.append_record(wrong)
+    file.close()
+    assert path.read_bytes() == b"a,b\r\n1,2\r\n"
 
 
 @pytest.mark.parametrize("room", [0, 1, 5, 13])
@@ -67,7 +78,7 @@ def test_a_full_disk_keeps_the_file_that_was_to_be_replaced(
     with pytest.raises(RedirtyError, match="ENOSPC"):
         files.replace(path, [b"new and ", b"longer"])
     assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["pages.csv"], "nothing is left beside it"
+    assert [p.name for p in tmp_path.iterdir()] == ["pages.csv"], "no temporary file is left"
 
 
 def test_a_disk_that_fills_up_in_a_round_keeps_the_rounds_before(
@@ -85,7 +96,7 @@ def test_a_disk_that_fills_up_in_a_round_keeps_the_rounds_before(
 
 
 @pytest.mark.parametrize("room", [0, 10, 600, 850])
-def test_a_disk_too_full_to_begin_is_left_as_it_was(
+def test_a_recording_that_cannot_be_started_leaves_nothing_behind(
     room: int, tmp_path: Path, filling_disk: list[int]
 ) -> None:
     filling_disk[0] = room
@@ -98,7 +109,7 @@ def test_a_disk_too_full_to_begin_is_left_as_it_was(
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """No room for files of these names; for every other there is."""
+    """Let files of these names fail with ENOSPC, and no others."""
     real = files.replace
 
     def replace(path: Path, blocks: Iterable[bytes]) -> None:
@@ -110,7 +121,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "reported"),
     [
         (["pages.csv"], "pages.csv"),
         (["curve.csv"], "curve.csv"),
@@ -118,14 +129,14 @@ def failing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         (["curve.csv", "meta.json"], "curve.csv"),
     ],
 )
-def test_each_file_is_tried_and_the_first_error_told(
-    names: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_each_file_is_tried_and_the_first_error_is_raised(
+    names: list[str], reported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "rec"
     made = RecordingWriter(directory, meta())
     made.add(one_round(0, log=pages(16), missed=pages(), present=pages()))
     failing(monkeypatch, *names)
-    with pytest.raises(RedirtyError, match=f"{told}: .*ENOSPC"):
+    with pytest.raises(RedirtyError, match=f"{reported}: .*ENOSPC"):
         made.close(complete=True)
     for name in ("pages.csv", "curve.csv"):
         assert (directory / name).exists() == (name not in names)
@@ -139,14 +150,14 @@ def test_each_file_is_tried_and_the_first_error_told(
 
 @pytest.fixture
 def room_for_files() -> Iterator[Callable[[int], None]]:
-    """Sets how large a file may become: Arrow writes past Python, so only the kernel can fail it."""
+    """Yield a function that limits the size of files: Arrow writes without Python, so only the kernel can fail it."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def records(count: int) -> npt.NDArray[np.void]:
-    """Events at random addresses, which no compression makes small."""
+    """Make events at random addresses, which do not compress."""
     made = np.zeros(count, ringbuf.RECORD)
     made["ns"] = np.arange(count) + 1000
     made["address"] = np.random.default_rng(count).integers(0, 1 << 47, count)
@@ -169,7 +180,7 @@ def test_events_that_do_not_fit_leave_nothing_behind(
     with pytest.raises(RedirtyError, match=r"part-00000.parquet: File too large \(EFBIG\)"):
         file.close()
     assert list(tmp_path.iterdir()) == []
-    # They were not thrown away: there may be room again.
+    # The events are still waiting: there may be room again.
     room_for_files(1 << 30)
     file.close()
     assert [p.name for p in tmp_path.iterdir()] == ["events.parquet"]

@@ -1,4 +1,4 @@
-"""Sets of pages against Python's own sets."""
+"""Tests of page sets, compared with Python's own sets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def made(pages: Iterable[int]) -> PageSet:
 
 
 def listed(pages: PageSet) -> list[int]:
-    """What is in the set, after a look at its shape."""
+    """Check the shape of a set and return its pages."""
     assert pages.words.shape == (len(pages.keys), 8)
     assert (np.diff(pages.keys.astype(object)) > 0).all(), "region numbers ascend, each once"
     found: list[int] = pageset.page_numbers(pages).tolist()
@@ -37,7 +37,7 @@ def listed(pages: PageSet) -> list[int]:
 
 @st.composite
 def half_open_ranges(draw: st.DrawFn) -> list[tuple[int, int]]:
-    """Ascending ranges that do not overlap; some empty, some touching, some over many regions."""
+    """Draw ascending ranges that do not overlap; some empty, some adjacent, some over many regions."""
     base = draw(st.sampled_from([0, 63, 511, (1 << 36) - 7, (1 << 45) - 20_000]))
     found = []
     for gap, length in draw(
@@ -74,13 +74,13 @@ def test_operators_are_those_of_sets(a: set[int], b: set[int]) -> None:
     assert listed(left | right) == sorted(a | b)
     assert listed(left & right) == sorted(a & b)
     assert listed(left - right) == sorted(a - b)
-    assert np.array_equal(left.words, before[0]), "the operands stay as they were"
+    assert np.array_equal(left.words, before[0]), "the operands are unchanged"
     assert np.array_equal(right.words, before[1])
 
 
 @given(_PAGES, _PAGES)
 def test_operators_drop_no_region_they_should_keep(a: set[int], b: set[int]) -> None:
-    """Chained, as the round protocol uses them, on results that may have empty rows."""
+    """Chained operators, as the round protocol uses them, accept operands with empty rows."""
     left, right = made(a), made(b)
     only_one = (left - right) | (right - left)
     assert listed(only_one) == sorted(a ^ b)
@@ -89,8 +89,8 @@ def test_operators_drop_no_region_they_should_keep(a: set[int], b: set[int]) -> 
 
 
 @given(_PAGES)
-def test_ranges_are_as_long_as_they_can_be(pages: set[int]) -> None:
-    starts, ends = pageset.ranges(made(pages))
+def test_runs_are_maximal(pages: set[int]) -> None:
+    starts, ends = pageset.page_runs(made(pages))
     covered = [p for a, b in zip(starts.tolist(), ends.tolist(), strict=True) for p in range(a, b)]
     assert covered == sorted(pages)
     assert all(b < a for b, a in zip(ends.tolist(), starts.tolist()[1:], strict=False))
@@ -98,7 +98,7 @@ def test_ranges_are_as_long_as_they_can_be(pages: set[int]) -> None:
 
 @given(_PAGES, st.lists(st.tuples(_PAGE, st.integers(0, 2000)), max_size=12))
 def test_count_in(pages: set[int], places: list[tuple[int, int]]) -> None:
-    """Ranges in any order, overlapping, and up to the very end of the address space."""
+    """Ranges may be in any order, overlap, and reach to the very end of the address space."""
     bounds = [(a, min(a + length, LAST_PAGE + 1)) for a, length in places]
     counts = pageset.count_in(made(pages), u64(a for a, _ in bounds), u64(b for _, b in bounds))
     assert counts.tolist() == [sum(a <= page < b for page in pages) for a, b in bounds]
@@ -113,7 +113,7 @@ def test_within(pages: set[int], ranges: list[tuple[int, int]]) -> None:
 
 
 def test_within_takes_no_memory_for_the_ranges() -> None:
-    """A sanitizer reserves 20 TiB."""
+    """A range as large as the 20 TiB that a sanitizer reserves takes no memory."""
     pages, reserved = made([7, 1 << 30, 1 << 33]), (u64([1]), u64([1 << 32]))
     tracemalloc.start()
     found = pageset.within(pages, *reserved)
@@ -175,7 +175,7 @@ def test_the_ends_of_the_address_space() -> None:
     found = made(pages)
     assert listed(found) == pages
     assert found.keys.tolist() == [0, 1, (1 << 36) - 2, (1 << 36) - 1]
-    starts, ends = pageset.ranges(found)
+    starts, ends = pageset.page_runs(found)
     assert ends.tolist()[-1] == LAST_PAGE + 1
     assert pageset.count_in(found, u64([0]), u64([LAST_PAGE + 1])).tolist() == [5]
     assert listed(pageset.from_ranges(starts, ends)) == pages
@@ -186,21 +186,21 @@ def test_empty() -> None:
     assert len(nothing) == 0
     assert listed(nothing) == []
     assert nothing == made([]) == pageset.from_ranges(u64([7]), u64([7]))
-    assert [a.tolist() for a in pageset.ranges(nothing)] == [[], []]
+    assert [a.tolist() for a in pageset.page_runs(nothing)] == [[], []]
     assert pageset.count_in(nothing, u64([0, 5]), u64([9, 6])).tolist() == [0, 0]
     assert pageset.matrix(nothing).shape == (0, 512)
     assert listed(nothing | made([3])) == listed(made([3]) - nothing) == [3]
     assert listed(nothing & made([3])) == listed(nothing - made([3])) == []
 
 
-def test_whole_regions() -> None:
+def test_pages_in_covered_regions() -> None:
     of = pageset.from_ranges(
         np.array([0, 512, 1024], np.uint64), np.array([100, 1024, 1030], np.uint64)
     )
     part = pageset.from_ranges(
         np.array([0, 512, 1024], np.uint64), np.array([100, 1023, 1536], np.uint64)
     )
-    assert pageset.whole_regions(part, of, 64) == 100 + 512
-    assert pageset.whole_regions(part, of, 101) == 512
-    assert pageset.whole_regions(pageset.empty(), of, 1) == 0
-    assert pageset.whole_regions(part, pageset.empty(), 1) == 0
+    assert pageset.pages_in_covered_regions(part, of, 64) == 100 + 512
+    assert pageset.pages_in_covered_regions(part, of, 101) == 512
+    assert pageset.pages_in_covered_regions(pageset.empty(), of, 1) == 0
+    assert pageset.pages_in_covered_regions(part, pageset.empty(), 1) == 0

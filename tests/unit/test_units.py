@@ -1,4 +1,4 @@
-"""Rates and times as people type and read them."""
+"""Tests of parsing and formatting rates, sizes and times."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def test_rates(text: str, bytes_per_second: float) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "MiB", "-1MiB", "1e9B", "10GBit", "10 Mega", "1,5GB", "0MiB", "0.0GB", "nanB"),
-        *("infB", "10GB/h", "0x10B", ".GB", "1.5.GB", "10mB", "1GiBB", "+1GB", "9" * 400 + "B"),
+        "", "MiB", "-1MiB", "1e9B", "10GBit", "10 Mega", "1,5GB", "0MiB", "0.0GB", "nanB",
+        "infB", "10GB/h", "0x10B", ".GB", "1.5.GB", "10mB", "1GiBB", "+1GB", "9" * 400 + "B",
     ],
-)
+)  # fmt: skip
 def test_bad_rates(text: str) -> None:
     with pytest.raises(UsageError):
         units.parse_rate(text)
 
 
 @pytest.mark.parametrize("text", ["10", "10G", "1.5Gi", "200 M"])
-def test_a_rate_without_a_unit_is_said_to_have_none(text: str) -> None:
+def test_a_rate_without_a_unit_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="has no unit"):
         units.parse_rate(text)
 
@@ -80,17 +80,17 @@ def test_times(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "s", "-1s", "-.1", "1e3", "1 day", "1,5s", "nan", "inf", "-inf", "infinity", "1s2"),
-        *("1S", ".", ".s", "..5", "1..", "1.5.", "+1", "9" * 400, "9" * 307 + "h"),
+        "", "s", "-1s", "-.1", "1e3", "1 day", "1,5s", "nan", "inf", "-inf", "infinity", "1s2",
+        "1S", ".", ".s", "..5", "1..", "1.5.", "+1", "9" * 400, "9" * 307 + "h",
     ],
     ids=lambda text: repr(text[:10]),
-)
+)  # fmt: skip
 def test_bad_times(text: str) -> None:
     with pytest.raises(UsageError):
         units.parse_time(text)
 
 
-def test_a_time_whose_unit_must_be_said() -> None:
+def test_a_time_may_require_a_unit() -> None:
     assert units.parse_time("300ms", unit_needed=True) == pytest.approx(0.3)
     with pytest.raises(UsageError):
         units.parse_time("300", unit_needed=True)
@@ -107,7 +107,7 @@ def test_a_time_whose_unit_must_be_said() -> None:
         (2048 * 1024**4, "2048.0 TiB"),
     ],
 )
-def test_sizes_to_read(count: float, text: str) -> None:
+def test_formatted_sizes(count: float, text: str) -> None:
     assert units.show_bytes(count) == text
 
 
@@ -119,7 +119,7 @@ def test_pages_are_shown_as_sizes() -> None:
     ("seconds", "text"),
     [(12.34, "12.3 s"), (0.0123, "12.3 ms"), (0.000456, "456 us"), (0, "0 us"), (1, "1.0 s")],
 )
-def test_times_to_read(seconds: float, text: str) -> None:
+def test_formatted_times(seconds: float, text: str) -> None:
     assert units.show_time(seconds) == text
 
 

@@ -73,7 +73,7 @@ class Live(TargetReader):
     @property
     def target(self) -> TargetSet | None:
         """What is traced; None before it was found."""
-        return None if self._session is None else self._session.plan.target
+        return None if self._session is None else self._session.options.target
 
     @property
     def target_is_command(self) -> bool:
@@ -117,7 +117,7 @@ class Live(TargetReader):
             target, w.directory, w.interval_s, arm=w.arm, probe=w.probe,
             events=w.writers, stacks=w.writers,
         )  # fmt: skip
-        self._session = Session(plan, outputs=self._sink)
+        self._session = Session(plan, make_sink=self._sink)
         self.about = replace(self.about, title=one_line(target.description))
         if self.stopping:  # before there was a session to stop
             return
@@ -187,7 +187,7 @@ class Live(TargetReader):
             self._wake.notify_all()
 
     def _sink(self, plan: RecordingOptions, recorder: Recorder, family: ProcessNames) -> LiveSink:
-        self._fault_s = fault_s(recorder.members.way)
+        self._fault_s = fault_s(recorder.members.method)
         self._tables = PageTableWatch(lambda: [s.pid for s in list(recorder.spaces.values())])
         self._tables.start()
         sink = LiveSink(plan, recorder, family, self._add)
@@ -196,7 +196,7 @@ class Live(TargetReader):
         title = f"{plan.target.description}: {', '.join(names)}{more}"
         with self._wake:
             self.about = TargetInfo(
-                one_line(title), recorder.tracer.probe, recorder.members.way, plan.interval_s,
+                one_line(title), recorder.tracer.probe, recorder.members.method, plan.interval_s,
                 "" if plan.directory is None else str(plan.directory),
             )  # fmt: skip
             self._changed()
@@ -239,7 +239,7 @@ class LiveSink:
         self._recorder = recorder
         self._family = family
         self._add = add
-        self._runs = WindowCurves(most=KEPT)
+        self._runs = WindowCurves(max_rounds=KEPT)
         self._cpu = CpuTimeSampler()
         self._writers: WriterCounts | None = None
         self._follow = plan.target.follow_fork

@@ -11,7 +11,7 @@ from redirty.collector.model.observations import Observations
 from redirty.collector.model.policy import DEFAULT_DOWNTIME_S
 from redirty.collector.model.predict import answer, notes
 from redirty.collector.model.prediction import CONVERGES, UNCERTAIN, Answer, Question
-from redirty.collector.model.simulation import Pass, least_bandwidth
+from redirty.collector.model.simulation import Pass, min_bandwidth
 from redirty.collector.units import show_bytes, show_time
 from redirty.tui.snapshots.history import MappingTable
 from redirty.tui.snapshots.round_summary import Floats
@@ -81,7 +81,7 @@ def convergence(
     """
     fitted = fit(seen)
     found = answer(fitted, asked.question(), seen.layout)
-    enough = least_bandwidth(found.memory, fitted.curve, found.policy, precision=_SHOWN)
+    enough = min_bandwidth(found.memory, fitted.curve, found.policy, precision=_SHOWN)
     times = _times(fitted)
     pages, low, high = (
         np.array([curve(t) for t in times.tolist()])

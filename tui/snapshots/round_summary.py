@@ -102,7 +102,7 @@ def of_round(
             tlb += (r[1:] for r in tlb_rows(result.number, space.pid, space.stats, features))
     return RoundSummary(
         result.number,
-        np.array([np.nan if v is None else float(str(v)) for v in row]),
+        np.array([np.nan if v is None else float(str(v)) for v in (row[name] for name in COLUMN)]),
         _written(result),
         tuple(tlb),
         points,

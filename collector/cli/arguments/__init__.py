@@ -1,1 +1,1 @@
-"""Arguments that several commands share."""
+"""Arguments that are common to several commands."""

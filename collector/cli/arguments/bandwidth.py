@@ -1,5 +1,4 @@
-"""The arguments that name a bandwidth, the same for every verb that takes one: typed, or that of a
-link of this machine."""
+"""Arguments that name a bandwidth, common to several commands: a given rate, or that of a link."""
 
 from __future__ import annotations
 
@@ -18,45 +17,53 @@ _SAMPLE_S = 1.0
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """bytes_per_s: what is free. said: where it comes from, a line for a person. link: as it was
-    measured; None when the rate was typed."""
+    """A bandwidth from the command line.
+
+    Attributes:
+        bytes_per_s: free bandwidth in bytes per second.
+        source: where it comes from, a line for a person.
+        link: the measured link; None when the rate was given.
+    """
 
     bytes_per_s: float
-    said: str
+    source: str
     link: LinkBandwidth | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For programs; the link's values, all in bytes per second, under `link`."""
+        """Return a JSON-serializable dict, with the link's values under `link`."""
         link = None if self.link is None else dict(vars(self.link))
         return {"bandwidth_bytes_per_s": self.bytes_per_s, "link": link}
 
 
 def add_bandwidth(parser: argparse.ArgumentParser, why: str, *, required: bool = False) -> None:
-    """--bandwidth RATE, --link IFACE or --to HOST, and --sample TIME for the latter two.
+    """Add --bandwidth RATE, --link IFACE and --to HOST, and --sample TIME for the latter two.
 
-    why: what it is for, as the heading's text.
+    why: what it is for, as the text of the heading.
     """
     group = parser.add_argument_group("bandwidth", why)
     one = group.add_mutually_exclusive_group(required=required)
     one.add_argument(
-        "--bandwidth", metavar="RATE", help="typed: 10Gbit, 1.25GB, 200MiB (per second)"
+        "--bandwidth", metavar="RATE", help="a rate: 10Gbit, 1.25GB, 200MiB (per second)"
     )
     one.add_argument(
-        "--link", metavar="IFACE", help="what this interface has left: speed, use, qdisc limits"
+        "--link",
+        metavar="IFACE",
+        help="the free bandwidth of this interface: by speed, use, qdisc limits",
     )
     one.add_argument(
-        "--to", metavar="HOST", help="what the interface that leads to this host has left"
+        "--to", metavar="HOST", help="the free bandwidth of the interface that leads to this host"
     )
     group.add_argument(
-        "--sample", metavar="TIME", help="how long a link's use is measured: 500ms, 5s (default 1s)"
+        "--sample",
+        metavar="TIME",
+        help="how long the use of a link is measured: 500ms, 5s (default 1s)",
     )
 
 
 def bandwidth_of(options: argparse.Namespace) -> Bandwidth | None:
-    """The bandwidth that was asked for; None when none was. Takes as long as --sample says for a
-    link.
+    """Return the requested bandwidth; None when none was requested. Takes --sample for a link.
 
-    Errors: UsageError; RedirtyError when a link's speed is not known, or it has nothing left.
+    Raises: UsageError; RedirtyError when the speed of a link is not known, or none of it is free.
     """
     measured = options.link is not None or options.to is not None
     sample_s = _SAMPLE_S if options.sample is None else parse_time(options.sample)
@@ -68,30 +75,30 @@ def bandwidth_of(options: argparse.Namespace) -> Bandwidth | None:
     if not measured:
         return None
     if sample_s <= 0:
-        raise UsageError("--sample must be more than 0")
+        raise UsageError(f"--sample must be positive, got {options.sample}")
     from redirty.collector.net.link import link_bandwidth
 
     link = link_bandwidth(iface=options.link, host=options.to, seconds=sample_s)
     if link.free_bytes_per_s <= 0:
         raise RedirtyError(
-            f"nothing is left of {_said(link)}: stop what sends, measure for longer (--sample), or "
-            "type a rate: --bandwidth RATE"
+            f"no bandwidth is left: {_source(link)}: stop other senders, measure for longer (--sample), or "
+            "give a rate: --bandwidth RATE"
         )
-    return Bandwidth(link.free_bytes_per_s, _said(link), link)
+    return Bandwidth(link.free_bytes_per_s, _source(link), link)
 
 
-def _said(link: LinkBandwidth) -> str:
-    """'900.0 Mbit/s free of eth0: 1.0 Gbit/s, 100.0 Mbit/s in use over the last 1.0 s'."""
+def _source(link: LinkBandwidth) -> str:
+    """Describe a link: '900.0 Mbit/s free of eth0: 1.0 Gbit/s, 100.0 Mbit/s in use over 1.0 s'."""
     through = "" if link.speed_from == link.iface else f" through {link.speed_from}"
-    made_up = " (as a virtual device reports, no wire's)" if link.virtual else ""
-    said = (
+    reported = " (reported by a virtual device, not that of a wire)" if link.virtual else ""
+    text = (
         f"{show_bits(link.free_bytes_per_s)} free of {link.iface}{through}: "
-        f"{show_bits(link.speed_bytes_per_s)}{made_up}, {show_bits(link.used_bytes_per_s)} in use "
+        f"{show_bits(link.speed_bytes_per_s)}{reported}, {show_bits(link.used_bytes_per_s)} in use "
         f"over {show_time(link.sampled_s)}"
     )
     if link.limit_bytes_per_s is not None:
-        said += (
-            f", held to {show_bits(link.limit_bytes_per_s)} by {link.limit_from} with "
+        text += (
+            f", limited to {show_bits(link.limit_bytes_per_s)} by {link.limit_from} with "
             f"{show_bits(link.limit_used_bytes_per_s or 0.0)} in use"
         )
-    return said
+    return text

@@ -1,4 +1,4 @@
-"""The arguments that name a target, the same for every verb that takes one."""
+"""Arguments that name a target, common to several commands."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ _HELP = "one of -p, --tree, --cgroup, --vm, or -- COMMAND at the end"
 
 
 def add_target(parser: argparse.ArgumentParser, *, tracing: bool = True) -> None:
-    """-p PID (repeatable), --tree PID, --cgroup PATH, --vm PID; -- COMMAND is split off before.
-    tracing: also how it is armed and traced."""
+    """Add -p PID (repeatable), --tree PID, --cgroup PATH and --vm PID; -- COMMAND is split off before.
+
+    tracing: also add how it is armed and traced.
+    """
     group = parser.add_argument_group("target", _HELP)
     group.add_argument(
         "-p", "--pid", type=int, action="append", metavar="PID", help="a process (repeatable)"
     )
     group.add_argument(
-        "--tree", type=int, metavar="PID", help="a process and its descendants, also those to come"
+        "--tree",
+        type=int,
+        metavar="PID",
+        help="a process and its descendants, including future ones",
     )
     group.add_argument(
-        "--cgroup", metavar="PATH", help="a cgroup: its directory, or its path below the mount"
+        "--cgroup",
+        metavar="PATH",
+        help="a cgroup: its directory, or its path below the mount point",
     )
     group.add_argument(
         "--vm",
@@ -31,23 +38,23 @@ def add_target(parser: argparse.ArgumentParser, *, tracing: bool = True) -> None
     )
     if not tracing:
         return
-    how = parser.add_argument_group("how")
+    how = parser.add_argument_group("tracing")
     how.add_argument(
         "--arm",
         choices=("auto", "soft-dirty", "uffd"),
         default="auto",
-        help="how pages are write-protected (see: redirty check)",
+        help="method of write-protecting pages (see: redirty check)",
     )
     how.add_argument(
         "--probe",
         choices=("auto", "fentry", "kprobe", "tracepoint"),
         default="auto",
-        help="where in the kernel faults are seen (see: redirty check)",
+        help="kind of probe that logs faults (see: redirty check)",
     )
 
 
 def targets_named(options: argparse.Namespace) -> int:
-    """In how many of the ways a target is named."""
+    """Count the arguments that name a target."""
     return sum(
         (
             bool(options.pid),
@@ -60,15 +67,17 @@ def targets_named(options: argparse.Namespace) -> int:
 
 
 def target_of(options: argparse.Namespace, *, apart: bool = False) -> Any:
-    """A host.targets.TargetSet. apart: a command gets neither the terminal's input nor its output.
+    """Return the target, a target.targets.TargetSet.
 
-    Errors: UsageError when there is not exactly one; RedirtyError when it is not there.
+    apart: a command is started apart from the terminal, without its input and output.
+
+    Raises: UsageError when not exactly one target is named; RedirtyError when it does not exist.
     """
     if targets_named(options) != 1:
-        raise UsageError(f"give one target: {_HELP}")
-    for pid in (*(options.pid or []), options.tree, options.vm):
+        raise UsageError(f"specify exactly one target: {_HELP}")
+    for pid in [*(options.pid or ()), options.tree, options.vm]:
         if pid is not None and pid <= 0:
-            raise UsageError(f"a process number is above 0: {pid}")
+            raise UsageError(f"a process ID must be positive, got {pid}")
     from redirty.collector.target import targets
 
     if options.pid:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from redirty.collector.linux.procfs import parse_status, split_stat
 from redirty.collector.mirror.sources.vmas import Vma
-from redirty.collector.pageset import PageSet, ranges
+from redirty.collector.pageset import PageSet, page_runs
 from redirty.collector.ptrace.freezer_client import ThreadState
 
 _PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _FILE = 1, 2, 3, 6, 0x46494C45
@@ -125,7 +125,7 @@ def make_notes(files: ProcFiles, threads: Sequence[ThreadState], own: PageSet) -
             parts.append(make_note(b"CORE", _PRFPREG, thread.floating))
         if thread.extended:
             parts.append(make_note(b"LINUX", _X86_XSTATE, thread.extended))
-    starts, ends = ranges(own)
+    starts, ends = page_runs(own)
     runs = np.stack((starts, ends - starts), axis=1)
     parts.append(make_note(OWN_NAME, OWN_PAGES, runs.tobytes()))
     return b"".join(parts)

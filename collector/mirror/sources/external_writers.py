@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable
 
-from redirty.collector.errors import OURS
+from redirty.collector.errors import RESOURCE_ERRNOS
 from redirty.collector.linux.shared_mappings import objects_of
 from redirty.collector.mirror.sources.files import FileSource
 from redirty.collector.mirror.sources.vmas import Key
@@ -24,7 +24,7 @@ def writable_outside(members: Collection[int], files: Iterable[FileSource]) -> s
             try:
                 objects = objects_of(int(entry.name))
             except OSError as e:
-                if e.errno in OURS:
+                if e.errno in RESOURCE_ERRNOS:
                     raise
                 continue
             found |= {key for key, mapped in objects.items() if mapped.writable and key in keys}

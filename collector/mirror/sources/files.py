@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from redirty.collector.errors import OURS
+from redirty.collector.errors import RESOURCE_ERRNOS
 from redirty.collector.linux.process_memory import PAGE, read_file
 from redirty.collector.mirror.sources.page_hashes import PageHashes
 from redirty.collector.mirror.sources.spaces import SpaceSource
@@ -211,7 +211,7 @@ class Files:
             except OSError as e:
                 if e.errno in (errno.ENOENT, errno.ESRCH):
                     return  # unmapped since the list was read
-                if e.errno in OURS:
+                if e.errno in RESOURCE_ERRNOS:
                     raise
                 self._unreadable.add(key)
                 space.direct_vmas.append(vma)

@@ -30,7 +30,7 @@ def test_output_that_cannot_be(sleeper: Hold, tmp_path: Path) -> None:
         (tmp_path / "no" / "recording", "does not exist"),
         (file / "recording", "ENOTDIR"),
         (tmp_path / ("x" * 300), "ENAMETOOLONG"),
-        ("/proc/recording", "cannot make /proc/recording"),
+        ("/proc/recording", "cannot create /proc/recording"),
     ):
         done = run_redirty("record", "-p", sleeper.pid, "100ms", "1", "-o", output)
         assert_refused(done, COULD_NOT, words)

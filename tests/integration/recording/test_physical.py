@@ -64,7 +64,7 @@ class Live:
 
     def end(self) -> PhysicalRound:
         result = self.live.end_round()
-        return self.physical.look(result, self.live.recorder.spaces)
+        return self.physical.locate(result, self.live.recorder.spaces)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Recordings with files missing, cut off or damaged: told as far as they go, or one line of what is wrong."""
+"""Tests of recordings with missing, truncated or damaged files: a partial report, or a one-line error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CSV = sorted(p.name for p in REDIS.glob("*.csv"))
 
 @pytest.fixture
 def rec(tmp_path: Path) -> Path:
-    """A real recording of 32 rounds, without its events."""
+    """Copy a real recording of 32 rounds, without its events."""
     directory = tmp_path / "rec"
     shutil.copytree(REDIS, directory, ignore=shutil.ignore_patterns("events*"))
     return directory
@@ -43,7 +43,7 @@ def report(directory: Path) -> str:
 
 
 def cut_off(directory: Path, rounds: int) -> RecordingWriter:
-    """As kill -9 leaves it: never closed."""
+    """Write a recording that is never closed, as after kill -9."""
     made = RecordingWriter(directory, meta())
     for number in range(rounds):
         made.add(one_round(number, log=pages(16, 17), missed=pages(), present=pages()))
@@ -51,7 +51,7 @@ def cut_off(directory: Path, rounds: int) -> RecordingWriter:
 
 
 def errors(directory: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What each command says that reads a recording: all fail, with one line."""
+    """Run each command that reads a recording; check that it fails with one line, and return these."""
     found = []
     for words in (["report"], ["report", "--json"], ["predict", "--bandwidth", "1Gbit"]):
         assert cli.main([*words, str(directory)]) == 1
@@ -76,7 +76,7 @@ def test_without_pages_the_rest_is_reported(rec: Path) -> None:
     text = report(rec)
     assert "distinct pages: not known: pages.csv is missing or has no pages\n" in text
     (again,) = (line for line in text.splitlines() if line.startswith("dirty again"))
-    assert again.endswith("are dirty in the next, too")
+    assert again.endswith("are dirty in the next one, too")
     assert "hot pages" not in text
     rates = [line for line in whole.splitlines() if line.startswith("  dirty  ")]
     assert rates[0] in text.splitlines()
@@ -96,12 +96,12 @@ def test_pages_cut_off_before_the_first(size: int, rec: Path, tmp_path: Path) ->
     assert report(rec) == without
 
 
-def test_pages_cut_off_later_are_told_as_a_part(rec: Path) -> None:
+def test_pages_cut_off_later_are_reported_as_a_part(rec: Path) -> None:
     whole = (REDIS / "pages.csv").read_bytes()
     (rec / "pages.csv").write_bytes(whole[: len(whole) // 2])
     share = summary.summarise(rec)["pages_told_share"]
     assert 0 < share < 1
-    assert f"in pages.csv are {share:.1%} of the dirty pages of all rounds" in report(rec)
+    assert f"pages.csv covers {share:.1%} of the dirty pages of all rounds" in report(rec)
 
 
 def test_killed_before_the_sums_were_written(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_killed_before_the_sums_were_written(tmp_path: Path) -> None:
     text = report(tmp_path / "rec")
     assert "3 rounds of 1 s, 3.0 s in all" in text and "ended early" in text
     assert "dirty again: 100.0%" in text and "pages.csv is missing" in text
-    assert "not known: curve.csv does not tell" in text
+    assert "not known: curve.csv has no points" in text
 
 
 def test_an_idle_target_has_no_pages_and_nothing_is_missing(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ HEADER = ",".join(columns.ROUNDS).encode() + b"\r\n"
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "fault"),
     [
         (None, "is missing"),
         (b"", "is damaged: it has no round"),
@@ -138,14 +138,14 @@ HEADER = ",".join(columns.ROUNDS).encode() + b"\r\n"
     ],
 )
 def test_no_rounds_where_there_were_some(
-    content: bytes | None, said: str, rec: Path, capsys: pytest.CaptureFixture[str]
+    content: bytes | None, fault: str, rec: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = rec / "rounds.csv"
     path.unlink()
     if content is not None:
         path.write_bytes(content)
     for line in errors(rec, capsys):
-        assert line.startswith(f"{path} {said}, though meta.json tells of 32 rounds: ")
+        assert line.startswith(f"{path} {fault}, though meta.json reports 32 rounds: ")
 
 
 @pytest.mark.parametrize("rounds", [b"", b"\r\n0,0.0,1.", None])
@@ -158,7 +158,7 @@ def test_killed_before_a_round_was_complete(
         (directory / "rounds.csv").unlink()
     else:
         (directory / "rounds.csv").write_bytes(HEADER.strip() + rounds)
-    assert "no round was completed: nothing to sum up" in report(directory)
+    assert "no round was completed: nothing to report" in report(directory)
     assert summary.summarise(directory)["complete"] is False
     assert cli.main(["predict", str(directory), "--bandwidth", "1GB"]) == 1
     assert "has no complete round" in capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_killed_in_a_round(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "value"), [("round", ""), ("dirty_pages", ""), ("duration_s", "inf"), ("arm_s", "x")]
 )
-def test_rounds_with_what_is_no_number(
+def test_rounds_with_a_value_that_is_not_a_number(
     column: str, value: str, rec: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = (rec / "rounds.csv").read_text().splitlines()
@@ -183,7 +183,9 @@ def test_rounds_with_what_is_no_number(
     lines[3] = ",".join(fields)
     (rec / "rounds.csv").write_text("\r\n".join([*lines, ""]))
     assert cli.main(["report", str(rec)]) == 1
-    assert f"is damaged: column {column} has what is no number" in capsys.readouterr().err
+    assert (
+        f"is damaged: column {column} has a value that is not a number" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("name", CSV)
@@ -226,11 +228,11 @@ _NO_SCHEMAS: list[object] = ["1", None, []]
         ({"target": ["redis"]}, "target"),
         ({"target": {"comm": "x"}}, "target.description"),
         ({"target": {"comm": None, "description": "x"}}, "target.comm"),
-        *(({"page_size": value}, "page_size") for value in _NO_SIZES),
-        *(({"interval_s": value}, "interval_s") for value in _NO_TIMES),
-        *(({name: None}, name) for name in ("probe", "arm", "complete", "rounds", "features")),
-        *(({"rounds": value}, "rounds") for value in _NO_COUNTS),
-        *(({"schema": value}, "schema") for value in _NO_SCHEMAS),
+        *[({"page_size": value}, "page_size") for value in _NO_SIZES],
+        *[({"interval_s": value}, "interval_s") for value in _NO_TIMES],
+        *[({name: None}, name) for name in ("probe", "arm", "complete", "rounds", "features")],
+        *[({"rounds": value}, "rounds") for value in _NO_COUNTS],
+        *[({"schema": value}, "schema") for value in _NO_SCHEMAS],
         ({"features": "tlb"}, "features"),
         ({"features": [["tlb"]]}, "features"),
         ({"pinned_kib": "some"}, "pinned_kib"),
@@ -257,7 +259,7 @@ def test_a_field_that_is_missing(field: str, rec: Path, capsys: pytest.CaptureFi
         assert line.startswith(f"{rec / 'meta.json'} is damaged: {field} is missing; ")
 
 
-def test_what_older_redirtys_did_not_write_may_be_missing(rec: Path) -> None:
+def test_fields_that_older_versions_lack_may_be_missing(rec: Path) -> None:
     content = json.loads((rec / "meta.json").read_text())
     for name in meta_fields._OPTIONAL:
         del content[name]
@@ -266,28 +268,30 @@ def test_what_older_redirtys_did_not_write_may_be_missing(rec: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 200_000, '"x"', "[]", "{}", "null", "\0"])
-def test_what_is_no_object(text: str, rec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_an_object(
+    text: str, rec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (rec / "meta.json").write_text(text)
     for line in errors(rec, capsys):
         assert "meta.json" in line
 
 
-def test_names_that_are_no_text_for_a_terminal(rec: Path) -> None:
+def test_names_with_control_characters_are_made_printable(rec: Path) -> None:
     change(rec, probe="\ud800\x1b[2J", target={"description": "\x1b]0;x\a", "comm": "\udcff"})
     assert report(rec).replace("\n", "").isprintable()
 
 
-# ---- one of something ----
+# ---- singular and plural ----
 
 
-def test_one_is_not_several(tmp_path: Path) -> None:
+def test_a_count_of_one_is_singular(tmp_path: Path) -> None:
     made = RecordingWriter(tmp_path / "rec", meta())
     made.add(one_round(0, log=pages(16), missed=pages(), present=pages()))
     made.close(complete=True, extra={"shared_outside_hidden": 1})
     text = report(made.directory)
     assert text.splitlines()[1].startswith("1 round of 1 s, 1.0 s in all")
-    assert "shared memory: 1 process could not be looked at\n" in text
+    assert "shared memory: 1 process could not be read\n" in text
     assert "         1 page\n" in text
     change(made.directory, shared_outside_hidden=2)
-    assert "shared memory: 2 processes could not be looked at\n" in report(made.directory)
+    assert "shared memory: 2 processes could not be read\n" in report(made.directory)
     assert [plural(n, "round") for n in (0, 1, 2)] == ["0 rounds", "1 round", "2 rounds"]

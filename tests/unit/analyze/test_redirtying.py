@@ -1,4 +1,4 @@
-"""How pages are dirtied again: hot sets, shares and runs against plain Python, and closed forms."""
+"""Tests of re-dirtying statistics: compared with plain Python, and with closed forms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from redirty.collector.recording.events import EventFile
 from redirty.collector.recording.writer import RecordingWriter
 
 from tests.support.factories import meta, one_round
-from tests.unit.metrics.test_streaks import of, record, runs_of
+from tests.unit.metrics.test_streaks import of, record, streaks_of
 
 
 @given(st.lists(st.integers(0, 40), max_size=30), st.sampled_from([1, 50, 80, 90, 99, 100]))
@@ -43,7 +43,7 @@ def summed(rec: Path) -> dict[str, Any]:
 
 
 def test_a_cyclic_writer_has_the_closed_form(tmp_path: Path) -> None:
-    """S pages, the next n of them each round: of these n, max(0, 2n - S) are dirty in the next."""
+    """A writer of S pages, the next n each round, has max(0, 2n - S) of them dirty in the next round, too."""
     size, each, rounds = 32, 20, 17
     written = [{16 + (r * each + i) % size for i in range(each)} for r in range(rounds)]
     found = summed(record(tmp_path / "rec", written))["again"]
@@ -54,7 +54,7 @@ def test_a_cyclic_writer_has_the_closed_form(tmp_path: Path) -> None:
 
 
 def test_hot_and_cold(tmp_path: Path) -> None:
-    """Four pages in each of ten rounds, and a new one every round: 40 of 50 page-rounds are hot."""
+    """Four pages in each of ten rounds and a new one every round make 40 of 50 page-rounds hot."""
     written = [{16, 17, 18, 19, 20 + r} for r in range(10)]
     s = summed(record(tmp_path / "rec", written))
     found = s["again"]
@@ -69,7 +69,10 @@ def test_hot_and_cold(tmp_path: Path) -> None:
     (row,) = s["mappings"]
     assert (row["dirty_next_round"], row["pages"], row["hot_pages"]) == (0.8, 14, 9)
     text = summary.as_text(s)
-    assert "dirty again: 80.0% of a round's dirty pages are dirty in the next, too; runs" in text
+    assert (
+        "dirty again: 80.0% of a round's dirty pages are dirty in the next one, too; a streak"
+        in text
+    )
     assert "hot pages, of all page-rounds: 50% in 12.0 KiB, 80% in 16.0 KiB, 90% in 36.0 Ki" in text
     assert "distinct pages dirty within: 1.0 s: 20.0 KiB, 2.0 s: 24.0 KiB, 4.0 s: 32.0 KiB" in text
     (line,) = (line for line in text.splitlines() if "0x10000" in line)
@@ -77,8 +80,8 @@ def test_hot_and_cold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("written", [[{16, 17}], [set()], [set(), set(), {16}]])
-def test_what_nobody_knows_is_none(tmp_path: Path, written: list[set[int]]) -> None:
-    """A recording of one round; an idle target; one that began to write in the last round."""
+def test_unknown_statistics_are_none(tmp_path: Path, written: list[set[int]]) -> None:
+    """Statistics are unknown of a single round, an idle target, or one that wrote in the last round only."""
     s = summed(record(tmp_path / "rec", written))
     assert s["again"]["dirty_next_round"] is None
     assert "dirty again" not in summary.as_text(s)
@@ -143,7 +146,7 @@ def test_groups_are_those_of_dictionaries(writes: list[tuple[int, int, int]], la
         page_rounds = sum(map(len, rounds))
         stayed = sum(len(a & b) for a, b in itertools.pairwise(rounds))
         followed = sum(map(len, rounds[:-1]))
-        ended, going_on = runs_of(rounds)
+        ended, going_on = streaks_of(rounds)
         counts = np.array([sum(p in r for r in rounds) for p in set().union(*rounds)], np.int64)
         assert row["page_rounds"] == page_rounds
         assert row["pages"] == len(counts)
@@ -154,7 +157,7 @@ def test_groups_are_those_of_dictionaries(writes: list[tuple[int, int, int]], la
 
 
 def test_times_to_rounds() -> None:
-    """A gap between rounds, and what is after the last one, is in none."""
+    """Times in a gap between rounds, or after the last one, are in no round."""
     rounds = pd.DataFrame(
         {"round": [0, 1, 2], "start_s": [0.0, 1.0, 3.0], "duration_s": [1.0, 1.5, 1.0]}
     )
@@ -164,7 +167,7 @@ def test_times_to_rounds() -> None:
 
 
 def test_threads_and_stacks_of_a_recording(tmp_path: Path) -> None:
-    """Thread 8 writes one page in all three rounds, twice in one; 9 two pages in one round each."""
+    """Threads and stacks are summed: 8 writes one page in all three rounds, 9 two pages in one round each."""
     rec = tmp_path / "rec"
     made = RecordingWriter(rec, meta())
     events = EventFile(rec, 1_000)

@@ -1,4 +1,4 @@
-"""Flushes of the TLB on their way to a user: tlb.csv, its sums, and how tests read the kernel's own."""
+"""Tests of TLB flushes: rows of tlb.csv, their sums, and the oracle that parses the kernel's tracepoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.factories import EVERYTHING, meta, one_round, pages
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
-    """A recording of two rounds."""
+    """Write a recording of two rounds."""
     made = RecordingWriter(tmp_path / "rec", meta())
     for number in range(2):
         made.add(one_round(number, log=pages(16), missed=pages(), present=pages()))
@@ -32,13 +32,13 @@ def recorded(tmp_path: Path) -> Path:
         ({"tlb_cpus"}, {("flush_tlb_mm_range", "cpus"), ("flush_tlb_mm_range", "arm_cpus")}),
     ],
 )
-def test_what_is_not_attached_is_not_known_of_flushes(
+def test_columns_without_a_probe_are_empty(
     lacking: set[str], unknown: set[tuple[str, str]]
 ) -> None:
     result = one_round(0, log=pages(16), missed=pages(), present=pages())
     result.stats["tlb"][1, 0] = (2, 0, 2, 0, 0, 0)
-    features = EVERYTHING - lacking
-    rows = list(tlb.rows(0, 4321, result.stats[1:2], features))
+    hooks = EVERYTHING - lacking
+    rows = list(tlb.rows(0, 4321, result.stats[1:2], hooks))
     table = {row[2]: dict(zip(columns.TLB, row, strict=True)) for row in rows}
     empty = {(r, c) for r, row in table.items() for c, value in row.items() if value is None}
     shares = {"task_switch", "remote_shootdown", "local_mm_shootdown"}
@@ -50,7 +50,7 @@ def test_what_is_not_attached_is_not_known_of_flushes(
     assert empty == always | unknown
 
 
-def test_a_recording_of_before_the_arm_was_told_apart(recorded: Path) -> None:
+def test_an_older_recording_without_flushes_of_the_arm(recorded: Path) -> None:
     table = pd.read_csv(recorded / "tlb.csv")
     table[list(columns.TLB[:7])].to_csv(recorded / "tlb.csv", index=False, lineterminator="\r\n")
     loaded = load.load_tlb(recorded)
@@ -61,27 +61,27 @@ def test_a_recording_of_before_the_arm_was_told_apart(recorded: Path) -> None:
     assert (found["target"]["flushes"], found["arm"]["flushes"]) == (10, None)
 
 
-def test_a_report_tells_flushes_of_the_arm_apart(recorded: Path) -> None:
+def test_a_report_separates_flushes_of_the_arm(recorded: Path) -> None:
     found = summary.summarise(recorded)
     assert found["tlb"] == {
         "target": {
-            **{"flushes": 10, "pages": 14, "ranges": 8, "full_flushes": 2, "cpus": 18},
+            "flushes": 10, "pages": 14, "ranges": 8, "full_flushes": 2, "cpus": 18,
             "time_s": 4.0,
         },
         "arm": {
-            **{"flushes": 2, "pages": 0, "ranges": 0, "full_flushes": 2, "cpus": 6},
+            "flushes": 2, "pages": 0, "ranges": 0, "full_flushes": 2, "cpus": 6,
             "time_s": 1.0,
         },
-    }
+    }  # fmt: skip
     lines = summary.as_text(found).splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("TLB flushes: 10, "))
-    assert "8 named a range (14 pages), 2 flushed everything" in lines[at + 1]
+    assert "8 ranged (14 pages), 2 full" in lines[at + 1]
     assert "other CPUs interrupted 18 times" in lines[at + 1]
-    assert lines[at + 2].startswith("  and 2 that arming caused, 1.0 s in all: ")
+    assert lines[at + 2].startswith("  2 more caused by arming, 1.0 s in all: ")
 
 
 def test_shares_of_a_flush_are_not_added_up() -> None:
-    """By the tracepoint alone: one that flushes here and asks others has a row of each."""
+    """A flush that is local and also interrupts other CPUs counts once, though it has two rows."""
     frame = pd.DataFrame(
         [
             (0, 1, "local_mm_shootdown", 12, 48, None, 0, 12, None, 0, 0, None, 0, 0, None),
@@ -112,9 +112,11 @@ TRACE = """# tracer: nop
 def test_tracefs_is_read_whole() -> None:
     found = tlb_oracle.parse(TRACE)
     assert [(f.tid, f.cpu, f.pages, f.reason) for f in found] == [
-        *((24227, 0, -1, 3), (24228, 1, 7, 1), (0, 1, 0, 0)),
+        (24227, 0, -1, 3),
+        (24228, 1, 7, 1),
+        (0, 1, 0, 0),
     ]
-    assert tlb_oracle.by_reason(found, {24228, 0}) == {1: 1}, "none of no pages"
+    assert tlb_oracle.by_reason(found, {24228, 0}) == {1: 1}, "a flush of 0 pages does not count"
     with pytest.raises(ValueError, match="the trace lacks events"):
         tlb_oracle.parse(TRACE.replace("3/3", "3/9"))
     with pytest.raises(ValueError, match="unexpected line of tracefs"):
@@ -132,7 +134,7 @@ ENTRIES = """# entries-in-buffer/entries-written: 7/7   #P:2
 """
 
 
-def test_tracefs_tells_flushes_by_faults() -> None:
+def test_tracefs_shows_which_flushes_faults_caused() -> None:
     found = tlb_oracle.parse(ENTRIES)
     assert [(f.tid, f.fault) for f in found] == [
         (134, True),

@@ -1,4 +1,4 @@
-"""The command line: what it takes, what it refuses, and how soon it answers."""
+"""Tests of the command line: accepted and refused arguments, exit codes, streams, and imports."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from redirty.collector import VERSION
+from redirty.collector.cli import interrupts
 from redirty.collector.cli import main as cli
 from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
 
@@ -19,8 +20,8 @@ HEAVY = ("numpy", "pandas", "pyarrow", "bcc", "pyroute2", "logging", "asyncio")
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[argparse.Namespace]:
-    """What `record` is asked for, in place of recording."""
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[argparse.Namespace]:
+    """Collect the arguments of `record` instead of recording."""
     seen: list[argparse.Namespace] = []
     module = importlib.import_module("redirty.collector.cli.record")
 
@@ -34,13 +35,13 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[argparse.Namespace]:
 
 @pytest.mark.parametrize("verb", ["", *cli.VERBS])
 def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*([verb] if verb else []), "--help"]) == 0
+    assert cli.main(([verb] if verb else []) + ["--help"]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
     assert shown.out.startswith(f"usage: redirty {verb}".rstrip())
     if not verb:
         assert all(name in shown.out and line in shown.out for name, (_, line) in cli.VERBS.items())
-        assert "exit codes: 0 done, 1 it could not, 2 wrong usage" in shown.out
+        assert "exit codes: 0 success, 1 failure, 2 wrong usage" in shown.out
     if verb == "record":
         for flag in ("--pid", "--tree", "--cgroup", "--arm", "--probe", "--events", "--stacks"):
             assert flag in shown.out
@@ -53,7 +54,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """Each costs a tenth of a second or more, and `--help` should be there at once."""
+    """--help is immediate: it imports no module that takes a tenth of a second or more."""
     code = (
         "import sys\n"
         "from redirty.collector.cli.main import main\n"
@@ -92,7 +93,7 @@ def test_help_imports_nothing_heavy() -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_2_and_says_how(
+def test_wrong_usage_exits_with_2_and_shows_the_usage(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(words) == 2
@@ -105,22 +106,22 @@ def test_wrong_usage_is_2_and_says_how(
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["-p", "1", "0"], "too short"),
-        (["-p", "1", "0.5ms"], "too short"),
-        (["-p", "1", "soon"], "not understood"),
+        (["-p", "1", "0"], "must be at least 1ms"),
+        (["-p", "1", "0.5ms"], "must be at least 1ms"),
+        (["-p", "1", "soon"], "invalid time"),
         (["-p", "1", "1s", "-2"], None),
-        (["-p", "1", "1s", "0"], "1 or more"),
-        (["-p", "1", "-d", "0"], "more than 0"),
-        (["-p", "1", "-d", "long"], "not understood"),
-        (["-p", "1", "-d", ""], "not understood"),
-        (["-p", "1", "-d", "inf"], "not understood"),
+        (["-p", "1", "1s", "0"], "count must be at least 1, got 0"),
+        (["-p", "1", "-d", "0"], "--duration must be positive, got 0"),
+        (["-p", "1", "-d", "long"], "invalid time"),
+        (["-p", "1", "-d", ""], "invalid time"),
+        (["-p", "1", "-d", "inf"], "invalid time"),
         (["-p", "1", "-d", "9" * 400], "too long"),
-        (["-p", "1", "nan"], "not understood"),
-        (["-p", "1", "inf"], "not understood"),
-        (["-p", "1", "-1"], "not understood"),
-        (["-p", "1", "-.5"], "not understood"),
-        (["-p", "1", ".0001"], "too short"),
-        (["-p", "1", "."], "not understood"),
+        (["-p", "1", "nan"], "invalid time"),
+        (["-p", "1", "inf"], "invalid time"),
+        (["-p", "1", "-1"], "invalid time"),
+        (["-p", "1", "-.5"], "invalid time"),
+        (["-p", "1", ".0001"], "must be at least 1ms"),
+        (["-p", "1", "."], "invalid time"),
         (["-p", "1", "-1s"], None),
     ],
     ids=lambda value: str(value)[:40],
@@ -129,17 +130,17 @@ def test_arguments_that_make_no_sense(
     words: list[str], why: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["record", *words, "-o", str(tmp_path / "rec")]) == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    if why:  # said by redirty itself: one line
-        assert said.startswith("redirty: ")
-        assert said.count("\n") == 1
-        assert why in said
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    if why:  # a message of redirty itself: one line
+        assert shown.startswith("redirty: ")
+        assert shown.count("\n") == 1
+        assert why in shown
     assert not (tmp_path / "rec").exists()
 
 
 @pytest.mark.parametrize("passes", ["0", "-1", "1001", "9" * 30])
-def test_passes_of_a_mirror_are_so_many_as_can_be_foretold(
+def test_passes_of_a_mirror_are_limited(
     passes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["mirror", "-p", "1", "--to", str(tmp_path / "m"), f"--passes={passes}"]
@@ -150,18 +151,18 @@ def test_passes_of_a_mirror_are_so_many_as_can_be_foretold(
 
 
 @pytest.mark.parametrize(("interval", "seconds"), [(".1", 0.1), (".5s", 0.5), ("1.", 1.0)])
-def test_a_number_may_begin_or_end_with_its_point(
+def test_a_number_may_start_or_end_with_its_point(
     interval: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
 
-    def session(plan: Any, *_: Any, **_more: Any) -> None:
+    def session(plan: Any, **_: Any) -> None:
         seen.append(plan.interval_s)
         raise RedirtyError("far enough")
 
     monkeypatch.setattr("redirty.collector.linux.privileges.require_root", lambda: None)
     monkeypatch.setattr("redirty.collector.cli.record.target_of", lambda _: None)
-    monkeypatch.setattr("redirty.collector.recording.session.Session", session)
+    monkeypatch.setattr("redirty.collector.cli.recording_session.RecordingSession", session)
     assert cli.main(["record", "-p", "1", interval, "-o", str(tmp_path / "rec")]) == 1
     assert seen == [seconds]
 
@@ -173,18 +174,18 @@ def test_a_directory_that_exists(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
 
 
-def test_what_comes_after_two_dashes_is_the_command(ran: list[argparse.Namespace]) -> None:
+def test_words_after_two_dashes_are_the_command(requests: list[argparse.Namespace]) -> None:
     words = ["record", "100ms", "5", "-o", "rec", "--", "sh", "-c", "x -- -o y", "--", "-p", "1"]
     assert cli.main(words) == 0
-    (options,) = ran
+    (options,) = requests
     assert options.command == ["sh", "-c", "x -- -o y", "--", "-p", "1"]
     assert (options.interval, options.count, options.output) == ("100ms", 5, "rec")
     assert options.pid is None
 
 
-def test_arguments_come_in_any_order(ran: list[argparse.Namespace]) -> None:
+def test_arguments_come_in_any_order(requests: list[argparse.Namespace]) -> None:
     assert cli.main(["record", "-o", "rec", "-p", "7", "--pid", "8", "2s", "-q", "-v"]) == 0
-    (options,) = ran
+    (options,) = requests
     assert (options.pid, options.interval, options.count) == ([7, 8], "2s", None)
     assert (options.quiet, options.verbose, options.command) == (True, True, [])
     assert (options.arm, options.probe) == ("auto", "auto")
@@ -214,12 +215,12 @@ def test_exit_codes(
     monkeypatch.setattr(importlib.import_module("redirty.collector.cli.check"), "run", fail)
     monkeypatch.delenv("REDIRTY_DEBUG", raising=False)
     assert cli.main(["check"]) == code
-    said = capsys.readouterr().err
-    assert said.startswith(line)
-    assert len(said.splitlines()) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(line)
+    assert len(shown.splitlines()) == 1
 
 
-def test_a_bug_is_one_line_too_unless_asked_for(
+def test_a_bug_is_one_line_unless_debugging(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: object) -> int:
@@ -228,9 +229,9 @@ def test_a_bug_is_one_line_too_unless_asked_for(
     monkeypatch.setattr(importlib.import_module("redirty.collector.cli.check"), "run", fail)
     monkeypatch.delenv("REDIRTY_DEBUG", raising=False)
     assert cli.main(["check"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("redirty: internal error: ZeroDivisionError: by 0")
-    assert said.count("\n") == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("redirty: internal error: ZeroDivisionError: by 0")
+    assert shown.count("\n") == 1
     monkeypatch.setenv("REDIRTY_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         cli.main(["check"])
@@ -238,7 +239,7 @@ def test_a_bug_is_one_line_too_unless_asked_for(
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["record", "--help"]], ids=" ".join)
-def test_a_reader_that_has_enough_is_no_error(words: list[str], unbuffered: str) -> None:
+def test_a_closed_pipe_is_not_an_error(words: list[str], unbuffered: str) -> None:
     program = subprocess.Popen(
         [sys.executable, "-m", "redirty.collector.cli.main", *words],
         stdout=subprocess.PIPE,
@@ -247,13 +248,13 @@ def test_a_reader_that_has_enough_is_no_error(words: list[str], unbuffered: str)
     )
     assert program.stdout is not None and program.stderr is not None
     program.stdout.close()
-    said = program.stderr.read()
+    shown = program.stderr.read()
     program.stderr.close()
-    assert (program.wait(), said) == (0, b"")
+    assert (program.wait(), shown) == (0, b"")
 
 
 def _redirected(how: str, unbuffered: str = "") -> subprocess.CompletedProcess[str]:
-    """The program's help, with a redirection of the shell."""
+    """Run the program's help with a redirection of the shell."""
     program = [sys.executable, "-m", "redirty.collector.cli.main", "--help"]
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {how}', "sh", *program],
@@ -287,24 +288,24 @@ def test_streams_that_are_closed(how: str) -> None:
 def test_missing_descriptors_are_opened_for_children_too() -> None:
     code = (
         "import os, sys\n"
-        "from redirty.collector.cli import main\n"
+        "from redirty.collector.cli import streams\n"
         "os.closerange(0, 3)\n"
         "sys.stdin = sys.stdout = sys.stderr = None\n"
-        "main._mend_streams()\n"
-        "print('goes nowhere')\n"
+        "streams.repair_streams()\n"
+        "print('discarded')\n"
         "sys.exit(not all(os.path.samestat(os.fstat(n), os.stat(os.devnull)) and "
         "os.get_inheritable(n) for n in range(3)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_an_interruption_that_an_import_made_another_error(
+def test_an_interruption_that_an_import_turned_into_another_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: object) -> int:
         raise ImportError("numpy could not be initialised")
 
     monkeypatch.setattr(importlib.import_module("redirty.collector.cli.check"), "run", fail)
-    monkeypatch.setattr(cli, "_interrupts", [2])
+    monkeypatch.setattr(interrupts, "received", [2])
     assert cli.main(["check"]) == 130
     assert capsys.readouterr().err == "redirty: interrupted\n"

@@ -1,4 +1,4 @@
-"""redirty predict on recordings: its answers, its JSON, and what it says to input that makes no sense."""
+"""Tests of redirty predict on recordings: its answers, its JSON, and its errors."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from redirty.collector.analyze import ascii_plot
 from redirty.collector.bpf import abi
 from redirty.collector.cli import main as cli
 from redirty.collector.linux.maps import Mapping, Mappings
-from redirty.collector.pageset import from_ranges
+from redirty.collector.pageset import PAGE_SIZE, from_ranges
 from redirty.collector.recording.writer import RecordingWriter
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.support.factories import meta
 
-PAGE = 4096
+PAGE = PAGE_SIZE
 MIB = 1 << 20
 PRESENT = 20_000
 AREA, RATE = 4000, 8000.0
 _EDGES_S = abi.hist_edges_ns() / 1e9
 FIRST = 0x7F0000000 << 12
 
-# What the contract promises.
+# Keys that users rely on.
 PROMISED = {
-    *("converges", "passes", "total_s", "downtime_s", "transferred_bytes"),
-    *("min_bandwidth_bytes_per_s", "low", "high", "policy", "basis"),
-}
+    "converges", "passes", "total_s", "downtime_s", "transferred_bytes",
+    "min_bandwidth_bytes_per_s", "low", "high", "policy", "basis",
+}  # fmt: skip
 
 
 def ranges(*pairs: tuple[int, int]) -> Any:
@@ -40,7 +40,7 @@ def ranges(*pairs: tuple[int, int]) -> Any:
 
 
 def cyclic_round(number: int, duration_s: float, rate: float, area: int = AREA) -> Round:
-    """A writer that goes round an area of a mapping of 20,000 pages, all present."""
+    """Make a round of a cyclic writer over an area of a mapping of 20,000 pages, all present."""
     base = FIRST >> 12
     mappings = Mappings.of((Mapping(FIRST, FIRST + PRESENT * PAGE, "rw-p", ""),))
     start = round(number * duration_s * rate) % area if rate else 0
@@ -87,10 +87,13 @@ def predicted(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, A
 
 
 def test_a_link_that_is_fast_enough(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """min(S, P t) in closed form: 20,000 pages, then what is written, ever less by rate / bandwidth, but for
-    what was written before the pass came to it. Of the first pass its first fifth leaves all, the rest ever
-    less, in a straight line to nothing at the end. What it leaves is written again at the same rate, and so
-    sent after all where that happens before the second pass comes to it."""
+    """Passes over a cyclic writer, min(S, P t), follow the closed form.
+
+    20,000 pages, then what is written, each time less by rate / bandwidth, except for what was written before
+    the pass reached it. In the first pass its first fifth leaves all, the rest less and less, linearly to
+    nothing at the end. What is unchanged is written again at the same rate, and sent after all where that
+    happens before the second pass reaches it.
+    """
     pages_per_s = 4 * RATE
     found = predicted(
         capsys, recording, "--bandwidth", f"{pages_per_s * PAGE:.0f}B", "--downtime", "100ms"
@@ -99,10 +102,10 @@ def test_a_link_that_is_fast_enough(recording: Path, capsys: pytest.CaptureFixtu
     assert (found["converges"], found["verdict"]) == (True, "converges")
     first = PRESENT / pages_per_s
     assert AREA / RATE / first == pytest.approx(0.8)
-    at = (np.arange(1000) + 0.5) / 1000  # of the memory, from its beginning
+    at = (np.arange(1000) + 0.5) / 1000  # of the memory, from its start
     same = np.maximum(at - 0.2, 0) / 0.8
     second = 0.0
-    for _ in range(20):  # it is longer by what it sends again
+    for _ in range(20):  # what it sends again makes it longer
         again = np.minimum(RATE * second / pages_per_s / AREA * at, 1)
         sent = 1 - same * (1 - again)
         second = AREA * sent.mean()
@@ -122,7 +125,7 @@ def test_a_link_that_is_fast_enough(recording: Path, capsys: pytest.CaptureFixtu
     assert found["mapping_classes"]["anon_private"]["share"] == 1.0
 
 
-def test_a_link_that_is_not(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_link_that_is_too_slow(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bandwidth = RATE * PAGE * 0.3
     found = predicted(capsys, recording, "--bandwidth", f"{bandwidth:.0f}B")
     assert (found["converges"], found["verdict"]) == (False, "does not converge")
@@ -132,7 +135,7 @@ def test_a_link_that_is_not(recording: Path, capsys: pytest.CaptureFixture[str])
     assert 1 < len(found["passes"]) < 60
     reasons = " ".join(found["reasons"])
     assert "and so does the next" in reasons
-    assert f"{FIRST:#x} (anonymous)" in reasons, "which mapping keeps it"
+    assert f"{FIRST:#x} (anonymous)" in reasons, "the mapping that is re-dirtied"
     assert found["min_downtime_s"] == pytest.approx(AREA / (RATE * 0.3), rel=0.05)
 
 
@@ -193,13 +196,13 @@ def test_text(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "never" in capsys.readouterr().out
 
 
-# ---- input that makes no sense, or little ----
+# ---- poor or invalid input ----
 
 
 def test_one_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = predicted(capsys, record(tmp_path / "rec", 1), "--bandwidth", "34MiB")
     assert found["verdict"] == "uncertain"
-    assert any("one round tells nothing" in note for note in found["notes"])
+    assert any("a single round does not show" in note for note in found["notes"])
 
 
 def test_an_idle_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,30 +231,30 @@ def test_more_bandwidth_than_memory_has(
 ) -> None:
     found = predicted(capsys, recording, "--bandwidth", "100TB", "--downtime", "1us")
     assert found["converges"]
-    assert any("more than memory can be read with" in note for note in found["notes"])
+    assert any("faster than memory can be read" in note for note in found["notes"])
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--bandwidth", "0MiB"], "more than 0"),
+        (["--bandwidth", "0MiB"], "a rate must be positive"),
         (["--bandwidth", "200"], "no unit"),
-        (["--bandwidth", "fast"], "not understood"),
-        (["--bandwidth", "1GB", "--downtime", "0"], "more than 0"),
-        (["--bandwidth", "1GB", "--downtime", "0ms"], "more than 0"),
-        (["--bandwidth", "1GB", "--downtime", "soon"], "not understood"),
-        (["--bandwidth", "1GB", "--policy", "magic"], "not known"),
+        (["--bandwidth", "fast"], "invalid rate"),
+        (["--bandwidth", "1GB", "--downtime", "0"], "--downtime must be positive, got 0"),
+        (["--bandwidth", "1GB", "--downtime", "0ms"], "--downtime must be positive, got 0ms"),
+        (["--bandwidth", "1GB", "--downtime", "soon"], "invalid time"),
+        (["--bandwidth", "1GB", "--policy", "magic"], "unknown policy"),
         (["--bandwidth", "1GB", "--policy", "criu:0"], "criu:3"),
         (["--bandwidth", "1GB", "--memory", "1Gbit"], "512MiB"),
         (["--bandwidth", "1GB", "--zero", "x"], "512MiB"),
-        (["--bandwidth", "1GB", "--last-bandwidth", "0B"], "more than 0"),
+        (["--bandwidth", "1GB", "--last-bandwidth", "0B"], "a rate must be positive"),
         (["--bandwidth", "1GB", "-d", "5s"], "recorded already"),
         (["--bandwidth", "1GB", "--interval", "5s"], "recorded already"),
         (["--bandwidth", "1GB", "-p", "1"], "not both"),
     ],
     ids=" ".join,
 )
-def test_wrong_words(
+def test_wrong_usage(
     words: list[str], why: str, recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["predict", str(recording), *words]) == 2
@@ -263,24 +266,26 @@ def test_wrong_words(
 
 def test_neither_recording_nor_target(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["predict", "--bandwidth", "1GB"]) == 2
-    assert "give a recording (DIR), or a target" in capsys.readouterr().err
+    assert "specify a recording (DIR), or a target" in capsys.readouterr().err
     assert cli.main(["predict", "rec"]) == 2
     assert "--bandwidth" in capsys.readouterr().err
 
 
-def test_what_is_no_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_that_is_not_a_recording(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for place in (tmp_path, tmp_path / "none"):
         assert cli.main(["predict", str(place), "--bandwidth", "1GB"]) == 1
-        assert "is no recording" in capsys.readouterr().err
+        assert "is not a recording" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["-d", "0"], "no round"),
-        (["-d", "100ms"], "no round"),
-        (["--interval", "0"], "too short"),
-        (["-d", "x"], "not understood"),
+        (["-d", "0"], "--duration must be at least one round"),
+        (["-d", "100ms"], "--duration must be at least one round"),
+        (["--interval", "0"], "--interval must be at least 1ms"),
+        (["-d", "x"], "invalid time"),
     ],
     ids=" ".join,
 )
@@ -300,7 +305,7 @@ def test_an_older_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert any("no curves.csv" in note for note in old["notes"])
 
 
-def test_damage_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = record(tmp_path / "rec", 4)
     frame = pd.read_csv(directory / "curves.csv")
     frame.drop(columns="rounds").to_csv(directory / "curves.csv", index=False)
@@ -315,13 +320,17 @@ def test_damage_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("name", "column", "value"),
     [
-        *(("mappings.csv", "start", "zz"), ("mappings.csv", "end", "0x1ffffffffffffffff")),
-        *(("mappings.csv", "dirty_pages", "many"), ("rounds.csv", "duration_s", "0.1.2")),
-        *(("curves.csv", "elapsed_s", "-"), ("zeros.csv", "start", "")),
-        *(("zeros.csv", "zero_pages", "none"), ("zeros.csv", "end", "12 pages")),
+        ("mappings.csv", "start", "zz"),
+        ("mappings.csv", "end", "0x1ffffffffffffffff"),
+        ("mappings.csv", "dirty_pages", "many"),
+        ("rounds.csv", "duration_s", "0.1.2"),
+        ("curves.csv", "elapsed_s", "-"),
+        ("zeros.csv", "start", ""),
+        ("zeros.csv", "zero_pages", "none"),
+        ("zeros.csv", "end", "12 pages"),
     ],
 )
-def test_a_damaged_value_is_told(
+def test_a_damaged_value_is_reported(
     name: str, column: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = record(tmp_path / "rec", 4)

@@ -1,4 +1,4 @@
-"""Sums over rounds: against a model of dictionaries, and against closed forms of W(t)."""
+"""Tests of sums over rounds: compared with dictionaries, and with closed forms of W(t)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAGES = st.sets(st.builds(lambda r, p: r * 512 + p, _REGIONS, st.integers(0, 51
 
 @dataclass
 class Counted:
-    """What PageHistory knows of one page."""
+    """Expected counters of a page."""
 
     dirty: int = 0
     redirtied: int = 0
@@ -82,8 +82,10 @@ def test_page_counts_of_nothing() -> None:
 
 
 def histogram(w_of_t: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
-    """Pages by slot for a curve given at each slot's upper edge, rounded so that the running
-    total is within half a page of the curve everywhere."""
+    """Return pages by slot for a curve given at the upper edge of each slot.
+
+    Rounded so that the running total is within half a page of the curve everywhere.
+    """
     return np.diff(np.round(w_of_t), prepend=0.0).astype(np.uint64)
 
 
@@ -96,13 +98,13 @@ def curve_of(w_of_t: npt.NDArray[np.float64], durations: list[float], end: list[
 
 
 def at(curve: Curve) -> npt.NDArray[np.float64]:
-    """All points but the last, which is the mean round and not an edge of a slot."""
+    """Return all points but the last, which is the mean round and not the edge of a slot."""
     return curve.elapsed_s[:-1]
 
 
 @pytest.mark.parametrize(("pages", "rate"), [(16384, 8000.0), (500, 100_000.0), (10**6, 3e5)])
 def test_cyclic_writer(pages: int, rate: float) -> None:
-    """min(S, P t), the closed form of a writer that goes round its pages."""
+    """The curve of a cyclic writer is min(S, P t)."""
     edges_s = abi.hist_edges_ns() / 1e9
     duration = 1.0
     end = int(min(pages, rate * duration))
@@ -116,7 +118,7 @@ def test_cyclic_writer(pages: int, rate: float) -> None:
 
 @pytest.mark.parametrize(("pages", "rate"), [(16384, 8000.0), (2000, 50_000.0)])
 def test_uniform_writer(pages: int, rate: float) -> None:
-    """S (1 - (1 - 1/S)^(P t)), the closed form of a writer that picks its pages at random."""
+    """The curve of a uniform random writer is S (1 - (1 - 1/S)^(P t))."""
 
     def w(t: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         expected: npt.NDArray[np.float64] = -pages * np.expm1(rate * t * np.log1p(-1 / pages))
@@ -130,7 +132,7 @@ def test_uniform_writer(pages: int, rate: float) -> None:
 
 
 def test_rounds_of_other_lengths_count_where_they_reach() -> None:
-    """A short round says nothing of what comes after its end."""
+    """A short round does not count for times after its end."""
     edges_s = abi.hist_edges_ns() / 1e9
     rate = 10_000.0
     total = CurveSum()
@@ -167,7 +169,7 @@ def test_a_round_without_a_logged_page_has_its_pages_at_its_end() -> None:
 
 @st.composite
 def one_round(draw: st.DrawFn) -> tuple[npt.NDArray[np.uint64], float, int]:
-    """A histogram as the kernel side makes it: nothing after the round's end."""
+    """Draw a histogram as the kernel side fills it: empty after the end of the round."""
     duration = draw(st.sampled_from([0.001, 0.1, 0.1003, 1.0, 60.0]))
     last = int(np.searchsorted(abi.hist_edges_ns() / 1e9, duration, side="right"))
     hist = np.zeros(abi.HIST, np.uint64)

@@ -1,4 +1,4 @@
-"""Runs of dirty rounds and windows of several: against sets and lists of plain Python."""
+"""Tests of streaks of dirty rounds, compared with sets and lists of plain Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.support.factories import meta, one_round, pages
 
-# few regions and few pages, so that runs are long; one region far away
+# Few regions and few pages, so that streaks are long; one region is far away.
 _PAGES = st.sets(
     st.builds(lambda r, p: r * 512 + p, st.sampled_from([3, 4, 1 << 30]), st.integers(0, 5)),
     max_size=14,
@@ -30,12 +30,12 @@ def of(numbers: set[int]) -> PageSet:
 
 
 def in_classes(lengths: list[int]) -> list[int]:
-    """How many lengths lie in each class."""
+    """Count the lengths in each class."""
     return [sum(a <= n <= b for n in lengths) for a, b in length_classes()]
 
 
-def runs_of(rounds: list[set[int]]) -> tuple[list[int], list[int]]:
-    """Lengths of the runs that ended, and of those that go on."""
+def streaks_of(rounds: list[set[int]]) -> tuple[list[int], list[int]]:
+    """Return the lengths of the streaks that ended, and of the ongoing ones."""
     ages: dict[int, int] = {}
     ended = []
     for dirty in rounds:
@@ -44,7 +44,7 @@ def runs_of(rounds: list[set[int]]) -> tuple[list[int], list[int]]:
     return ended, list(ages.values())
 
 
-def test_classes_are_all_lengths_once() -> None:
+def test_classes_cover_every_length_once() -> None:
     classes = length_classes()
     assert classes[:7] == [(1, 1), (2, 2), (3, 3), (4, 5), (6, 7), (8, 11), (12, 15)]
     assert all(a[1] + 1 == b[0] for a, b in itertools.pairwise(classes))
@@ -54,7 +54,7 @@ def test_classes_are_all_lengths_once() -> None:
 
 @settings(max_examples=200)
 @given(_ROUNDS)
-def test_runs_are_those_of_a_dictionary(rounds: list[set[int]]) -> None:
+def test_streaks_are_those_of_a_dictionary(rounds: list[set[int]]) -> None:
     streaks, ended = Streaks(), Lengths()
     before: set[int] = set()
     for dirty in rounds:
@@ -62,29 +62,29 @@ def test_runs_are_those_of_a_dictionary(rounds: list[set[int]]) -> None:
         assert set(page_numbers(stayed).tolist()) == dirty & before
         assert set(page_numbers(fresh).tolist()) == dirty - before
         before = dirty
-    going_on = Lengths()
-    streaks.going_on(going_on)
-    truth = runs_of(rounds)
+    ongoing = Lengths()
+    streaks.add_ongoing(ongoing)
+    truth = streaks_of(rounds)
     assert ended.counts.tolist() == in_classes(truth[0])
-    assert going_on.counts.tolist() == in_classes(truth[1])
+    assert ongoing.counts.tolist() == in_classes(truth[1])
 
 
-def test_a_long_run() -> None:
-    """Of 1000 rounds, beside one that ends in each round, and rows that hold no page."""
+def test_a_long_streak() -> None:
+    """A streak of 1000 rounds is counted, next to one that ends in each round, and rows without a page."""
     streaks, ended = Streaks(), Lengths()
     always = of({5, 6})
     for number in range(1000):
         streaks.follow(always | of({512 + number % 2}), ended)
     streaks.follow(PageSet(np.array([0, 1], np.uint64), np.zeros((2, 8), np.uint64)), ended)
-    assert ended.counts.tolist() == in_classes([1000, 1000, *([1] * 1000)])
+    assert ended.counts.tolist() == in_classes([1000, 1000] + [1] * 1000)
     streaks.follow(always, ended)
-    going_on = Lengths()
-    streaks.going_on(going_on)
-    assert going_on.counts.tolist() == in_classes([1, 1])
+    ongoing = Lengths()
+    streaks.add_ongoing(ongoing)
+    assert ongoing.counts.tolist() == in_classes([1, 1])
 
 
-def test_what_is_given_is_never_written() -> None:
-    """Sets of pages are shared: with the page counts, with the copier."""
+def test_arguments_are_not_modified() -> None:
+    """Page sets are shared with other consumers, so they are never modified."""
     streaks, lengths = Streaks(), Lengths()
     first, second = of({1, 2, 700}), of({2, 3, 700})
     kept = [first.words.copy(), second.words.copy()]
@@ -108,7 +108,7 @@ def record(directory: Path, rounds: list[set[int]]) -> Path:
 
 @settings(max_examples=25)
 @given(st.lists(st.sets(st.integers(16, 50), max_size=20), min_size=1, max_size=9))
-def test_a_recording_says_the_same(rounds: list[set[int]]) -> None:
+def test_a_recording_has_the_same_streaks(rounds: list[set[int]]) -> None:
     with tempfile.TemporaryDirectory() as place:
         rec = record(Path(place) / "rec", rounds)
         stayed = pd.read_csv(rec / "rounds.csv")["stayed_dirty_pages"]
@@ -117,17 +117,17 @@ def test_a_recording_says_the_same(rounds: list[set[int]]) -> None:
         runs = pd.read_csv(rec / "runs.csv")
         windows = pd.read_csv(rec / "working_set.csv")
     pairs = [a & b for a, b in itertools.pairwise(rounds)]
-    assert np.isnan(stayed[0]), "of the first round nobody knows: empty, never 0"
+    assert np.isnan(stayed[0]), "not known of the first round: empty, never 0"
     assert stayed[1:].tolist() == [len(pair) for pair in pairs]
     by_round = mappings[mappings["round"] > 0].groupby("round")["stayed_dirty_pages"].sum()
     for number, pair in enumerate(pairs, 1):
         assert by_round.get(number, 0) == len([p for p in pair if p <= 48])  # 49, 50: no mapping
     assert mappings[mappings["round"] == 0]["stayed_dirty_pages"].isna().all()
-    ended, going_on = runs_of(rounds)
-    assert table["runs"].sum() == len(ended) + len(going_on)
+    ended, ongoing = streaks_of(rounds)
+    assert table["runs"].sum() == len(ended) + len(ongoing)
     assert (table["rounds_dirty"] - table["runs"]).sum() == sum(map(len, pairs))
     assert runs["runs"].sum() == len(ended)
-    assert runs["runs_going_on"].sum() == len(going_on)
+    assert runs["runs_going_on"].sum() == len(ongoing)
     assert len(windows) == sum(
         bool(set().union(*rounds[first : first + length]))
         for length in (2, 4, 8)
@@ -135,8 +135,8 @@ def test_a_recording_says_the_same(rounds: list[set[int]]) -> None:
     )
 
 
-def test_another_program_under_the_same_pid_begins_anew(tmp_path: Path) -> None:
-    """The same addresses, but none of the same pages: nothing stayed dirty, and all runs end."""
+def test_another_program_in_the_same_process_starts_anew(tmp_path: Path) -> None:
+    """After an exec the same addresses are other pages: none stayed dirty, and all streaks end."""
     made = RecordingWriter(tmp_path / "rec", meta())
     for number, spaces in enumerate([(4321,), (4321, 9), (9,)]):
         whole = one_round(number, log=pages(16, 17), missed=empty(), present=empty())

@@ -1,4 +1,4 @@
-"""Points of write curves: inside rounds, and of runs of rounds against sets of pages counted by hand."""
+"""Tests of points of write curves: inside rounds, and of windows compared with plain sets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Key = tuple[int, int]  # process and address space
 
 
 def a_round(number: int, written: dict[Key, set[int]], present: dict[Key, set[int]]) -> Round:
-    """Of some address spaces, with no histogram."""
+    """Make a round of some address spaces, without a histogram."""
     spaces = []
     for key, numbers in written.items():
         dirty, there = pages(*numbers), pages(*present.get(key, set()))
@@ -41,14 +41,14 @@ def a_round(number: int, written: dict[Key, set[int]], present: dict[Key, set[in
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3, 16, 17, 75])
-def test_runs_are_unions_of_rounds(rounds: int) -> None:
+def test_windows_are_unions_of_rounds(rounds: int) -> None:
     rng = np.random.default_rng(rounds)
     written = [set(rng.integers(0x10, 0x30, 4).tolist()) for _ in range(rounds)]
     present = [set(rng.integers(0x10, 0x30, 12).tolist()) for _ in range(rounds)]
-    runs = WindowCurves()
+    windows = WindowCurves()
     found: dict[tuple[int, int, str], Point] = {}
     for number in range(rounds):
-        for point in runs.add(
+        for point in windows.add(
             a_round(number, {(7, 7): written[number]}, {(7, 7): present[number]})
         ).points:
             found[point.round, point.rounds, point.mapping_class] = point
@@ -63,24 +63,26 @@ def test_runs_are_unions_of_rounds(rounds: int) -> None:
     assert powers == {run for run in runs_of(rounds) if run[1] & (run[1] - 1) == 0}
 
 
-def test_runs_over_processes_that_come_and_go() -> None:
-    """Pages of one born meanwhile are new; those of one that ended still count."""
-    runs = WindowCurves()
+def test_windows_over_processes_that_come_and_go() -> None:
+    """Pages of a process that started meanwhile are new; those of one that ended still count."""
+    windows = WindowCurves()
     rounds = [
         a_round(0, {(7, 7): {0x10, 0x11}, (8, 8): {0x10}}, {(7, 7): {0x10}, (8, 8): {0x10}}),
         a_round(
             1, {(7, 7): {0x11, 0x12}, (9, 9): {0x10, 0x20}}, {(7, 7): {0x10, 0x11}, (9, 9): {0x10}}
         ),
     ]
-    points = [point for result in rounds for point in runs.add(result).points]
+    points = [point for result in rounds for point in windows.add(result).points]
     (both,) = (p for p in points if p.rounds == 2 and not p.mapping_class)
     assert (both.dirty, both.redirtied) == (3 + 1 + 2, 1 + 1)
 
 
-def test_a_run_needs_its_beginning() -> None:
+def test_a_window_needs_its_start() -> None:
     """The first round need not be number 0."""
-    runs = WindowCurves()
-    points = [p for n in range(3, 9) for p in runs.add(a_round(n, {(7, 7): {n + 0x10}}, {})).points]
+    windows = WindowCurves()
+    points = [
+        p for n in range(3, 9) for p in windows.add(a_round(n, {(7, 7): {n + 0x10}}, {})).points
+    ]
     longer = {(p.round, p.rounds) for p in points if p.rounds > 1 and not p.mapping_class}
     assert longer == {(4, 2), (6, 2), (4, 3), (4, 4)}
 
@@ -88,13 +90,13 @@ def test_a_run_needs_its_beginning() -> None:
 @given(
     st.lists(st.tuples(*[st.sets(st.integers(0x10, 0x2F), max_size=9)] * 3), max_size=24),
 )
-def test_windows_are_unions(rounds: list[tuple[set[int], ...]]) -> None:
-    """Of two processes, one of which has two address spaces."""
-    runs, found = WindowCurves(), set()
+def test_working_sets_are_unions(rounds: list[tuple[set[int], ...]]) -> None:
+    """Working sets are counted for two processes, one of which has two address spaces."""
+    windows, found = WindowCurves(), set()
     spaces = ((1, 10), (1, 11), (2, 20))
     split = [dict(zip(spaces, written, strict=True)) for written in rounds]
     for number, by_space in enumerate(split):
-        for w in runs.add(a_round(number, by_space, {})).windows:
+        for w in windows.add(a_round(number, by_space, {})).working_sets:
             found.add((w.first_round, w.rounds, w.pid, w.dirty_pages))
     truth = set()
     length = 2
@@ -115,7 +117,7 @@ def test_windows_are_unions(rounds: list[tuple[set[int], ...]]) -> None:
 
 
 def test_inside_a_round() -> None:
-    """Times are since the middle of the arm; what was missed is spread like the rest."""
+    """Times are measured from the middle of the arm; missed pages are spread like the others."""
     result = one_round(0, log=pages(16, 17, 33), missed=pages(34), present=pages())
     hist = result.stats["hist"]
     hist[:] = 0
@@ -136,7 +138,7 @@ def test_inside_a_round() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 100.0, 1e6])
-def test_points_that_tell_nothing_more_are_left_out(rate: float) -> None:
+def test_redundant_points_are_omitted(rate: float) -> None:
     times = np.geomspace(1e-4, 1.0, 107)
     for count, most in ((rate * times, 12), (5000 * -np.expm1(-rate * times / 5000), 60)):
         t, w = thinned(times, count)
@@ -190,7 +192,7 @@ def test_written_and_loaded(tmp_path: Path) -> None:
     assert set(frame["mapping_class"]) == {"", "anon_private", "file_shared"}
 
 
-def test_rounds_that_are_not_complete_are_left_out(tmp_path: Path) -> None:
+def test_incomplete_rounds_are_omitted(tmp_path: Path) -> None:
     directory = recorded(tmp_path / "rec")
     rows = (directory / "rounds.csv").read_bytes().splitlines(keepends=True)
     (directory / "rounds.csv").write_bytes(b"".join(rows[:4]))
@@ -205,7 +207,7 @@ def test_an_older_recording_has_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("most", [300, 700, 1000])
 def test_the_end_of_a_long_file(tmp_path: Path, most: int) -> None:
-    """Only whole rows, whatever is in their paths."""
+    """Only whole rows are read from the end of a file, whatever their paths contain."""
     directory = recorded(tmp_path / "rec")
     for loader in (load.load_curves, load.load_mappings):
         whole, part = loader(directory), loader(directory, most)

@@ -1,4 +1,4 @@
-"""Counting pages of zeros, and predicting with where they lie."""
+"""Tests of counting zero pages, and of predictions that use their positions."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ import numpy as np
 import pytest
 from redirty.collector.analyze import load, observations
 from redirty.collector.linux.maps import Mapping, Mappings
-from redirty.collector.metrics.zero_pages import Stretch, ZeroPages, joined, runs, zero_pages
+from redirty.collector.metrics.zero_pages import ZeroPages, ZeroRange, joined, runs, zero_pages
 from redirty.collector.model.policy import Fixed, Goal, Qemu
 from redirty.collector.model.simulation import Memory, simulate
+from redirty.collector.pageset import PAGE_SIZE
 from redirty.collector.recording.zeros import write_zeros
 
-PAGE = 4096
+PAGE = PAGE_SIZE
 RAM = Mapping(0x40000000, 0x40000000 + 2000 * PAGE, "rw-p", "")
 ROM = Mapping(0x10000000, 0x10000000 + 10 * PAGE, "rw-p", "")
 FILE = Mapping(0x20000000, 0x20000000 + 10 * PAGE, "rw-p", "/x")
 
 
-def stretch(mapping: Mapping, first: int, last: int, present: int, zero: int) -> Stretch:
+def zero_range(mapping: Mapping, first: int, last: int, present: int, zero: int) -> ZeroRange:
     start = mapping.start + first * PAGE
-    return Stretch(7, mapping, start, mapping.start + last * PAGE, present, zero)
+    return ZeroRange(7, mapping, start, mapping.start + last * PAGE, present, zero)
 
 
 def test_runs() -> None:
@@ -40,27 +41,34 @@ def test_zero_pages() -> None:
     last[-1] = 1
     assert zero_pages(bytes(PAGE) + b"x" * PAGE + bytes(PAGE) + bytes(last)) == 2
     assert zero_pages(b"") == 0
-    assert zero_pages(bytes(PAGE) + bytes(100)) == 1, "a part of a page is none"
+    assert zero_pages(bytes(PAGE) + bytes(100)) == 1, "a part of a page does not count"
 
 
 def test_neighbours_that_are_alike_are_joined() -> None:
     found = [
-        *(stretch(RAM, 0, 512, 0, 0), stretch(RAM, 512, 1024, 0, 0)),
-        *(stretch(RAM, 1024, 1536, 512, 0), stretch(RAM, 1536, 2000, 464, 0)),
+        zero_range(RAM, 0, 512, 0, 0),
+        zero_range(RAM, 512, 1024, 0, 0),
+        zero_range(RAM, 1024, 1536, 512, 0),
+        zero_range(RAM, 1536, 2000, 464, 0),
     ]
-    assert list(joined(found)) == [stretch(RAM, 0, 1024, 0, 0), stretch(RAM, 1024, 2000, 976, 0)]
-    mixed = [stretch(RAM, 0, 512, 512, 3), stretch(RAM, 512, 1024, 512, 3)]
+    assert list(joined(found)) == [
+        zero_range(RAM, 0, 1024, 0, 0),
+        zero_range(RAM, 1024, 2000, 976, 0),
+    ]
+    mixed = [zero_range(RAM, 0, 512, 512, 3), zero_range(RAM, 512, 1024, 512, 3)]
     assert list(joined(mixed)) == mixed
-    apart = [stretch(ROM, 0, 10, 0, 0), stretch(FILE, 0, 10, 0, 0)]
+    apart = [zero_range(ROM, 0, 10, 0, 0), zero_range(FILE, 0, 10, 0, 0)]
     assert list(joined(apart)) == apart
 
 
-def test_a_recording_keeps_them(tmp_path: Path) -> None:
+def test_a_recording_keeps_zero_pages(tmp_path: Path) -> None:
     write_zeros(
         tmp_path,
         [
-            *(stretch(ROM, 0, 10, 10, 0), stretch(FILE, 0, 10, 4, 1)),
-            *(stretch(RAM, 0, 512, 512, 100), stretch(RAM, 512, 2000, 0, 0)),
+            zero_range(ROM, 0, 10, 10, 0),
+            zero_range(FILE, 0, 10, 4, 1),
+            zero_range(RAM, 0, 512, 512, 100),
+            zero_range(RAM, 512, 2000, 0, 0),
         ],
     )
     frame = load.load_zeros(tmp_path)
@@ -69,29 +77,29 @@ def test_a_recording_keeps_them(tmp_path: Path) -> None:
     assert frame["zero_pages"].tolist() == [0, 1, 100, 0]
     layout = observations.layout_of(frame)
     assert layout is not None
-    # The largest first. What was never touched is zero where nothing but the memory has it: not in a
-    # file's mapping, which is not copied there.
+    # The largest mapping comes first. Untouched pages are zero pages in anonymous memory; those of a file
+    # are not copied.
     assert layout.pages.tolist() == [512, 1488, 10, 4]
     assert layout.zero.tolist() == [100, 1488, 0, 1]
     assert observations.layout_of(load.load_zeros(tmp_path / "other")) is None
 
 
 def own_space(area: mmap.mmap, *, gone: bool = False) -> Any:
-    """This process, of which only an area counts."""
+    """Return an address space of this process that consists of one area."""
     start = ctypes.addressof(ctypes.c_char.from_buffer(area))
     mapping = Mapping(start, start + len(area), "rw-p", "")
     return SimpleNamespace(pid=os.getpid(), mappings=Mappings.of((mapping,)), gone=gone)
 
 
-def test_memory_is_looked_at_page_by_page() -> None:
+def test_memory_is_read_page_by_page() -> None:
     area = mmap.mmap(-1, 2000 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     area.madvise(mmap.MADV_NOHUGEPAGE)
     for page in range(100, 300):
         area[page * PAGE] = page % 2
     zeros = ZeroPages([own_space(area), own_space(area, gone=True)])
-    told: list[int] = []
-    found = list(zeros.count(looked=told.append))
-    assert zeros.pages == sum(told) == sum(s.pages for s in found) == 2000
+    reported: list[int] = []
+    found = list(zeros.count(on_pages=reported.append))
+    assert zeros.pages == sum(reported) == sum(s.pages for s in found) == 2000
     assert sum(s.present for s in found) == 200
     assert sum(s.zero for s in found) == 100
     assert list(zeros.count(stop=lambda: True)) == []
@@ -103,9 +111,12 @@ def never(_t: float) -> float:
     return 0.0
 
 
-def test_qemu_ends_its_first_pass_by_what_lies_last() -> None:
-    """100,000 pages, half of them zero. With the zeros last, all pages that cost anything are sent before
-    what is pending fits the limit; with the zeros first, the last of them are not."""
+def test_qemu_ends_its_first_pass_by_the_last_pages() -> None:
+    """The position of zero pages decides how early QEMU's first pass ends.
+
+    Of 100,000 pages half are zero. With the zeros last, all pages that cost anything are sent before what is
+    pending fits the limit; with the zeros first, the last of them are not.
+    """
     page = PAGE + 8
     bandwidth, limit = 100 * page * 10, 0.3  # 100 pages in 100 ms, 1,000 a second
     halves = np.array([50_000.0, 50_000.0])
@@ -121,13 +132,13 @@ def test_qemu_ends_its_first_pass_by_what_lies_last() -> None:
     assert sent["first"].bytes == pytest.approx(49_700 * page, rel=0.01)
     assert sent["last"].bytes == pytest.approx(50_000 * page, rel=0.01)
     assert sent["first"].bytes < sent["even"].bytes < sent["last"].bytes
-    # What the first pass left is still sent once, whatever it is.
+    # What the first pass leaves is still sent once.
     for memory in (last, first, even):
         whole = simulate(memory, never, policy, bandwidth)
         assert whole.transferred_bytes == pytest.approx(memory.first_pass_bytes(policy), rel=1e-9)
 
 
-def test_other_policies_do_not_ask_where_zeros_lie() -> None:
+def test_other_policies_ignore_the_positions_of_zero_pages() -> None:
     layout = (np.array([500.0, 500.0]), np.array([0.0, 500.0]))
     for policy in (Goal(0.3), Fixed(3)):
         placed = simulate(Memory(1000, 500, PAGE, layout), never, policy, 1e6)

@@ -1,5 +1,7 @@
-"""Curves fitted to what is seen of writers with known ones: within 3 % of the formula over three
-decades of t, and their continuation, interval, growth and phases."""
+"""Tests of the fit against writers with known curves.
+
+Within 3 % of the formula over three decades of t; and the extrapolation, interval, growth and phases.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ NAMES = [f"{known.name}-{rounds}x{interval_s:g}s" for known, rounds, interval_s 
 
 
 def errors(found: Fit, known: Known, times: np.ndarray) -> np.ndarray:
-    """Relative, at some times."""
+    """Return the relative errors of a fit at some times."""
     curve = np.array([found.curve(t) for t in times])
     return curve / known.curve(times) - 1
 
@@ -60,8 +62,10 @@ def test_within_3_percent_over_three_decades(known: Known, rounds: int, interval
 
 
 @pytest.mark.parametrize(("known", "rounds", "interval_s"), WRITERS, ids=NAMES)
-def test_carried_on_beyond_what_was_measured(known: Known, rounds: int, interval_s: float) -> None:
-    """Twice as far within 5 %; and the truth lies between the interval's ends ten times as far."""
+def test_extrapolation_beyond_what_was_measured(
+    known: Known, rounds: int, interval_s: float
+) -> None:
+    """The curve is within 5 % twice as far out, and the truth within the interval ten times as far."""
     found = fit(record(known, rounds, interval_s, PRESENT))
     last_s = rounds * interval_s
     assert abs(errors(found, known, np.array([2 * last_s]))[0]) < 0.05
@@ -72,7 +76,7 @@ def test_carried_on_beyond_what_was_measured(known: Known, rounds: int, interval
 
 
 def test_two_phases_of_a_writer() -> None:
-    """Only the later phase counts, and the change is told."""
+    """Only the later phase counts, and the change is noted."""
     first, second = (
         record(cyclic(16384, 8000.0), 24, 0.5, PRESENT),
         record(uniform(4000, 2000.0), 16, 0.5, PRESENT),
@@ -86,7 +90,7 @@ def test_two_phases_of_a_writer() -> None:
 
 
 def joined(first: Observations, second: Observations) -> Observations:
-    """One recording after the other. Runs over both were not counted."""
+    """Append one recording to another, without the windows that span both."""
     shift = first.rounds
     later = dataclasses.replace(second.points, number=second.points.number + shift)
     fields = {
@@ -121,7 +125,7 @@ def test_phases(rate: list[float], first: int, changes: int, comes_back: bool) -
     assert (found.first, len(found.changes), found.comes_back) == (first, changes, comes_back)
 
 
-def test_a_change_at_the_very_end_is_told_and_not_gone_by() -> None:
+def test_a_change_at_the_very_end_is_noted_and_ignored() -> None:
     first = record(cyclic(16384, 8000.0), 96, 0.1, PRESENT)
     found = fit(joined(first, record(cyclic(16384, 2000.0), 5, 0.1, PRESENT)))
     assert (found.first_round, found.rounds) == (0, 101)
@@ -132,7 +136,7 @@ def test_one_round() -> None:
     found = fit(record(cyclic(16384, 8000.0), 1, 1.0, PRESENT))
     assert found.curve(0.5) == pytest.approx(4000, rel=0.01)
     assert (found.low(0.5), found.high(0.5)) == pytest.approx((2000, 6000), rel=0.01)
-    assert "one round tells nothing" in found.notes[0]
+    assert "a single round does not show" in found.notes[0]
 
 
 def test_an_idle_target() -> None:
@@ -160,7 +164,7 @@ def test_steady_rounds_have_the_narrowest_interval() -> None:
 
 
 def test_rounds_that_differ_widen_the_interval() -> None:
-    """Bursts: every other round has three times the writes."""
+    """Bursts in every other round, with three times the writes, widen the interval."""
     quiet, busy = (record(cyclic(10**6, rate), 40, 0.5, PRESENT) for rate in (4000.0, 12_000.0))
     odd = quiet.points.number % 2 == 1
     whole = quiet.points.rounds <= 1
@@ -174,17 +178,17 @@ def test_rounds_that_differ_widen_the_interval() -> None:
     assert found.curve(0.25) == pytest.approx(2000, rel=0.01)
     assert found.low(0.25) == pytest.approx(1000, rel=0.02)
     assert found.high(0.25) == pytest.approx(3000, rel=0.02)
-    assert found.changes == (), "back and forth is no change"
+    assert found.changes == (), "alternating rates are not a change"
 
 
 def busy_at(busy: Observations, quiet: Observations) -> np.ndarray:
-    """The busy writer's pages at the quiet one's points: it writes three times as fast."""
+    """Return the busy writer's pages at the quiet one's points: it writes three times as fast."""
     assert busy.rounds == quiet.rounds
     return quiet.points.dirty * 3
 
 
 def test_growth_is_apart_from_what_is_written_again() -> None:
-    """A cyclic writer over 1,000 pages, and 500 fresh pages a second."""
+    """A cyclic writer over 1,000 pages plus 500 new pages a second are told apart."""
     seen = record(cyclic(1000, 10_000.0), 16, 0.5, 50_000)
     points = seen.points
     known = points.rounds > 0
@@ -216,15 +220,17 @@ def test_re_dirtied_pages_never_exceed_those_that_are_there() -> None:
 def test_missed_pages_widen_the_interval() -> None:
     seen = record(cyclic(16384, 8000.0), 32, 0.5, PRESENT)
     found = fit(dataclasses.replace(seen, missed=seen.dirty * 0.2))
-    assert "20% of the dirty pages were seen by the scan alone" in found.notes[0]
+    assert "20% of the dirty pages were found by the scan alone" in found.notes[0]
     assert found.low(0.1) == pytest.approx(800 * 0.97 * 0.8, rel=0.02)
     assert found.high(0.1) >= 800 * 1.2
     assert found.low(4.0) == pytest.approx(16384 * 0.97, rel=0.1), "sets of pages are whole"
 
 
 def test_pages_written_while_the_arm_passes_count_once() -> None:
-    """An arm of 100 ms: what is written before a page is protected is in the log of the new round and
-    in the scan of the old one, though the old one alone has it."""
+    """Pages written during an arm of 100 ms before they are protected count for the old round alone.
+
+    They are in the log of the new round and in the scan of the old one.
+    """
     seen = record(cyclic(10**6, 8000.0), 16, 0.5, PRESENT)
     arm_s = 0.1
     early = 8000 * arm_s / 2
@@ -243,7 +249,7 @@ def test_pages_written_while_the_arm_passes_count_once() -> None:
 
 
 def test_recordings_without_points() -> None:
-    """Of an older redirty: totals of rounds, and the average curve."""
+    """A recording of an older redirty is fitted by totals of rounds and the average curve."""
     seen = record(cyclic(16384, 8000.0), 8, 1.0, PRESENT)
     times = np.geomspace(0.001, 1.0, 100)
     old = dataclasses.replace(seen, points=Points.none(), average=(times, 8000 * times))
@@ -256,7 +262,7 @@ def test_recordings_without_points() -> None:
 
 
 def test_mapping_classes() -> None:
-    """Measured at the ends of rounds and runs; inside a round of the shape of the whole."""
+    """Curves of mapping classes are measured at the ends of windows, and inside a round have the shape of the whole."""
     seen = record(cyclic(16384, 8000.0), 16, 0.5, PRESENT)
     ends = seen.points.chosen(
         (seen.points.rounds > 0) & (seen.points.rounds & (seen.points.rounds - 1) == 0)
@@ -314,7 +320,7 @@ def test_smooth_never_falls_and_goes_through_its_points() -> None:
 
 @pytest.mark.parametrize("policy", ["redirty", "qemu"])
 def test_near_the_critical_bandwidth_it_is_uncertain(policy: str) -> None:
-    """A cyclic writer needs what it writes: clear verdicts beyond 10 % away from that, none closer."""
+    """Verdicts on a cyclic writer are certain beyond 10 % from the critical bandwidth, and uncertain within."""
     found = fit(record(cyclic(16384, 8000.0), 32, 0.5, PRESENT))
     critical = 8000 * PAGE * (1 if policy == "redirty" else (PAGE + 8) / PAGE)
 

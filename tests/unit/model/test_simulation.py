@@ -1,4 +1,4 @@
-"""Stepping along known curves, against closed forms."""
+"""Tests of the simulation along known curves, compared with closed forms."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from redirty.collector.errors import UsageError
 from redirty.collector.model.policy import Fixed, Goal, Qemu, Remaining, Xen, policy_of
 from redirty.collector.model.simulation import (
     Memory,
-    least_bandwidth,
-    least_downtime,
+    min_bandwidth,
+    min_downtime,
     simulate,
     written_again,
 )
 from redirty.collector.model.write_curve import WriteCurve, WriteModel
+from redirty.collector.pageset import PAGE_SIZE
 
-PAGE = 4096
+PAGE = PAGE_SIZE
 MIB = 1 << 20
 
 
@@ -32,7 +33,7 @@ def uniform(pages: float, per_s: float) -> WriteModel:
 
 
 def test_cyclic_is_a_geometric_series() -> None:
-    """Below saturation each pass is the one before times rate / bandwidth."""
+    """Below saturation each pass is rate / bandwidth times the previous one."""
     memory = Memory(131072, 0, PAGE)
     per_s, bandwidth = 8000.0, 50.0 * MIB
     found = simulate(memory, cyclic(1e9, per_s), Goal(0.3, compares=False), bandwidth)
@@ -47,12 +48,14 @@ def test_cyclic_is_a_geometric_series() -> None:
 
 
 def test_cyclic_at_the_design_notes_rates() -> None:
-    """A guest of 512 MiB with 8,000 pages/s over 64 MiB, migrated by QEMU 7.2 (design.md): never with
-    20 MiB/s; 9.9 s and 10 passes with 50; 1.9 s and 4 passes with 200."""
+    """Figures of a 512 MiB guest with 8,000 pages/s over 64 MiB, migrated by QEMU 7.2, are met.
+
+    Measured (design.md): never with 20 MiB/s; 9.9 s and 10 passes with 50; 1.9 s and 4 passes with 200.
+    """
     memory = Memory(131072, 40000, PAGE)
     written = cyclic(16384, 8000.0)
     assert not simulate(memory, written, Qemu(0.3), 20 * MIB).converges
-    # its last pass is not held to max-bandwidth
+    # The last pass is not limited to max-bandwidth.
     slow, fast = (simulate(memory, written, Qemu(0.3), rate * MIB, 1e9) for rate in (50, 200))
     assert slow.total_s == pytest.approx(9.9, rel=0.05)
     assert fast.total_s == pytest.approx(1.9, rel=0.05)
@@ -61,13 +64,15 @@ def test_cyclic_at_the_design_notes_rates() -> None:
 
 
 def test_uniform_never_ends_below_its_critical_bandwidth() -> None:
-    """W(d) pages must fit the downtime d; below, what is left settles at the fixed point of
-    left = W(left / bandwidth)."""
+    """W(d) pages must fit the downtime d.
+
+    Below the critical bandwidth, what is left settles at the fixed point of left = W(left / bandwidth).
+    """
     written = uniform(20000, 50000.0)
     memory = Memory(50000, 0, PAGE)
     goal = 0.2
     plain = Goal(goal, keep_hot=False, compares=False)
-    needed = least_bandwidth(memory, written, plain)
+    needed = min_bandwidth(memory, written, plain)
     assert needed is not None
     assert needed == pytest.approx(written(goal) * PAGE / goal, rel=0.01)
     below = simulate(memory, written, plain, needed * 0.9)
@@ -93,7 +98,7 @@ def test_fixed_numbers_of_passes() -> None:
     written = cyclic(1000, 1e6)
     for policy, passes in ((Fixed(3), 3), (Fixed(1, "criu"), 1), (Xen(), 5)):
         found = simulate(Memory(5000, 0, PAGE), written, policy, 1e6)
-        assert found.converges, "it stops whatever is left"
+        assert found.converges, "it stops the target whatever is left"
         assert len(found.passes) == passes + 1
         assert found.passes[-1].bytes == pytest.approx(1000 * (PAGE + policy.header_bytes))
 
@@ -115,33 +120,33 @@ def test_more_bandwidth_is_never_worse(
         assert one.downtime_s <= downtime * (1 + 1e-9)
 
 
-def test_least_bandwidth_is_that_of_the_downtime_and_no_more() -> None:
-    """Cyclic: the link must carry what is written, and the area within the downtime when it does not."""
+def test_min_bandwidth_is_that_of_the_downtime_and_no_more() -> None:
+    """Under a cyclic writer the link must carry what is written, or else the whole area within the downtime."""
     memory, goal = Memory(131072, 0, PAGE), 0.3
-    needed = least_bandwidth(memory, cyclic(16384, 8000.0), Goal(goal, compares=False))
+    needed = min_bandwidth(memory, cyclic(16384, 8000.0), Goal(goal, compares=False))
     assert needed == pytest.approx(8000 * PAGE, rel=0.002)
-    # so small an area fits the downtime at less than that
-    needed = least_bandwidth(memory, cyclic(100, 8000.0), Goal(goal, compares=False))
+    # An area this small fits the downtime at less than that.
+    needed = min_bandwidth(memory, cyclic(100, 8000.0), Goal(goal, compares=False))
     assert needed == pytest.approx(100 * PAGE / goal, rel=0.002)
-    assert least_bandwidth(memory, cyclic(100, 8000.0), Fixed(3)) is None, "it has no goal"
+    assert min_bandwidth(memory, cyclic(100, 8000.0), Fixed(3)) is None, "it has no goal"
 
 
-def test_least_downtime() -> None:
+def test_min_downtime() -> None:
     memory, written = Memory(50000, 0, PAGE), uniform(20000, 50000.0)
 
     def goal(seconds: float) -> Goal:
         return Goal(seconds, keep_hot=False, compares=False)
 
     bandwidth = 120.0 * MIB
-    least = least_downtime(memory, written, goal, bandwidth)
+    least = min_downtime(memory, written, goal, bandwidth)
     assert least is not None
     assert written(least) * PAGE / least == pytest.approx(bandwidth, rel=0.01)
-    assert least_downtime(memory, lambda t: 0.0, goal, bandwidth) == 1e-3
-    assert least_downtime(memory, lambda t: 1e12, goal, 1.0) is None
+    assert min_downtime(memory, lambda t: 0.0, goal, bandwidth) == 1e-3
+    assert min_downtime(memory, lambda t: 1e12, goal, 1.0) is None
 
 
-def test_pages_that_are_surely_written_again_are_kept_for_the_end() -> None:
-    """A hot area that fits the downtime is sent twice in all, first and last, whatever the others do."""
+def test_pages_that_are_surely_written_again_are_deferred() -> None:
+    """A hot area that fits the downtime is sent twice in all, in the first and in the last pass."""
     memory = Memory(100_000, 0, PAGE)
 
     def written(t: float) -> float:
@@ -155,7 +160,7 @@ def test_pages_that_are_surely_written_again_are_kept_for_the_end() -> None:
     assert kept.total_s < plain.total_s
     saved = sum(a.bytes - b.bytes for a, b in zip(plain.passes[1:2], kept.passes[1:2], strict=True))
     assert saved == pytest.approx(2000 * PAGE, rel=0.02)
-    # where every page is as likely as any other none is sure
+    # Where every page is as likely as any other, none is deferred.
     even = uniform(20000, 50000.0)
     one, two = (simulate(memory, even, Goal(goal, keep_hot=k), 300.0 * MIB) for k in (True, False))
     assert one == two
@@ -170,12 +175,12 @@ def test_written_again_counts_in_and_out() -> None:
     assert written_again(cyclic(100, 100.0), 5.0, 1.0) == (100.0, 1.0)
 
 
-def test_qemu_looks_every_100_ms_at_whole_pages() -> None:
-    """What is pending counts a zero page as a page, and fits when it is less than the limit."""
+def test_qemu_counts_whole_pages_every_100_ms() -> None:
+    """QEMU counts a pending zero page as a whole page, and stops when less than the limit is pending."""
     qemu, bandwidth = Qemu(0.25), 10e6
     none = lambda s: (0.0, 0.0)  # noqa: E731
     assert qemu.send(Remaining(9e6, 9e6), bandwidth, none).bytes == 7e6, (
-        "6.5e6 would do, looked at later"
+        "6.5e6 would suffice, but is checked later"
     )
     assert qemu.send(Remaining(3.5e6, 3.5e6), bandwidth, none).bytes == 2e6, (
         "just fitting is not less"
@@ -183,7 +188,7 @@ def test_qemu_looks_every_100_ms_at_whole_pages() -> None:
     assert qemu.send(Remaining(0.5e6, 0.5e6), bandwidth, none).bytes == 0.5e6
     assert not qemu.stop(1, Remaining(2.5e6, 2.5e6), bandwidth)
     assert qemu.stop(1, Remaining(2.4e6, 2.4e6), bandwidth)
-    # half of the pages are zero: with 5e6 bytes to send 10e6 are pending
+    # Half of the pages are zero: with 5e6 bytes to send, 10e6 are pending.
     assert qemu.send(Remaining(5e6, 10e6), bandwidth, none).bytes == 4e6
 
 
@@ -220,7 +225,7 @@ def test_policies_by_name(text: str, policy: object) -> None:
 @pytest.mark.parametrize(
     "text", ["", "vmware", "criu", "criu:", "criu:0", "passes:-1", "passes:x", "qemu:2"]
 )
-def test_policies_that_are_none(text: str) -> None:
+def test_unknown_policies_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         policy_of(text)
 
@@ -269,9 +274,11 @@ def test_no_curve(t: list[float], w: list[float]) -> None:
 def migrated(
     pages: int, area: int, rate: float, bandwidth: float, goal: float, seed: int
 ) -> tuple[float, int]:
-    """(seconds, pages sent) of QEMU's algorithm, page by page, under a uniform random writer over the
-    first `area` pages: each 100 ms it looks at how much is pending, then sends its share in the order
-    of addresses, round and round."""
+    """Return (seconds, pages sent) of QEMU's algorithm, page by page.
+
+    The writer is uniform random over the first `area` pages. Each 100 ms QEMU checks how much is pending,
+    then sends its share in the order of addresses, wrapping around.
+    """
     random = np.random.default_rng(seed)
     pending, dirty = np.ones(pages, bool), np.zeros(pages, bool)
     size = PAGE + 8
@@ -295,7 +302,7 @@ def migrated(
 
 @pytest.mark.parametrize("times", [1.1, 1.3, 1.6, 2.5])
 def test_qemu_under_a_random_writer_page_by_page(times: float) -> None:
-    """Of pages that a pass did not come to, many are written again meanwhile; they are sent once."""
+    """Pages that a pass did not reach and that are written again meanwhile are sent once."""
     pages, area, rate, goal = 40_000, 16_384, 10_000.0, 0.3
     written = uniform(area, rate)
     bandwidth = times * written(goal) * (PAGE + 8) / goal
@@ -315,9 +322,11 @@ def mirrored(
     seed: int,
     boundary: float = 0.0,
 ) -> tuple[float, float, float]:
-    """(seconds, pages sent, passes) of a mirror, page by page, under a uniform random writer over `area` pages
-    here and there. A page is sent when its contents are others than when it was read before. boundary: after
-    each arm nothing is read for so long."""
+    """Return (seconds, pages sent, passes) of a mirror that compares contents, page by page.
+
+    The writer is uniform random over `area` pages at random places. A page is sent when its contents differ
+    from those read before. boundary: seconds after each arm in which nothing is read.
+    """
     random = np.random.default_rng(seed)
     places = random.permutation(pages)[:area]
     more = uniform(area, rate)(boundary) * PAGE
@@ -337,7 +346,7 @@ def mirrored(
         if passes > 200:
             return float("inf"), sent, passes
         send = unread & changed
-        for _ in range(20):  # what is sent for a write before it is read delays what follows
+        for _ in range(20):  # a page sent for a write before it was read delays those after it
             read_at = np.where(unread, boundary + np.cumsum(send) * PAGE / bandwidth, -1.0)
             send = unread & (changed | (first < read_at))
         took = send.sum() * PAGE / bandwidth
@@ -352,13 +361,20 @@ def mirrored(
 @pytest.mark.parametrize(
     ("times", "boundary", "within"),
     [
-        *((0.95, 0.0, 0.08), (1.1, 0.0, 0.02), (1.6, 0.0, 0.02), (3.0, 0.0, 0.02)),
-        *((1.1, 0.04, 0.03), (1.6, 0.04, 0.02), (3.0, 0.04, 0.02)),
+        (0.95, 0.0, 0.08),
+        (1.1, 0.0, 0.02),
+        (1.6, 0.0, 0.02),
+        (3.0, 0.0, 0.02),
+        (1.1, 0.04, 0.03),
+        (1.6, 0.04, 0.02),
+        (3.0, 0.04, 0.02),
     ],
 )
 def test_a_mirror_that_compares_page_by_page(times: float, boundary: float, within: float) -> None:
-    """Pages written before the pass came to them are not sent again, so it ends where else it would not;
-    chance has its say near to where it turns."""
+    """Pages written before the pass reads them are not sent again, so a mirror ends that otherwise would not.
+
+    Close to the critical bandwidth chance has its say.
+    """
     pages, area, rate, goal = 20_000, 16_384, 10_000.0, 0.3
     written = uniform(area, rate)
     bandwidth = times * written(goal) * PAGE / (goal - boundary)

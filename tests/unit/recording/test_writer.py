@@ -1,4 +1,4 @@
-"""Files of a recording: columns as promised, rows whole, nobody else's eyes on them."""
+"""Tests of the files of a recording: promised columns, whole rows, and modes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.support.factories import EVERYTHING, MAPPINGS, meta, one_round, pages
 
-# What users' scripts rely on, written out: a change here is a change to everyone's scripts.
+# What scripts of users rely on, spelled out: a change here breaks them.
 PROMISED = {
     "rounds.csv": "round, start_s, duration_s, arm_s, present_pages, dirty_pages, redirtied_pages, "
     "new_pages, log_pages, scan_pages, missed_pages, write_faults, lost_events, tlb_flushes, "
@@ -39,14 +39,14 @@ PROMISED = {
     "curves.csv": "round, rounds, mapping_class, elapsed_s, dirty_pages, redirtied_pages",
 }
 META = {
-    *("schema", "redirty", "kernel", "page_size", "target", "probe", "arm", "started"),
-    *("interval_s", "complete"),
-}
+    "schema", "redirty", "kernel", "page_size", "target", "probe", "arm", "started", "interval_s",
+    "complete",
+}  # fmt: skip
 
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
-    """A recording of two rounds."""
+    """Write a recording of two rounds."""
     directory = tmp_path / "rec"
     made = RecordingWriter(directory, meta())
     made.add(one_round(0, log=pages(16, 17, 33), missed=pages(), present=pages()))
@@ -111,10 +111,10 @@ def test_pages(recorded: Path) -> None:
     rows = table.set_index("address").to_dict("index")
     assert list(rows) == ["0x10000", "0x11000", "0x21000", "0x22000", "0x30000"]
     assert rows["0x10000"] == {
-        **{"pid": 4321, "mapping_class": "anon_private", "rounds_dirty": 2, "rounds_redirtied": 1},
-        **{"write_faults": 2, "first_round": 0, "last_round": 1, "runs": 1},
-    }
-    assert rows["0x22000"]["write_faults"] == 0, "it was missed: nobody saw a fault"
+        "pid": 4321, "mapping_class": "anon_private", "rounds_dirty": 2, "rounds_redirtied": 1,
+        "write_faults": 2, "first_round": 0, "last_round": 1, "runs": 1,
+    }  # fmt: skip
+    assert rows["0x22000"]["write_faults"] == 0, "it was missed: no fault was logged"
     assert [rows[a]["mapping_class"] for a in ("0x21000", "0x30000")] == [
         "file_shared",
         "file_private",
@@ -131,7 +131,7 @@ def test_mappings_come_when_they_are_new_and_when_they_are_written(recorded: Pat
 
 
 def test_paths_survive_csv(recorded: Path) -> None:
-    """RFC 4180: quoted when they hold a comma, a quote or a line's end; quotes doubled."""
+    """Fields are quoted as RFC 4180 says when they contain a comma, a quote or a line break."""
     raw = (recorded / "mappings.csv").read_bytes()
     assert b'"/srv/a ""quoted"", name\nof lines"' in raw
     assert raw.decode("utf-8"), "valid UTF-8 whatever the path's bytes were"
@@ -164,7 +164,7 @@ def test_tlb(recorded: Path) -> None:
     assert first["cpus"].isna()["remote_shootdown"], "counted of whole flushes"
 
 
-def test_what_this_kernel_cannot_tell_is_empty_never_0(tmp_path: Path) -> None:
+def test_columns_that_this_kernel_cannot_fill_are_empty(tmp_path: Path) -> None:
     made = RecordingWriter(tmp_path / "rec", meta(frozenset({"write_faults"})))
     result = one_round(0, log=pages(16), missed=pages(), present=pages())
     (space,) = result.spaces
@@ -174,16 +174,17 @@ def test_what_this_kernel_cannot_tell_is_empty_never_0(tmp_path: Path) -> None:
     (row,) = csv.DictReader(io.StringIO((tmp_path / "rec/rounds.csv").read_text()))
     unknown = {name for name, value in row.items() if value == ""}
     assert unknown == {
-        *("scan_pages", "missed_pages", "tlb_flushes", "tlb_flush_s", "first_touch_faults"),
-        *("write_protect_faults", "cow_faults", "mkwrite_faults", "huge_faults"),
-        *("dirty_frames", "frameless_pages", "stayed_dirty_pages"),
-    }
+        "scan_pages", "missed_pages", "tlb_flushes", "tlb_flush_s", "first_touch_faults",
+        "write_protect_faults", "cow_faults", "mkwrite_faults", "huge_faults",
+        "dirty_frames", "frameless_pages", "stayed_dirty_pages",
+    }  # fmt: skip
 
 
-def test_first_touch_is_the_rest_where_it_is_not_told() -> None:
+def test_first_touch_is_the_rest_where_it_has_no_probe() -> None:
     result = one_round(0, log=pages(16), missed=pages(), present=pages())
     row = writer.round_row(result, EVERYTHING - {"first_touch"})
-    assert row[columns.ROUNDS.index("first_touch_faults")] == 10 - 4
+    assert row["first_touch_faults"] == 10 - 4
+    assert row.keys() == set(columns.ROUNDS)
 
 
 def test_flushes_counted_by_the_tracepoint_alone_have_no_time() -> None:
@@ -246,13 +247,13 @@ def test_fields(value: object, field: bytes) -> None:
     assert files.csv_bytes([(value,)]) == field + b"\r\n"
 
 
-def test_fields_come_back_as_they_were() -> None:
+def test_fields_survive_a_round_trip() -> None:
     row = ["", "a,b", '"', "\r\n", " x ", "'", "#", "=1+1", "\t"]
     text = files.csv_bytes([row]).decode()
     assert list(csv.reader(io.StringIO(text, newline=""))) == [row]
 
 
-def test_json_with_a_name_that_is_no_text(tmp_path: Path) -> None:
+def test_json_with_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     files.write_json(tmp_path / "x.json", {"comm": "a\udcffb", "n": 1})
     assert json.loads((tmp_path / "x.json").read_bytes()) == {"comm": "a?b", "n": 1}
 
@@ -260,19 +261,19 @@ def test_json_with_a_name_that_is_no_text(tmp_path: Path) -> None:
 def test_classes_of_pages_in_no_mapping_any_more() -> None:
     numbers = np.array([0x0F, 0x10, 0x1F, 0x20, 0x30, 0x31, 1 << 40], np.uint64)
     assert page_classes(numbers, MAPPINGS) == [
-        *("", "anon_private", "anon_private", "file_shared", "file_private", "", ""),
-    ]
+        "", "anon_private", "anon_private", "file_shared", "file_private", "", "",
+    ]  # fmt: skip
     assert page_classes(numbers, None) == [""] * 7
 
 
 class Stacks:
-    """Counts by stack, given out once."""
+    """A StackSource whose counts are returned once."""
 
     def __init__(self) -> None:
         self.rounds = [
             [(77, 1, 5), (77, -14, 2), (78, 2, 1)],
             [(77, 1, 4), (77, 3, 1)],
-        ]  # stack 3 is gone
+        ]  # stack 3 no longer exists
 
     def take_stacks(self) -> list[tuple[int, int, int]]:
         return self.rounds.pop(0) if self.rounds else []
@@ -307,7 +308,7 @@ def test_stacks_are_folded_with_the_writer_last(tmp_path: Path) -> None:
 
 
 def test_a_recording_of_an_older_redirty_loads(recorded: Path) -> None:
-    """What it did not count is empty, never 0."""
+    """Columns that an older redirty did not write are empty, never 0."""
     for name in ("rounds", "mappings", "pages"):
         path = recorded / f"{name}.csv"
         table = pd.read_csv(path, keep_default_na=False)

@@ -35,8 +35,8 @@ def test_exactly_one_target(given: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("given", [{"pid": [0]}, {"pid": [1, -5]}, {"tree": 0}], ids=str)
-def test_pids_are_positive(given: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="above 0"):
+def test_process_ids_are_positive(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="must be positive"):
         target_of(options_with(**given))
 
 
