@@ -3,6 +3,8 @@ mappings. Rounds are made up here; tests/integration/top/test_top.py has real on
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.target.targets import TargetSet
@@ -37,13 +39,11 @@ class MadeUp(Live):
             number += 1
             cost = cost_of(self._history.lately, 1e-6, self.wanted.max_overhead)
             self.publish(
-                self.snapshot(
-                    self._history,
-                    ReaderState.LIVE,
+                replace(
+                    self.snapshot(self._history, ReaderState.LIVE, force=False),
                     cost=cost,
                     tables=self.tables,
-                    writers=self.wanted.writers,
-                    fresh=False,
+                    writers=self._history.writers() if self.wanted.writers else None,
                 )
             )
             if isinstance(self.end, TargetEndedError):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from redirty.tui.readers.live import Live, TopOptions
 from redirty.tui.readers.overview import by_cgroup, chosen
+from redirty.tui.screens import overview
+from redirty.tui.screens.live import LiveScreen
 from redirty.tui.screens.overview import OverviewScreen
 from redirty.tui.snapshots.snapshot import OverviewSnapshot, ReaderState
 from redirty.tui.widgets.table import FieldTable
@@ -15,6 +19,7 @@ from textual.widgets import Input
 
 from tests.support.pilot import LARGE, Told, press, run, shown, text, until, working_in
 from tests.support.screen_factories import ASKED, WANTED, machine
+from tests.tui.test_live import MadeUp
 
 
 def told(processes: int) -> tuple[OverviewScreen, Told]:
@@ -48,6 +53,32 @@ def test_enter_twice_in_the_filter_chooses(monkeypatch: pytest.MonkeyPatch) -> N
             await pilot.pause()
             assert screen.focused is screen.query_one(FieldTable)
             assert [screen.rows[row].pid for row in picked] == [1003]
+
+    run(test())
+
+
+def test_enter_traces_the_process_under_the_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enter opens a live screen on the target that the row stands for."""
+    screen, _ = told(60)
+    traced: list[object] = []
+
+    class Opened(LiveScreen):
+        """A live screen that looks up its target, but traces nothing."""
+
+        def __init__(self, begin: Callable[[TopOptions], Live], *_: object, link: object) -> None:
+            assert link is None
+            traced.append(begin(WANTED)._find())
+            super().__init__(lambda how: MadeUp(how, 5), WANTED)
+
+    monkeypatch.setattr(overview, "LiveScreen", Opened)
+    monkeypatch.setattr(overview, "target_of", lambda row: row.pid)
+
+    async def test() -> None:
+        async with shown(lambda: screen, LARGE) as pilot:
+            await ready(pilot, screen)
+            await press(pilot, "down", "down", "enter")
+            await until(pilot, lambda: isinstance(pilot.app.screen, Opened), "the live screen")
+            assert traced == [screen.rows[2].pid]
 
     run(test())
 

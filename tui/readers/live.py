@@ -65,7 +65,6 @@ class Live(TargetReader):
         self._error: Exception | None = None
         self._fault_s = 0.0
         self._cost: Cost | None = None
-        self._model_from = 0
         self._settled = 0
         self._note = ""
         self._tables: PageTableWatch | None = None
@@ -96,7 +95,7 @@ class Live(TargetReader):
             self._settled = -_SETTLED
             self._note = note
             last = self._history.last
-            self._model_from = 0 if last is None else last.number + 2
+            self.model.first_round = 0 if last is None else last.number + 2
             self.about = replace(self.about, interval_s=session.interval_s)
             self._changed()
 
@@ -158,22 +157,17 @@ class Live(TargetReader):
 
     def _publish(self, state: ReaderState, message: str) -> None:
         with self._wake:
-            history, cost, first = self._history.copy(), self._cost, self._model_from
-        last = history.last
-        if last is not None and first > last.number:
-            first = last.number
-        shown = self.snapshot(
-            history,
-            state,
-            message,
-            cost=cost,
-            tables=None if self._tables is None else self._tables.latest,
-            writers=self.wanted.writers,
-            fresh=state is not ReaderState.LIVE,
-            model_from=first,
-            note=self._note,
+            history, cost = self._history.copy(), self._cost
+        shown = self.snapshot(history, state, message, force=state is not ReaderState.LIVE)
+        self.publish(
+            replace(
+                shown,
+                cost=cost,
+                tables=None if self._tables is None else self._tables.latest,
+                writers=history.writers() if self.wanted.writers else None,
+                note=self._note,
+            )
         )
-        self.publish(shown)
 
     # ---- in the session's thread ----
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ class Replay(TargetReader):
         )
         if not meta.get("complete"):
             self._message = "the recording ended early: its complete rounds are shown"
-        self.layout = recorded.layout
+        self.model.layout = recorded.layout
         with self._wake:
             self._recorded = recorded
             self._position_s = float(recorded.ends_s[-1])
@@ -92,7 +93,7 @@ class Replay(TargetReader):
         """Rates, on the screen before the rest is read."""
         found = first_rounds(self.directory)
         if found:
-            self.publish(self.snapshot(History(found[-KEPT:]), ReaderState.STARTING, model=False))
+            self.publish(self.common(History(found[-KEPT:]), ReaderState.STARTING))
             self.drawn.wait(_TO_DRAW_S)
 
     def _publish(self, recorded: LoadedRecording) -> None:
@@ -108,15 +109,13 @@ class Replay(TargetReader):
             float(ends[at]) - begin_s,
             float(ends[-1]) - begin_s,
         )
+        shown = self.snapshot(history, ReaderState.REPLAY, self._message, force=not playing)
         self.publish(
-            self.snapshot(
-                history,
-                ReaderState.REPLAY,
-                self._message,
+            replace(
+                shown,
                 playback=playback,
-                writers=recorded.writers,
+                writers=history.writers() if recorded.writers else None,
                 heat_estimated=recorded.estimated,
-                fresh=not playing,
             )
         )
 

@@ -189,7 +189,7 @@ class OverviewScreen(Watch):
         """Twice as long, or half."""
         self.reader.set_interval(self.reader.interval_s * 2.0**steps)
 
-    def on_table_chosen(self, event: FieldTable.Chosen) -> None:
+    def on_field_table_chosen(self, event: FieldTable.Chosen) -> None:
         """Traces it."""
         find = partial(target_of, self.rows[event.row])
         self.app.push_screen(

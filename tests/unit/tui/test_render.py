@@ -30,7 +30,7 @@ PICTURES = (
 def snapshot(history: History, bandwidth: float = 12e6) -> TargetSnapshot:
     reader = TargetReader(ConvergenceQuestion(bandwidth, 0.1))
     reader.about = TargetInfo("process 1: x", "tracepoint", "uffd", 1.0)
-    return reader.snapshot(history, ReaderState.LIVE, writers=True)
+    return replace(reader.snapshot(history, ReaderState.LIVE), writers=history.writers())
 
 
 REDIS_SHOWN = snapshot(History(LoadedRecording(REDIS).facts))
