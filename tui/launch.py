@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 from collections.abc import Callable
@@ -18,13 +17,16 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
 
-def run(options: argparse.Namespace, checked: Callable[[], TopChoices]) -> int:
-    """Shows what the command line asks for; the exit code. checked: gives the choices, once, and says what
-    is wrong with them; it may start a command. Errors: RedirtyError."""
-    if options.serve is not None:
-        from redirty.tui.web import serve
+def run(choose: Callable[[], TopChoices], config_file: Path | None) -> int:
+    """Show the screens in this terminal until they are left; return the exit code.
 
-        return serve(options, checked)
+    Args:
+        choose: checks the command line and returns what to show; called once, may start a command.
+        config_file: keys and theme; None: the default one, if it exists.
+
+    Raises:
+        RedirtyError: the terminal, the configuration or the target cannot be used.
+    """
     terminal.require_terminal()
     terminal.guard()  # before threads and large imports
     with terminal.screen_only():
@@ -34,8 +36,8 @@ def run(options: argparse.Namespace, checked: Callable[[], TopChoices]) -> int:
         from redirty.tui.app import TopApp
         from redirty.tui.snapshots.snapshot import ReaderState
 
-        look = config.read(None if options.config is None else Path(options.config))
-        choices = checked()
+        look = config.read(config_file)
+        choices = choose()
         app = TopApp(_first_screen(choices), look)
         # Each refresh makes thousands of small tuples, none in a cycle: a collection of all that was
         # imported, again and again, would take longer than drawing.

@@ -6,7 +6,6 @@ the address that is printed, which then is a cookie of that browser.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import hmac
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from redirty.collector.errors import RedirtyError, UsageError, why
+from redirty.collector.errors import RedirtyError, why
 from textual_serve.server import Server
 
 _HOST = "127.0.0.1"
@@ -29,16 +28,13 @@ _COOKIE = "redirty-token"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def serve(options: argparse.Namespace, checked: Callable[[], object]) -> int:
-    """Serves until it is interrupted; each visit is a redirty top of its own. Errors: RedirtyError."""
-    if options.command:
-        raise UsageError(
-            "--serve begins anew for each visit: start the command, then name it by -p"
-        )
-    if options.output is not None:
-        raise UsageError("--serve begins anew for each visit: leave out -o")
-    checked()  # here, not in each visit
-    bound = _bound(options.serve)
+def serve(port: int) -> int:
+    """Serve until interrupted: each visit is a redirty top of its own; return the exit code.
+
+    Raises:
+        RedirtyError: the port cannot be used.
+    """
+    bound = _bound(port)
     port = bound.getsockname()[1]
     _Loopback(shlex.join(words_without_serve(sys.argv)), bound, port).serve()
     return 0

@@ -159,7 +159,7 @@ def test_typed_bandwidth_and_downtime() -> None:
             await until(pilot, lambda: "10.0 Gbit/s" in text(pilot), "the typed link")
             assert "converges" in text(pilot)
             await press(pilot, "d", *"0s", "enter")
-            assert "more than 0" in text(pilot)
+            assert "downtime must be positive, got 0s" in text(pilot)
             await press(pilot, "escape", "d", *"25ms", "enter")
             await until(pilot, lambda: "downtime 25.0 ms" in text(pilot), "the typed downtime")
             await press(pilot, "b", "escape")

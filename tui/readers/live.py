@@ -31,7 +31,7 @@ from redirty.tui.snapshots.snapshot import ReaderState, TargetInfo
 
 log = logging.getLogger(__name__)
 
-SHORTEST_S = 0.01
+MIN_INTERVAL_S = 0.01
 _SETTLED = 3  # rounds after a change of the interval before the guard looks again
 _END_S = 20.0
 _REST_S = 0.2
@@ -90,7 +90,7 @@ class Live(TargetReader):
         session = self._session
         if session is None:
             return
-        session.interval_s = max(seconds, SHORTEST_S)
+        session.interval_s = max(seconds, MIN_INTERVAL_S)
         with self._wake:
             self._settled = -_SETTLED
             self._note = note

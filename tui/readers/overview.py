@@ -13,7 +13,7 @@ from redirty.tui.readers.base import Reader
 from redirty.tui.snapshots.snapshot import OverviewSnapshot, ProcessRow, ReaderState
 
 RECENT = 12  # values of a sparkline
-SHORTEST_S = 0.2
+MIN_INTERVAL_S = 0.2
 _NO_COUNTS = (0, 0, 0, 0, 0, 0)
 
 Counts = tuple[int, int, int, int, int, int]
@@ -39,7 +39,7 @@ class Overview(Reader[OverviewSnapshot]):
     def set_interval(self, seconds: float) -> None:
         """Another one, from now on."""
         with self._wake:
-            self._interval_s = max(seconds, SHORTEST_S)
+            self._interval_s = max(seconds, MIN_INTERVAL_S)
             self._wake.notify_all()
 
     def suspend(self, suspended: bool) -> None:

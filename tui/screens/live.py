@@ -14,7 +14,7 @@ from redirty.tui.readers.mirror_process import Mirror, pids_of, words_of
 from redirty.tui.readers.target import TargetReader
 from redirty.tui.screens.mirror import MirrorScreen
 from redirty.tui.screens.mirror_confirm import MirrorConfirmScreen, destination
-from redirty.tui.screens.prompt import PromptScreen
+from redirty.tui.screens.prompt import prompt
 from redirty.tui.screens.target import TargetScreen
 from redirty.tui.snapshots.mirror import MirrorCommand
 from redirty.tui.snapshots.snapshot import ReaderState
@@ -106,7 +106,7 @@ class LiveScreen(TargetScreen):
             self.notify(refused, severity="warning")
             return
         title = "mirror to: a directory that does not exist yet, or HOST:PORT"
-        self.app.push_screen(PromptScreen(title, "", destination), self._ask_to_mirror)
+        prompt(self.app, title, destination, self._confirm_mirror)
 
     def _why_no_mirror(self) -> str:
         live = self.live
@@ -120,10 +120,10 @@ class LiveScreen(TargetScreen):
             return "the target has ended"
         return ""
 
-    def _ask_to_mirror(self, to: str | None) -> None:
+    def _confirm_mirror(self, to: str) -> None:
         target = self.live.target
         words = None if target is None else words_of(target)
-        if to is None or target is None or words is None:
+        if target is None or words is None:
             return
         s = self.shown
         c = None if s is None else s.convergence
@@ -131,7 +131,7 @@ class LiveScreen(TargetScreen):
             title=self.live.about.title,
             words=words,
             pids=pids_of(target),
-            to=destination(to),
+            to=to,
             downtime_s=self.live.asked.downtime_s,
             arm=self._wanted.arm,
             probe=self._wanted.probe,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from redirty.tui import export
@@ -128,10 +129,10 @@ class MirrorScreen(Watch):
         else:
             self._ask_to_cancel(self.app.exit)
 
-    def _ask_to_cancel(self, do: object) -> None:
+    def _ask_to_cancel(self, cancel: Callable[[], object]) -> None:
         def answered(yes: bool | None) -> None:
-            if yes and callable(do):
-                do()
+            if yes:
+                cancel()
 
         text = "The mirror is not finished. Cancel it? The target runs on, and there is no mirror."
         self.app.push_screen(ConfirmScreen(text), answered)

@@ -10,8 +10,8 @@ from typing import ClassVar
 from redirty.collector.errors import UsageError
 from redirty.collector.units import parse_rate
 from redirty.tui.render.mirror import question
-from redirty.tui.screens.prompt import PromptScreen
-from redirty.tui.screens.target_layout import parse_downtime
+from redirty.tui.screens.prompt import prompt
+from redirty.tui.snapshots.convergence import parse_downtime
 from redirty.tui.snapshots.mirror import MirrorCommand
 from redirty.tui.widgets.picture import Picture
 from textual.app import ComposeResult
@@ -67,15 +67,14 @@ class MirrorConfirmScreen(ModalScreen[MirrorCommand | None]):
         picture.styles.height = len(question(self.wish, self._verdict, inner))
         picture.show(self.wish)
 
-    def _typed(
-        self, title: str, check: Callable[[str], object], take: Callable[[str], None]
-    ) -> None:
-        def taken(text: str | None) -> None:
-            if text is not None:
-                take(text)
-                self._show()
+    def _prompt(self, title: str, field: str, parse: Callable[[str], object]) -> None:
+        """Ask for another value of one of the command's fields."""
 
-        self.app.push_screen(PromptScreen(title, "", check), taken)
+        def apply(value: object) -> None:
+            self.wish = replace(self.wish, **{field: value})  # type: ignore[arg-type]
+            self._show()
+
+        prompt(self.app, title, parse, apply)
 
     def action_begin(self) -> None:
         """As it says."""
@@ -87,30 +86,16 @@ class MirrorConfirmScreen(ModalScreen[MirrorCommand | None]):
 
     def action_downtime(self) -> None:
         """Another one."""
-
-        def take(text: str) -> None:
-            self.wish = replace(self.wish, downtime_s=parse_downtime(text))
-
-        self._typed("downtime: 300ms, 2s", parse_downtime, take)
+        self._prompt("downtime: 300ms, 2s", "downtime_s", parse_downtime)
 
     def action_bandwidth(self) -> None:
         """A limit, or none."""
-
-        def check(text: str) -> float | None:
-            return parse_rate(text) if text.strip() else None
-
-        def take(text: str) -> None:
-            self.wish = replace(self.wish, bandwidth=check(text))
-
-        self._typed("send no faster: 1Gbit, 100MiB; empty: no limit", check, take)
+        self._prompt("send no faster: 1Gbit, 100MiB; empty: no limit", "bandwidth", rate_limit)
 
     def action_code(self) -> None:
         """For another machine."""
-
-        def take(text: str) -> None:
-            self.wish = replace(self.wish, code_file=code_file(text))
-
-        self._typed("file with the code of redirty receive; empty: none", code_file, take)
+        title = "file with the code of redirty receive; empty: none"
+        self._prompt(title, "code_file", code_file)
 
     def action_verify(self) -> None:
         """Compare, or not."""
@@ -134,6 +119,11 @@ def destination(text: str) -> str:
     if not path.parent.is_dir():
         raise UsageError(f"there is no directory {path.parent}")
     return str(path)
+
+
+def rate_limit(text: str) -> float | None:
+    """Parse a limit in bytes per second; an empty text is none. Raises UsageError."""
+    return parse_rate(text) if text.strip() else None
 
 
 def code_file(text: str) -> str | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from redirty.collector.errors import RedirtyError
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
+
+T = TypeVar("T")
 
 
 class PromptScreen(ModalScreen[str | None]):
@@ -27,10 +29,9 @@ class PromptScreen(ModalScreen[str | None]):
         Binding("escape", "leave", "leave", id="typed.leave"),
     ]
 
-    def __init__(self, title: str, value: str, check: Callable[[str], object]) -> None:
+    def __init__(self, title: str, check: Callable[[str], object]) -> None:
         super().__init__()
         self._title = title
-        self._value = value
         self._check = check
 
     def compose(self) -> ComposeResult:
@@ -38,7 +39,7 @@ class PromptScreen(ModalScreen[str | None]):
         with Vertical() as box:
             box.border_title = self._title
             box.border_subtitle = "enter takes it, escape leaves"
-            yield Input(self._value, id="typed")
+            yield Input(id="typed")
             yield Static("", id="wrong")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
@@ -53,3 +54,26 @@ class PromptScreen(ModalScreen[str | None]):
     def action_leave(self) -> None:
         """Nothing is changed."""
         self.dismiss(None)
+
+
+def prompt(
+    app: App[Any], title: str, parse: Callable[[str], T], apply: Callable[[T], None]
+) -> None:
+    """Ask for a line of text and pass its parsed value to apply(), unless the prompt is cancelled.
+
+    Args:
+        app: the application to show the prompt in.
+        title: what to enter.
+        parse: returns the value of a text, or raises RedirtyError with what is wrong with it.
+        apply: takes the value.
+    """
+    values: list[T] = []
+
+    def check(text: str) -> None:
+        values.append(parse(text))
+
+    def answered(text: str | None) -> None:
+        if text is not None:
+            apply(values[-1])
+
+    app.push_screen(PromptScreen(title, check), answered)

@@ -16,8 +16,8 @@ from redirty.tui.render.columns import MAPPINGS
 from redirty.tui.render.rows import Row
 from redirty.tui.screens import target_layout
 from redirty.tui.screens.base import Watch
-from redirty.tui.screens.prompt import PromptScreen
-from redirty.tui.snapshots.convergence import ConvergenceQuestion
+from redirty.tui.screens.prompt import prompt
+from redirty.tui.snapshots.convergence import parse_downtime
 from redirty.tui.snapshots.history import MappingTable
 from redirty.tui.snapshots.snapshot import TargetSnapshot
 from redirty.tui.widgets.picture import Picture
@@ -196,42 +196,34 @@ class TargetScreen(Watch):
             self.newest()
         self._show()
 
-    def _ask(self, asked: ConvergenceQuestion) -> None:
-        self.reader.ask(asked)
-
     def action_bandwidth(self, steps: int) -> None:
         """Of the link, by steps."""
-        self._ask(self.reader.asked.faster(_STEP**steps))
+        self.reader.ask(self.reader.asked.faster(_STEP**steps))
 
     def action_downtime(self, steps: int) -> None:
         """The goal, by steps."""
-        self._ask(self.reader.asked.longer(_STEP**steps))
+        self.reader.ask(self.reader.asked.longer(_STEP**steps))
 
     def action_policy(self) -> None:
         """The next one."""
-        self._ask(self.reader.asked.next_policy())
+        self.reader.ask(self.reader.asked.next_policy())
 
     def action_type_bandwidth(self) -> None:
         """Asks for it."""
 
-        def take(text: str | None) -> None:
-            if text is not None:
-                asked = self.reader.asked
-                self._ask(replace(asked, bandwidth=parse_rate(text), source="as typed"))
+        def apply(bandwidth: float) -> None:
+            asked = self.reader.asked
+            self.reader.ask(replace(asked, bandwidth=bandwidth, source="as typed"))
 
-        self.app.push_screen(
-            PromptScreen("bandwidth: 10Gbit, 1.25GB, 200MiB", "", parse_rate), take
-        )
+        prompt(self.app, "bandwidth: 10Gbit, 1.25GB, 200MiB", parse_rate, apply)
 
     def action_type_downtime(self) -> None:
         """Asks for it."""
 
-        def take(text: str | None) -> None:
-            if text is not None:
-                self._ask(replace(self.reader.asked, downtime_s=target_layout.parse_downtime(text)))
+        def apply(downtime_s: float) -> None:
+            self.reader.ask(replace(self.reader.asked, downtime_s=downtime_s))
 
-        title = "downtime: 300ms, 2s"
-        self.app.push_screen(PromptScreen(title, "", target_layout.parse_downtime), take)
+        prompt(self.app, "downtime: 300ms, 2s", parse_downtime, apply)
 
     def action_leave(self) -> None:
         """To the overview, or out when there is none."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from redirty.collector.errors import UsageError
-from redirty.collector.units import parse_time
-
 VIEWS = {
     "summary": "rates, the verdict, mappings; on a large terminal everything",
     "mappings": "mappings by re-dirty rate",
@@ -76,11 +73,3 @@ def panels(view: str, wide: bool) -> frozenset[str]:
     if view in _SHOWN:
         return _SHOWN[view]
     return _WIDE if wide else _NARROW
-
-
-def parse_downtime(text: str) -> float:
-    """Seconds, more than 0. Errors: UsageError."""
-    found = parse_time(text)
-    if found <= 0:
-        raise UsageError(f"a downtime is more than 0: {text} (nothing is copied in no time)")
-    return found

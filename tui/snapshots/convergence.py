@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from redirty.collector.errors import one_line
+from redirty.collector.errors import UsageError, one_line
 from redirty.collector.model.fit import Fit, fit
 from redirty.collector.model.observations import Observations
 from redirty.collector.model.policy import DEFAULT_DOWNTIME_S
 from redirty.collector.model.predict import answer, notes
 from redirty.collector.model.prediction import CONVERGES, UNCERTAIN, Answer, Question
 from redirty.collector.model.simulation import Pass, least_bandwidth
-from redirty.collector.units import show_bytes, show_time
+from redirty.collector.units import parse_time, show_bytes, show_time
 from redirty.tui.snapshots.history import MappingTable
 from redirty.tui.snapshots.round_summary import Floats
 
@@ -110,6 +110,18 @@ def _times(fitted: Fit) -> Floats:
     first = max(float(fitted.curve.elapsed_s[0]), last * 1e-5)
     found: Floats = np.geomspace(min(first, last / 2), last, _CURVE_POINTS)
     return found
+
+
+def parse_downtime(text: str, name: str = "downtime") -> float:
+    """Parse a downtime goal in seconds. name: what an error calls it.
+
+    Raises:
+        UsageError: it is not a time, or not positive.
+    """
+    seconds = parse_time(text)
+    if seconds <= 0:
+        raise UsageError(f"{name} must be positive, got {text}")
+    return seconds
 
 
 def verdict(found: Answer, enough: float | None, mappings: MappingTable) -> str:

@@ -34,7 +34,7 @@ def redirty(*words: object) -> subprocess.CompletedProcess[str]:
         (("--replay", "x", "-p", "1"), "leave out a target"),
         (("--replay", "x", "-o", "y"), "leave out -o"),
         (("-o", "y"), "name one"),
-        (("--serve", "--", "sleep", "1"), "begins anew for each visit"),
+        (("--serve", "--", "sleep", "1"), "starts a new redirty top for each visit"),
     ],
 )
 def test_wrong_usage_is_one_line(words: tuple[str, ...], said: str) -> None:
@@ -57,7 +57,7 @@ def test_percentages(text: str, share: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "101", "nan", "%"])
 def test_what_is_no_percentage(text: str) -> None:
-    with pytest.raises(UsageError, match="not understood"):
+    with pytest.raises(UsageError, match="must be a percentage"):
         parse_percent(text)
 
 
