@@ -1,4 +1,4 @@
-"""From the command line to the screens."""
+"""Starts the screens in this terminal."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def run(choose: Callable[[], TopChoices], config_file: Path | None) -> int:
     terminal.guard()  # before threads and large imports
     with terminal.screen_only():
         sys.setswitchinterval(0.001)  # a key must not wait for the thread that records
-        gc.disable()  # nothing of what is imported is garbage
+        gc.disable()  # nothing imported from here on becomes garbage
         from redirty.tui import config
         from redirty.tui.app import TopApp
         from redirty.tui.snapshots.snapshot import ReaderState
 
-        look = config.read(config_file)
+        appearance = config.read(config_file)
         choices = choose()
-        app = TopApp(_first_screen(choices), look)
-        # Each refresh makes thousands of small tuples, none in a cycle: a collection of all that was
-        # imported, again and again, would take longer than drawing.
+        app = TopApp(_first_screen(choices), appearance)
+        # Each refresh allocates thousands of small tuples, none of them in a cycle: collecting all
+        # imported objects again and again would take longer than drawing.
         gc.freeze()
         gc.enable()
         gc.set_threshold(50_000, 20, 100)
@@ -52,7 +52,7 @@ def run(choose: Callable[[], TopChoices], config_file: Path | None) -> int:
     if app.error is not None:
         raise app.error
     last = app.last
-    if last is not None and last.state is ReaderState.ENDED:  # the screen that told so is gone
+    if last is not None and last.state is ReaderState.ENDED:  # the screen that showed it is gone
         raise TargetEndedError(last.message)
     if last is not None and last.state is ReaderState.FAILED:
         raise RedirtyError(last.message)
@@ -65,7 +65,7 @@ def _first_screen(choices: TopChoices) -> Callable[[], Screen[None]]:
         from redirty.tui.screens.replay import ReplayScreen
 
         directory = choices.replay
-        return lambda: ReplayScreen(Replay(directory, choices.asked), link=_link(choices))
+        return lambda: ReplayScreen(Replay(directory, choices.question), link=_link(choices))
     from redirty.tui.readers.live import Live
     from redirty.tui.screens.live import LiveScreen
 
@@ -73,9 +73,9 @@ def _first_screen(choices: TopChoices) -> Callable[[], Screen[None]]:
     if target is None:
         from redirty.tui.screens.overview import OverviewScreen
 
-        return lambda: OverviewScreen(choices.wanted, choices.asked, _link(choices))
+        return lambda: OverviewScreen(choices.trace, choices.question, _link(choices))
     return lambda: LiveScreen(
-        lambda wanted: Live(lambda: target, wanted, choices.asked), choices.wanted,
+        lambda options: Live(lambda: target, options, choices.question), choices.trace,
         link=_link(choices),
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ _CPU_SHARE = 0.01  # of a CPU, for the model while rounds go by
 
 
 class ModelSchedule:
-    """Keeps the latest prediction and decides when it is computed anew.
+    """Keeps the latest prediction and decides when to compute a new one.
 
     A changed question is answered at once; otherwise the model runs again only once it has used less
     than 1 % of a CPU since its last run.
@@ -41,12 +41,12 @@ class ModelSchedule:
 
         Args:
             history: the rounds so far.
-            mappings: the mappings written lately, to name the one that is in the way.
+            mappings: recently written mappings, one of which the verdict may name.
             question: bandwidth, downtime and policy.
             force: run the model even if it is not due.
         """
         old = self._latest
-        answered = old is not None and old.asked == question
+        answered = old is not None and old.question == question
         if answered and not force and time.monotonic() < self._due_s:
             return old
         last = history.last

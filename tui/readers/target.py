@@ -1,10 +1,10 @@
-"""What readers of one target have in common: a history, a question, snapshots of both."""
+"""Base of the readers of one target: a question to the model, and snapshots of a history."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from redirty.tui.readers.base import Reader
+from redirty.tui.readers.base import Reader, error_text
 from redirty.tui.readers.model_schedule import ModelSchedule
 from redirty.tui.snapshots.convergence import ConvergenceQuestion
 from redirty.tui.snapshots.history import History
@@ -12,35 +12,39 @@ from redirty.tui.snapshots.snapshot import ReaderState, TargetInfo, TargetSnapsh
 
 
 class TargetReader(Reader[TargetSnapshot]):
-    """asked: of the model, by the screen; answered with the next snapshot, which comes at once."""
+    """Publishes snapshots of one target.
 
-    def __init__(self, asked: ConvergenceQuestion) -> None:
+    Attributes:
+        question: for the model; set with ask(), answered with the next snapshot.
+        about: what is traced, and how.
+        model: when the model runs.
+        changed: something has changed since the last snapshot, so that a new one is due.
+    """
+
+    def __init__(self, question: ConvergenceQuestion) -> None:
         super().__init__()
-        self.asked = asked
+        self.question = question
         self.about = TargetInfo("")
         self.model = ModelSchedule()
-        self.changed = False  # since the last snapshot: what was asked, or where a replay is
+        self.changed = False
 
-    def ask(self, asked: ConvergenceQuestion) -> None:
-        """Another bandwidth, downtime or policy."""
+    def ask(self, question: ConvergenceQuestion) -> None:
+        """Change bandwidth, downtime or policy; a snapshot with the answer follows at once."""
         with self._wake:
-            self.asked = asked
+            self.question = question
             self._changed()
 
     def _changed(self) -> None:
-        """With the lock held: a new snapshot is wanted."""
+        """Request a new snapshot. The caller holds the lock."""
         self.changed = True
         self._wake.notify_all()
 
     def failed(self, error: Exception) -> None:
-        """See Reader. What was shown last is shown on."""
-        text = str(error) or type(error).__name__
-        known = getattr(error, "exit_code", None) is not None
-        message = text if known else f"internal error: {type(error).__name__}: {text}"
-        self.publish(self.again(ReaderState.FAILED, message))
+        """See Reader. The latest values stay on the screen."""
+        self.publish(self.repeat(ReaderState.FAILED, error_text(error)))
 
-    def again(self, state: ReaderState, message: str) -> TargetSnapshot:
-        """The latest snapshot in another state."""
+    def repeat(self, state: ReaderState, message: str) -> TargetSnapshot:
+        """Return the latest snapshot with another state and message."""
         old = self.latest
         if old is None:
             return self.snapshot(History(), state, message)
@@ -64,5 +68,5 @@ class TargetReader(Reader[TargetSnapshot]):
     ) -> TargetSnapshot:
         """Return a snapshot with a prediction. force: run the model even if it is not due."""
         common = self.common(history, state, message)
-        found = self.model.answer(history, common.mappings, self.asked, force=force)
+        found = self.model.answer(history, common.mappings, self.question, force=force)
         return replace(common, convergence=found)

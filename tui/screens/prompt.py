@@ -1,4 +1,4 @@
-"""A question for one line of text."""
+"""A prompt for one line of text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class PromptScreen(ModalScreen[str | None]):
-    """Gives what was typed, once check() takes it; None when it was left by escape."""
+    """Returns what was typed, once check() accepts it; None if cancelled."""
 
     CSS = """
     PromptScreen { align: center middle; }
@@ -26,7 +26,7 @@ class PromptScreen(ModalScreen[str | None]):
     """
     SCOPED_CSS = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "leave", id="typed.leave"),
+        Binding("escape", "leave", "cancel", id="typed.leave"),
     ]
 
     def __init__(self, title: str, check: Callable[[str], object]) -> None:
@@ -38,12 +38,12 @@ class PromptScreen(ModalScreen[str | None]):
         """See Screen."""
         with Vertical() as box:
             box.border_title = self._title
-            box.border_subtitle = "enter takes it, escape leaves"
+            box.border_subtitle = "enter: accept, escape: cancel"
             yield Input(id="typed")
             yield Static("", id="wrong")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Takes it, or says what is wrong with it."""
+        """Accept the text, or show what is wrong with it."""
         try:
             self._check(event.value)
         except RedirtyError as e:
@@ -52,7 +52,7 @@ class PromptScreen(ModalScreen[str | None]):
             self.dismiss(event.value)
 
     def action_leave(self) -> None:
-        """Nothing is changed."""
+        """Cancel."""
         self.dismiss(None)
 
 
