@@ -1,1 +1,1 @@
-"""The live screen of redirty top."""
+"""redirty top: a live screen in the terminal or in a browser."""

@@ -1,4 +1,4 @@
-"""The program behind redirty top: screens, theme, keys, command palette."""
+"""The application behind redirty top: screens, theme, keys, command palette."""
 
 from __future__ import annotations
 
@@ -20,14 +20,19 @@ from textual.screen import Screen
 
 @dataclass(frozen=True)
 class Appearance:
-    """theme: a name that Textual knows. keys: by the id of a binding."""
+    """The user's theme and keys. theme: one of Textual's; keys: by binding id."""
 
     theme: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
 
 
 class TopApp(App[int]):
-    """first: makes the first screen. Its exit code is what it returns; None is 0."""
+    """The application; its result is the exit code, None meaning 0.
+
+    Attributes:
+        error: an unexpected exception that ended it.
+        readers: readers that must be closed before the program ends.
+    """
 
     TITLE = "redirty top"
     ENABLE_COMMAND_PALETTE = True
@@ -36,48 +41,48 @@ class TopApp(App[int]):
     ]
     CSS = "Toast { max-width: 78; }"
 
-    def __init__(self, first: Callable[[], Screen[None]], look: Appearance) -> None:
+    def __init__(self, first_screen: Callable[[], Screen[None]], appearance: Appearance) -> None:
         super().__init__()
         self.error: Exception | None = None
         self.readers: list[
             Reader[TargetSnapshot] | Reader[OverviewSnapshot] | Reader[MirrorSnapshot]
-        ] = []  # that must have let go before the program ends
-        self._first = first
-        self._look = look
+        ] = []
+        self._first_screen = first_screen
+        self._appearance = appearance
 
     def on_mount(self) -> None:
-        """The first screen."""
-        if self._look.theme:
-            self.theme = self._look.theme
-        if self._look.keys:
-            self.set_keymap(dict(self._look.keys))
+        """Show the first screen."""
+        if self._appearance.theme:
+            self.theme = self._appearance.theme
+        if self._appearance.keys:
+            self.set_keymap(dict(self._appearance.keys))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: a test
                 loop.add_signal_handler(number, self.exit, 130)
-        self.push_screen(self._first())
+        self.push_screen(self._first_screen())
 
     @property
     def last(self) -> TargetSnapshot | OverviewSnapshot | MirrorSnapshot | None:
-        """What was known at the end."""
+        """The latest snapshot of the last reader."""
         return self.readers[-1].latest if self.readers else None
 
     def _fatal_error(self) -> None:
-        """Instead of Textual's traceback: the one who runs the program tells of the error."""
+        """Keep the exception instead of printing Textual's traceback: launch.run() reports it."""
         self.error = self._exception
         self._close_messages_no_wait()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """What the palette has beside Textual's own: the screen's keys."""
+        """Yield the commands of the palette: Textual's own and the screen's keys."""
         yield from super().get_system_commands(screen)
         if not isinstance(screen, Watch):
             return
-        told = set()
+        listed = set()
         for active in screen.active_bindings.values():
             b = active.binding
-            if b.system or b.action in told or not b.description:
+            if b.system or b.action in listed or not b.description:
                 continue
-            told.add(b.action)
+            listed.add(b.action)
 
             async def run(action: str = b.action, node: object = active.node) -> None:
                 await self.run_action(action, node)  # type: ignore[arg-type]

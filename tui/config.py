@@ -1,8 +1,8 @@
-"""The user's own keys and theme: a TOML file.
+"""Reads the user's keys and theme from a TOML file.
 
 theme = "textual-light"
 [keys]
-pause = "space,x"      # by the names that the help of --config lists
+pause = "space,x"      # names of keys: see redirty(1)
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from redirty.tui.app import Appearance
 
 
 def default_path() -> Path:
-    """$XDG_CONFIG_HOME/redirty/top.toml, or below ~/.config."""
+    """Return $XDG_CONFIG_HOME/redirty/top.toml; the default directory is ~/.config."""
     home = os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()
     return Path(home) / "redirty" / "top.toml"
 
 
 def read(path: Path | None) -> Appearance:
-    """What the file says; path: None: the default one, if it is there.
+    """Read a configuration file. path: None: the default one, if it exists.
 
-    Errors: UsageError.
+    Raises:
+        UsageError: the file cannot be read, or has an invalid value.
     """
     file = path or default_path()
     try:
@@ -32,14 +33,14 @@ def read(path: Path | None) -> Appearance:
     except FileNotFoundError:
         if path is None:
             return Appearance()
-        raise UsageError(f"{file} does not exist: give another --config") from None
+        raise UsageError(f"--config: {file} does not exist; name another file") from None
     except OSError as e:
         raise UsageError(f"cannot read {file}: {why(e)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UsageError(f"{file} is no TOML: {e}") from None
+        raise UsageError(f"{file}: not valid TOML: {e}") from None
     unknown = content.keys() - {"theme", "keys"}
     if unknown:
-        raise UsageError(f"{file}: {min(unknown)} is not known; theme and [keys] are")
+        raise UsageError(f"{file}: unknown setting {min(unknown)!r}; known are theme and [keys]")
     return Appearance(_theme(file, content.get("theme", "")), _keys(file, content.get("keys", {})))
 
 
@@ -48,7 +49,7 @@ def _theme(file: Path, theme: object) -> str:
 
     if theme and theme not in BUILTIN_THEMES:
         raise UsageError(
-            f"{file}: no theme {theme!r}; there are {', '.join(sorted(BUILTIN_THEMES))}"
+            f"{file}: unknown theme {theme!r}; known are {', '.join(sorted(BUILTIN_THEMES))}"
         )
     return str(theme)
 
@@ -56,17 +57,17 @@ def _theme(file: Path, theme: object) -> str:
 def _keys(file: Path, keys: object) -> dict[str, str]:
     known = key_names()
     if not isinstance(keys, dict):
-        raise UsageError(f"{file}: [keys] is a table: name = 'key'")
+        raise UsageError(f"{file}: [keys] must be a table of name = 'key'")
     for name, key in keys.items():
         if name not in known:
-            raise UsageError(f"{file}: no key is called {name!r}; there are {', '.join(known)}")
+            raise UsageError(f"{file}: [keys]: unknown name {name!r}; known are {', '.join(known)}")
         if not isinstance(key, str) or not key.strip():
-            raise UsageError(f"{file}: the key of {name} is a text, like 'space' or 'ctrl+p,x'")
+            raise UsageError(f"{file}: [keys]: {name} must be a string like 'space' or 'ctrl+p,x'")
     return {str(name): str(key) for name, key in keys.items()}
 
 
 def key_names() -> list[str]:
-    """Of all bindings that can be changed."""
+    """Return the names of all bindings that can be changed."""
     from redirty.tui.app import TopApp
     from redirty.tui.screens.help import HelpScreen
     from redirty.tui.screens.live import LiveScreen

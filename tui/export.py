@@ -1,4 +1,4 @@
-"""What is on the screen, as CSV: a heading and rows for each view."""
+"""Exports what a screen shows: CSV rows with a heading for each view, and the files they go into."""
 
 from __future__ import annotations
 
@@ -16,15 +16,26 @@ Rows = Iterator[Sequence[object]]
 
 
 def save_csv(directory: Path, view: str, rows: Rows) -> Path:
-    """Writes rows into a new file (0600) of the directory: its path.
+    """Write rows into a new file (0600) in a directory; return its path.
 
-    Errors: RedirtyError.
+    Raises:
+        RedirtyError: the file cannot be written.
     """
     return save(directory, view, "csv", files.csv_bytes(rows))
 
 
 def save(directory: Path, view: str, ending: str, content: bytes) -> Path:
-    """Writes a new file (0600). Errors: RedirtyError."""
+    """Write a new file (0600) in a directory; return its path.
+
+    Args:
+        directory: where to.
+        view: part of the file's name.
+        ending: of the file's name, without a dot.
+        content: of the file.
+
+    Raises:
+        RedirtyError: the file cannot be written.
+    """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     path = directory / f"redirty-{view}-{stamp}.{ending}"
     number = 1
@@ -36,14 +47,14 @@ def save(directory: Path, view: str, ending: str, content: bytes) -> Path:
 
 
 def rounds(s: TargetSnapshot) -> Rows:
-    """The rounds shown, with the columns of rounds.csv."""
+    """Yield the rounds shown, with the columns of rounds.csv."""
     yield ROUNDS
     for row in s.series.values.tolist():
         yield [None if math.isnan(v) else int(v) if v == int(v) else round(v, 9) for v in row]
 
 
 def heat(s: TargetSnapshot) -> Rows:
-    """The heat map, a row for each of its cells that is not empty."""
+    """Yield the heat map, a row for each cell that is not empty."""
     yield ("start_s", "pid", "address", "dirty_pages")
     if s.heat is not None:
         for column, start in enumerate(s.heat.start_s.tolist()):
@@ -53,17 +64,17 @@ def heat(s: TargetSnapshot) -> Rows:
 
 
 def passes(s: TargetSnapshot) -> Rows:
-    """The passes of the prediction."""
+    """Yield the predicted passes."""
     yield ("pass", "bytes", "duration_s", "bandwidth_bytes_per_s", "downtime_goal_s", "policy")
     c = s.convergence
     for p in c.passes if c is not None else ():
         assert c is not None
-        a = c.asked
-        yield (p.number, round(p.bytes), f"{p.duration_s:.6f}", a.bandwidth, a.downtime_s, a.policy)
+        q = c.question
+        yield (p.number, round(p.bytes), f"{p.duration_s:.6f}", q.bandwidth, q.downtime_s, q.policy)
 
 
 def tlb(s: TargetSnapshot) -> Rows:
-    """TLB flushes lately."""
+    """Yield recent TLB flushes by reason."""
     yield ("reason", "flushes_per_s", "full_flushes_per_s", "pages_per_s", "time_s_per_s",
            "arm_flushes_per_s", "arm_time_s_per_s")  # fmt: skip
     for t in s.tlb:
@@ -71,22 +82,22 @@ def tlb(s: TargetSnapshot) -> Rows:
 
 
 def writers(s: TargetSnapshot) -> Rows:
-    """Threads and stacks lately."""
+    """Yield the threads and stacks that wrote recently."""
     yield ("pid", "tid", "stack", "pages_per_s", "share")
     for w in s.writers or ():
         yield (w.writer.pid, w.writer.tid or None, w.writer.stack, w.pages_per_s, w.share)
 
 
 def mirror(s: MirrorSnapshot | None) -> Rows:
-    """The passes of a mirror that are over, each with what was decided after it."""
+    """Yield the completed passes of a mirror, each with the decision after it."""
     yield ("pass", "pages", "sent_pages", "zero_pages", "unchanged_pages", "held_pages", "bytes",
            "duration_s", "dirty_pages_per_s", "decision", "reason")  # fmt: skip
     if s is None:
         return
-    steps = {step.after_pass: step for step in s.progress.steps if step.action}
+    decisions = {d.after_pass: d for d in s.progress.decisions if d.action}
     for p in s.progress.passes:
         dirty = None if p.dirty_per_s is None else round(p.dirty_per_s, 3)
-        step = steps.get(p.number)
-        yield (p.number, p.pages, p.sent_pages, p.zero_pages, p.unchanged_pages, p.held_pages,
-               p.bytes, f"{p.duration_s:.6f}", dirty,
-               *((None, None) if step is None else (step.action, step.reason)))  # fmt: skip
+        decision = decisions.get(p.number)
+        action, reason = (None, None) if decision is None else (decision.action, decision.reason)
+        yield (p.number, p.pages, p.sent_pages, p.zero_pages, p.unchanged_pages, p.deferred_pages,
+               p.bytes, f"{p.duration_s:.6f}", dirty, action, reason)  # fmt: skip

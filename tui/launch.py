@@ -1,8 +1,7 @@
-"""From the command line to the screens."""
+"""Starts the screens in this terminal."""
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 from collections.abc import Callable
@@ -18,27 +17,30 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
 
-def run(options: argparse.Namespace, checked: Callable[[], TopChoices]) -> int:
-    """Shows what the command line asks for; the exit code. checked: gives the choices, once, and says what
-    is wrong with them; it may start a command. Errors: RedirtyError."""
-    if options.serve is not None:
-        from redirty.tui.web import serve
+def run(choose: Callable[[], TopChoices], config_file: Path | None) -> int:
+    """Show the screens in this terminal until they are left; return the exit code.
 
-        return serve(options, checked)
+    Args:
+        choose: checks the command line and returns what to show; called once, may start a command.
+        config_file: keys and theme; None: the default one, if it exists.
+
+    Raises:
+        RedirtyError: the terminal, the configuration or the target cannot be used.
+    """
     terminal.require_terminal()
     terminal.guard()  # before threads and large imports
     with terminal.screen_only():
         sys.setswitchinterval(0.001)  # a key must not wait for the thread that records
-        gc.disable()  # nothing of what is imported is garbage
+        gc.disable()  # nothing imported from here on becomes garbage
         from redirty.tui import config
         from redirty.tui.app import TopApp
         from redirty.tui.snapshots.snapshot import ReaderState
 
-        look = config.read(None if options.config is None else Path(options.config))
-        choices = checked()
-        app = TopApp(_first_screen(choices), look)
-        # Each refresh makes thousands of small tuples, none in a cycle: a collection of all that was
-        # imported, again and again, would take longer than drawing.
+        appearance = config.read(config_file)
+        choices = choose()
+        app = TopApp(_first_screen(choices), appearance)
+        # Each refresh allocates thousands of small tuples, none of them in a cycle: collecting all
+        # imported objects again and again would take longer than drawing.
         gc.freeze()
         gc.enable()
         gc.set_threshold(50_000, 20, 100)
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace, checked: Callable[[], TopChoices]) -> int:
     if app.error is not None:
         raise app.error
     last = app.last
-    if last is not None and last.state is ReaderState.ENDED:  # the screen that told so is gone
+    if last is not None and last.state is ReaderState.ENDED:  # the screen that showed it is gone
         raise TargetEndedError(last.message)
     if last is not None and last.state is ReaderState.FAILED:
         raise RedirtyError(last.message)
@@ -63,7 +65,7 @@ def _first_screen(choices: TopChoices) -> Callable[[], Screen[None]]:
         from redirty.tui.screens.replay import ReplayScreen
 
         directory = choices.replay
-        return lambda: ReplayScreen(Replay(directory, choices.asked), link=_link(choices))
+        return lambda: ReplayScreen(Replay(directory, choices.question), link=_link(choices))
     from redirty.tui.readers.live import Live
     from redirty.tui.screens.live import LiveScreen
 
@@ -71,9 +73,9 @@ def _first_screen(choices: TopChoices) -> Callable[[], Screen[None]]:
     if target is None:
         from redirty.tui.screens.overview import OverviewScreen
 
-        return lambda: OverviewScreen(choices.wanted, choices.asked, _link(choices))
+        return lambda: OverviewScreen(choices.trace, choices.question, _link(choices))
     return lambda: LiveScreen(
-        lambda wanted: Live(lambda: target, wanted, choices.asked), choices.wanted,
+        lambda options: Live(lambda: target, options, choices.question), choices.trace,
         link=_link(choices),
     )  # fmt: skip
 

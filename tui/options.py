@@ -1,4 +1,4 @@
-"""What the command line of redirty top asks for."""
+"""The choices made on the command line of redirty top."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from redirty.tui.snapshots.convergence import ConvergenceQuestion
 
 @dataclass(frozen=True)
 class TopChoices:
-    """replay: a recording. target: what to trace; None for both: the overview. measure: gives what the
-    link has left, bytes per second, and where that comes from; takes a second or more. None: the
-    bandwidth was typed, or is assumed."""
+    """The thing to show: a recording, a target, or all processes if both are None.
+
+    Attributes:
+        replay: directory of a recording.
+        target: what to trace.
+        trace: how to trace.
+        question: first question to the model.
+        measure: returns the free bandwidth of the link in bytes per second and where that comes from,
+            within a second or so; None: the bandwidth was given, or is assumed.
+    """
 
     replay: Path | None
     target: TargetSet | None
-    wanted: TopOptions
-    asked: ConvergenceQuestion
+    trace: TopOptions
+    question: ConvergenceQuestion
     measure: Callable[[], tuple[float, str]] | None

@@ -1,4 +1,4 @@
-"""The terminal: kept clean while a screen is on it, and given back as it was however that ends."""
+"""Keeps the terminal clean while a screen is shown, and restores it however the screen ends."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from collections.abc import Iterator
 from redirty.collector.errors import RedirtyError
 
 _PR_SET_PDEATHSIG = 1
-# the main screen; cursor, mouse, pasting, focus and keyboard as they were; no colour
+# main screen; default cursor, mouse, paste, focus and keyboard modes; no colour
 _RESET = (
     b"\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1015l\x1b[?2004l"
     b"\x1b[?1004l\x1b[<u\x1b[0m"
 )
-_LISTENED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-_SAID_BYTES = 4096
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+_STDERR_BYTES = 4096
 
 
 def require_terminal() -> None:
-    """Errors: RedirtyError when there is no terminal to show anything on."""
+    """Raise RedirtyError unless stdin and stderr are a terminal."""
     if os.environ.get("TEXTUAL_DRIVER"):
         return  # a browser
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise RedirtyError(
-            "top needs a terminal on stdin and stderr (redirty record and report do not)"
+            "redirty top needs a terminal on stdin and stderr; redirty record and report do not"
         )
 
 
 def guard() -> None:
-    """Goes on in a child process; this one waits and restores the terminal when the child could not:
-    killed with -9, or ended by a library. Call it before threads and large imports.
+    """Continue in a child process; this one waits and restores the terminal if the child could not.
 
-    When the child ends this process does, with its exit code; when this one is killed, so is the child.
+    The child cannot if it is killed with SIGKILL, or ended by a library. Call this before starting threads
+    and before large imports. When the child ends, so does this process, with the same exit code; when this
+    process is killed, so is the child.
     """
-    if os.environ.get("TEXTUAL_DRIVER"):  # a browser's: ends with the server
+    if os.environ.get("TEXTUAL_DRIVER"):  # a browser: end with the server
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         return
     before = termios.tcgetattr(0)
@@ -50,7 +51,7 @@ def guard() -> None:
         if os.getppid() != parent:
             os._exit(130)
         return
-    for number in _LISTENED:
+    for number in _FORWARDED:
         signal.signal(number, lambda n, _: os.kill(child, n))
     while True:
         try:
@@ -73,9 +74,11 @@ def guard() -> None:
 
 @contextlib.contextmanager
 def screen_only() -> Iterator[None]:
-    """What libraries and the compiler of the BPF programs write to descriptor 2 does not get on the
-    screen, which is drawn through a copy of it; the end of it is printed afterwards under
-    REDIRTY_DEBUG."""
+    """Keep off the screen what libraries and the BPF compiler write to file descriptor 2.
+
+    The screen is drawn through a copy of the descriptor. The last 4 KiB of the output are printed at
+    the end if REDIRTY_DEBUG is set.
+    """
     if os.environ.get("TEXTUAL_DRIVER"):
         yield
         return
@@ -96,4 +99,4 @@ def screen_only() -> Iterator[None]:
             drawn.close()
             if os.environ.get("REDIRTY_DEBUG"):
                 size = file.seek(0, 2)
-                os.write(2, os.pread(file.fileno(), _SAID_BYTES, max(0, size - _SAID_BYTES)))
+                os.write(2, os.pread(file.fileno(), _STDERR_BYTES, max(0, size - _STDERR_BYTES)))

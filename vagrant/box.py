@@ -1,14 +1,14 @@
 """Builds the Vagrant box:  sudo make vagrant-box
 
 One box serves all kernels: its disk is an ext4 file system without partition table or boot loader,
-and libvirt boots a kernel of the table with a small first file system beside it. What is made:
+and libvirt boots a kernel of the table with a small initramfs. It makes:
 
-    vagrant/build/redirty.box       metadata.json and the disk (qcow2), as vagrant-libvirt wants it
-    vagrant/build/catalog.json      where Vagrant looks for the box and its version
-    vagrant/build/box.json          what the Vagrantfile needs to know
-    /var/lib/libvirt/redirty/ID/    kernels and first file systems, where libvirt's QEMU can read
+    vagrant/build/redirty.box       metadata.json and the disk (qcow2), in the format of vagrant-libvirt
+    vagrant/build/catalog.json      tells Vagrant the location and the version of the box
+    vagrant/build/box.json          read by the Vagrantfile
+    /var/lib/libvirt/redirty/ID/    kernels and initramfs images, readable by libvirt's QEMU
 
-A second run finds everything there, unless what the box is made from has changed.
+A second run builds nothing unless the inputs of the box have changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vagrant.commands import BUILD, HERE, PROJECT, StepError, Steps, run
 NAME = "redirty/guest"
 BOX, CATALOG, INFO = (BUILD / name for name in ("redirty.box", "catalog.json", "box.json"))
 DISK_GIB = 8
-# For the disk, before udev can find it. Newer kernels have crc32c built in, out of the list.
+# Modules for the root disk. Newer kernels have crc32c built in, and no such module.
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
 BOOT_OPTIONAL = "crc32c_generic"
 CHECKOUT = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:8]
@@ -39,12 +39,15 @@ LIBVIRT = Path("/var/lib/libvirt/redirty") / CHECKOUT
 
 
 def build(steps: Steps) -> dict[str, Any]:
-    """Makes what is missing; returns what box.json has.
+    """Build what is missing; return the contents of box.json.
 
-    Raises StepError, KernelError, InitramfsError.
+    Raises:
+        StepError: a command failed.
+        KernelError: a kernel cannot be fetched.
+        InitramfsError: an initramfs cannot be built.
     """
     if os.geteuid() != 0:
-        raise StepError("the box is built by root: sudo make vagrant-box")
+        raise StepError("building the box needs root: run sudo make vagrant-box")
     BUILD.mkdir(exist_ok=True)
     with steps("kernels"):
         found = [kernels.fetch(name) for name in kernels.KERNELS]
@@ -52,7 +55,7 @@ def build(steps: Steps) -> dict[str, Any]:
             print(f"  {kernel.name}: Debian's {kernel.debian_version}, {kernel.release}")
     inputs = fingerprint(found)
     if (info := present(inputs)) is not None:
-        print(f"redirty: the box is there, version {info['version']}")
+        print(f"redirty: the box is up to date, version {info['version']}")
         return info
     INFO.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as name:
@@ -74,19 +77,20 @@ def build(steps: Steps) -> dict[str, Any]:
 
 
 def fingerprint(found: list[kernels.Kernel]) -> str:
-    """Changes with whatever the box is made from, except Debian's packages themselves."""
+    """Hash all inputs of the box, except the contents of Debian's packages."""
     digest = hashlib.sha256()
     sources = [HERE / "box.py", HERE / "rootfs.py", HERE / "init.sh", Path(initramfs.__file__)]
     sources += [path for path in (HERE / "files").rglob("*") if path.is_file()]
     for path in sorted(sources):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    for word in (*rootfs.packages(), *(f"{k.name}={k.debian_version}" for k in found)):
+    versions = [f"{k.name}={k.debian_version}" for k in found]
+    for word in [*rootfs.packages(), *versions]:
         digest.update(word.encode() + b"\0")
     return digest.hexdigest()
 
 
 def present(inputs: str) -> dict[str, Any] | None:
-    """box.json, when all that it tells of is there and made from the same."""
+    """Return box.json if all files it names exist and were made from the same inputs; else None."""
     if not (INFO.is_file() and CATALOG.is_file() and BOX.is_file()):
         return None
     info: dict[str, Any] = json.loads(INFO.read_text())
@@ -97,7 +101,7 @@ def present(inputs: str) -> dict[str, Any] | None:
 
 
 def image(tree: Path, scratch: Path) -> Path:
-    """The tree as an ext4 file system, as a qcow2 image."""
+    """Convert the tree to an ext4 file system in a qcow2 image; return its path."""
     raw, disk = scratch / "raw", scratch / "box.img"
     run(["mke2fs", "-q", "-t", "ext4", "-L", "redirty", "-d", tree, raw, f"{DISK_GIB}G"])
     shutil.rmtree(tree)
@@ -107,7 +111,7 @@ def image(tree: Path, scratch: Path) -> Path:
 
 
 def pack(disk: Path) -> str:
-    """Writes the box and its catalog; returns the version, which no other build has."""
+    """Write the box and its catalog; return the version, which is unique to this build."""
     now = time.gmtime()
     seconds = now.tm_hour * 3600 + now.tm_min * 60 + now.tm_sec
     version = f"{time.strftime('%Y%m%d', now)}.{seconds}"
@@ -124,15 +128,15 @@ def pack(disk: Path) -> str:
 
 
 def publish(kernel: kernels.Kernel) -> dict[str, str]:
-    """Puts a kernel and its first file system where libvirt's QEMU may read them."""
+    """Copy a kernel and its initramfs to where libvirt's QEMU may read them."""
     directory = LIBVIRT / kernel.name
     directory.mkdir(parents=True, exist_ok=True)
     vmlinuz, initrd, console = (directory / name for name in ("vmlinuz", "initrd", "console"))
-    # New files: a running machine's must not change under it.
+    # New files: those of a running machine must not change.
     vmlinuz.unlink(missing_ok=True)
     initrd.unlink(missing_ok=True)
     shutil.copyfile(kernel.image, vmlinuz)
-    initrd.write_bytes(first_file_system(kernel))
+    initrd.write_bytes(make_initramfs(kernel))
     return {
         "release": kernel.release,
         "debian_version": kernel.debian_version,
@@ -142,8 +146,8 @@ def publish(kernel: kernels.Kernel) -> dict[str, str]:
     }
 
 
-def first_file_system(kernel: kernels.Kernel) -> bytes:
-    """The archive with init.sh and the modules that the disk takes."""
+def make_initramfs(kernel: kernels.Kernel) -> bytes:
+    """Return an initramfs with init.sh and the modules for the root disk."""
     known = {
         path.name.split(".ko")[0].replace("-", "_")
         for path in (kernel.modules / "kernel").rglob("*.ko*")
@@ -153,7 +157,7 @@ def first_file_system(kernel: kernels.Kernel) -> bytes:
 
 
 def main() -> int:
-    """The command: 0 when the box is there."""
+    """Build the box; return the exit code."""
     steps = Steps()
     try:
         info = build(steps)

@@ -1,9 +1,9 @@
-"""Builds the box, starts it, runs the tests in it, takes it away: make vagrant-test
+"""Builds the box, starts it, runs the tests in it and destroys it: make vagrant-test
 
-    python3 -m vagrant.box_check [--keep] [KERNEL ...]      default: 6.12; "all" for every one
+    python3 -m vagrant.box_check [--keep] [KERNEL ...]      default: 6.12; "all": every kernel
 
-It does with `vagrant` what a user does. The network is isolated, so that nothing depends on what the
-guest can reach. Ends with a table of steps and times, and with 1 when any of them failed.
+It uses `vagrant` as a user does. The network is isolated, so that nothing depends on what the guest can
+reach. It ends with a table of steps and times, and with exit code 1 if a step failed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ENVIRONMENT = {
     "VAGRANT_CHECKPOINT_DISABLE": "1",
     "REDIRTY_VM_NETWORK": "isolated",
 }
-# Is it the machine that was asked for?
+# Checks that the machine is the requested one.
 MACHINE = """\
 set -eu
 echo "kernel $(uname -r)"; test "$(uname -r)" = {release}
@@ -46,29 +46,34 @@ CONSOLE_LINES = 30
 
 
 def commands(release: str) -> list[tuple[str, str]]:
-    """(step, shell command in the guest)."""
-    there = "cd /vagrant && sudo"
+    """Return (step, shell command in the guest)."""
+    prefix = "cd /vagrant && sudo"
     return [
         ("machine", MACHINE.format(release=shlex.quote(release))),
-        ("redirty check", f"{there} .venv/bin/redirty check"),
-        ("redirty demo", f"{there} .venv/bin/redirty demo"),
-        ("traps", f"{there} env REDIRTY_REQUIRE=1 .venv/bin/python -m pytest -q tests/traps"),
+        ("redirty check", f"{prefix} .venv/bin/redirty check"),
+        ("redirty demo", f"{prefix} .venv/bin/redirty demo"),
+        ("traps", f"{prefix} env REDIRTY_REQUIRE=1 .venv/bin/python -m pytest -q tests/traps"),
     ]
 
 
 def vagrant(*words: str, keep: bool) -> None:
-    """What is not kept has its notes apart: those of a user's own machines are not root's.
+    """Run vagrant.
 
-    Raises StepError.
+    Machines that are not kept have a state directory of their own, so that the user's machines do not come
+    to belong to root.
+
+    Raises:
+        StepError: it failed.
     """
-    apart = {} if keep else {"VAGRANT_DOTFILE_PATH": str(BUILD / "trial")}
-    show(["vagrant", *words], {**ENVIRONMENT, **apart})
+    separate = {} if keep else {"VAGRANT_DOTFILE_PATH": str(BUILD / "trial")}
+    show(["vagrant", *words], {**ENVIRONMENT, **separate})
 
 
 def machine(name: str, info: dict[str, Any], steps: Steps, keep: bool) -> None:
-    """One kernel's machine from up to destroy. Every test is run, also after one that failed.
+    """Run all tests in one kernel's machine, from up to destroy; a failed test does not stop the others.
 
-    Raises StepError.
+    Raises:
+        StepError: the machine did not start, or a test failed.
     """
     failed: list[str] = []
     kernel = info["kernels"][name]
@@ -96,22 +101,25 @@ def machine(name: str, info: dict[str, Any], steps: Steps, keep: bool) -> None:
 
 
 def console(path: Path) -> str:
-    """The last lines of a machine's console."""
-    text = path.read_text(errors="replace") if path.is_file() else "(it said nothing)"
-    return "\n  ".join(["its console:", *text.splitlines()[-CONSOLE_LINES:]])
+    """Return the last lines of a machine's console."""
+    text = path.read_text(errors="replace") if path.is_file() else "(empty)"
+    return "\n  ".join(["console:", *text.splitlines()[-CONSOLE_LINES:]])
 
 
-def trial(names: Sequence[str], steps: Steps, keep: bool) -> list[str]:
-    """What went wrong, one line each.
+def check(names: Sequence[str], steps: Steps, keep: bool) -> list[str]:
+    """Test the machines of some kernels; return their errors, one line each.
 
-    Raises StepError, KernelError, InitramfsError for what all machines need.
+    Raises:
+        StepError: a step that all machines need failed.
+        KernelError: a kernel cannot be fetched.
+        InitramfsError: an initramfs cannot be built.
     """
-    with steps("packages of this machine"):
+    with steps("packages on this machine"):
         show([PROJECT / ".ci/setup", "vagrant"])
     info = box.build(steps)
     with steps("wheels"):
         wheels.download()
-    wrong = []
+    errors = []
     with contextlib.ExitStack() as stack:
         with steps("libvirt"):
             print(f"  {stack.enter_context(daemons.running(keep))}")
@@ -119,12 +127,12 @@ def trial(names: Sequence[str], steps: Steps, keep: bool) -> list[str]:
             try:
                 machine(name, info, steps, keep)
             except StepError as error:
-                wrong.append(str(error))
-    return wrong
+                errors.append(str(error))
+    return errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Check the box; return the exit code."""
     parser = argparse.ArgumentParser(prog="python3 -m vagrant.box_check", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the machines running")
     parser.add_argument("kernels", nargs="*", default=[DEFAULT], metavar="KERNEL")
@@ -134,17 +142,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no kernel {unknown[0]} in vagrant/kernels.toml")
     steps = Steps()
     try:
-        wrong = trial(names, steps, options.keep)
+        errors = check(names, steps, options.keep)
     except (StepError, kernels.KernelError, initramfs.InitramfsError, OSError) as error:
-        wrong = [str(error)]
+        errors = [str(error)]
     except KeyboardInterrupt:
-        wrong = ["interrupted"]
+        errors = ["interrupted"]
     print(f"\n{steps.table()}\n")
-    for line in wrong:
+    for line in errors:
         print(f"redirty: {line}", file=sys.stderr)
-    if not wrong:
+    if not errors:
         print(f"the box works with {', '.join(names)}")
-    return 1 if wrong else 0
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Commands that the box takes to build and try, and how long each step took."""
+"""Runs the commands that build and check the box, and measures the steps."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ TAIL_LINES = 15
 
 
 class StepError(RuntimeError):
-    """A step cannot be done; the message says what, and what to do."""
+    """A step failed; the message says which one, and what to do."""
 
 
 def run(argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
-    """Runs a command; its output is shown only when it fails.
+    """Run a command; its output is shown only if it fails.
 
-    Raises StepError.
+    Raises:
+        StepError: the command is not installed, or failed.
     """
     paths = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     try:
@@ -47,9 +48,10 @@ def run(argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Non
 
 
 def show(argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
-    """Runs a command that shows its output as it comes, without what it then writes over.
+    """Run a command and show its output as it comes, without what it overwrites itself.
 
-    Raises StepError.
+    Raises:
+        StepError: the command failed.
     """
     line = " ".join(str(word) for word in argv[:4])
     with subprocess.Popen(
@@ -68,12 +70,16 @@ def show(argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> No
 
 
 def last_written(line: str) -> str:
-    """What is to be seen of a line on a terminal at its end: bars of progress are gone."""
+    """Return what a terminal finally shows of a line: progress bars are overwritten."""
     return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip().rpartition("\r")[2])
 
 
 class Steps:
-    """Says what is being done, and keeps how long each step took, in seconds."""
+    """Announces steps and records their durations.
+
+    Attributes:
+        taken: name, seconds and success of each step.
+    """
 
     def __init__(self) -> None:
         self.taken: list[tuple[str, float, bool]] = []
@@ -81,19 +87,19 @@ class Steps:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         print(f"redirty: {name} ...", flush=True)
-        begin = time.monotonic()
-        good = False
+        start = time.monotonic()
+        succeeded = False
         try:
             yield
-            good = True
+            succeeded = True
         finally:
-            seconds = time.monotonic() - begin
-            self.taken.append((name, seconds, good))
-            verdict = "done" if good else "FAILED"
+            seconds = time.monotonic() - start
+            self.taken.append((name, seconds, succeeded))
+            verdict = "done" if succeeded else "FAILED"
             print(f"redirty: {name}: {verdict} after {seconds:.1f} s", flush=True)
 
     def table(self) -> str:
-        """One line a step, in order, and their sum."""
+        """Return one line per step, in order, and the total."""
         lines = [f"{s:9.1f} s  {name}{'' if ok else '  FAILED'}" for name, s, ok in self.taken]
         total = sum(seconds for _, seconds, _ in self.taken)
-        return "\n".join([*lines, f"{total:9.1f} s  in all"])
+        return "\n".join([*lines, f"{total:9.1f} s  total"])

@@ -1,4 +1,4 @@
-"""libvirt, where nothing has started it: on a machine without systemd its daemons are run from here."""
+"""Starts libvirt if it does not run: on a machine without systemd, its daemons are started from here."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from vagrant.commands import StepError, run
 
 DAEMONS = ("virtlogd", "libvirtd")
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 
 def answers() -> bool:
-    """Whether libvirt's daemon for the whole system does."""
+    """Return True if libvirt's system daemon answers."""
     try:
         line = ["virsh", "-c", "qemu:///system", "version"]
-        done = subprocess.run(line, capture_output=True, timeout=PATIENCE_S, check=False)
+        done = subprocess.run(line, capture_output=True, timeout=TIMEOUT_S, check=False)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
@@ -26,11 +26,13 @@ def answers() -> bool:
 
 @contextmanager
 def running(leave: bool) -> Iterator[str]:
-    """libvirt is there inside the context; yields how that came.
+    """Keep libvirt running inside the context; yield how it was started.
 
-    What was started by hand is ended, unless it is to be left: machines that are kept need it.
+    Args:
+        leave: do not end the daemons that were started here: machines that are kept need them.
 
-    Raises StepError.
+    Raises:
+        StepError: libvirt cannot be started.
     """
     if answers():
         yield "was running"
@@ -38,13 +40,13 @@ def running(leave: bool) -> Iterator[str]:
     if Path("/run/systemd/system").is_dir():
         run(["systemctl", "start", "libvirtd"])
         _wait()
-        yield "started by systemd, and left running"
+        yield "started by systemd, left running"
         return
     started: list[subprocess.Popen[bytes]] = []
     try:
         for name in DAEMONS:
             try:
-                # In a session of its own, so that an interrupt leaves it to us to end it.
+                # In a session of its own, so that ctrl+c does not end it before the machines.
                 started.append(
                     subprocess.Popen(
                         [f"/usr/sbin/{name}"],
@@ -57,22 +59,22 @@ def running(leave: bool) -> Iterator[str]:
             except FileNotFoundError as error:
                 raise StepError(f"no {error.filename}: run sudo .ci/setup vagrant") from error
         _wait()
-        yield "started by hand: no systemd here"
+        yield "started directly: no systemd on this machine"
     finally:
         ended = [] if leave else started[::-1]
         for daemon in ended:
             daemon.terminate()
         for daemon in ended:
             try:
-                daemon.wait(PATIENCE_S)
+                daemon.wait(TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
 
 
 def _wait() -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while not answers():
         if time.monotonic() > deadline:
-            raise StepError("libvirtd is started, but does not answer at qemu:///system")
+            raise StepError("libvirtd was started, but does not answer at qemu:///system")
         time.sleep(0.2)

@@ -1,7 +1,7 @@
-"""The box's file system: Debian by debootstrap, with the packages that redirty and its tests take.
+"""Builds the box's file system: Debian by debootstrap, with the packages that redirty and its tests need.
 
-It has the modules of every kernel of the table, as far as a virtual machine has use for them, and
-no kernel: libvirt gives it one to boot.
+It has the modules of every kernel in the table that a virtual machine can use, but no kernel: libvirt
+provides the one to boot.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from tests.vm import kernels
 from vagrant.commands import HERE, PROJECT, StepError, run
 
-SUITE = "bookworm"  # its Python is that of wheels.PYTHON
+SUITE = "bookworm"  # its Python version is wheels.PYTHON
 SYSTEM = (
-    *("systemd-sysv", "systemd-resolved", "udev", "dbus", "kmod", "iproute2", "ca-certificates"),
-    *("openssh-server", "sudo", "rsync", "less"),
-)
-# Directories of kernel/ and kernel/drivers/ that a virtual machine may load modules from.
+    "systemd-sysv", "systemd-resolved", "udev", "dbus", "kmod", "iproute2", "ca-certificates",
+    "openssh-server", "sudo", "rsync", "less",
+)  # fmt: skip
+# Directories of kernel/ and kernel/drivers/ with modules that a virtual machine may load.
 MODULES = ("arch", "block", "crypto", "fs", "lib", "mm", "net", "security", "virt")
 DRIVERS = (
     "acpi",
@@ -34,12 +34,12 @@ DRIVERS = (
     "virt",
     "virtio",
 )
-# Services that the packages bring along and no test wants to find running.
+# Services of the packages that would disturb the tests.
 UNWANTED = (
-    *("postgresql.service", "redis-server.service"),
-    *("apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "e2scrub_reap.service"),
-    *("dpkg-db-backup.timer", "fstrim.timer", "systemd-networkd-wait-online.service"),
-)
+    "postgresql.service", "redis-server.service",
+    "apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "e2scrub_reap.service",
+    "dpkg-db-backup.timer", "fstrim.timer", "systemd-networkd-wait-online.service",
+)  # fmt: skip
 DPKG = """\
 force-unsafe-io
 path-exclude /usr/share/doc/*
@@ -48,7 +48,7 @@ path-exclude /usr/share/locale/*
 
 
 def packages() -> list[str]:
-    """What the README's commands would install, so that they find it there."""
+    """Return the packages that the README's commands would install, so that they need not."""
     listed = subprocess.run(
         [PROJECT / ".ci/setup", "list"], capture_output=True, text=True, check=True
     )
@@ -56,9 +56,11 @@ def packages() -> list[str]:
 
 
 def build(tree: Path, found: Iterable[kernels.Kernel]) -> None:
-    """Makes the file system in the directory `tree`, which must not exist yet.
+    """Build the file system in the directory `tree`, which must not exist yet.
 
-    Raises StepError, KernelError.
+    Raises:
+        StepError: a command failed.
+        KernelError: the Debian mirror is unknown.
     """
     mirror = kernels.mirror()
     keyring = ["--keyring", str(kernels.KEYRING)] if kernels.KEYRING.is_file() else []
@@ -71,10 +73,10 @@ def build(tree: Path, found: Iterable[kernels.Kernel]) -> None:
 
 
 def _install(tree: Path) -> None:
-    """The packages, by the box's own apt, which goes where this machine's goes."""
+    """Install the packages with the box's own apt, through the proxies of this machine's apt."""
     (tree / "etc/dpkg/dpkg.cfg.d/redirty").write_text(DPKG)
     policy = tree / "usr/sbin/policy-rc.d"
-    policy.write_text("#!/bin/sh\nexit 101\n")  # nothing is started in here
+    policy.write_text("#!/bin/sh\nexit 101\n")  # no service may be started in the chroot
     policy.chmod(0o755)
     dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True)
     proxies = [line for line in dump.stdout.splitlines() if "::Proxy" in line]
@@ -91,14 +93,18 @@ def _install(tree: Path) -> None:
 
 
 def inside(tree: Path, *argv: str) -> None:
-    """Runs a command in the tree. What it takes to be mounted goes away with it."""
+    """Run a command in the tree, in a mount namespace that ends with it.
+
+    Raises:
+        StepError: the command failed.
+    """
     script = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
     environment = {"DEBIAN_FRONTEND": "noninteractive", "HOME": "/root"}
     run(["unshare", "--mount", "sh", "-c", script, tree, *argv], env=environment)
 
 
 def _configure(tree: Path) -> None:
-    """What Vagrant asks of a box: its user with its key, sudo, ssh, an address by DHCP."""
+    """Set up what Vagrant requires of a box: user, key, sudo, ssh, DHCP."""
     for path in (HERE / "files").rglob("*"):
         if path.is_file():
             target = tree / path.relative_to(HERE / "files")
@@ -116,14 +122,18 @@ def _configure(tree: Path) -> None:
     inside(tree, "chown", "-R", "vagrant:vagrant", "/home/vagrant")
     inside(tree, "systemctl", "enable", "systemd-networkd", "systemd-resolved", "ssh")
     inside(tree, "systemctl", "mask", *UNWANTED)
-    # debootstrap copied this machine's; the box asks where its DHCP server tells it to.
+    # debootstrap copied this machine's; the box uses the name server that DHCP announces.
     (tree / "etc/resolv.conf").unlink(missing_ok=True)
     (tree / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
-    (tree / "etc/machine-id").write_text("")  # each machine makes one of its own
+    (tree / "etc/machine-id").write_text("")  # each machine generates its own
 
 
 def public_key() -> Path:
-    """The key that `vagrant up` knocks with at first, and then replaces by one of its own."""
+    """Return the key that the first `vagrant up` logs in with, before it is replaced by a new one.
+
+    Raises:
+        StepError: vagrant is not installed.
+    """
     for root in ("/usr/share", "/opt/vagrant"):
         for path in Path(root).glob("**/gems/vagrant-*/keys/vagrant.pub"):
             return path
@@ -131,19 +141,25 @@ def public_key() -> Path:
 
 
 def copy_modules(kernel: kernels.Kernel, tree: Path) -> None:
-    """The kernel's modules, without those for devices that only a real machine has."""
+    """Copy the kernel's modules, without those for devices that only a physical machine has."""
     target = tree / "usr/lib/modules" / kernel.release
-    shutil.copytree(kernel.modules, target, symlinks=True, ignore=not_for_machines(kernel.modules))
+    shutil.copytree(
+        kernel.modules, target, symlinks=True, ignore=without_physical_devices(kernel.modules)
+    )
     run(["depmod", "-b", tree, kernel.release])
 
 
-def not_for_machines(modules: Path) -> Callable[[str, list[str]], set[str]]:
-    """What shutil.copytree is to leave out."""
+def without_physical_devices(modules: Path) -> Callable[[str, list[str]], set[str]]:
+    """Return an `ignore` function for shutil.copytree that leaves out drivers of physical devices."""
 
     def ignored(directory: str, names: list[str]) -> set[str]:
         parts = Path(directory).relative_to(modules).parts
         kept = {(): ("kernel",), ("kernel",): (*MODULES, "drivers"), ("kernel", "drivers"): DRIVERS}
-        if parts == ("kernel", "drivers", "net"):  # network cards are in directories below it
+        if parts == (
+            "kernel",
+            "drivers",
+            "net",
+        ):  # drivers of physical network cards are in its subdirectories
             return {name for name in names if (Path(directory) / name).is_dir()}
         if parts not in kept:
             return set()

@@ -1,4 +1,4 @@
-"""A wheelhouse for machines without a network: what `make setup` takes from PyPI in the box."""
+"""Fills a wheelhouse for machines without a network: the packages that `make setup` takes from PyPI."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from pathlib import Path
 from vagrant.commands import BUILD, PROJECT, StepError, run
 
 WHEELS = BUILD / "wheels"
-PYTHON = "3.11"  # the box's, see rootfs.SUITE
+PYTHON = "3.11"  # of the box, see rootfs.SUITE
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (36, 35, 34, 31, 28, 27, 24, 17)]
 PLATFORMS += ["manylinux2014_x86_64"]
 
 
 def requirements() -> list[str]:
-    """All that pip asks for: the program's packages, those for tests, those to build."""
+    """Return all requirements: of the program, of the tests, and of the build."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
     wanted: list[str] = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
     return [*wanted, *project["project"]["optional-dependencies"]["dev"], "wheel"]
 
 
 def download() -> Path:
-    """Fills the directory, unless it is there for the same requirements.
+    """Download the wheels, unless those of the same requirements exist; return their directory.
 
-    Raises StepError.
+    Raises:
+        StepError: pip failed.
     """
     wanted = requirements()
     stamp = WHEELS / "requirements"
@@ -43,7 +44,7 @@ def download() -> Path:
 
 
 def main() -> int:
-    """The command: 0 when the wheels are there."""
+    """Download the wheels and print their directory; return the exit code."""
     try:
         print(download())
     except (StepError, OSError) as error:

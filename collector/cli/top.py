@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redirty.collector.cli.arguments.bandwidth import add_bandwidth
@@ -13,38 +14,38 @@ if TYPE_CHECKING:
     from redirty.tui.options import TopChoices
 
 _EPILOG = """\
-Without a target: all processes by their write faults, counted without arming anything; enter traces one.
-With one: its rounds as they end. Keys are told by ?, on every screen.
+Without a target, top lists all processes by their write faults, counted without arming anything; enter
+traces one. With a target, it shows each round as it ends. Press ? on any screen for its keys.
 
-The target's first write to a page in each round costs a fault. When that, and arming, takes more than
---max-overhead of its CPU time, rounds are made longer.
+Tracing costs the target one fault for the first write to a page in each round. When faults and arming
+take more than --max-overhead of its CPU time, rounds are made longer.
 
 examples:
   sudo redirty top                                 which processes write?
-  sudo redirty top -p 1234 --bandwidth 10Gbit      one of them, and would mirroring it converge?
-  redirty top --replay rec                         a recording, as it went; needs no root
+  sudo redirty top -p 1234 --bandwidth 10Gbit      one process, and would mirroring it converge?
+  redirty top --replay rec                         replay a recording; needs no root
   sudo redirty top --serve                         in a browser on this machine
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares them."""
+    """Add this command's arguments."""
     parser.usage = "redirty top [TARGET] [interval] | redirty top --replay DIR"
     parser.epilog = _EPILOG
     add_target(parser)
     parser.add_argument(
         "interval", nargs="?", default=None, help="length of a round: 1, 100ms (default: 1s)"
     )
-    parser.add_argument("--replay", metavar="DIR", help="a recording instead of a target")
+    parser.add_argument("--replay", metavar="DIR", help="show a recording instead of a target")
     parser.add_argument("-o", "--output", metavar="DIR", help="also record into a new directory")
     parser.add_argument(
         "--max-overhead",
         metavar="PERCENT",
-        help="of the target's CPU time that tracing may cost (default: 2%%)",
+        help="share of the target's CPU time that tracing may cost (default: 2%%)",
     )
     add_bandwidth(parser, "of the link to compare with (default: 10Gbit); one of")
     parser.add_argument(
-        "--downtime", metavar="TIME", help="the target may stand still so long (default: 300ms)"
+        "--downtime", metavar="TIME", help="longest acceptable downtime (default: 300ms)"
     )
     parser.add_argument(
         "--policy",
@@ -63,12 +64,31 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=0,
         type=int,
-        help="for a browser on this machine: prints the address",
+        help="serve it to a browser on this machine, and print the address",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Shows it."""
+    """Show the screens, here or in a browser; return the exit code."""
+    _check_combinations(options)
+
+    def choose() -> TopChoices:
+        from redirty.collector.cli.top_options import choices_of
+
+        return choices_of(options)
+
+    if options.serve is not None:
+        choose()  # report wrong usage here, not in each visit
+        from redirty.tui import web
+
+        return web.serve(options.serve)
+    from redirty.tui import launch
+
+    return launch.run(choose, None if options.config is None else Path(options.config))
+
+
+def _check_combinations(options: argparse.Namespace) -> None:
+    """Raise UsageError for options that exclude each other."""
     live = targets_named(options) > 0
     if options.replay is not None:
         for given, name in (
@@ -78,14 +98,13 @@ def run(options: argparse.Namespace) -> int:
             (options.interval, "an interval"),
         ):
             if given:
-                raise UsageError(f"--replay shows a recording as it is: leave out {name}")
+                raise UsageError(f"--replay shows a recording unchanged: leave out {name}")
     elif not live and options.output is not None:
         raise UsageError("-o records a target: name one (-p, --tree, --cgroup or -- COMMAND)")
-    from redirty.tui import launch as tui
-
-    def checked() -> TopChoices:
-        from redirty.collector.cli.top_options import checked
-
-        return checked(options)
-
-    return tui.run(options, checked)
+    if options.serve is not None and options.command:
+        raise UsageError(
+            "--serve starts a new redirty top for each visit: start the command yourself and name "
+            "it with -p"
+        )
+    if options.serve is not None and options.output is not None:
+        raise UsageError("--serve starts a new redirty top for each visit: leave out -o")

@@ -20,7 +20,7 @@ from redirty.collector.recording import columns
 
 from tests.bench.figures import interval
 from tests.bench.results import Row, number
-from tests.support.known_writers import record, runs_of, uniform
+from tests.support.known_writers import record, uniform, windows_of
 from tests.support.redirty_cli import REDIRTY
 
 _ROUNDS, _PAGES = 10_000, 10_000_000
@@ -113,7 +113,7 @@ def _curves(path: Path, rounds: int) -> None:
     times = np.geomspace(1e-4, 0.95, 60).tolist()
     inside = [f"0,,{t:.6f},{_written(t):.6g},\n" for t in times]
     ends: dict[int, list[str]] = {}
-    for first, length in runs_of(rounds):
+    for first, length in windows_of(rounds):
         line = f"{first},{length},,{length}.000000,{_written(length):.8g},{_written(length):.0f}\n"
         classes = [line.replace(",,", ",anon_private,", 1)] if length & (length - 1) == 0 else []
         ends.setdefault(first + length - 1, []).extend([line, *classes])

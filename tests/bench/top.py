@@ -24,7 +24,7 @@ from redirty.collector.linux.cpu_time import cpu_s
 from tests.bench.figures import interval
 from tests.bench.results import Row, not_run, number
 from tests.support.redirty_cli import REDIRTY
-from tests.support.screen_factories import facts
+from tests.support.screen_factories import make_round
 from tests.workloads.driver import Crowd, Writer
 
 _RECORDING = Path(__file__).resolve().parents[1] / "data" / "redis"
@@ -36,7 +36,7 @@ _ONE_MIB = 1 << 20
 # a key, what only it brings to the screen, and the way back
 _KEYS = (
     (b"6", b"not traced", b"1"),
-    (b"?", b"escape closes it", b"\x1b"),
+    (b"?", b"press escape to close", b"\x1b"),
     (b"d", b"downtime: 300ms", b"\x1b"),
 )
 _EMPTY = """
@@ -287,7 +287,7 @@ async def _grown(refreshes: int) -> float:
     begin = min(_SETTLED, refreshes // 2)
     async with app.run_test(size=(160, 48)) as pilot:
         for i in range(refreshes):
-            history.add(facts(i, 50, 1 + i % 5))
+            history.add(make_round(i, 50, 1 + i % 5))
             reader.publish(reader.snapshot(history, ReaderState.LIVE))
             await pilot.pause(0)
             if i == begin:

@@ -19,11 +19,16 @@ import aiohttp
 from tests.tiers import require
 
 _PROGRAMS = ("chromium-headless-shell", "chromium", "google-chrome")
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 
 
 class Page:
-    """One page. frames: texts of websocket messages that it got."""
+    """A page of the browser.
+
+    Attributes:
+        frames: texts of the websocket messages it received.
+        requests: addresses it requested.
+    """
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -36,20 +41,20 @@ class Page:
 
     async def _read(self) -> None:
         async for message in self._socket:
-            told = message.json()
-            if told.get("id") in self._answers:
-                self._answers.pop(told["id"]).set_result(told)
-            elif told.get("method") == "Network.webSocketFrameReceived":
-                frame = told["params"]["response"]
+            reply = message.json()
+            if reply.get("id") in self._answers:
+                self._answers.pop(reply["id"]).set_result(reply)
+            elif reply.get("method") == "Network.webSocketFrameReceived":
+                frame = reply["params"]["response"]
                 data = frame["payloadData"]
                 if frame["opcode"] == 2:
                     data = base64.b64decode(data).decode(errors="replace")
                 self.frames.append(data)
-            elif told.get("method") == "Network.requestWillBeSent":
-                self.requests.append(told["params"]["request"]["url"])
+            elif reply.get("method") == "Network.requestWillBeSent":
+                self.requests.append(reply["params"]["request"]["url"])
 
     async def do(self, method: str, **parameters: Any) -> Any:
-        """A command's result."""
+        """Run a DevTools command and return its result."""
         number = next(self._numbers)
         self._answers[number] = asyncio.get_running_loop().create_future()
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
@@ -57,12 +62,12 @@ class Page:
             message["sessionId"] = self._session
         answer = self._answers[number]
         await self._socket.send_json(message)
-        told = await asyncio.wait_for(answer, _PATIENCE_S)
-        assert "error" not in told, told
-        return told["result"]
+        reply = await asyncio.wait_for(answer, _TIMEOUT_S)
+        assert "error" not in reply, reply
+        return reply["result"]
 
     async def open(self, address: str) -> None:
-        """A page of its own."""
+        """Open an address in a new page."""
         target = await self.do("Target.createTarget", url="about:blank")
         attached = await self.do("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
@@ -71,35 +76,35 @@ class Page:
         await self.do("Page.navigate", url=address)
 
     async def evaluate(self, expression: str) -> Any:
-        """A value of JavaScript's."""
+        """Return the value of a JavaScript expression."""
         found = await self.do("Runtime.evaluate", expression=expression, returnByValue=True)
         return found["result"].get("value")
 
     async def key(self, text: str) -> None:
-        """A key with a character."""
+        """Press and release a character key."""
         for kind in ("keyDown", "keyUp"):
             more = {"text": text} if kind == "keyDown" else {}
             await self.do("Input.dispatchKeyEvent", type=kind, key=text, **more)
 
     async def click(self) -> None:
-        """In the middle: what is there has the keys from now on."""
+        """Click in the middle of the page, which gives it the focus."""
         for kind in ("mousePressed", "mouseReleased"):
             await self.do("Input.dispatchMouseEvent", type=kind, x=600, y=400, button="left",
                           clickCount=1)  # fmt: skip
 
     async def picture(self) -> bytes:
-        """A PNG of the page."""
+        """Return a screenshot of the page (PNG)."""
         return base64.b64decode((await self.do("Page.captureScreenshot"))["data"])
 
-    async def said(self, text: str) -> None:
-        """Waits until the server has sent a text."""
-        deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+    async def wait_for_text(self, text: str) -> None:
+        """Wait until the server has sent a text."""
+        deadline = asyncio.get_running_loop().time() + _TIMEOUT_S
         while text not in "".join(self.frames):
             assert asyncio.get_running_loop().time() < deadline, f"{text!r} was not sent"
             await asyncio.sleep(0.05)
 
     async def close(self) -> None:
-        """Reads no more."""
+        """Stop reading messages."""
         self._reading.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._reading
@@ -107,24 +112,30 @@ class Page:
 
 @contextlib.asynccontextmanager
 async def browser() -> AsyncIterator[Page]:
-    """A browser with one page."""
+    """Run a browser and yield a page of it."""
     found = [path for name in _PROGRAMS if (path := shutil.which(name))]
     require(found, "needs Chromium (Debian package chromium-headless-shell)")
     with tempfile.TemporaryDirectory() as profile:
         process = await asyncio.create_subprocess_exec(
-            *(found[0], "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,800"),
-            *("--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"),
+            found[0],
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--window-size=1200,800",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={profile}",
+            "about:blank",
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
         try:
-            told = Path(profile) / "DevToolsActivePort"
-            for _ in range(int(_PATIENCE_S / 0.1)):
-                if told.exists() and len(told.read_text().splitlines()) == 2:
+            port_file = Path(profile) / "DevToolsActivePort"
+            for _ in range(int(_TIMEOUT_S / 0.1)):
+                if port_file.exists() and len(port_file.read_text().splitlines()) == 2:
                     break
                 await asyncio.sleep(0.1)
-            port, path = told.read_text().splitlines()
+            port, path = port_file.read_text().splitlines()
             async with (
                 aiohttp.ClientSession() as client,
                 client.ws_connect(f"ws://127.0.0.1:{port}{path}", max_msg_size=1 << 26) as socket,
@@ -136,8 +147,8 @@ async def browser() -> AsyncIterator[Page]:
                     await page.close()
                     await socket.send_json({"id": 0, "method": "Browser.close"})
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(process.wait(), _PATIENCE_S)
+                        await asyncio.wait_for(process.wait(), _TIMEOUT_S)
         finally:
-            with contextlib.suppress(ProcessLookupError):  # the program found may be a wrapper
+            with contextlib.suppress(ProcessLookupError):  # what was found may be a wrapper script
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()

@@ -1,7 +1,6 @@
-"""Writers whose write curves are known, and what a recording of them would have seen.
+"""Writers with known write curves, and what a recording of them would contain.
 
-A writer is a function from a number of rounds' ends to the pages written first in each moment; here
-each is simulated page by page, and its expected curve is a closed form.
+Each writer is simulated page by page, and its expected write curve W(t) is a closed form.
 """
 
 from __future__ import annotations
@@ -22,7 +21,14 @@ Curve = Callable[[Floats], Floats]
 
 @dataclass(frozen=True)
 class Known:
-    """name, its pages in the order of writing (n writes), writes per second, and W(t)."""
+    """A writer with a known write curve.
+
+    Attributes:
+        name: for test ids.
+        writes: returns the page numbers of the first n writes, in order.
+        rate: writes per second.
+        curve: W(t), t in seconds.
+    """
 
     name: str
     writes: Callable[[int], Ints]
@@ -31,7 +37,7 @@ class Known:
 
 
 def cyclic(pages: int, rate: float) -> Known:
-    """Round and round: min(S, P t)."""
+    """Write pages in turn, again and again: W(t) = min(S, P t)."""
     return Known(
         f"cyclic {pages}",
         lambda n: np.arange(n) % pages,
@@ -41,7 +47,7 @@ def cyclic(pages: int, rate: float) -> Known:
 
 
 def uniform(pages: int, rate: float, seed: int = 1) -> Known:
-    """Any page at random: S (1 - (1 - 1/S)^(P t))."""
+    """Write pages uniformly at random: W(t) = S (1 - (1 - 1/S)^(P t))."""
     return Known(
         f"uniform {pages}",
         lambda n: np.random.default_rng(seed).integers(0, pages, n),
@@ -51,7 +57,7 @@ def uniform(pages: int, rate: float, seed: int = 1) -> Known:
 
 
 def zipf(pages: int, rate: float, exponent: float = 1.0, seed: int = 2) -> Known:
-    """Page i with a probability like 1 / i^s: the sum of 1 - (1 - p)^(P t)."""
+    """Write page i with probability p ~ 1 / i^s: W(t) is the sum of 1 - (1 - p)^(P t)."""
     p = 1.0 / np.arange(1, pages + 1) ** exponent
     p /= p.sum()
     groups, counts = np.unique(np.round(p, 12), return_counts=True)
@@ -69,8 +75,8 @@ def zipf(pages: int, rate: float, exponent: float = 1.0, seed: int = 2) -> Known
 
 
 def hot_and_cold(hot: int, cold: int, rate: float, share: float = 0.8, seed: int = 3) -> Known:
-    """A share of the writes goes to a few pages, the rest to many, at random in both."""
-    one, two = uniform(hot, rate * share), uniform(cold, rate * (1 - share))
+    """Send a share of the writes to a few pages and the rest to many, at random in both sets."""
+    hot_writer, cold_writer = uniform(hot, rate * share), uniform(cold, rate * (1 - share))
 
     def writes(n: int) -> Ints:
         rng = np.random.default_rng(seed)
@@ -78,12 +84,14 @@ def hot_and_cold(hot: int, cold: int, rate: float, share: float = 0.8, seed: int
             rng.random(n) < share, rng.integers(0, hot, n), hot + rng.integers(0, cold, n)
         )
 
-    return Known("hot and cold", writes, rate, lambda t: one.curve(t) + two.curve(t))
+    return Known("hot and cold", writes, rate, lambda t: hot_writer.curve(t) + cold_writer.curve(t))
 
 
 def record(known: Known, rounds: int, interval_s: float, present: int) -> Observations:
-    """What is seen of a writer in rounds of one length: W(t) of each round at 8 points an octave, of
-    each run of 2, 4, 8 ... rounds at its end."""
+    """Return the observations of a writer in rounds of equal length.
+
+    They have W(t) of each round at 8 points per octave, and of each window of several rounds at its end.
+    """
     per_round = round(known.rate * interval_s)
     writes = known.writes(per_round * rounds)
     steps = max(2, int(np.log2(per_round) * PER_OCTAVE))
@@ -98,15 +106,17 @@ def record(known: Known, rounds: int, interval_s: float, present: int) -> Observ
             (number, 0, n / known.rate, w, np.nan) for n, w in zip(at[:-1], seen, strict=False)
         ]
         dirty[number] = seen[-1]
-    for first, length in runs_of(rounds):
+    for first, length in windows_of(rounds):
         pages = len(np.unique(writes[first * per_round : (first + length) * per_round]))
         rows.append((first, length, length * interval_s, pages, pages))
     return observed(rows, dirty, interval_s, present)
 
 
-def runs_of(rounds: int) -> Iterator[tuple[int, int]]:
-    """(first round, rounds) of the runs that are counted: 8 lengths an octave, those up to 2^j from each
-    multiple of 2^j on."""
+def windows_of(rounds: int) -> Iterator[tuple[int, int]]:
+    """Yield (first round, number of rounds) of the windows that are counted.
+
+    There are 8 lengths per octave; those up to 2^j begin at each multiple of 2^j.
+    """
     for first in range(rounds):
         yield first, 1
         for j in range(1, rounds.bit_length() + 1):
@@ -120,7 +130,14 @@ def runs_of(rounds: int) -> Iterator[tuple[int, int]]:
 def observed(
     rows: list[tuple[int, int, float, float, float]], dirty: Floats, interval_s: float, present: int
 ) -> Observations:
-    """From (round, rounds, elapsed_s, dirty, redirtied) and the pages of each round, which all were there."""
+    """Build observations of pages that were all present.
+
+    Args:
+        rows: (round, rounds, elapsed_s, dirty, redirtied) of each point of the curves.
+        dirty: (n,) dirty pages of each round.
+        interval_s: length of a round.
+        present: present pages.
+    """
     table = np.array(rows)
     count = len(dirty)
     zeros = np.zeros(count)
@@ -134,9 +151,11 @@ def observed(
         redirtied=dirty,
         missed=zeros,
         points=Points(
-            table[:, 0].astype(np.int64),
-            table[:, 1].astype(np.int64),
-            np.full(len(table), ALL),
-            *table[:, 2:].T,
+            number=table[:, 0].astype(np.int64),
+            rounds=table[:, 1].astype(np.int64),
+            mapping_class=np.full(len(table), ALL),
+            elapsed_s=table[:, 2],
+            dirty=table[:, 3],
+            redirtied=table[:, 4],
         ),
     )

@@ -1,4 +1,4 @@
-"""Runs screens without a terminal: sizes, keys, what is on them as text."""
+"""Runs screens without a terminal: sizes, keys, the text on the screen."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ from redirty.tui.snapshots.snapshot import OverviewSnapshot, ReaderState
 from textual.pilot import Pilot
 from textual.screen import Screen
 
-from tests.support.paths import TESTS
+from tests.support.screen_factories import REDIS
 
-REDIS = TESTS / "data" / "redis"
 SMALL, LARGE = (80, 24), (160, 48)
-ASKED = ConvergenceQuestion(12e6, 0.1)  # bytes per second: less than the recorded redis dirties
-PATIENCE_S = 60.0
+SLOW_LINK = ConvergenceQuestion(12e6, 0.1)  # bytes per second: less than the recorded redis dirties
+TIMEOUT_S = 60.0
 _POLL_S = 0.03
 
 
 def run(test: Awaitable[None]) -> None:
-    """Of an async test."""
+    """Run an async test, for a bounded time."""
 
     async def bounded() -> None:
-        await asyncio.wait_for(test, PATIENCE_S * 4)
+        await asyncio.wait_for(test, TIMEOUT_S * 4)
 
     asyncio.run(bounded())
 
 
 @contextlib.asynccontextmanager
 async def shown(
-    first: Callable[[], Screen[None]], size: tuple[int, int] = SMALL, look: Appearance | None = None
+    first: Callable[[], Screen[None]],
+    size: tuple[int, int] = SMALL,
+    appearance: Appearance | None = None,
 ) -> AsyncIterator[Pilot[int]]:
-    """A running program; all its readers are closed at the end."""
-    app = TopApp(first, look or Appearance())
+    """Run the application with a screen; close all its readers at the end."""
+    app = TopApp(first, appearance or Appearance())
     try:
         async with app.run_test(size=size, notifications=True) as pilot:
             yield pilot
@@ -52,56 +53,63 @@ async def shown(
 
 @contextlib.asynccontextmanager
 async def replaying(
-    size: tuple[int, int] = SMALL, directory: Path = REDIS, look: Appearance | None = None
+    size: tuple[int, int] = SMALL, directory: Path = REDIS, appearance: Appearance | None = None
 ) -> AsyncIterator[tuple[Pilot[int], ReplayScreen]]:
-    """A recording on the screen, read."""
+    """Run the application on a recording, once it is read."""
     screen: list[ReplayScreen] = []
 
     def first() -> ReplayScreen:
-        screen.append(ReplayScreen(Replay(directory, ASKED)))
+        screen.append(ReplayScreen(Replay(directory, SLOW_LINK)))
         return screen[0]
 
-    async with shown(first, size, look) as pilot:
-        await until(pilot, lambda: screen and read(screen[0]), "the recording")
+    async with shown(first, size, appearance) as pilot:
+        await run_app_until(pilot, lambda: screen and is_read(screen[0]), "the recording")
         yield pilot, screen[0]
 
 
-def read(screen: ReplayScreen) -> bool:
-    """Whether all of the recording is there, or it is known that it cannot be read."""
+def is_read(screen: ReplayScreen) -> bool:
+    """Return True once the recording is read, or found to be unreadable."""
     s = screen.shown
     return s is not None and s.state is not ReaderState.STARTING
 
 
-async def until(pilot: Pilot[int], condition: Callable[[], object], what: str) -> None:
-    """Waits for something on the screen."""
+async def run_app_until(pilot: Pilot[int], condition: Callable[[], object], what: str) -> None:
+    """Let the application run until a condition holds. what: names it in the error."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + PATIENCE_S
+    deadline = loop.time() + TIMEOUT_S
     while not condition():
-        assert loop.time() < deadline, f"{what}: not within {PATIENCE_S:g} s\n{text(pilot)}"
+        assert loop.time() < deadline, f"{what}: not within {TIMEOUT_S:g} s\n{text(pilot)}"
         await pilot.pause(_POLL_S)
     await pilot.pause()
 
 
 async def press(pilot: Pilot[int], *keys: str) -> None:
-    """Keys, and what they lead to."""
+    """Press keys and let the application handle them."""
     await pilot.press(*keys)
     await pilot.pause()
 
 
 def lines(pilot: Pilot[int]) -> list[str]:
-    """What is on the screen on top, and around it."""
+    """Return the lines on the screen."""
     strips = pilot.app.screen._compositor.render_strips()
     return ["".join(segment.text for segment in strip) for strip in strips]
 
 
 def text(pilot: Pilot[int]) -> str:
-    """The same as one text."""
+    """Return the lines on the screen as one text."""
     return "\n".join(lines(pilot))
 
 
+def unwrapped(pilot: Pilot[int]) -> str:
+    """Return the words on the screen, separated by single spaces wherever lines end."""
+    return " ".join(text(pilot).split())
+
+
 def parts(svg: str) -> list[tuple[float, float, str, str]]:
-    """(x, y, style, text) of a picture: all that is drawn, without what belongs to the library that
-    draws it (fonts, ids, a window's frame)."""
+    """Return the (x, y, style, text) that an exported picture draws.
+
+    What belongs to the library that draws it (fonts, ids, a window's frame) is left out.
+    """
     tree = ElementTree.fromstring(svg)
     space = "{http://www.w3.org/2000/svg}"
     css = "".join(style.text or "" for style in tree.iter(f"{space}style"))
@@ -112,25 +120,25 @@ def parts(svg: str) -> list[tuple[float, float, str, str]]:
         if names == ["title"]:
             continue
         style = " ".join(styles.get(name, "") for name in names)
-        place = float(element.get("x", 0)), float(element.get("y", 0))
-        found.append((*place, style, (element.text or "").replace("\xa0", " ")))
+        x, y = float(element.get("x", 0)), float(element.get("y", 0))
+        found.append((x, y, style, (element.text or "").replace("\xa0", " ")))
     return sorted(found)
 
 
-class Told(Reader[OverviewSnapshot]):
-    """A reader that publishes what a test tells it to."""
+class ScriptedOverview(Reader[OverviewSnapshot]):
+    """An overview reader whose snapshots a test publishes."""
 
     interval_s = 1.0
     suspended = False
 
     def work(self) -> None:
-        """Nothing by itself."""
+        """Wait until the reader is stopped."""
         while not self.stopping:
             with self._wake:
                 self._wake.wait(1.0)
 
     def failed(self, error: Exception) -> None:
-        """Never."""
+        """Raise the error: none is expected."""
         raise AssertionError(error)
 
     def suspend(self, suspended: bool) -> None:
@@ -144,6 +152,6 @@ class Told(Reader[OverviewSnapshot]):
 
 @contextlib.contextmanager
 def working_in(directory: Path) -> Iterator[Path]:
-    """Where exports go to."""
+    """Change to a directory, which exports go to."""
     with contextlib.chdir(directory):
         yield directory

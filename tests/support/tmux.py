@@ -1,4 +1,4 @@
-"""A program in a real terminal: tmux holds it, keys are sent, the screen is read back."""
+"""A program in a real terminal, held by tmux: sends keys and reads the screen back."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from typing import Self
 
 from tests.tiers import require_program
 
-PATIENCE_S = 240.0  # a busy machine compiles BPF for minutes
+TIMEOUT_S = 240.0  # compiling BPF takes minutes on a busy machine
 _NUMBERS = itertools.count()
 
 
 class Terminal:
-    """A terminal of a size in which a command runs. before, after: the line settings (stty) around it."""
+    """A terminal in which a command runs.
+
+    The line settings (stty) before and after the command go into files of the directory.
+    """
 
     def __init__(
         self,
@@ -49,23 +52,23 @@ class Terminal:
         return done.stdout
 
     def keys(self, *keys: str) -> None:
-        """As tmux calls them: Enter, Escape, Space, a."""
+        """Send keys, by their tmux names: Enter, Escape, Space, a."""
         self._do("send-keys", *keys)
 
     def screen(self) -> str:
-        """What is on it."""
+        """Return the text on the screen."""
         return self._do("capture-pane", "-p")
 
     def colours(self) -> str:
-        """The same with its escape sequences."""
+        """Return the text on the screen with its escape sequences."""
         return self._do("capture-pane", "-p", "-e")
 
     def resize(self, columns: int, lines: int) -> None:
-        """Another size."""
+        """Change the size."""
         self._do("resize-window", "-x", columns, "-y", lines)
 
-    def wait(self, text: str, timeout_s: float = PATIENCE_S, gone: bool = False) -> str:
-        """Until a text is on the screen, or gone: the screen."""
+    def wait(self, text: str, timeout_s: float = TIMEOUT_S, gone: bool = False) -> str:
+        """Wait until a text is on the screen, or gone from it; return the screen."""
         deadline = time.monotonic() + timeout_s
         while True:
             shown = self.screen()
@@ -75,9 +78,9 @@ class Terminal:
             time.sleep(0.05)
 
     def exit_code(self) -> int:
-        """Of the command, when it has ended; the terminal must be as it was before."""
+        """Wait for the command's end and return its exit code; assert that the terminal is restored."""
         shown = self.wait("exit-code:")
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while not (self._directory / "after").exists() or not self._after:
             assert time.monotonic() < deadline
             time.sleep(0.02)

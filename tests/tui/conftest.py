@@ -1,4 +1,4 @@
-"""A recording is read once, by whichever test is first: reading takes longer than most tests."""
+"""Reads each recording once, in whichever test is first: reading takes longer than most tests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from redirty.tui.readers.recording import LoadedRecording
 _READ: dict[object, LoadedRecording] = {}
 
 
-def _once(directory: Path) -> LoadedRecording:
-    """By what is in the directory: some tests damage theirs."""
+def _load_once(directory: Path) -> LoadedRecording:
+    """Load a recording, cached by its contents, as some tests damage theirs."""
     files = sorted(directory.iterdir())
     key = tuple(
         (f.name, f.stat().st_size, f.stat().st_mtime_ns, f.read_bytes()[:64]) for f in files
@@ -24,4 +24,4 @@ def _once(directory: Path) -> LoadedRecording:
 
 @pytest.fixture(autouse=True)
 def _recordings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "LoadedRecording", _once)
+    monkeypatch.setattr(replay, "LoadedRecording", _load_once)

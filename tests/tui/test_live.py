@@ -1,7 +1,12 @@
-"""The target screen on rounds that keep coming: pause, threads and stacks anew, ends and errors, many
-mappings. Rounds are made up here; tests/integration/top/test_top.py has real ones."""
+"""The target screen on rounds that keep coming: pause, restarted tracing, ends and errors, many mappings.
+
+Rounds are made up here; tests/integration/top/test_top.py has real ones.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from redirty.collector.errors import RedirtyError, TargetEndedError
@@ -12,20 +17,20 @@ from redirty.tui.snapshots.cost import cost_of
 from redirty.tui.snapshots.page_tables import PageTables
 from redirty.tui.snapshots.snapshot import ReaderState, TargetInfo
 
-from tests.support.pilot import LARGE, press, run, shown, text, until
-from tests.support.screen_factories import ASKED, facts
+from tests.support.pilot import LARGE, press, run, run_app_until, shown, text
+from tests.support.screen_factories import QUESTION, make_round
 
 
-def nobody() -> TargetSet:
+def no_target() -> TargetSet:
     raise AssertionError("nothing is traced here")
 
 
-class MadeUp(Live):
-    """Some rounds at once, then one now and then until `end` is set."""
+class MadeUpLive(Live):
+    """A reader of made-up rounds: some at once, then one every 0.2 s until `end` is set."""
 
-    def __init__(self, wanted: TopOptions, mappings: int) -> None:
-        super().__init__(nobody, wanted, ASKED)
-        self.about = TargetInfo("process 77: made up", "tracepoint", "uffd", wanted.interval_s)
+    def __init__(self, options: TopOptions, mappings: int) -> None:
+        super().__init__(no_target, options, QUESTION)
+        self.about = TargetInfo("process 77: made up", "tracepoint", "uffd", options.interval_s)
         self.mappings = mappings
         self.end: Exception | None = None
         self.tables: PageTables | None = None
@@ -33,21 +38,19 @@ class MadeUp(Live):
     def work(self) -> None:
         number = 0
         while not self.stopping:
-            self._history.add(facts(number, self.mappings))
+            self._history.add(make_round(number, self.mappings))
             number += 1
-            cost = cost_of(self._history.lately, 1e-6, self.wanted.max_overhead)
+            cost = cost_of(self._history.recent, 1e-6, self.options.max_overhead)
             self.publish(
-                self.snapshot(
-                    self._history,
-                    ReaderState.LIVE,
+                replace(
+                    self.snapshot(self._history, ReaderState.LIVE, force=False),
                     cost=cost,
                     tables=self.tables,
-                    writers=self.wanted.writers,
-                    fresh=False,
+                    writers=self._history.writers() if self.options.writers else None,
                 )
             )
             if isinstance(self.end, TargetEndedError):
-                self.publish(self.again(ReaderState.ENDED, str(self.end)))
+                self.publish(self.repeat(ReaderState.ENDED, str(self.end)))
                 return
             if self.end is not None:
                 raise self.end
@@ -55,83 +58,90 @@ class MadeUp(Live):
                 self._wake.wait(0.01 if number < 5 else 0.2)
 
 
-def made(mappings: int = 20, wanted: TopOptions | None = None) -> tuple[LiveScreen, list[MadeUp]]:
-    readers: list[MadeUp] = []
+def make_screen(
+    mappings: int = 20, options: TopOptions | None = None
+) -> tuple[LiveScreen, list[MadeUpLive]]:
+    """Return a screen, and the list of the readers it makes."""
+    readers: list[MadeUpLive] = []
 
-    def begin(how: TopOptions) -> Live:
-        readers.append(MadeUp(how, mappings))
+    def make_reader(options: TopOptions) -> Live:
+        readers.append(MadeUpLive(options, mappings))
         return readers[-1]
 
-    return LiveScreen(begin, wanted or TopOptions()), readers
+    return LiveScreen(make_reader, options or TopOptions()), readers
 
 
 def test_pause_holds_the_screen_and_lets_questions_through() -> None:
-    screen, _ = made()
+    screen, _ = make_screen()
 
     async def test() -> None:
         async with shown(lambda: screen, LARGE) as pilot:
-            await until(pilot, lambda: screen.shown and len(screen.shown.series) > 3, "rounds")
+            await run_app_until(
+                pilot, lambda: screen.shown and len(screen.shown.series) > 3, "rounds"
+            )
             await press(pilot, "space")
             assert screen.shown is not None
-            held = len(screen.shown.series)
+            rounds = len(screen.shown.series)
             assert "PAUSED" in text(pilot)
             await pilot.pause(0.5)
-            assert len(screen.shown.series) == held
+            assert len(screen.shown.series) == rounds
             await press(pilot, "right_square_bracket")
-            wanted = ASKED.bandwidth * 1.25
+            expected = QUESTION.bandwidth * 1.25
 
-            def asked() -> float:
+            def answered() -> float:
                 assert screen.shown is not None
                 assert screen.shown.convergence is not None
-                return screen.shown.convergence.asked.bandwidth
+                return screen.shown.convergence.question.bandwidth
 
-            await until(pilot, lambda: asked() == wanted, "the answer")
-            assert len(screen.shown.series) == held
+            await run_app_until(pilot, lambda: answered() == expected, "the answer")
+            assert len(screen.shown.series) == rounds
             await press(pilot, "space")
-            await until(pilot, lambda: screen.shown and len(screen.shown.series) > held, "rounds")
+            await run_app_until(
+                pilot, lambda: screen.shown and len(screen.shown.series) > rounds, "rounds"
+            )
 
     run(test())
 
 
-def test_threads_and_stacks_are_traced_anew() -> None:
-    screen, readers = made()
+def test_tracing_restarts_with_threads_and_stacks() -> None:
+    screen, readers = make_screen()
 
     async def test() -> None:
         async with shown(lambda: screen, LARGE) as pilot:
-            await until(pilot, lambda: screen.shown is not None, "a round")
+            await run_app_until(pilot, lambda: screen.shown is not None, "a round")
             await press(pilot, "6")
             assert "not traced" in text(pilot)
             await press(pilot, "left_square_bracket", "w")
-            await until(pilot, lambda: len(readers) == 2, "another reader")
-            assert readers[1].wanted.writers
-            assert readers[1].asked == readers[0].asked
+            await run_app_until(pilot, lambda: len(readers) == 2, "another reader")
+            assert readers[1].options.writers
+            assert readers[1].question == readers[0].question
             assert not readers[0].alive
-            await until(pilot, lambda: "none lately" in text(pilot), "its view")
+            await run_app_until(pilot, lambda: "none recently" in text(pilot), "its view")
 
     run(test())
 
 
-def test_not_while_it_records() -> None:
-    from pathlib import Path
-
-    screen, readers = made(wanted=TopOptions(directory=Path("rec")))
+def test_tracing_does_not_restart_while_recording() -> None:
+    screen, readers = make_screen(options=TopOptions(directory=Path("rec")))
 
     async def test() -> None:
         async with shown(lambda: screen, LARGE) as pilot:
-            await until(pilot, lambda: screen.shown is not None, "a round")
+            await run_app_until(pilot, lambda: screen.shown is not None, "a round")
             await press(pilot, "w")
-            await until(pilot, lambda: "not while recording" in text(pilot), "why not")
+            await run_app_until(
+                pilot, lambda: "not possible while recording" in text(pilot), "the reason"
+            )
             assert len(readers) == 1
 
     run(test())
 
 
 def test_cost_is_on_the_screen() -> None:
-    screen, _ = made(2000)
+    screen, _ = make_screen(2000)
 
     async def test() -> None:
         async with shown(lambda: screen) as pilot:
-            await until(pilot, lambda: "tracing costs" in text(pilot), "the cost")
+            await run_app_until(pilot, lambda: "tracing costs" in text(pilot), "the cost")
             assert screen.shown is not None
             assert screen.shown.cost is not None
             assert screen.shown.cost.share == pytest.approx((2000 * 4e-6 + 0.001) / 0.5)
@@ -139,16 +149,16 @@ def test_cost_is_on_the_screen() -> None:
     run(test())
 
 
-def test_page_tables_are_on_the_screen_where_they_are_known() -> None:
-    screen, readers = made()
+def test_page_tables_are_on_the_screen_once_they_are_known() -> None:
+    screen, readers = make_screen()
 
     async def test() -> None:
         async with shown(lambda: screen) as pilot:
-            await until(pilot, lambda: "tracing costs" in text(pilot), "the cost")
+            await run_app_until(pilot, lambda: "tracing costs" in text(pilot), "the cost")
             assert "page tables" not in text(pilot)
             readers[0].tables = PageTables(3149, {0: 97, 1: 3}, {1: 0.7})
-            said = "page tables 12.3 MiB: node 0 97%, node 1 3%; ran on node 1"
-            await until(pilot, lambda: said in text(pilot), "them")
+            line = "page tables 12.3 MiB: node 0 97%, node 1 3%; ran on node 1"
+            await run_app_until(pilot, lambda: line in text(pilot), "page tables")
             assert "tracing costs" in text(pilot)
             assert "dirty " in text(pilot)
 
@@ -160,17 +170,21 @@ def test_page_tables_are_on_the_screen_where_they_are_known() -> None:
     [
         (TargetEndedError("process 77 ended before the recording was to end"), ReaderState.ENDED),
         (RedirtyError("cannot arm process 77: it is being debugged"), ReaderState.FAILED),
-        (ValueError("something of our own"), ReaderState.FAILED),
+        (ValueError("a bug"), ReaderState.FAILED),
     ],
 )
 def test_an_end_stays_on_the_screen(error: Exception, state: ReaderState) -> None:
-    screen, readers = made()
+    screen, readers = make_screen()
 
     async def test() -> None:
         async with shown(lambda: screen, LARGE) as pilot:
-            await until(pilot, lambda: screen.shown and len(screen.shown.series) > 2, "rounds")
+            await run_app_until(
+                pilot, lambda: screen.shown and len(screen.shown.series) > 2, "rounds"
+            )
             readers[0].end = error
-            await until(pilot, lambda: screen.shown and screen.shown.state is state, "the end")
+            await run_app_until(
+                pilot, lambda: screen.shown and screen.shown.state is state, "the end"
+            )
             assert str(error) in text(pilot)
             assert "made up" in text(pilot)
             await press(pilot, "2", "3", "4", "5", "6", "1", "space", "space", "p")
@@ -181,11 +195,11 @@ def test_an_end_stays_on_the_screen(error: Exception, state: ReaderState) -> Non
 
 
 def test_sixty_thousand_mappings() -> None:
-    screen, _ = made(60_000)
+    screen, _ = make_screen(60_000)
 
     async def test() -> None:
         async with shown(lambda: screen, LARGE) as pilot:
-            await until(pilot, lambda: screen.shown is not None, "a round")
+            await run_app_until(pilot, lambda: screen.shown is not None, "a round")
             await press(pilot, "2", "end")
             assert screen.shown is not None
             assert len(screen.shown.mappings) == 60_000

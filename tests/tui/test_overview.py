@@ -1,12 +1,15 @@
-"""Every key of the overview, on made-up machines; tests/integration/top/test_top.py has the real one."""
+"""Every key of the overview, on made-up processes; tests/integration/top/test_top.py has real ones."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from redirty.tui.readers.overview import by_cgroup, chosen
+from redirty.tui.readers.live import Live, TopOptions
+from redirty.tui.readers.overview import by_cgroup, matching
+from redirty.tui.screens import overview
 from redirty.tui.screens.live import LiveScreen
 from redirty.tui.screens.overview import OverviewScreen
 from redirty.tui.snapshots.snapshot import OverviewSnapshot, ReaderState
@@ -14,26 +17,36 @@ from redirty.tui.widgets.table import FieldTable
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from tests.support.pilot import LARGE, Told, press, run, shown, text, until, working_in
-from tests.support.screen_factories import ASKED, WANTED, machine
+from tests.support.pilot import (
+    LARGE,
+    ScriptedOverview,
+    press,
+    run,
+    run_app_until,
+    shown,
+    text,
+    working_in,
+)
+from tests.support.screen_factories import OPTIONS, QUESTION, make_overview
+from tests.tui.test_live import MadeUpLive
 
 
-def told(processes: int) -> tuple[OverviewScreen, Told]:
-    screen = OverviewScreen(WANTED, ASKED)
-    reader = Told()
-    reader.latest = machine(processes)
+def make_screen(processes: int) -> tuple[OverviewScreen, ScriptedOverview]:
+    screen = OverviewScreen(OPTIONS, QUESTION)
+    reader = ScriptedOverview()
+    reader.latest = make_overview(processes)
     screen.reader = reader  # type: ignore[assignment]
     return screen, reader
 
 
 async def ready(pilot: Pilot[int], screen: OverviewScreen) -> None:
-    screen.reader.told()
-    await until(pilot, lambda: screen.rows, "processes")
+    screen.reader.on_snapshot()
+    await run_app_until(pilot, lambda: screen.rows, "processes")
 
 
 def test_enter_twice_in_the_filter_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one comes before the line has given the keys back, on a busy machine."""
-    screen, _ = told(60)
+    """A second enter chooses the row, even if it comes before the filter has lost the focus."""
+    screen, _ = make_screen(60)
     picked: list[int] = []
 
     async def test() -> None:
@@ -54,22 +67,35 @@ def test_enter_twice_in_the_filter_chooses(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_enter_traces_the_process_under_the_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen, _ = told(60)
-    opened: list[object] = []
+    """Enter opens a live screen on the target of the row under the cursor."""
+    screen, _ = make_screen(60)
+    traced: list[object] = []
+
+    class Opened(LiveScreen):
+        """A live screen that looks up its target, but traces nothing."""
+
+        def __init__(self, make: Callable[[TopOptions], Live], *_: object, link: object) -> None:
+            assert link is None
+            traced.append(make(OPTIONS)._find())
+            super().__init__(lambda options: MadeUpLive(options, 5), OPTIONS)
+
+    monkeypatch.setattr(overview, "LiveScreen", Opened)
+    monkeypatch.setattr(overview, "target_of", lambda row: row.pid)
 
     async def test() -> None:
         async with shown(lambda: screen, LARGE) as pilot:
             await ready(pilot, screen)
-            monkeypatch.setattr(pilot.app, "push_screen", opened.append)
-            await press(pilot, "enter")
-            await until(pilot, lambda: opened, "a screen of the process")
+            await press(pilot, "down", "down", "enter")
+            await run_app_until(
+                pilot, lambda: isinstance(pilot.app.screen, Opened), "the live screen"
+            )
+            assert traced == [screen.rows[2].pid]
 
     run(test())
-    assert [type(screen) for screen in opened] == [LiveScreen]
 
 
 def test_sorting_filtering_grouping() -> None:
-    screen, _ = told(60)
+    screen, _ = make_screen(60)
 
     async def test() -> None:
         async with shown(lambda: screen, LARGE) as pilot:
@@ -99,7 +125,7 @@ def test_sorting_filtering_grouping() -> None:
 
 
 def test_pause_interval_help_and_export(tmp_path: Path) -> None:
-    screen, reader = told(20)
+    screen, reader = make_screen(20)
 
     async def test() -> None:
         with working_in(tmp_path):
@@ -108,7 +134,7 @@ def test_pause_interval_help_and_export(tmp_path: Path) -> None:
                 await press(pilot, "plus", "plus", "minus")
                 assert reader.interval_s == 2.0
                 await press(pilot, "space")
-                reader.publish(machine(30, 2))
+                reader.publish(make_overview(30, 2))
                 await pilot.pause()
                 assert len(screen.rows) == 20
                 assert "paused" in text(pilot)
@@ -124,11 +150,11 @@ def test_pause_interval_help_and_export(tmp_path: Path) -> None:
     frame = pd.read_csv(path)
     assert len(frame) == 30
     assert frame["write_faults_per_s"].is_monotonic_decreasing
-    assert frame["cow_share"].isna().all()  # not known, and so not 0
+    assert frame["cow_share"].isna().all()  # unknown, and so not 0
 
 
 def test_the_cursor_stays_on_its_process() -> None:
-    screen, reader = told(50)
+    screen, reader = make_screen(50)
 
     async def test() -> None:
         async with shown(lambda: screen) as pilot:
@@ -138,7 +164,7 @@ def test_the_cursor_stays_on_its_process() -> None:
             assert table.chosen is not None
             pid = screen.rows[table.chosen].pid
             for number in (2, 3, 4):
-                reader.publish(machine(50, number))
+                reader.publish(make_overview(50, number))
                 await pilot.pause()
                 assert table.chosen is not None
                 assert screen.rows[table.chosen].pid == pid
@@ -147,7 +173,7 @@ def test_the_cursor_stays_on_its_process() -> None:
 
 
 def test_five_thousand_processes() -> None:
-    screen, reader = told(5000)
+    screen, reader = make_screen(5000)
 
     async def test() -> None:
         async with shown(lambda: screen, LARGE) as pilot:
@@ -158,14 +184,14 @@ def test_five_thousand_processes() -> None:
             assert table.chosen == table.order[-1]
             await press(pilot, "g", "g", "s", "slash", *"java", "enter")
             assert len(screen.rows) == 833
-            reader.publish(machine(4000, 2))
-            await until(pilot, lambda: len(screen.rows) < 833, "fewer")
+            reader.publish(make_overview(4000, 2))
+            await run_app_until(pilot, lambda: len(screen.rows) < 833, "fewer")
 
     run(test())
 
 
 def test_an_error_stays_on_the_screen() -> None:
-    screen, reader = told(10)
+    screen, reader = make_screen(10)
 
     async def test() -> None:
         async with shown(lambda: screen) as pilot:
@@ -175,7 +201,7 @@ def test_an_error_stays_on_the_screen() -> None:
             reader.publish(
                 OverviewSnapshot(2, ReaderState.FAILED, "the kernel refuses BPF", old.processes)
             )
-            await until(pilot, lambda: "the kernel refuses BPF" in text(pilot), "the error")
+            await run_app_until(pilot, lambda: "the kernel refuses BPF" in text(pilot), "the error")
             assert len(screen.rows) == 10
             await press(pilot, "q")
 
@@ -183,14 +209,14 @@ def test_an_error_stays_on_the_screen() -> None:
 
 
 def test_filter_takes_all_words_in_any_case() -> None:
-    processes = machine(60).processes
-    assert {p.comm for p in chosen(processes, "REDIS system.slice")} == {"redis-server"}
-    assert chosen(processes, "redis nginx") == []
-    assert len(chosen(processes, "")) == 60
+    processes = make_overview(60).processes
+    assert {p.comm for p in matching(processes, "REDIS system.slice")} == {"redis-server"}
+    assert matching(processes, "redis nginx") == []
+    assert len(matching(processes, "")) == 60
 
 
 def test_a_cgroup_is_the_sum_of_its_processes() -> None:
-    processes = machine(60).processes
+    processes = make_overview(60).processes
     groups = by_cgroup(processes)
     assert sum(g.write_faults for g in groups) == sum(p.write_faults for p in processes)
     assert sum(g.rss_bytes for g in groups) == sum(p.rss_bytes for p in processes)

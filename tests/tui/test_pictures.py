@@ -1,6 +1,6 @@
-"""Each screen as a picture, compared with the one that is kept; those in the README among them.
+"""Pictures of each screen, compared with the stored ones, which include those in the documentation.
 
-REDIRTY_WRITE_PICTURES=1 writes them anew: look at them before you commit them.
+REDIRTY_WRITE_PICTURES=1 writes them again: look at them before you commit them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,28 @@ from redirty.tui.snapshots.mirror import MirrorCommand, MirrorSnapshot
 from textual.pilot import Pilot
 
 from tests.support.paths import ROOT
-from tests.support.pilot import LARGE, SMALL, Told, parts, press, replaying, run, shown, until
-from tests.support.screen_factories import ASKED, WANTED, Silent, machine, mirror_of
+from tests.support.pilot import (
+    LARGE,
+    SMALL,
+    ScriptedOverview,
+    parts,
+    press,
+    replaying,
+    run,
+    run_app_until,
+    shown,
+)
+from tests.support.screen_factories import (
+    OPTIONS,
+    QUESTION,
+    IdleMirror,
+    make_overview,
+    mirror_snapshot,
+)
 
-KEPT = Path(__file__).with_name("pictures")
-README = ROOT / "docs" / "pictures"
-WISH = MirrorCommand(
+PICTURES = Path(__file__).with_name("pictures")
+DOCS = ROOT / "docs" / "pictures"
+COMMAND = MirrorCommand(
     "process 2556: redis-server", ("-p", "2556"), (), "/var/tmp/redis-mirror", 0.29, 25e6,
     verify=True, present_pages=7040,
 )  # fmt: skip
@@ -31,31 +47,31 @@ WRITE = os.environ.get("REDIRTY_WRITE_PICTURES") == "1"
 
 
 def compare(pilot: Pilot[int], path: Path) -> None:
-    """All that is drawn, where, and in which style."""
+    """Compare all that is drawn, where, and in which style, with a stored picture."""
     picture = pilot.app.export_screenshot(title="redirty top")
     if WRITE:
         path.parent.mkdir(exist_ok=True)
         path.write_text(picture, encoding="utf-8")
-    kept = parts(path.read_text(encoding="utf-8"))
+    stored = parts(path.read_text(encoding="utf-8"))
     new = parts(picture)
-    differences = [(a, b) for a, b in zip(kept, new, strict=False) if a != b]
-    assert new == kept, f"{path.name} has changed: {differences[:3]}"
+    differences = [(a, b) for a, b in zip(stored, new, strict=False) if a != b]
+    assert new == stored, f"{path.name} has changed: {differences[:3]}"
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_target_screen(size: tuple[int, int]) -> None:
-    """Its views, and its help."""
+    """The views of the target screen and its help equal the stored pictures."""
 
     async def test() -> None:
         async with replaying(size) as (pilot, _):
             for number, view in enumerate(VIEWS, 1):
                 await press(pilot, str(number))
                 await pilot.pause()
-                compare(pilot, KEPT / f"{view}-{size[0]}x{size[1]}.svg")
+                compare(pilot, PICTURES / f"{view}-{size[0]}x{size[1]}.svg")
                 if size == LARGE and view in ("summary", "convergence"):
-                    compare(pilot, README / f"top-{view}.svg")
+                    compare(pilot, DOCS / f"top-{view}.svg")
             await press(pilot, "1", "question_mark")
-            compare(pilot, KEPT / f"help-{size[0]}x{size[1]}.svg")
+            compare(pilot, PICTURES / f"help-{size[0]}x{size[1]}.svg")
 
     run(test())
 
@@ -63,13 +79,13 @@ def test_target_screen(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_overview(size: tuple[int, int]) -> None:
     async def test() -> None:
-        screen = OverviewScreen(WANTED, ASKED)
-        told = Told()
-        screen.reader = told  # type: ignore[assignment]
+        screen = OverviewScreen(OPTIONS, QUESTION)
+        reader = ScriptedOverview()
+        screen.reader = reader  # type: ignore[assignment]
         async with shown(lambda: screen, size) as pilot:
-            told.publish(machine(40))
-            await until(pilot, lambda: screen.shown is not None, "a snapshot")
-            compare(pilot, KEPT / f"overview-{size[0]}x{size[1]}.svg")
+            reader.publish(make_overview(40))
+            await run_app_until(pilot, lambda: screen.shown is not None, "a snapshot")
+            compare(pilot, PICTURES / f"overview-{size[0]}x{size[1]}.svg")
 
     run(test())
 
@@ -80,22 +96,22 @@ def shows(screen: MirrorScreen, snapshot: MirrorSnapshot) -> bool:
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_mirror(size: tuple[int, int]) -> None:
-    """The question, a mirror on its way, and how it ended: by the lines of a real one of redis."""
+    """The confirmation, a running mirror and its outcome equal the stored pictures."""
 
     async def test() -> None:
-        async with shown(lambda: MirrorScreen(Silent(WISH)), size) as pilot:
+        async with shown(lambda: MirrorScreen(IdleMirror(COMMAND)), size) as pilot:
             screen = pilot.app.screen
             assert isinstance(screen, MirrorScreen)
-            for name, count, took_s in (("going", 2, 2.4), ("done", None, 5.8)):
-                snapshot = mirror_of(WISH, count, took_s)
+            for name, count, elapsed_s in (("running", 2, 2.4), ("done", None, 5.8)):
+                snapshot = mirror_snapshot(COMMAND, count, elapsed_s)
                 screen.reader.publish(snapshot)
-                await until(pilot, partial(shows, screen, snapshot), name)
-                compare(pilot, KEPT / f"mirror-{name}-{size[0]}x{size[1]}.svg")
+                await run_app_until(pilot, partial(shows, screen, snapshot), name)
+                compare(pilot, PICTURES / f"mirror-{name}-{size[0]}x{size[1]}.svg")
             if size == SMALL:
-                compare(pilot, README / "top-mirror.svg")
-            screen.app.push_screen(MirrorConfirmScreen(WISH, "converges in 5 passes, 3.4 s"))
+                compare(pilot, DOCS / "top-mirror.svg")
+            screen.app.push_screen(MirrorConfirmScreen(COMMAND, "converges in 5 passes, 3.4 s"))
             await pilot.pause()
             await pilot.pause()
-            compare(pilot, KEPT / f"mirror-question-{size[0]}x{size[1]}.svg")
+            compare(pilot, PICTURES / f"mirror-confirm-{size[0]}x{size[1]}.svg")
 
     run(test())

@@ -15,17 +15,18 @@ from redirty.tui.app import Appearance
 from redirty.tui.screens.target_layout import PANELS, VIEWS, panels
 
 from tests.support.pilot import (
-    ASKED,
     LARGE,
-    REDIS,
+    SLOW_LINK,
     SMALL,
     press,
     replaying,
     run,
+    run_app_until,
     text,
-    until,
+    unwrapped,
     working_in,
 )
+from tests.support.screen_factories import REDIS
 
 ROUNDS = 32
 
@@ -45,7 +46,7 @@ def test_views_and_their_panels(size: tuple[int, int]) -> None:
     run(test())
 
 
-def test_the_rates_on_the_screen_are_the_recordings() -> None:
+def test_the_rates_on_the_screen_are_those_of_the_recording() -> None:
     rounds = pd.read_csv(REDIS / "rounds.csv")
     last = rounds.iloc[-1]
     dirty = last["dirty_pages"] / last["duration_s"] * 4096 / 2**20
@@ -68,18 +69,18 @@ def test_seeking() -> None:
                 assert screen.shown.playback is not None
                 return screen.shown.playback.position
 
-            def is_at(wanted: int) -> bool:
-                return at() == wanted
+            def is_at(position: int) -> bool:
+                return at() == position
 
             assert at() == ROUNDS - 1
             keys = {
                 "left": 30, "shift+left": 20, "right": 21, "left_parenthesis": 0,
                 "shift+right": 10, "right_parenthesis": ROUNDS - 1,
             }  # fmt: skip
-            for key, wanted in keys.items():
+            for key, position in keys.items():
                 await press(pilot, key)
-                await until(pilot, partial(is_at, wanted), f"{key}: round {wanted}")
-                assert f"round {wanted} " in text(pilot)
+                await run_app_until(pilot, partial(is_at, position), f"{key}: round {position}")
+                assert f"round {position} " in text(pilot)
 
     run(test())
 
@@ -94,26 +95,28 @@ def test_playing_pausing_and_speed() -> None:
                 p = screen.shown.playback
                 return p.playing, p.speed, p.position
 
-            def has_speed(wanted: float) -> bool:
-                return playback()[1] == wanted
+            def has_speed(speed: float) -> bool:
+                return playback()[1] == speed
 
             for key, speed in (("full_stop", 2.0), ("full_stop", 4.0), ("comma", 2.0)):
                 await press(pilot, key)
-                await until(pilot, partial(has_speed, speed), f"speed {speed}")
+                await run_app_until(pilot, partial(has_speed, speed), f"speed {speed}")
             assert "x2" in text(pilot)
-            await press(pilot, "space")  # at the end: begins anew
-            await until(pilot, lambda: playback()[0] and playback()[2] < 8, "the beginning")
-            await until(pilot, lambda: playback()[2] > 2, "going on")
+            await press(pilot, "space")  # at the end: starts at the first round
+            await run_app_until(
+                pilot, lambda: playback()[0] and playback()[2] < 8, "the first rounds"
+            )
+            await run_app_until(pilot, lambda: playback()[2] > 2, "the next rounds")
             await press(pilot, "space")
-            await until(pilot, lambda: not playback()[0], "paused")
+            await run_app_until(pilot, lambda: not playback()[0], "paused")
             stopped = playback()[2]
             await pilot.pause(0.6)
             assert playback()[2] == stopped < ROUNDS - 1
             for _ in range(8):
                 await press(pilot, "full_stop")
             await press(pilot, "space")
-            await until(pilot, lambda: playback()[2] == ROUNDS - 1, "the end")
-            await until(pilot, lambda: not playback()[0], "stopped at the end")
+            await run_app_until(pilot, lambda: playback()[2] == ROUNDS - 1, "the end")
+            await run_app_until(pilot, lambda: not playback()[0], "stopped at the end")
 
     run(test())
 
@@ -122,28 +125,34 @@ def test_bandwidth_downtime_and_policy_change_the_verdict() -> None:
     async def test() -> None:
         async with replaying() as (pilot, screen):
 
-            def asked() -> tuple[float, float, str]:
+            def answered() -> tuple[float, float, str]:
                 assert screen.shown is not None
                 assert screen.shown.convergence is not None
-                a = screen.shown.convergence.asked
-                return a.bandwidth, a.downtime_s, a.policy
+                q = screen.shown.convergence.question
+                return q.bandwidth, q.downtime_s, q.policy
 
-            assert "will not" in text(pilot)
-            assert "would do" in text(pilot)
+            assert "will not converge" in text(pilot)
+            assert "would suffice" in text(pilot)
             await press(pilot, "right_square_bracket")
-            await until(pilot, lambda: asked()[0] == ASKED.bandwidth * 1.25, "a faster link")
+            await run_app_until(
+                pilot, lambda: answered()[0] == SLOW_LINK.bandwidth * 1.25, "a faster link"
+            )
             for _ in range(10):
                 await press(pilot, "right_square_bracket")
-            await until(pilot, lambda: "converges in" in text(pilot), "a link that does")
+            await run_app_until(pilot, lambda: "converges in" in text(pilot), "a sufficient link")
             await press(pilot, *["left_square_bracket"] * 14)
-            await until(pilot, lambda: "will not" in text(pilot), "one that does not")
-            before = asked()[1]
+            await run_app_until(
+                pilot, lambda: "will not converge" in text(pilot), "an insufficient link"
+            )
+            before = answered()[1]
             await press(pilot, "right_curly_bracket")
-            await until(pilot, lambda: asked()[1] == before * 1.25, "a longer downtime")
+            await run_app_until(pilot, lambda: answered()[1] == before * 1.25, "a longer downtime")
             await press(pilot, "left_curly_bracket")
-            await until(pilot, lambda: abs(asked()[1] - before) < 1e-9, "a shorter one")
+            await run_app_until(
+                pilot, lambda: abs(answered()[1] - before) < 1e-9, "a shorter downtime"
+            )
             await press(pilot, "p")
-            await until(pilot, lambda: asked()[2] == "qemu", "the next policy")
+            await run_app_until(pilot, lambda: answered()[2] == "qemu", "the next policy")
             assert "policy qemu" in text(pilot)
 
     run(test())
@@ -156,25 +165,27 @@ def test_typed_bandwidth_and_downtime() -> None:
             await press(pilot, "enter")
             assert "has no unit" in text(pilot)
             await press(pilot, *"Gbit", "enter")
-            await until(pilot, lambda: "10.0 Gbit/s" in text(pilot), "the typed link")
+            await run_app_until(pilot, lambda: "10.0 Gbit/s" in text(pilot), "the entered link")
             assert "converges" in text(pilot)
             await press(pilot, "d", *"0s", "enter")
-            assert "more than 0" in text(pilot)
+            assert "downtime must be positive, got 0s" in text(pilot)
             await press(pilot, "escape", "d", *"25ms", "enter")
-            await until(pilot, lambda: "downtime 25.0 ms" in text(pilot), "the typed downtime")
+            await run_app_until(
+                pilot, lambda: "downtime 25.0 ms" in text(pilot), "the entered downtime"
+            )
             await press(pilot, "b", "escape")
-            assert screen.reader.asked.bandwidth == 1.25e9
+            assert screen.reader.question.bandwidth == 1.25e9
 
     run(test())
 
 
-def test_help_tells_what_is_shown_and_the_keys() -> None:
+def test_help_explains_the_screen_and_its_keys() -> None:
     async def test() -> None:
         async with replaying((120, 110)) as (pilot, _):
             await press(pilot, "question_mark")
-            said = text(pilot)
-            for words in ("re-dirtied", "a faster one", "a round back", "twice", "W(t)"):
-                assert words in said, words
+            shown_text = text(pilot)
+            for words in ("re-dirtied", "faster link", "back one round", "twice", "W(t)"):
+                assert words in shown_text, words
             await press(pilot, "escape")
             assert "W(t)        distinct" not in text(pilot)
 
@@ -204,23 +215,23 @@ def test_exports_hold_what_is_on_the_screen(tmp_path: Path) -> None:
     assert frames["mappings"]["redirtied_pages_per_s"].is_monotonic_decreasing or (
         frames["mappings"]["dirty_pages_per_s"].is_monotonic_decreasing
     )
-    assert frames["convergence"]["bandwidth_bytes_per_s"].iloc[0] == ASKED.bandwidth
+    assert frames["convergence"]["bandwidth_bytes_per_s"].iloc[0] == SLOW_LINK.bandwidth
     assert set(frames["faults"]["reason"]) <= set(pd.read_csv(REDIS / "tlb.csv")["reason"])
     assert frames["writers"]["pages_per_s"].iloc[0] > 0
     (picture,) = tmp_path.glob("*.svg")
     assert "redis-server" in picture.read_text().replace("&#160;", " ")
 
 
-def test_export_into_a_directory_that_is_gone_is_told(tmp_path: Path) -> None:
-    place = tmp_path / "gone"
-    place.mkdir()
+def test_export_into_a_deleted_directory_is_reported(tmp_path: Path) -> None:
+    directory = tmp_path / "gone"
+    directory.mkdir()
 
     async def test() -> None:
-        with working_in(place):
+        with working_in(directory):
             async with replaying() as (pilot, _):
-                place.rmdir()
+                directory.rmdir()
                 await press(pilot, "e")
-                assert "not exported" in text(pilot)
+                assert "export failed" in text(pilot)
 
     run(test())
 
@@ -237,8 +248,8 @@ def test_mappings_sorted_by_each_column() -> None:
             for _ in range(len(table.fields)):
                 field = next(f for f in table.fields if f.name == table.sorted_by)
                 values = [field.value(data, i) for i in table.order]
-                wanted = sorted(values, reverse=not field.left)  # type: ignore[type-var]
-                assert values == wanted, field.name
+                expected = sorted(values, reverse=not field.left)  # type: ignore[type-var]
+                assert values == expected, field.name
                 seen.add(field.name)
                 await press(pilot, "s")
             assert seen == {f.name for f in table.fields}
@@ -282,33 +293,35 @@ def test_resized_while_it_plays() -> None:
 
 
 def test_own_keys_and_theme() -> None:
-    look = Appearance("textual-light", {"policy": "x", "quit": "z"})
+    appearance = Appearance("textual-light", {"policy": "x", "quit": "z"})
 
     async def test() -> None:
-        async with replaying(look=look) as (pilot, screen):
+        async with replaying(appearance=appearance) as (pilot, screen):
             assert pilot.app.theme == "textual-light"
             await press(pilot, "p")
-            assert screen.reader.asked.policy == "redirty"
+            assert screen.reader.question.policy == "redirty"
             await press(pilot, "x")
-            assert screen.reader.asked.policy == "qemu"
+            assert screen.reader.question.policy == "qemu"
             await press(pilot, "z")
             assert not pilot.app.is_running or pilot.app._exit
 
     run(test())
 
 
-def test_the_palette_has_the_screens_keys() -> None:
+def test_the_command_palette_has_the_screens_keys() -> None:
     async def test() -> None:
         async with replaying(LARGE) as (pilot, screen):
             titles = {c.title for c in pilot.app.get_system_commands(screen)}
-            assert "the next policy" in titles
+            assert "next policy" in titles
             assert any("heat" in title for title in titles)
             await press(pilot, "ctrl+p")
             await pilot.pause(0.2)
             await press(pilot, *"policy")
             await pilot.pause(0.5)
             await press(pilot, "enter")
-            await until(pilot, lambda: screen.reader.asked.policy == "qemu", "the command's effect")
+            await run_app_until(
+                pilot, lambda: screen.reader.question.policy == "qemu", "the effect of the command"
+            )
 
     run(test())
 
@@ -323,7 +336,7 @@ def test_leaving(key: str) -> None:
     run(test())
 
 
-def test_without_events_the_heat_map_is_a_guess_and_says_so(tmp_path: Path) -> None:
+def test_without_events_the_heat_map_is_marked_as_estimated(tmp_path: Path) -> None:
     directory = tmp_path / "rec"
     shutil.copytree(REDIS, directory, ignore=shutil.ignore_patterns("events*", "stacks*"))
     dirty = pd.read_csv(REDIS / "rounds.csv")["dirty_pages"]
@@ -331,7 +344,7 @@ def test_without_events_the_heat_map_is_a_guess_and_says_so(tmp_path: Path) -> N
     async def test() -> None:
         async with replaying(LARGE, directory) as (pilot, screen):
             await press(pilot, "3")
-            assert "a guess" in text(pilot)
+            assert "estimated" in text(pilot)
             assert screen.shown is not None
             assert screen.shown.heat is not None
             found = screen.shown.heat.pages.sum(axis=0)
@@ -349,11 +362,11 @@ def test_a_damaged_recording_stays_on_the_screen_as_an_error(tmp_path: Path) -> 
 
     async def test() -> None:
         async with replaying(directory=directory) as (pilot, screen):
-            assert "is damaged" in text(pilot)
+            assert "is damaged" in unwrapped(pilot)
             assert screen.shown is not None
             assert screen.shown.state.value == "failed"
             await press(pilot, "2", "3", "space", "left", "question_mark", "escape", "b", "escape")
-            assert "is damaged" in text(pilot)
+            assert "is damaged" in unwrapped(pilot)
 
     run(test())
 

@@ -181,7 +181,7 @@ def watched() -> dict[str, Any]:
                 return False
             if now.by_node.get(node, 0) <= 0.8 * sum(now.by_node.values()):
                 return False
-            texts.append(now.said())
+            texts.append(now.text())
             return True
 
         for node in (0, FAR):

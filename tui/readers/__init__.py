@@ -1,1 +1,1 @@
-"""Readers: from a recording, a running session or the whole machine to frozen snapshots. No Textual here."""
+"""Readers: threads that turn a recording, a live target or all processes into frozen snapshots. No Textual here."""

@@ -1,4 +1,4 @@
-"""A reader: a thread that makes snapshots, and the place where a screen finds the newest one."""
+"""A reader: a thread that makes snapshots, and keeps the latest one for a screen."""
 
 from __future__ import annotations
 
@@ -10,66 +10,70 @@ from typing import Generic, TypeVar
 log = logging.getLogger(__name__)
 
 S = TypeVar("S")
-_PATIENCE_S = 30.0
+_JOIN_S = 30.0
 
 
 class Reader(Generic[S]):
-    """Base of all readers. A subclass has work(), which publishes snapshots until `stopping`.
+    """Base of all readers. A subclass implements work(), which publishes snapshots until `stopping`.
 
-    told: called from the reader's thread after each new snapshot; it must only wake the screen up.
-    Snapshots that nobody looked at meanwhile are passed over: latest is always the newest one.
+    A screen may skip snapshots: only the latest one is kept.
+
+    Attributes:
+        latest: the latest snapshot; None before the first one.
+        on_snapshot: called from the reader's thread after each snapshot; it must only wake the screen.
+        drawn: set by a screen once it has shown a snapshot.
     """
 
     def __init__(self) -> None:
         self.latest: S | None = None
-        self.told: Callable[[], None] = lambda: None
-        self.drawn = threading.Event()  # set by a screen that has shown one
+        self.on_snapshot: Callable[[], None] = lambda: None
+        self.drawn = threading.Event()
         self._wake = threading.Condition()
         self._stopping = False
         self._number = 0
         self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
 
     def start(self) -> None:
-        """Begins to read."""
+        """Start the thread."""
         self._thread.start()
 
     @property
     def stopping(self) -> bool:
-        """Whether it is to end."""
+        """True once the reader has to end."""
         return self._stopping
 
     def request_stop(self) -> None:
-        """Has it end soon; does not wait."""
+        """Make the reader end soon; do not wait for it."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
 
     def close(self) -> None:
-        """Ends it and waits until it has let go of everything."""
+        """End the reader and wait until it has released everything."""
         self.request_stop()
         if self._thread.ident is not None:
-            self._thread.join(_PATIENCE_S)
+            self._thread.join(_JOIN_S)
 
     @property
     def alive(self) -> bool:
-        """Whether its thread runs."""
+        """True while the thread runs."""
         return self._thread.is_alive()
 
     def work(self) -> None:
-        """Reads and publishes; RedirtyError and any other error is told by failed()."""
+        """Read and publish, in the reader's thread. Exceptions are passed to failed()."""
         raise NotImplementedError
 
     def failed(self, error: Exception) -> None:
-        """Publishes what went wrong; the screen stays."""
+        """Publish an error of work(); the screen stays."""
         raise NotImplementedError
 
     def publish(self, snapshot: S) -> None:
-        """Makes a snapshot the newest one."""
+        """Make a snapshot the latest one and wake the screen."""
         self.latest = snapshot
-        self.told()
+        self.on_snapshot()
 
     def next_number(self) -> int:
-        """Of the next snapshot."""
+        """Return the number of the next snapshot."""
         self._number += 1
         return self._number
 
@@ -79,3 +83,11 @@ class Reader(Generic[S]):
         except Exception as e:
             log.debug("%s ended", type(self).__name__, exc_info=True)
             self.failed(e)
+
+
+def error_text(error: Exception) -> str:
+    """Return an error's message; unexpected errors are marked as internal."""
+    text = str(error) or type(error).__name__
+    if getattr(error, "exit_code", None) is not None:
+        return text
+    return f"internal error: {type(error).__name__}: {text}"

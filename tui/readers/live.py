@@ -1,4 +1,4 @@
-"""A running target: a session in a thread of its own, a snapshot after each of its rounds."""
+"""Traces a running target: records rounds in a thread of its own, publishes a snapshot after each of them."""
 
 from __future__ import annotations
 
@@ -31,16 +31,24 @@ from redirty.tui.snapshots.snapshot import ReaderState, TargetInfo
 
 log = logging.getLogger(__name__)
 
-SHORTEST_S = 0.01
-_SETTLED = 3  # rounds after a change of the interval before the guard looks again
+MIN_INTERVAL_S = 0.01
+_SETTLE_ROUNDS = 3  # after a change of the interval, before the overhead guard acts again
 _END_S = 20.0
 _REST_S = 0.2
 
 
 @dataclass(frozen=True)
 class TopOptions:
-    """How to trace. directory: also record, None: no files. max_overhead: share of the target's CPU
-    that tracing may cost before the interval is made longer."""
+    """Options of tracing.
+
+    Attributes:
+        interval_s: length of a round.
+        arm: arming method, or auto.
+        probe: probe type, or auto.
+        directory: of a recording to be written; None: none.
+        max_overhead: share of the target's CPU time that tracing may cost before rounds are made longer.
+        writers: trace threads and stacks.
+    """
 
     interval_s: float = 1.0
     arm: str = "auto"
@@ -51,52 +59,51 @@ class TopOptions:
 
 
 class Live(TargetReader):
-    """find: gives the target; called in the thread, so that what is wrong with it is on the screen."""
+    """Traces a target. find() returns it; it is called in the thread, so that its errors are shown."""
 
     def __init__(
-        self, find: Callable[[], TargetSet], wanted: TopOptions, asked: ConvergenceQuestion
+        self, find: Callable[[], TargetSet], options: TopOptions, question: ConvergenceQuestion
     ) -> None:
-        super().__init__(asked)
-        self.wanted = wanted
-        self.about = TargetInfo("starting", interval_s=wanted.interval_s)
+        super().__init__(question)
+        self.options = options
+        self.about = TargetInfo("starting", interval_s=options.interval_s)
         self._find = find
         self._session: Session | None = None
         self._history = History()
         self._error: Exception | None = None
         self._fault_s = 0.0
         self._cost: Cost | None = None
-        self._model_from = 0
-        self._settled = 0
+        self._settled = 0  # rounds since the interval changed; negative: still of the old length
         self._note = ""
         self._tables: PageTableWatch | None = None
 
     @property
     def target(self) -> TargetSet | None:
-        """What is traced; None before it was found."""
+        """The target; None before it was found."""
         return None if self._session is None else self._session.options.target
 
     @property
     def target_is_command(self) -> bool:
-        """Whether the target was started for it."""
-        return isinstance(self.target, Command)
+        """True if redirty started the target."""
+        return self.target is not None and self.target.kind == "command"
 
     @property
     def interval_s(self) -> float:
-        """Length of a round."""
+        """Length of a round in seconds."""
         session = self._session
-        return self.wanted.interval_s if session is None else session.interval_s
+        return self.options.interval_s if session is None else session.interval_s
 
     def set_interval(self, seconds: float, note: str = "") -> None:
-        """Another one, for the round that runs, too."""
+        """Change the length of rounds, including the current one. note: shown with the cost."""
         session = self._session
         if session is None:
             return
-        session.interval_s = max(seconds, SHORTEST_S)
+        session.interval_s = max(seconds, MIN_INTERVAL_S)
         with self._wake:
-            self._settled = -_SETTLED
+            self._settled = -_SETTLE_ROUNDS
             self._note = note
             last = self._history.last
-            self._model_from = 0 if last is None else last.number + 2
+            self.model.first_round = 0 if last is None else last.number + 2
             self.about = replace(self.about, interval_s=session.interval_s)
             self._changed()
 
@@ -109,14 +116,19 @@ class Live(TargetReader):
     # ---- in the thread ----
 
     def work(self) -> None:
-        """See Reader. The session has a thread of its own: whoever asks is answered between rounds."""
+        """See Reader. Rounds are recorded in another thread, so that questions are answered meanwhile."""
         self.publish(self.snapshot(History(), ReaderState.STARTING))
         target = self._find()
-        w = self.wanted
+        options = self.options
         plan = RecordingOptions(
-            target, w.directory, w.interval_s, arm=w.arm, probe=w.probe,
-            events=w.writers, stacks=w.writers,
-        )  # fmt: skip
+            target,
+            options.directory,
+            options.interval_s,
+            arm=options.arm,
+            probe=options.probe,
+            events=options.writers,
+            stacks=options.writers,
+        )
         self._session = Session(plan, make_sink=self._sink)
         self.about = replace(self.about, title=one_line(target.description))
         if self.stopping:  # before there was a session to stop
@@ -131,22 +143,22 @@ class Live(TargetReader):
                     if not self.changed:
                         continue
                     self.changed = False
-                    asked = self.asked
+                    question = self.question
                 self._publish(ReaderState.LIVE if len(self._history) else ReaderState.STARTING, "")
-                self._rest(asked)
+                self._rest(question)
         finally:
             self._session.stop()
             runner.join(_END_S)
             if self._tables is not None:
                 self._tables.close()
-        self._told_end()
+        self._publish_end()
 
-    def _rest(self, asked: ConvergenceQuestion) -> None:
-        """Short rounds are not drawn one by one; what is asked anew is answered at once."""
+    def _rest(self, question: ConvergenceQuestion) -> None:
+        """Wait, so that short rounds are not drawn one by one, until another question is asked."""
         with self._wake:
-            self._wake.wait_for(lambda: self.asked != asked or self.stopping, _REST_S)
+            self._wake.wait_for(lambda: self.question != question or self.stopping, _REST_S)
 
-    def _told_end(self) -> None:
+    def _publish_end(self) -> None:
         if isinstance(self._error, TargetEndedError):
             self._publish(ReaderState.ENDED, str(self._error))
         elif self._error is not None:
@@ -158,62 +170,60 @@ class Live(TargetReader):
 
     def _publish(self, state: ReaderState, message: str) -> None:
         with self._wake:
-            history, cost, first = self._history.copy(), self._cost, self._model_from
-        last = history.last
-        if last is not None and first > last.number:
-            first = last.number
-        shown = self.snapshot(
-            history,
-            state,
-            message,
-            cost=cost,
-            tables=None if self._tables is None else self._tables.latest,
-            writers=self.wanted.writers,
-            fresh=state is not ReaderState.LIVE,
-            model_from=first,
-            note=self._note,
+            history, cost = self._history.copy(), self._cost
+        shown = self.snapshot(history, state, message, force=state is not ReaderState.LIVE)
+        self.publish(
+            replace(
+                shown,
+                cost=cost,
+                tables=None if self._tables is None else self._tables.latest,
+                writers=history.writers() if self.options.writers else None,
+                note=self._note,
+            )
         )
-        self.publish(shown)
 
-    # ---- in the session's thread ----
+    # ---- in the recording thread ----
 
     def _record(self, session: Session) -> None:
         try:
             session.run()
         except Exception as e:
-            log.debug("the session ended", exc_info=True)
+            log.debug("the recording thread ended", exc_info=True)
             self._error = e
         with self._wake:
             self._wake.notify_all()
 
-    def _sink(self, plan: RecordingOptions, recorder: Recorder, family: ProcessNames) -> LiveSink:
+    def _sink(self, plan: RecordingOptions, recorder: Recorder, names: ProcessNames) -> LiveSink:
         self._fault_s = fault_s(recorder.members.method)
         self._tables = PageTableWatch(lambda: [s.pid for s in list(recorder.spaces.values())])
         self._tables.start()
-        sink = LiveSink(plan, recorder, family, self._add)
-        names = [f"{one_line(str(p['comm']))}" for p in family.processes.values()][:3]
-        more = ", …" if len(family.processes) > len(names) else ""
-        title = f"{plan.target.description}: {', '.join(names)}{more}"
+        sink = LiveSink(plan, recorder, names, self._add)
+        first = [f"{one_line(str(p['comm']))}" for p in names.processes.values()][:3]
+        more = ", …" if len(names.processes) > len(first) else ""
+        title = f"{plan.target.description}: {', '.join(first)}{more}"
         with self._wake:
             self.about = TargetInfo(
-                one_line(title), recorder.tracer.probe, recorder.members.method, plan.interval_s,
-                "" if plan.directory is None else str(plan.directory),
-            )  # fmt: skip
+                title=one_line(title),
+                probe=recorder.tracer.probe,
+                arm=recorder.members.method,
+                interval_s=plan.interval_s,
+                directory="" if plan.directory is None else str(plan.directory),
+            )
             self._changed()
         return sink
 
-    def _add(self, facts: RoundSummary) -> None:
+    def _add(self, summary: RoundSummary) -> None:
         with self._wake:
-            self._history.add(facts)
-            recent = self._history.lately
+            self._history.add(summary)
+            recent = self._history.recent
             self._settled = min(self._settled + 1, MEAN)
             if self._settled > 0:
                 recent = recent[-self._settled :]
-            self._cost = cost_of(recent, self._fault_s, self.wanted.max_overhead)
-            guarded = self._cost if self._settled >= _SETTLED else None
+            self._cost = cost_of(recent, self._fault_s, self.options.max_overhead)
+            settled_cost = self._cost if self._settled >= _SETTLE_ROUNDS else None
             self._changed()
-        if guarded is not None and guarded.too_much:
-            self._lengthen(guarded)
+        if settled_cost is not None and settled_cost.too_high:
+            self._lengthen(settled_cost)
 
     def _lengthen(self, cost: Cost) -> None:
         before = self.interval_s
@@ -221,36 +231,36 @@ class Live(TargetReader):
         if after > before:
             self.set_interval(
                 after,
-                f"rounds made longer, {before:.3g} s to {after:.3g} s: tracing cost "
-                f"{cost.share or 0:.1%}, more than {cost.limit:.1%}",
+                f"rounds lengthened from {before:.3g} s to {after:.3g} s: tracing cost "
+                f"{cost.share or 0:.1%}, limit {cost.limit:.1%}",
             )
 
 
 class LiveSink:
-    """Of a session: facts of each round go on to the reader; files, too, when they are wanted."""
+    """Passes a summary of each round to the reader, and writes files if a recording is requested."""
 
     def __init__(
         self,
         plan: RecordingOptions,
         recorder: Recorder,
-        family: ProcessNames,
+        names: ProcessNames,
         add: Callable[[RoundSummary], None],
     ) -> None:
         self._recorder = recorder
-        self._family = family
+        self._names = names
         self._add = add
-        self._runs = WindowCurves(max_rounds=KEPT)
+        self._curves = WindowCurves(max_rounds=KEPT)
         self._cpu = CpuTimeSampler()
         self._writers: WriterCounts | None = None
-        self._follow = plan.target.follow_fork
+        self._follow_fork = plan.target.follow_fork
         for space in recorder.spaces.values():
-            family.note(space.pid)
-        names = {pid: str(p["comm"]) for pid, p in family.processes.items()}
+            names.note(space.pid)
         if plan.events:
-            self._writers = WriterCounts(recorder.tracer, names)
+            comms = {pid: str(p["comm"]) for pid, p in names.processes.items()}
+            self._writers = WriterCounts(recorder.tracer, comms)
         self._files: Outputs | None = None
         if plan.directory is not None:
-            self._files = Outputs(replace(plan, events=False, stacks=False), recorder, family)
+            self._files = Outputs(replace(plan, events=False, stacks=False), recorder, names)
         self._cpu.take(space.pid for space in recorder.spaces.values())
 
     def tick(self) -> None:
@@ -259,18 +269,18 @@ class LiveSink:
             self._writers.tick()
         if self._files is not None:
             self._files.tick()
-        elif self._follow:
-            self._family.poll()
+        elif self._follow_fork:
+            self._names.poll()
 
     def add(self, result: Round) -> None:
         """See Sink."""
         if self._files is not None:
             self._files.add(result)
-        points = points_of([*inside(result), *self._runs.add(result).points])
+        points = points_of([*inside(result), *self._curves.add(result).points])
         cpu_s = self._cpu.take(space.pid for space in result.spaces)
         writers = () if self._writers is None else self._writers.take()
-        features = self._recorder.tracer.hooks
-        self._add(of_round(result, features, points, cpu_s, writers))
+        hooks = self._recorder.tracer.hooks
+        self._add(of_round(result, hooks, points, cpu_s, writers))
 
     def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
         """See Sink."""

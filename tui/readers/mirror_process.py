@@ -1,5 +1,7 @@
-"""A mirror as a process of its own, whose lines are read: whatever happens to the screen, the process
-finds that nobody reads it, and lets the target run."""
+"""Runs redirty mirror as a process of its own and reads its lines.
+
+Whatever happens to the screen, the process finds that nobody reads its output, and releases the target.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,6 @@ from dataclasses import replace
 from typing import IO, Any
 
 from redirty.collector.errors import RedirtyError, TargetEndedError, why
-from redirty.collector.target.guest import Guest
-from redirty.collector.target.targets import Cgroup, Pids, TargetSet, Tree
 from redirty.tui.readers.base import Reader
 from redirty.tui.snapshots.mirror import MirrorCommand, MirrorSnapshot
 from redirty.tui.snapshots.mirror_progress import MirrorProgress, Stage
@@ -24,52 +24,30 @@ from redirty.tui.snapshots.snapshot import ReaderState
 
 log = logging.getLogger(__name__)
 
-_LAST_BYTES = 4096
-_TO_END_S = 20.0  # the longest that a target may be held, and then some
-
-
-def words_of(target: TargetSet) -> tuple[str, ...] | None:
-    """A target as on a command line; None of a command, which is started only once."""
-    if isinstance(target, Pids):
-        return tuple(word for pid in target.pids for word in ("-p", str(pid)))
-    if isinstance(target, Tree):
-        return "--tree", str(target.root)
-    if isinstance(target, Cgroup):
-        return "--cgroup", str(target.directory)
-    if isinstance(target, Guest):
-        return "--vm", str(target.pid)
-    return None
-
-
-def pids_of(target: TargetSet) -> tuple[int, ...]:
-    """Processes by whose numbers a target is named."""
-    if isinstance(target, Pids):
-        return tuple(target.pids)
-    if isinstance(target, Tree):
-        return (target.root,)
-    return (target.pid,) if isinstance(target, Guest) else ()
+_STDERR_BYTES = 4096
+_TO_END_S = 20.0  # more than the longest time that a target may be stopped
 
 
 class Mirror(Reader[MirrorSnapshot]):
-    """Begins with start(); ends by itself, by cancel(), or when it is closed."""
+    """A redirty mirror process: starts with start(); ends by itself, by cancel(), or by close()."""
 
-    def __init__(self, wish: MirrorCommand) -> None:
+    def __init__(self, command: MirrorCommand) -> None:
         super().__init__()
-        self.wish = wish
+        self.command = command
         self._progress = MirrorProgress()
         self._process: subprocess.Popen[bytes] | None = None
         self._cancelled = False
-        self._begun = time.monotonic()
-        # Held open, a descriptor tells whether the number is still that of the process that was traced.
-        self._held = [_pidfd(pid) for pid in wish.pids]
+        self._started = time.monotonic()
+        # An open pidfd tells whether the PID still names the process that was traced.
+        self._pidfds = [_pidfd(pid) for pid in command.pids]
         self._publish("")
 
     # ---- from the screen ----
 
     def cancel(self) -> None:
-        """Has it end with no mirror, when it is not too late for that."""
+        """Make the mirror end and discard what it copied, unless it has already ended."""
         with self._wake:
-            if self._progress.stage.over:
+            if self._progress.stage.finished:
                 return
             self._cancelled = True
             self._progress = replace(self._progress, stage=Stage.CANCELLING)
@@ -82,10 +60,10 @@ class Mirror(Reader[MirrorSnapshot]):
         self.cancel()
 
     def close(self) -> None:
-        """See Reader. A process that does not end is ended: that is safe for the target, too."""
+        """See Reader. A process that does not end is killed, which is safe for the target too."""
         self.request_stop()
         if self._thread.ident is None:
-            self._let_go()
+            self._close_pidfds()
             return
         self._thread.join(_TO_END_S)
         if self._thread.is_alive():
@@ -94,7 +72,7 @@ class Mirror(Reader[MirrorSnapshot]):
             self._thread.join(_TO_END_S)
 
     def _signal(self, number: int) -> None:
-        """With the lock held."""
+        """Send a signal to the process, if it runs. The caller holds the lock."""
         process = self._process
         if process is not None and process.returncode is None:
             process.send_signal(number)
@@ -103,81 +81,90 @@ class Mirror(Reader[MirrorSnapshot]):
 
     def work(self) -> None:
         """See Reader."""
-        with tempfile.TemporaryFile() as said:
+        with tempfile.TemporaryFile() as stderr:
             try:
-                self._read(said)
+                self._run_process(stderr)
             finally:
-                self._let_go()
+                self._close_pidfds()
             process = self._process
             assert process is not None
-            size = said.seek(0, os.SEEK_END)
-            said.seek(max(0, size - _LAST_BYTES))
-            lines = said.read().decode(errors="replace").strip().splitlines()
+            size = stderr.seek(0, os.SEEK_END)
+            stderr.seek(max(0, size - _STDERR_BYTES))
+            lines = stderr.read().decode(errors="replace").strip().splitlines()
         code = process.returncode
         with self._wake:
-            self._progress, message = self._progress.ended(
+            self._progress, message = self._progress.on_exit(
                 code, lines[-1] if lines else "", cancelled=self._cancelled
             )
             self._publish(message)
 
-    def _read(self, said: IO[bytes]) -> None:
+    def _run_process(self, stderr: IO[bytes]) -> None:
         with self._wake:
-            if None in self._held:
-                raise TargetEndedError("the target has ended; there is no mirror")
+            if None in self._pidfds:
+                raise TargetEndedError("the target has ended; nothing was mirrored")
             if self.stopping:
-                raise RedirtyError("cancelled before it began; there is no mirror")
+                raise RedirtyError("cancelled before it started; nothing was mirrored")
             try:
-                # A session of its own: ctrl+c at the terminal is a key of the screen.
+                # In a session of its own: ctrl+c at the terminal is a key of the screen.
                 self._process = subprocess.Popen(
-                    self.wish.command(),
-                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said,
+                    self.command.argv(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
                     start_new_session=True,
-                )  # fmt: skip
+                )
             except OSError as e:
-                raise RedirtyError(f"redirty mirror cannot be started: {why(e)}") from None
+                raise RedirtyError(f"cannot start redirty mirror: {why(e)}") from None
         process = self._process
         assert process.stdout is not None
         with process.stdout as out:
             try:
                 for line in out:
-                    self._take(json.loads(line))
+                    self._apply(json.loads(line))
             except BaseException:
                 process.terminate()
                 raise
             finally:
                 process.wait()
 
-    def _take(self, event: dict[str, Any]) -> None:
-        if self._progress.stage is Stage.STARTING and self._held:
+    def _apply(self, event: dict[str, Any]) -> None:
+        if self._progress.stage is Stage.STARTING and self._pidfds:
             self._require_same()
         with self._wake:
-            self._progress = self._progress.take(event)
+            self._progress = self._progress.apply(event)
             self._publish("")
 
     def _require_same(self) -> None:
-        """The process that is mirrored is the one that was traced. Errors: TargetEndedError."""
-        ended, _, _ = select.select([fd for fd in self._held if fd is not None], [], [], 0)
+        """Raise TargetEndedError unless the process being mirrored is the one that was traced."""
+        ended, _, _ = select.select([fd for fd in self._pidfds if fd is not None], [], [], 0)
         if ended:
-            raise TargetEndedError("the target has ended; there is no mirror")
+            raise TargetEndedError("the target has ended; nothing was mirrored")
 
-    def _let_go(self) -> None:
-        while self._held:
-            if (descriptor := self._held.pop()) is not None:
+    def _close_pidfds(self) -> None:
+        while self._pidfds:
+            if (descriptor := self._pidfds.pop()) is not None:
                 os.close(descriptor)
 
     def failed(self, error: Exception) -> None:
         """See Reader."""
-        self._let_go()
+        self._close_pidfds()
         with self._wake:
-            self._progress = replace(self._progress, stage=Stage.FAILED, going=None)
+            self._progress = replace(self._progress, stage=Stage.FAILED, running=None)
             self._publish(str(error) or type(error).__name__)
 
     def _publish(self, message: str) -> None:
-        """With the lock held: two threads do it."""
+        """Publish the progress. The caller holds the lock, as two threads publish."""
         state = ReaderState.FAILED if self._progress.stage is Stage.FAILED else ReaderState.LIVE
-        took_s = time.monotonic() - self._begun
-        number = self.next_number()
-        self.publish(MirrorSnapshot(number, state, self.wish, self._progress, message, took_s))
+        self.publish(
+            MirrorSnapshot(
+                number=self.next_number(),
+                state=state,
+                command=self.command,
+                progress=self._progress,
+                message=message,
+                elapsed_s=time.monotonic() - self._started,
+            )
+        )
 
 
 def _pidfd(pid: int) -> int | None:

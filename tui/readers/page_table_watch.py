@@ -1,4 +1,4 @@
-"""Where a target's page tables lie, looked at now and then while it is traced."""
+"""Samples where a target's page tables lie while it is traced."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from redirty.tui.snapshots.page_tables import PageTables
 log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
-_CPU_SHARE = 0.01  # of a CPU, that looking may use
-_PATIENCE_S = 10.0  # a walker may be about to be loaded
+_CPU_SHARE = 0.01  # of a CPU, for sampling
+_JOIN_S = 10.0  # the walker may be about to be loaded
 
 
 class PageTableSampler:
-    """Looks at processes. Where several nodes have memory page tables are walked. Errors of the
-    constructor: RedirtyError when the kernel refuses that."""
+    """Samples the page tables of processes; walks them only where several NUMA nodes have memory.
+
+    Raises:
+        RedirtyError: the kernel refuses the walk (from the constructor).
+    """
 
     def __init__(self, nodes: NumaNodes) -> None:
         self._nodes = nodes
@@ -37,7 +40,7 @@ class PageTableSampler:
         self._ran: dict[int, NumaSampler] = {}
 
     def take(self, pids: Collection[int]) -> PageTables:
-        """As it is now. Processes that ended are left out."""
+        """Sample the page tables now. Processes that have ended are left out."""
         by_node, ran_s = Counter[int](), Counter[int]()
         if self._walker is not None:
             self._ran = {
@@ -53,14 +56,17 @@ class PageTableSampler:
         return PageTables(sum(map(counted_pages, pids)), dict(by_node), seconds)
 
     def close(self) -> None:
-        """Unloads what walks."""
+        """Unload the walker."""
         if self._walker is not None:
             self._walker.close()
 
 
 class PageTableWatch:
-    """A thread that looks again and again, as often as it may use the CPU. pids: the processes now; latest:
-    None where nothing can be told."""
+    """A thread that samples page tables as often as its share of a CPU allows.
+
+    Attributes:
+        latest: the latest sample; None before the first one, or if nothing can be sampled.
+    """
 
     def __init__(self, pids: Callable[[], Collection[int]]) -> None:
         self.latest: PageTables | None = None
@@ -69,26 +75,26 @@ class PageTableWatch:
         self._thread = threading.Thread(target=self._run, name="page tables", daemon=True)
 
     def start(self) -> None:
-        """Begins."""
+        """Start the thread."""
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            look = PageTableSampler(host_nodes.read_nodes())
+            sampler = PageTableSampler(host_nodes.read_nodes())
         except (RedirtyError, OSError) as e:
-            log.debug("page tables are not looked at: %s", e)
+            log.debug("page tables are not sampled: %s", e)
             return
         try:
             while True:
-                begun = time.thread_time()
-                self.latest = look.take(self._pids())
-                took = time.thread_time() - begun
-                if self._stop.wait(max(_EVERY_S, took / _CPU_SHARE)):
+                started = time.thread_time()
+                self.latest = sampler.take(self._pids())
+                used = time.thread_time() - started
+                if self._stop.wait(max(_EVERY_S, used / _CPU_SHARE)):
                     return
         finally:
-            look.close()
+            sampler.close()
 
     def close(self) -> None:
-        """Ends it, and waits until nothing of it is loaded."""
+        """Stop the thread and wait until the walker is unloaded."""
         self._stop.set()
-        self._thread.join(_PATIENCE_S)
+        self._thread.join(_JOIN_S)

@@ -1,4 +1,4 @@
-"""The rounds of a recording, as facts."""
+"""Reads a recording into summaries of its rounds."""
 
 from __future__ import annotations
 
@@ -16,33 +16,35 @@ from redirty.collector.model.observations import ALL, Points
 from redirty.collector.pageset import U64
 from redirty.collector.recording.columns import ROUNDS, TLB
 from redirty.tui.snapshots.round_summary import (
+    BLOCK_SHIFT,
     I64,
     PID_SHIFT,
-    WORD_SHIFT,
     Floats,
     PageCounts,
     RoundSummary,
     Writer,
     WrittenMappings,
-    folded,
+    fold,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_EVENTS_BYTES = 128 << 20  # of a larger file of events, pages.csv stands in
-_NEEDED = ROUNDS[: ROUNDS.index("new_pages") + 1]  # later columns are not in each recording
-_TOP = 40  # threads, and stacks, of a round
+_MAX_EVENTS_BYTES = 128 << 20  # beyond, pages.csv is used instead of events.parquet
+_REQUIRED = ROUNDS[: ROUNDS.index("new_pages") + 1]  # some recordings lack later columns
+_MAX_WRITERS = 40  # threads, and stacks, of a round
 
 
 def first_rounds(directory: Path) -> list[RoundSummary]:
-    """rounds.csv alone, without the library that reads everything, which takes longer to import than to
-    paint the screen. Empty where that file is not as it should be: LoadedRecording tells what is wrong."""
-    nowhere = folded(np.empty(0, np.uint64), np.empty(0, np.int64))
+    """Read rounds.csv alone, without pandas, which takes longer to import than painting the screen.
+
+    Return an empty list if the file is damaged: LoadedRecording reports what is wrong.
+    """
+    no_pages = fold(np.empty(0, np.uint64), np.empty(0, np.int64))
     try:
         with (directory / "rounds.csv").open(encoding="utf-8", newline="") as file:
             head, *rows = csv.reader(file)
-            at = {name: head.index(name) for name in ROUNDS if name in head or name in _NEEDED}
+            at = {name: head.index(name) for name in ROUNDS if name in head or name in _REQUIRED}
             values = [
                 [float(row[at[n]]) if n in at and row[at[n]] else np.nan for n in ROUNDS]
                 for row in rows
@@ -52,65 +54,75 @@ def first_rounds(directory: Path) -> list[RoundSummary]:
     number = ROUNDS.index("round")
     return [
         RoundSummary(
-            int(row[number]),
-            np.array(row),
-            WrittenMappings.none(),
-            (),
-            Points.none(),
-            nowhere,
-            None,
+            number=int(row[number]),
+            values=np.array(row),
+            written=WrittenMappings.none(),
+            tlb=(),
+            points=Points.none(),
+            page_counts=no_pages,
         )
         for row in values
     ]
 
 
 class LoadedRecording:
-    """A recording read as a whole. facts: by round, ascending. estimated: where pages were dirty is
-    known by mapping, and within one made up from pages.csv. writers: events tell who.
-    layout: of its memory, when zero pages were counted.
+    """A recording read as a whole.
 
-    Errors: RedirtyError; also when no round is complete.
+    Attributes:
+        meta: meta.json.
+        has_events: events.parquet was read, so that dirty pages and writers are exact; otherwise the
+            heat map is estimated from pages.csv, and writers are unknown.
+        rounds: ascending.
+        start_s: start of the first round.
+        ends_s: (n,) end of each round.
+        layout: of the target's memory; None unless zero pages were counted.
+
+    Raises:
+        RedirtyError: the recording is damaged, or has no complete round.
     """
 
     def __init__(self, directory: Path) -> None:
         self.meta = load.load_meta(directory)
         rounds = load.load_rounds(directory)
         if rounds.empty:
-            raise RedirtyError(
-                f"{directory} has no complete round: nothing to show; record for longer"
-            )
+            raise RedirtyError(f"{directory} has no complete round; record for longer")
         numbers = rounds["round"].to_numpy(np.int64)
         values = rounds[list(ROUNDS)].to_numpy(np.float64)
         events = _events(directory)
-        self.estimated = events is None
-        self.writers = events is not None
+        self.has_events = events is not None
         if events is None:
-            places = _estimated(load.load_pages(directory), numbers, rounds["dirty_pages"])
+            page_counts = _estimate(load.load_pages(directory), numbers, rounds["dirty_pages"])
             writers: list[tuple[Writer, ...]] = [()] * len(numbers)
         else:
             at = np.searchsorted(numbers, round_of(events["time_s"].to_numpy(np.float64), rounds))
             known = round_of(events["time_s"].to_numpy(np.float64), rounds) >= 0
-            places = _exact(events[known], at[known], len(numbers))
+            page_counts = _count(events[known], at[known], len(numbers))
             writers = _writers(directory, events[known], at[known], len(numbers))
         written = _written(load.load_mappings(directory), numbers)
         tlb = _tlb(load.load_tlb(directory), numbers)
         points = _points(load.load_curves(directory), numbers)
-        self.facts = [
+        self.rounds = [
             RoundSummary(
-                int(n), values[i], written[i], tlb[i], points[i], places[i], None, writers[i]
+                number=int(n),
+                values=values[i],
+                written=written[i],
+                tlb=tlb[i],
+                points=points[i],
+                page_counts=page_counts[i],
+                writers=writers[i],
             )
             for i, n in enumerate(numbers.tolist())
         ]
         start_s, duration_s = (rounds[c].to_numpy(np.float64) for c in ("start_s", "duration_s"))
         self.ends_s: Floats = start_s + duration_s
-        self.begin_s = float(start_s[0])
+        self.start_s = float(start_s[0])
         self.layout = layout_of(load.load_zeros(directory))
 
 
-def _bounds(of: I64, numbers: I64) -> list[tuple[int, int]]:
-    """Where the rows of each round lie in rows sorted by round."""
-    first = np.searchsorted(of, numbers, side="left").tolist()
-    last = np.searchsorted(of, numbers, side="right").tolist()
+def _bounds(column: I64, numbers: I64) -> list[tuple[int, int]]:
+    """Return the (start, end) rows of each round in a table sorted by round."""
+    first = np.searchsorted(column, numbers, side="left").tolist()
+    last = np.searchsorted(column, numbers, side="right").tolist()
     return list(zip(first, last, strict=True))
 
 
@@ -118,16 +130,23 @@ def _written(frame: pd.DataFrame, numbers: I64) -> list[WrittenMappings]:
     frame = frame[frame["dirty_pages"] > 0].sort_values("round", kind="stable")
     mappings = [
         Mapping(int(start), int(end), str(perms), str(path))
-        for start, end, perms, path in zip(
-            *(frame[c].tolist() for c in ("start", "end", "perms", "path")), strict=True
+        for start, end, perms, path in frame[["start", "end", "perms", "path"]].itertuples(
+            index=False, name=None
         )
     ]
-    names = ("pid", "present_pages", "dirty_pages", "redirtied_pages", "write_faults")
-    columns = [frame[c].fillna(0).to_numpy(np.int64) for c in names]
     start = frame["start"].to_numpy(np.uint64)
-    pid, *counts = columns
+    names = ("pid", "present_pages", "dirty_pages", "redirtied_pages", "write_faults")
+    pid, present, dirty, redirtied, faults = (frame[c].fillna(0).to_numpy(np.int64) for c in names)
     return [
-        WrittenMappings(tuple(mappings[a:b]), pid[a:b], start[a:b], *(c[a:b] for c in counts))
+        WrittenMappings(
+            mappings=tuple(mappings[a:b]),
+            pid=pid[a:b],
+            start=start[a:b],
+            present=present[a:b],
+            dirty=dirty[a:b],
+            redirtied=redirtied[a:b],
+            faults=faults[a:b],
+        )
         for a, b in _bounds(frame["round"].to_numpy(np.int64), numbers)
     ]
 
@@ -139,41 +158,48 @@ def _tlb(frame: pd.DataFrame, numbers: I64) -> list[tuple[tuple[object, ...], ..
 
 
 def _points(frame: pd.DataFrame, numbers: I64) -> list[Points]:
-    """By the round that they end with."""
+    """Return points of the write curves by the round they end with."""
     codes = {"": ALL, **{name: i for i, name in enumerate(CLASSES)}}
     first, rounds = (frame[c].to_numpy(np.int64) for c in ("round", "rounds"))
     ends = first + np.maximum(rounds, 1) - 1
     order = np.argsort(ends, kind="stable")
-    every = Points(
-        first,
-        rounds,
-        np.array([codes[name] for name in frame["mapping_class"]], np.int64),
-        *(frame[c].to_numpy(np.float64) for c in ("elapsed_s", "dirty_pages", "redirtied_pages")),
-    )
-    columns = [c[order] for c in vars(every).values()]
-    return [Points(*(c[a:b] for c in columns)) for a, b in _bounds(ends[order], numbers)]
+    classes = np.array([codes[name] for name in frame["mapping_class"]], np.int64)[order]
+    first, rounds = first[order], rounds[order]
+    names = ("elapsed_s", "dirty_pages", "redirtied_pages")
+    elapsed_s, dirty, redirtied = (frame[c].to_numpy(np.float64)[order] for c in names)
+    return [
+        Points(
+            number=first[a:b],
+            rounds=rounds[a:b],
+            mapping_class=classes[a:b],
+            elapsed_s=elapsed_s[a:b],
+            dirty=dirty[a:b],
+            redirtied=redirtied[a:b],
+        )
+        for a, b in _bounds(ends[order], numbers)
+    ]
 
 
-# ---- where, and who ----
+# ---- dirty pages and writers ----
 
 
 def _events(directory: Path) -> pd.DataFrame | None:
-    """events.parquet, if there is one that is not too large to read as a whole."""
+    """Read events.parquet; None if there is none, or it is too large to read as a whole."""
     file = directory / "events.parquet"
-    if not file.exists() or file.stat().st_size > _EVENTS_BYTES:
+    if not file.exists() or file.stat().st_size > _MAX_EVENTS_BYTES:
         return None
     return load.load_events(directory)
 
 
 def _keys(pid: I64, address: U64) -> U64:
     found: U64 = (pid.astype(np.uint64) << np.uint64(PID_SHIFT)) | (
-        address >> np.uint64(WORD_SHIFT)
+        address >> np.uint64(BLOCK_SHIFT)
     )
     return found
 
 
-def _exact(events: pd.DataFrame, at: I64, count: int) -> list[PageCounts]:
-    """Distinct pages by place, of each round. at: (n,) the round's index of each event."""
+def _count(events: pd.DataFrame, at: I64, count: int) -> list[PageCounts]:
+    """Count each round's distinct pages by block. at: (n,) index of each event's round."""
     page = events["address"].to_numpy(np.uint64) >> np.uint64(12)
     pid = events["pid"].to_numpy(np.int64)
     order = np.lexsort((page, pid, at))
@@ -181,24 +207,27 @@ def _exact(events: pd.DataFrame, at: I64, count: int) -> list[PageCounts]:
     same = (at[1:] == at[:-1]) & (pid[1:] == pid[:-1]) & (page[1:] == page[:-1])
     once = np.concatenate(([True], ~same))[: len(at)]
     at, keys = at[once], _keys(pid[once], page[once] << np.uint64(12))
-    return [folded(keys[a:b], np.ones(b - a, np.int64)) for a, b in _bounds(at, np.arange(count))]
+    return [fold(keys[a:b], np.ones(b - a, np.int64)) for a, b in _bounds(at, np.arange(count))]
 
 
-def _estimated(pages: pd.DataFrame, numbers: I64, dirty: pd.Series[Any]) -> list[PageCounts]:
-    """Each page is taken to be dirty, between the first and the last round in which it was, as often as
-    it was on average; each round's sum is right."""
+def _estimate(pages: pd.DataFrame, numbers: I64, dirty: pd.Series[Any]) -> list[PageCounts]:
+    """Estimate each round's dirty pages by block from pages.csv.
+
+    Each page is assumed to be dirty at its average rate between the first and the last round in which
+    it was; the sum over each round is exact.
+    """
     if pages.empty:
-        return [folded(np.empty(0, np.uint64), np.empty(0, np.int64))] * len(numbers)
+        return [fold(np.empty(0, np.uint64), np.empty(0, np.int64))] * len(numbers)
     every = _keys(pages["pid"].to_numpy(np.int64), pages["address"].to_numpy(np.uint64))
-    coarse = folded(every, np.ones(len(every), np.int64))
+    coarse = fold(every, np.ones(len(every), np.int64))
     own = (every >> np.uint64(coarse.shift)) << np.uint64(coarse.shift)
-    place = np.searchsorted(coarse.keys, own)
+    block = np.searchsorted(coarse.keys, own)
     first = np.searchsorted(numbers, pages["first_round"].to_numpy(np.int64))
     last = np.searchsorted(numbers, pages["last_round"].to_numpy(np.int64))
     weight = pages["rounds_dirty"].to_numpy(np.float64) / (last - first + 1)
     steps = np.zeros((len(numbers) + 1, len(coarse.keys)))
-    np.add.at(steps, (first, place), weight)
-    np.add.at(steps, (np.minimum(last + 1, len(numbers)), place), -weight)
+    np.add.at(steps, (first, block), weight)
+    np.add.at(steps, (np.minimum(last + 1, len(numbers)), block), -weight)
     likely = np.cumsum(steps, axis=0)[:-1]
     likely *= (dirty.to_numpy(np.float64) / np.maximum(likely.sum(axis=1), 1e-9))[:, None]
     found = []
@@ -213,10 +242,10 @@ def _estimated(pages: pd.DataFrame, numbers: I64, dirty: pd.Series[Any]) -> list
 def _writers(
     directory: Path, events: pd.DataFrame, at: I64, count: int
 ) -> list[tuple[Writer, ...]]:
-    """Threads, and with --stacks stacks, by the distinct pages they dirtied in each round."""
+    """Return each round's threads, and with --stacks its stacks, by the distinct pages they dirtied."""
     pid = events["pid"].to_numpy(np.int64)
     page = (events["address"].to_numpy(np.uint64) >> np.uint64(12)).astype(np.int64)
-    threads = _counted(at, pid, events["tid"].to_numpy(np.int64), page)
+    threads = _distinct_pages(at, pid, events["tid"].to_numpy(np.int64), page)
     found: list[list[Writer]] = [[] for _ in range(count)]
     for i, p, tid, n in threads:
         found[i].append(Writer(p, tid, "", n))
@@ -230,13 +259,13 @@ def _writers(
         }
         known = events["stack_id"].notna().to_numpy()
         ids = events["stack_id"][known].to_numpy(np.int64)
-        for i, p, stack, n in _counted(at[known], pid[known], ids, page[known]):
+        for i, p, stack, n in _distinct_pages(at[known], pid[known], ids, page[known]):
             found[i].append(Writer(p, 0, texts.get((p, stack), "[stack unknown]"), n))
     return [tuple(rows) for rows in found]
 
 
-def _counted(at: I64, pid: I64, who: I64, page: I64) -> list[tuple[int, int, int, int]]:
-    """(round's index, pid, who, distinct pages), the first _TOP of each round."""
+def _distinct_pages(at: I64, pid: I64, who: I64, page: I64) -> list[tuple[int, int, int, int]]:
+    """Return (round's index, pid, who, distinct pages) of the first _MAX_WRITERS of each round."""
     order = np.lexsort((page, who, pid, at))
     rows = np.stack([c[order] for c in (at, pid, who, page)], axis=1)
     if len(rows) == 0:
@@ -248,8 +277,8 @@ def _counted(at: I64, pid: I64, who: I64, page: I64) -> list[tuple[int, int, int
     groups = rows[starts]
     best = np.lexsort((-counts, groups[:, 0]))
     groups, counts = groups[best], counts[best]
-    begins = np.searchsorted(groups[:, 0], groups[:, 0])
-    chosen = np.arange(len(groups)) - begins < _TOP
+    rank = np.arange(len(groups)) - np.searchsorted(groups[:, 0], groups[:, 0])
+    chosen = rank < _MAX_WRITERS
     return [
         (int(i), int(p), int(w), int(n))
         for (i, p, w), n in zip(groups[chosen].tolist(), counts[chosen].tolist(), strict=True)

@@ -1,8 +1,9 @@
-"""A recording as it went: played, paused, sought in, at any speed. Needs no root."""
+"""Replays a recording: play, pause, seek, at any speed. Needs no root."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +14,29 @@ from redirty.tui.snapshots.convergence import ConvergenceQuestion
 from redirty.tui.snapshots.history import KEPT, History
 from redirty.tui.snapshots.snapshot import Playback, ReaderState, TargetInfo
 
-SLOWEST, FASTEST = 1 / 16, 1024.0
-_TO_DRAW_S = 0.5  # two threads at once draw later than one
-_TICK_S = 0.1  # a screen is not drawn more often than that, however fast it is played
+MIN_SPEED, MAX_SPEED = 1 / 16, 1024.0
+_TO_DRAW_S = 0.5  # two busy threads would draw later than one
+_TICK_S = 0.1  # the screen is not drawn more often than that, at any speed
 
 
 class Replay(TargetReader):
-    """Begins at the last round, paused: the whole recording at a glance. Playing from the last round
-    begins anew."""
+    """Starts at the last round, paused, so that the whole recording is visible at a glance. Playing
+    from the last round starts at the first one."""
 
-    def __init__(self, directory: Path, asked: ConvergenceQuestion) -> None:
-        super().__init__(asked)
+    def __init__(self, directory: Path, question: ConvergenceQuestion) -> None:
+        super().__init__(question)
         self.directory = directory
         self.about = TargetInfo(f"recording {directory}", directory=str(directory))
         self._recorded: LoadedRecording | None = None
         self._playing = False
         self._speed = 1.0
-        self._position_s = np.inf  # in the recording; what has ended by then is shown
+        self._position_s = np.inf  # in the recording; rounds that have ended by then are shown
         self._message = ""
 
     # ---- from the screen ----
 
     def toggle(self) -> None:
-        """Plays, or pauses."""
+        """Play or pause."""
         with self._wake:
             self._playing = not self._playing
             if self._playing and self._recorded is not None and self._at_end(self._recorded):
@@ -43,7 +44,7 @@ class Replay(TargetReader):
             self._changed()
 
     def seek(self, rounds: int) -> None:
-        """So many rounds on, or back; to the ends at most."""
+        """Move by a number of rounds, backward if negative, within the recording."""
         with self._wake:
             if self._recorded is not None:
                 ends = self._recorded.ends_s
@@ -51,29 +52,29 @@ class Replay(TargetReader):
                 self._position_s = float(ends[at])
                 self._changed()
 
-    def faster(self, factor: float) -> None:
-        """Another speed."""
+    def scale_speed(self, factor: float) -> None:
+        """Multiply the speed, within MIN_SPEED and MAX_SPEED."""
         with self._wake:
-            self._speed = min(max(self._speed * factor, SLOWEST), FASTEST)
+            self._speed = min(max(self._speed * factor, MIN_SPEED), MAX_SPEED)
             self._changed()
 
     # ---- in the thread ----
 
     def work(self) -> None:
         """See Reader."""
-        self._first()
+        self._publish_rates()
         recorded = LoadedRecording(self.directory)
         meta, target = recorded.meta, recorded.meta["target"]
         self.about = TargetInfo(
-            one_line(f"{target['description']}: {target['comm']}"),
-            str(meta["probe"]),
-            str(meta["arm"]),
-            float(meta["interval_s"]),
-            str(self.directory),
+            title=one_line(f"{target['description']}: {target['comm']}"),
+            probe=str(meta["probe"]),
+            arm=str(meta["arm"]),
+            interval_s=float(meta["interval_s"]),
+            directory=str(self.directory),
         )
         if not meta.get("complete"):
-            self._message = "the recording ended early: its complete rounds are shown"
-        self.layout = recorded.layout
+            self._message = "the recording ended early; its complete rounds are shown"
+        self.model.layout = recorded.layout
         with self._wake:
             self._recorded = recorded
             self._position_s = float(recorded.ends_s[-1])
@@ -88,40 +89,38 @@ class Replay(TargetReader):
                 self._advance(recorded, now - then)
                 then = now
 
-    def _first(self) -> None:
-        """Rates, on the screen before the rest is read."""
+    def _publish_rates(self) -> None:
+        """Publish the rates, and let the screen show them, before the rest is read."""
         found = first_rounds(self.directory)
         if found:
-            self.publish(self.snapshot(History(found[-KEPT:]), ReaderState.STARTING, model=False))
+            self.publish(self.common(History(found[-KEPT:]), ReaderState.STARTING))
             self.drawn.wait(_TO_DRAW_S)
 
     def _publish(self, recorded: LoadedRecording) -> None:
         with self._wake:
             at, playing, speed = self._index(recorded), self._playing, self._speed
-        history = History(recorded.facts[max(0, at + 1 - KEPT) : at + 1])
-        begin_s, ends = recorded.begin_s, recorded.ends_s
+        history = History(recorded.rounds[max(0, at + 1 - KEPT) : at + 1])
+        start_s, ends = recorded.start_s, recorded.ends_s
         playback = Playback(
-            playing,
-            speed,
-            at,
-            len(ends),
-            float(ends[at]) - begin_s,
-            float(ends[-1]) - begin_s,
+            playing=playing,
+            speed=speed,
+            position=at,
+            rounds=len(ends),
+            position_s=float(ends[at]) - start_s,
+            length_s=float(ends[-1]) - start_s,
         )
+        shown = self.snapshot(history, ReaderState.REPLAY, self._message, force=not playing)
         self.publish(
-            self.snapshot(
-                history,
-                ReaderState.REPLAY,
-                self._message,
+            replace(
+                shown,
                 playback=playback,
-                writers=recorded.writers,
-                heat_estimated=recorded.estimated,
-                fresh=not playing,
+                writers=history.writers() if recorded.has_events else None,
+                heat_estimated=not recorded.has_events,
             )
         )
 
     def _index(self, recorded: LoadedRecording) -> int:
-        """Of the last round that has ended by now."""
+        """Return the index of the last round that has ended at the current position."""
         at = int(np.searchsorted(recorded.ends_s, self._position_s, side="right")) - 1
         return min(max(at, 0), len(recorded.ends_s) - 1)
 
@@ -129,7 +128,7 @@ class Replay(TargetReader):
         return self._index(recorded) == len(recorded.ends_s) - 1
 
     def _until_next(self, recorded: LoadedRecording) -> float | None:
-        """Seconds until there is something new to show; None: only when a key is pressed."""
+        """Return the seconds until the next round is due; None: wait for a key."""
         if not self._playing:
             return None
         at = self._index(recorded)

@@ -1,4 +1,4 @@
-"""Who dirtied pages in a round that has just ended: threads by their events, stacks by their counts."""
+"""Attributes the pages of the latest round to threads (by events) and stacks (by counts in the kernel)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import one_line
 from redirty.tui.snapshots.round_summary import Writer
 
-_TOP = 40  # of each kind, by round
-_NAMES = 50_000  # of stacks that are kept
+_MAX_WRITERS = 40  # of each kind, by round
+_MAX_STACK_NAMES = 50_000  # kept
 
 
 class WriterCounts:
-    """Collects what the kernel side tells of one round after the other."""
+    """Counts pages by thread and by stack, round by round."""
 
     def __init__(self, tracer: Tracer, names: dict[int, str]) -> None:
         self._tracer = tracer
         self._symbols = tracer.symbols()
         self._names = names  # of processes
         self._stacks: dict[tuple[int, int], str] = {}
-        self._waiting: list[npt.NDArray[np.uint64]] = []
+        self._pairs: list[npt.NDArray[np.uint64]] = []
 
     def tick(self) -> None:
-        """Takes events before the ring is full."""
+        """Read events before the ring buffer is full."""
         ring = self._tracer.ring
         if ring is None:
             return
@@ -34,20 +34,20 @@ class WriterCounts:
         if len(records):
             who = records["space"].astype(np.uint64) << np.uint64(32) | records["tid"]
             pages = records["address"] >> np.uint64(12)
-            self._waiting.append(np.unique(np.stack([who, pages], axis=1), axis=0))
+            self._pairs.append(np.unique(np.stack([who, pages], axis=1), axis=0))
 
     def take(self) -> tuple[Writer, ...]:
-        """Of the round that ended, those that dirtied most."""
+        """Return the threads and stacks that dirtied most in the round that ended."""
         self.tick()
         return (*self._threads(), *self._by_stack())
 
     def _threads(self) -> list[Writer]:
-        if not self._waiting:
+        if not self._pairs:
             return []
-        pairs = np.unique(np.concatenate(self._waiting), axis=0)
-        self._waiting = []
+        pairs = np.unique(np.concatenate(self._pairs), axis=0)
+        self._pairs = []
         who, counts = np.unique(pairs[:, 0], return_counts=True)
-        best = np.argsort(-counts, kind="stable")[:_TOP]
+        best = np.argsort(-counts, kind="stable")[:_MAX_WRITERS]
         return [
             Writer(abi.tgid_of(int(who[i]) >> 32), int(who[i]) & 0xFFFFFFFF, "", int(counts[i]))
             for i in best.tolist()
@@ -57,19 +57,20 @@ class WriterCounts:
         pages: Counter[tuple[int, int]] = Counter()
         for space, stack, count in self._tracer.take_stacks():
             pages[space, stack] += count
-        if len(self._stacks) > _NAMES:
+        if len(self._stacks) > _MAX_STACK_NAMES:
             self._stacks.clear()
         return [
-            Writer(abi.tgid_of(space), 0, self._name(space, stack), count)
-            for (space, stack), count in pages.most_common(_TOP)
+            Writer(abi.tgid_of(space), 0, self._folded(space, stack), count)
+            for (space, stack), count in pages.most_common(_MAX_WRITERS)
         ]
 
-    def _name(self, space: int, stack: int) -> str:
+    def _folded(self, space: int, stack: int) -> str:
         key = (space, stack)
         if key not in self._stacks:
             pid = abi.tgid_of(space)
             addresses = [] if stack < 0 else self._tracer.stack(stack)
             names = [self._symbols.name(pid, a) for a in reversed(addresses)]
-            parts = [self._names.get(pid, f"pid {pid}"), *(names or ["[stack unknown]"])]
+            frames = names or ["[stack unknown]"]
+            parts = [self._names.get(pid, f"pid {pid}"), *frames]
             self._stacks[key] = ";".join(one_line(part).replace(";", ":") for part in parts)
         return self._stacks[key]

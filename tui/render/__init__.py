@@ -1,1 +1,1 @@
-"""Pictures of plain text: pure functions from figures to rows of styled parts. No Textual here."""
+"""Turns snapshots into rows of styled text: pure functions, no Textual."""

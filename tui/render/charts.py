@@ -1,4 +1,4 @@
-"""Bars, curves and heat maps of block and braille characters."""
+"""Bars, curves and heat maps drawn with block and braille characters."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Floats = npt.NDArray[np.float64]
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _HEAT = " ░▒▓█"
-_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a braille cell, by row
-_WIDEST = 4
-LABEL = 10  # columns for the labels of an axis
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # bits of a braille cell, by row
+_MAX_STRETCH = 4
+LABEL = 10  # width of an axis' labels
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The latest values, the newest on the right, in one row."""
+    """Return the latest values as one line of text, the newest on the right."""
     recent = list(values)[-width:]
     top = max(recent, default=0.0)
     if top <= 0:
@@ -30,8 +30,15 @@ def sparkline(values: Sequence[float], width: int) -> str:
 def bars(
     lower: Floats, upper: Floats, width: int, height: int, label: Callable[[float], str]
 ) -> list[Row]:
-    """Stacked bars over time, the newest on the right: `lower` in full blocks, what `upper` is above
-    it in light ones. (n,) each, upper >= lower, NaN where not known. The axis is labelled on the left."""
+    """Return stacked bars over time, the newest on the right, with an axis on the left.
+
+    Args:
+        lower: (n,) drawn in full blocks; NaN where unknown.
+        upper: (n,) not below lower; the difference is drawn in light blocks.
+        width: in cells, including the axis.
+        height: in rows.
+        label: returns the axis label of a value.
+    """
     room = max(width - LABEL - 1, 1)
     low, high = (np.repeat(np.nan_to_num(v[-room:]), stretch(len(v), room)) for v in (lower, upper))
     top = nice(float(high.max(initial=0.0)))
@@ -41,15 +48,15 @@ def bars(
     for line in range(height):
         base = (height - 1 - line) * 8
         text: Row = [(" " * (room - len(low)), "")]
-        for one, all_ in zip(low8.tolist(), high8.tolist(), strict=True):
-            text.append(_bar_cell(one - base, all_ - base))
+        for dark, all_ in zip(low8.tolist(), high8.tolist(), strict=True):
+            text.append(_bar_cell(dark - base, all_ - base))
         rows.append([(axis(label(top), label(top / 2), line, height), "dim"), *joined(text)])
     return rows
 
 
 def stretch(count: int, room: int) -> int:
-    """How many columns wide a round is, when there are few."""
-    return max(1, min(_WIDEST, room // max(count, 1)))
+    """Return the width of a round in cells: more than one if there are few rounds."""
+    return max(1, min(_MAX_STRETCH, room // max(count, 1)))
 
 
 def _bar_cell(low: int, high: int) -> tuple[str, str]:
@@ -65,7 +72,7 @@ def _bar_cell(low: int, high: int) -> tuple[str, str]:
 
 
 def axis(top: str, middle: str, line: int, height: int) -> str:
-    """The label of a row, and the axis."""
+    """Return a row's label and the axis. line: the row, from the top."""
     text = ""
     if line == 0:
         text = top
@@ -77,7 +84,7 @@ def axis(top: str, middle: str, line: int, height: int) -> str:
 
 
 def nice(value: float) -> float:
-    """A round number not below a value."""
+    """Return a round number not below a value."""
     if value <= 0:
         return 1.0
     power = 2.0 ** np.floor(np.log2(value))
@@ -85,7 +92,7 @@ def nice(value: float) -> float:
 
 
 def joined(parts: Row) -> Row:
-    """Neighbours of one style as one part."""
+    """Merge neighbouring parts of the same style."""
     found: Row = []
     for text, style in parts:
         if found and found[-1][1] == style:
@@ -96,7 +103,7 @@ def joined(parts: Row) -> Row:
 
 
 class Canvas:
-    """Braille dots, 2 by 4 in a cell. The style of a cell is that of what was drawn there last."""
+    """A drawing of braille dots, 2 by 4 in a cell; a cell has the style of what was drawn last."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -105,7 +112,7 @@ class Canvas:
         self._marks: dict[tuple[int, int], str] = {}
 
     def dot(self, x: float, y: float, style: str) -> None:
-        """x, y: 0 to 1, from the lower left; what lies outside is left out."""
+        """Draw a dot. x, y: 0 to 1 from the lower left; dots outside are left out."""
         if not (0 <= x <= 1 and 0 <= y <= 1):
             return
         column = min(int(x * self.width * 2), self.width * 2 - 1)
@@ -114,9 +121,9 @@ class Canvas:
         self._styles[row >> 2][column >> 1] = style
 
     def curve(self, x: Floats, y: Floats, style: str, every: int = 1) -> None:
-        """Through points, (n,) ascending by x. every: only each so manyth dot."""
-        wanted = (np.arange(self.width * 2) + 0.5) / (self.width * 2)
-        inside = wanted[(wanted >= x[0]) & (wanted <= x[-1])]
+        """Draw a curve through points, (n,) ascending by x. every: draw only each every-th dot."""
+        centres = (np.arange(self.width * 2) + 0.5) / (self.width * 2)
+        inside = centres[(centres >= x[0]) & (centres <= x[-1])]
         values = np.interp(inside, x, y)
         before: float | None = None
         for number, (a, b) in enumerate(zip(inside.tolist(), values.tolist(), strict=True)):
@@ -129,7 +136,7 @@ class Canvas:
             before = b
 
     def mark(self, x: float, y: float, glyph: str, style: str) -> None:
-        """A character of its own."""
+        """Draw a character."""
         if 0 <= x <= 1 and 0 <= y <= 1:
             at = (
                 min(int((1 - y) * self.height), self.height - 1),
@@ -139,7 +146,7 @@ class Canvas:
             self._styles[at[0]][at[1]] = style
 
     def rows(self) -> list[Row]:
-        """The picture."""
+        """Return the drawing."""
         found: list[Row] = []
         for line in range(self.height):
             row: Row = []
@@ -152,8 +159,13 @@ class Canvas:
 
 
 def heat_rows(pages: npt.NDArray[np.int64], height: int, width: int) -> list[Row]:
-    """A matrix (r, c) as so many rows of glyphs, five steps on a logarithmic scale; the latest columns,
-    on the right. Rows are added up where there are more than fit."""
+    """Return a matrix as `height` rows of glyphs, in five steps on a logarithmic scale.
+
+    Args:
+        pages: (rows, columns), the latest column last; the latest columns that fit are drawn.
+        height: in rows; matrix rows are added up if there are more.
+        width: in cells.
+    """
     matrix = np.repeat(pages[:, -width:].astype(np.float64), stretch(pages.shape[1], width), axis=1)
     if len(matrix) > height:
         bounds = np.linspace(0, len(matrix), height + 1).astype(np.int64)[:-1]
@@ -163,5 +175,6 @@ def heat_rows(pages: npt.NDArray[np.int64], height: int, width: int) -> list[Row
     found: list[Row] = []
     for line in np.minimum(steps, 4).tolist():
         pad: Row = [(" " * (width - len(line)), "")]
-        found.append(joined([*pad, *((_HEAT[s], f"heat{s}" if s else "") for s in line)]))
+        cells = [(_HEAT[s], f"heat{s}" if s else "") for s in line]
+        found.append(joined([*pad, *cells]))
     return found

@@ -1,4 +1,4 @@
-"""Tables, one list of fields each: it feeds the screen, its help, and the CSV."""
+"""The columns of tables: one list per table feeds the screen, its help and the CSV export."""
 
 from __future__ import annotations
 
@@ -18,8 +18,18 @@ Value = str | int | float | None
 
 @dataclass(frozen=True)
 class Field(Generic[T]):
-    """A column. name: in CSV, with its unit ("": not in CSV). heading, width, left: on the screen;
-    width 0: what is left. value: of a row; show: of a value."""
+    """A column.
+
+    Attributes:
+        name: in CSV, with its unit; empty: not in CSV.
+        heading: on the screen.
+        width: on the screen; 0: the remaining width.
+        help: what it means.
+        value: returns the value of a row.
+        show: returns the text of a value.
+        left: aligned to the left.
+        min_width: width of the table below which the column is left out.
+    """
 
     name: str
     heading: str
@@ -28,7 +38,7 @@ class Field(Generic[T]):
     value: Callable[[T, int], Value]
     show: Callable[[Value], str]
     left: bool = False
-    least: int = 0  # columns of the table below which it is left out
+    min_width: int = 0
 
 
 def _number(value: Value) -> str:
@@ -48,20 +58,21 @@ def _text(value: Value) -> str:
 
 
 MAPPINGS: tuple[Field[MappingTable], ...] = (
-    Field("redirtied_pages_per_s", "re-dirtied/s", 12, "written again, present when the round began",
+    Field("redirtied_pages_per_s", "re-dirtied/s", 12,
+          "written pages that were present when the round began",
           lambda t, i: float(t.redirtied_per_s[i]), _pages),
-    Field("dirty_pages_per_s", "dirty/s", 11, "all pages written",
+    Field("dirty_pages_per_s", "dirty/s", 11, "all written pages",
           lambda t, i: float(t.dirty_per_s[i]), _pages),
     Field("write_faults_per_s", "faults/s", 9, "pages in the write-fault log",
-          lambda t, i: float(t.faults_per_s[i]), _number, least=96),
-    Field("present_pages", "present", 10, "pages there when the last round began",
-          lambda t, i: int(t.present[i]), _pages, least=108),
-    Field("mapping_class", "class", 12, "anonymous or of a file, private or shared",
+          lambda t, i: float(t.faults_per_s[i]), _number, min_width=96),
+    Field("present_pages", "present", 10, "pages present when the last round began",
+          lambda t, i: int(t.present[i]), _pages, min_width=108),
+    Field("mapping_class", "class", 12, "anonymous or file, private or shared",
           lambda t, i: t[i].mapping_class, _text, True),
-    Field("pid", "pid", 8, "the process", lambda t, i: int(t.pid[i]), str, least=118),
-    Field("start", "start", 14, "its first address",
+    Field("pid", "pid", 8, "process", lambda t, i: int(t.pid[i]), str, min_width=118),
+    Field("start", "start", 14, "first address",
           lambda t, i: f"{t[i].start:#x}", _text, True),
-    Field("path", "path", 0, "the file, or what the kernel calls it",
+    Field("path", "path", 0, "file, or the kernel's name for the mapping",
           lambda t, i: t[i].path or "(anonymous)", _text, True),
 )  # fmt: skip
 
@@ -79,24 +90,25 @@ def _percent(value: Value) -> str:
 
 
 OVERVIEW: tuple[Field[Processes], ...] = (
-    Field("pid", "pid", 8, "process, or how many there are in a group",
+    Field("pid", "pid", 8, "process, or the number of processes in a group",
           lambda t, i: t[i].pid or f"({t[i].members})", str),
-    Field("comm", "name", 18, "its name; of a virtual machine that of the machine",
+    Field("comm", "name", 18, "name of the process, or of the virtual machine",
           lambda t, i: t[i].comm, _text, True),
     Field("rss_bytes", "RSS", 10, "resident memory", lambda t, i: t[i].rss_bytes, _bytes),
-    Field("write_faults_per_s", "writes/s", 10, "write faults a second",
+    Field("write_faults_per_s", "writes/s", 10, "write faults per second",
           lambda t, i: t[i].write_faults, _number),
-    Field("first_touch_share", "1st", 5, "part of them at which no page was there",
+    Field("first_touch_share", "1st", 5, "share of write faults that found no page",
           lambda t, i: _share(t[i].first_touch, t[i].write_faults), _percent),
-    Field("cow_share", "COW", 5, "part of them that made a copy (? where the kernel does not tell)",
-          lambda t, i: _share(t[i].cow, t[i].write_faults), _percent, least=92),
-    Field("mkwrite_share", "mkw", 5, "part of them that asked the file system (likewise)",
-          lambda t, i: _share(t[i].mkwrite, t[i].write_faults), _percent, least=98),
-    Field("tlb_flushes_per_s", "TLB/s", 8, "TLB flushes it began, a second",
+    Field("cow_share", "COW", 5, "share that copied a page (?: unknown on this kernel)",
+          lambda t, i: _share(t[i].cow, t[i].write_faults), _percent, min_width=92),
+    Field("mkwrite_share", "mkw", 5, "share that notified the file system (likewise)",
+          lambda t, i: _share(t[i].mkwrite, t[i].write_faults), _percent, min_width=98),
+    Field("tlb_flushes_per_s", "TLB/s", 8, "TLB flushes caused, per second",
           lambda t, i: t[i].tlb_flushes, _number),
-    Field("", "lately", 12, "write faults over time",
+    Field("", "recent", 12, "write faults over time",
           lambda t, i: sparkline(t[i].recent, 12), str, True),
-    Field("kind", "kind", 8, "process, vm or cgroup", lambda t, i: t[i].kind, _text, True, least=108),
-    Field("cgroup", "cgroup", 0, "its cgroup (version 2 where there is one)",
-          lambda t, i: t[i].cgroup, _text, True, least=120),
+    Field("kind", "kind", 8, "process, vm or cgroup",
+          lambda t, i: t[i].kind, _text, True, min_width=108),
+    Field("cgroup", "cgroup", 0, "cgroup path (version 2 if mounted)",
+          lambda t, i: t[i].cgroup, _text, True, min_width=120),
 )  # fmt: skip

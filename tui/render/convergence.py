@@ -1,4 +1,4 @@
-"""W(t), the link's line across it, and whether a mirror would converge: as rows."""
+"""Draws W(t) with the link's line across it, and the verdict on convergence."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from redirty.tui.snapshots.snapshot import TargetSnapshot
 
 
 def curve(s: TargetSnapshot, width: int, height: int) -> list[Row]:
-    """W(t) with the link's line across it: where the line is above the curve, a pass of that length
-    leaves less than it copied."""
+    """Draw W(t) and what the link sends in t.
+
+    Where the link's line is above the curve, a pass of that length leaves less than it copied.
+    """
     c = s.convergence
     if c is None:
         return waiting(s)
@@ -28,8 +30,8 @@ def curve(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     canvas.curve(x, c.high / top, "dim", every=3)
     canvas.curve(x, c.low / top, "dim", every=3)
     steps = np.linspace(0, 1, room)
-    carried = c.asked.bandwidth * first * (last / first) ** steps / 4096 / top
-    for a, b in zip(steps.tolist(), carried.tolist(), strict=True):
+    sent = c.question.bandwidth * first * (last / first) ** steps / 4096 / top
+    for a, b in zip(steps.tolist(), sent.tolist(), strict=True):
         canvas.mark(a, b, "+", "link")
     canvas.curve(x[known], c.pages[known] / top, "curve")
     if not known.all():
@@ -42,52 +44,52 @@ def curve(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     half = max(room // 2 - len(middle) // 2, len(left))
     text = f"{left:<{half}}{middle:<{max(room - half - len(right), 0)}}{right}"
     rows.append([(f"{'t':>{LABEL}} {text}"[:width], "dim")])
-    legend: Row = [("  ⠒⠒ ", "curve"), ("W(t)", ""), (" ⠂⠂ ", "curve"), ("carried on", "dim")]
-    legend += [("  ++ ", "link"), (f"what {show_bits(c.asked.bandwidth)} carry in t", "")]
+    legend: Row = [("  ⠒⠒ ", "curve"), ("W(t)", ""), (" ⠂⠂ ", "curve"), ("extrapolated", "dim")]
+    legend += [("  ++ ", "link"), (f"sent at {show_bits(c.question.bandwidth)} in t", "")]
     return [*rows, clipped(legend, width)]
 
 
-def asked_row(c: Convergence, width: int) -> Row:
-    """What the answer is for."""
+def question_row(c: Convergence, width: int) -> Row:
+    """Return the question: bandwidth, downtime and policy."""
     return clipped(
         [
             ("link ", "dim"),
-            (f"{show_bits(c.asked.bandwidth)} = {show_bytes(c.asked.bandwidth)}/s", "link"),
-            (f" ({c.asked.source})", "dim"),
+            (f"{show_bits(c.question.bandwidth)} = {show_bytes(c.question.bandwidth)}/s", "link"),
+            (f" ({c.question.source})", "dim"),
             ("  downtime ", "dim"),
-            (show_time(c.asked.downtime_s), "link"),
+            (show_time(c.question.downtime_s), "link"),
             ("  policy ", "dim"),
-            (c.asked.policy, "link"),
+            (c.question.policy, "link"),
         ],
         width,
     )
 
 
-def verdict_rows(c: Convergence, width: int, most: int = 2) -> list[Row]:
-    """The verdict."""
+def verdict_rows(c: Convergence, width: int, max_rows: int = 2) -> list[Row]:
+    """Return the verdict, wrapped."""
     style = {True: "good", False: "bad", None: "warn"}[c.good]
     mark = {True: "✔ ", False: "✘ ", None: "? "}[c.good]
-    return wrapped(mark + c.verdict, width, style, "  ")[:most]
+    return wrapped(mark + c.verdict, width, style, "  ")[:max_rows]
 
 
 def convergence(s: TargetSnapshot, width: int, height: int) -> list[Row]:
-    """The question, the verdict, passes as bars, notes."""
+    """Return the question, the verdict, the passes as bars, and notes."""
     c = s.convergence
     if c is None:
         return waiting(s)
-    rows = [asked_row(c, width), *verdict_rows(c, width)]
-    if c.enough is not None and c.good:
-        rows.append([("  needs ", "dim"), (f"{show_bytes(c.enough)}/s", ""), (" at least", "dim")])
-    told = [row for note in c.notes for row in wrapped("note: " + note, width, "dim", "  ")]
-    space = max(height - len(rows) - min(len(told), max(height // 4, 1)), 1)
+    rows = [question_row(c, width), *verdict_rows(c, width)]
+    if c.sufficient is not None and c.good:
+        rows.append([("  needs at least ", "dim"), (f"{show_bytes(c.sufficient)}/s", "")])
+    note_rows = [row for note in c.notes for row in wrapped("note: " + note, width, "dim", "  ")]
+    space = max(height - len(rows) - min(len(note_rows), max(height // 4, 1)), 1)
     rows += _passes(c, width, space)
-    return [*rows, *told][:height]
+    return [*rows, *note_rows][:height]
 
 
 def _passes(c: Convergence, width: int, room: int) -> list[Row]:
-    """A bar each; of many the first and the last ones."""
+    """Return a bar for each pass; only the first and last ones if there are too many."""
     passes = c.passes
-    most = max((p.duration_s for p in passes), default=0.0) or 1.0
+    longest_s = max((p.duration_s for p in passes), default=0.0) or 1.0
     ends = math.isfinite(c.total_s)
     shown: list[int | None] = list(range(len(passes)))
     if len(passes) > room:
@@ -102,11 +104,11 @@ def _passes(c: Convergence, width: int, room: int) -> list[Row]:
             continue
         p = passes[i]
         stopped = ends and i == len(passes) - 1
-        bar = "█" * max(round(p.duration_s / most * length), 1)
+        bar = "█" * max(round(p.duration_s / longest_s * length), 1)
         style = "warn" if stopped else "again"
-        said = f"{show_bytes(p.bytes):>11} {show_time(p.duration_s):>10}"
+        amount = f"{show_bytes(p.bytes):>11} {show_time(p.duration_s):>10}"
         rows.append(
-            [(f"{p.number:>4} ", "dim"), (f"{bar:<{length}}", style), (said, "")]
+            [(f"{p.number:>4} ", "dim"), (f"{bar:<{length}}", style), (amount, "")]
             + ([(" stopped", "warn")] if stopped else [])
         )
     return [clipped(row, width) for row in rows]

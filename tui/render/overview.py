@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from redirty.tui.render.rows import Row, clipped, told
+from redirty.tui.render.rows import Row, clipped, message_rows
 from redirty.tui.snapshots.snapshot import OverviewSnapshot, ReaderState
 
 
-def heading(s: OverviewSnapshot, shown: int, how: str, width: int) -> list[Row]:
-    """How many processes, how fast they write in all, or what happened."""
+def heading(s: OverviewSnapshot, shown: int, view: str, width: int) -> list[Row]:
+    """Return the number of processes and their total rate, or a message.
+
+    Args:
+        s: the snapshot.
+        shown: number of processes that the filters leave.
+        view: the filters, for display.
+        width: in cells.
+    """
     row: Row = [(" redirty top ", "title"), (" ", "")]
     if s.message:
-        how = "bad" if s.state is ReaderState.FAILED else "warn"
-        row.append((s.state.value, how))
-        return [clipped(row, width), *told(s.message, width, how)]
+        style = "bad" if s.state is ReaderState.FAILED else "warn"
+        row.append((s.state.value, style))
+        return [clipped(row, width), *message_rows(s.message, width, style)]
     row.append((s.state.value, "good" if s.state is ReaderState.LIVE else "dim"))
     row.append((f"  {shown} of {len(s.processes)} processes", ""))
     if s.state is ReaderState.LIVE:
@@ -20,7 +27,7 @@ def heading(s: OverviewSnapshot, shown: int, how: str, width: int) -> list[Row]:
         row.append((f"  {faults:,.0f} write faults/s", "again"))
         row.append((f"  over {s.seconds:.1f} s", "dim"))
     if s.lost:
-        row.append((f"  {s.lost} of processes without room", "warn"))
-    if how:
-        row.append((f"  {how}", "warn"))
+        row.append((f"  {s.lost} events lost", "warn"))
+    if view:
+        row.append((f"  {view}", "warn"))
     return [clipped(row, width)]

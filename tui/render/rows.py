@@ -1,29 +1,30 @@
-"""Rows of styled parts, the only thing that pictures are made of. Style names are given colours by the
-screen's theme; without colour, glyphs alone must tell."""
+"""Rows of styled parts, which all panels are made of.
+
+The screen's theme gives each style name a colour; glyphs alone must be sufficient without colour.
+"""
 
 from __future__ import annotations
 
 from redirty.collector.errors import one_line
 
-_MESSAGE_LINES = 8
+_MAX_MESSAGE_LINES = 8
 
 Part = tuple[str, str]  # text, style name
 Row = list[Part]
 
-# what a style stands for; the screen knows no others
 STYLES = (
-    *("", "dim", "title", "good", "bad", "warn", "key"),
-    *("again", "new", "curve", "link", "heat1", "heat2", "heat3", "heat4", "selected"),
-)
+    "", "dim", "title", "good", "bad", "warn", "key",
+    "again", "new", "curve", "link", "heat1", "heat2", "heat3", "heat4", "selected",
+)  # fmt: skip
 
 
 def width_of(row: Row) -> int:
-    """In cells; texts are of single-width characters."""
+    """Return the width of a row in cells; all characters are one cell wide."""
     return sum(len(text) for text, _ in row)
 
 
 def clipped(row: Row, width: int) -> Row:
-    """No wider than that."""
+    """Return the beginning of a row, at most `width` cells."""
     found: Row = []
     left = width
     for text, style in row:
@@ -35,25 +36,25 @@ def clipped(row: Row, width: int) -> Row:
 
 
 def wrapped(text: str, width: int, style: str = "", indent: str = "") -> list[Row]:
-    """Lines of a text."""
+    """Wrap a text into rows of one style. indent: of all rows but the first."""
     import textwrap
 
     lines = textwrap.wrap(text, max(width, 8), subsequent_indent=indent) or [""]
     return [[(line, style)] for line in lines]
 
 
-def told(message: str, width: int, style: str) -> list[Row]:
-    """What happened, whole if it is not endless: what to do about it comes last."""
-    return wrapped(one_line(message), width, style)[:_MESSAGE_LINES]
+def message_rows(message: str, width: int, style: str) -> list[Row]:
+    """Wrap a message into a bounded number of rows: what to do comes last, and must be visible."""
+    return wrapped(one_line(message), width, style)[:_MAX_MESSAGE_LINES]
 
 
 def cell(text: str, width: int, *, left: bool = False) -> str:
-    """A text in a column; the end of one that is too long is left out, of a path its beginning."""
+    """Return a text padded to a column's width, and cut at its end if it is too long."""
     if len(text) > width:
         text = text[: width - 1] + "…" if width > 1 else text[:width]
     return f"{text:<{width}}" if left else f"{text:>{width}}"
 
 
 def end_of(text: str, width: int) -> str:
-    """The end of a path, which tells more than its beginning."""
+    """Return the end of a path, which says more than its beginning."""
     return text if len(text) <= width else "…" + text[len(text) - width + 1 :] if width > 1 else ""

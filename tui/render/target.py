@@ -1,4 +1,4 @@
-"""The panels of the target screen, as rows: pure functions of a snapshot and a size."""
+"""The panels of the target screen: pure functions of a snapshot and a size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from redirty.collector.errors import one_line
 from redirty.collector.units import show_bytes, show_pages, show_time
 from redirty.tui.render.charts import LABEL, bars, heat_rows, stretch
-from redirty.tui.render.rows import Row, cell, clipped, told, width_of, wrapped
+from redirty.tui.render.rows import Row, cell, clipped, message_rows, width_of, wrapped
 from redirty.tui.snapshots.cost import Cost
 from redirty.tui.snapshots.history import MEAN, Series
 from redirty.tui.snapshots.snapshot import ReaderState, TargetSnapshot
@@ -18,11 +18,11 @@ Picture = Callable[[TargetSnapshot, int, int], list[Row]]
 
 
 def waiting(s: TargetSnapshot) -> list[Row]:
-    """Of a panel that has nothing to show yet."""
-    return [[("not known yet" if len(s.series) else "no round yet", "dim")]]
+    """Return the contents of a panel that has nothing to show yet."""
+    return [[("no data yet" if len(s.series) else "no round yet", "dim")]]
 
 
-_KINDS = (
+_TYPES = (
     ("first touch", "first_touch_faults"),
     ("write protect", "write_protect_faults"),
     ("COW", "cow_faults"),
@@ -30,17 +30,17 @@ _KINDS = (
     ("huge page", "huge_faults"),
 )
 _BAR = 24
-_BOTH = 150
-_LEAST_TITLE = 12
+_BOTH_WIDTH = 150  # enough for the cost and a note
+_MIN_TITLE = 12
 
 
 def per_s(pages: float) -> str:
-    """A rate of pages."""
+    """Return the text of a rate in pages per second."""
     return f"{show_pages(pages)}/s"
 
 
 def heading(s: TargetSnapshot | None, width: int, paused: bool) -> list[Row]:
-    """Who, how, and what state it is in; then rates of the last round, or what happened."""
+    """Return the target and its state, and below them the latest rates or a message."""
     if s is None:
         return [[("starting …", "dim")], []]
     about = s.about
@@ -57,14 +57,14 @@ def heading(s: TargetSnapshot | None, width: int, paused: bool) -> list[Row]:
         first.append((f"{mark} {p.position_s:.1f}/{p.length_s:.1f} s x{p.speed:g}", "warn"))
     if len(s.series):
         first.append((f"  round {int(s.series['round'][-1])}", ""))
-    title = one_line(about.title)  # a command line may be long: what follows it is to be seen, too
-    title = cell(title, min(len(title), max(width - width_of(first) - 2, _LEAST_TITLE)), left=True)
+    title = one_line(about.title)  # a command line may be long: what follows must stay visible
+    title = cell(title, min(len(title), max(width - width_of(first) - 2, _MIN_TITLE)), left=True)
     first.insert(0, (f" {title} ", "title"))
     if about.probe:
-        first.append((f"  of {about.interval_s:.3g} s, {about.probe}, {about.arm}", "dim"))
+        first.append((f" ({about.interval_s:.3g} s)  {about.probe}, {about.arm}", "dim"))
     if s.message:
-        how = "bad" if s.state is ReaderState.FAILED else "warn"
-        return [clipped(first, width), *told(s.message, width, how)]
+        style = "bad" if s.state is ReaderState.FAILED else "warn"
+        return [clipped(first, width), *message_rows(s.message, width, style)]
     return [clipped(first, width), clipped(_rates(s), width)]
 
 
@@ -89,27 +89,27 @@ def _rates(s: TargetSnapshot) -> Row:
     return row
 
 
-def beneath(s: TargetSnapshot, width: int) -> list[Row]:
-    """What follows the heading where it is known: what tracing costs, where page tables are."""
+def details(s: TargetSnapshot, width: int) -> list[Row]:
+    """Return the rows below the heading: the cost of tracing and page tables, if known."""
     rows = [_cost(s.cost, s.note, width)] if s.cost is not None else []
     if s.tables is not None:
-        rows.append(clipped([(s.tables.said(), "dim")], width))
+        rows.append(clipped([(s.tables.text(), "dim")], width))
     return rows
 
 
 def _cost(cost: Cost, note: str, width: int) -> Row:
-    row: Row = [(cost.said(), "warn" if cost.too_much else "dim")]
-    if note:  # that matters more where there is no room for both
+    row: Row = [(cost.text(), "warn" if cost.too_high else "dim")]
+    if note:  # comes first if there is not enough room for both
         row = (
             [(note, "warn"), ("; ", "dim"), *row]
-            if width < _BOTH
+            if width < _BOTH_WIDTH
             else [*row, (f"; {note}", "warn")]
         )
     return clipped(row, width)
 
 
 def rates(s: TargetSnapshot, width: int, height: int) -> list[Row]:
-    """Dirty and re-dirtied over time."""
+    """Draw dirty and re-dirtied pages over time."""
     series = s.series
     if not len(series):
         return waiting(s)
@@ -130,7 +130,7 @@ def _time_axis(series: Series, width: int) -> Row:
 
 
 def heat(s: TargetSnapshot, width: int, height: int) -> list[Row]:
-    """Addresses by time: a row a stretch of the addresses in use, a column a round."""
+    """Draw the heat map: a row is a range of used addresses, a column a round."""
     h = s.heat
     if h is None:
         return [[("nothing was written", "dim")]] if len(s.series) else waiting(s)
@@ -145,15 +145,15 @@ def heat(s: TargetSnapshot, width: int, height: int) -> list[Row]:
         who = f"{pid}" if pid != before else ""
         before = pid
         found.append([(f"{who:>7} {address:#x}".ljust(label)[:label] + "│", "dim"), *row])
-    each = show_bytes(h.place_bytes)
-    said = f"{h.places} x {each} in use; a column a round; ░▒▓█ more dirty pages (log)"
+    each = show_bytes(h.block_bytes)
+    legend = f"{h.blocks} blocks of {each}; a column per round; ░▒▓█ dirty pages (log scale)"
     if s.heat_estimated:
-        said = "a guess within mappings (no --events); " + said
-    return [*found, clipped([(said, "dim")], width)]
+        legend = "estimated within mappings (no --events); " + legend
+    return [*found, clipped([(legend, "dim")], width)]
 
 
 def faults(s: TargetSnapshot, width: int, height: int) -> list[Row]:
-    """Kinds of write faults, lately."""
+    """Return recent write faults by type."""
     series = s.series
     if not len(series):
         return waiting(s)
@@ -161,10 +161,10 @@ def faults(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     seconds = max(float(recent["duration_s"].sum()), 1e-9)
     total = float(np.nansum(recent["write_faults"]))
     rows: list[Row] = [[("write faults ", "dim"), (f"{total / seconds:,.0f}/s", "")]]
-    for name, column in _KINDS:
+    for name, column in _TYPES:
         values = recent[column]
         if np.isnan(values).all():
-            rows.append([(f"  {name:<14}", "dim"), ("not known with this probe", "dim")])
+            rows.append([(f"  {name:<14}", "dim"), ("unknown with this probe", "dim")])
             continue
         rate = float(np.nansum(values)) / seconds
         part = rate * seconds / total if total else 0.0
@@ -176,7 +176,7 @@ def faults(s: TargetSnapshot, width: int, height: int) -> list[Row]:
 
 
 def tlb(s: TargetSnapshot, width: int, height: int) -> list[Row]:
-    """TLB flushes lately: the target's own, and what arming it caused."""
+    """Return recent TLB flushes: those of the target itself, and those caused by arming."""
     if not len(s.series):
         return waiting(s)
     recent = Series(s.series.values[-MEAN:])
@@ -184,13 +184,13 @@ def tlb(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     rows: list[Row] = []
     total = recent.per_s("tlb_flushes")
     if np.isnan(total).all():
-        rows.append([("TLB flushes are not known on this kernel", "dim")])
+        rows.append([("TLB flushes cannot be traced on this kernel", "dim")])
     else:
         rows.append([("TLB flushes ", "dim"), (f"{float(np.nanmean(total)):,.1f}/s", "")])
         waited = recent.per_s("tlb_flush_s")
         if not np.isnan(waited).all():
-            rows[-1].append((f", {show_time(float(np.nanmean(waited)))} waited each second", ""))
-    rows[-1].append((f"   an arm takes {show_time(arm)}", "dim"))
+            rows[-1].append((f", waiting {show_time(float(np.nanmean(waited)))}/s", ""))
+    rows[-1].append((f"   arming takes {show_time(arm)}", "dim"))
     if s.tlb:
         rows.append(
             [(f"  {'':<20}{'flushes/s':>11}{'full/s':>9}{'pages/s':>10}{'arm/s':>9}", "dim")]
@@ -209,26 +209,26 @@ def _maybe(value: float | None) -> str:
 
 
 def writers(s: TargetSnapshot, width: int, height: int) -> list[Row]:
-    """Threads and stacks that dirty most."""
+    """Return the threads and stacks that dirty most."""
     if s.writers is None:
         if s.playback is not None:
             return wrapped(
-                "no events: recorded without --events, so nobody knows who wrote", width, "dim"
+                "no events: recorded without --events, so writers are unknown", width, "dim"
             )
         return wrapped(
-            "not traced: press w to begin anew with threads and stacks; that costs more (each write "
-            "fault is told one by one, and a stack is walked for it)",
+            "not traced: press w to restart tracing with threads and stacks; this costs more (each "
+            "write fault is reported individually, and its stack is walked)",
             width,
         )
     rows: list[Row] = []
     for stack in (False, True):
         found = [w for w in s.writers if bool(w.writer.stack) is stack]
         room = max((height - 2) // 2, 1) if not stack else height - len(rows) - 1
-        rows.append([(f"{'pages/s':>11} {'part':>5}  {'stack' if stack else 'thread'}", "dim")])
+        rows.append([(f"{'pages/s':>11} {'share':>5}  {'stack' if stack else 'thread'}", "dim")])
         if not found:
-            rows.append([("             none lately", "dim")])
+            rows.append([("             none recently", "dim")])
         for w in found[:room]:
-            name = _innermost(w.writer.stack) if stack else f"{w.writer.tid} of {w.writer.pid}"
+            name = _innermost(w.writer.stack) if stack else f"{w.writer.tid} (pid {w.writer.pid})"
             rows.append([(f"{w.pages_per_s:>11,.0f} {w.share:>5.0%}  {name}", "")])
     return [clipped(row, width) for row in rows][:height]
 

@@ -1,1 +1,1 @@
-"""Screens of redirty top: what is on them, and their keys."""
+"""The screens of redirty top: their panels and keys."""

@@ -1,4 +1,4 @@
-"""What all screens share: news from a reader, help, export."""
+"""Base of all screens: snapshots from a reader, help, export."""
 
 from __future__ import annotations
 
@@ -16,73 +16,78 @@ from textual.screen import Screen
 
 
 class Watch(Screen[None]):
-    """A screen that shows snapshots. VIEW names its exports, HELP is told by `?`."""
+    """A screen that shows a reader's snapshots.
+
+    Attributes:
+        VIEW: names its exports.
+        HELP: what `?` shows above the keys.
+    """
 
     VIEW = "redirty"
     HELP = ""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("question_mark,f1", "help", "help", id="help", key_display="?"),
-        Binding("e", "export_csv", "CSV", show=False, id="export.csv"),
-        Binding("E", "export_svg", "SVG", show=False, id="export.svg"),
+        Binding("e", "export_csv", "export as CSV", show=False, id="export.csv"),
+        Binding("E", "export_svg", "export the screen as SVG", show=False, id="export.svg"),
     ]
 
     @dataclass
-    class News(Message):
-        """A reader has a new snapshot."""
+    class NewSnapshot(Message):
+        """A reader has published a snapshot."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._told = False
+        self._wake_pending = False
 
     def waker(self) -> Callable[[], None]:
-        """For a reader's thread. Several calls before the screen comes to look are one."""
+        """Return a callback for a reader's thread. Wake-ups are coalesced until the screen refreshes."""
 
         def wake() -> None:
-            if not self._told and self.is_running:
-                self._told = True
-                self.post_message(self.News())
+            if not self._wake_pending and self.is_running:
+                self._wake_pending = True
+                self.post_message(self.NewSnapshot())
 
         return wake
 
-    def keep(self, reader: Reader[Any]) -> None:
-        """A reader that the program closes at its end, whatever that is."""
-        kept = getattr(self.app, "readers", None)
-        if kept is not None:
-            kept.append(reader)
+    def register(self, reader: Reader[Any]) -> None:
+        """Have the program close a reader at its end, however it ends."""
+        readers = getattr(self.app, "readers", None)
+        if readers is not None:
+            readers.append(reader)
 
-    def drop(self, reader: Reader[Any]) -> None:
-        """One that was closed."""
-        kept = getattr(self.app, "readers", [])
-        if reader in kept:
-            kept.remove(reader)
+    def forget(self, reader: Reader[Any]) -> None:
+        """Forget a registered reader that was closed."""
+        readers = getattr(self.app, "readers", [])
+        if reader in readers:
+            readers.remove(reader)
 
-    def on_watch_news(self) -> None:
-        """Shows the newest snapshot."""
-        self._told = False
-        self.newest()
+    def on_watch_new_snapshot(self) -> None:
+        """Show the latest snapshot."""
+        self._wake_pending = False
+        self.show_latest()
 
-    def newest(self) -> None:
-        """Shows the reader's latest snapshot."""
+    def show_latest(self) -> None:
+        """Show the reader's latest snapshot, if there is a new one."""
         raise NotImplementedError
 
     def csv_rows(self) -> tuple[str, export.Rows]:
-        """What is on the screen: a name, and rows with their heading."""
+        """Return what the screen shows: a name, and rows that begin with a heading."""
         raise NotImplementedError
 
     def action_help(self) -> None:
-        """What the screen shows, and its keys."""
+        """Show help on the screen and its keys."""
         from redirty.tui.screens.help import HelpScreen
 
         self.app.push_screen(HelpScreen(self.HELP, self))
 
     def action_export_csv(self) -> None:
-        """Into a file in the working directory."""
+        """Export what the screen shows into a file in the working directory."""
         view, rows = self.csv_rows()
         self._save(lambda directory: export.save_csv(directory, view, rows))
 
     def action_export_svg(self) -> None:
-        """A picture of the screen, likewise."""
-        self.query("ToastRack").set(display=False)  # notices would lie on it
+        """Export a picture of the screen into a file in the working directory."""
+        self.query("ToastRack").set(display=False)  # notifications would cover it
         self.call_after_refresh(self._save_svg)
 
     def _save_svg(self) -> None:
@@ -96,6 +101,6 @@ class Watch(Screen[None]):
             path = save(Path.cwd())
         except (RedirtyError, FileNotFoundError) as e:  # the working directory may be gone
             text = str(e) if isinstance(e, RedirtyError) else "the working directory is gone"
-            self.notify(text, title="not exported", severity="error")
+            self.notify(text, title="export failed", severity="error")
         else:
             self.notify(str(path), title="exported")

@@ -1,4 +1,4 @@
-"""A question for yes or no."""
+"""A yes-or-no question."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 
 class ConfirmScreen(ModalScreen[bool]):
-    """Gives the answer."""
+    """Returns True for yes, False for no."""
 
     CSS = """
     ConfirmScreen { align: center middle; }
@@ -38,5 +38,5 @@ class ConfirmScreen(ModalScreen[bool]):
             yield Static(Text(self._text))
 
     def action_answer(self, yes: bool) -> None:
-        """What was answered."""
+        """Close the question with an answer."""
         self.dismiss(yes)

@@ -1,4 +1,4 @@
-"""Help on a screen: what it shows, and its keys as they are bound now."""
+"""Help on a screen: what it shows, and its current key bindings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 
 class HelpScreen(ModalScreen[None]):
-    """Any of its keys closes it. It covers the screen below, which need not be drawn for it, then."""
+    """The help; any of its keys closes it. It covers the screen below, which then need not be drawn."""
 
     CSS = """
     HelpScreen { align: center middle; background: $background; }
@@ -35,18 +35,18 @@ class HelpScreen(ModalScreen[None]):
         """See Screen."""
         with VerticalScroll() as box:
             box.border_title = "help"
-            box.border_subtitle = "escape closes it"
+            box.border_subtitle = "press escape to close"
             yield Static(Text(self._text), id="help-text")
             yield Static(self._keys(), id="help-keys")
 
     def _keys(self) -> Text:
         text = Text("\nkeys\n", style="bold")
-        told = set()
+        listed = set()
         for active in self._about.active_bindings.values():
             b = active.binding
-            if not b.description or b.action in told or b.system:
+            if not b.description or b.action in listed or b.system:
                 continue
-            told.add(b.action)
+            listed.add(b.action)
             keys = [
                 self.app.get_key_display(other.binding)
                 for other in self._about.active_bindings.values()

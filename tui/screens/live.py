@@ -1,5 +1,4 @@
-"""The target screen over a running target: with keys for the interval, for threads and stacks, and for a
-mirror of it."""
+"""The target screen on a running target, with keys for the interval, for writers, and for a mirror of it."""
 
 from __future__ import annotations
 
@@ -10,11 +9,11 @@ from typing import ClassVar
 
 from redirty.tui.readers.link_watch import LinkWatch
 from redirty.tui.readers.live import Live, TopOptions
-from redirty.tui.readers.mirror_process import Mirror, pids_of, words_of
+from redirty.tui.readers.mirror_process import Mirror
 from redirty.tui.readers.target import TargetReader
 from redirty.tui.screens.mirror import MirrorScreen
 from redirty.tui.screens.mirror_confirm import MirrorConfirmScreen, destination
-from redirty.tui.screens.prompt import PromptScreen
+from redirty.tui.screens.prompt import prompt
 from redirty.tui.screens.target import TargetScreen
 from redirty.tui.snapshots.mirror import MirrorCommand
 from redirty.tui.snapshots.snapshot import ReaderState
@@ -22,29 +21,32 @@ from textual.binding import Binding, BindingType
 
 
 class LiveScreen(TargetScreen):
-    """begin: makes a reader of the target, again when threads and stacks are asked for."""
+    """The target screen on a running target.
+
+    make_reader() returns a reader of the target; it is called again when tracing restarts.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("minus", "interval(-1)", "interval", id="interval.down", key_display="- +",
-                tooltip="- shorter rounds, + longer ones"),
+                tooltip="- shorter rounds, + longer rounds"),
         Binding("plus,equals_sign", "interval(1)", "longer rounds", show=False, id="interval.up",
                 key_display="+"),
-        Binding("w", "writers", "who", show=False, id="writers",
-                tooltip="trace anew with threads and stacks, or without"),
+        Binding("w", "writers", "writers", show=False, id="writers",
+                tooltip="restart tracing with threads and stacks, or without"),
         Binding("m", "mirror", "mirror", id="mirror",
-                tooltip="mirror the target's memory, after a question"),
+                tooltip="mirror the target's memory; asks for confirmation"),
     ]  # fmt: skip
 
     def __init__(
         self,
-        begin: Callable[[TopOptions], Live],
-        wanted: TopOptions,
+        make_reader: Callable[[TopOptions], Live],
+        options: TopOptions,
         view: str = "summary",
         link: LinkWatch | None = None,
     ) -> None:
-        self._begin = begin
-        self._wanted = wanted
-        super().__init__(begin(wanted), view, link)
+        self._make_reader = make_reader
+        self._options = options
+        super().__init__(make_reader(options), view, link)
 
     @property
     def live(self) -> Live:
@@ -54,100 +56,104 @@ class LiveScreen(TargetScreen):
         return reader
 
     def action_interval(self, steps: int) -> None:
-        """Twice as long, or half."""
+        """Double the interval (1) or halve it (-1)."""
         self.live.set_interval(self.live.interval_s * 2.0**steps)
 
     def action_writers(self) -> None:
-        """Begins anew: what is traced is compiled into the BPF programs."""
-        if self._wanted.directory is not None:
+        """Restart tracing with or without writers: the BPF programs are compiled for either."""
+        if self._options.directory is not None:
             self.notify(
-                "not while recording (-o): end it, then redirty record --events --stacks",
+                "not possible while recording (-o); stop, then use redirty record --events --stacks",
                 severity="warning",
             )
             return
         if self.live.target_is_command:
-            self.notify("not with -- COMMAND, which ends with its recording", severity="warning")
+            self.notify(
+                "not possible with -- COMMAND, which ends with its recording", severity="warning"
+            )
             return
-        self._wanted = replace(
-            self._wanted, writers=not self._wanted.writers, interval_s=self.live.interval_s
+        self._options = replace(
+            self._options, writers=not self._options.writers, interval_s=self.live.interval_s
         )
-        self.run_worker(self._anew(), exclusive=True)
+        self.run_worker(self._restart(), exclusive=True)
 
-    async def _anew(self) -> None:
-        old = await self._let_go()
-        self._go_on(old)
-        self.action_view("writers" if self._wanted.writers else self.view)
+    async def _restart(self) -> None:
+        old = await self._close_reader()
+        self._start_reader(old)
+        self.action_view("writers" if self._options.writers else self.view)
 
-    async def _let_go(self) -> Live:
-        """Ends the reader, and waits until the target is free."""
+    async def _close_reader(self) -> Live:
+        """Close the reader, wait until the target is released, and return the reader."""
         old = self.live
-        old.told = lambda: None
+        old.on_snapshot = lambda: None
         await asyncio.to_thread(old.close)
-        self.drop(old)
+        self.forget(old)
         return old
 
-    def _go_on(self, old: Live) -> None:
-        """With a new reader."""
-        self.reader = self._begin(self._wanted)
-        self.reader.asked = old.asked
-        self.reader.told = self.waker()
-        self.keep(self.reader)
+    def _start_reader(self, old: Live) -> None:
+        """Start a new reader with the question of the old one."""
+        self.reader = self._make_reader(self._options)
+        self.reader.question = old.question
+        self.reader.on_snapshot = self.waker()
+        self.register(self.reader)
         self.reader.start()
         if self.link is not None:
             self.link.close()
-            self.link.follow(self.reader)
+            self.link.start(self.reader)
 
     # ---- mirror ----
 
     def action_mirror(self) -> None:
-        """Asks where to, then whether."""
-        refused = self._why_no_mirror()
-        if refused:
-            self.notify(refused, severity="warning")
+        """Ask for a destination and for confirmation, then mirror the target."""
+        reason = self._why_no_mirror()
+        if reason:
+            self.notify(reason, severity="warning")
             return
-        title = "mirror to: a directory that does not exist yet, or HOST:PORT"
-        self.app.push_screen(PromptScreen(title, "", destination), self._ask_to_mirror)
+        title = "mirror to: a new directory, or HOST:PORT"
+        prompt(self.app, title, destination, self._confirm_mirror)
 
     def _why_no_mirror(self) -> str:
+        """Return why the target cannot be mirrored; empty if it can."""
         live = self.live
-        if self._wanted.directory is not None:
-            return "not while recording (-o): end it, then redirty mirror"
+        if self._options.directory is not None:
+            return "not possible while recording (-o); stop, then use redirty mirror"
         if live.target_is_command:
-            return "not with -- COMMAND, which ends with its recording; redirty mirror -p does it"
+            return (
+                "not possible with -- COMMAND, which ends with its recording; use redirty mirror -p"
+            )
         if live.target is None:
             return "the target is not known yet"
         if live.latest is not None and live.latest.state is ReaderState.ENDED:
             return "the target has ended"
         return ""
 
-    def _ask_to_mirror(self, to: str | None) -> None:
+    def _confirm_mirror(self, to: str) -> None:
         target = self.live.target
-        words = None if target is None else words_of(target)
-        if to is None or target is None or words is None:
+        arguments = None if target is None else target.arguments()
+        if target is None or arguments is None:
             return
         s = self.shown
-        c = None if s is None else s.convergence
-        wish = MirrorCommand(
+        verdict = "" if s is None or s.convergence is None else s.convergence.verdict
+        present = 0 if s is None or not len(s.series) else int(s.series["present_pages"][-1])
+        command = MirrorCommand(
             title=self.live.about.title,
-            words=words,
-            pids=pids_of(target),
-            to=destination(to),
-            downtime_s=self.live.asked.downtime_s,
-            arm=self._wanted.arm,
-            probe=self._wanted.probe,
-            present_pages=int(s.series["present_pages"][-1])
-            if s is not None and len(s.series)
-            else 0,
+            target=arguments,
+            pids=tuple(target.pids),
+            to=to,
+            downtime_s=self.live.question.downtime_s,
+            arm=self._options.arm,
+            probe=self._options.probe,
+            present_pages=present,
         )
 
-        def answered(wish: MirrorCommand | None) -> None:
-            if wish is not None:
-                self.run_worker(self._mirror(wish), exclusive=True)
+        def answered(confirmed: MirrorCommand | None) -> None:
+            if confirmed is not None:
+                self.run_worker(self._mirror(confirmed), exclusive=True)
 
-        self.app.push_screen(MirrorConfirmScreen(wish, "" if c is None else c.verdict), answered)
+        self.app.push_screen(MirrorConfirmScreen(command, verdict), answered)
 
-    async def _mirror(self, wish: MirrorCommand) -> None:
-        mirror = Mirror(wish)  # holds the process before it is let go of
-        self._wanted = replace(self._wanted, interval_s=self.live.interval_s)
-        old = await self._let_go()  # memory has room for one that write-protects it
-        await self.app.push_screen(MirrorScreen(mirror), lambda _: self._go_on(old))
+    async def _mirror(self, command: MirrorCommand) -> None:
+        mirror = Mirror(command)  # opens pidfds of the processes before they are released
+        self._options = replace(self._options, interval_s=self.live.interval_s)
+        old = await self._close_reader()  # memory can be write-protected by one tracer only
+        await self.app.push_screen(MirrorScreen(mirror), lambda _: self._start_reader(old))

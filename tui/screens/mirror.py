@@ -1,7 +1,8 @@
-"""The mirror screen: passes, decisions with their reasons, how it ended."""
+"""The mirror screen: passes, decisions with their reasons, the outcome."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from redirty.tui import export
@@ -17,23 +18,23 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Footer
 
 _HELP = """\
-The target's memory is copied while it runs, then again and again what it wrote meanwhile; when what is left \
-can be copied within the downtime asked for, it is stopped for that, and runs again. If that will not come, \
-the target is left alone.
+The target's memory is copied while it runs; then, pass by pass, the pages it wrote meanwhile. Once the rest \
+can be copied within the downtime, the target is stopped, the rest is copied, and the target is resumed. If it \
+does not converge, the target is not stopped.
 
-  pass        one trip over a set of pages: first all of them
+  pass        one iteration over a set of pages; the first one covers all pages
   zero        pages of zeros, which need not be sent
-  unchanged   pages whose contents are what was sent before: written, but not changed
-  kept        pages that will surely be written again: sent in the last pass, while the target stands still
-  dirty/s     what the target wrote while the pass went on
+  unchanged   pages written since they were sent, with the same contents
+  deferred    hot pages, deferred to the last pass, during which the target is stopped
+  dirty/s     pages that the target wrote during the pass
 
-x cancels it: the target runs on, and there is no mirror. The mirror is a process of its own; when this screen \
-ends, however it does, it is cancelled.
+Press x to cancel: the target keeps running, the mirror is discarded. The mirror is a process of its own; it is \
+cancelled when this screen ends, however it ends.
 """
 
 
 class MirrorScreen(Watch):
-    """Runs one; left when it is over, or cancelled."""
+    """Runs a mirror; can be left once it has ended or was cancelled."""
 
     VIEW = "mirror"
     HELP = _HELP
@@ -41,16 +42,15 @@ class MirrorScreen(Watch):
     CSS = """
     MirrorScreen #heading { height: 2; }
     MirrorScreen #progress { height: 1; }
-    MirrorScreen #passes, MirrorScreen #steps {
+    MirrorScreen #passes, MirrorScreen #decisions {
         border-top: solid $primary-muted; border-title-color: $text-accent; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("x", "cancel", "cancel", id="mirror.cancel", tooltip="end it with no mirror"),
-        Binding(
-            "escape", "leave", "back", id="leave", tooltip="back to the target, when it is over"
-        ),
+        Binding("x", "cancel", "cancel", id="mirror.cancel", tooltip="cancel and discard the mirror"),
+        Binding("escape", "leave", "back", id="leave",
+                tooltip="back to the target, once the mirror has ended"),
         Binding("q,ctrl+c", "leave_all", "quit", id="quit", key_display="q"),
-    ]
+    ]  # fmt: skip
 
     def __init__(self, reader: Mirror) -> None:
         super().__init__()
@@ -62,35 +62,35 @@ class MirrorScreen(Watch):
         yield Picture[MirrorSnapshot](self._heading, id="heading")
         yield Picture(draw.progress, id="progress")
         yield Picture(draw.passes, id="passes", title="passes")
-        yield Picture(draw.steps, id="steps", title="after each pass")
+        yield Picture(draw.decisions, id="decisions", title="decisions")
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Begins."""
-        self.reader.told = self.waker()
-        self.keep(self.reader)
+        """Start the mirror."""
+        self.reader.on_snapshot = self.waker()
+        self.register(self.reader)
         self.reader.start()
-        self.newest()
-        self.set_interval(0.5, self.newest)
+        self.show_latest()
+        self.set_interval(0.5, self.show_latest)
 
     def on_unmount(self) -> None:
-        """Lets go of the target."""
+        """Cancel the mirror if it still runs."""
         self.reader.request_stop()
 
     def on_resize(self) -> None:
-        """More or less fits now."""
+        """Draw for the new size."""
         self._show()
 
     def _heading(self, s: MirrorSnapshot, width: int, height: int) -> list[Row]:
         return draw.heading(s, width)
 
     @property
-    def over(self) -> bool:
-        """Whether it has ended."""
+    def finished(self) -> bool:
+        """True once the mirror has ended."""
         latest = self.reader.latest
-        return latest is not None and latest.progress.stage.over
+        return latest is not None and latest.progress.stage.finished
 
-    def newest(self) -> None:
+    def show_latest(self) -> None:
         """See Watch."""
         latest = self.reader.latest
         if latest is None or latest is self.shown:
@@ -109,31 +109,31 @@ class MirrorScreen(Watch):
     # ---- keys ----
 
     def action_cancel(self) -> None:
-        """Ends it."""
-        if not self.over:
+        """Cancel the mirror, without a question."""
+        if not self.finished:
             self.reader.cancel()
 
     def action_leave(self) -> None:
-        """Back, when it is over."""
-        if self.over:
-            self.drop(self.reader)
+        """Return to the target, or ask whether to cancel the mirror."""
+        if self.finished:
+            self.forget(self.reader)
             self.dismiss()
         else:
             self._ask_to_cancel(self.reader.cancel)
 
     def action_leave_all(self) -> None:
-        """Out of the program, when it is over."""
-        if self.over:
+        """End the program, or ask whether to cancel the mirror."""
+        if self.finished:
             self.app.exit()
         else:
             self._ask_to_cancel(self.app.exit)
 
-    def _ask_to_cancel(self, do: object) -> None:
+    def _ask_to_cancel(self, cancel: Callable[[], object]) -> None:
         def answered(yes: bool | None) -> None:
-            if yes and callable(do):
-                do()
+            if yes:
+                cancel()
 
-        text = "The mirror is not finished. Cancel it? The target runs on, and there is no mirror."
+        text = "The mirror is not complete. Cancel it? The target keeps running, the mirror is discarded."
         self.app.push_screen(ConfirmScreen(text), answered)
 
     # ---- export ----

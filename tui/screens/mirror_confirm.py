@@ -1,4 +1,4 @@
-"""The question before a mirror: what will happen, and what may be changed about it."""
+"""The confirmation before a mirror: what it will do, and what can be changed about it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from redirty.collector.errors import UsageError
 from redirty.collector.units import parse_rate
-from redirty.tui.render.mirror import question
-from redirty.tui.screens.prompt import PromptScreen
-from redirty.tui.screens.target_layout import parse_downtime
+from redirty.tui.render.mirror import confirmation
+from redirty.tui.screens.prompt import prompt
+from redirty.tui.snapshots.convergence import parse_downtime
 from redirty.tui.snapshots.mirror import MirrorCommand
 from redirty.tui.widgets.picture import Picture
 from textual.app import ComposeResult
@@ -21,8 +21,10 @@ from textual.screen import ModalScreen
 
 
 class MirrorConfirmScreen(ModalScreen[MirrorCommand | None]):
-    """Gives what is to be done, None when nothing is. Only a key of its own says yes: enter may be one
-    too many of the line before."""
+    """Returns the command to run, or None.
+
+    Enter does not confirm: it may have been pressed once too often in the prompt before.
+    """
 
     CSS = """
     MirrorConfirmScreen { align: center middle; }
@@ -31,26 +33,27 @@ class MirrorConfirmScreen(ModalScreen[MirrorCommand | None]):
     """
     SCOPED_CSS = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("y", "begin", "begin", id="mirror.yes"),
-        Binding("escape,n", "leave", "leave", id="mirror.no"),
+        Binding("y", "start", "start", id="mirror.yes"),
+        Binding("escape,n", "leave", "cancel", id="mirror.no"),
         Binding("d", "downtime", "downtime", id="mirror.downtime"),
         Binding("b", "bandwidth", "bandwidth", id="mirror.bandwidth"),
         Binding("c", "code", "code file", id="mirror.code"),
         Binding("v", "verify", "verify", id="mirror.verify"),
     ]
 
-    def __init__(self, wish: MirrorCommand, verdict: str) -> None:
+    def __init__(self, command: MirrorCommand, verdict: str) -> None:
         super().__init__()
-        self.wish = wish
+        self.command = command
         self._verdict = verdict
 
     def compose(self) -> ComposeResult:
         """See Screen."""
         with Vertical() as box:
-            box.border_title = "mirror it?"
-            box.border_subtitle = "y begins, escape leaves all as it is"
+            box.border_title = "mirror the target?"
+            box.border_subtitle = "y: start, escape: cancel"
             yield Picture[MirrorCommand](
-                lambda wish, width, _: question(wish, self._verdict, width), id="question"
+                lambda command, width, _: confirmation(command, self._verdict, width),
+                id="confirmation",
             )
 
     def on_mount(self) -> None:
@@ -58,89 +61,91 @@ class MirrorConfirmScreen(ModalScreen[MirrorCommand | None]):
         self._show()
 
     def on_resize(self) -> None:
-        """More or less fits on a line now."""
+        """Wrap the text for the new width."""
         self._show()
 
     def _show(self) -> None:
         picture = self.query_one(Picture)
         inner = min(78, self.app.size.width) - 4
-        picture.styles.height = len(question(self.wish, self._verdict, inner))
-        picture.show(self.wish)
+        picture.styles.height = len(confirmation(self.command, self._verdict, inner))
+        picture.show(self.command)
 
-    def _typed(
-        self, title: str, check: Callable[[str], object], take: Callable[[str], None]
-    ) -> None:
-        def taken(text: str | None) -> None:
-            if text is not None:
-                take(text)
-                self._show()
+    def _prompt(self, title: str, field: str, parse: Callable[[str], object]) -> None:
+        """Ask for another value of one of the command's fields."""
 
-        self.app.push_screen(PromptScreen(title, "", check), taken)
+        def apply(value: object) -> None:
+            self.command = replace(self.command, **{field: value})  # type: ignore[arg-type]
+            self._show()
 
-    def action_begin(self) -> None:
-        """As it says."""
-        self.dismiss(self.wish)
+        prompt(self.app, title, parse, apply)
+
+    def action_start(self) -> None:
+        """Confirm."""
+        self.dismiss(self.command)
 
     def action_leave(self) -> None:
-        """Nothing happens."""
+        """Cancel."""
         self.dismiss(None)
 
     def action_downtime(self) -> None:
-        """Another one."""
-
-        def take(text: str) -> None:
-            self.wish = replace(self.wish, downtime_s=parse_downtime(text))
-
-        self._typed("downtime: 300ms, 2s", parse_downtime, take)
+        """Ask for another downtime."""
+        self._prompt("downtime: 300ms, 2s", "downtime_s", parse_downtime)
 
     def action_bandwidth(self) -> None:
-        """A limit, or none."""
-
-        def check(text: str) -> float | None:
-            return parse_rate(text) if text.strip() else None
-
-        def take(text: str) -> None:
-            self.wish = replace(self.wish, bandwidth=check(text))
-
-        self._typed("send no faster: 1Gbit, 100MiB; empty: no limit", check, take)
+        """Ask for a rate limit."""
+        self._prompt("rate limit: 1Gbit, 100MiB; empty: unlimited", "bandwidth", rate_limit)
 
     def action_code(self) -> None:
-        """For another machine."""
-
-        def take(text: str) -> None:
-            self.wish = replace(self.wish, code_file=code_file(text))
-
-        self._typed("file with the code of redirty receive; empty: none", code_file, take)
+        """Ask for the file with the pairing code of redirty receive."""
+        title = "file with the code of redirty receive; empty: none"
+        self._prompt(title, "code_file", code_file)
 
     def action_verify(self) -> None:
-        """Compare, or not."""
-        self.wish = replace(self.wish, verify=not self.wish.verify)
+        """Switch verification on or off."""
+        self.command = replace(self.command, verify=not self.command.verify)
         self._show()
 
 
 def destination(text: str) -> str:
-    """Where to: HOST:PORT, or a full path of a directory that is not there yet. Errors: UsageError,
-    RedirtyError."""
+    """Return a destination: HOST:PORT, or the absolute path of a new directory.
+
+    Raises:
+        UsageError: it exists, or its parent does not.
+        RedirtyError: the address is invalid.
+    """
     from redirty.collector.mirror.transport.listener import parse_address
 
     text = text.strip()
     if not text:
-        raise UsageError("type a directory that does not exist yet, or HOST:PORT")
+        raise UsageError("enter a new directory, or HOST:PORT")
     if parse_address(text) is not None:
         return text
     path = Path.cwd() / Path(text).expanduser()
     if path.exists() or path.is_symlink():
-        raise UsageError(f"{path} exists already: name a new directory")
+        raise UsageError(f"{path} exists already; enter a new directory")
     if not path.parent.is_dir():
-        raise UsageError(f"there is no directory {path.parent}")
+        raise UsageError(f"no such directory: {path.parent}")
     return str(path)
 
 
+def rate_limit(text: str) -> float | None:
+    """Parse a rate limit in bytes per second; return None for an empty text.
+
+    Raises:
+        UsageError: it is not a rate.
+    """
+    return parse_rate(text) if text.strip() else None
+
+
 def code_file(text: str) -> str | None:
-    """A file with the receiver's code; "": none. Errors: UsageError."""
+    """Return the absolute path of a file with the receiver's code; None for an empty text.
+
+    Raises:
+        UsageError: there is no such file.
+    """
     if not text.strip():
         return None
     path = Path(text.strip()).expanduser()
     if not path.is_file():
-        raise UsageError(f"there is no file {path}")
+        raise UsageError(f"no such file: {path}")
     return str(path.absolute())

@@ -1,4 +1,4 @@
-"""The overview: all processes by write faults. Enter traces one."""
+"""The overview: all processes by their write faults. Enter traces one of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redirty.collector.target.targets import Cgroup, Pids, TargetSet
 from redirty.tui import export
 from redirty.tui.readers.link_watch import LinkWatch
 from redirty.tui.readers.live import Live, TopOptions
-from redirty.tui.readers.overview import Overview, by_cgroup, chosen
+from redirty.tui.readers.overview import Overview, by_cgroup, matching
 from redirty.tui.render.columns import OVERVIEW, Processes
 from redirty.tui.render.overview import heading
 from redirty.tui.screens.base import Watch
@@ -21,25 +21,23 @@ from redirty.tui.snapshots.convergence import ConvergenceQuestion
 from redirty.tui.snapshots.snapshot import OverviewSnapshot, ProcessRow
 from redirty.tui.widgets.picture import Picture
 from redirty.tui.widgets.table import FieldTable
-from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Footer, Input
 
 _HELP = """\
-Every process by its write faults: writes to memory at which the processor asked the kernel, because no page \
-was there (1st), it was shared and had to be copied (COW), or its file system had to be asked (mkw). They are \
-counted in the kernel for all processes at once; nothing is armed, so this shows who touches new memory, \
-and enter shows who writes again and again. ? is what this kernel does not tell.
+All processes by their write faults: writes at which the processor trapped into the kernel because no page was \
+present (1st), the page was shared and had to be copied (COW), or the file system had to be notified (mkw). They \
+are counted in the kernel for all processes at once. Nothing is armed, so this screen shows who touches new \
+memory; press enter to see who writes to the same memory repeatedly. A ? means that this kernel cannot tell.
 
-Enter traces the process, of a virtual machine the guest's memory, or with g the cgroup, that the cursor \
-is on: it stands still for about a \
-millisecond, once. Escape comes back, and nothing stays attached.
+Enter traces the process under the cursor: for a virtual machine the guest's memory, with g the whole cgroup. \
+The target is stopped for about a millisecond, once. Escape comes back here, and nothing stays attached.
 """
 
 
 class OverviewScreen(Watch):
-    """Counts while it is shown; while a target is traced from here it lets go of the kernel."""
+    """Counts write faults while it is shown; detaches from the kernel while a target is traced."""
 
     HELP = _HELP
     VIEW = "overview"
@@ -50,19 +48,19 @@ class OverviewScreen(Watch):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "filter", id="filter", key_display="/",
-                tooltip="only those whose name, pid or cgroup has these words"),
-        Binding("g", "group", "by cgroup", id="group", tooltip="one row a cgroup, or a process"),
-        Binding("v", "machines", "VMs", id="machines", tooltip="only virtual machines, or all"),
-        Binding("space", "pause", "pause", id="pause"),
+                tooltip="filter by words in name, pid or cgroup"),
+        Binding("g", "group", "by cgroup", id="group", tooltip="one row per cgroup, or per process"),
+        Binding("v", "machines", "VMs", id="machines", tooltip="virtual machines only, or all processes"),
+        Binding("space", "pause", "pause", id="pause", tooltip="pause the screen, or resume it"),
         Binding("minus", "interval(-1)", "interval", show=False, id="interval.down",
-                key_display="-", tooltip="look twice as often"),
-        Binding("plus,equals_sign", "interval(1)", "look half as often", show=False,
+                key_display="-", tooltip="- update twice as often, + half as often"),
+        Binding("plus,equals_sign", "interval(1)", "update half as often", show=False,
                 id="interval.up", key_display="+"),
-        Binding("escape", "clear", "clear", show=False, id="leave", tooltip="no filter any more"),
+        Binding("escape", "clear", "clear", show=False, id="leave", tooltip="clear the filters"),
     ]  # fmt: skip
 
     def __init__(
-        self, wanted: TopOptions, asked: ConvergenceQuestion, link: LinkWatch | None = None
+        self, options: TopOptions, question: ConvergenceQuestion, link: LinkWatch | None = None
     ) -> None:
         super().__init__()
         self.reader = Overview()
@@ -72,8 +70,8 @@ class OverviewScreen(Watch):
         self.words = ""
         self.shown: OverviewSnapshot | None = None
         self.rows: Processes = ()
-        self._wanted = wanted
-        self._asked = asked
+        self._options = options
+        self._question = question
         self._link = link
 
     def compose(self) -> ComposeResult:
@@ -84,41 +82,41 @@ class OverviewScreen(Watch):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Begins to count."""
+        """Start counting."""
         self.query_one(Input).display = False
         self.query_one(FieldTable).focus()
-        self.reader.told = self.waker()
-        self.keep(self.reader)
+        self.reader.on_snapshot = self.waker()
+        self.register(self.reader)
         self.reader.start()
 
     def on_screen_suspend(self) -> None:
-        """Another screen is on top: help, or a target."""
+        """Detach from the kernel if the new screen traces a target."""
         if isinstance(self.app.screen, LiveScreen):
             self.reader.suspend(True)
 
     def on_screen_resume(self) -> None:
-        """Back."""
+        """Attach again."""
         self.reader.suspend(False)
 
     def on_resize(self) -> None:
-        """A message may need more lines, or fewer."""
+        """Draw for the new size: a message may need more lines, or fewer."""
         self._show()
 
     def on_unmount(self) -> None:
-        """Lets go of the kernel."""
+        """Detach from the kernel."""
         self.reader.request_stop()
 
     def _heading(self, s: OverviewSnapshot, width: int, height: int) -> list[list[tuple[str, str]]]:
-        how = [
+        view = [
             "paused" if self.paused else "",
             f"filter: {self.words}" if self.words else "",
             "VMs only" if self.machines else "",
             "by cgroup" if self.grouped else "",
         ]
         shown = sum(p.members for p in self.rows)
-        return heading(s, shown, ", ".join(filter(None, how)), width)
+        return heading(s, shown, ", ".join(filter(None, view)), width)
 
-    def newest(self) -> None:
+    def show_latest(self) -> None:
         """See Watch."""
         latest = self.reader.latest
         if latest is None or self.paused:
@@ -130,7 +128,7 @@ class OverviewScreen(Watch):
         s = self.shown
         if s is None:
             return
-        found = chosen(s.processes, self.words, "vm" if self.machines else "")
+        found = matching(s.processes, self.words, "vm" if self.machines else "")
         self.rows = tuple(by_cgroup(found) if self.grouped else found)
         self.query_one(FieldTable).show(self.rows, len(self.rows), _key)
         picture = self.query_one(Picture)
@@ -140,27 +138,29 @@ class OverviewScreen(Watch):
     # ---- keys ----
 
     def action_filter(self) -> None:
-        """Asks for words."""
+        """Show the line for the filter and focus it."""
         line = self.query_one(Input)
-        line.display = True  # at once: the next key is for it
+        line.display = True  # at once: the next key belongs to it
         line.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """As they are typed."""
+        """Filter while the words are typed."""
         self.words = event.value
         self._show()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Back to the table."""
+        """Return to the table."""
         table = self.query_one(FieldTable)
-        if self.focused is table:  # enter again, before the line knew: it was for the table
+        if (
+            self.focused is table
+        ):  # a second enter, before the line lost the focus: it was meant for the table
             table.action_choose()
             return
         event.input.display = bool(event.value)
         self.set_focus(table)
 
     def action_clear(self) -> None:
-        """No filter."""
+        """Clear the filters."""
         line = self.query_one(Input)
         line.value = ""
         line.display = False
@@ -169,34 +169,33 @@ class OverviewScreen(Watch):
         self._show()
 
     def action_group(self) -> None:
-        """By cgroup, or not."""
+        """Group by cgroup, or not."""
         self.grouped = not self.grouped
         self._show()
 
     def action_machines(self) -> None:
-        """Virtual machines only, or all."""
+        """Show virtual machines only, or all processes."""
         self.machines = not self.machines
         self._show()
 
     def action_pause(self) -> None:
-        """The screen stands still."""
+        """Pause the screen, or resume it."""
         self.paused = not self.paused
         if self.paused:
             self._show()
         else:
-            self.newest()
+            self.show_latest()
 
     def action_interval(self, steps: int) -> None:
-        """Twice as long, or half."""
+        """Double the interval (1) or halve it (-1)."""
         self.reader.set_interval(self.reader.interval_s * 2.0**steps)
 
-    @on(FieldTable.Chosen)
-    def trace(self, event: FieldTable.Chosen) -> None:
-        """Traces it."""
+    def on_field_table_chosen(self, event: FieldTable.Chosen) -> None:
+        """Trace the chosen row."""
         find = partial(target_of, self.rows[event.row])
         self.app.push_screen(
             LiveScreen(
-                lambda wanted: Live(find, wanted, self._asked), self._wanted, link=self._link
+                lambda options: Live(find, options, self._question), self._options, link=self._link
             )
         )
 
@@ -213,10 +212,13 @@ def _key(rows: Processes, i: int) -> object:
 
 
 def target_of(p: ProcessRow) -> TargetSet:
-    """What a row stands for. Errors: RedirtyError when it is gone."""
+    """Return the target that a row stands for.
+
+    Raises:
+        RedirtyError: it no longer exists.
+    """
     if p.kind == "vm":
-        with contextlib.suppress(
-            RedirtyError
-        ):  # whose memory is marked as no QEMU does: as a process
+        # Without memory that looks like QEMU's guest RAM, it is traced as a process.
+        with contextlib.suppress(RedirtyError):
             return Guest(p.pid)
     return Pids([p.pid]) if p.pid else Cgroup(p.cgroup)

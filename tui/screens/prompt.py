@@ -1,20 +1,22 @@
-"""A question for one line of text."""
+"""A prompt for one line of text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from redirty.collector.errors import RedirtyError
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+T = TypeVar("T")
+
 
 class PromptScreen(ModalScreen[str | None]):
-    """Gives what was typed, once check() takes it; None when it was left by escape."""
+    """Returns what was typed, once check() accepts it; None if cancelled."""
 
     CSS = """
     PromptScreen { align: center middle; }
@@ -24,25 +26,24 @@ class PromptScreen(ModalScreen[str | None]):
     """
     SCOPED_CSS = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "leave", id="typed.leave"),
+        Binding("escape", "leave", "cancel", id="typed.leave"),
     ]
 
-    def __init__(self, title: str, value: str, check: Callable[[str], object]) -> None:
+    def __init__(self, title: str, check: Callable[[str], object]) -> None:
         super().__init__()
         self._title = title
-        self._value = value
         self._check = check
 
     def compose(self) -> ComposeResult:
         """See Screen."""
         with Vertical() as box:
             box.border_title = self._title
-            box.border_subtitle = "enter takes it, escape leaves"
-            yield Input(self._value, id="typed")
+            box.border_subtitle = "enter: accept, escape: cancel"
+            yield Input(id="typed")
             yield Static("", id="wrong")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Takes it, or says what is wrong with it."""
+        """Accept the text, or show what is wrong with it."""
         try:
             self._check(event.value)
         except RedirtyError as e:
@@ -51,5 +52,28 @@ class PromptScreen(ModalScreen[str | None]):
             self.dismiss(event.value)
 
     def action_leave(self) -> None:
-        """Nothing is changed."""
+        """Cancel."""
         self.dismiss(None)
+
+
+def prompt(
+    app: App[Any], title: str, parse: Callable[[str], T], apply: Callable[[T], None]
+) -> None:
+    """Ask for a line of text and pass its parsed value to apply(), unless the prompt is cancelled.
+
+    Args:
+        app: the application to show the prompt in.
+        title: what to enter.
+        parse: returns the value of a text, or raises RedirtyError with what is wrong with it.
+        apply: takes the value.
+    """
+    values: list[T] = []
+
+    def check(text: str) -> None:
+        values.append(parse(text))
+
+    def answered(text: str | None) -> None:
+        if text is not None:
+            apply(values[-1])
+
+    app.push_screen(PromptScreen(title, check), answered)

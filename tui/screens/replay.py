@@ -1,4 +1,4 @@
-"""The target screen over a recording: with keys to seek, and for its speed."""
+"""The target screen on a recording, with keys to seek and to change the speed."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from redirty.tui.screens.target import TargetScreen
 from redirty.tui.screens.target_layout import HELP
 from textual.binding import Binding, BindingType
 
-_FAR = 10
+_FAR = 10  # rounds
 _TO_THE_END = 1 << 40
 
 
 class ReplayScreen(TargetScreen):
-    """Begins at the last round, paused."""
+    """The target screen on a recording; starts at the last round, paused."""
 
     HELP = (
-        "A recording, as it went. It begins at its last round; space plays it, from the beginning "
-        "when it is at the end.\n\n" + HELP
+        "A replay of a recording. It starts at the last round, paused; space plays it, from the first "
+        "round if it is at the end.\n\n" + HELP
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "seek(-1)", "seek", id="seek.back", key_display="← →",
-                tooltip="← a round back, → a round on"),
-        Binding("right", "seek(1)", "a round on", show=False, id="seek.on"),
-        Binding("shift+left", f"seek(-{_FAR})", "ten rounds back", show=False, id="seek.far_back"),
-        Binding("shift+right", f"seek({_FAR})", "ten rounds on", show=False, id="seek.far_on"),
+                tooltip="← back one round, → forward one round"),
+        Binding("right", "seek(1)", "forward one round", show=False, id="seek.on"),
+        Binding("shift+left", f"seek(-{_FAR})", "back ten rounds", show=False, id="seek.far_back"),
+        Binding("shift+right", f"seek({_FAR})", "forward ten rounds", show=False, id="seek.far_on"),
         Binding("left_parenthesis", f"seek(-{_TO_THE_END})", "to the first round", show=False,
                 id="seek.first", key_display="("),
         Binding("right_parenthesis", f"seek({_TO_THE_END})", "to the last round", show=False,
                 id="seek.last", key_display=")"),
         Binding("comma", "speed(-1)", "speed", id="speed.down", key_display=", .",
-                tooltip=", plays at half the speed, . at twice"),
-        Binding("full_stop", "speed(1)", "play at twice the speed", show=False, id="speed.up",
+                tooltip=", half the speed, . twice the speed"),
+        Binding("full_stop", "speed(1)", "twice the speed", show=False, id="speed.up",
                 key_display="."),
     ]  # fmt: skip
 
     def action_seek(self, rounds: int) -> None:
-        """So many rounds."""
+        """Seek by a number of rounds."""
         assert self.replay is not None
         self.replay.seek(rounds)
 
     def action_speed(self, steps: int) -> None:
-        """Twice as fast, or half."""
+        """Double the speed (1) or halve it (-1)."""
         assert self.replay is not None
-        self.replay.faster(2.0**steps)
+        self.replay.scale_speed(2.0**steps)

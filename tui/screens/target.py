@@ -1,4 +1,4 @@
-"""The target screen: one target's rounds as they end, or a recording's as they went."""
+"""The target screen: the rounds of a live target or of a recording."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from redirty.tui.render.columns import MAPPINGS
 from redirty.tui.render.rows import Row
 from redirty.tui.screens import target_layout
 from redirty.tui.screens.base import Watch
-from redirty.tui.screens.prompt import PromptScreen
-from redirty.tui.snapshots.convergence import ConvergenceQuestion
+from redirty.tui.screens.prompt import prompt
+from redirty.tui.snapshots.convergence import AS_TYPED, parse_downtime
 from redirty.tui.snapshots.history import MappingTable
 from redirty.tui.snapshots.snapshot import TargetSnapshot
 from redirty.tui.widgets.picture import Picture
@@ -28,36 +28,32 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.widgets import Footer
 
-_STEP = 1.25  # of bandwidth and downtime, by a key
+_STEP = 1.25  # factor of bandwidth and downtime per key
 
 
 class TargetScreen(Watch):
-    """Views are chosen by digits; the summary has more panels on a large terminal."""
+    """Shows one of several views, chosen by digits; the summary has more panels on a large terminal."""
 
     HELP = target_layout.HELP
     CSS = target_layout.CSS
     SCOPED_CSS = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            Binding(str(n), f"view('{name}')", name, show=False, id=f"view.{name}",
-                    tooltip=f"view {name}: {what}")
-            for n, (name, what) in enumerate(target_layout.VIEWS.items(), 1)
-        ),
+        *target_layout.VIEW_KEYS,
         Binding("space", "pause", "pause", id="pause",
-                tooltip="pause the screen (tracing goes on); play or pause a replay"),
+                tooltip="pause the screen (tracing continues); play or pause a replay"),
         Binding("left_square_bracket", "bandwidth(-1)", "link", id="bandwidth.down",
-                key_display="[ ]", tooltip="[ a slower link, ] a faster one"),
+                key_display="[ ]", tooltip="[ slower link, ] faster link"),
         Binding("right_square_bracket", "bandwidth(1)", "faster link", show=False,
                 id="bandwidth.up", key_display="]"),
         Binding("left_curly_bracket", "downtime(-1)", "downtime", id="downtime.down",
-                key_display="{ }", tooltip="{ a shorter downtime, } a longer one"),
+                key_display="{ }", tooltip="{ shorter downtime, } longer downtime"),
         Binding("right_curly_bracket", "downtime(1)", "longer downtime", show=False,
                 id="downtime.up", key_display="}"),
-        Binding("b", "type_bandwidth", "type link", show=False, id="bandwidth.type",
-                tooltip="type the link's bandwidth: 10Gbit, 200MiB"),
-        Binding("d", "type_downtime", "type downtime", show=False, id="downtime.type",
-                tooltip="type the downtime: 300ms, 2s"),
-        Binding("p", "policy", "policy", show=False, id="policy", tooltip="the next policy"),
+        Binding("b", "type_bandwidth", "enter link", show=False, id="bandwidth.type",
+                tooltip="enter the link's bandwidth: 10Gbit, 200MiB"),
+        Binding("d", "type_downtime", "enter downtime", show=False, id="downtime.type",
+                tooltip="enter the downtime: 300ms, 2s"),
+        Binding("p", "policy", "policy", show=False, id="policy", tooltip="next policy"),
         Binding("escape", "leave", "back", id="leave"),
     ]  # fmt: skip
 
@@ -73,40 +69,40 @@ class TargetScreen(Watch):
 
     @property
     def replay(self) -> Replay | None:
-        """The reader, when it reads a recording."""
+        """The reader, if it replays a recording."""
         return self.reader if isinstance(self.reader, Replay) else None
 
     def compose(self) -> ComposeResult:
         """See Screen."""
         yield Picture[TargetSnapshot](self._heading, id="heading")
-        yield Picture[TargetSnapshot](self._beneath, id="beneath")
+        yield Picture[TargetSnapshot](self._details, id="details")
         with Container(id="top"):
-            yield Picture(draw.rates, id="rates", title="dirty: █ again ░ new")
+            yield Picture(draw.rates, id="rates", title="dirty: █ re-dirtied ░ new")
             yield Picture(verdict.curve, id="curve", title="W(t)")
         with Container(id="middle"):
-            yield Picture(verdict.convergence, id="convergence", title="would a mirror converge?")
-            yield Picture(draw.heat, id="heat", title="addresses by time")
+            yield Picture(verdict.convergence, id="convergence", title="would mirroring converge?")
+            yield Picture(draw.heat, id="heat", title="addresses over time")
         with Container(id="bottom"):
-            yield Picture(draw.faults, id="faults", title="kinds of fault")
+            yield Picture(draw.faults, id="faults", title="write faults by type")
             yield Picture(draw.tlb, id="tlb", title="TLB")
-        yield Picture(draw.writers, id="writers", title="who dirties")
+        yield Picture(draw.writers, id="writers", title="who writes")
         yield FieldTable(MAPPINGS, id="mappings", sorted_by="redirtied_pages_per_s")
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Begins to read."""
+        """Start the reader."""
         self._arrange()
         self.query_one(FieldTable).focus()
-        self.reader.told = self.waker()
-        self.keep(self.reader)
+        self.reader.on_snapshot = self.waker()
+        self.register(self.reader)
         self.reader.start()
         if self.link is not None:
-            self.link.follow(self.reader)
-        self.newest()
-        self.set_timer(0.5, self.newest)  # news that came before the screen could hear of it
+            self.link.start(self.reader)
+        self.show_latest()
+        self.set_timer(0.5, self.show_latest)  # a snapshot may have come before the screen ran
 
     def on_unmount(self) -> None:
-        """Lets go of the target."""
+        """Have the reader release the target."""
         if self.link is not None:
             self.link.close()
         self.reader.request_stop()
@@ -114,22 +110,24 @@ class TargetScreen(Watch):
     def _heading(self, s: TargetSnapshot, width: int, height: int) -> list[Row]:
         return draw.heading(s, width, self.paused)
 
-    def _beneath(self, s: TargetSnapshot, width: int, height: int) -> list[Row]:
-        return draw.beneath(s, width)
+    def _details(self, s: TargetSnapshot, width: int, height: int) -> list[Row]:
+        return draw.details(s, width)
 
     # ---- snapshots ----
 
-    def newest(self) -> None:
-        """See Watch. A paused screen shows what it has, but for what was asked."""
+    def show_latest(self) -> None:
+        """See Watch. A paused screen keeps its values, but shows the answer to a new question."""
         latest = self.reader.latest
         if latest is None or latest is self.shown:
             return
         if self.paused and self.shown is not None and self.replay is None:
             self.shown = replace(
                 self.shown,
-                convergence=latest.convergence
-                if self._asked_anew(latest)
-                else self.shown.convergence,
+                convergence=(
+                    latest.convergence
+                    if self._answers_new_question(latest)
+                    else self.shown.convergence
+                ),
                 state=latest.state,
                 message=latest.message,
             )
@@ -137,10 +135,10 @@ class TargetScreen(Watch):
             self.shown = latest
         self._show()
 
-    def _asked_anew(self, latest: TargetSnapshot) -> bool:
+    def _answers_new_question(self, latest: TargetSnapshot) -> bool:
         old = self.shown.convergence if self.shown is not None else None
         new = latest.convergence
-        return new is not None and (old is None or new.asked != old.asked)
+        return new is not None and (old is None or new.question != old.question)
 
     def _show(self) -> None:
         s = self.shown
@@ -148,9 +146,9 @@ class TargetScreen(Watch):
             return
         rows = len(self._heading(s, self.size.width, 0))
         self.query_one("#heading").styles.height = rows
-        beneath = self.query_one("#beneath")
-        rows = len(self._beneath(s, self.size.width, 0))
-        beneath.styles.height, beneath.display = rows, rows > 0
+        details = self.query_one("#details")
+        rows = len(self._details(s, self.size.width, 0))
+        details.styles.height, details.display = rows, rows > 0
         for picture in self.query(Picture):
             if picture.display:
                 picture.show(s)
@@ -163,13 +161,13 @@ class TargetScreen(Watch):
     # ---- views ----
 
     def action_view(self, view: str) -> None:
-        """Another view."""
+        """Show another view."""
         self.view = view
         self._arrange()
         self._show()
 
     def on_resize(self, event: events.Resize) -> None:
-        """More or less fits now."""
+        """Arrange the panels for the new size."""
         self._arrange()
         self._show()
 
@@ -187,57 +185,49 @@ class TargetScreen(Watch):
     # ---- keys ----
 
     def action_pause(self) -> None:
-        """The screen stands still, and tracing goes on; a replay stops or goes on."""
+        """Pause or resume the screen, while tracing continues; play or pause a replay."""
         if self.replay is not None:
             self.replay.toggle()
             return
         self.paused = not self.paused
         if not self.paused:
-            self.newest()
+            self.show_latest()
         self._show()
 
-    def _ask(self, asked: ConvergenceQuestion) -> None:
-        self.reader.ask(asked)
-
     def action_bandwidth(self, steps: int) -> None:
-        """Of the link, by steps."""
-        self._ask(self.reader.asked.faster(_STEP**steps))
+        """Scale the assumed link bandwidth by steps."""
+        self.reader.ask(self.reader.question.scale_bandwidth(_STEP**steps))
 
     def action_downtime(self, steps: int) -> None:
-        """The goal, by steps."""
-        self._ask(self.reader.asked.longer(_STEP**steps))
+        """Scale the downtime goal by steps."""
+        self.reader.ask(self.reader.question.scale_downtime(_STEP**steps))
 
     def action_policy(self) -> None:
-        """The next one."""
-        self._ask(self.reader.asked.next_policy())
+        """Switch to the next policy."""
+        self.reader.ask(self.reader.question.next_policy())
 
     def action_type_bandwidth(self) -> None:
-        """Asks for it."""
+        """Ask for the link's bandwidth."""
 
-        def take(text: str | None) -> None:
-            if text is not None:
-                asked = self.reader.asked
-                self._ask(replace(asked, bandwidth=parse_rate(text), source="as typed"))
+        def apply(bandwidth: float) -> None:
+            question = self.reader.question
+            self.reader.ask(replace(question, bandwidth=bandwidth, source=AS_TYPED))
 
-        self.app.push_screen(
-            PromptScreen("bandwidth: 10Gbit, 1.25GB, 200MiB", "", parse_rate), take
-        )
+        prompt(self.app, "bandwidth: 10Gbit, 1.25GB, 200MiB", parse_rate, apply)
 
     def action_type_downtime(self) -> None:
-        """Asks for it."""
+        """Ask for the downtime goal."""
 
-        def take(text: str | None) -> None:
-            if text is not None:
-                self._ask(replace(self.reader.asked, downtime_s=target_layout.parse_downtime(text)))
+        def apply(downtime_s: float) -> None:
+            self.reader.ask(replace(self.reader.question, downtime_s=downtime_s))
 
-        title = "downtime: 300ms, 2s"
-        self.app.push_screen(PromptScreen(title, "", target_layout.parse_downtime), take)
+        prompt(self.app, "downtime: 300ms, 2s", parse_downtime, apply)
 
     def action_leave(self) -> None:
-        """To the overview, or out when there is none."""
+        """Return to the overview, or end the program if there is none."""
         if len(self.app.screen_stack) > 2:
             self.reader.request_stop()
-            self.drop(self.reader)  # what becomes of it is no matter of the overview's
+            self.forget(self.reader)  # its end does not concern the overview
             self.dismiss()
         else:
             self.app.exit()
@@ -249,7 +239,7 @@ class TargetScreen(Watch):
         s = self.shown
         if s is None:
             return self.view, iter(())
-        made = {
+        exports = {
             "heat": export.heat, "convergence": export.passes, "faults": export.tlb,
             "writers": export.writers,
         }  # fmt: skip
@@ -258,7 +248,7 @@ class TargetScreen(Watch):
             table = self.query_one(FieldTable)
             rows = ([f.value(s.mappings, i) for f in fields] for i in table.order)
             return self.view, iter([[f.name for f in fields], *rows])
-        return self.view, made.get(self.view, export.rounds)(s)
+        return self.view, exports.get(self.view, export.rounds)(s)
 
 
 def _mapping_key(table: MappingTable, i: int) -> object:

@@ -1,18 +1,23 @@
-"""Which panels the target screen shows in which view and size, and what its help tells."""
+"""The views and panels of the target screen, its style sheet and its help."""
 
 from __future__ import annotations
 
-from redirty.collector.errors import UsageError
-from redirty.collector.units import parse_time
+from textual.binding import Binding
 
 VIEWS = {
-    "summary": "rates, the verdict, mappings; on a large terminal everything",
+    "summary": "rates, verdict, mappings; all panels on a large terminal",
     "mappings": "mappings by re-dirty rate",
-    "heat": "addresses by time",
-    "convergence": "W(t) and the link, passes",
-    "faults": "kinds of fault, TLB flushes",
-    "writers": "threads and stacks",
+    "heat": "addresses over time",
+    "convergence": "W(t), the link, predicted passes",
+    "faults": "write faults by type, TLB flushes",
+    "writers": "threads and stacks that write",
 }
+VIEW_KEYS = [
+    Binding(
+        str(n), f"view('{name}')", name, show=False, id=f"view.{name}", tooltip=f"{name}: {what}"
+    )
+    for n, (name, what) in enumerate(VIEWS.items(), 1)
+]
 PANELS = ("rates", "curve", "convergence", "heat", "faults", "tlb", "writers", "mappings")
 CONTAINERS = {
     "top": frozenset({"rates", "curve"}),
@@ -32,7 +37,7 @@ _WIDE_COLUMNS, _WIDE_LINES = 120, 36
 
 CSS = """
 TargetScreen #heading { height: 2; }
-TargetScreen #beneath { height: 1; display: none; }
+TargetScreen #details { height: 1; display: none; }
 TargetScreen #top, TargetScreen #middle, TargetScreen #bottom { layout: vertical; height: 1fr; }
 TargetScreen #rates, TargetScreen #curve, TargetScreen #convergence, TargetScreen #heat,
 TargetScreen #faults, TargetScreen #tlb, TargetScreen #writers {
@@ -45,42 +50,34 @@ TargetScreen.wide #top, TargetScreen.wide #middle, TargetScreen.wide #bottom {
 """
 
 HELP = """\
-The target's memory in rounds: at the start of each, every page is write-protected; the first write to a \
-page then faults and is counted. Rates are of the last round, those of mappings, faults, flushes, threads \
-and stacks of the last 5.
+The target's memory in rounds. At the start of each round every page is write-protected (arm); the first write \
+to a page then faults and is counted. Rates are those of the last round; rates of mappings, faults, flushes, \
+threads and stacks are averages over the last 5 rounds.
 
   dirty       pages written in the round
-  re-dirtied  of them those that were present when it began: a mirror has copied them before
+  re-dirtied  those of them that were present when the round began: a mirror has copied them before
   new         the others
-  W(t)        distinct pages written within t of an arm; + is what the link carries in t. A pass of \
-length t leaves W(t) to copy again, so where + is above the curve, passes become shorter
-  missed      pages that only the page tables told of; they are in the counts
+  W(t)        distinct pages written within t of an arm; + is what the link sends in t. A pass of length t \
+leaves W(t) to copy again, so passes get shorter where + is above the curve
+  missed      pages that faults did not report, only page tables; they are included in the counts
 
-Tracing costs the first write to a page in a round a fault. What all of them take, as measured on this \
-machine, and the time of arming are shown as a share of the target's CPU time; when that passes the limit \
-(--max-overhead) the interval is made longer.
+Tracing costs the target one fault for the first write to a page in each round. The time of these faults, as \
+measured on this machine, and the time of arming are shown as a share of the target's CPU time; if it exceeds \
+--max-overhead, rounds are made longer.
 
-On a machine with several NUMA nodes: on which of them the target's page tables are, and on which it ran \
-lately. A page walk by a thread on another node than the table is slower; redirty pagetables tells more, \
-and moves them.
+On a machine with several NUMA nodes, the nodes that hold the target's page tables and those it recently ran on \
+are shown. A page walk is slower if the table is on another node than the thread; redirty pagetables shows \
+more, and moves page tables.
 """
 
 
 def is_wide(width: int, height: int) -> bool:
-    """Whether all panels fit on the screen at once."""
+    """Return True if all panels fit on the screen at once."""
     return width >= _WIDE_COLUMNS and height >= _WIDE_LINES
 
 
 def panels(view: str, wide: bool) -> frozenset[str]:
-    """What is shown."""
+    """Return the names of the panels that a view shows."""
     if view in _SHOWN:
         return _SHOWN[view]
     return _WIDE if wide else _NARROW
-
-
-def parse_downtime(text: str) -> float:
-    """Seconds, more than 0. Errors: UsageError."""
-    found = parse_time(text)
-    if found <= 0:
-        raise UsageError(f"a downtime is more than 0: {text} (nothing is copied in no time)")
-    return found

@@ -1,1 +1,1 @@
-"""Frozen data for the screens, and pure folds over it."""
+"""Frozen data for the screens, and pure functions that compute it from rounds."""

@@ -1,69 +1,93 @@
-"""Would mirroring the target converge, as it is now: the verdict, and why, in words."""
+"""Predicts for the screens whether mirroring the target now would converge, and explains the verdict."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import numpy as np
-from redirty.collector.errors import one_line
+from redirty.collector.errors import UsageError, one_line
 from redirty.collector.model.fit import Fit, fit
 from redirty.collector.model.observations import Observations
 from redirty.collector.model.policy import DEFAULT_DOWNTIME_S
 from redirty.collector.model.predict import answer, notes
 from redirty.collector.model.prediction import CONVERGES, UNCERTAIN, Answer, Question
 from redirty.collector.model.simulation import Pass, min_bandwidth
-from redirty.collector.units import show_bytes, show_time
+from redirty.collector.units import parse_time, show_bytes, show_time
 from redirty.tui.snapshots.history import MappingTable
 from redirty.tui.snapshots.round_summary import Floats
 
 POLICIES = ("redirty", "qemu", "criu:3", "passes:5", "xen")
+AS_TYPED = "as typed"
 _CURVE_POINTS = 96
-_SHOWN = 1.01  # precision of what would do: it is asked again and again while rounds go by
-_BEYOND = 4.0  # times what was measured: so far the curve is shown
+_PRECISION = 1.01  # of the sufficient bandwidth: it is computed again and again while rounds go by
+_EXTRAPOLATION = 4.0  # the curve is shown up to this multiple of the measured time
 
 
 @dataclass(frozen=True)
 class ConvergenceQuestion:
-    """What is asked of the model. source: where the bandwidth comes from, in words."""
+    """A question to the convergence model.
+
+    Attributes:
+        bandwidth: of the link, in bytes per second.
+        downtime_s: longest acceptable downtime.
+        policy: name of the stop policy.
+        source: where the bandwidth comes from, for display.
+    """
 
     bandwidth: float
     downtime_s: float = DEFAULT_DOWNTIME_S
     policy: str = "redirty"
-    source: str = "as typed"
+    source: str = AS_TYPED
 
-    def question(self) -> Question:
-        """As the model takes it."""
+    def for_model(self) -> Question:
+        """Return the question in the model's terms."""
         return Question(self.bandwidth, self.downtime_s, self.policy)
 
-    def faster(self, factor: float) -> ConvergenceQuestion:
-        """With another bandwidth."""
+    def scale_bandwidth(self, factor: float) -> ConvergenceQuestion:
+        """Return a copy with the bandwidth multiplied, within 1 kB/s and 10 TB/s."""
         bandwidth = min(max(self.bandwidth * factor, 1e3), 1e13)
-        return replace(self, bandwidth=bandwidth, source="as typed")
+        return replace(self, bandwidth=bandwidth, source=AS_TYPED)
 
-    def longer(self, factor: float) -> ConvergenceQuestion:
-        """With another downtime."""
+    def scale_downtime(self, factor: float) -> ConvergenceQuestion:
+        """Return a copy with the downtime multiplied, within 1 ms and one hour."""
         return replace(self, downtime_s=min(max(self.downtime_s * factor, 1e-3), 3600.0))
 
     def next_policy(self) -> ConvergenceQuestion:
-        """With the policy after this one."""
+        """Return a copy with the next policy of POLICIES."""
         at = POLICIES.index(self.policy) if self.policy in POLICIES else -1
         return replace(self, policy=POLICIES[(at + 1) % len(POLICIES)])
 
 
 @dataclass(frozen=True, eq=False)
 class Convergence:
-    """The answer. good: True it converges, False it will not, None: uncertain. elapsed_s, pages, low,
-    high: (n,) W(t); measured_s: up to there it was seen. enough: bytes per second that would do for
-    this downtime; None: nothing would, or the policy has no goal."""
+    """A prediction, ready to be drawn.
 
-    asked: ConvergenceQuestion
+    Attributes:
+        question: the question it answers.
+        good: True if mirroring converges, False if it does not, None if uncertain.
+        verdict: one line of text.
+        passes: the predicted passes.
+        total_s: predicted duration of the mirror; infinite if it never ends.
+        downtime_s: predicted downtime.
+        transferred_bytes: predicted amount sent.
+        sufficient: bandwidth in bytes per second that meets the downtime; None if none does, or if
+            the policy has no downtime goal.
+        elapsed_s: (n,) the times t of W(t).
+        pages: (n,) W(t) in pages.
+        low: (n,) lower bound of W(t).
+        high: (n,) upper bound of W(t).
+        measured_s: W(t) was measured up to this t, and is extrapolated beyond.
+        notes: caveats, one line each.
+    """
+
+    question: ConvergenceQuestion
     good: bool | None
     verdict: str
     passes: tuple[Pass, ...]
     total_s: float
     downtime_s: float
     transferred_bytes: float
-    enough: float | None
+    sufficient: float | None
     elapsed_s: Floats
     pages: Floats
     low: Floats
@@ -73,65 +97,78 @@ class Convergence:
 
 
 def convergence(
-    seen: Observations, asked: ConvergenceQuestion, mappings: MappingTable
+    observed: Observations, question: ConvergenceQuestion, mappings: MappingTable
 ) -> Convergence:
-    """Of what was seen so far. Takes some 10 ms.
+    """Predict convergence from the rounds observed so far; takes some 10 ms.
 
-    Errors: UsageError for a policy that is none.
+    Raises:
+        UsageError: the policy is unknown.
     """
-    fitted = fit(seen)
-    found = answer(fitted, asked.question(), seen.layout)
-    enough = min_bandwidth(found.memory, fitted.curve, found.policy, precision=_SHOWN)
+    fitted = fit(observed)
+    found = answer(fitted, question.for_model(), observed.layout)
+    sufficient = min_bandwidth(found.memory, fitted.curve, found.policy, precision=_PRECISION)
     times = _times(fitted)
     pages, low, high = (
         np.array([curve(t) for t in times.tolist()])
         for curve in (fitted.curve, fitted.low, fitted.high)
     )
     return Convergence(
-        asked,
-        None if found.verdict == UNCERTAIN else found.verdict == CONVERGES,
-        verdict(found, enough, mappings),
-        found.middle.passes,
-        found.middle.total_s,
-        found.middle.downtime_s,
-        found.middle.transferred_bytes,
-        enough,
-        times,
-        pages,
-        low,
-        high,
-        fitted.curve.measured_s,
-        tuple(notes(found)),
+        question=question,
+        good=None if found.verdict == UNCERTAIN else found.verdict == CONVERGES,
+        verdict=verdict(found, sufficient, mappings),
+        passes=found.middle.passes,
+        total_s=found.middle.total_s,
+        downtime_s=found.middle.downtime_s,
+        transferred_bytes=found.middle.transferred_bytes,
+        sufficient=sufficient,
+        elapsed_s=times,
+        pages=pages,
+        low=low,
+        high=high,
+        measured_s=fitted.curve.measured_s,
+        notes=tuple(notes(found)),
     )
 
 
 def _times(fitted: Fit) -> Floats:
-    last = fitted.curve.measured_s * _BEYOND
+    last = fitted.curve.measured_s * _EXTRAPOLATION
     first = max(float(fitted.curve.elapsed_s[0]), last * 1e-5)
     found: Floats = np.geomspace(min(first, last / 2), last, _CURVE_POINTS)
     return found
 
 
-def verdict(found: Answer, enough: float | None, mappings: MappingTable) -> str:
-    """One line: 'converges in 5 passes, 12.0 s, downtime 140.0 ms', or what is in the way and what
-    would do."""
+def parse_downtime(text: str, name: str = "downtime") -> float:
+    """Parse a downtime goal in seconds. name: what an error calls it.
+
+    Raises:
+        UsageError: it is not a time, or not positive.
+    """
+    seconds = parse_time(text)
+    if seconds <= 0:
+        raise UsageError(f"{name} must be positive, got {text}")
+    return seconds
+
+
+def verdict(found: Answer, sufficient: float | None, mappings: MappingTable) -> str:
+    """Return one line: 'converges in 5 passes, 12.0 s, downtime 140.0 ms', or what prevents it and
+    which bandwidth would suffice."""
     passes = len(found.middle.passes)
     how = (
         f"in {passes} {'pass' if passes == 1 else 'passes'}, {show_time(found.middle.total_s)}, "
         f"downtime {show_time(found.middle.downtime_s)}"
     )
-    would_do = "" if enough is None else f"; {show_bytes(enough)}/s would do"
+    suffices = "" if sufficient is None else f"; {show_bytes(sufficient)}/s would suffice"
     if found.verdict == CONVERGES:
         return f"converges {how}"
     if found.verdict == UNCERTAIN:
         if found.middle.converges:
-            return f"uncertain: perhaps {how}{would_do}"
-        return f"uncertain: perhaps not{would_do}"
-    return f"will not: {_in_the_way(found, mappings)}{would_do}"
+            return f"uncertain: may converge {how}{suffices}"
+        return f"uncertain: may not converge{suffices}"
+    return f"will not converge: {_obstacle(found, mappings)}{suffices}"
 
 
-def _in_the_way(found: Answer, mappings: MappingTable) -> str:
-    """The mapping that alone is re-dirtied faster than the link carries, else all that is written."""
+def _obstacle(found: Answer, mappings: MappingTable) -> str:
+    """Name the mapping that alone is re-dirtied faster than the link carries, else the total rate."""
     page, bandwidth = found.fit.page_size, found.question.bandwidth
     if len(mappings):
         first = mappings[0]
@@ -140,10 +177,14 @@ def _in_the_way(found: Answer, mappings: MappingTable) -> str:
         if rate >= bandwidth:
             return f"{name} alone is re-dirtied at {show_bytes(rate)}/s"
         total = float(mappings.redirtied_per_s.sum()) * page
-        part = rate / total if total > 0 else 0.0
+        share = rate / total if total > 0 else 0.0
         if total >= bandwidth:
-            return f"re-dirtied at {show_bytes(total)}/s, {part:.0%} of it in {name}"
+            return f"re-dirtied at {show_bytes(total)}/s, {share:.0%} of it in {name}"
     left = found.middle.left_bytes or (found.middle.passes[-1].bytes if found.middle.passes else 0)
     goal = found.policy.downtime_s
-    within = "" if goal is None else f", and {show_time(goal)} carry {show_bytes(bandwidth * goal)}"
+    within = (
+        ""
+        if goal is None
+        else f", the link carries {show_bytes(bandwidth * goal)} in {show_time(goal)}"
+    )
     return f"each pass leaves {show_bytes(left)}{within}"

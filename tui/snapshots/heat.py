@@ -1,4 +1,4 @@
-"""The heat map: addresses, folded over those in use, by time."""
+"""The heat map: dirty pages by address block and round."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from redirty.collector.pageset import U64
 from redirty.tui.snapshots.round_summary import (
+    BLOCK_SHIFT,
     I64,
     PID_SHIFT,
-    WORD_SHIFT,
     Floats,
     RoundSummary,
-    coarser,
+    coarsen,
 )
 
 HEAT_COLUMNS = 120  # rounds
@@ -22,22 +22,28 @@ _ROWS = 64
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """pages: (rows, columns) dirty pages, a row a stretch of used addresses, a column a round, the
-    latest last. first: (rows,) (pid, address) at which each begins. place_bytes: of the places that rows
-    are made of, places: how many there are.
-    start_s: (columns,) of the rounds."""
+    """Dirty pages by address and time. Only blocks that were written have a place in it.
+
+    Attributes:
+        pages: (rows, columns) dirty pages; a row is a range of used blocks, a column a round, the
+            latest one last.
+        first: (rows,) the (pid, address) where each row begins.
+        start_s: (columns,) start of each round.
+        block_bytes: size of a block.
+        blocks: number of blocks.
+    """
 
     pages: I64
     first: tuple[tuple[int, int], ...]
     start_s: Floats
-    place_bytes: int
-    places: int
+    block_bytes: int
+    blocks: int
 
 
 def heat_map(recent: Sequence[RoundSummary]) -> HeatMap | None:
-    """Of some rounds; None when nothing was written."""
-    shift = max((f.places.shift for f in recent), default=0)
-    columns = [coarser(f.places.keys, f.places.pages, shift) for f in recent]
+    """Compute the heat map of rounds; None if nothing was written in them."""
+    shift = max((r.page_counts.shift for r in recent), default=0)
+    columns = [coarsen(r.page_counts.keys, r.page_counts.pages, shift) for r in recent]
     used: U64 = (
         np.unique(np.concatenate([keys for keys, _ in columns]))
         if columns
@@ -53,6 +59,6 @@ def heat_map(recent: Sequence[RoundSummary]) -> HeatMap | None:
             at = np.searchsorted(bounds, np.searchsorted(used, keys), side="right") - 1
             pages[:, column] = np.bincount(at, counts, rows).astype(np.int64)
     mask = np.uint64((1 << PID_SHIFT) - 1)
-    firsts = [(int(key) >> PID_SHIFT, int(key & mask) << WORD_SHIFT) for key in used[bounds]]
-    start_s = np.array([f["start_s"] for f in recent])
-    return HeatMap(pages, tuple(firsts), start_s, 1 << (WORD_SHIFT + shift), len(used))
+    firsts = [(int(key) >> PID_SHIFT, int(key & mask) << BLOCK_SHIFT) for key in used[bounds]]
+    start_s = np.array([r["start_s"] for r in recent])
+    return HeatMap(pages, tuple(firsts), start_s, 1 << (BLOCK_SHIFT + shift), len(used))

@@ -1,4 +1,4 @@
-"""The latest rounds, and what follows from them: rates, mappings, heat map, TLB, what the model takes."""
+"""The latest rounds, and what is computed from them: rates, mappings, heat map, TLB, model input."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from redirty.tui.snapshots.round_summary import (
 )
 
 KEPT = 240  # rounds
-MEAN = 5  # rounds that the rate of a mapping, of a writer and of flushes is the mean of
-_NAMED = 8  # mappings that the model may name
+MEAN = 5  # rounds that rates of mappings, writers and flushes are averaged over
+_MAX_NAMED = 8  # mappings that the model may name
 _COUNTED = ("present", "dirty", "redirtied", "faults")
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Columns of rounds.csv by round: (n,) each, ascending, NaN where not known."""
+    """Columns of rounds.csv: values is (n, columns), ascending by round, NaN where unknown."""
 
     values: Floats
 
@@ -37,19 +37,31 @@ class Series:
         return len(self.values)
 
     def __getitem__(self, column: str) -> Floats:
-        """A column."""
+        """Return a column, (n,)."""
         found: Floats = self.values[:, COLUMN[column]]
         return found
 
     def per_s(self, column: str) -> Floats:
-        """A column, for each second."""
+        """Return a column divided by the length of its round, (n,)."""
         return self[column] / np.maximum(self["duration_s"], 1e-9)
 
 
 @dataclass(frozen=True, eq=False)
 class MappingTable:
-    """Mappings written lately, (n,) each, the most re-dirtied first. Rates in pages per second, over
-    `seconds`; present: pages. parts, part, row: where each was seen last; table[i] gives it."""
+    """Recently written mappings, those re-dirtied most first; table[i] returns the i-th Mapping.
+
+    Attributes:
+        parts: mappings by the round in which they were written.
+        part: (n,) index in parts of each mapping's latest occurrence.
+        row: (n,) index in that part.
+        pid: (n,) process.
+        start: (n,) address.
+        dirty_per_s: (n,) pages per second.
+        redirtied_per_s: (n,) pages per second.
+        faults_per_s: (n,) pages in the write-fault log per second.
+        present: (n,) pages present at the start of the latest round.
+        seconds: that the rates are averaged over.
+    """
 
     parts: tuple[tuple[Mapping, ...], ...]
     part: I64
@@ -66,14 +78,23 @@ class MappingTable:
         return len(self.pid)
 
     def __getitem__(self, i: int) -> Mapping:
-        """The mapping in a row: there may be 60,000, of which a screen shows 40."""
+        """Return a row's mapping: there may be 60,000, of which a screen shows 40."""
         return self.parts[int(self.part[i])][int(self.row[i])]
 
 
 @dataclass(frozen=True)
 class TlbRow:
-    """Flushes for one reason, lately, for each second: the target's own, and what arming caused;
-    None where not known."""
+    """Recent TLB flushes for one reason, all per second; None where unknown.
+
+    Attributes:
+        reason: why the kernel flushed.
+        flushes: caused by the target itself.
+        full_flushes: those of the whole TLB.
+        pages: flushed.
+        time_s: seconds spent.
+        arm_flushes: caused by arming.
+        arm_time_s: seconds spent in those.
+    """
 
     reason: str
     flushes: float
@@ -86,7 +107,7 @@ class TlbRow:
 
 @dataclass(frozen=True)
 class WriterRow:
-    """Who dirtied pages lately, in pages per second and as a share of all that is known."""
+    """A writer with its rate in pages per second, and its share of all pages with a known writer."""
 
     writer: Writer
     pages_per_s: float
@@ -94,53 +115,50 @@ class WriterRow:
 
 
 class History:
-    """The latest rounds: bounded, however long it goes on."""
+    """The latest KEPT rounds."""
 
-    def __init__(self, facts: Iterable[RoundSummary] = ()) -> None:
-        self._facts: deque[RoundSummary] = deque(facts, KEPT)
+    def __init__(self, rounds: Iterable[RoundSummary] = ()) -> None:
+        self._rounds: deque[RoundSummary] = deque(rounds, KEPT)
 
-    def add(self, facts: RoundSummary) -> None:
-        """One more round."""
-        self._facts.append(facts)
+    def add(self, summary: RoundSummary) -> None:
+        """Append a round; drop the oldest one if there are more than KEPT."""
+        self._rounds.append(summary)
 
     def __len__(self) -> int:
-        return len(self._facts)
+        return len(self._rounds)
 
     def copy(self) -> History:
-        """As it is now; rounds that are added later are not in it."""
-        return History(self._facts)
+        """Return a copy that later add() calls do not change."""
+        return History(self._rounds)
 
     @property
     def last(self) -> RoundSummary | None:
-        """The latest round."""
-        return self._facts[-1] if self._facts else None
+        """The latest round; None before the first one."""
+        return self._rounds[-1] if self._rounds else None
 
     @property
-    def lately(self) -> Sequence[RoundSummary]:
-        """The rounds that rates are the mean of."""
-        count = len(self._facts)
-        return [self._facts[i] for i in range(max(0, count - MEAN), count)]
+    def recent(self) -> Sequence[RoundSummary]:
+        """The latest MEAN rounds."""
+        count = len(self._rounds)
+        return [self._rounds[i] for i in range(max(0, count - MEAN), count)]
 
     def series(self) -> Series:
-        """The rounds' values."""
-        if not self._facts:
+        """Return the rounds' values."""
+        if not self._rounds:
             return Series(np.empty((0, len(COLUMN))))
-        return Series(np.stack([f.values for f in self._facts]))
+        return Series(np.stack([r.values for r in self._rounds]))
 
     def mappings(self) -> MappingTable:
-        """Mappings written lately."""
-        recent = self.lately
+        """Return the recently written mappings."""
+        recent = self.recent
         seconds = _seconds(recent)
-        parts = [f.written for f in recent if f.written.mappings]
+        parts = [r.written for r in recent if r.written.mappings]
         if not parts or seconds <= 0:
-            none, floats = np.empty(0, np.int64), np.empty(0)
-            return MappingTable(
-                (), none, none, none, none.astype(np.uint64), floats, floats, floats, none, 0.0
-            )
+            return _no_mappings()
         sizes = [len(p.pid) for p in parts]
         pid = np.concatenate([p.pid for p in parts])
         start = np.concatenate([p.start for p in parts])
-        order = np.lexsort((start, pid))  # stable: of one mapping the latest comes last
+        order = np.lexsort((start, pid))  # stable: a mapping's latest occurrence comes last
         p, s = pid[order], start[order]
         firsts = np.flatnonzero(np.concatenate(([True], (p[1:] != p[:-1]) | (s[1:] != s[:-1]))))
         latest = order[np.append(firsts[1:], len(order)) - 1]
@@ -148,36 +166,36 @@ class History:
         sums = {n: np.add.reduceat(c[order], firsts) / seconds for n, c in columns.items()}
         best = np.lexsort((-sums["dirty"], -sums["redirtied"]))
         chosen = latest[best]
-        begins = np.cumsum([0, *sizes[:-1]])
-        part = np.searchsorted(begins, chosen, side="right") - 1
+        starts = np.cumsum([0, *sizes[:-1]])
+        part = np.searchsorted(starts, chosen, side="right") - 1
         return MappingTable(
-            tuple(w.mappings for w in parts),
-            part,
-            chosen - begins[part],
-            pid[chosen],
-            start[chosen],
-            sums["dirty"][best],
-            sums["redirtied"][best],
-            sums["faults"][best],
-            columns["present"][chosen],
-            seconds,
+            parts=tuple(w.mappings for w in parts),
+            part=part,
+            row=chosen - starts[part],
+            pid=pid[chosen],
+            start=start[chosen],
+            dirty_per_s=sums["dirty"][best],
+            redirtied_per_s=sums["redirtied"][best],
+            faults_per_s=sums["faults"][best],
+            present=columns["present"][chosen],
+            seconds=seconds,
         )
 
     def heat(self) -> HeatMap | None:
-        """Addresses by time; None when nothing was written."""
-        count = len(self._facts)
-        return heat_map([self._facts[i] for i in range(max(0, count - HEAT_COLUMNS), count)])
+        """Return the heat map; None if nothing was written."""
+        count = len(self._rounds)
+        return heat_map([self._rounds[i] for i in range(max(0, count - HEAT_COLUMNS), count)])
 
     def tlb(self) -> tuple[TlbRow, ...]:
-        """Flushes lately, by reason."""
-        recent = self.lately
+        """Return recent TLB flushes by reason."""
+        recent = self.recent
         seconds = _seconds(recent)
         if seconds <= 0:
             return ()
-        reasons = dict.fromkeys(str(row[1]) for f in recent for row in f.tlb)
+        reasons = dict.fromkeys(str(row[1]) for r in recent for row in r.tlb)
         found = []
         for reason in reasons:
-            rows = [row for f in recent for row in f.tlb if row[1] == reason]
+            rows = [row for r in recent for row in r.tlb if row[1] == reason]
 
             def rate(column: str, rows: list[tuple[object, ...]] = rows) -> float | None:
                 values = [_number(row[TLB_COLUMN[column] - 1]) for row in rows]
@@ -186,24 +204,24 @@ class History:
 
             found.append(
                 TlbRow(
-                    reason,
-                    rate("flushes") or 0.0,
-                    rate("full_flushes"),
-                    rate("pages") or 0.0,
-                    rate("time_s"),
-                    rate("arm_flushes"),
-                    rate("arm_time_s"),
+                    reason=reason,
+                    flushes=rate("flushes") or 0.0,
+                    full_flushes=rate("full_flushes"),
+                    pages=rate("pages") or 0.0,
+                    time_s=rate("time_s"),
+                    arm_flushes=rate("arm_flushes"),
+                    arm_time_s=rate("arm_time_s"),
                 )
             )
         return tuple(found)
 
     def writers(self) -> tuple[WriterRow, ...]:
-        """Threads and stacks lately, those that dirty most first."""
-        recent = self.lately
+        """Return threads, then stacks, each ordered by recently dirtied pages."""
+        recent = self.recent
         seconds = _seconds(recent)
         sums: dict[tuple[int, int, str], int] = {}
         totals = {True: 0, False: 0}
-        for w in (w for f in recent for w in f.writers):
+        for w in (w for r in recent for w in r.writers):
             key = (w.pid, w.tid, w.stack)
             sums[key] = sums.get(key, 0) + w.pages
             totals[bool(w.stack)] += w.pages
@@ -215,13 +233,13 @@ class History:
         return tuple(sorted(rows, key=lambda r: (bool(r.writer.stack), -r.pages_per_s)))
 
     def observed(self, first: int = 0) -> Observations | None:
-        """As the model takes it, from a round on; None when there is none yet."""
-        facts = [f for f in self._facts if f.number >= first]
-        if not facts:
+        """Return the model's input from round number `first` on; None if there is no such round."""
+        rounds = [r for r in self._rounds if r.number >= first]
+        if not rounds:
             return None
-        known = np.nan_to_num(np.stack([f.values for f in facts]))
+        known = np.nan_to_num(np.stack([r.values for r in rounds]))
         values = {name: known[:, i] for name, i in COLUMN.items()}
-        points = _joined([f.points for f in facts])
+        points = _joined([r.points for r in rounds])
         return Observations(
             page_size=4096,
             number=values["round"].astype(np.int64),
@@ -231,14 +249,14 @@ class History:
             dirty=values["dirty_pages"],
             redirtied=values["redirtied_pages"],
             missed=values["missed_pages"],
-            points=points.chosen(points.number >= facts[0].number),
+            points=points.chosen(points.number >= rounds[0].number),
             classes=CLASSES,
-            mappings=self._kept(),
+            mappings=self._hottest(),
         )
 
-    def _kept(self) -> tuple[MappingRate, ...]:
+    def _hottest(self) -> tuple[MappingRate, ...]:
         table = self.mappings()
-        order = np.argsort(-table.dirty_per_s, kind="stable")[:_NAMED]
+        order = np.argsort(-table.dirty_per_s, kind="stable")[:_MAX_NAMED]
         return tuple(
             MappingRate(
                 f"{m.start:#x} {m.path or '(anonymous)'}",
@@ -251,8 +269,24 @@ class History:
         )
 
 
-def _seconds(facts: Sequence[RoundSummary]) -> float:
-    return sum(f["duration_s"] for f in facts)
+def _no_mappings() -> MappingTable:
+    none, floats = np.empty(0, np.int64), np.empty(0)
+    return MappingTable(
+        parts=(),
+        part=none,
+        row=none,
+        pid=none,
+        start=none.astype(np.uint64),
+        dirty_per_s=floats,
+        redirtied_per_s=floats,
+        faults_per_s=floats,
+        present=none,
+        seconds=0.0,
+    )
+
+
+def _seconds(rounds: Sequence[RoundSummary]) -> float:
+    return sum(r["duration_s"] for r in rounds)
 
 
 def _number(value: object) -> float | None:
@@ -266,5 +300,11 @@ def _joined(parts: Sequence[Points]) -> Points:
     used = [p for p in parts if len(p.number)]
     if not used:
         return Points.none()
-    names = ("number", "rounds", "mapping_class", "elapsed_s", "dirty", "redirtied")
-    return Points(*(np.concatenate([getattr(p, n) for p in used]) for n in names))
+    return Points(
+        number=np.concatenate([p.number for p in used]),
+        rounds=np.concatenate([p.rounds for p in used]),
+        mapping_class=np.concatenate([p.mapping_class for p in used]),
+        elapsed_s=np.concatenate([p.elapsed_s for p in used]),
+        dirty=np.concatenate([p.dirty for p in used]),
+        redirtied=np.concatenate([p.redirtied for p in used]),
+    )

@@ -1,4 +1,4 @@
-"""Snapshots of a mirror that runs."""
+"""Snapshots of a running mirror, and the command that runs it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,24 @@ _PROGRAM = (sys.executable, "-m", "redirty.collector.cli.main")
 
 @dataclass(frozen=True)
 class MirrorCommand:
-    """What is to be done. words: the target, as on a command line. to: a directory, or HOST:PORT.
-    bandwidth: bytes a second, None without a limit. present_pages: what is to be copied, as known."""
+    """A redirty mirror to be run.
+
+    Attributes:
+        title: the target, for display.
+        target: the target as command-line arguments.
+        pids: processes that the arguments name.
+        to: a directory, or HOST:PORT.
+        downtime_s: longest acceptable downtime.
+        bandwidth: limit in bytes per second; None: no limit.
+        code_file: file with the pairing code of redirty receive.
+        verify: compare the mirror with the memory while the target is stopped.
+        arm: arming method.
+        probe: probe type.
+        present_pages: pages to copy, as far as known; 0: unknown.
+    """
 
     title: str
-    words: tuple[str, ...]
+    target: tuple[str, ...]
     pids: tuple[int, ...]
     to: str
     downtime_s: float
@@ -30,14 +43,14 @@ class MirrorCommand:
 
     @property
     def over_network(self) -> bool:
-        """Whether it goes to another redirty."""
+        """True if the destination is another redirty."""
         from redirty.collector.mirror.transport.listener import parse_address
 
         return parse_address(self.to) is not None
 
-    def command(self) -> list[str]:
-        """What does it."""
-        found = [*_PROGRAM, "mirror", "--json-lines", *self.words, "--to", self.to]
+    def argv(self) -> list[str]:
+        """Return the command line."""
+        found = [*_PROGRAM, "mirror", "--json-lines", *self.target, "--to", self.to]
         found += ["--downtime", f"{self.downtime_s * 1e6:.0f}us"]
         found += ["--arm", self.arm, "--probe", self.probe]
         if self.bandwidth is not None:
@@ -49,11 +62,20 @@ class MirrorCommand:
 
 @dataclass(frozen=True)
 class MirrorSnapshot:
-    """A mirror at one moment. state: of the reader, as everywhere."""
+    """A mirror at one moment.
+
+    Attributes:
+        number: grows with each snapshot.
+        state: of the reader.
+        command: the mirror that runs.
+        progress: what it reported so far.
+        message: what happened, one line; empty: nothing.
+        elapsed_s: since the start.
+    """
 
     number: int
     state: ReaderState
-    wish: MirrorCommand
+    command: MirrorCommand
     progress: MirrorProgress
     message: str
     elapsed_s: float

@@ -1,4 +1,4 @@
-"""How a mirror goes, added up from the lines that `redirty mirror --json-lines` writes."""
+"""The progress of a mirror, accumulated from the lines of `redirty mirror --json-lines`."""
 
 from __future__ import annotations
 
@@ -10,51 +10,69 @@ from typing import Any
 from redirty.collector.errors import one_line
 
 _INTERRUPTED = 130
-_PREDICTED = ("left_s", "predicted_downtime_s")
 
 
 class Stage(Enum):
-    """What it does."""
+    """The stages of a mirror; the values are what the screen shows."""
 
     STARTING = "starting"
     COPYING = "copying"
-    STOPPING = "the target stands still"
+    STOPPING = "target stopped"
     CANCELLING = "cancelling"
     DONE = "done"
     CANCELLED = "cancelled"
     FAILED = "failed"
 
     @property
-    def over(self) -> bool:
-        """Nothing comes any more."""
+    def finished(self) -> bool:
+        """True if nothing follows."""
         return self in (Stage.DONE, Stage.CANCELLED, Stage.FAILED)
 
 
 @dataclass(frozen=True)
 class FinishedPass:
-    """A pass that is over. dirty_per_s: pages that the target wrote meanwhile, each second; None for the
-    last pass, in which it stood still."""
+    """A completed pass.
+
+    Attributes:
+        number: of the pass, from 1.
+        pages: pages in it.
+        sent_pages: pages sent with their contents.
+        zero_pages: pages of zeros, which need not be sent.
+        unchanged_pages: pages whose contents equal what was sent before.
+        deferred_pages: pages deferred to the stop-and-copy pass.
+        bytes: sent.
+        duration_s: of the pass.
+        dirty_per_s: pages that the target wrote during the pass, per second; None for the last pass,
+            during which the target was stopped.
+        connection_lost: the connection was lost during the pass.
+    """
 
     number: int
     pages: int
     sent_pages: int
     zero_pages: int
     unchanged_pages: int
-    held_pages: int
+    deferred_pages: int
     bytes: int
     duration_s: float
     dirty_per_s: float | None
-    broken: bool
+    connection_lost: bool
 
     @property
     def rate(self) -> float:
-        """Bytes a second."""
+        """Bytes per second."""
         return self.bytes / self.duration_s if self.duration_s > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class PassDecision:
-    """What was decided after a pass, and why; action "": something else that is to be known."""
+    """A decision after a pass, or a note.
+
+    Attributes:
+        after_pass: number of the pass.
+        action: what was decided; empty for a note.
+        reason: why, or the note's text.
+    """
 
     after_pass: int
     action: str
@@ -63,8 +81,16 @@ class PassDecision:
 
 @dataclass(frozen=True)
 class RunningPass:
-    """The pass that goes on. done_pages: of pages, looked at so far. rate: bytes a second. left_s,
-    downtime_s: of the whole mirror, as predicted from what was written so far; None: not known."""
+    """The pass in progress.
+
+    Attributes:
+        number: of the pass, from 1.
+        pages: pages in it.
+        done_pages: pages processed so far.
+        rate: bytes per second.
+        left_s: predicted time until the mirror is complete; None: unknown.
+        downtime_s: predicted downtime; None: unknown.
+    """
 
     number: int
     pages: int
@@ -76,47 +102,53 @@ class RunningPass:
 
 @dataclass(frozen=True)
 class MirrorProgress:
-    """All that was told so far. result: what mirror.json says."""
+    """All that a mirror has reported so far.
+
+    Attributes:
+        stage: what it is doing.
+        passes: completed passes.
+        decisions: decisions and notes, in order.
+        running: the pass in progress; None between passes.
+        result: contents of mirror.json; None until the mirror is complete.
+    """
 
     stage: Stage = Stage.STARTING
     passes: tuple[FinishedPass, ...] = ()
-    steps: tuple[PassDecision, ...] = ()
-    going: RunningPass | None = None
+    decisions: tuple[PassDecision, ...] = ()
+    running: RunningPass | None = None
     result: Mapping[str, Any] | None = None
 
-    def take(self, event: Mapping[str, Any]) -> MirrorProgress:
-        """With another line. One of a kind that is not known changes nothing."""
-        taken = _TAKE.get(str(event.get("event")))
-        return self if taken is None else taken(self, event)
+    def apply(self, event: Mapping[str, Any]) -> MirrorProgress:
+        """Return the progress after one more line. Unknown events change nothing."""
+        handler = _HANDLERS.get(str(event.get("event")))
+        return self if handler is None else handler(self, event)
 
-    def ended(self, code: int, said: str, *, cancelled: bool) -> tuple[MirrorProgress, str]:
-        """When the process has ended: with its exit code, and its last line on stderr. Also a message."""
+    def on_exit(self, code: int, last_line: str, *, cancelled: bool) -> tuple[MirrorProgress, str]:
+        """Return the final progress and a message.
+
+        Args:
+            code: exit code of the process; negative: the signal that ended it.
+            last_line: its last line on stderr.
+            cancelled: cancellation was requested.
+        """
         if code == 0 and self.result is not None:
-            return replace(self, stage=Stage.DONE, going=None), ""
+            return replace(self, stage=Stage.DONE, running=None), ""
         if cancelled and code == _INTERRUPTED:
-            return replace(self, stage=Stage.CANCELLED, going=None), (
-                "cancelled: the target runs on, there is no mirror"
+            return replace(self, stage=Stage.CANCELLED, running=None), (
+                "cancelled: the target keeps running, the mirror was discarded"
             )
-        text = one_line(said.strip()).removeprefix("redirty: ")
+        text = one_line(last_line.strip()).removeprefix("redirty: ")
         if not text:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            text = f"redirty mirror ended with {how}: the target runs on, there is no mirror"
-        return replace(self, stage=Stage.FAILED, going=None), text
-
-
-def _going(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
-    going = RunningPass(
-        int(e["pass"]),
-        int(e["pages"]),
-        min(int(e["done_pages"]), int(e["pages"])),
-        float(e["rate_bytes_per_s"] or 0.0),
-        *(None if (v := e[name]) is None else float(v) for name in _PREDICTED),
-    )
-    return replace(p, stage=_unless_cancelling(p, Stage.COPYING), going=going)
+            text = (
+                f"redirty mirror ended with {how}: the target keeps running, the mirror was "
+                "discarded"
+            )
+        return replace(self, stage=Stage.FAILED, running=None), text
 
 
 def pass_of(e: Mapping[str, Any]) -> FinishedPass:
-    """From a line, or from mirror.json."""
+    """Read a completed pass from an event or from an entry of mirror.json."""
     round_s = float(e.get("round_s", 0.0))
     return FinishedPass(
         number=int(e["pass"]),
@@ -124,45 +156,62 @@ def pass_of(e: Mapping[str, Any]) -> FinishedPass:
         sent_pages=int(e["sent_pages"]),
         zero_pages=int(e["zero_pages"]),
         unchanged_pages=int(e["unchanged_pages"]),
-        held_pages=int(e["held_pages"]),
+        deferred_pages=int(e["held_pages"]),
         bytes=int(e["bytes"]),
         duration_s=float(e["duration_s"]),
         dirty_per_s=int(e["dirty_pages"]) / round_s if round_s > 0 else None,
-        broken=bool(e.get("broken", False)),
+        connection_lost=bool(e.get("broken", False)),
     )
 
 
-def _passed(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
+def _on_progress(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
+    running = RunningPass(
+        number=int(e["pass"]),
+        pages=int(e["pages"]),
+        done_pages=min(int(e["done_pages"]), int(e["pages"])),
+        rate=float(e["rate_bytes_per_s"] or 0.0),
+        left_s=_optional(e["left_s"]),
+        downtime_s=_optional(e["predicted_downtime_s"]),
+    )
+    return replace(p, stage=_unless_cancelling(p, Stage.COPYING), running=running)
+
+
+def _optional(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _on_pass(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
     stage = _unless_cancelling(p, Stage.COPYING)
-    return replace(p, stage=stage, passes=(*p.passes, pass_of(e)), going=None)
+    return replace(p, stage=stage, passes=(*p.passes, pass_of(e)), running=None)
 
 
-def _decided(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
-    step = PassDecision(int(e["after_pass"]), str(e["decision"]), one_line(str(e["reason"])))
-    stage = _unless_cancelling(p, Stage.STOPPING) if step.action == "quiesce" else p.stage
-    return replace(p, stage=stage, steps=(*p.steps, step))
+def _on_decision(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
+    decision = PassDecision(int(e["after_pass"]), str(e["decision"]), one_line(str(e["reason"])))
+    stopping = decision.action == "quiesce"
+    stage = _unless_cancelling(p, Stage.STOPPING) if stopping else p.stage
+    return replace(p, stage=stage, decisions=(*p.decisions, decision))
 
 
-def _noted(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
-    step = PassDecision(len(p.passes), "", one_line(str(e["text"])))
-    return replace(p, steps=(*p.steps, step))
+def _on_note(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
+    note = PassDecision(len(p.passes), "", one_line(str(e["text"])))
+    return replace(p, decisions=(*p.decisions, note))
 
 
-def _done(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
+def _on_done(p: MirrorProgress, e: Mapping[str, Any]) -> MirrorProgress:
     result = e["mirror"]
     last = result["passes"][-1]
     passes = p.passes if len(p.passes) == last["pass"] else (*p.passes, pass_of(last))
-    return replace(p, passes=passes, result=result, going=None)
+    return replace(p, passes=passes, result=result, running=None)
 
 
 def _unless_cancelling(p: MirrorProgress, stage: Stage) -> Stage:
     return p.stage if p.stage is Stage.CANCELLING else stage
 
 
-_TAKE = {
-    "going": _going,
-    "pass": _passed,
-    "decision": _decided,
-    "note": _noted,
-    "done": _done,
+_HANDLERS = {
+    "going": _on_progress,
+    "pass": _on_pass,
+    "decision": _on_decision,
+    "note": _on_note,
+    "done": _on_done,
 }

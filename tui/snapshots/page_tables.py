@@ -10,24 +10,29 @@ from redirty.collector.units import show_pages
 
 @dataclass(frozen=True)
 class PageTables:
-    """pages: as the kernel counts them (VmPTE). by_node: of the lowest level, on each node; ran_s: what
-    the target used of processors since the look before, by node; both empty where one alone has memory."""
+    """Size and placement of a target's page tables.
+
+    Attributes:
+        pages: number of page-table pages as the kernel counts them (VmPTE).
+        by_node: lowest-level page tables by NUMA node; empty if only one node has memory.
+        ran_s: CPU seconds of the target by NUMA node since the last sample; likewise.
+    """
 
     pages: int
     by_node: dict[int, float]
     ran_s: dict[int, float]
 
-    def said(self) -> str:
-        """In words."""
+    def text(self) -> str:
+        """Return one line."""
         text = f"page tables {show_pages(self.pages)}"
         if self.by_node:
-            text += f": {_parts(self.by_node, 'node ')}"
+            text += f": {_by_node(self.by_node)}"
         if ran := shares(self.ran_s):
             (first, *more) = ran
-            text += f"; ran on node {first}" if not more else f"; ran on {_parts(ran, 'node ')}"
+            text += f"; ran on node {first}" if not more else f"; ran on {_by_node(ran)}"
         return text
 
 
-def _parts(amounts: dict[int, float], word: str) -> str:
+def _by_node(amounts: dict[int, float]) -> str:
     found = sorted(shares(amounts).items())
-    return ", ".join(f"{word}{node} {share:.0%}" for node, share in found)
+    return ", ".join(f"node {node} {share:.0%}" for node, share in found)

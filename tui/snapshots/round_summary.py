@@ -1,4 +1,4 @@
-"""What one round was like: the same figures from a recording and from a running session."""
+"""Summary of one round: the same figures from a recording and from a live recorder."""
 
 from __future__ import annotations
 
@@ -22,15 +22,24 @@ I64 = npt.NDArray[np.int64]
 
 COLUMN = {name: i for i, name in enumerate(ROUNDS)}
 TLB_COLUMN = {name: i for i, name in enumerate(TLB)}
-WORD_SHIFT = 18  # a place of the heat map at its finest: 64 pages, a word of a bitmap
-PID_SHIFT = 39  # the process above the place: addresses have 57 bits
-_MOST_PLACES = 1024  # of one round
+BLOCK_SHIFT = 18  # a block of the heat map at its finest: 64 pages, a word of a bitmap
+PID_SHIFT = 39  # the process is above the block number: addresses have 57 bits
+_MAX_BLOCKS = 1024  # of one round
 
 
 @dataclass(frozen=True, eq=False)
 class WrittenMappings:
-    """Mappings written in a round: (n,) each. start: address. present when it began, dirty, redirtied
-    in pages, faults: first logged write faults of pages."""
+    """The mappings written in a round.
+
+    Attributes:
+        mappings: n mappings.
+        pid: (n,) process.
+        start: (n,) address.
+        present: (n,) pages present at the start of the round.
+        dirty: (n,) pages.
+        redirtied: (n,) pages.
+        faults: (n,) pages in the write-fault log.
+    """
 
     mappings: tuple[Mapping, ...]
     pid: I64
@@ -42,15 +51,20 @@ class WrittenMappings:
 
     @classmethod
     def none(cls) -> WrittenMappings:
-        """Nothing was written."""
+        """Return no mappings."""
         none = np.empty(0, np.int64)
         return cls((), none, none.astype(np.uint64), none, none, none, none)
 
 
 @dataclass(frozen=True, eq=False)
 class PageCounts:
-    """Where pages were dirty: (n,) ascending places `pid << 39 | address >> 18`, of which the `shift`
-    lowest bits are 0, and how many pages in each."""
+    """Dirty pages by address block.
+
+    Attributes:
+        keys: (n,) ascending blocks, `pid << 39 | address >> 18`; the lowest `shift` bits are 0.
+        pages: (n,) dirty pages in each.
+        shift: log2 of the finest blocks that are merged into one.
+    """
 
     keys: U64
     pages: I64
@@ -59,7 +73,14 @@ class PageCounts:
 
 @dataclass(frozen=True, eq=False)
 class Writer:
-    """Who dirtied pages in a round. tid: 0 for a stack, stack: empty for a thread."""
+    """A thread or a stack that dirtied pages in a round.
+
+    Attributes:
+        pid: process.
+        tid: thread; 0 for a stack.
+        stack: folded stack; empty for a thread.
+        pages: number of pages dirtied.
+    """
 
     pid: int
     tid: int
@@ -69,46 +90,65 @@ class Writer:
 
 @dataclass(frozen=True, eq=False)
 class RoundSummary:
-    """One complete round. values: (columns of rounds.csv,), NaN where not known. tlb: rows of tlb.csv
-    without their first column. points: of the curves that end with it. cpu_s: what the target's
-    processes used of the CPU in it; None: not known."""
+    """A complete round; summary[column] returns a value of rounds.csv.
+
+    Attributes:
+        number: of the round.
+        values: (columns of rounds.csv,), NaN where unknown.
+        written: mappings written.
+        tlb: rows of tlb.csv without their first column.
+        points: points of the write curves that end with this round.
+        page_counts: dirty pages by address block.
+        cpu_s: CPU time used by the target's processes; None: unknown.
+        writers: threads and stacks; empty: not traced.
+    """
 
     number: int
     values: Floats
     written: WrittenMappings
     tlb: tuple[tuple[object, ...], ...]
     points: Points
-    places: PageCounts
+    page_counts: PageCounts
     cpu_s: float | None = None
     writers: tuple[Writer, ...] = ()
 
     def __getitem__(self, column: str) -> float:
-        """A value of rounds.csv."""
+        """Return a value of rounds.csv."""
         return float(self.values[COLUMN[column]])
 
 
 def of_round(
     result: Round,
-    features: frozenset[str],
+    hooks: frozenset[str],
     points: Points,
     cpu_s: float | None,
     writers: tuple[Writer, ...] = (),
 ) -> RoundSummary:
-    """Of a round that has just ended; the same values that a recording would have of it."""
-    row = round_row(result, features)
+    """Summarize a round that has just ended, with the values that a recording of it would have.
+
+    Args:
+        result: the round.
+        hooks: attached probes, which decide what is known.
+        points: points of the write curves that end with this round.
+        cpu_s: CPU time used by the target's processes; None: unknown.
+        writers: threads and stacks.
+    """
+    row = round_row(result, hooks)
     tlb: list[tuple[object, ...]] = []
     for space in result.spaces:
         if len(space.stats):
-            tlb += (r[1:] for r in tlb_rows(result.number, space.pid, space.stats, features))
+            tlb += (r[1:] for r in tlb_rows(result.number, space.pid, space.stats, hooks))
     return RoundSummary(
-        result.number,
-        np.array([np.nan if v is None else float(str(v)) for v in (row[name] for name in COLUMN)]),
-        _written(result),
-        tuple(tlb),
-        points,
-        places_of([(space.pid, space.dirty) for space in result.spaces]),
-        cpu_s,
-        writers,
+        number=result.number,
+        values=np.array(
+            [np.nan if v is None else float(str(v)) for v in (row[name] for name in COLUMN)]
+        ),
+        written=_written(result),
+        tlb=tuple(tlb),
+        points=points,
+        page_counts=page_counts_of([(space.pid, space.dirty) for space in result.spaces]),
+        cpu_s=cpu_s,
+        writers=writers,
     )
 
 
@@ -139,8 +179,8 @@ def _written(result: Round) -> WrittenMappings:
     return WrittenMappings(tuple(mappings), *joined)
 
 
-def places_of(sets: list[tuple[int, PageSet]]) -> PageCounts:
-    """Of the dirty pages of processes: (pid, pages) each."""
+def page_counts_of(sets: list[tuple[int, PageSet]]) -> PageCounts:
+    """Count dirty pages by block. sets: (pid, dirty pages) of each process."""
     keys, counts = [], []
     for pid, pages in sets:
         flat = np.bitwise_count(pages.words).reshape(-1).astype(np.int64)
@@ -150,27 +190,27 @@ def places_of(sets: list[tuple[int, PageSet]]) -> PageCounts:
         counts.append(flat[there])
     if not keys:
         return PageCounts(np.empty(0, np.uint64), np.empty(0, np.int64))
-    return folded(np.concatenate(keys), np.concatenate(counts))
+    return fold(np.concatenate(keys), np.concatenate(counts))
 
 
-def folded(keys: U64, pages: I64) -> PageCounts:
-    """PageCounts in any order, repeated or not, made as coarse as it takes to be few."""
+def fold(keys: U64, pages: I64) -> PageCounts:
+    """Return counts given in any order, with repetitions, as at most _MAX_BLOCKS blocks."""
     order = np.argsort(keys, kind="stable")
-    keys, pages = summed(keys[order], pages[order])
+    keys, pages = merge(keys[order], pages[order])
     shift = 0
-    while len(keys) > _MOST_PLACES and shift < PID_SHIFT:
+    while len(keys) > _MAX_BLOCKS and shift < PID_SHIFT:
         shift += 1
-        keys, pages = coarser(keys, pages, shift)
+        keys, pages = coarsen(keys, pages, shift)
     return PageCounts(keys, pages, shift)
 
 
-def coarser(keys: U64, pages: I64, shift: int) -> tuple[U64, I64]:
-    """Ascending places with so many lowest bits 0."""
-    return summed((keys >> np.uint64(shift)) << np.uint64(shift), pages)
+def coarsen(keys: U64, pages: I64, shift: int) -> tuple[U64, I64]:
+    """Merge ascending blocks that differ only in their lowest `shift` bits."""
+    return merge((keys >> np.uint64(shift)) << np.uint64(shift), pages)
 
 
-def summed(keys: U64, pages: I64) -> tuple[U64, I64]:
-    """Ascending places, each once."""
+def merge(keys: U64, pages: I64) -> tuple[U64, I64]:
+    """Add up the pages of equal keys, which must be ascending."""
     if len(keys) == 0:
         return keys, pages
     starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
@@ -178,18 +218,19 @@ def summed(keys: U64, pages: I64) -> tuple[U64, I64]:
 
 
 def points_of(points: list[Point]) -> Points:
-    """Points of curves as the model takes them; classes are numbered as in CLASSES."""
+    """Convert points of curves to the model's form; mapping classes become indexes of CLASSES."""
     if not points:
         return Points.none()
 
     def column(value: Callable[[Point], float]) -> Floats:
         return np.array([value(p) for p in points], np.float64)
 
+    classes = [ALL if not p.mapping_class else CLASSES.index(p.mapping_class) for p in points]
     return Points(
-        column(lambda p: p.round).astype(np.int64),
-        column(lambda p: p.rounds).astype(np.int64),
-        np.array([ALL if not p.mapping_class else CLASSES.index(p.mapping_class) for p in points]),
-        column(lambda p: p.elapsed_s),
-        column(lambda p: p.dirty),
-        column(lambda p: np.nan if p.redirtied is None else p.redirtied),
+        number=column(lambda p: p.round).astype(np.int64),
+        rounds=column(lambda p: p.rounds).astype(np.int64),
+        mapping_class=np.array(classes),
+        elapsed_s=column(lambda p: p.elapsed_s),
+        dirty=column(lambda p: p.dirty),
+        redirtied=column(lambda p: np.nan if p.redirtied is None else p.redirtied),
     )

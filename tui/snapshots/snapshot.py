@@ -1,4 +1,4 @@
-"""Frozen pictures of what is known at one moment: readers make them, screens show the newest one."""
+"""Frozen snapshots: readers make them, screens show the latest one."""
 
 from __future__ import annotations
 
@@ -14,19 +14,28 @@ from redirty.tui.snapshots.page_tables import PageTables
 
 
 class ReaderState(Enum):
-    """What the reader does."""
+    """The state of a reader; the values are what the screen shows."""
 
     STARTING = "starting"
     LIVE = "live"
     REPLAY = "replay"
     ENDED = "ended"
-    DONE = "done"  # as it was to: a command to its end
+    DONE = "done"  # the traced command ran to its end
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class Playback:
-    """Where a replay is. position_s of length_s; round index of rounds; speed: 1 is as it was."""
+    """The position of a replay.
+
+    Attributes:
+        playing: False while paused.
+        speed: 1 is the speed of the recording.
+        position: index of the round shown.
+        rounds: number of rounds.
+        position_s: end of the round shown, from the start of the recording.
+        length_s: of the recording.
+    """
 
     playing: bool
     speed: float
@@ -38,7 +47,15 @@ class Playback:
 
 @dataclass(frozen=True)
 class TargetInfo:
-    """What is traced, and how."""
+    """Description of a target and of how it is traced.
+
+    Attributes:
+        title: the target, for display.
+        probe: probe type.
+        arm: arming method.
+        interval_s: length of a round.
+        directory: of the recording; empty: none.
+    """
 
     title: str
     probe: str = ""
@@ -49,9 +66,25 @@ class TargetInfo:
 
 @dataclass(frozen=True, eq=False)
 class TargetSnapshot:
-    """A target at one moment. number: grows with each. message: what happened, one line; "": nothing.
-    note: what the guard did. tables: None where they are not known. writers: None when threads and
-    stacks were not asked for."""
+    """A target at one moment.
+
+    Attributes:
+        number: grows with each snapshot.
+        state: of the reader.
+        about: what is traced, and how.
+        message: what happened, one line; empty: nothing.
+        series: the rounds' values.
+        mappings: recently written mappings.
+        heat: addresses over time; None: nothing was written.
+        tlb: recent TLB flushes by reason.
+        writers: threads and stacks; None: not traced.
+        convergence: None before the first round.
+        cost: of tracing; None: unknown.
+        tables: placement of page tables; None: unknown.
+        playback: position of a replay; None for a live target.
+        heat_estimated: the heat map is estimated from pages.csv.
+        note: what the overhead guard did; empty: nothing.
+    """
 
     number: int
     state: ReaderState
@@ -71,8 +104,22 @@ class TargetSnapshot:
 
 
 class ProcessRow(NamedTuple):
-    """A process, or a group of them. Rates are for each second; None where the kernel does not tell.
-    kind: process, vm or cgroup. pid: 0 for a group. members: processes in it."""
+    """A process, or a group of processes. Rates are per second; None where the kernel cannot tell.
+
+    Attributes:
+        pid: 0 for a group.
+        comm: name.
+        kind: process, vm or cgroup.
+        cgroup: path.
+        rss_bytes: resident memory.
+        write_faults: rate of write faults.
+        first_touch: rate of those that found no page.
+        cow: rate of those that copied a page.
+        mkwrite: rate of those that notified the file system.
+        tlb_flushes: rate of TLB flushes that it caused.
+        recent: the latest rates of write faults, the newest one last.
+        members: processes in the group.
+    """
 
     pid: int
     comm: str
@@ -90,7 +137,17 @@ class ProcessRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class OverviewSnapshot:
-    """All processes at one moment; seconds: what the rates are the mean of."""
+    """All processes at one moment.
+
+    Attributes:
+        number: grows with each snapshot.
+        state: of the reader.
+        message: what happened, one line; empty: nothing.
+        processes: those that write most first.
+        seconds: that the rates are averaged over.
+        lost: write faults of processes that the kernel-side table had no room for.
+        hooks: attached probes.
+    """
 
     number: int
     state: ReaderState
@@ -98,4 +155,4 @@ class OverviewSnapshot:
     processes: tuple[ProcessRow, ...] = field(default=())
     seconds: float = 0.0
     lost: int = 0
-    features: frozenset[str] = frozenset()
+    hooks: frozenset[str] = frozenset()

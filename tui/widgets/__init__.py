@@ -1,1 +1,1 @@
-"""Panels: Textual widgets that show a part of a snapshot."""
+"""Textual widgets that show a part of a snapshot."""

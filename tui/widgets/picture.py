@@ -1,4 +1,4 @@
-"""A panel that shows rows made by a pure function of a snapshot and the panel's size."""
+"""A panel that draws rows computed from a snapshot and the panel's size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ S = TypeVar("S")
 
 
 class Picture(Widget, Generic[S]):
-    """draw(snapshot, width, height) gives the rows; nothing is drawn before the first snapshot."""
+    """Shows the rows that draw(snapshot, width, height) returns; empty before the first snapshot."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = styles.COMPONENT_CLASSES
     DEFAULT_CSS = "Picture { width: 1fr; height: 1fr; " + styles.CSS + " }"
@@ -33,7 +33,7 @@ class Picture(Widget, Generic[S]):
             self.border_title = title
 
     def show(self, snapshot: S) -> None:
-        """Another snapshot: rows that are other than before are drawn again."""
+        """Show another snapshot, redrawing only the rows that changed."""
         self._snapshot = snapshot
         old, (width, height) = self._drawn, self.size
         if old is None or self._drawn_size != (width, height):
@@ -50,7 +50,7 @@ class Picture(Widget, Generic[S]):
             self.refresh(*changed)
 
     def render_line(self, y: int) -> Strip:
-        """A row."""
+        """Return a row as Textual draws it."""
         width, height = self.size
         if self._drawn is None or self._drawn_size != (width, height):
             self._drawn_size = (width, height)
@@ -62,6 +62,6 @@ class Picture(Widget, Generic[S]):
         return self._palette.strip(row, width)
 
     def notify_style_update(self) -> None:
-        """Another theme."""
+        """Look up the styles again after a change of theme."""
         self._palette = None
         super().notify_style_update()

@@ -1,4 +1,4 @@
-"""Style names of pictures as component classes, which a theme gives colours."""
+"""Maps style names to component classes, which the theme gives colours."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CSS = """
 
 
 class Palette:
-    """The styles of a widget as they are now: looked up once, not for every part of every row."""
+    """The current styles of a widget, looked up once and not for every part of every row."""
 
     def __init__(self, widget: Widget) -> None:
         self.base = widget.rich_style
@@ -46,6 +46,6 @@ class Palette:
         return found
 
     def strip(self, row: Row, width: int) -> Strip:
-        """A row as Textual draws it, filled up to a width."""
+        """Convert a row to Textual's form, padded or cropped to a width."""
         segments = [Segment(text, self[name]) for text, name in row if text]
         return Strip(segments).crop(0, width).extend_cell_length(width, self.base)

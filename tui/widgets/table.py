@@ -1,4 +1,4 @@
-"""A table of any length of which only what is on the screen is made: 60,000 rows cost no more than 40."""
+"""A table of any length, of which only the visible rows are made: 60,000 rows cost no more than 40."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from textual.strip import Strip
 
 
 class FieldTable(ScrollView, can_focus=True, inherit_bindings=False):
-    """Rows of fields. The cursor stays on its row, known by its key, when the rows are sorted anew."""
+    """A table of fields. The cursor stays on its row, identified by a key, when rows are sorted again."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = styles.COMPONENT_CLASSES
     DEFAULT_CSS = "FieldTable { width: 1fr; height: 1fr; overflow-x: hidden; " + styles.CSS + " }"
@@ -27,17 +27,17 @@ class FieldTable(ScrollView, can_focus=True, inherit_bindings=False):
         Binding("down,j", "move(1)", "down", show=False, id="table.down"),
         Binding("pageup", "page(-1)", "page up", show=False, id="table.page_up"),
         Binding("pagedown", "page(1)", "page down", show=False, id="table.page_down"),
-        Binding("home", "move(-1000000000)", "first", show=False, id="table.first"),
-        Binding("end", "move(1000000000)", "last", show=False, id="table.last"),
-        Binding("s", "sort(1)", "sort by", id="table.sort"),
-        Binding("S", "sort(-1)", "sort back", show=False, id="table.sort_back"),
-        Binding("r", "reverse", "reverse", show=False, id="table.reverse"),
-        Binding("enter", "choose", "choose", show=False, id="table.choose"),
+        Binding("home", "move(-1000000000)", "first row", show=False, id="table.first"),
+        Binding("end", "move(1000000000)", "last row", show=False, id="table.last"),
+        Binding("s", "sort(1)", "sort", id="table.sort", tooltip="sort by the next column"),
+        Binding("S", "sort(-1)", "sort by the previous column", show=False, id="table.sort_back"),
+        Binding("r", "reverse", "reverse the order", show=False, id="table.reverse"),
+        Binding("enter", "choose", "open the row", show=False, id="table.choose"),
     ]
 
     @dataclass
     class Chosen(Message):
-        """Enter on a row. row: its index in the data."""
+        """Enter was pressed on a row. row: its index in the data."""
 
         table: FieldTable
         row: int
@@ -56,14 +56,20 @@ class FieldTable(ScrollView, can_focus=True, inherit_bindings=False):
         self._cursor = 0
         self._selected: object = None
         self._palette: styles.Palette | None = None
-        self._drawn: dict[int, Row] = {}  # by line of the screen
+        self._drawn: dict[int, Row] = {}  # by screen line
         self._default = sorted_by
-        self.sorted_by = sorted_by  # name of a field; the data come sorted by the default one
+        self.sorted_by = sorted_by  # name of a field; the data arrive sorted by the default one
         self.reversed = False
 
     def show(self, data: Any, count: int, key: Callable[[Any, int], object]) -> None:
-        """Other rows."""
-        at = self._place()
+        """Show other rows.
+
+        Args:
+            data: passed to the fields' value().
+            count: number of rows.
+            key: returns what identifies a row, given data and its index.
+        """
+        at = self._cursor
         self._data, self._key = data, key
         self._order = list(range(count))
         self._sort()
@@ -74,7 +80,7 @@ class FieldTable(ScrollView, can_focus=True, inherit_bindings=False):
         self._refresh_changed()
 
     def _refresh_changed(self) -> None:
-        """Rows on the screen that are other than they were drawn."""
+        """Redraw the visible rows that changed."""
         width, height = self.size
         changed = [
             Region(0, y, width, 1)
@@ -83,9 +89,6 @@ class FieldTable(ScrollView, can_focus=True, inherit_bindings=False):
         ]
         if changed or not self._drawn:
             self.refresh(*changed)
-
-    def _place(self) -> int:
-        return self._cursor
 
     def _find(self, key: object) -> int | None:
         for at, i in enumerate(self._order):
@@ -107,18 +110,18 @@ class FieldTable(ScrollView, can_focus=True, inherit_bindings=False):
 
     @property
     def chosen(self) -> int | None:
-        """The index in the data of the row that the cursor is on."""
+        """Index in the data of the row under the cursor; None in an empty table."""
         return self._order[self._cursor] if self._cursor < len(self._order) else None
 
     @property
     def order(self) -> list[int]:
-        """Indexes in the data, as the rows are sorted."""
+        """Indexes in the data, in the order of the rows."""
         return self._order
 
     # ---- keys and mouse ----
 
     def action_move(self, rows: int) -> None:
-        """The cursor, up or down."""
+        """Move the cursor down by a number of rows, up if negative."""
         self._cursor = min(max(self._cursor + rows, 0), max(len(self._order) - 1, 0))
         self._selected = self._key_at(self._cursor)
         top = int(self.scroll_offset.y)
@@ -130,37 +133,37 @@ class FieldTable(ScrollView, can_focus=True, inherit_bindings=False):
         self.refresh()
 
     def action_page(self, pages: int) -> None:
-        """The cursor, by what fits on the screen."""
+        """Move the cursor down by a number of pages, up if negative."""
         self.action_move(pages * max(self.size.height - 2, 1))
 
     def action_sort(self, step: int) -> None:
-        """By the next field, or the one before."""
+        """Sort by another column: step 1 the next one, -1 the previous one."""
         names = [f.name for f in self.fields if f.name]
         at = names.index(self.sorted_by) if self.sorted_by in names else 0
         self.sort_by(names[(at + step) % len(names)])
 
     def action_reverse(self) -> None:
-        """The other way round."""
+        """Reverse the order of the rows."""
         self.reversed = not self.reversed
-        self._again()
+        self._show_again()
 
     def action_choose(self) -> None:
-        """The row of the cursor."""
+        """Post Chosen for the row under the cursor."""
         if self.chosen is not None:
             self.post_message(self.Chosen(self, self.chosen))
 
     def sort_by(self, name: str) -> None:
-        """By a field, the largest first (texts: from A on)."""
+        """Sort by a field, numbers in descending order, texts in ascending order."""
         self.reversed = self.reversed and name == self.sorted_by
         self.sorted_by = name
-        self._again()
+        self._show_again()
 
-    def _again(self) -> None:
+    def _show_again(self) -> None:
         if self._data is not None:
             self.show(self._data, len(self._order), self._key)
 
     def on_click(self, event: events.Click) -> None:
-        """On a heading: sorts by it. On a row: the cursor goes there; twice: chooses it."""
+        """Sort by a clicked heading; move the cursor to a clicked row; choose a double-clicked one."""
         if event.y == 0:
             left = 0
             for field, width in self._columns(self.size.width):
@@ -180,13 +183,13 @@ class FieldTable(ScrollView, can_focus=True, inherit_bindings=False):
     # ---- drawing ----
 
     def _columns(self, width: int) -> list[tuple[Field[Any], int]]:
-        """The fields that fit, each with its width."""
-        shown = [f for f in self.fields if width >= f.least]
+        """Return the fields that fit, each with its width."""
+        shown = [f for f in self.fields if width >= f.min_width]
         left = width - sum(f.width + 1 for f in shown if f.width)
         return [(f, f.width or max(left, 8)) for f in shown]
 
     def render_line(self, y: int) -> Strip:
-        """The heading, or a row."""
+        """Return the heading or a row as Textual draws it."""
         width = self.size.width
         if self._palette is None:
             self._palette = styles.Palette(self)
@@ -212,7 +215,7 @@ class FieldTable(ScrollView, can_focus=True, inherit_bindings=False):
         return [("".join(text for text, _ in parts), "")]
 
     def notify_style_update(self) -> None:
-        """Another theme, or the focus went elsewhere."""
+        """Look up the styles again after a change of theme or focus."""
         self._palette = None
         super().notify_style_update()
 
@@ -229,7 +232,7 @@ class FieldTable(ScrollView, can_focus=True, inherit_bindings=False):
 
 
 def _sortable(value: Value) -> tuple[int, float, str]:
-    """Not known comes below all that is."""
+    """Return a sort key; unknown values are below all others."""
     if value is None:
         return (0, 0.0, "")
     return (1, 0.0, value) if isinstance(value, str) else (1, float(value), "")

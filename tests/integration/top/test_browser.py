@@ -1,4 +1,4 @@
-"""redirty top --serve in a real browser: it renders, it takes keys, and nobody else gets in."""
+"""redirty top --serve in a real browser: it renders and takes keys, and refuses everybody else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORDING = TESTS / "data" / "redis"
 
 @contextlib.contextmanager
 def served(*words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """(the server, its address with the token)."""
+    """Run a server; yield it and its address with the token."""
     require(REDIRTY.exists(), "needs redirty: make setup")
     server = subprocess.Popen(
         [str(REDIRTY), "top", "--serve", *map(str, words)],
@@ -39,8 +39,8 @@ def served(*words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         yield server, match[1]
     finally:
         server.send_signal(signal.SIGTERM)
-        said = server.communicate(timeout=30)[1]
-    assert said == ""
+        stderr = server.communicate(timeout=30)[1]
+    assert stderr == ""
 
 
 def _visits(server: int) -> list[int]:
@@ -48,12 +48,12 @@ def _visits(server: int) -> list[int]:
 
 
 @pytest.mark.timeout(200)
-def test_it_renders_and_takes_keys() -> None:
+def test_the_page_renders_and_takes_keys() -> None:
     async def test(server: int, address: str) -> None:
         async with browser() as page:
             await page.open(address)
-            await page.said("redis-server")
-            await page.said("would a mirror converge?")
+            await page.wait_for_text("redis-server")
+            await page.wait_for_text("would mirroring converge?")
             await page.click()
             await asyncio.sleep(1)
             summary = await page.picture()
@@ -61,17 +61,17 @@ def test_it_renders_and_takes_keys() -> None:
                 await page.evaluate("document.querySelectorAll('.xterm-rows').length")
             )
             await page.key("6")
-            await page.said("who dirties")
+            await page.wait_for_text("who writes")
             for _ in range(100):
                 if await page.picture() != summary:
                     break
                 await asyncio.sleep(0.1)
             else:
-                raise AssertionError("the page shows the same as before the key")
+                raise AssertionError("the page did not change after the key")
             await page.key("?")
-            await page.said("escape closes it")
+            await page.wait_for_text("press escape to close")
             assert len(_visits(server)) == 1
-        for _ in range(300):  # the page is closed: so is its program
+        for _ in range(300):  # the page is closed, which ends its program
             if not _visits(server):
                 break
             await asyncio.sleep(0.1)
@@ -81,7 +81,7 @@ def test_it_renders_and_takes_keys() -> None:
         asyncio.run(test(server.pid, address))
 
 
-def test_nobody_gets_in_without_the_token() -> None:
+def test_visitors_without_the_token_are_refused() -> None:
     async def status(address: str, **headers: str) -> int:
         async with aiohttp.ClientSession() as client, client.get(address, headers=headers) as found:
             return found.status
@@ -93,17 +93,19 @@ def test_nobody_gets_in_without_the_token() -> None:
         assert await status(plain + "?token=wrong") == 403
         assert await status(plain + "ws") == 403
         assert await status(plain + "static/js/textual.js") == 403
-        assert await status(address, Host="evil.example") == 403  # a name made to lead here
+        assert (
+            await status(address, Host="evil.example") == 403
+        )  # a name that resolves to this address
 
     with served("--replay", RECORDING) as (_, address):
         asyncio.run(test(address))
 
 
-def test_a_server_that_is_told_to_end_ends_its_visits() -> None:
+def test_a_terminated_server_ends_its_visits() -> None:
     async def visit(server: int, address: str) -> list[int]:
         async with browser() as page:
             await page.open(address)
-            await page.said("redis-server")
+            await page.wait_for_text("redis-server")
             visits = _visits(server)
             assert len(visits) == 1
             process.send_signal(signal.SIGTERM)
@@ -114,11 +116,11 @@ def test_a_server_that_is_told_to_end_ends_its_visits() -> None:
         assert asyncio.run(visit(process.pid, address)) == []
 
 
-def test_a_server_that_is_killed_leaves_nothing() -> None:
+def test_a_killed_server_leaves_no_process() -> None:
     async def visit(server: int, address: str) -> list[int]:
         async with browser() as page:
             await page.open(address)
-            await page.said("redis-server")
+            await page.wait_for_text("redis-server")
             visits = _visits(server)
             assert len(visits) == 1
             process.kill()

@@ -1,4 +1,4 @@
-"""Write faults of all processes, counted in the kernel, against what programs say they did."""
+"""Write faults of all processes, counted in the kernel, compared with what programs report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_first_touches_are_counted(counts: SystemCounts) -> None:
 
 def test_tlb_flushes_are_counted(counts: SystemCounts) -> None:
     if "tlb" not in counts.hooks:
-        pytest.skip("this kernel has no tracepoint of TLB flushes")
+        pytest.skip("this kernel has no tracepoint for TLB flushes")
     with Flusher(mib=16) as flusher:
         before = by_pid(counts.read()).get(flusher.pid, (0,) * 6)
         flusher.flush("mprotect", count=100, pages=8)
@@ -50,7 +50,7 @@ def test_tlb_flushes_are_counted(counts: SystemCounts) -> None:
     assert 100 <= flushes <= 130
 
 
-def test_a_process_is_forgotten_and_counted_anew(counts: SystemCounts) -> None:
+def test_a_forgotten_process_is_counted_from_zero(counts: SystemCounts) -> None:
     with Sweep(1) as sweep:
         sweep.touch(mib=1)
         assert faults_of(counts, sweep.pid)[0] > 0
@@ -60,10 +60,10 @@ def test_a_process_is_forgotten_and_counted_anew(counts: SystemCounts) -> None:
         assert 256 <= faults_of(counts, sweep.pid)[0] < 700
 
 
-def test_nothing_is_lost_with_room(counts: SystemCounts) -> None:
+def test_no_events_are_lost_while_there_is_room(counts: SystemCounts) -> None:
     assert counts.read().lost == 0
 
 
-def test_the_price_of_a_fault_is_measured() -> None:
-    prices = [fault_s(arm_method()) for _ in range(3)]
-    assert 5e-8 < np.median(prices) < 1e-4
+def test_the_cost_of_a_fault_is_measured() -> None:
+    costs = [fault_s(arm_method()) for _ in range(3)]
+    assert 5e-8 < np.median(costs) < 1e-4

@@ -1,5 +1,8 @@
-"""redirty top in a real terminal, on real targets: what is on the screen is what is recorded, and
-however it ends the terminal is restored and the target runs on, with nothing attached."""
+"""redirty top in a real terminal, on real targets.
+
+The screen shows what is recorded; however top ends, the terminal is restored and the target keeps running
+with nothing attached.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def children(pid: int) -> list[int]:
 
 
 def programs(directory: Path) -> tuple[int, int]:
-    """(the process that guards the terminal, the one that draws) of redirty top in a directory."""
+    """Return the PIDs of redirty top in a directory: the guard of the terminal, and the one that draws."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -52,7 +55,7 @@ def programs(directory: Path) -> tuple[int, int]:
 
 
 def test_redis_under_load(tmp_path: Path) -> None:
-    """Keys are sent, the screen is read back."""
+    """Each view of redis under load shows what it should, and keys have their effects."""
     with redis() as server:
         load = server.load(seconds_at_most=800, keys=20_000, size=256)
         try:
@@ -65,17 +68,19 @@ def test_redis_under_load(tmp_path: Path) -> None:
                 assert re.search(r"dirty [1-9][\d.]* MiB/s", shown)
                 assert "tracing costs" in shown
                 assert re.search(r"page tables [1-9][\d.]* [KM]iB", shown)
-                assert "converges in" in shown or "will not" in shown or "uncertain" in shown
+                assert (
+                    "converges in" in shown or "will not converge" in shown or "uncertain" in shown
+                )
                 assert "anon_private" in shown
                 terminal.keys("3")
-                assert "0x" in terminal.wait("in use; a column a round")
+                assert "0x" in terminal.wait("a column per round")
                 terminal.keys("b")
                 terminal.wait("bandwidth:")
                 terminal.keys(*"100kbit", "Enter")
                 terminal.wait("bandwidth:", gone=True)
                 terminal.keys("4")
                 terminal.wait("100.0 kbit/s")
-                terminal.wait("will not")
+                terminal.wait("will not converge")
                 terminal.keys("Space")
                 paused = terminal.wait("PAUSED")
                 time.sleep(1.5)
@@ -83,16 +88,18 @@ def test_redis_under_load(tmp_path: Path) -> None:
                 terminal.keys("Space")
                 terminal.wait("PAUSED", gone=True)
                 terminal.keys("-")
-                terminal.wait("of 0.25 s")
+                terminal.wait("(0.25 s)")
                 terminal.keys("6")
                 terminal.wait("not traced")
                 terminal.keys("w")
-                shown = terminal.wait(f"{server.pid} of {server.pid}")
+                shown = terminal.wait(f"{server.pid} (pid {server.pid})")
                 terminal.wait("redis-server:")
                 terminal.keys("?")
-                terminal.wait("re-dirtied  of them")
+                terminal.wait("re-dirtied  those of them")
                 terminal.keys("Escape")
-                terminal.wait("re-dirtied  of them", gone=True)  # else it is alt and e
+                terminal.wait(
+                    "re-dirtied  those of them", gone=True
+                )  # else the keys are taken for alt+e
                 terminal.keys("e")
                 terminal.wait("exported")
                 terminal.keys("q")
@@ -109,8 +116,8 @@ def _round(shown: str) -> int:
     return int(match[1])
 
 
-def test_the_rates_on_the_screen_are_the_recordings(tmp_path: Path) -> None:
-    """A known workload: what is shown for a round is what rounds.csv has of it, and what is written."""
+def test_the_rates_on_the_screen_are_those_of_the_recording(tmp_path: Path) -> None:
+    """The rates shown for each round equal rounds.csv, and those of the workload."""
     directory = tmp_path / "rec"
     shown: dict[int, str] = {}
     with Writer(mib=64) as writer:
@@ -127,7 +134,7 @@ def test_the_rates_on_the_screen_are_the_recordings(tmp_path: Path) -> None:
             assert terminal.exit_code() == 0
         writer.signal(signal.SIGKILL)
     rounds = pd.read_csv(directory / "rounds.csv").set_index("round")
-    assert rounds.index[-1] <= latest + 3  # the screen is not behind
+    assert rounds.index[-1] <= latest + 3  # the screen does not lag
     for number, screen in shown.items():
         row = rounds.loc[number]
         for name, column in (("dirty", "dirty_pages"), ("re-dirtied", "redirtied_pages")):
@@ -138,7 +145,7 @@ def test_the_rates_on_the_screen_are_the_recordings(tmp_path: Path) -> None:
 
 
 def test_a_guests_memory_alone(tmp_path: Path) -> None:
-    """From the command line, and of a virtual machine that was chosen in the overview."""
+    """Only a guest's memory is traced, from the command line and from the overview."""
     with program() as (child, ram), Hold("sleep") as other:
         words = [REDIRTY, "top", "--vm", child.pid, "500ms", "--max-overhead", "100%"]
         with Terminal(words, tmp_path) as terminal:
@@ -149,7 +156,7 @@ def test_a_guests_memory_alone(tmp_path: Path) -> None:
             assert terminal.exit_code() == 0
         row = ProcessRow(child.pid, "guest", "vm", "/", 0, 0.0, None, None, None, None)
         assert isinstance(target_of(row), Guest)
-        assert isinstance(target_of(row._replace(pid=other.pid)), Pids)  # no memory of a guest's
+        assert isinstance(target_of(row._replace(pid=other.pid)), Pids)  # has no guest RAM
 
 
 def test_a_target_that_ends(tmp_path: Path) -> None:
@@ -161,13 +168,13 @@ def test_a_target_that_ends(tmp_path: Path) -> None:
             shown = terminal.wait("ended before")
             assert "round" in shown
             terminal.keys("3", "4", "1")
-            terminal.wait("would a mirror converge?")
+            terminal.wait("would mirroring converge?")
             terminal.keys("q")
             assert terminal.exit_code() == 3
             assert "ended before the recording was to end" in terminal.screen()
 
 
-def test_a_target_that_cannot_be_traced_is_told(tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_traced_is_reported(tmp_path: Path) -> None:
     with (
         Hold("uffd-wp") as holder,
         Terminal([REDIRTY, "top", "-p", holder.pid], tmp_path) as terminal,
@@ -180,8 +187,8 @@ def test_a_target_that_cannot_be_traced_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("who", ["guard", "screen", "both"])
-def test_killed_with_9(tmp_path: Path, who: str) -> None:
-    """The target runs on with nothing attached; the terminal is restored, unless nobody is left to."""
+def test_killed_with_sigkill(tmp_path: Path, who: str) -> None:
+    """The target keeps running with nothing attached; the guard, if left, restores the terminal."""
     with Hold("sleep") as target:
         before = Condition.of(target.pid)
         with Terminal([REDIRTY, "top", "-p", target.pid, "200ms"], tmp_path) as terminal:
@@ -190,7 +197,9 @@ def test_killed_with_9(tmp_path: Path, who: str) -> None:
             for pid in {"guard": [guard], "screen": [screen], "both": [guard, screen]}[who]:
                 os.kill(pid, signal.SIGKILL)
             terminal.wait("exit-code:")
-            wait_until(lambda: not Path(f"/proc/{screen}").exists(), "its end", timeout_s=120)
+            wait_until(
+                lambda: not Path(f"/proc/{screen}").exists(), "the end of the screen", timeout_s=120
+            )
             if who == "screen":
                 assert terminal.exit_code() == 128 + signal.SIGKILL
                 assert "ended by SIGKILL" in terminal.screen()
@@ -198,7 +207,7 @@ def test_killed_with_9(tmp_path: Path, who: str) -> None:
         assert len(target.write(0, 10).pages) == 10
 
 
-def test_told_to_end(tmp_path: Path) -> None:
+def test_terminated_with_sigterm(tmp_path: Path) -> None:
     with Hold("sleep") as target:
         before = Condition.of(target.pid)
         with Terminal([REDIRTY, "top", "-p", target.pid, "200ms"], tmp_path) as terminal:
@@ -243,8 +252,8 @@ def test_costly_tracing_makes_rounds_longer(tmp_path: Path) -> None:
         writer.start("cyclic", rate=20_000, pages=16_000, seconds=3600)
         words = [REDIRTY, "top", "-p", writer.pid, "100ms", "--max-overhead", "0.01%"]
         with Terminal(words, tmp_path, 160, 48) as terminal:
-            terminal.wait("rounds made longer")
-            terminal.wait("of 0.1 s", gone=True)
+            terminal.wait("rounds lengthened")
+            terminal.wait("(0.1 s)", gone=True)
             terminal.keys("q")
             assert terminal.exit_code() == 0
         writer.signal(signal.SIGKILL)
@@ -258,21 +267,23 @@ def test_a_command_is_traced_apart_from_the_terminal(tmp_path: Path) -> None:
     left: list[int] = []
     try:
         with Terminal(words, tmp_path) as terminal:
-            shown = terminal.wait("round 1")  # it writes a line for each that it dirties
+            shown = terminal.wait(
+                "round 1"
+            )  # the command prints a line each time it has written its memory
             assert "noise" not in shown
             (left,) = (children(pid) for pid in programs(tmp_path)[1:])
             left = [pid for pid in left if code.encode() in _words(pid)]
             assert len(left) == 1
             terminal.keys("q")
             assert terminal.exit_code() == 0
-        assert code.encode() in _words(left[0])  # it runs on
+        assert code.encode() in _words(left[0])  # still running
     finally:
         for pid in left:
             os.kill(pid, signal.SIGKILL)
 
 
 def test_a_command_that_ends(tmp_path: Path) -> None:
-    """All of it was traced: the screen says so and stays, and it is no error."""
+    """The screen reports the end of a command and stays; the exit code is 0."""
     words = [REDIRTY, "top", "100ms", "--", "sh", "-c", "sleep 1; exit 7"]
     with Terminal(words, tmp_path) as terminal:
         shown = terminal.wait("has ended, exit status 7")

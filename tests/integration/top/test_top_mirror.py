@@ -1,5 +1,7 @@
-"""The mirror screen in a real terminal, and the lines of redirty mirror: a mirror is there, or the target
-is as it was."""
+"""The mirror screen in a real terminal, and the lines of redirty mirror.
+
+A mirror is either complete or discarded, and the target is unchanged.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(900)]
 
 @pytest.fixture
 def writer() -> Iterator[Writer]:
-    """A target that writes all the time, and must be as it was at the end."""
+    """Yield a target that writes all the time; it must be unchanged at the end."""
     with Writer(64) as target:
         target.start("uniform", 2000, 16_384, 3600)
         before = Condition.of(target.pid)
@@ -37,7 +39,7 @@ def writer() -> Iterator[Writer]:
 
 
 def mirrors(to: Path) -> list[int]:
-    """Processes of redirty mirror into a directory."""
+    """Return the PIDs of redirty mirror into a directory."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -52,20 +54,20 @@ def ask(terminal: Terminal, to: Path, *keys: str) -> None:
     terminal.keys("m")
     terminal.wait("mirror to:")
     terminal.keys(*str(to), "Enter")
-    terminal.wait("mirror it?")
+    terminal.wait("mirror the target?")
     terminal.keys(*keys)
 
 
 def mirror_slowly(terminal: Terminal, to: Path) -> None:
     ask(terminal, to, "b")
-    terminal.wait("send no faster")
+    terminal.wait("rate limit:")
     terminal.keys(*"4MiB", "Enter")
     terminal.wait("33.6 Mbit/s")
     terminal.keys("y")
 
 
 def test_redis_under_load(tmp_path: Path) -> None:
-    """From the target screen to a mirror that is right, and back."""
+    """The target screen leads to a correct mirror of redis, and the mirror screen back to it."""
     to = tmp_path / "mirror"
     with redis() as server:
         load = server.load(seconds_at_most=800, keys=20_000, size=256)
@@ -75,21 +77,21 @@ def test_redis_under_load(tmp_path: Path) -> None:
             with Terminal(words, tmp_path, 160, 48) as terminal:
                 terminal.wait("round 2")
                 ask(terminal, to)
-                said = re.sub(r"[^│]*│ (.*) │.*\n", r"\1 ", terminal.wait("v verify"))
-                said = re.sub(r"\s+", " ", said)
-                assert f"process {server.pid}: redis-server" in said
-                assert "a new directory" in said
-                assert "copied within 2.0 s" in said
+                question = re.sub(r"[^│]*│ (.*) │.*\n", r"\1 ", terminal.wait("v verify"))
+                question = re.sub(r"\s+", " ", question)
+                assert f"process {server.pid}: redis-server" in question
+                assert "a new directory" in question
+                assert "copied within 2.0 s" in question
                 terminal.keys("v")
                 terminal.wait("v verify     yes")
                 terminal.keys("y")
-                shown = terminal.wait("what its memory was")
+                shown = terminal.wait("identical")
                 assert f"process {server.pid}: redis-server" in shown
                 assert "✔ mirrored to" in shown
-                assert "stop it now" in shown
+                assert "stop and copy" in shown
                 assert "stopped" in shown
                 terminal.keys("Escape")
-                terminal.wait("would a mirror converge?")
+                terminal.wait("would mirroring converge?")
                 terminal.wait("round 2")
                 terminal.keys("q")
                 assert terminal.exit_code() == 0
@@ -103,7 +105,7 @@ def test_redis_under_load(tmp_path: Path) -> None:
             load.close()
 
 
-def test_cancelled_and_what_did_not_converge(tmp_path: Path, writer: Writer) -> None:
+def test_a_cancelled_mirror_and_one_that_does_not_converge(tmp_path: Path, writer: Writer) -> None:
     to = tmp_path / "mirror"
     words = [REDIRTY, "top", "-p", writer.pid, "500ms", "--max-overhead", "100%"]
     with Terminal(words, tmp_path) as terminal:
@@ -112,7 +114,7 @@ def test_cancelled_and_what_did_not_converge(tmp_path: Path, writer: Writer) -> 
         terminal.wait("copying, pass 1")
         terminal.wait("% of ")
         terminal.keys("x")
-        terminal.wait("there is no mirror")
+        terminal.wait("the mirror was discarded")
         assert not to.exists() or not (to / "mirror.json").exists()
         terminal.keys("Escape")
         terminal.wait("round 1")
@@ -144,8 +146,8 @@ def test_a_screen_that_is_killed_leaves_the_target_alone(tmp_path: Path, writer:
     assert not (to / "mirror.json").exists()
 
 
-def test_lines(tmp_path: Path, writer: Writer) -> None:
-    """What a program reads of a mirror."""
+def test_json_lines(tmp_path: Path, writer: Writer) -> None:
+    """The lines of --json-lines agree with mirror.json."""
     words = ["-p", writer.pid, "--to", tmp_path / "m", "--downtime", "2s", "--bandwidth", "100MiB"]
     done = finish(start_redirty("mirror", "--json-lines", *words), 240)
     assert done.code == 0, done
@@ -164,7 +166,7 @@ def test_lines(tmp_path: Path, writer: Writer) -> None:
     assert all(p["round_s"] > 0 for p in passes)
 
 
-def test_lines_that_nobody_reads(tmp_path: Path, writer: Writer) -> None:
+def test_a_closed_pipe_cancels_the_mirror(tmp_path: Path, writer: Writer) -> None:
     words = ["-p", writer.pid, "--to", tmp_path / "m", "--bandwidth", "2MiB"]
     process = start_redirty("mirror", "--json-lines", *words)
     assert process.stdout is not None

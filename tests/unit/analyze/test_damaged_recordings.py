@@ -61,7 +61,7 @@ def errors(directory: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     options = cli._parser("top").parse_args(["top", "--replay", str(directory)])
     options.command = []
     with pytest.raises(RedirtyError) as error:
-        top_options.checked(options)
+        top_options.choices_of(options)
     assert error.value.exit_code == 1
     return [*found, str(error.value)]
 

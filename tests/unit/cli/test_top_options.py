@@ -1,4 +1,4 @@
-"""The command line and the configuration of redirty top, and what it looks at."""
+"""The command line and the configuration of redirty top, and the process table it reads."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from redirty.collector.errors import UsageError
 from redirty.collector.linux.cpu_time import CpuTimeSampler, cpu_s
 from redirty.collector.target.process_table import ProcessTable
 from redirty.tui import config
-from redirty.tui.web import words_without_serve
+from redirty.tui.web import argv_without_serve
 
-from tests.support.paths import ROOT, TESTS
+from tests.support.paths import ROOT
+from tests.support.screen_factories import REDIS
 
-REDIS = TESTS / "data" / "redis"
 PROGRAM = Path(sys.executable).with_name("redirty")
 
 
@@ -29,22 +29,22 @@ def redirty(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--replay", "x", "-p", "1"), "leave out a target"),
         (("--replay", "x", "-o", "y"), "leave out -o"),
         (("-o", "y"), "name one"),
-        (("--serve", "--", "sleep", "1"), "begins anew for each visit"),
+        (("--serve", "--", "sleep", "1"), "starts a new redirty top for each visit"),
     ],
 )
-def test_wrong_usage_is_one_line(words: tuple[str, ...], said: str) -> None:
+def test_wrong_usage_is_one_line(words: tuple[str, ...], message: str) -> None:
     done = redirty("top", *words)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_without_a_terminal_it_says_so() -> None:
+def test_a_missing_terminal_is_reported() -> None:
     done = redirty("top", "--replay", REDIS)
     assert done.returncode == 1
     assert "needs a terminal" in done.stderr
@@ -56,13 +56,13 @@ def test_percentages(text: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "101", "nan", "%"])
-def test_what_is_no_percentage(text: str) -> None:
-    with pytest.raises(UsageError, match="not understood"):
+def test_invalid_percentages(text: str) -> None:
+    with pytest.raises(UsageError, match="must be a percentage"):
         parse_percent(text)
 
 
 @pytest.mark.parametrize(
-    ("words", "kept"),
+    ("words", "visit"),
     [
         (["r", "top", "--serve"], ["r", "top"]),
         (["r", "top", "--serve", "8080", "-p", "1"], ["r", "top", "-p", "1"]),
@@ -70,8 +70,8 @@ def test_what_is_no_percentage(text: str) -> None:
         (["r", "top", "-p", "12", "--serve", "--replay", "8"], ["r", "top", "-p", "12", "--replay", "8"]),
     ],
 )  # fmt: skip
-def test_a_visit_has_the_same_command_line(words: list[str], kept: list[str]) -> None:
-    assert words_without_serve(words) == kept
+def test_a_visit_has_the_same_command_line(words: list[str], visit: list[str]) -> None:
+    assert argv_without_serve(words) == visit
 
 
 # ---- configuration ----
@@ -80,37 +80,39 @@ def test_a_visit_has_the_same_command_line(words: list[str], kept: list[str]) ->
 def test_keys_and_theme_are_read(tmp_path: Path) -> None:
     file = tmp_path / "top.toml"
     file.write_text('theme = "textual-light"\n[keys]\npause = "x"\n"seek.back" = "h"\n')
-    look = config.read(file)
-    assert look.theme == "textual-light"
-    assert look.keys == {"pause": "x", "seek.back": "h"}
+    appearance = config.read(file)
+    assert appearance.theme == "textual-light"
+    assert appearance.keys == {"pause": "x", "seek.back": "h"}
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        ("theme = ", "is no TOML"),
-        ('theme = "none such"', "no theme"),
-        ('[keys]\nnothing = "x"', "no key is called 'nothing'"),
-        ("[keys]\npause = 1", "is a text"),
-        ('keys = "x"', "is a table"),
-        ("more = 1", "more is not known"),
+        ("theme = ", "not valid TOML"),
+        ('theme = "none such"', "unknown theme 'none such'"),
+        ('[keys]\nnothing = "x"', "unknown name 'nothing'"),
+        ("[keys]\npause = 1", "must be a string"),
+        ('keys = "x"', "must be a table"),
+        ("more = 1", "unknown setting 'more'"),
     ],
 )
-def test_what_is_wrong_in_it_is_told(tmp_path: Path, content: str, said: str) -> None:
+def test_errors_in_the_configuration_are_reported(
+    tmp_path: Path, content: str, message: str
+) -> None:
     file = tmp_path / "top.toml"
     file.write_text(content)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         config.read(file)
 
 
-def test_no_configuration_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert config.read(None).keys == {}
     with pytest.raises(UsageError, match="does not exist"):
         config.read(tmp_path / "other.toml")
 
 
-def test_names_of_keys_are_told_once_and_in_the_man_page() -> None:
+def test_names_of_keys_are_unique_and_in_the_man_page() -> None:
     names = config.key_names()
     assert len(names) == len(set(names))
     manual = (ROOT / "docs/redirty.1").read_text(encoding="utf-8")
@@ -118,13 +120,13 @@ def test_names_of_keys_are_told_once_and_in_the_man_page() -> None:
         assert name in manual, name
 
 
-# ---- what it looks at ----
+# ---- processes ----
 
 
-def test_a_process_uses_what_it_uses() -> None:
+def test_cpu_time_of_a_process() -> None:
     before = cpu_s(os.getpid())
     times = CpuTimeSampler()
-    assert times.take([os.getpid()]) is None  # since when?
+    assert times.take([os.getpid()]) is None  # the first sample has nothing to compare with
     while (cpu_s(os.getpid()) or 0.0) < (before or 0.0) + 0.05:
         pass
     used = times.take([os.getpid(), 1 << 22])
@@ -133,26 +135,28 @@ def test_a_process_uses_what_it_uses() -> None:
     assert cpu_s((1 << 22) - 1) is None
 
 
-def test_the_census_knows_who_comes_and_goes() -> None:
-    census = ProcessTable()
-    census.poll()
-    me = census.processes[os.getpid()]
+def test_the_process_table_follows_starts_and_ends() -> None:
+    table = ProcessTable()
+    table.poll()
+    me = table.processes[os.getpid()]
     assert me.name
     assert me.rss_bytes > 1 << 20
     assert me.kind == "process"
-    assert 2 not in census.processes or census.processes[2].rss_bytes > 0  # kthreadd is none
+    assert (
+        2 not in table.processes or table.processes[2].rss_bytes > 0
+    )  # kernel threads are left out
     child = subprocess.Popen(["sleep", "100"])
     try:
-        assert census.poll() == set()
-        assert census.processes[child.pid].name == "sleep"
+        assert table.poll() == set()
+        assert table.processes[child.pid].name == "sleep"
     finally:
         child.kill()
         child.wait()
-    assert child.pid in census.poll()
-    assert child.pid not in census.processes
+    assert child.pid in table.poll()
+    assert child.pid not in table.processes
 
 
-def test_a_virtual_machine_is_called_by_its_name() -> None:
+def test_a_virtual_machine_has_the_name_of_its_guest() -> None:
     script = "import ctypes, sys, time; ctypes.CDLL(None).prctl(15, b'qemu-system-x86'); "
     script += "print(flush=True); sys.stdin.read()"
     words = [sys.executable, "-c", script, "-name", "guest=web1,debug-threads=on"]

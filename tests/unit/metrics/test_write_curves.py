@@ -17,7 +17,7 @@ from redirty.collector.recording.writer import RecordingWriter
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.support.factories import MAPPINGS, meta, one_round, pages
-from tests.support.known_writers import runs_of
+from tests.support.known_writers import windows_of
 
 CLASS_OF = {"anon_private": range(0x10, 0x20), "file_shared": range(0x20, 0x30)}
 
@@ -52,7 +52,7 @@ def test_windows_are_unions_of_rounds(rounds: int) -> None:
             a_round(number, {(7, 7): written[number]}, {(7, 7): present[number]})
         ).points:
             found[point.round, point.rounds, point.mapping_class] = point
-    assert {key[:2] for key in found} == set(runs_of(rounds))
+    assert {key[:2] for key in found} == set(windows_of(rounds))
     for (first, length, name), point in found.items():
         union = set().union(*written[first : first + length])
         union &= set(CLASS_OF.get(name, range(0x10, 0x30)))
@@ -60,7 +60,7 @@ def test_windows_are_unions_of_rounds(rounds: int) -> None:
         assert point.redirtied == len(union & present[first])
         assert point.elapsed_s == pytest.approx(length)
     powers = {key[:2] for key in found if key[2]}
-    assert powers == {run for run in runs_of(rounds) if run[1] & (run[1] - 1) == 0}
+    assert powers == {run for run in windows_of(rounds) if run[1] & (run[1] - 1) == 0}
 
 
 def test_windows_over_processes_that_come_and_go() -> None:
@@ -184,7 +184,7 @@ def recorded(directory: Path, rounds: int = 8) -> Path:
 def test_written_and_loaded(tmp_path: Path) -> None:
     frame = load.load_curves(recorded(tmp_path / "rec"))
     ends = frame[(frame["rounds"] > 0) & (frame["mapping_class"] == "")]
-    assert set(zip(ends["round"], ends["rounds"], strict=True)) == set(runs_of(8))
+    assert set(zip(ends["round"], ends["rounds"], strict=True)) == set(windows_of(8))
     eight = ends[ends["rounds"] == 8].iloc[0]
     assert (eight["elapsed_s"], eight["dirty_pages"], eight["redirtied_pages"]) == (8.0, 6, 1)
     inner = frame[frame["rounds"] == 0]

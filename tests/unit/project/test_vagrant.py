@@ -1,4 +1,4 @@
-"""What builds and starts the Vagrant box, as far as that goes without building it."""
+"""The scripts that build and start the Vagrant box, as far as they can be tested without building it."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_the_box_has_the_packages_that_the_setup_would_install() -> None:
     listed = rootfs.packages()
     text = (PROJECT / ".ci/setup").read_text(encoding="utf-8")
     for variable in ("run_packages", "test_packages"):
-        wanted = re.search(rf'{variable}="([^"]*)"', text)
-        assert wanted is not None
-        assert set(wanted[1].split()) <= set(listed)
+        expected = re.search(rf'{variable}="([^"]*)"', text)
+        assert expected is not None
+        assert set(expected[1].split()) <= set(listed)
 
 
 def test_an_unknown_level_of_setup_is_refused() -> None:
@@ -53,29 +53,29 @@ def test_an_unknown_level_of_setup_is_refused() -> None:
     assert (done.returncode, done.stderr) == (1, b"redirty: no such level: all\n")
 
 
-def test_the_box_has_no_modules_for_real_devices(tmp_path: Path) -> None:
+def test_the_box_has_no_modules_for_physical_devices(tmp_path: Path) -> None:
     names = (
-        *("kernel/fs/ext4/ext4.ko", "kernel/net/9p/9pnet.ko", "kernel/drivers/block/loop.ko"),
-        *("kernel/drivers/net/virtio_net.ko", "kernel/drivers/virtio/virtio.ko"),
-        *("modules.order", "modules.builtin"),
-    )
+        "kernel/fs/ext4/ext4.ko", "kernel/net/9p/9pnet.ko", "kernel/drivers/block/loop.ko",
+        "kernel/drivers/net/virtio_net.ko", "kernel/drivers/virtio/virtio.ko",
+        "modules.order", "modules.builtin",
+    )  # fmt: skip
     unwanted = (
-        *("kernel/sound/core/snd.ko", "kernel/drivers/gpu/drm/drm.ko"),
-        *("kernel/drivers/net/ethernet/intel/e1000.ko", "vdso/vdso64.so"),
-    )
+        "kernel/sound/core/snd.ko", "kernel/drivers/gpu/drm/drm.ko",
+        "kernel/drivers/net/ethernet/intel/e1000.ko", "vdso/vdso64.so",
+    )  # fmt: skip
     source = tmp_path / "source"
     for name in (*names, *unwanted):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).touch()
     target = tmp_path / "target"
-    shutil.copytree(source, target, ignore=rootfs.not_for_machines(source))
+    shutil.copytree(source, target, ignore=rootfs.without_physical_devices(source))
     copied = {str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()}
     assert copied == set(names)
 
 
 def test_the_wheelhouse_has_what_pyproject_asks_for() -> None:
-    wanted = {re.split(r"[<>=]", name)[0] for name in wheels.requirements()}
-    assert {"numpy", "pandas", "pyarrow", "pyroute2", "pytest", "setuptools"} <= wanted
+    expected = {re.split(r"[<>=]", name)[0] for name in wheels.requirements()}
+    assert {"numpy", "pandas", "pyarrow", "pyroute2", "pytest", "setuptools"} <= expected
     assert {"bookworm": "3.11"}[rootfs.SUITE] == wheels.PYTHON
 
 
@@ -99,25 +99,25 @@ def test_modules_can_be_chosen(tmp_path: Path) -> None:
 
 
 def emulator(directory: Path, script: str) -> str:
-    """Something to be run in QEMU's place."""
+    """Write a script to be run instead of QEMU; return its path."""
     path = directory / "qemu"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return str(path)
 
 
-def test_kvm_is_believed_when_a_guest_ran(tmp_path: Path) -> None:
+def test_kvm_is_used_if_a_guest_ran(tmp_path: Path) -> None:
     works = emulator(tmp_path, f"echo Linux; echo {accel.HELLO}")
     assert accel.why_not_kvm("k", "i", "/dev/null", works) is None
 
 
-def test_kvm_that_hangs_fails_or_is_not_there(
+def test_kvm_is_not_used_if_it_hangs_fails_or_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accel, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(accel, "TIMEOUT_S", 0.2)
     hangs = emulator(tmp_path, "exec sleep 600")
     assert "hung" in (accel.why_not_kvm("k", "i", "/dev/null", hangs) or "")
-    monkeypatch.setattr(accel, "PATIENCE_S", 30.0)
+    monkeypatch.setattr(accel, "TIMEOUT_S", 30.0)
     fails = emulator(tmp_path, f"echo {accel.HELLO}; echo no such thing >&2; exit 1")
     assert "no such thing" in (accel.why_not_kvm("k", "i", "/dev/null", fails) or "")
     silent = emulator(tmp_path, "echo Linux")
@@ -127,27 +127,29 @@ def test_kvm_that_hangs_fails_or_is_not_there(
     assert accel.why_not_kvm("k", "i", "/dev/null", missing) == f"no {missing}"
 
 
-def test_the_driver_is_found_once_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_the_driver_is_determined_once_per_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
 
-    def ask(vmlinuz: str, initrd: str) -> str | None:
-        asked.append((vmlinuz, initrd))
-        return None if len(asked) == 1 else "it hung"
+    def check(vmlinuz: str, initrd: str) -> str | None:
+        calls.append((vmlinuz, initrd))
+        return None if len(calls) == 1 else "it hung"
 
     monkeypatch.delenv(accel.VARIABLE, raising=False)
-    monkeypatch.setattr(accel, "why_not_kvm", ask)
+    monkeypatch.setattr(accel, "why_not_kvm", check)
     cache = tmp_path / "a/driver.json"
     first = accel.driver("k", "i", cache)
     assert first[0] == "kvm"
     assert accel.driver("k", "i", cache) == first
-    assert asked == [("k", "i")]
+    assert calls == [("k", "i")]
     cache.write_text(cache.read_text().replace('"boot": "', '"boot": "another'))
     assert accel.driver("k", "i", cache) == ("qemu", "it hung")
     cache.write_text("no JSON")
     assert accel.driver("k", "i", cache)[0] == "qemu"
 
 
-def test_the_driver_can_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(accel.VARIABLE, "qemu")
     assert accel.driver("k", "i", tmp_path / "none")[0] == "qemu"
     assert not (tmp_path / "none").exists()
@@ -158,18 +160,18 @@ def test_the_driver_can_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 # ---- steps ----
 
 
-def test_a_step_that_failed_is_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_step_is_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     steps = Steps()
     with steps("one"):
         pass
     with pytest.raises(StepError, match="exit code 3"), steps("two"):
         run(["sh", "-c", "echo output; exit 3"])
-    assert [(name, good) for name, _, good in steps.taken] == [("one", True), ("two", False)]
+    assert [(name, ok) for name, _, ok in steps.taken] == [("one", True), ("two", False)]
     assert re.search(r"s  two  FAILED$", steps.table(), re.MULTILINE)
     assert "two: FAILED after" in capsys.readouterr().out
 
 
-def test_bars_of_progress_are_not_shown() -> None:
+def test_progress_bars_are_not_shown() -> None:
     assert (
         last_written("\r\x1b[KProgress: 1%\r\x1b[KProgress: 2%\r\x1b[K==> done\r\n") == "==> done"
     )
@@ -183,7 +185,7 @@ def test_an_unknown_kernel_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("broken", ["up", "provision", "pytest", "destroy", None])
-def test_a_machine_that_fails_is_told_and_taken_away(
+def test_a_machine_that_fails_is_reported_and_destroyed(
     broken: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[str] = []
@@ -205,4 +207,4 @@ def test_a_machine_that_fails_is_told_and_taken_away(
     assert called[0] == "up"
     assert called[-1] == "destroy"
     assert ("ssh" in called) == (broken not in ("up", "provision"))
-    assert all(good for _, _, good in steps.taken) == (broken is None)
+    assert all(ok for _, _, ok in steps.taken) == (broken is None)

@@ -1,4 +1,4 @@
-"""What the target screen says of page tables, and how often it looks."""
+"""The target screen's line on page tables, and how often they are sampled."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ONE, TWO = (
 
 
 @pytest.mark.parametrize(
-    ("tables", "said"),
+    ("tables", "line"),
     [
         (PageTables(3149, {}, {}), "page tables 12.3 MiB"),
         (PageTables(3, {0: 2}, {}), "page tables 12.0 KiB: node 0 100%"),
@@ -36,21 +36,21 @@ ONE, TWO = (
         ),
     ],
 )  # fmt: skip
-def test_in_words(tables: PageTables, said: str) -> None:
-    assert tables.said() == said
+def test_line(tables: PageTables, line: str) -> None:
+    assert tables.text() == line
 
 
 def test_one_node_needs_no_walk() -> None:
-    """Only what the kernel counts: nothing is loaded for it."""
-    look = PageTableSampler(ONE)
-    found = look.take([os.getpid()])
-    look.close()
+    """On one node only the kernel's count is read, and no BPF program is loaded."""
+    sampler = PageTableSampler(ONE)
+    found = sampler.take([os.getpid()])
+    sampler.close()
     assert found.pages > 10
     assert (found.by_node, found.ran_s) == ({}, {})
-    assert look.take([1 << 30]).pages == 0  # a process that ended
+    assert sampler.take([1 << 30]).pages == 0  # a process that ended
 
 
-def test_nothing_where_the_walk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_sampled_where_the_walk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(highest: int) -> None:
         raise RedirtyError("not here")
 
@@ -58,26 +58,26 @@ def test_nothing_where_the_walk_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(host_nodes, "read_nodes", lambda: TWO)
     watch = PageTableWatch(lambda: [os.getpid()])
     watch.start()
-    wait_until(lambda: not watch._thread.is_alive(), "it gives up", timeout_s=10)
+    wait_until(lambda: not watch._thread.is_alive(), "the thread's end", timeout_s=10)
     watch.close()
     assert watch.latest is None
 
 
-def test_it_looks_no_more_often_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[float] = []
+def test_samples_use_no_more_than_their_share_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples: list[float] = []
 
     def take(self: PageTableSampler, pids: list[int]) -> PageTables:
-        looks.append(time.monotonic())
+        samples.append(time.monotonic())
         end = time.thread_time() + 0.02
         while time.thread_time() < end:
             pass
-        return PageTables(len(looks), {}, {})
+        return PageTables(len(samples), {}, {})
 
     monkeypatch.setattr(page_table_watch, "_EVERY_S", 0.01)
     monkeypatch.setattr(host_nodes, "read_nodes", lambda: ONE)
     monkeypatch.setattr(PageTableSampler, "take", take)
     watch = PageTableWatch(lambda: [os.getpid()])
     watch.start()
-    wait_until(lambda: len(looks) == 3, "three looks", timeout_s=60)
+    wait_until(lambda: len(samples) == 3, "three samples", timeout_s=60)
     watch.close()
-    assert all(after - before >= 0.02 / 0.01 for before, after in itertools.pairwise(looks))
+    assert all(after - before >= 0.02 / 0.01 for before, after in itertools.pairwise(samples))

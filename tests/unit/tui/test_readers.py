@@ -1,4 +1,4 @@
-"""What the live screen shows is what a recording of the same rounds has."""
+"""Readers and their history: live rounds and a recording of the same rounds give the same figures."""
 
 from __future__ import annotations
 
@@ -19,29 +19,26 @@ from redirty.collector.tracking.schedule import Schedule
 from redirty.tui.readers.recording import LoadedRecording, first_rounds
 from redirty.tui.readers.replay import Replay
 from redirty.tui.snapshots.convergence import ConvergenceQuestion, convergence
-from redirty.tui.snapshots.cost import LONGEST_S, Cost, cost_of, longer_interval
+from redirty.tui.snapshots.cost import MAX_INTERVAL_S, Cost, cost_of, longer_interval
 from redirty.tui.snapshots.history import KEPT, History
-from redirty.tui.snapshots.round_summary import PID_SHIFT, folded, places_of
+from redirty.tui.snapshots.round_summary import PID_SHIFT, fold, page_counts_of
 from redirty.tui.snapshots.snapshot import ReaderState, TargetSnapshot
 
-from tests.support.paths import TESTS
-from tests.support.screen_factories import facts
+from tests.support.screen_factories import REDIS, make_round
 from tests.support.waiting import wait_until
 
-REDIS = TESTS / "data" / "redis"
 
-
-def whole(replay: Replay) -> bool:
-    """Whether all of the recording was read."""
+def is_read(replay: Replay) -> bool:
+    """Return True once all of the recording is read."""
     return replay.latest is not None and replay.latest.state is ReaderState.REPLAY
 
 
-def test_the_first_rates_are_those_of_the_whole_recording(tmp_path: Path) -> None:
-    """They are read in another way, so as to be on the screen sooner."""
-    first, facts_of_all = first_rounds(REDIS), LoadedRecording(REDIS).facts
-    assert [f.number for f in first] == [f.number for f in facts_of_all]
-    for one, other in zip(first, facts_of_all, strict=True):
-        np.testing.assert_array_equal(one.values, other.values)
+def test_quickly_read_rates_equal_those_of_the_whole_recording(tmp_path: Path) -> None:
+    """The quick reading of rounds.csv gives the same values as reading the whole recording."""
+    first, rounds = first_rounds(REDIS), LoadedRecording(REDIS).rounds
+    assert [r.number for r in first] == [r.number for r in rounds]
+    for quick, full in zip(first, rounds, strict=True):
+        np.testing.assert_array_equal(quick.values, full.values)
     text = (REDIS / "rounds.csv").read_text()
     assert first_rounds(tmp_path) == []
     for damaged in (text[:200], text[:-3] + "x", "", text.replace("dirty_pages", "pages", 1)):
@@ -52,35 +49,35 @@ def test_the_first_rates_are_those_of_the_whole_recording(tmp_path: Path) -> Non
 def test_history_is_bounded() -> None:
     history = History()
     for number in range(KEPT + 100):
-        history.add(facts(number, 3))
+        history.add(make_round(number, 3))
     assert len(history) == KEPT
     assert history.series()["round"].tolist() == list(range(100, KEPT + 100))
 
 
 def test_mappings_are_means_over_the_latest_rounds_the_most_redirtied_first() -> None:
     recorded = LoadedRecording(REDIS)
-    table = History(recorded.facts).mappings()
+    table = History(recorded.rounds).mappings()
     frame = pd.read_csv(REDIS / "mappings.csv")
     rounds = pd.read_csv(REDIS / "rounds.csv").tail(5)
     recent = frame[frame["round"].isin(rounds["round"])]
-    wanted = recent.groupby("start")[["dirty_pages", "redirtied_pages"]].sum()
-    wanted = wanted[wanted["dirty_pages"] > 0] / rounds["duration_s"].sum()
-    assert len(table) == len(wanted)
+    expected = recent.groupby("start")[["dirty_pages", "redirtied_pages"]].sum()
+    expected = expected[expected["dirty_pages"] > 0] / rounds["duration_s"].sum()
+    assert len(table) == len(expected)
     for i in range(len(table)):
         assert table[i].start == table.start[i]
-        row = wanted.loc[f"{table[i].start:#x}"]
+        row = expected.loc[f"{table[i].start:#x}"]
         assert table.dirty_per_s[i] == pytest.approx(row["dirty_pages"])
         assert table.redirtied_per_s[i] == pytest.approx(row["redirtied_pages"])
     assert (np.diff(table.redirtied_per_s) <= 0).all()
 
 
 def test_the_heat_map_has_every_dirty_page_once() -> None:
-    heat = History(LoadedRecording(REDIS).facts).heat()
+    heat = History(LoadedRecording(REDIS).rounds).heat()
     assert heat is not None
     rounds = pd.read_csv(REDIS / "rounds.csv")
     lost = rounds["dirty_pages"] - heat.pages.sum(axis=0)
     assert lost.min() >= 0
-    assert lost.sum() <= rounds["lost_events"].sum()  # it is made of events
+    assert lost.sum() <= rounds["lost_events"].sum()  # it is computed from events
     addresses = [address for _, address in heat.first]
     assert addresses == sorted(addresses)
 
@@ -88,16 +85,16 @@ def test_the_heat_map_has_every_dirty_page_once() -> None:
 def test_the_prediction_is_that_of_redirty_predict() -> None:
     from redirty.collector.analyze.observations import observe
 
-    asked = ConvergenceQuestion(20e6, 0.2)
-    history = History(LoadedRecording(REDIS).facts)
-    seen = history.observed()
-    assert seen is not None
-    found = convergence(seen, asked, history.mappings())
-    wanted = answer(fit(observe(REDIS)), Question(20e6, 0.2))
+    question = ConvergenceQuestion(20e6, 0.2)
+    history = History(LoadedRecording(REDIS).rounds)
+    observed = history.observed()
+    assert observed is not None
+    found = convergence(observed, question, history.mappings())
+    expected = answer(fit(observe(REDIS)), Question(20e6, 0.2))
     assert [p.bytes for p in found.passes] == pytest.approx(
-        [p.bytes for p in wanted.middle.passes], rel=1e-6
+        [p.bytes for p in expected.middle.passes], rel=1e-6
     )
-    assert found.total_s == pytest.approx(wanted.middle.total_s, rel=1e-6)
+    assert found.total_s == pytest.approx(expected.middle.total_s, rel=1e-6)
 
 
 def test_a_replay_knows_the_zero_pages_that_were_counted(tmp_path: Path) -> None:
@@ -112,80 +109,82 @@ def test_a_replay_knows_the_zero_pages_that_were_counted(tmp_path: Path) -> None
         pages=present, present_pages=present, zero_pages=present // 2
     )
     pieces.to_csv(directory / "zeros.csv", index=False)
-    asked = ConvergenceQuestion(20e6, 0.2, "qemu")
+    question = ConvergenceQuestion(20e6, 0.2, "qemu")
 
     def replayed(recording: Path) -> TargetSnapshot:
-        replay = Replay(recording, asked)
+        replay = Replay(recording, question)
         replay.start()
-        wait_until(lambda: whole(replay), "the recording", timeout_s=30)
+        wait_until(lambda: is_read(replay), "the recording", timeout_s=30)
         replay.close()
         assert replay.latest is not None
         return replay.latest
 
     found = replayed(directory).convergence
-    wanted = answer(fit(seen := observe(directory)), asked.question(), seen.layout).middle
-    assert seen.layout is not None
+    expected = answer(
+        fit(observed := observe(directory)), question.for_model(), observed.layout
+    ).middle
+    assert observed.layout is not None
     assert found is not None
-    assert found.transferred_bytes == pytest.approx(wanted.transferred_bytes, rel=1e-6)
+    assert found.transferred_bytes == pytest.approx(expected.transferred_bytes, rel=1e-6)
     without = replayed(REDIS).convergence
     assert without is not None
     assert without.passes[0].bytes > found.passes[0].bytes
 
 
-def test_the_model_goes_by_rounds_of_one_length() -> None:
-    history = History(facts(n, 2) for n in range(20))
-    seen = history.observed(15)
-    assert seen is not None
-    assert seen.number.tolist() == [15, 16, 17, 18, 19]
+def test_the_model_uses_rounds_from_a_given_one_on() -> None:
+    history = History(make_round(n, 2) for n in range(20))
+    observed = history.observed(15)
+    assert observed is not None
+    assert observed.number.tolist() == [15, 16, 17, 18, 19]
 
 
 @given(st.lists(st.integers(0, 1 << 45), min_size=1, max_size=400))
-def test_places_hold_all_pages(numbers: list[int]) -> None:
+def test_blocks_hold_all_pages(numbers: list[int]) -> None:
     pages = from_pages(np.unique(np.array(numbers, np.uint64)))
-    found = places_of([(7, pages)])
+    found = page_counts_of([(7, pages)])
     assert found.pages.sum() == len(set(numbers))
     assert (np.diff(found.keys.astype(np.int64)) > 0).all()
     assert {int(k) >> PID_SHIFT for k in found.keys} == {7}
 
 
-def test_many_places_are_made_coarser() -> None:
+def test_many_blocks_are_made_coarser() -> None:
     keys = np.arange(100_000, dtype=np.uint64)
-    found = folded(keys, np.ones(100_000, np.int64))
+    found = fold(keys, np.ones(100_000, np.int64))
     assert len(found.keys) <= 1024
     assert found.pages.sum() == 100_000
     assert (found.keys % np.uint64(1 << found.shift) == 0).all()
 
 
-def test_verdicts_in_words() -> None:
-    history = History(LoadedRecording(REDIS).facts)
-    seen = history.observed()
-    assert seen is not None
+def test_texts_of_verdicts() -> None:
+    history = History(LoadedRecording(REDIS).rounds)
+    observed = history.observed()
+    assert observed is not None
     table = history.mappings()
 
     def verdict(bandwidth: float, downtime_s: float = 0.1) -> str:
-        return convergence(seen, ConvergenceQuestion(bandwidth, downtime_s), table).verdict
+        return convergence(observed, ConvergenceQuestion(bandwidth, downtime_s), table).verdict
 
     assert verdict(1.25e9).startswith("converges in ")
     assert "downtime" in verdict(1.25e9)
     assert " alone is re-dirtied at " in verdict(4e6)
-    assert verdict(4e6).endswith("/s would do")
-    assert verdict(12e6).startswith("will not: re-dirtied at ")
+    assert verdict(4e6).endswith("/s would suffice")
+    assert verdict(12e6).startswith("will not converge: re-dirtied at ")
 
 
 # ---- the overhead guard ----
 
 
 def test_cost_is_faults_and_arming_as_a_share_of_the_targets_cpu() -> None:
-    cost = cost_of([facts(0, 250_000, 4, cpu_s=0.5)], 1e-6, 0.02)
+    cost = cost_of([make_round(0, 250_000, 4, cpu_s=0.5)], 1e-6, 0.02)
     assert cost is not None
     assert cost.faults_s == pytest.approx(1.0)  # a million faults of a microsecond
     assert cost.share == pytest.approx((1.0 + 0.001) / 0.5)
-    assert cost.too_much
-    assert cost_of([facts(0, 1, cpu_s=None)], 1e-6, 0.02) is None
-    idle = cost_of([facts(0, 1, cpu_s=0.0)], 1e-6, 0.02)
+    assert cost.too_high
+    assert cost_of([make_round(0, 1, cpu_s=None)], 1e-6, 0.02) is None
+    idle = cost_of([make_round(0, 1, cpu_s=0.0)], 1e-6, 0.02)
     assert idle is not None
     assert idle.share is None
-    assert not idle.too_much
+    assert not idle.too_high
 
 
 @given(st.floats(0.001, 1.0), st.floats(0.001, 0.5), st.floats(0.01, 60.0))
@@ -193,9 +192,9 @@ def test_the_interval_is_made_longer_in_steps(share: float, limit: float, interv
     found = longer_interval(interval, Cost(share, 0.0, 0.0, 1e-6, limit))
     if share <= limit:
         assert found == interval
-    elif interval < LONGEST_S:
-        assert interval < found <= min(2 * interval, LONGEST_S)
-    assert found <= LONGEST_S
+    elif interval < MAX_INTERVAL_S:
+        assert interval < found <= min(2 * interval, MAX_INTERVAL_S)
+    assert found <= MAX_INTERVAL_S
 
 
 # ---- rounds on schedule ----
@@ -221,5 +220,5 @@ def test_another_interval_counts_from_the_last_boundary(interval: float) -> None
 
 
 def test_unknown_values_stay_unknown() -> None:
-    series = History(LoadedRecording(REDIS).facts).series()
-    assert all(math.isnan(v) for v in series["cow_faults"])  # tracepoints do not tell
+    series = History(LoadedRecording(REDIS).rounds).series()
+    assert all(math.isnan(v) for v in series["cow_faults"])  # tracepoints cannot tell

@@ -1,4 +1,4 @@
-"""Pictures of plain text fit their size, whatever they show."""
+"""Panels fit their size, whatever they show."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from redirty.tui.snapshots.convergence import ConvergenceQuestion
 from redirty.tui.snapshots.history import History
 from redirty.tui.snapshots.snapshot import ReaderState, TargetInfo, TargetSnapshot
 
-from tests.support.paths import TESTS
-from tests.support.screen_factories import facts
+from tests.support.screen_factories import REDIS, make_round
 
-REDIS = TESTS / "data" / "redis"
-PICTURES = (
+PANELS = (
     draw.rates, verdict.curve, verdict.convergence, draw.heat, draw.faults, draw.tlb, draw.writers,
 )  # fmt: skip
 
@@ -30,15 +28,15 @@ PICTURES = (
 def snapshot(history: History, bandwidth: float = 12e6) -> TargetSnapshot:
     reader = TargetReader(ConvergenceQuestion(bandwidth, 0.1))
     reader.about = TargetInfo("process 1: x", "tracepoint", "uffd", 1.0)
-    return reader.snapshot(history, ReaderState.LIVE, writers=True)
+    return replace(reader.snapshot(history, ReaderState.LIVE), writers=history.writers())
 
 
-REDIS_SHOWN = snapshot(History(LoadedRecording(REDIS).facts))
+REDIS_SHOWN = snapshot(History(LoadedRecording(REDIS).rounds))
 OTHERS = (
     snapshot(History()),
-    snapshot(History([facts(0, 1)])),
-    snapshot(History([facts(n, 300) for n in range(250)]), 1e13),
-    snapshot(History([facts(n, 0) for n in range(3)])),
+    snapshot(History([make_round(0, 1)])),
+    snapshot(History([make_round(n, 300) for n in range(250)]), 1e13),
+    snapshot(History([make_round(n, 0) for n in range(3)])),
 )
 
 
@@ -49,17 +47,17 @@ def fits(rows: list[Row], width: int) -> None:
         assert all(text.isprintable() for text, _ in row)
 
 
-@pytest.mark.parametrize("make", PICTURES)
+@pytest.mark.parametrize("make", PANELS)
 @given(st.integers(30, 300), st.integers(3, 100))
-def test_a_picture_of_a_recording_fits(make: draw.Picture, width: int, height: int) -> None:
+def test_a_panel_of_a_recording_fits(make: draw.Picture, width: int, height: int) -> None:
     rows = make(REDIS_SHOWN, width, height)
     assert rows
     fits(rows, width)
 
 
-@pytest.mark.parametrize("make", PICTURES)
+@pytest.mark.parametrize("make", PANELS)
 @pytest.mark.parametrize("number", range(len(OTHERS)))
-def test_one_of_little_or_much_fits_too(make: draw.Picture, number: int) -> None:
+def test_a_panel_of_little_or_much_fits(make: draw.Picture, number: int) -> None:
     for width, height in ((80, 10), (30, 3), (200, 60)):
         rows = make(OTHERS[number], width, height)
         assert rows
@@ -67,7 +65,7 @@ def test_one_of_little_or_much_fits_too(make: draw.Picture, number: int) -> None
 
 
 @pytest.mark.parametrize("length", [1, 30, 60, 500])
-def test_state_and_round_are_seen_whatever_the_title(length: int) -> None:
+def test_state_and_round_are_visible_whatever_the_title(length: int) -> None:
     shown = replace(REDIS_SHOWN, about=replace(REDIS_SHOWN.about, title="x" * length))
     first, *_ = draw.heading(shown, 80, paused=False)
     assert " live  round 31" in "".join(text for text, _ in first)
@@ -126,7 +124,7 @@ def test_dots_outside_of_a_canvas_are_left_out() -> None:
     assert sum(ch not in " " for row in canvas.rows() for text, _ in row for ch in text) >= 4
 
 
-def test_names_cannot_command_the_terminal() -> None:
+def test_names_cannot_send_escape_sequences_to_the_terminal() -> None:
     reader = TargetReader(ConvergenceQuestion(1e9))
     reader.about = TargetInfo("evil \x1b[2J\nname")
     shown = reader.snapshot(History(), ReaderState.FAILED, "why \x07 not\r\n")
