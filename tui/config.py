@@ -7,7 +7,9 @@ pause = "space,x"      # names of keys: see redirty(1)
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import tomllib
 from pathlib import Path
 
@@ -67,16 +69,19 @@ def _keys(file: Path, keys: object) -> dict[str, str]:
 
 
 def key_names() -> list[str]:
-    """Return the names of all bindings that can be changed."""
+    """Return the names of all bindings that can be changed: those of the program, its screens and widgets."""
+    import redirty.tui.screens
+    import redirty.tui.widgets
     from redirty.tui.app import TopApp
-    from redirty.tui.screens.help import HelpScreen
-    from redirty.tui.screens.live import LiveScreen
-    from redirty.tui.screens.overview import OverviewScreen
-    from redirty.tui.screens.replay import ReplayScreen
-    from redirty.tui.widgets.table import FieldTable
 
+    owners: dict[type, None] = {TopApp: None}
+    for package in (redirty.tui.screens, redirty.tui.widgets):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            for item in vars(importlib.import_module(module.name)).values():
+                if isinstance(item, type) and item.__module__.startswith("redirty.tui"):
+                    owners[item] = None
     found: dict[str, None] = {}
-    for owner in (TopApp, OverviewScreen, LiveScreen, ReplayScreen, FieldTable, HelpScreen):
+    for owner in owners:
         for base in reversed(owner.__mro__):
             for binding in base.__dict__.get("BINDINGS", ()):
                 if getattr(binding, "id", None):
