@@ -26,7 +26,7 @@ class PromptScreen(ModalScreen[str | None]):
     """
     SCOPED_CSS = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "cancel", id="typed.leave"),
+        Binding("escape", "leave", "cancel", id="prompt.leave"),
     ]
 
     def __init__(self, title: str, check: Callable[[str], object]) -> None:
