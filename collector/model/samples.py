@@ -114,11 +114,11 @@ def _inside(points: Points, usual: float) -> tuple[npt.NDArray[np.int64], Floats
     number, t, pages = points.number[order], points.elapsed_s[order], points.dirty[order]
     new = np.append(True, number[1:] != number[:-1])
     starts = np.flatnonzero(new)
-    least = max(float(t.min()), usual * 1e-6)
+    shortest = max(float(t.min()), usual * 1e-6)
     times = np.empty(0)
-    if least < usual:  # else only the ends are known
-        count = max(2, int(np.ceil(np.log2(usual / least) * _TIMES_AN_OCTAVE)) + 1)
-        times = np.geomspace(least, usual, count)[:-1]
+    if shortest < usual:  # else only the ends are known
+        count = max(2, int(np.ceil(np.log2(usual / shortest) * _TIMES_AN_OCTAVE)) + 1)
+        times = np.geomspace(shortest, usual, count)[:-1]
     times = np.append(times, usual / 2)
     # All rounds one after the other on one time axis, each starting at (0 s, 0 pages).
     apart = 2 * max(float(t.max()), usual)

@@ -259,10 +259,10 @@ class Simulation:
         return max(likely, sure)
 
     def _unchanged(self, state: PassState, sent: PassSent, took_s: float) -> list[float]:
-        """Return the pages, by part, that a pass wrote off as dirty but whose sent contents are current.
+        """Return the pages, by part, that are dirty after a pass although it sent their current contents.
 
-        A copier that compares contents does not send them again: met_before_read(), for the share of what
-        was left that the pass has sent.
+        They were written before the pass read them, and not after: met_before_read(), for the share of what
+        was left that the pass sends. A copier that compares contents does not send them again.
         """
         share = _share(sent.bytes, state.left.bytes)
         met = met_before_read(
@@ -366,7 +366,7 @@ def met_before_read(
     order: tuple[float, ...] | list[float],
     late_s: float = 0.0,
 ) -> list[float]:
-    """Count the pages written in a pass that are unchanged since the pass read them.
+    """Return how many pages written in a pass are unchanged since the pass read them.
 
     Args:
         written: the write curve.

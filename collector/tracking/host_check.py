@@ -110,7 +110,7 @@ def as_json(found: HostSupport) -> dict[str, Any]:
 
 
 _MEANING = {
-    "fentry": "function entry and exit: the cheapest, sees every write fault",
+    "fentry": "function entry and exit probes: the cheapest, see every write fault",
     "kprobe": "kernel probes: see every write fault, and cannot be preempted",
     "tracepoint": "page-fault tracepoints: see the processor's faults only",
     "uffd": "userfaultfd, asynchronous write-protection: read and cleared in one step",

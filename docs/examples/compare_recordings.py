@@ -1,8 +1,8 @@
-"""Compares two recordings of a workload: say before and after a change of its settings.
+"""Compare two recordings of a workload: before and after a change of its settings, say.
 
     python docs/examples/compare_recordings.py BEFORE AFTER
 
-A worked example of redirty.collector.analyze.load: each file of a recording comes as a pandas frame.
+A worked example of redirty.collector.analyze.load, which loads each file of a recording as a pandas frame.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 
 def rates(directory: Path) -> pd.Series:
-    """MiB per second over all complete rounds, and the share of dirty pages that were re-dirtied."""
+    """Return dirty, re-dirtied and new MiB per second over all complete rounds, and MiB present."""
     page_size = load.load_meta(directory)["page_size"]
     rounds = load.load_rounds(directory)
     seconds = rounds["duration_s"].sum()
@@ -32,21 +32,21 @@ def rates(directory: Path) -> pd.Series:
 
 
 def write_curve(directory: Path, times: list[float]) -> pd.Series:
-    """W(t) in MiB: what a pass of so many seconds leaves to be copied again."""
+    """Return W(t) in MiB: what a pass of that many seconds leaves to be copied again."""
     found = fit(observe(directory))
     labels = [f"W({t:g} s) MiB" for t in times]
     return pd.Series([found.curve(t) * found.page_size / MIB for t in times], index=labels)
 
 
 def hot_pages(directory: Path) -> pd.Series:
-    """How many pages were ever dirty, and in at least nine rounds of ten."""
+    """Count the pages that were ever dirty, and those dirty in at least nine rounds of ten."""
     rounds = len(load.load_rounds(directory))
     dirty = load.load_pages(directory)["rounds_dirty"]
     return pd.Series({"pages ever dirty": len(dirty), "hot pages": (dirty >= 0.9 * rounds).sum()})
 
 
 def by_mapping(directory: Path) -> pd.Series:
-    """Re-dirtied MiB per second of each mapping, by class and path: addresses differ between runs."""
+    """Return re-dirtied MiB per second by class and path of mappings: addresses differ between runs."""
     page_size = load.load_meta(directory)["page_size"]
     seconds = load.load_rounds(directory)["duration_s"].sum()
     frame = load.load_mappings(directory)
@@ -56,14 +56,14 @@ def by_mapping(directory: Path) -> pd.Series:
 
 
 def side_by_side(before: pd.Series, after: pd.Series) -> pd.DataFrame:
-    """Both, and how many times as much it is after."""
+    """Return both as a table, with the ratio of after to before."""
     table = pd.DataFrame({"before": before, "after": after}).fillna(0.0)
     table["ratio"] = table["after"] / table["before"].where(table["before"] > 0)
     return table
 
 
 def main(before: Path, after: Path) -> None:
-    """Prints the comparison."""
+    """Print the comparison."""
     times = [0.01, 0.1, 1.0]
     pd.options.display.float_format = "{:.2f}".format
     totals = [pd.concat([rates(d), write_curve(d, times), hot_pages(d)]) for d in (before, after)]

@@ -1,5 +1,7 @@
-"""Targets that are no processes, that end, or that somebody else has: one clear line, the right exit
-code, the target unharmed."""
+"""Targets that are not processes, that end, or that are traced by another process.
+
+Each gives one clear line and the right exit code, and leaves the target unharmed.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +45,11 @@ def test_process_that_has_gone(tmp_path: Path) -> None:
 
 
 def test_process_that_ends_while_redirty_starts(tmp_path: Path) -> None:
-    """At whatever moment of the start: the same few answers, and never a traceback."""
+    """A process that ends at any moment of the start gives one of a few answers, never a traceback."""
     for attempt in range(10):
         life_s = 0.15 * attempt
         output = tmp_path / f"recording{attempt}"
-        # init reaps it: its parent, the shell, ends at once
+        # init reaps it, because its parent, the shell, ends at once
         started = subprocess.run(
             ["sh", "-c", f"sleep {life_s} >/dev/null & echo $!"],
             stdout=subprocess.PIPE,
@@ -90,7 +92,7 @@ def test_cgroup(tmp_path: Path) -> None:
     output = tmp_path / "recording"
     done = run_redirty("record", "--cgroup", "/no/such", "-o", output)
     assert_refused(done, COULD_NOT, "no cgroup /no/such")
-    # Nothing named is not the root of all cgroups.
+    # An empty name does not mean the root cgroup.
     done = run_redirty("record", "--cgroup", "", "-o", output)
     assert_refused(done, COULD_NOT, "no cgroup ''")
     mounts = [mount for mount in cgroup_mounts() if os.access(mount, os.W_OK)]
@@ -112,7 +114,7 @@ def test_cgroup(tmp_path: Path) -> None:
     "name", ["a b", "a\\040b", "a\u2028b", "a\x0bb", "a\nb c", "a\x85 b"], ids=ascii
 )
 def test_cgroup_mounted_at_a_place_with_an_odd_name(tmp_path: Path, name: str) -> None:
-    """In a mount namespace of its own: nobody else is to stumble over it."""
+    """Mount a cgroup hierarchy in a mount namespace of its own, so that no other process finds it."""
     place = tmp_path / name
     place.mkdir()
     mount = 'mount -t cgroup2 none "$0" && exec "$@"'
@@ -124,7 +126,7 @@ def test_cgroup_mounted_at_a_place_with_an_odd_name(tmp_path: Path, name: str) -
     assert_refused(done, COULD_NOT, "no cgroup /no/such", one_line(str(place)))
 
 
-# ---- targets that are taken ----
+# ---- targets that another tracer has ----
 
 
 def test_two_at_once(sleeper: Hold, tmp_path: Path) -> None:

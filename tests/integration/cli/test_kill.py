@@ -1,4 +1,4 @@
-"""The collector killed at any moment: the target runs on as if nothing had been.
+"""The collector killed at any moment: the target continues as if nothing had happened.
 
 REDIRTY_KILLS sets how often it is killed (say 100), REDIRTY_SEED repeats the moments of a run.
 """
@@ -36,24 +36,24 @@ from tests.workloads.driver import Checksum, Cost, WorkloadError
 
 KILLS = int(os.environ.get("REDIRTY_KILLS", "30"))
 INJECTOR_KILLS = int(os.environ.get("REDIRTY_INJECTOR_KILLS", "12"))
-# What the kernel and the collector's other process have for letting go.
+# Time limit for the kernel and the collector's helper process to release the target.
 COST_BACK_S = 1.0
 ALL_GONE_S = 2.0
-# Of the pages written in a sweep, how many may fault without being protected (a page that the
-# kernel is just moving); while armed it is all of them.
+# Share of the pages written in a sweep that may fault without being protected (a page that the kernel is
+# moving just then); while armed all of them fault.
 STRAY_FAULTS = 0.02
 
 pytestmark = pytest.mark.timeout(max(600, 10 * KILLS))
 
 
 def armed_costs(target: Checksum, directory: Path) -> list[Cost]:
-    """What writes cost while a collector lives."""
+    """Measure the cost of writes while a collector runs."""
     process = start_redirty("record", "-p", target.pid, "200ms", "-o", directory)
     try:
         wait_rounds(directory, process)
         costs = []
         for _ in range(5):
-            time.sleep(0.25)  # the first sweep after an arm finds every page protected
+            time.sleep(0.25)  # in the first sweep after an arm every page is protected
             costs.append(target.cost())
     finally:
         process.send_signal(signal.SIGTERM)
@@ -71,7 +71,7 @@ def test_killed_at_random_moments(target: Checksum, tmp_path: Path) -> None:
     unarmed = [target.cost() for _ in range(5)]
     armed = armed_costs(target, tmp_path / "armed")
     start = start_s(target, tmp_path / "start")
-    # Without this the comparison below could not fail.
+    # Without this the comparison below could never fail.
     assert max(cost.faults for cost in armed) > 0.9 * armed[0].pages, armed
     before = Condition.of(target.pid)
     seen: Counter[str] = Counter()
@@ -92,7 +92,7 @@ def test_killed_at_random_moments(target: Checksum, tmp_path: Path) -> None:
         finish(process)
         assert gone_after[-1] < ALL_GONE_S, f"kill {number} ({moment.__name__})"
         spin(max(0.0, min(0.02, COST_BACK_S - gone_after[-1])))
-        # Of several sweeps only the first would find pages that are still protected.
+        # Only the first of several sweeps would hit pages that are still protected.
         costs.append(target.cost())
         assert_released(target, before)
         assert costs[-1].faults <= STRAY_FAULTS * costs[-1].pages, f"kill {number}: {costs[-1]}"
@@ -110,7 +110,7 @@ def test_killed_at_random_moments(target: Checksum, tmp_path: Path) -> None:
 
 
 def wait_all_gone(mark: str) -> float:
-    """Waits until no process of a redirty is left; the moment of that."""
+    """Wait until no process of redirty is left; return the time."""
     deadline = time.monotonic() + 2 * ALL_GONE_S
     while left := processes_with(mark):
         if time.monotonic() > deadline:
@@ -122,7 +122,7 @@ def wait_all_gone(mark: str) -> float:
 
 
 def cut_off(directory: Path) -> str:
-    """What a kill left: it loads, and says that it is not complete."""
+    """Check what a kill left behind: it loads, and is not complete."""
     if not (directory / "meta.json").exists():
         assert not (directory / "rounds.csv").exists()
         return "nothing"
@@ -138,7 +138,7 @@ def cut_off(directory: Path) -> str:
             assert list(table.columns) == next(csv.reader(file))
         counts.append(len(table))
         if len(table):
-            # A round's mappings are there before its own row.
+            # The mappings of a round are written before its own row.
             assert table["round"].is_monotonic_increasing
     if counts[0]:
         rounds = pd.read_csv(directory / "rounds.csv")
@@ -152,8 +152,11 @@ def cut_off(directory: Path) -> str:
 
 
 def test_injector_killed_while_it_holds_the_target(tmp_path: Path) -> None:
-    """Nothing in user space can put registers back after this: what happens is a figure. What must
-    hold is that the target never stays stopped, and that one which lives on can be traced."""
+    """An injector that is killed in the middle never leaves the target stopped.
+
+    User space cannot restore registers after this, so how many targets survive is only a figure; those that do can
+    be traced.
+    """
     require_root()
     rng = random.Random(SEED)
     outcomes: Counter[str] = Counter()
@@ -165,7 +168,7 @@ def test_injector_killed_while_it_holds_the_target(tmp_path: Path) -> None:
             injector = wait_seized(victim.pid, process, directory)
             spin(rng.uniform(0, 0.0015))
             held = injector and tracer_of(victim.pid) == injector
-            # The group is the collector's; the injector has a session of its own.
+            # The process group is the collector's; the injector is in another one.
             os.killpg(process.pid, signal.SIGKILL)
             if held:
                 with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Rights that are lacking, and ways that this kernel does not have: the line says which and why."""
+"""Missing privileges, and methods that this kernel lacks: the line says which and why."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_without_the_right(sleeper: Hold, tmp_path: Path) -> None:
         done = run_redirty("record", "-p", target, "-o", "/tmp/redirty-never", wrapper=wrapper)
         assert_refused(done, COULD_NOT, "root")
     assert not Path("/tmp/redirty-never").exists()
-    # root, as in a container that may not trace other users' processes
+    # Root, as in a container that may not trace processes of other users.
     with Hold("sleep", wrapper=wrapper) as other:
         output = tmp_path / "recording"
         words = ["-p", other.pid, "100ms", "1", "-o", output]
@@ -48,13 +48,13 @@ def test_without_the_right(sleeper: Hold, tmp_path: Path) -> None:
 
 
 def root_without(*capabilities: str) -> list[str]:
-    """What runs a program as root that lacks these, as in a container."""
+    """Return the prefix that runs a program as root without these capabilities, as in a container."""
     less = ",".join(f"-{name}" for name in capabilities)
     return ["setpriv", f"--bounding-set={less}", f"--inh-caps={less}", "--"]
 
 
 @pytest.mark.parametrize(
-    ("wrapper", "said"),
+    ("wrapper", "message"),
     [
         (root_without("all"), "needs CAP_BPF and CAP_PERFMON"),
         (root_without("bpf", "perfmon", "sys_admin"), "needs CAP_BPF and CAP_PERFMON"),
@@ -64,20 +64,20 @@ def root_without(*capabilities: str) -> list[str]:
     ids=["nothing", "no BPF", "half of BPF", "user namespace"],
 )
 def test_root_without_the_right(
-    sleeper: Hold, tmp_path: Path, wrapper: list[str], said: str
+    sleeper: Hold, tmp_path: Path, wrapper: list[str], message: str
 ) -> None:
-    """Named in record's line and in check's, which must not blame the kernel."""
+    """A missing capability is named by record and by check, which must not blame the kernel."""
     tried = subprocess.run([*wrapper, "true"], capture_output=True, text=True, check=False)
     require(tried.returncode == 0, f"needs {wrapper[0]} to work: {tried.stderr.strip()}")
     output = tmp_path / "recording"
     words = ["record", "-p", sleeper.pid, "100ms", "1", "-o", output]
-    assert_refused(run_redirty(*words, wrapper=wrapper), COULD_NOT, said)
+    assert_refused(run_redirty(*words, wrapper=wrapper), COULD_NOT, message)
     assert not output.exists()
     done = run_redirty("check", wrapper=wrapper)
     assert (done.code, done.err) == (COULD_NOT, "")
     (line,) = (line for line in done.out.splitlines() if line.split()[1:2] == ["tracepoint"])
     assert line.split()[0] == "no"
-    assert said in line
+    assert message in line
     assert "hardened" not in done.out
 
 
@@ -94,7 +94,7 @@ def test_root_without_the_right(
 def test_ways_that_this_kernel_has_or_not(
     sleeper: Hold, tmp_path: Path, section: str, option: str, name: str
 ) -> None:
-    """A way that is asked for by name works, or is refused with the reason that check gives."""
+    """A method or probe that is requested by name works, or is refused with the reason that check gives."""
     answers = json.loads(run_redirty("check", "--json").out)
     answer = answers[section][name]
     output = tmp_path / "recording"

@@ -1,5 +1,7 @@
-"""Standard streams that are closed or full, and signals from the first moment on: one line, the right
-exit code, and nothing lost."""
+"""Standard streams that are closed or full, and signals from the first moment on.
+
+Each gives one line and the right exit code, and nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ NOBODY_CARES = ("sh", "-c", "trap '' HUP INT TERM; exec \"$@\"", "sh")
 
 @pytest.fixture
 def pid() -> Iterator[int]:
-    """A process that writes."""
+    """Start a process that writes."""
     require_root()
     with subprocess.Popen([sys.executable, "-c", WRITER]) as process:
         yield process.pid
@@ -39,14 +41,14 @@ def pid() -> Iterator[int]:
 
 @pytest.fixture
 def recording(pid: int, tmp_path: Path) -> Path:
-    """A short one."""
+    """Make a short recording."""
     directory = tmp_path / "recording"
     assert run_redirty("record", "-p", pid, "100ms", 2, "-o", directory).code == 0
     return directory
 
 
 def redirected(how: str, *words: object) -> subprocess.CompletedProcess[str]:
-    """redirty with a redirection of the shell."""
+    """Run redirty with a redirection of the shell."""
     require(REDIRTY.exists(), f"{REDIRTY} is not installed: run make setup")
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {how}', "sh", str(REDIRTY), *map(str, words)],
@@ -82,14 +84,14 @@ def test_a_recording_needs_no_streams(pid: int, tmp_path: Path, how: str) -> Non
 
 
 @pytest.mark.parametrize("verb", ["check", "pagetables", "mirror"])
-def test_nobody_reads_what_is_said(pid: int, tmp_path: Path, verb: str) -> None:
+def test_closed_stdout_is_not_an_error(pid: int, tmp_path: Path, verb: str) -> None:
     words = {"check": [], "pagetables": ["-p", pid], "mirror": ["-p", pid, "--to", tmp_path / "m"]}
     done = redirected(">&-", verb, *words[verb])
     assert done.returncode == 0, done
     assert "error" not in done.stderr
 
 
-def test_what_was_ignored_stays_so(pid: int, tmp_path: Path) -> None:
+def test_ignored_signals_stay_ignored(pid: int, tmp_path: Path) -> None:
     directory = tmp_path / "recording"
     process = start_redirty("record", "-p", pid, "50ms", "-o", directory, wrapper=NOBODY_CARES)
     wait_rounds(directory, process)
@@ -101,7 +103,7 @@ def test_what_was_ignored_stays_so(pid: int, tmp_path: Path) -> None:
     assert finish(process).code == 130
 
 
-def test_a_mirror_leaves_ignored_what_was(pid: int, tmp_path: Path) -> None:
+def test_ignored_signals_stay_ignored_by_a_mirror(pid: int, tmp_path: Path) -> None:
     words = ["mirror", "-p", pid, "--to", tmp_path / "m", "--bandwidth", "64KiB"]
     process = start_redirty(*words, wrapper=NOBODY_CARES)
     wait_until(
@@ -113,7 +115,7 @@ def test_a_mirror_leaves_ignored_what_was(pid: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_told_to_end_while_it_looks(pid: int, number: signal.Signals) -> None:
+def test_interrupted_while_sampling(pid: int, number: signal.Signals) -> None:
     process = start_redirty("pagetables", "-p", pid, "--sample", "60s")
     wait_until(lambda: listens(process), "it listens", timeout_s=30)
     process.send_signal(number)
@@ -123,7 +125,7 @@ def test_told_to_end_while_it_looks(pid: int, number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("verb", ["record", "mirror", "check", "pagetables", "top"])
-def test_told_to_end_in_its_first_moment(
+def test_interrupted_in_the_first_moment(
     pid: int, tmp_path: Path, verb: str, number: signal.Signals
 ) -> None:
     target: list[object] = [] if verb == "check" else ["-p", pid]
@@ -137,12 +139,12 @@ def test_told_to_end_in_its_first_moment(
 
 
 def listens(process: subprocess.Popen[str]) -> bool:
-    """Whether redirty does: before that it is the interpreter that starts, which hears SIGINT alone."""
+    """Return whether redirty handles signals; before that the starting interpreter handles SIGINT only."""
     return heard(process) == {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 def heard(process: subprocess.Popen[str]) -> set[signal.Signals]:
-    """Which signals that tell it to end have a handler."""
+    """Return which termination signals have a handler."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     caught = int(status.partition("\nSigCgt:")[2].split()[0], 16)
     return {n for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if caught >> (n - 1) & 1}

@@ -1,4 +1,4 @@
-"""The collector told to end, by any signal and at any moment: it ends in order, with no traceback."""
+"""Termination of the collector by any signal at any moment: it ends in order, without a traceback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.workloads.driver import Checksum
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("bounded", [False, True])
-def test_told_to_end(
+def test_ended_by_a_signal(
     target: Checksum, tmp_path: Path, number: signal.Signals, bounded: bool
 ) -> None:
     before = Condition.of(target.pid)
@@ -35,7 +35,7 @@ def test_told_to_end(
     assert "Traceback" not in done.err
     assert_released(target, before)
     meta = json.loads((directory / "meta.json").read_text())
-    # Without a bound the user's end is the end; with one it came too early.
+    # Without a limit the recording is complete when the user ends it; with one it ended too early.
     assert meta["complete"] is not bounded
     rounds = pd.read_csv(directory / "rounds.csv")
     assert len(rounds) == meta["rounds"] >= 1
@@ -47,7 +47,7 @@ def test_told_to_end(
 
 
 def test_interrupted_while_it_starts(target: Checksum, tmp_path: Path) -> None:
-    """No moment of the start shows a traceback or leaves the target held."""
+    """An interruption at any moment of the start shows no traceback, and does not leave the target stopped."""
     rng = random.Random(SEED)
     print(f"REDIRTY_SEED={SEED}")
     before = Condition.of(target.pid)
@@ -55,7 +55,7 @@ def test_interrupted_while_it_starts(target: Checksum, tmp_path: Path) -> None:
     for attempt in range(8):
         directory = tmp_path / f"start{attempt}"
         process = start_redirty("record", "-p", target.pid, INTERVAL, "-o", directory)
-        # Before that it is the interpreter that starts, not redirty.
+        # Before that the interpreter starts, not redirty.
         wait_until(lambda p=process: _runs_redirty(p), "redirty runs", timeout_s=10)  # type: ignore[misc]
         time.sleep(rng.uniform(0, start))
         process.send_signal(signal.SIGINT)
@@ -67,6 +67,6 @@ def test_interrupted_while_it_starts(target: Checksum, tmp_path: Path) -> None:
 
 
 def _runs_redirty(process: subprocess.Popen[str]) -> bool:
-    """Whether its own modules are being loaded: numpy is the first big one."""
+    """Return whether redirty's own modules are being imported: numpy is the first large one."""
     assert process.poll() is None, finish(process)
     return "numpy" in Path(f"/proc/{process.pid}/maps").read_text(errors="replace")

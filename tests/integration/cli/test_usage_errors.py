@@ -1,4 +1,4 @@
-"""A command line that makes no sense: one clear line, the right exit code, the target unharmed."""
+"""Invalid command lines: one clear line, the right exit code, the target unharmed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.usefixtures("root")
 @pytest.mark.parametrize(
     ("pid", "code", "words"),
     [
-        ("0", WRONG_USAGE, "above 0"),
-        ("-1", WRONG_USAGE, "above 0"),
+        ("0", WRONG_USAGE, "must be positive, got 0"),
+        ("-1", WRONG_USAGE, "must be positive, got -1"),
         ("one", WRONG_USAGE, "one"),
-        ("4194305", COULD_NOT, "no process 4194305"),  # above what any kernel gives out
+        ("4194305", COULD_NOT, "no process 4194305"),  # above the largest PID of any kernel
         ("3000000000", COULD_NOT, "no process 3000000000"),
         ("99999999999999999999", COULD_NOT, "no process 99999999999999999999"),
         ("2", COULD_NOT, "kernel thread"),
@@ -45,11 +45,11 @@ def _is_kernel_thread(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (["0"], "interval of 0"),
-        (["0s"], "interval of 0s"),
-        (["0.1ms"], "too short"),
+        (["0"], "interval must be at least 1ms, got 0;"),
+        (["0s"], "interval must be at least 1ms, got 0s;"),
+        (["0.1ms"], "interval must be at least 1ms, got 0.1ms;"),
         (["-1"], "-1"),
         (["soon"], "soon"),
         (["5parsecs"], "5parsecs"),
@@ -65,14 +65,14 @@ def _is_kernel_thread(pid: int) -> bool:
         (["--bogus"], "--bogus"),
     ],
 )
-def test_words(sleeper: Hold, tmp_path: Path, words: list[str], said: str) -> None:
+def test_invalid_arguments(sleeper: Hold, tmp_path: Path, words: list[str], message: str) -> None:
     output = tmp_path / "recording"
     done = run_redirty("record", "-p", sleeper.pid, "-o", output, *words)
-    assert_refused(done, WRONG_USAGE, said)
+    assert_refused(done, WRONG_USAGE, message)
     assert not output.exists()
 
 
-def test_targets_that_are_not_one(sleeper: Hold, tmp_path: Path) -> None:
+def test_not_exactly_one_target(sleeper: Hold, tmp_path: Path) -> None:
     output = tmp_path / "recording"
     for words in (
         [],

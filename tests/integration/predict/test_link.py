@@ -1,4 +1,4 @@
-"""The bandwidth of links made for the purpose: speed, known traffic, qdiscs, and what is refused."""
+"""Bandwidth of links set up by the test: speed, known traffic, qdiscs, and refusals."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from tests.support.factories import meta, one_round, pages
 from tests.support.netns import another_network, has, ip, own_network, send, tc, veth
 from tests.tiers import require
 
-VETH = 10e9 / 8  # what a veth says of itself
+VETH = 10e9 / 8  # the speed that a veth reports
 
 
 @pytest.fixture(autouse=True)
 def network() -> Iterator[None]:
-    """Every test in a namespace of its own."""
+    """Give every test a network namespace of its own."""
     with own_network():
         yield
 
 
 @pytest.fixture
 def peer(network: None) -> Iterator[int]:
-    """The other end of v0."""
+    """Set up the other end of v0."""
     with another_network() as pid:
         veth(pid)
         yield pid
 
 
 def quick(iface: str | None = None, host: str | None = None) -> LinkBandwidth:
-    """Measured with nothing going on."""
+    """Measure a link without traffic."""
     return link_bandwidth(iface=iface, host=host, seconds=0.001)
 
 
 def measured(count: int, payload: int, iface: str) -> tuple[LinkBandwidth, int]:
-    """Measured while so many packets are sent, and how many bytes these are."""
+    """Measure while a number of packets is sent; return how many bytes these are."""
     sent = []
 
     def meanwhile(seconds: float) -> None:
@@ -58,7 +58,7 @@ def measured(count: int, payload: int, iface: str) -> tuple[LinkBandwidth, int]:
 
 
 def refused(iface: str | None = None, host: str | None = None) -> str:
-    """The one line of a refusal."""
+    """Return the one line of a refusal."""
     with pytest.raises(RedirtyError) as error:
         quick(iface, host)
     text = str(error.value)
@@ -88,7 +88,7 @@ def test_use_is_what_was_sent(peer: int) -> None:
 
 
 def test_traffic_at_a_known_rate(peer: int) -> None:
-    """A hundred packets every 10 ms by the clock: late ones are made up for."""
+    """A traffic of a hundred packets every 10 ms is measured; late packets are made up for."""
     rate = 10_000
 
     def meanwhile(seconds: float) -> None:
@@ -99,7 +99,7 @@ def test_traffic_at_a_known_rate(peer: int) -> None:
         send(int((time.monotonic() - begun) * rate) - done // 542, 500)
 
     found = link_bandwidth(iface="v0", seconds=0.5, wait=meanwhile)
-    # What is asked of the kernel before and after takes its time too, with nothing sent.
+    # The queries before and after also take time, in which nothing is sent.
     assert found.used_bytes_per_s <= rate * 542 * 1.001
     assert found.used_bytes_per_s * found.sampled_s >= 0.5 * rate * 542 * 0.999
 
@@ -114,11 +114,11 @@ for _ in range(50):
 
 
 def received(name: str) -> int:
-    """Bytes that came in by an interface, from /proc/net/dev."""
+    """Return the bytes received by an interface, from /proc/net/dev."""
     return int(Path("/proc/thread-self/net/dev").read_text().split(f"{name}:")[1].split()[0])
 
 
-def test_what_comes_in_does_not_count(peer: int) -> None:
+def test_received_traffic_does_not_count(peer: int) -> None:
     before = received("v0")
 
     def meanwhile(seconds: float) -> None:
@@ -130,17 +130,17 @@ def test_what_comes_in_does_not_count(peer: int) -> None:
     assert found.used_bytes_per_s == 0
 
 
-# ---- the way to a host ----
+# ---- the route to a host ----
 
 
-def test_the_way_to_a_host(peer: int) -> None:
+def test_the_route_to_a_host(peer: int) -> None:
     ip("addr", "add", "fd09::1/64", "dev", "lo")
     assert quick(host="10.9.0.77").iface == "v0"
     ip("route", "add", "default", "via", "10.9.0.2")
     assert quick(host="203.0.113.9").iface == "v0"
 
 
-def test_the_way_to_a_host_by_ipv6(peer: int) -> None:
+def test_the_route_to_a_host_by_ipv6(peer: int) -> None:
     Path("/proc/sys/net/ipv6/conf/v0/disable_ipv6").write_text("0")
     ip("addr", "add", "fd09::1/64", "dev", "v0", "nodad")
     assert quick(host="fd09::77").iface == "v0"
@@ -149,7 +149,7 @@ def test_the_way_to_a_host_by_ipv6(peer: int) -> None:
 
 
 def test_a_name_is_resolved(peer: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address without a route first: the one with a route is taken."""
+    """A name with several addresses is resolved to the one that has a route, also when it is not the first."""
 
     def addresses(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
         assert name == "away.example"
@@ -162,7 +162,7 @@ def test_a_name_is_resolved(peer: int, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- qdiscs ----
 
 
-def test_tbf_holds_a_link(peer: int) -> None:
+def test_tbf_limits_a_link(peer: int) -> None:
     tc("qdisc add dev v0 root tbf rate 80mbit burst 1mb latency 1s")
     found, sent = measured(50, 1000, iface="v0")
     assert found.limit_bytes_per_s == 10e6
@@ -175,7 +175,7 @@ def test_tbf_holds_a_link(peer: int) -> None:
     assert found.speed_bytes_per_s == VETH
 
 
-def test_a_limit_above_the_speed_is_none(peer: int) -> None:
+def test_a_limit_above_the_speed_is_ignored(peer: int) -> None:
     tc("qdisc add dev v0 root tbf rate 20gbit burst 1mb latency 1s")
     found = quick(iface="v0")
     assert found.limit_bytes_per_s is None
@@ -183,7 +183,7 @@ def test_a_limit_above_the_speed_is_none(peer: int) -> None:
 
 
 def htb(default: str) -> None:
-    """100 Mbit/s for all; its class 1:10 is held to 20, 1:20 to 300."""
+    """Limit the link to 100 Mbit/s; its class 1:10 to 20, 1:20 to 300."""
     tc(f"qdisc add dev v0 root handle 1: htb default {default} r2q 1000")
     tc("class add dev v0 parent 1: classid 1:1 htb rate 100mbit")
     tc("class add dev v0 parent 1:1 classid 1:10 htb rate 5mbit ceil 20mbit")
@@ -201,7 +201,7 @@ def htb(default: str) -> None:
 def test_htb_holds_its_default_class(
     peer: int, default: str, rate: float | None, said: str | None
 ) -> None:
-    """The class itself, or one above it; there is no 1:30, and what goes there meets no limit."""
+    """The limit is that of the default class or one above it; without that class (1:30) there is none."""
     htb(default)
     found = quick(iface="v0")
     assert (found.limit_bytes_per_s, found.limit_from) == (rate, said)
@@ -209,7 +209,7 @@ def test_htb_holds_its_default_class(
 
 
 def test_use_of_a_class_is_its_own(peer: int) -> None:
-    """What another class sends is taken off the one above both, not off this one."""
+    """Traffic of another class is subtracted from the class above both, not from this one."""
     htb("10")
     found, sent = measured(20, 1000, iface="v0")
     assert found.limit_from == "htb class 1:10 on v0"
@@ -232,7 +232,7 @@ def test_a_qdisc_below_a_class_counts(peer: int) -> None:
 
 
 def test_a_64_bit_rate(peer: int) -> None:
-    """From 2^32 bytes per second on the kernel says it in another place."""
+    """A rate from 2^32 bytes per second on, which the kernel reports in another attribute, is read."""
     tc("qdisc add dev v0 root handle 1: htb default 10 r2q 100000")
     tc("class add dev v0 parent 1: classid 1:10 htb rate 1mbit ceil 40gbit")
     assert quick(iface="v0").limit_bytes_per_s is None
@@ -255,11 +255,11 @@ def test_other_qdiscs(peer: int, words: str, rate: float | None) -> None:
     assert quick(iface="v0").limit_bytes_per_s == rate
 
 
-# ---- devices upon devices ----
+# ---- stacked devices ----
 
 
 def test_a_bridge_sends_through_its_port(peer: int) -> None:
-    """A limit and the traffic are those of the port, its speed too."""
+    """The limit, traffic and speed of a bridge are those of its port."""
     ip("link", "add", "br0", "type", "bridge")
     ip("link", "set", "br0", "up")
     ip("addr", "flush", "dev", "v0")
@@ -276,8 +276,8 @@ def test_a_bridge_sends_through_its_port(peer: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["vlan id 5", "macvlan"])
-def test_what_lies_on_a_device_has_its_speed(peer: int, kind: str) -> None:
-    """And its limits, and shares it with all that others send there."""
+def test_a_device_on_top_has_the_speed_below(peer: int, kind: str) -> None:
+    """A device on top of another has its limits, and shares it with all other senders."""
     has(f"ip link add link v0 name upper type {kind}")
     ip("link", "set", "upper", "up")
     tc("qdisc add dev v0 root tbf rate 8mbit burst 1mb latency 1s")
@@ -338,7 +338,7 @@ def test_a_route_that_leads_nowhere(peer: int, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["no-such-host.invalid", "a..b", "x" * 300, ""])
 def test_a_name_that_does_not_resolve(name: str) -> None:
-    """In a namespace without a way out nobody is asked."""
+    """A name that does not resolve, in a namespace without a route, is refused."""
     text = refused(host=name)
     assert "does not resolve" in text
     assert "--bandwidth RATE" in text
@@ -354,7 +354,7 @@ def test_a_speed_that_is_not_known() -> None:
     assert text.startswith("the speed of t0 is not known: a tun device has none; give the rate")
 
 
-def test_what_makes_no_sense() -> None:
+def test_invalid_arguments() -> None:
     for iface, host in ((None, None), ("lo", "::1")):
         with pytest.raises(UsageError, match="either an interface or a host"):
             quick(iface, host)
@@ -363,7 +363,7 @@ def test_what_makes_no_sense() -> None:
             link_bandwidth(iface="lo", seconds=seconds)
 
 
-def test_a_link_that_goes_away(peer: int) -> None:
+def test_a_link_that_disappears(peer: int) -> None:
     def meanwhile(_: float) -> None:
         ip("link", "del", "v0")
 
@@ -374,7 +374,7 @@ def test_a_link_that_goes_away(peer: int) -> None:
 def test_a_report_against_a_link(
     peer: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As a user meets it: in text, for programs, and refused in one line."""
+    """A user gets the bandwidth as text, as JSON, and refusals in one line."""
     made = RecordingWriter(tmp_path / "rec", meta())
     made.add(one_round(0, log=pages(16, 17), missed=pages(), present=pages(16)))
     made.close(complete=True)
@@ -383,8 +383,10 @@ def test_a_report_against_a_link(
     assert main([*words, "--link", "v0"]) == 0
     lines = capsys.readouterr().out.splitlines()
     (last,) = (line for line in lines if line.startswith("against"))
-    assert last.startswith("against a link of 976.6 KiB/s (8.0 Mbit/s free of v0: 10.0 Gbit/s (as")
-    assert "held to 8.0 Mbit/s by tbf" in last
+    assert last.startswith(
+        "against a link of 976.6 KiB/s (8.0 Mbit/s free of v0: 10.0 Gbit/s (reported"
+    )
+    assert "limited to 8.0 Mbit/s by tbf" in last
     assert last.endswith("with 0 bit/s in use): re-dirtied at 0% of it")
     assert main([*words, "--to", "10.9.0.2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""Write curves of a real writer with a known one, recorded on this kernel; and predict on a live target."""
+"""Write curves of a real writer with a known curve, recorded on this kernel; and predict on a live target."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from redirty.collector.analyze import load
 from redirty.collector.analyze.observations import observe
 from redirty.collector.model.fit import fit
+from redirty.collector.pageset import PAGE_SIZE
 from redirty.collector.recording.writer import RecordingWriter
 
 from tests.support.error_assertions import TARGET_ENDED, WRONG_USAGE, assert_refused
@@ -26,8 +27,8 @@ from tests.workloads.driver import Hold, Phases, Writer, WriteRun, expected_dist
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
-# The writer writes a batch each millisecond: rounds of whole ones would all begin in the same moment of it.
-# No more rounds than the model looks into: those of a machine whose pace changes differ.
+# The writer writes a batch each millisecond: rounds of whole milliseconds would all start at the same moment
+# of it. No more rounds than the model uses: on a machine whose pace changes they differ.
 ROUNDS, INTERVAL_S = 64, 0.25031
 PAGES, RATE = 16384, 8000
 DECADES = 3
@@ -35,30 +36,35 @@ MOMENTS = 9
 SETUPS_S = (
     4,
     60,
-)  # to begin the first round, and what the rounds take longer; the latter on a busy machine
-_WORDS = 4096 // 8  # a page of its own notes has
+)  # to start the first round, and for the delay of rounds on a busy machine
+_WORDS = PAGE_SIZE // 8  # in a page of its notes
 
 
 def truth(
     pattern: str, run: WriteRun, arms_ns: npt.NDArray[np.float64], end_ns: float, seconds: float
 ) -> float:
-    """W(t) by formula, for the numbers of writes that the writer made within t of each arm, at whatever
-    pace this machine let it; with the few pages of its own notes and its stack. arms_ns: (m, n) moments
-    of each of n arms, which protects one page after the other."""
+    """Return W(t) by formula, for the numbers of writes that the writer made within t of each arm.
+
+    Whatever the pace of the machine; with the few pages of the writer's notes and its stack. arms_ns: (m, n)
+    moments of each of n arms, which protects one page after the other.
+    """
     begin = arms_ns[:, arms_ns[0] + seconds * 1e9 <= end_ns + 1e6].ravel()
     writes = run.writes_at(begin + seconds * 1e9) - run.writes_at(begin)
     its_pages = [expected_distinct(pattern, 1, PAGES, n) for n in writes.tolist()]
-    # What it wrote where last, 8 bytes a page, in the pages' order; and the log, 16 bytes a batch.
+    # The last value of each page, 8 bytes a page, in the order of the pages; and the log, 16 bytes a batch.
     each = 1 / _WORDS if pattern == "cyclic" else 1
     noted = [expected_distinct(pattern, each, PAGES // _WORDS, n) for n in writes.tolist()]
     logged = seconds * 1000 * 2 / _WORDS
-    begun = 3 if pattern == "cyclic" else 2  # of the notes, the log and the stack
-    return float(np.mean(its_pages) + np.mean(noted) + logged + begun)
+    started = 3 if pattern == "cyclic" else 2  # pages of the notes, the log and the stack
+    return float(np.mean(its_pages) + np.mean(noted) + logged + started)
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """arms_ns: (MOMENTS, ROUNDS) CLOCK_MONOTONIC, from the first to the last of each arm."""
+    """A recorded writer.
+
+    arms_ns: (MOMENTS, ROUNDS) CLOCK_MONOTONIC, from the start to the end of each arm.
+    """
 
     run: WriteRun
     arms_ns: npt.NDArray[np.float64]
@@ -66,10 +72,10 @@ class Recorded:
 
 
 def recorded(pattern: str, directory: Path, setup_s: int) -> Recorded:
-    """Records the writer at work."""
+    """Record the writer at work."""
     recording = RecordingWriter(directory, meta())
     arms_ns = []
-    with Writer(mib=PAGES * 4096 >> 20) as writer, LiveRounds(writer.pid) as live:
+    with Writer(mib=PAGES * PAGE_SIZE >> 20) as writer, LiveRounds(writer.pid) as live:
         writer.start(pattern, RATE, PAGES, int(ROUNDS * INTERVAL_S) + setup_s, log=True)
         live.begin()
         for number in range(ROUNDS):
@@ -85,8 +91,8 @@ def recorded(pattern: str, directory: Path, setup_s: int) -> Recorded:
 
 
 @pytest.mark.parametrize("pattern", ["cyclic", "uniform"])
-def test_the_curve_is_the_formulas(pattern: str, tmp_path: Path) -> None:
-    """Within 3 % over three decades of t, from what BPF saw in the kernel."""
+def test_the_curve_is_that_of_the_formula(pattern: str, tmp_path: Path) -> None:
+    """Curves logged by BPF in the kernel are within 3 % of the formula over three decades of t."""
     for setup_s in SETUPS_S:
         directory = tmp_path / f"rec{setup_s}"
         seen = recorded(pattern, directory, setup_s)
@@ -112,8 +118,8 @@ def test_the_curve_is_the_formulas(pattern: str, tmp_path: Path) -> None:
     assert off[worst] < 0.03, said
 
 
-def test_sets_of_runs_are_what_was_written(tmp_path: Path) -> None:
-    """With rounds that a test ends by hand: exactly the distinct pages of each run."""
+def test_windows_have_the_pages_that_were_written(tmp_path: Path) -> None:
+    """Windows of rounds that the test ends have exactly the distinct pages that were written."""
     with Phases({"a": ("anon_private", 2)}) as phases, LiveRounds(phases.pid) as live:
         live.begin()
         phases.write("a", "all")
@@ -132,14 +138,14 @@ def test_sets_of_runs_are_what_was_written(tmp_path: Path) -> None:
     for row in ends.to_dict("records"):
         first = int(row["round"])
         union = set().union(*written[first : first + int(row["rounds"])])
-        # beside the area the program writes a little of its own (stack, heap)
+        # in addition to the area the program writes a little of its own (stack, heap)
         assert len(union) <= row["dirty_pages"] <= len(union) + 40
         assert row["redirtied_pages"] >= len(union)
 
 
 @contextlib.contextmanager
 def writing(rate: int, seconds: int = 3600) -> Iterator[Writer]:
-    """A writer at work, which ends with the test."""
+    """Start a writer, which ends with the test."""
     with Writer(mib=16) as writer:
         writer.start("cyclic", rate, 4096, seconds)
         try:
@@ -149,7 +155,7 @@ def writing(rate: int, seconds: int = 3600) -> Iterator[Writer]:
 
 
 def test_live(tmp_path: Path) -> None:
-    """Much more bandwidth than is written, and much less: the machine's pace decides neither."""
+    """Verdicts on much more bandwidth than is written, and on much less, do not depend on the machine's pace."""
     with writing(4000) as writer:
         words = ["predict", "-p", writer.pid, "-d", "2s", "--interval", "250ms", "--json", "-q"]
         fast = run_redirty(*words, "--bandwidth", "10GB", env={"TMPDIR": str(tmp_path)})
@@ -185,9 +191,9 @@ def test_a_command_that_ends_early() -> None:
     assert json.loads(done.out)["basis"]["rounds_recorded"] > 0
 
 
-def test_targets_that_are_none(tmp_path: Path) -> None:
+def test_invalid_targets(tmp_path: Path) -> None:
     with Hold("sleep") as sleeper:
         done = run_redirty("predict", tmp_path, "-p", sleeper.pid, "--bandwidth", "1GB")
         assert_refused(done, WRONG_USAGE, "not both")
         done = run_redirty("predict", "-p", sleeper.pid, "--bandwidth", "1GB", "-d", "0")
-        assert_refused(done, WRONG_USAGE, "no round")
+        assert_refused(done, WRONG_USAGE, "--duration must be at least one round of 0.5 s, got 0 s")

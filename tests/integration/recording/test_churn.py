@@ -1,4 +1,4 @@
-"""Mappings that change and processes that come within a round: what the torture test found, each by itself."""
+"""Mappings that change and processes that come within a round: each case that the torture test found."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHARED = ("anon_shared", "memfd", "file_shared")
 
 @contextmanager
 def tree(tracing: None) -> Iterator[tuple[Phases, LiveRounds]]:
-    """A workload under a recorder that takes its children in."""
+    """Start a workload under a recorder that adopts its children."""
     with (
         Phases({"a": ("anon_shared", 2)}) as phases,
         LiveRounds(targets=Tree(phases.pid)) as live,
@@ -41,13 +41,13 @@ def tree(tracing: None) -> Iterator[tuple[Phases, LiveRounds]]:
 
 
 def dirty(result: Round, pages: Pages) -> Pages:
-    """Those of some pages that any address space of a round has dirtied."""
+    """Return those of some pages that any address space of a round has dirtied."""
     found = [within(space.dirty, pages) for space in result.spaces]
     return np.unique(np.concatenate(found))
 
 
 def end_while_it_moves(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> SpaceRound:
-    """Ends the round; the area moves after the list of mappings was read, and before they are armed."""
+    """End the round; move the area after the list of mappings was read, and before it is armed."""
     tracer = walk.live.tracer
     flip = tracer.flip
 
@@ -62,7 +62,7 @@ def end_while_it_moves(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> SpaceRoun
 
 @pytest.mark.parametrize("kind", ("anon_private", "file_private", *SHARED))
 def test_moved_during_a_boundary(start: Start, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What mremap moved has new contents where it is now, though nobody wrote there."""
+    """Memory moved by mremap has new contents at its new address, though no write happened there."""
     walk = start(a=(kind, 2))
     pages = len(walk.phases.write("a").pages)
     dirty = end_while_it_moves(walk, monkeypatch).dirty
@@ -75,8 +75,10 @@ def test_moved_during_a_boundary(start: Start, kind: str, monkeypatch: pytest.Mo
 def test_moved_written_and_made_read_only(
     start: Start, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mapping that moves while the boundary is under way is armed at the next one: only the page
-    tables know of what is written there, also when nobody may write any more."""
+    """A mapping that moves during the boundary is armed at the next one.
+
+    Only the page tables show what is written there, also when the memory is read-only by then.
+    """
     walk = start(a=(kind, 2))
     walk.phases.write("a")
     end_while_it_moves(walk, monkeypatch)
@@ -86,9 +88,11 @@ def test_moved_written_and_made_read_only(
     assert np.isin(truth, within(walk.live.round_of(walk.pid).dirty, truth)).all()
 
 
-def test_soft_dirty_bits_that_nobody_read(tracing: None) -> None:
-    """What moves between the reading of the bits and their clearing loses them unread: it counts as
-    written at the next arm. Shown without the bits, so that it is on every kernel."""
+def test_soft_dirty_bits_that_are_lost(tracing: None) -> None:
+    """Memory that moves between the reading of the soft-dirty bits and their clearing counts as written.
+
+    It loses them unread, and counts at the next arm. Shown without the bits, so that it holds on every kernel.
+    """
     with Phases({"a": ("anon_private", 2)}) as phases:
         pages = phases.write("a").pages
         maps, armed = MapsFile(phases.pid), SoftDirtyArmed(phases.pid)
@@ -109,8 +113,10 @@ def test_soft_dirty_bits_that_nobody_read(tracing: None) -> None:
 
 
 def test_a_child_that_is_not_armed_yet(tracing: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Born while a boundary is under way, it is armed at the next one; gone by then, what it wrote
-    again to shared memory is known to the log of the round before only."""
+    """A child born during a boundary is armed at the next one.
+
+    If it has ended by then, only the log of the previous round has what it wrote again to shared memory.
+    """
     with tree(tracing) as (phases, live):
         live.end_round()
         phases.fork()
@@ -124,8 +130,8 @@ def test_a_child_that_is_not_armed_yet(tracing: None, monkeypatch: pytest.Monkey
         assert len(dirty(live.end_round(), again)) == 0
 
 
-def test_a_child_in_the_middle_of_something(tracing: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be armed in the middle of its exec can be a moment later."""
+def test_a_child_in_the_middle_of_an_exec(tracing: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that cannot be armed in the middle of its exec can be a moment later."""
     require(
         arm_method() == "uffd", "needs userfaultfd: nothing is stopped for the other way of arming"
     )
@@ -150,7 +156,7 @@ def test_a_child_in_the_middle_of_something(tracing: None, monkeypatch: pytest.M
 def test_the_only_process_in_the_middle_of_something(
     tracing: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It runs another program, which does not come to its stop in time: the target has not ended."""
+    """A process that executes another program and does not stop in time does not end the target."""
     require(
         arm_method() == "uffd", "needs userfaultfd: nothing is stopped for the other way of arming"
     )
@@ -179,8 +185,8 @@ def test_the_only_process_in_the_middle_of_something(
 
 
 @pytest.mark.parametrize("arming", ["uffd", "soft-dirty"])
-def test_an_exec_while_it_is_made_ready(tracing: None, arming: str) -> None:
-    """The way of arming is of the memory before an exec, the list of mappings of that after it."""
+def test_an_exec_while_it_is_armed_first(tracing: None, arming: str) -> None:
+    """An exec between arming and reading the mappings is noticed: they are of different memory."""
     require(arm_method() == "uffd" or arming != "uffd", "needs userfaultfd")
     injector = Injector()
     try:

@@ -1,4 +1,4 @@
-"""A command is traced from its first instruction on."""
+"""Tests of a command traced from its first instruction on."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ EARLY_PAGES = np.concatenate([np.arange(0, 40, 2), np.arange(100, 130)]).astype(
 
 @pytest.fixture
 def early(tmp_path: Path) -> Path:
-    """A program that writes before main() and in it, and says where."""
+    """Build a program that writes before main() and in it, and reports where."""
     source, program = tmp_path / "early.c", tmp_path / "early"
     source.write_text(EARLY)
     subprocess.run(["gcc", "-O1", "-o", program, source], check=True)
@@ -55,7 +55,7 @@ def early(tmp_path: Path) -> Path:
 
 
 def test_command_from_its_first_instruction(early: Path, tmp_path: Path) -> None:
-    """What a program writes before main() is in round 0, and nothing else is."""
+    """Pages that a program writes before main() are in round 0, and no others."""
     said = tmp_path / "where"
     command = Command([str(early), str(said)])
     with LiveRounds(targets=command) as live:
@@ -81,8 +81,8 @@ def test_command_from_its_first_instruction(early: Path, tmp_path: Path) -> None
             os.waitpid(command.pid, 0)
 
 
-def test_command_by_the_program(early: Path, tmp_path: Path) -> None:
-    """The same by the command line; a recording that lasts as long as its command is complete."""
+def test_command_by_the_command_line(early: Path, tmp_path: Path) -> None:
+    """A recording by the command line that lasts as long as its command is complete."""
     said, directory = tmp_path / "where", tmp_path / "rec"
     words = ("50ms", "-o", directory, "--", early, said, "short")
     done = run_redirty("record", *METHOD_OPTIONS, *words, timeout_s=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""The BPF programs compile in every form, also in those that another kernel than this one takes."""
+"""The BPF programs compile in every form, also in those that only other kernels accept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("tracing")
 def test_with_all_that_can_be_asked_for(
     probe: str, byte_maps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is left to spare of BPF's stack: the compiler gives up, and ends the process."""
+    """BPF programs fit the BPF stack exactly: else the compiler aborts the process."""
     monkeypatch.setattr(hooks, "attach", lambda bpf, probe: frozenset((probe,)))
     options = Options(events=True, stacks=True, ring_bytes=4096, force_byte_maps=byte_maps)
     found = loader._compile(options, probe, btf.offset_flags(btf.load()))
@@ -49,7 +49,7 @@ assert len(done) == 2
 
 
 def test_two_threads_at_once() -> None:
-    """A live screen has several that compile; LLVM crashes when they do so together."""
+    """Several compilations at once, as a live screen does, do not crash LLVM."""
     done = subprocess.run(
         [sys.executable, "-c", _TWO_AT_ONCE],
         check=False,

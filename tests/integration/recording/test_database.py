@@ -1,4 +1,4 @@
-"""Databases under writes, recorded for 10 s: no event lost, no transaction lost or wrong."""
+"""Databases under writes, recorded for 10 s: no event is lost, no transaction lost or wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ print(number, flush=True)
 
 
 def rounds_of(directory: Path) -> pd.DataFrame:
-    """The rounds of a recording that must be whole, 10 s long, and without a lost event."""
+    """Return the rounds of a recording; check that it is complete, 10 s long, and without a lost event."""
     assert json.loads((directory / "meta.json").read_text())["complete"] is True
     rounds = pd.read_csv(directory / "rounds.csv")
     assert abs(rounds["duration_s"].sum() - SECONDS) < 1.5
@@ -67,7 +67,7 @@ def test_postgres_tree(tmp_path: Path) -> None:
             load.close()
         assert done.code == 0, done
         assert "number of failed transactions: 0" in load.text(), load.text()
-        # What the benchmark is made for: every transaction changes all four sums alike.
+        # The invariant of the benchmark: every transaction changes all four sums alike.
         sums = server.sql(
             "select (select sum(abalance) from pgbench_accounts), (select sum(tbalance) from "
             "pgbench_tellers), (select sum(bbalance) from pgbench_branches), (select sum(delta) "
@@ -79,9 +79,9 @@ def test_postgres_tree(tmp_path: Path) -> None:
         assert server.server.alive
     rounds_of(directory)
     pages = pd.read_csv(directory / "pages.csv")
-    # The postmaster's children write: four backends, the writers of WAL and of pages.
+    # Children of the postmaster write: four backends, the WAL writer and the background writer.
     assert pages["pid"].nunique() >= 4
-    # Shared buffers are one shared mapping that every process has.
+    # Shared buffers are a shared mapping of every process.
     assert {"anon_private", "anon_shared"} <= set(pages["mapping_class"])
 
 
@@ -98,7 +98,14 @@ def test_sqlite(tmp_path: Path) -> None:
         assert writer.stdout.readline() == "ready\n"
         try:
             done = run_redirty(
-                *("record", "-p", writer.pid, "1s", "-d", f"{SECONDS}s", "-o", directory),
+                "record",
+                "-p",
+                writer.pid,
+                "1s",
+                "-d",
+                f"{SECONDS}s",
+                "-o",
+                directory,
                 timeout_s=90,
             )
         finally:

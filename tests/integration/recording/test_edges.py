@@ -1,5 +1,4 @@
-"""Places at the edges of an address space: its last page, memory that is only reserved, large
-mappings that change all the time."""
+"""Edges of an address space: its last page, memory that is only reserved, and large, busy mappings."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from tests.support.phase_walk import Start, Walk
 from tests.support.stepped_rounds import NONE
 from tests.tiers import require, require_root
 
-# Reserves a gigabyte, and another that may not be touched; says so; waits.
+# Reserves a gigabyte, and another one that must not be touched; reports it; waits.
 _RESERVES = """
 import mmap, sys
 flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
@@ -36,7 +35,7 @@ def page_tables_kib(pid: int) -> int:
 
 
 def _arm_uffd(pid: int, pages: list[int] | None = None) -> tuple[list[int], list[int]]:
-    """Arms a process twice; of the pages (default: its last): those written, those present."""
+    """Arm a process twice; return which of the pages (default: its last) are written, and which present."""
     injector = Injector()
     try:
         reason = round_trip("uffd", injector)
@@ -69,7 +68,7 @@ def test_memory_that_is_only_reserved_gets_no_page_tables() -> None:
         assert child.stdout is not None and child.stdout.readline()
         before = page_tables_kib(child.pid)
         _arm_uffd(child.pid)
-        # All of it would take 4 MiB of them.
+        # Page tables for all of it would take 4 MiB.
         assert page_tables_kib(child.pid) - before < 256
     finally:
         child.kill()
@@ -77,7 +76,7 @@ def test_memory_that_is_only_reserved_gets_no_page_tables() -> None:
 
 
 def test_shared_mapping_that_is_cut_again_and_again(start: Start) -> None:
-    """It uses up nothing: pages of a shared mapping made later are not dirty for being read."""
+    """A shared mapping that is cut repeatedly uses up nothing, and its pages are not dirty for being read."""
     walk = start(large=("memfd", 128))
     phases, live = walk.phases, walk.live
     for cut in range(12):

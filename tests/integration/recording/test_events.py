@@ -1,4 +1,4 @@
-"""--events and --stacks tell what the workload says; what does not fit is counted, not hidden."""
+"""--events and --stacks record what the workload reports; what does not fit is counted, not hidden."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAGE_SHIFT = 12
 
 
 def record(phases: Phases, directory: Path, *words: object) -> subprocess.Popen[str]:
-    """A recording that has begun: its first round runs."""
+    """Start a recording; yield once its first round runs."""
     program = start_redirty("record", *METHOD_OPTIONS, "-p", phases.pid, "-o", directory, *words)
 
     def started() -> bool:
@@ -40,7 +40,7 @@ def record(phases: Phases, directory: Path, *words: object) -> subprocess.Popen[
 
 
 def end(program: subprocess.Popen[str], rounds: int, directory: Path) -> None:
-    """Waits for some complete rounds from now on, then interrupts the recording."""
+    """Wait for a number of complete rounds from now on, then interrupt the recording."""
     before = len((directory / "rounds.csv").read_text().splitlines())
 
     def ended() -> bool:
@@ -54,13 +54,13 @@ def end(program: subprocess.Popen[str], rounds: int, directory: Path) -> None:
 
 
 def lost(directory: Path) -> int:
-    """Events lost in the whole recording."""
+    """Return the number of events lost in the whole recording."""
     with (directory / "rounds.csv").open(newline="") as file:
         return sum(int(row["lost_events"]) for row in csv.DictReader(file))
 
 
 def executable_ranges(pid: int) -> list[tuple[int, int]]:
-    """Where a process has code."""
+    """Return the ranges in which a process has code."""
     found = []
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         bounds, perms, *_ = line.split()
@@ -71,8 +71,10 @@ def executable_ranges(pid: int) -> list[tuple[int, int]]:
 
 
 def test_events(tmp_path: Path) -> None:
-    """Every page written is in an event of the thread that wrote it, at an instruction of its
-    code, within the time it took; and no event in the areas is of anything else."""
+    """Every page written has an event of the thread that wrote it, and no other page has one.
+
+    The event is at an instruction of the thread's code, within the time of the write.
+    """
     directory = tmp_path / "rec"
     with Phases(AREAS) as phases:
         program = record(phases, directory, "100ms", "--events")
@@ -101,7 +103,7 @@ def test_events(tmp_path: Path) -> None:
         assert_same(np.unique(pages[tids == tid]), union(wrote), f"pages of thread {tid}")
     assert set(tids.tolist()) == set(phases.tids)
     check_times(ours["time_s"].to_numpy(), pages, touched)
-    # and they are counted from `started`, by this machine's clock
+    # and they are relative to `started`, by this machine's clock
     meta = json.loads((directory / "meta.json").read_text())
     started = datetime.fromisoformat(meta["started"]).timestamp()
     clocks_apart = time.time() - time.monotonic()
@@ -110,14 +112,16 @@ def test_events(tmp_path: Path) -> None:
 
 
 def union(touched: list[Touched] | list[Pages]) -> Pages:
-    """All pages, each once."""
+    """Return all pages, each once."""
     parts = [t.pages if isinstance(t, Touched) else t for t in touched]
     return np.unique(np.concatenate(parts))
 
 
 def check_times(time_s: NDArray[np.float64], pages: Pages, touched: list[Touched]) -> None:
-    """All events of a command lie between its start and its end. Times are counted from the
-    recording's start: some moment must make that true of all commands at once."""
+    """Check that all events of a command are between its start and its end.
+
+    Times are relative to the start of the recording: a single offset must make that true of all commands.
+    """
     earliest, latest = -np.inf, np.inf
     for t in touched:
         own = time_s[np.isin(pages, t.pages)]
@@ -127,7 +131,7 @@ def check_times(time_s: NDArray[np.float64], pages: Pages, touched: list[Touched
 
 
 def test_no_events_at_all(tmp_path: Path) -> None:
-    """A recording in which nothing happened has a file with the same columns."""
+    """A recording without any event has a file with the same columns."""
     directory = tmp_path / "rec"
     with Phases({"a": ("anon_private", 2)}) as phases:
         wait_idle(phases.pid)
@@ -136,7 +140,7 @@ def test_no_events_at_all(tmp_path: Path) -> None:
 
 
 def test_stacks(tmp_path: Path) -> None:
-    """The pages of all stacks are the pages logged, and the function that writes is named."""
+    """The pages of all stacks are the pages logged, and the writing function is named."""
     directory = tmp_path / "rec"
     with Phases(AREAS) as phases:
         program = record(phases, directory, "100ms", "--stacks")

@@ -1,4 +1,4 @@
-"""Where a recording goes: a place that cannot be, that cannot be written, a disk that fills up."""
+"""Destinations of a recording that cannot be created or written, and disks that fill up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.workloads.driver import Checksum, Hold
 pytestmark = pytest.mark.usefixtures("root")
 
 
-def test_output_that_cannot_be(sleeper: Hold, tmp_path: Path) -> None:
+def test_output_that_cannot_be_created(sleeper: Hold, tmp_path: Path) -> None:
     there, file = tmp_path / "there", tmp_path / "file"
     there.mkdir()
     file.write_text("kept")
@@ -40,7 +40,7 @@ def test_output_that_cannot_be(sleeper: Hold, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def mounted(directory: Path, options: str) -> Iterator[None]:
-    """A small file system in memory."""
+    """Mount a small file system in memory."""
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)],
         capture_output=True,
@@ -69,7 +69,7 @@ def test_read_only_output(sleeper: Hold, tmp_path: Path) -> None:
         ("nr_inodes=1", 200, "", "none"),
         ("size=24k", 300, "", "some"),
         ("size=24k", 300, "--events", "some"),
-        # the rounds fit, the sums at the end, which are longer, do not
+        # The rounds fit, but not the sums at the end, which are longer.
         ("size=200k", 50, "", "all"),
         ("size=200k", 50, "--events", "all"),
         ("nr_inodes=8", 50, "--events", "all"),
@@ -94,7 +94,7 @@ def test_full_disk(tmp_path: Path, size: str, count: int, switch: str, kept: str
         if kept == "none":
             assert not output.exists()
         if size == "size=200k":
-            # Longer than the others, and written before them: it must not keep them away.
+            # Longer than the others, and written before them: its failure must not prevent them.
             assert not (output / "pages.csv").exists()
             assert len(pd.read_csv(output / "curve.csv")) > 0
         assert not list(output.glob(".*")), "half a file, or parts of which there are none"

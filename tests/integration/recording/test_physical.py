@@ -1,4 +1,4 @@
-"""Page frames of dirty pages, against the kernel's own tables of frames, read here by the test."""
+"""Page frames of dirty pages, compared with the kernel's own tables of frames, read by the test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ANON, SWAPBACKED, HUGE, THP = 12, 14, 17, 22
 
 
 def kernel_table(name: str, chosen: Pages) -> Pages:
-    """A number for each frame: of kpagecount, how often it is mapped; of kpageflags, its bits."""
+    """Return a number for each frame: how often it is mapped (kpagecount), or its bits (kpageflags)."""
     path = Path("/proc", name)
     require(path.exists(), f"needs CONFIG_PROC_PAGE_MONITOR (/proc/{name})")
     with path.open("rb", buffering=0) as table:
@@ -44,19 +44,19 @@ def kernel_table(name: str, chosen: Pages) -> Pages:
 
 
 def real(found: Pages) -> Pages:
-    """The distinct frames, without "none"."""
+    """Return the distinct frames, without "none"."""
     return np.unique(found[found != 0])
 
 
 def times_mapped(areas: list[tuple[int, Area]], chosen: Pages) -> Pages:
-    """How often each frame is mapped by some areas of some processes."""
+    """Count how often each frame is mapped by some areas of some processes."""
     every = np.concatenate([frames(pid, area.pages) for pid, area in areas])
     found, counts = np.unique(every, return_counts=True)
     return counts[np.searchsorted(found, chosen)].astype(np.uint64)
 
 
 class Live:
-    """Rounds by hand, with their frames."""
+    """Rounds that the test ends, with their frames."""
 
     def __init__(self, live: LiveRounds) -> None:
         self.live = live
@@ -80,7 +80,7 @@ def begin(stack: contextlib.ExitStack, *pids: int) -> Live:
 
 
 def only(found: PhysicalRound, pid: int, area: Area) -> tuple[Pages, Pages]:
-    """(pages, frames) of the news about an area."""
+    """Return (pages, frames) of the changes in an area."""
     pages, at = [], []
     for moved in found.moved:
         inside = (moved.pages >= area.first_page) & (moved.pages < area.end // 4096)
@@ -131,7 +131,7 @@ def test_every_kind(stack: contextlib.ExitStack, name: str) -> None:
 
 
 def test_one_page_mapped_twice_and_by_two_processes(stack: contextlib.ExitStack) -> None:
-    """Written through either address or either process: one frame."""
+    """A page written through two addresses, or by two processes, is one frame."""
     phases = stack.enter_context(Phases({"m": ("memfd", 2), "s": ("anon_shared", 2)}))
     second = phases.alias("second", "m")
     child = phases.fork()
@@ -161,7 +161,7 @@ def test_one_page_mapped_twice_and_by_two_processes(stack: contextlib.ExitStack)
 
 
 def test_copy_on_write(stack: contextlib.ExitStack) -> None:
-    """After a fork a page that either writes lies in a frame of its own."""
+    """After a fork a page that either process writes is in a frame of its own."""
     phases = stack.enter_context(Phases({"a": ("anon_private", 2)}))
     area = phases.areas["a"]
     phases.write("a", "range:0", count=100)
@@ -183,9 +183,11 @@ def test_copy_on_write(stack: contextlib.ExitStack) -> None:
     assert (kernel_table("kpagecount", np.concatenate((a[1], b[1]))) == 1).all()
 
 
-def test_pages_that_lie_nowhere(stack: contextlib.ExitStack) -> None:
-    """Dropped after they were written: dirty, and in no frame; read again they are the kernel's
-    page of zeros, which nobody wrote. A process that ended: likewise."""
+def test_pages_without_a_frame(stack: contextlib.ExitStack) -> None:
+    """Pages dropped after they were written are dirty, and in no frame; so are those of a process that ended.
+
+    When they are read again they are the kernel's zero page, which was never written.
+    """
     phases = stack.enter_context(Phases({"a": ("anon_private", 2)}))
     area = phases.areas["a"]
     other = stack.enter_context(Hold("sleep"))
@@ -215,7 +217,7 @@ def test_pages_that_lie_nowhere(stack: contextlib.ExitStack) -> None:
 
 @contextlib.contextmanager
 def swap(directory: Path) -> Iterator[None]:
-    """A swap file that is used before any other."""
+    """Add a swap file that is used before any other."""
     file = directory / "swap"
     file.write_bytes(bytes(16 << 20))
     file.chmod(0o600)
@@ -233,7 +235,7 @@ def swap(directory: Path) -> Iterator[None]:
 
 
 def test_swapped_out(stack: contextlib.ExitStack, tmp_path: Path) -> None:
-    """Out after it was written: dirty, and in no frame; written again it lies in one."""
+    """A page swapped out after it was written is dirty, and in no frame; written again it is in one."""
     stack.enter_context(swap(tmp_path))
     phases = stack.enter_context(Phases({"a": ("anon_private", 2)}))
     area = phases.areas["a"]
@@ -312,7 +314,7 @@ def test_the_files(tmp_path: Path) -> None:
         row = rounds[rounds["round"] == number].iloc[0]
         assert len(numbers) == row["dirty_frames"]
     assert set(bitmap["round"]) == set(rounds["round"][rounds["dirty_frames"] > 0])
-    # each page of the memfd lies at two addresses
+    # each page of the memfd is at two addresses
     assert rounds["dirty_pages"].sum() - rounds["frameless_pages"].sum() >= (
         rounds["dirty_frames"].sum() + 60
     )
@@ -336,8 +338,8 @@ def test_without_the_switch(tmp_path: Path) -> None:
     assert json.loads(run_redirty("report", directory, "--json").out)["distinct_frames"] is None
 
 
-def test_without_the_right_to_see_frames(tmp_path: Path) -> None:
-    """CAP_BPF and CAP_PERFMON are enough to trace, not to see frames."""
+def test_without_the_privilege_to_read_frames(tmp_path: Path) -> None:
+    """CAP_BPF and CAP_PERFMON suffice to trace, but not to read frames."""
     output = tmp_path / "recording"
     with Hold("sleep") as hold:
         words = ["record", "-p", hold.pid, "100ms", "1", "-o", output]

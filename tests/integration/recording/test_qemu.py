@@ -1,9 +1,8 @@
-"""A running QEMU traced from outside: the pages dirty in its guest's memory, against the guest's
-own count.
+"""A running QEMU traced from outside: dirty pages of its guest's memory, compared with the guest's count.
 
-The guest writes over an area in order, so slowly that no page is written twice in a round: what it
-counts in a time is what must be dirty in it. About once a second it tells the count on its console.
-Nothing is taken off for what the guest's kernel writes besides: at this rate that is 1 to 2 %.
+The guest writes over an area in order, so slowly that no page is written twice in a round: the number it
+counts in a time is the number that must be dirty in it. About once a second it prints the count on its
+console. What the guest's kernel writes in addition is not subtracted: at this rate that is 1 to 2 %.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class Console:
                         self.writes.append(json.loads(line)["writes"])
 
     def close(self) -> None:
-        """No more lines."""
+        """Stop reading lines."""
         self._ended.set()
         self._thread.join()
 
@@ -78,11 +77,10 @@ class Comparison:
 
 
 def compare(console: Console, rounds: pd.DataFrame, dirty: Pages, started: float) -> Comparison:
-    """Over as much of the recording as there is between two lines.
+    """Compare over as much of the recording as there is between two lines.
 
-    A line comes at any time within a round, whose dirty pages are taken to have come evenly. That is
-    so unless the host kept the guest waiting just then: lines in a round that is not like the
-    others don't count.
+    A line comes at any time within a round, whose dirty pages are assumed to be spread evenly. That holds unless
+    the host delayed the guest at that time: lines in a round that differs from the others do not count.
     """
     ends = (rounds["start_s"] + rounds["duration_s"]).to_numpy()
     bounds = np.concatenate(([rounds["start_s"].iloc[0]], ends))
@@ -103,7 +101,7 @@ def compare(console: Console, rounds: pd.DataFrame, dirty: Pages, started: float
 
 
 def record(pid: int, directory: Path) -> tuple[pd.DataFrame, pd.DataFrame, float]:
-    """The rounds, the rows of the guest's memory, and when it started (UTC, s)."""
+    """Return the rounds, the rows of the guest's memory, and the start of the recording (UTC, s)."""
     words = ["--vm", pid, f"{INTERVAL_S}s", ROUNDS, "-o", directory]
     done = run_redirty("record", *words, timeout_s=120)
     assert done.code == 0, done
@@ -137,8 +135,8 @@ def test_dirty_rate_of_a_guest(tmp_path: Path) -> None:
                 rounds, ram, started = record(server.pid, directory)
                 sums = ram.groupby("round")["dirty_pages"].sum()
                 dirty = sums.reindex(rounds["round"], fill_value=0).to_numpy()
-                # A guest that was kept waiting catches up. Has it come full circle within a round,
-                # it wrote pages twice, and its count says nothing any more.
+                # A guest that was delayed catches up. If it wraps around within a round, it writes pages
+                # twice, and its count can no longer be compared.
                 if dirty.max() < 0.9 * PAGES:
                     break
             else:

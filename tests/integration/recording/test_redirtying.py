@@ -1,5 +1,7 @@
-"""How pages are dirtied again, of known writers: each round ends when the test says so, and all that
-is told must be what was written, page for page."""
+"""Re-dirtying statistics of known writers.
+
+The test ends each round, and all figures must match what was written, page for page.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ AREAS = {"hot": ("anon_private", 4), "cycle": ("anon_shared", 4), "any": ("file_
 ROUNDS = 16
 
 
-def assert_told(row: dict[str, Any], sets: list[set[int]], what: str) -> None:
-    """A row of the summary says what these pages, round by round, say."""
+def assert_row(row: dict[str, Any], sets: list[set[int]], what: str) -> None:
+    """Check a row of the summary against the pages of each round."""
     page_rounds = sum(map(len, sets))
     stayed = sum(len(a & b) for a, b in itertools.pairwise(sets))
     counts = np.array([sum(p in s for s in sets) for p in set().union(*sets)], np.int64)
@@ -39,7 +41,7 @@ def assert_told(row: dict[str, Any], sets: list[set[int]], what: str) -> None:
 
 
 def test_known_writers(tracer: Tracer, tmp_path: Path) -> None:
-    """A hot set, a cyclic writer and a random one, each in a mapping of its own."""
+    """A hot set, a cyclic writer and a random one, each in a mapping of its own, have the right statistics."""
     written: dict[str, list[set[int]]] = {name: [] for name in AREAS}
     every: list[set[int]] = []
     meta = Meta({"description": "x", "comm": "x"}, "x", "x", 1.0, "x", tracer.hooks)
@@ -65,16 +67,16 @@ def test_known_writers(tracer: Tracer, tmp_path: Path) -> None:
     for name, sets in written.items():
         row = rows[starts[name]]
         assert row["dirty_pages"] == sum(map(len, sets)), name
-        assert_told(row, sets, name)
+        assert_row(row, sets, name)
     # 16 x 64 page-rounds of pages that are always dirty, 4 x 30 of the others: 1030 make 90 %
     assert rows[starts["hot"]]["hot_pages"] == 64 + 2
-    # a quarter of the pages is written again in the next round, but in the 3 of 15 that start over
+    # a quarter of the pages is written again in the next round, except in the 3 of 15 that start over
     assert rows[starts["cycle"]]["dirty_next_round"] == 12 / 15 * 64 / 256
     assert_everything(tmp_path / "rec", found["again"], every)
 
 
 def assert_everything(rec: Path, told: dict[str, Any], sets: list[set[int]]) -> None:
-    """The whole process, and its windows, from its dirty sets as they were when rounds ended."""
+    """Check the whole process, and its windows, against its dirty sets at the ends of rounds."""
     pairs = [len(a & b) for a, b in itertools.pairwise(sets)]
     stayed = load.load_rounds(rec)["stayed_dirty_pages"]
     assert np.isnan(stayed[0])
@@ -90,7 +92,7 @@ def assert_everything(rec: Path, told: dict[str, Any], sets: list[set[int]]) -> 
 
 
 def test_threads(tmp_path: Path) -> None:
-    """Two threads with pages of their own: what is told of each is what its events say."""
+    """The statistics of two threads with pages of their own match their events."""
     with Phases({"a": ("anon_private", 4)}, threads=2) as phases:
         with Recorded(tmp_path, "-p", phases.pid, "--events", "--stacks") as recorded:
             parts: dict[int, set[int]] = defaultdict(set)
@@ -110,21 +112,21 @@ def test_threads(tmp_path: Path) -> None:
         assert seen == own_pages, "its own pages, and no other's"
     assert {row["tid"] for row in found["threads"]} >= set(parts)
     for row in found["threads"]:
-        assert_told(row, by_round(events[events["tid"] == row["tid"]], rounds), row["tid"])
+        assert_row(row, by_round(events[events["tid"] == row["tid"]], rounds), row["tid"])
     assert found["stacks"]
     for row in found["stacks"]:
         own = events[events["stack_id"] == row["stack_id"]]
-        assert_told(row, by_round(own, rounds), row["stack"])
+        assert_row(row, by_round(own, rounds), row["stack"])
         assert row["stack"].startswith("phases;"), "each by its name"
 
 
 def pages_of(events: pd.DataFrame) -> list[int]:
-    """The page of each event."""
+    """Return the page of each event."""
     return [int(address) >> 12 for address in events["address"].tolist()]
 
 
 def by_round(events: pd.DataFrame, rounds: pd.DataFrame) -> list[set[int]]:
-    """The pages of some events, round by round."""
+    """Return the pages of some events by round."""
     found = []
     for start, length in zip(rounds["start_s"], rounds["duration_s"], strict=True):
         part = events[(events["time_s"] >= start) & (events["time_s"] < start + length)]

@@ -1,4 +1,4 @@
-"""redis under redis-benchmark, recorded for 10 s: no event lost, and redis is still right."""
+"""redis under redis-benchmark, recorded for 10 s: no event is lost, and redis still answers correctly."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_recorded_under_writes(tmp_path: Path) -> None:
         assert done.code == 0, done
         assert server.ask("ping") == "PONG"
         assert server.ask("get", "kept") == "as it was"
-        # every key of the benchmark, and the one of ours
+        # every key of the benchmark, and the one of this test
         assert KEYS // 2 < int(server.ask("dbsize")) <= KEYS + 1
         assert "error" not in load.text().lower(), load.text()
         errors = server.ask("info", "errorstats").splitlines()[1:]
@@ -46,7 +46,7 @@ def test_recorded_under_writes(tmp_path: Path) -> None:
     assert abs(rounds["duration_s"].sum() - SECONDS) < 1.5
     assert rounds["lost_events"].sum() == 0
     assert (rounds["dirty_pages"] > 0).all()
-    # Values of a running redis are rewritten again and again: nearly all that is dirty was there.
+    # Values of a running redis are rewritten repeatedly: nearly all dirty pages were present before.
     assert rounds["redirtied_pages"].sum() > 0.5 * rounds["dirty_pages"].sum()
     heap = pd.read_csv(directory / "mappings.csv").groupby("mapping_class")["dirty_pages"].sum()
     assert heap["anon_private"] > 0.9 * heap.sum()
@@ -57,6 +57,6 @@ def test_recorded_under_writes(tmp_path: Path) -> None:
 
 
 def _commands(stats: str) -> int:
-    """total_commands_processed of INFO stats."""
+    """Return total_commands_processed of INFO stats."""
     line = next(line for line in stats.splitlines() if line.startswith("total_commands_processed"))
     return int(line.split(":")[1])

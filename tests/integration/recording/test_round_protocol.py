@@ -1,7 +1,7 @@
-"""The steps of the round protocol, one by one: their order, and that each does what it is there for.
+"""The steps of the round protocol, one by one: their order, and the effect of each.
 
-The torture test shows that nothing is lost; it can't show every step, because log and scan stand in for
-each other. What is written right after the arm must be the next round's by the log alone.
+The torture test shows that nothing is lost; it cannot show every step, because log and scan stand in for each
+other. A write right after the arm must be in the next round by the log alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STEPS = ("flip", "wait_grace", "drain")
 
 
 def noting(done: list[str], name: str, step: Callable[..., Any]) -> Callable[..., Any]:
-    """A step that writes down its name first."""
+    """Wrap a step so that it records its name first."""
 
     def noted(*arguments: Any) -> Any:
         done.append(name)
@@ -38,8 +38,11 @@ def noting(done: list[str], name: str, step: Callable[..., Any]) -> Callable[...
 
 
 def test_the_order_of_the_steps(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flip before arm: what faults after the arm is the next round's. Grace before drain: nobody
-    writes any more to what is drained. end_round() returns after all of them."""
+    """The steps of a boundary run in order, and end_round() returns after all of them.
+
+    Flip before arm: a fault after the arm belongs to the next round. Grace before drain: BPF no longer writes to
+    what is drained.
+    """
     walk = start(a=("anon_private", 2))
     done: list[str] = []
     for name in STEPS:
@@ -57,8 +60,10 @@ def test_the_order_of_the_steps(start: Start, monkeypatch: pytest.MonkeyPatch) -
 def test_written_between_the_steps(
     start: Start, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is written at each moment of a boundary, and once more after it, is the next round's
-    by the log: written after the arm it faults again, and the fault is logged after the flip."""
+    """A write at each moment of a boundary, and once more after it, is in the next round by the log.
+
+    A page written after the arm faults again, and the fault is logged after the flip.
+    """
     walk = start(a=(kind, 2))
     walk.phases.write("a")
     written: dict[str, Pages] = {}
@@ -89,7 +94,7 @@ def test_written_between_the_steps(
 
 # ---- the grace period ----
 
-# A program that takes long: it copies much memory again and again, when its process asks for its parent.
+# A BPF program that takes long: it copies much memory repeatedly when its process calls getppid().
 _SLOW = """
 struct much { char bytes[32768]; };
 struct seen { u64 pid, begun, ended; };
@@ -117,7 +122,7 @@ _ATTEMPTS = 100
 
 
 def test_grace_waits_for_programs(tracer: Tracer) -> None:
-    """A program that runs when wait_grace() is called has ended when it returns."""
+    """A BPF program that runs when wait_grace() is called has ended when it returns."""
     from bcc import BPF
 
     number = _GETPPID.get(platform.machine())
@@ -139,7 +144,7 @@ def test_grace_waits_for_programs(tracer: Tracer) -> None:
             tracer.wait_grace()
             ended = seen[0].ended
             caller.stdout.readline()
-            if running:  # else it had ended before: this process waited for a processor
+            if running:  # else it had ended before, while this process waited for a processor
                 assert ended
                 return
         raise AssertionError("it was never seen running")

@@ -1,4 +1,4 @@
-"""Rounds begin on schedule, also on a machine that is busy."""
+"""Rounds start on schedule, also on a busy machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROUNDS = 100
 
 @pytest.fixture
 def busy() -> Iterator[None]:
-    """Every processor calculates."""
+    """Keep every processor busy."""
     spin = "while True: pass"
     children = [
         subprocess.Popen([sys.executable, "-I", "-S", "-c", spin])
@@ -45,8 +45,10 @@ def busy() -> Iterator[None]:
 
 @pytest.mark.usefixtures("busy")
 def test_hundred_rounds_under_load(tmp_path: Path) -> None:
-    """100 rounds of 100 ms: all are there, none is lost or overlaps, and the boundaries stay
-    where the clock has them instead of drifting by what each round took."""
+    """100 rounds of 100 ms under load are all there; none is lost or overlaps another.
+
+    Boundaries stay on the clock instead of drifting by what each round took.
+    """
     directory = tmp_path / "rec"
     with Writer(mib=8) as writer:
         writer.start("cyclic", rate=2000, pages=2000, seconds=3600)
@@ -66,11 +68,11 @@ def test_hundred_rounds_under_load(tmp_path: Path) -> None:
     assert starts[0] == 0
     for end, start in zip(ends, starts[1:], strict=False):
         assert abs(start - end) < 0.001, "rounds are not contiguous"
-    # Each boundary has a multiple of the interval of its own, which it follows by less than a
-    # round. A machine too busy for that skips boundaries, it does not shift them.
+    # Each boundary belongs to a multiple of the interval of its own, which it follows by less than a round.
+    # On a machine too busy for that, boundaries are skipped, not shifted.
     boundaries = [int(end / INTERVAL_S + 1e-4) for end in ends]
     assert boundaries == sorted(set(boundaries)), "two boundaries within one interval"
-    # Rounds that each began a little later would be spread over the whole interval.
+    # Rounds that each started a little later would be spread over the whole interval.
     late = sorted(end - k * INTERVAL_S for end, k in zip(ends, boundaries, strict=True))
     assert late[ROUNDS // 4] < INTERVAL_S / 5, f"even the early ones are {late[25]:.3f} s late"
 
@@ -78,9 +80,8 @@ def test_hundred_rounds_under_load(tmp_path: Path) -> None:
     assert sum(int(row["dirty_pages"]) > 0 for row in rows) > ROUNDS // 2
 
 
-def test_what_was_written_before_the_end_is_in_it(tmp_path: Path) -> None:
-    """Told to finish while a round is just being put away, on a slow machine say: one more round
-    has what was written meanwhile."""
+def test_pages_written_before_finish_are_recorded(tmp_path: Path) -> None:
+    """finish() during the end of a round, as on a slow machine, adds a round with what was written meanwhile."""
     with Phases({"a": ("anon_private", 2)}) as phases:
         found: list[Pages] = []
         written: list[Pages] = []

@@ -19,7 +19,7 @@ from tests.workloads.driver import Phases
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
-# Maps a file, or a System V segment, writable or to read; says so; waits.
+# Maps a file, or a System V segment, writable or read-only; reports it; waits.
 MAPS_A_FILE = """
 import mmap, sys
 with open(sys.argv[1], "r+b") as file:
@@ -61,14 +61,16 @@ class Mapper:
 
 
 def outside(recorded: Recorded, *pids: int) -> list[dict[str, Any]]:
-    """What meta.json says of some processes."""
+    """Return what meta.json says of some processes."""
     found: list[dict[str, Any]] = recorded.meta()["shared_outside"]
     return [sharer for sharer in found if sharer["pid"] in pids]
 
 
 def test_files_memfd_and_shared_anonymous_memory(tmp_path: Path) -> None:
-    """A child shares both kinds of anonymous memory; strangers share a file, one to write and one to
-    read; what is private, or nobody writes, is not shared."""
+    """Processes that share memory are named: a child by both kinds of anonymous memory, others by a file.
+
+    Of the latter one writes and one reads it. Private memory, and memory that none can write, is not shared.
+    """
     areas = {"f": ("file_shared", 1), "m": ("memfd", 1), "s": ("anon_shared", 1)}
     areas |= {"p": ("file_private", 1)}
     with Phases(areas) as phases:
@@ -108,7 +110,7 @@ def test_files_memfd_and_shared_anonymous_memory(tmp_path: Path) -> None:
 
 
 def test_members_are_not_outside(tmp_path: Path) -> None:
-    """The child of a tree belongs to it, also one that comes later."""
+    """A child of a tree belongs to it, also one that starts later."""
     with Phases({"m": ("memfd", 1)}) as phases:
         with Recorded(tmp_path, "--tree", phases.pid) as recorded:
             child = phases.fork()
@@ -118,7 +120,7 @@ def test_members_are_not_outside(tmp_path: Path) -> None:
 
 
 def test_system_v_segment(tmp_path: Path) -> None:
-    """Those who attach it are named; a segment of another namespace may have the same number."""
+    """Processes that attach a System V segment are named; one of another namespace may have the same number."""
     unshare = require_program("unshare", "util-linux")
     libc = ctypes.CDLL(None, use_errno=True)
     segment = libc.shmget(0, 8192, 0o1600)  # IPC_PRIVATE, IPC_CREAT
@@ -140,7 +142,7 @@ def test_system_v_segment(tmp_path: Path) -> None:
         libc.shmctl(segment, 0, None)  # IPC_RMID
 
 
-# In a namespace of its own, makes segments until one has the number.
+# Creates segments, in a namespace of its own, until one has the number.
 OWN_SEGMENT = """
 import ctypes, sys
 c = ctypes.CDLL(None, use_errno=True)

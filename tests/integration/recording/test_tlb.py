@@ -1,4 +1,4 @@
-"""Flushes of the TLB: a program that makes a known number of them, and the kernel's own counts."""
+"""TLB flushes: a program that makes a known number of them, and the kernel's own counts."""
 
 from __future__ import annotations
 
@@ -31,17 +31,21 @@ from tests.tiers import require
 from tests.workloads.driver import Flushed, Flusher
 
 Calls = Sequence[tuple[str, int, int]]
-"""How, how often, and the pages of each."""
+"""Method, number of calls, and pages of each call."""
 EVERY_CALL = [("mprotect", 30, 4), ("dontneed", 20, 7), ("munmap", 10, 50)]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One round in which only these calls flushed, from one processor, and the arm at its beginning;
-    and what the first write after the arm flushes where the kernel copies the page then.
+    """Flushes of a round in which only these calls flushed, from one processor, and of the arm at its start.
 
-    own, arm: (8,) abi.TLB by reason. asked: interrupts of all other processors. cpus: how many
-    others there are. tids: the program's threads.
+    The first write after the arm also flushes where the kernel copies the page then.
+
+    Attributes:
+        own, arm: (8,) abi.TLB by reason.
+        asked: interrupts of all other processors.
+        cpus: number of other processors.
+        tids: the program's threads.
     """
 
     own: npt.NDArray[np.void]
@@ -62,14 +66,14 @@ class Seen:
 
     @property
     def by_faults(self) -> int:
-        """How often a page fault of the program flushed its page: the kernel's own word for it."""
+        """Count how often a page fault of the program flushed its page, by the kernel's tracepoint."""
         mine = [flush for flush in self.flushes if flush.fault and flush.tid in self.tids]
         assert all(flush.pages == 1 for flush in mine if flush.reason == LOCAL_MM_SHOOTDOWN)
         return sum(flush.reason == LOCAL_MM_SHOOTDOWN for flush in mine)
 
     @property
     def by_others(self) -> int:
-        """How often somebody else asked other processors, or this process for its own memory."""
+        """Count how often another process interrupted processors, or this process did for its own memory."""
         asking = [flush for flush in self.flushes if flush.reason == REMOTE_SEND_IPI]
         ours = by_reason(asking, {*self.tids})[REMOTE_SEND_IPI]
         return len(asking) - ours - int(self.arm[REMOTE_SEND_IPI]["flushes"])
@@ -77,7 +81,7 @@ class Seen:
 
 @pytest.fixture
 def one_cpu() -> Iterator[int]:
-    """This process on the first processor; the number of others, on which the target's threads spin."""
+    """Pin this process to the first processor; return the number of others, which the target's threads keep busy."""
     mine = os.sched_getaffinity(0)
     require(len(mine) >= 2, "needs two processors")
     os.sched_setaffinity(0, {min(mine)})
@@ -86,9 +90,11 @@ def one_cpu() -> Iterator[int]:
 
 
 def run(tracer: Tracer, others: int, calls: Calls, pageout: Path | None = None) -> Seen:
-    """The calls in a round of their own, after an arm that has something to protect; then a file's
-    pages are unmapped by reclaim."""
-    # Without rseq: the kernel writes there whenever it has taken a processor from a thread.
+    """Run the calls in a round of their own, after an arm that has something to protect.
+
+    Then a file's pages are unmapped by reclaim.
+    """
+    # Without rseq: the kernel writes to that area whenever it has preempted a thread.
     everywhere = ("env", "GLIBC_TUNABLES=glibc.pthread.rseq=0", "taskset", "-c", f"0-{others}")
     with (
         Flusher(16, others, everywhere) as program,
@@ -100,7 +106,7 @@ def run(tracer: Tracer, others: int, calls: Calls, pageout: Path | None = None) 
         with traced(tids) as so_far:
             before = interrupts()
             live.end_round()
-            program.touch()  # so that no thread has a page left that it writes first in the midst
+            program.touch()  # so that no thread has a page left whose first write is in the middle
             truth = [program.flush(*call) for call in calls]
             if pageout:
                 program.pageout(pageout)
@@ -112,7 +118,7 @@ def run(tracer: Tracer, others: int, calls: Calls, pageout: Path | None = None) 
 
 
 def timed(tracer: Tracer) -> bool:
-    """Whether whole flushes are seen, and not only the tracepoint's shares of them."""
+    """Return whether whole flushes are traced, and not only the tracepoint's parts of them."""
     return tracer.probe != "tracepoint"
 
 
@@ -143,7 +149,7 @@ def test_each_flush_is_counted_once(tracer: Tracer, one_cpu: int, how: str, page
         assert waited_s is None
 
 
-def test_what_reclaim_unmaps_is_flushed_at_once(
+def test_pages_unmapped_by_reclaim_are_flushed_together(
     tracer: Tracer, one_cpu: int, tmp_path: Path
 ) -> None:
     kind = subprocess.run(
@@ -154,8 +160,8 @@ def test_what_reclaim_unmaps_is_flushed_at_once(
     with file.open("wb") as written:
         written.write(b"x" * 64 * 4096)
         os.fsync(written.fileno())
-    # Another program may hold on to the pages just then; and when the other processors have been taken
-    # from the target's threads, there is nobody to ask, and each page is flushed by itself.
+    # Another program may have a reference to the pages just then; and when the target's threads are preempted
+    # on the other processors, none is interrupted, and each page is flushed by itself.
     for _ in range(20):
         seen = run(tracer, one_cpu, [], file)
         told = by_reason(seen.flushes, seen.tids)
@@ -176,8 +182,10 @@ def test_what_reclaim_unmaps_is_flushed_at_once(
 
 
 def test_the_arm_is_apart(tracer: Tracer, one_cpu: int) -> None:
-    """Rounds in which the target flushes nothing: all there is is the arm's. An arm asks no other
-    processor when the target's thread was just then kept from it by somebody else: tried again."""
+    """Rounds in which the target does not flush have flushes of the arm only.
+
+    An arm does not interrupt another processor when the target's thread is preempted at that time: tried again.
+    """
     for _ in range(50):
         seen = run(tracer, one_cpu, [])
         begun, _ = tlb_totals(seen.own[np.newaxis], tracer.hooks)
@@ -193,7 +201,7 @@ def test_the_arm_is_apart(tracer: Tracer, one_cpu: int) -> None:
         raise AssertionError("no arm interrupted the thread that spins")
 
 
-def test_the_tracepoint_by_tracefs_says_the_same(tracer: Tracer, one_cpu: int) -> None:
+def test_the_tracepoint_by_tracefs_agrees(tracer: Tracer, one_cpu: int) -> None:
     seen = run(tracer, one_cpu, EVERY_CALL)
     told = by_reason(seen.flushes, seen.tids)
     for reason in (LOCAL_SHOOTDOWN, LOCAL_MM_SHOOTDOWN, REMOTE_SEND_IPI):
@@ -211,8 +219,11 @@ def test_the_tracepoint_by_tracefs_says_the_same(tracer: Tracer, one_cpu: int) -
 
 
 def test_interrupts_are_explained(tracer: Tracer, one_cpu: int) -> None:
-    """The line TLB of /proc/interrupts counts for the whole machine: what is not the target's or the
-    arm's was asked for by somebody else, and is no more than that somebody could cause."""
+    """The line TLB of /proc/interrupts, which counts for the whole machine, is explained.
+
+    Interrupts that are neither the target's nor the arm's were requested by other processes, and are no more than
+    those can have caused.
+    """
     seen = run(tracer, one_cpu, EVERY_CALL)
     assert seen.true_flushes == 60
     calls = seen.true_flushes + seen.by_faults
@@ -220,7 +231,7 @@ def test_interrupts_are_explained(tracer: Tracer, one_cpu: int) -> None:
         own, arm = (int(row[abi.TLB_MM_RANGE]["cpus"]) for row in (seen.own, seen.arm))
         most = calls * seen.cpus
     else:
-        # Shares that were carried out, the arm's among them; one that found nothing left to do is an
+        # Parts that were carried out, including those of the arm; one that found nothing left to do is an
         # interrupt only.
         own, arm = (int(row[REMOTE_SHOOTDOWN]["flushes"]) for row in (seen.own, seen.arm))
         assert arm == 0, "nobody knows who asked"
@@ -229,8 +240,8 @@ def test_interrupts_are_explained(tracer: Tracer, one_cpu: int) -> None:
     assert 0 < own <= most, counts
     assert own + arm <= seen.asked, counts
     if timed(tracer):
-        # A thread that spins faults once after the arm. While its processor runs a program of that fault,
-        # at its entry or at its return, the kernel runs no other one there by kprobe: an interrupt is not
-        # counted then.
+        # A spinning thread faults once after the arm. While its processor runs a BPF program of that fault,
+        # at entry or at return, the kernel runs no other one there by kprobe: an interrupt is not counted
+        # then.
         unseen = 2 * seen.cpus if tracer.probe == "kprobe" else 0
         assert seen.asked <= own + arm + unseen + seen.by_others * seen.cpus, counts

@@ -1,4 +1,4 @@
-"""The torture test for a minute; python -m tests.torture runs it for as long as wanted.
+"""The torture test, run for a minute; python -m tests.torture runs it for any time.
 
 REDIRTY_SEED repeats a run, REDIRTY_TORTURE_S sets how long it takes.
 """

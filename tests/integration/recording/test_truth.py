@@ -1,4 +1,4 @@
-"""Recorded sets of pages equal what a workload says it wrote, page for page, in every phase."""
+"""Recorded page sets equal what a workload reports it wrote, page for page, in every phase."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("tracing")
 
 @every_kind("kind")
 def test_patterns(start: Start, kind: str) -> None:
-    """First touches are new, rewritten pages re-dirtied, by one thread, by two, by two at once."""
+    """First touches are new and rewritten pages re-dirtied, by one thread, by two in turn, and by two at once."""
     walk = start(a=(kind, 4))
     write = walk.phases.write
     first = write("a", "range:0", count=200).pages
@@ -46,7 +46,7 @@ def test_patterns(start: Start, kind: str) -> None:
 
 
 def test_all_classes_in_one_round(start: Start) -> None:
-    """Areas of all classes at once, and each page under the right mapping class."""
+    """Areas of all classes written at once have each page under the right mapping class."""
     walk = start(**DEFAULT_AREAS)
     for seed in (1, 2, 3):
         touched = [

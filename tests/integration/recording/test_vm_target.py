@@ -1,7 +1,7 @@
-"""--vm: of a process only the memory marked as a guest's counts, as QEMU marks it (MADV_DONTFORK).
+"""--vm: only the memory of a process that is marked as a guest's counts (MADV_DONTFORK, as QEMU does).
 
-tests/integration/recording/test_qemu.py has a real guest; here a program marks its memory in the same
-way, so that every page of it is known, and maps more of it while it is traced.
+tests/integration/recording/test_qemu.py has a real guest; here a program marks its memory in the same way, so
+that every page of it is known, and maps more of it while it is traced.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PAGES = 2048
 EVERY = 3
 HOW = ("--probe", PROBE, "--arm", ARM)
 
-# Writes every 3rd page of its guest's memory, every page of another area and of its heap, again and
-# again; at a line of input it maps more for the guest.
+# Writes every 3rd page of its guest's memory, every page of another area and of its heap, repeatedly;
+# at a line of input it maps more for the guest.
 PROGRAM = f"""
 import ctypes, mmap, select, sys, time
 def area(marked):
@@ -51,7 +51,7 @@ while True:
 
 @contextmanager
 def program() -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """It, and where its guest's memory is."""
+    """Start the program; yield it and the address of its guest's memory."""
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
@@ -65,12 +65,12 @@ def program() -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 def written(address: int) -> set[int]:
-    """The pages that the program writes of an area."""
+    """Return the pages that the program writes in an area."""
     return {address // 4096 + page for page in range(0, PAGES, EVERY)}
 
 
 def dirty_pages(directory: Path) -> set[int]:
-    """All pages of a recording."""
+    """Return all pages of a recording."""
     pages = pd.read_csv(directory / "pages.csv")
     return {int(address, 16) // 4096 for address in pages["address"]}
 
@@ -86,10 +86,10 @@ def test_only_the_guests_memory_counts(tmp_path: Path) -> None:
     rounds = pd.read_csv(directory / "rounds.csv")
     assert (rounds["dirty_pages"] <= len(written(ram))).all()
     assert (rounds["missed_pages"].iloc[1:] == 0).all(), rounds
-    # Touched pages alone are there, and after the first round all were there before.
+    # Only touched pages are present, and after the first round all of them were present before.
     assert (rounds["present_pages"].iloc[1:] == len(written(ram))).all(), rounds
     assert (rounds["redirtied_pages"].iloc[1:] == len(written(ram))).all(), rounds
-    # Each page faults once a round: what the program writes besides would be 4 times as much.
+    # Each page faults once a round: the other pages that the program writes would be 4 times as many.
     assert rounds["write_faults"].iloc[1:].max() <= 1.1 * len(written(ram)), rounds
     curve = pd.read_csv(directory / "curve.csv")
     assert curve["unique_dirty_pages"].max() <= len(written(ram))

@@ -1,4 +1,4 @@
-"""record --zeros: pages of zeros of a running program, against what it did to each of them."""
+"""record --zeros: zero pages of a running program, compared with what it did to each page."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.support.redirty_cli import run_redirty
 from tests.support.tested_methods import ARM, PROBE
 from tests.tiers import require_root
 
-# Of 3,000 pages, by number: 0 to 999 are never touched, of the others every 4th is written with zeros,
-# every 4th but one is only read, the rest hold something in their last byte.
+# Of 3,000 pages, 0 to 999 are never touched; of the others every 4th is written with zeros, every 4th but
+# one is only read, the rest have a nonzero last byte.
 PROGRAM = """
 import ctypes, mmap, sys, time
 area = mmap.mmap(-1, 3000 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -37,7 +37,7 @@ def resident_kib(pid: int) -> int:
     return int(next(line for line in text.splitlines() if line.startswith("Rss:")).split()[1])
 
 
-def test_pages_of_zeros_are_counted_and_nothing_is_touched(tmp_path: Path) -> None:
+def test_zero_pages_are_counted_and_no_page_is_touched(tmp_path: Path) -> None:
     require_root()
     directory = tmp_path / "recording"
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE) as child:
@@ -57,7 +57,7 @@ def test_pages_of_zeros_are_counted_and_nothing_is_touched(tmp_path: Path) -> No
     assert (zeros["pages"] * 4096 == ends - begins).all()
     area = zeros[(begins >= start) & (ends <= start + 3000 * 4096)]
     inside = area["pages"].sum(), area["present_pages"].sum(), area["zero_pages"].sum()
-    # Mappings side by side may be one: then the pieces at the ends are of both.
+    # Adjacent mappings may be merged: then the ranges at the ends belong to both.
     assert 2000 < inside[0] <= 3000, area
     whole = zeros[(ends > start) & (begins < start + 3000 * 4096)]
     assert whole["present_pages"].sum() >= 2000
