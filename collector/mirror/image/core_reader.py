@@ -32,8 +32,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             raise RedirtyError(
                 f"{directory} was made by another version of redirty (schema {information['schema']}): use that version"
             )
+    except FileNotFoundError:
+        raise RedirtyError(f"{directory} is not a mirror: it has no mirror.json") from None
     except OSError as e:
-        raise RedirtyError(f"{directory} is not a mirror: {why(e)}") from None
+        raise RedirtyError(f"cannot read {directory}/mirror.json: {why(e)}") from None
     except (ValueError, KeyError, TypeError):
         raise RedirtyError(f"{directory} is not a mirror: invalid mirror.json") from None
     return information

@@ -66,7 +66,7 @@ def require_unused(areas: "list[int]", segments: "list[tuple[int, int, int]]") -
     """
     if -1 in areas:
         raise TraceeError(
-            errno.ENOSYS, "the kernel (before 5.13) does not tell where rseq areas are"
+            errno.ENOSYS, "the kernel (before 5.13) does not report where rseq areas are"
         )
     if any(start <= area < start + size for area in areas for start, _, size in segments):
         raise InUseError(areas)
