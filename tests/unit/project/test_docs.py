@@ -72,7 +72,7 @@ SOURCES = {
 NAMED = re.compile(r"(?:[a-z]\w*/)+[\w.*-]*|[a-z]\w*(?:\.bpf)?\.(?:py|c|h|S)")
 # The change log names modules of its time, the tests' pages also files that they write.
 CURRENT = [p for p in PAGES if p.name != "CHANGELOG.md" and p.parent.parent.name != "tests"]
-BUILT = re.compile(r"(^|/)build/")
+NO_SOURCE = re.compile(r"(^|/)build/|^n/a$")
 PLACEHOLDER = re.compile(r"[A-Z]{3,}")
 
 
@@ -96,7 +96,7 @@ def exists(name: str) -> bool:
 def test_every_module_file_and_folder_that_a_page_names_exists(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
     quoted = re.findall(r"`([^`\n]+)`", text)
-    names = [name for name in quoted if NAMED.fullmatch(name) and not BUILT.search(name)]
+    names = [name for name in quoted if NAMED.fullmatch(name) and not NO_SOURCE.search(name)]
     for line in (line for line in text.split("\n- ") if " → " in line):  # a path through modules
         names += re.findall(r"`(\w+)`", line)
     assert not [name for name in names if not exists(name)]
