@@ -15,6 +15,7 @@ _NUMBER = r"(\d+\.?\d*|\.\d+)"  # 1, 1.5, 1., .5
 _RATE = re.compile(_NUMBER + r"\s*([kKMGT]i?)?(bit|bits|b|B)(?:/s|ps)?")
 _SIZE = re.compile(_NUMBER + r"\s*([kKMGT]i?)?B")
 _TIME = re.compile(_NUMBER + r"\s*(us|ms|s|m|min|h)?")
+_DAY_S = 86400.0
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -66,6 +67,23 @@ def parse_time(text: str, *, unit_needed: bool = False) -> float:
     seconds = float(match[1]) * _SECONDS[match[2] or "s"]
     if not math.isfinite(seconds):  # more digits than a float can represent
         raise UsageError(f"time {text[:20]!r}... is too long: write 200ms or 1.5s")
+    return seconds
+
+
+def parse_positive_time(
+    text: str, name: str, max_s: float | None = None, *, unit_needed: bool = False
+) -> float:
+    """Parse a time above zero; return seconds. name: of the option or input, for messages.
+
+    unit_needed: as for parse_time().
+
+    Raises: UsageError when it is not a time, not positive, or above `max_s`.
+    """
+    seconds = parse_time(text, unit_needed=unit_needed)
+    if seconds <= 0:
+        raise UsageError(f"{name} must be positive, got {text}")
+    if max_s is not None and seconds > max_s:
+        raise UsageError(f"{name} must be at most {max_s / _DAY_S:.0f} days, got {text}")
     return seconds
 
 

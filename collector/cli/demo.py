@@ -81,8 +81,10 @@ def _record(directory: Path, rate: float, seconds: float, *, kept: bool) -> int:
             "recorded in rounds of 0.5 s",
             file=sys.stderr,
         )
-        plan = recording_options(argparse.Namespace(), Pids([child.pid]), directory, interval_s=0.5)
-        session = RecordingSession(plan, on_armed=lambda: _send(child.stdin, "go"))
+        recording = recording_options(
+            argparse.Namespace(), Pids([child.pid]), directory, interval_s=0.5
+        )
+        session = RecordingSession(recording, on_armed=lambda: _send(child.stdin, "go"))
         truth: dict[str, Any] = {}
 
         # The answer is longer than the capacity of a pipe: it is read while recording, or the workload
