@@ -35,7 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    rate, seconds = parse_rate(options.rate), parse_time(options.duration)
+    rate = parse_rate(options.rate, "--rate")
+    seconds = parse_time(options.duration, "--duration")
     if seconds < 1:
         raise UsageError(f"--duration must be at least 1s, got {options.duration}")
     from redirty.collector.linux.privileges import require_root

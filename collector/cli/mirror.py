@@ -138,7 +138,9 @@ def request_from(options: argparse.Namespace) -> MirrorRequest:
         RedirtyError: privileges are missing, or the target or the destination cannot be used.
     """
     goals = _goals_from(options)
-    bandwidth = None if options.bandwidth is None else parse_rate(options.bandwidth)
+    bandwidth = None
+    if options.bandwidth is not None:
+        bandwidth = parse_rate(options.bandwidth, "--bandwidth")
     if options.qmp is not None and not Path(options.qmp).is_socket():
         raise UsageError(f"--qmp must be the socket of QEMU's -qmp option, got {options.qmp}")
     network = _network_hold_from(options)

@@ -120,9 +120,11 @@ def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
     downtime_s = None
     if options.downtime is not None:
         downtime_s = parse_positive_time(options.downtime, "--downtime")
-    memory = None if options.memory is None else parse_size(options.memory)
-    zero = None if options.zero is None else parse_size(options.zero)
-    last = None if options.last_bandwidth is None else parse_rate(options.last_bandwidth)
+    memory = None if options.memory is None else parse_size(options.memory, "--memory")
+    zero = None if options.zero is None else parse_size(options.zero, "--zero")
+    last = None
+    if options.last_bandwidth is not None:
+        last = parse_rate(options.last_bandwidth, "--last-bandwidth")
     from redirty.collector.model.policy import policy_of
     from redirty.collector.model.prediction import Question
 
@@ -156,7 +158,7 @@ def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json:
 
 def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Question]) -> int:
     """Record a target, then predict; return the exit code."""
-    duration_s = 10.0 if options.duration is None else parse_time(options.duration)
+    duration_s = 10.0 if options.duration is None else parse_time(options.duration, "--duration")
     interval_s = 0.5 if options.interval is None else interval_of(options.interval, "--interval")
     if duration_s < interval_s:
         raise UsageError(

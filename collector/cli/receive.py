@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     address = parse_address(options.listen)
     if address is None:
         raise UsageError(f"--listen must be HOST:PORT, got {options.listen}")
-    wait_s = parse_time(options.wait)
+    wait_s = parse_time(options.wait, "--wait")
     directory = Path(options.to)
     image = _unfinished_image(directory)
     code = None

@@ -47,7 +47,7 @@ def choices_of(options: argparse.Namespace) -> TopChoices:
 
 
 def _trace_options(options: argparse.Namespace) -> TopOptions:
-    interval_s = 1.0 if options.interval is None else parse_time(options.interval)
+    interval_s = 1.0 if options.interval is None else parse_time(options.interval, "interval")
     if interval_s < MIN_INTERVAL_S:
         raise UsageError(f"interval must be at least 10ms, got {options.interval}")
     directory = None if options.output is None else Path(options.output)

@@ -72,7 +72,7 @@ def bandwidth_of(options: argparse.Namespace) -> Bandwidth | None:
     if options.sample is not None and not measured:
         raise UsageError("--sample is how long a link is measured: it needs --link or --to")
     if options.bandwidth is not None:
-        rate = parse_rate(options.bandwidth)
+        rate = parse_rate(options.bandwidth, "--bandwidth")
         return Bandwidth(rate, f"{show_bits(rate)}, as given")
     if not measured:
         return None

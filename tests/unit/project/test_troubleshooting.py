@@ -58,7 +58,7 @@ def joined(parts: Iterator[str | None]) -> Template:
         if part is HOLE and found and found[-1] is HOLE:
             continue
         if part is not HOLE and found and found[-1] is not HOLE:
-            found[-1] += part  # type: ignore[operator]
+            found[-1] += part
         else:
             found.append(part)
     if found and found[-1] is not HOLE:
