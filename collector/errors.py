@@ -47,8 +47,10 @@ def why(error: OSError) -> str:
     """Return the kernel's reason as a phrase: 'Operation not permitted (EPERM)'."""
     if error.errno is None:
         return str(error)
-    name = errno.errorcode.get(error.errno, str(error.errno))
-    return f"{error.strerror or error} ({name})"
+    name = errno.errorcode.get(error.errno)
+    if name is None and error.errno < 0:  # socket.gaierror: its own numbers, which nobody knows
+        return error.strerror or str(error)
+    return f"{error.strerror or error} ({name or error.errno})"
 
 
 def one_line(text: str) -> str:

@@ -15,11 +15,14 @@ _NUMBER = r"(\d+\.?\d*|\.\d+)"  # 1, 1.5, 1., .5
 _RATE = re.compile(_NUMBER + r"\s*([kKMGT]i?)?(bit|bits|b|B)(?:/s|ps)?")
 _SIZE = re.compile(_NUMBER + r"\s*([kKMGT]i?)?B")
 _TIME = re.compile(_NUMBER + r"\s*(us|ms|s|m|min|h)?")
+_DAY_S = 86400.0
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
-def parse_rate(text: str) -> float:
+def parse_rate(text: str, name: str) -> float:
     """Parse a rate such as 10Gbit, 1.25GB or 200MiB; return bytes per second.
+
+    name: of the option or input, for messages.
 
     Raises: UsageError when it is not a rate, or has no unit: bits and bytes could not be told apart.
     """
@@ -27,45 +30,70 @@ def parse_rate(text: str) -> float:
     if not match:
         if re.fullmatch(r"[\d.]+\s*[kKMGT]?i?", text.strip()):
             raise UsageError(
-                f"rate {text!r} has no unit: write 10Gbit, 1.25GB or 200MiB (per second)"
+                f"{name}: rate {text!r} has no unit; write 10Gbit, 1.25GB or 200MiB (per second)"
             )
-        raise UsageError(f"invalid rate {text!r}: write 10Gbit, 1.25GB or 200MiB (per second)")
+        raise UsageError(
+            f"{name}: invalid rate {text!r}; write 10Gbit, 1.25GB or 200MiB (per second)"
+        )
     number, prefix, unit = match.groups()
     rate = float(number) * _PREFIX[prefix or ""] / (1 if unit == "B" else 8)
     if rate <= 0:
-        raise UsageError(f"a rate must be positive, got {text!r}")
+        raise UsageError(f"{name} must be positive, got {text}")
     if not math.isfinite(rate):
-        raise UsageError(f"rate {text[:20]!r}... is too large: write 10Gbit, 1.25GB or 200MiB")
+        raise UsageError(
+            f"{name}: rate {text[:20]!r}... is too large; write 10Gbit, 1.25GB or 200MiB"
+        )
     return rate
 
 
-def parse_size(text: str) -> float:
+def parse_size(text: str, name: str) -> float:
     """Parse a size such as 512MiB, 1.5GB or 4096B; return bytes, possibly 0.
+
+    name: of the option or input, for messages.
 
     Raises: UsageError when it is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if not match:
-        raise UsageError(f"invalid size {text!r}: write 512MiB or 1.5GB")
+        raise UsageError(f"{name}: invalid size {text!r}; write 512MiB or 1.5GB")
     size = float(match[1]) * _PREFIX[match[2] or ""]
     if not math.isfinite(size):
-        raise UsageError(f"size {text[:20]!r}... is too large: write 512MiB or 1.5GB")
+        raise UsageError(f"{name}: size {text[:20]!r}... is too large; write 512MiB or 1.5GB")
     return size
 
 
-def parse_time(text: str, *, unit_needed: bool = False) -> float:
+def parse_time(text: str, name: str, *, unit_needed: bool = False) -> float:
     """Parse a time such as 200ms, 1.5s or 2m; return seconds.
 
-    A bare number is in seconds, unless unit_needed.
+    A bare number is in seconds, unless unit_needed. name: of the option or input, for messages.
 
     Raises: UsageError when it is not a time.
     """
     match = _TIME.fullmatch(text.strip())
-    if not match or (unit_needed and not match[2]):
-        raise UsageError(f"invalid time {text!r}: write 200ms or 1.5s")
+    if not match:
+        raise UsageError(f"{name}: invalid time {text!r}; write 200ms or 1.5s")
+    if unit_needed and not match[2]:
+        raise UsageError(f"{name}: time {text!r} has no unit; write 200ms or 1.5s")
     seconds = float(match[1]) * _SECONDS[match[2] or "s"]
     if not math.isfinite(seconds):  # more digits than a float can represent
-        raise UsageError(f"time {text[:20]!r}... is too long: write 200ms or 1.5s")
+        raise UsageError(f"{name}: time {text[:20]!r}... is too long; write 200ms or 1.5s")
+    return seconds
+
+
+def parse_positive_time(
+    text: str, name: str, max_s: float | None = None, *, unit_needed: bool = False
+) -> float:
+    """Parse a time above zero; return seconds. name: of the option or input, for messages.
+
+    unit_needed: as for parse_time().
+
+    Raises: UsageError when it is not a time, not positive, or above `max_s`.
+    """
+    seconds = parse_time(text, name, unit_needed=unit_needed)
+    if seconds <= 0:
+        raise UsageError(f"{name} must be positive, got {text}")
+    if max_s is not None and seconds > max_s:
+        raise UsageError(f"{name} must be at most {max_s / _DAY_S:.0f} days, got {text}")
     return seconds
 
 

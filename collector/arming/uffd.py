@@ -50,7 +50,7 @@ def initialize(descriptor: int) -> None:
                 "this kernel's userfaultfd has no asynchronous write protection (needs Linux 6.7)",
                 e.errno,
             ) from None
-        raise ArmError(f"userfaultfd: {why(e)}", e.errno or 0) from None
+        raise ArmError(f"cannot initialize userfaultfd: {why(e)}", e.errno or 0) from None
 
 
 class UffdArmed:

@@ -35,7 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    rate, seconds = parse_rate(options.rate), parse_time(options.duration)
+    rate = parse_rate(options.rate, "--rate")
+    seconds = parse_time(options.duration, "--duration")
     if seconds < 1:
         raise UsageError(f"--duration must be at least 1s, got {options.duration}")
     from redirty.collector.linux.privileges import require_root
@@ -81,8 +82,10 @@ def _record(directory: Path, rate: float, seconds: float, *, kept: bool) -> int:
             "recorded in rounds of 0.5 s",
             file=sys.stderr,
         )
-        plan = recording_options(argparse.Namespace(), Pids([child.pid]), directory, interval_s=0.5)
-        session = RecordingSession(plan, on_armed=lambda: _send(child.stdin, "go"))
+        recording = recording_options(
+            argparse.Namespace(), Pids([child.pid]), directory, interval_s=0.5
+        )
+        session = RecordingSession(recording, on_armed=lambda: _send(child.stdin, "go"))
         truth: dict[str, Any] = {}
 
         # The answer is longer than the capacity of a pipe: it is read while recording, or the workload

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redirty.collector.cli.arguments.downtime import parse_downtime, positive_time
 from redirty.collector.cli.arguments.target import add_target, target_of
 from redirty.collector.errors import RedirtyError, UsageError
-from redirty.collector.units import parse_rate, show_bytes, show_time
+from redirty.collector.units import parse_positive_time, parse_rate, show_bytes, show_time
 
 if TYPE_CHECKING:
     from redirty.collector.mirror.decision import Goals
@@ -139,7 +138,9 @@ def request_from(options: argparse.Namespace) -> MirrorRequest:
         RedirtyError: privileges are missing, or the target or the destination cannot be used.
     """
     goals = _goals_from(options)
-    bandwidth = None if options.bandwidth is None else parse_rate(options.bandwidth)
+    bandwidth = None
+    if options.bandwidth is not None:
+        bandwidth = parse_rate(options.bandwidth, "--bandwidth")
     if options.qmp is not None and not Path(options.qmp).is_socket():
         raise UsageError(f"--qmp must be the socket of QEMU's -qmp option, got {options.qmp}")
     network = _network_hold_from(options)
@@ -171,10 +172,10 @@ def _goals_from(options: argparse.Namespace) -> Goals:
         raise UsageError(f"--passes must be between 1 and {_MAX_PASSES}, got {options.passes}")
     deadline_s = None
     if options.deadline is not None:
-        deadline_s = positive_time("--deadline", options.deadline, _MAX_TIME_S)
+        deadline_s = parse_positive_time(options.deadline, "--deadline", _MAX_TIME_S)
     downtime_s: float | None = _DEFAULT_DOWNTIME_S
     if options.downtime is not None:
-        downtime_s = parse_downtime(options.downtime, _MAX_TIME_S)
+        downtime_s = parse_positive_time(options.downtime, "--downtime", _MAX_TIME_S)
     elif options.passes is not None or deadline_s is not None:
         downtime_s = None
     return Goals(downtime_s, deadline_s, options.passes)
@@ -214,7 +215,7 @@ def _destination_from(options: argparse.Namespace) -> Destination:
     )
     from redirty.collector.mirror.transport.listener import parse_address
 
-    patience_s = positive_time("--patience", options.patience, _MAX_TIME_S)
+    patience_s = parse_positive_time(options.patience, "--patience", _MAX_TIME_S)
     address = parse_address(options.to)
     code = None if options.code_file is None else read_code(options.code_file)
     if address is None:

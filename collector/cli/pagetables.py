@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from redirty.collector.cli.arguments.target import add_target, target_of
 from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
-from redirty.collector.units import parse_time
+from redirty.collector.units import parse_positive_time
 
 if TYPE_CHECKING:
     from redirty.collector.pagetables.relocation import RelocationLimits, RelocationTarget
@@ -61,12 +61,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show page-table placement, or move page tables."""
-    sample_s = parse_time(options.sample)
-    if sample_s <= 0:
-        raise UsageError(f"--sample must be positive, got {options.sample}")
-    max_pause_s = parse_time(options.max_pause, unit_needed=True)
-    if max_pause_s <= 0:
-        raise UsageError(f"--max-pause must be positive, got {options.max_pause}")
+    sample_s = parse_positive_time(options.sample, "--sample")
+    max_pause_s = parse_positive_time(options.max_pause, "--max-pause", unit_needed=True)
     if options.to_node is None and (options.yes or options.split_huge):
         raise UsageError("--yes and --split-huge need --to-node N")
     if options.command:

@@ -13,7 +13,7 @@ from redirty.collector.cli.arguments.bandwidth import Bandwidth, add_bandwidth, 
 from redirty.collector.cli.arguments.interval import interval_of
 from redirty.collector.cli.arguments.target import add_target, target_of, targets_named
 from redirty.collector.errors import TargetEndedError, UsageError
-from redirty.collector.units import parse_rate, parse_size, parse_time, plural
+from redirty.collector.units import parse_positive_time, parse_rate, parse_size, parse_time, plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,12 +117,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
     """Build the question but for the bandwidth: measuring a link takes a second, wrong usage must not."""
-    downtime_s = None if options.downtime is None else parse_time(options.downtime)
-    if downtime_s is not None and downtime_s <= 0:
-        raise UsageError(f"--downtime must be positive, got {options.downtime}")
-    memory = None if options.memory is None else parse_size(options.memory)
-    zero = None if options.zero is None else parse_size(options.zero)
-    last = None if options.last_bandwidth is None else parse_rate(options.last_bandwidth)
+    downtime_s = None
+    if options.downtime is not None:
+        downtime_s = parse_positive_time(options.downtime, "--downtime")
+    memory = None if options.memory is None else parse_size(options.memory, "--memory")
+    zero = None if options.zero is None else parse_size(options.zero, "--zero")
+    last = None
+    if options.last_bandwidth is not None:
+        last = parse_rate(options.last_bandwidth, "--last-bandwidth")
     from redirty.collector.model.policy import policy_of
     from redirty.collector.model.prediction import Question
 
@@ -156,7 +158,7 @@ def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json:
 
 def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Question]) -> int:
     """Record a target, then predict; return the exit code."""
-    duration_s = 10.0 if options.duration is None else parse_time(options.duration)
+    duration_s = 10.0 if options.duration is None else parse_time(options.duration, "--duration")
     interval_s = 0.5 if options.interval is None else interval_of(options.interval, "--interval")
     if duration_s < interval_s:
         raise UsageError(
@@ -174,10 +176,10 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
 
     with tempfile.TemporaryDirectory(prefix="redirty-") as place:
         directory = Path(place) / "recording"
-        plan = recording_options(
+        recording = recording_options(
             options, target, directory, interval_s=interval_s, duration_s=duration_s
         )
-        session = RecordingSession(plan, quiet=options.quiet)
+        session = RecordingSession(recording, quiet=options.quiet)
         try:
             session.run()
         except TargetEndedError as e:

@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     address = parse_address(options.listen)
     if address is None:
         raise UsageError(f"--listen must be HOST:PORT, got {options.listen}")
-    wait_s = parse_time(options.wait)
+    wait_s = parse_time(options.wait, "--wait")
     directory = Path(options.to)
     image = _unfinished_image(directory)
     code = None
@@ -107,7 +107,7 @@ def _unfinished_image(directory: Path) -> Image | None:
         return Image.resume(directory)
     require_new(directory)
     if not directory.absolute().parent.is_dir():
-        raise RedirtyError(f"cannot make {directory}: there is no directory {directory.parent}")
+        raise RedirtyError(f"cannot create {directory}: {directory.parent} does not exist")
     return None
 
 
@@ -163,7 +163,10 @@ def _serve(receiver: Receiver, listener: Listener, wait_s: float) -> None:
         if connection is None:
             if time.monotonic() > until:
                 receiver.discard()
-                raise RedirtyError(f"no sender connected within {wait_s:.0f} s: there is no mirror")
+                raise RedirtyError(
+                    f"no sender connected within {wait_s:.0f} s (--wait): nothing was mirrored; start "
+                    "redirty receive again"
+                )
             continue
         stream = ReplaceableConnection(connection, listener)
         try:

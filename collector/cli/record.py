@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from redirty.collector.cli.arguments.interval import interval_of
 from redirty.collector.cli.arguments.target import add_target, target_of
 from redirty.collector.errors import TargetEndedError, UsageError
-from redirty.collector.units import parse_time, plural
+from redirty.collector.units import parse_positive_time, plural
 
 if TYPE_CHECKING:
     from redirty.collector.recording.session import Session
@@ -68,15 +68,15 @@ def run(options: argparse.Namespace) -> int:
     interval_s = interval_of(options.interval, "interval")
     if options.count is not None and options.count < 1:
         raise UsageError(f"count must be at least 1, got {options.count}")
-    duration_s = 0.0 if options.duration is None else parse_time(options.duration)
-    if options.duration is not None and duration_s <= 0:
-        raise UsageError(f"--duration must be positive, got {options.duration}")
+    duration_s = 0.0
+    if options.duration is not None:
+        duration_s = parse_positive_time(options.duration, "--duration")
     directory = Path(options.output)
     _require(options, directory)
     target = target_of(options)
     from redirty.collector.cli.recording_session import RecordingSession, recording_options
 
-    plan = recording_options(
+    recording = recording_options(
         options,
         target,
         directory,
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         count=options.count or 0,
         duration_s=duration_s,
     )
-    session = RecordingSession(plan, quiet=options.quiet)
+    session = RecordingSession(recording, quiet=options.quiet)
     try:
         session.run()
     except TargetEndedError:

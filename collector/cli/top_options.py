@@ -9,10 +9,10 @@ from pathlib import Path
 from redirty.collector.cli.arguments.bandwidth import bandwidth_of
 from redirty.collector.cli.arguments.target import target_of, targets_named
 from redirty.collector.errors import UsageError
-from redirty.collector.units import parse_time
+from redirty.collector.units import parse_positive_time, parse_time
 from redirty.tui.options import TopChoices
 from redirty.tui.readers.live import MIN_INTERVAL_S, TopOptions
-from redirty.tui.snapshots.convergence import ConvergenceQuestion, parse_downtime
+from redirty.tui.snapshots.convergence import ConvergenceQuestion
 from redirty.tui.snapshots.cost import DEFAULT_MAX
 
 _ASSUMED = 1.25e9  # bytes per second
@@ -47,7 +47,7 @@ def choices_of(options: argparse.Namespace) -> TopChoices:
 
 
 def _trace_options(options: argparse.Namespace) -> TopOptions:
-    interval_s = 1.0 if options.interval is None else parse_time(options.interval)
+    interval_s = 1.0 if options.interval is None else parse_time(options.interval, "interval")
     if interval_s < MIN_INTERVAL_S:
         raise UsageError(f"interval must be at least 10ms, got {options.interval}")
     directory = None if options.output is None else Path(options.output)
@@ -76,7 +76,7 @@ def _question(options: argparse.Namespace) -> tuple[ConvergenceQuestion, Measure
     """Return what to ask the model, and how to measure the link if one is named."""
     downtime_s = ConvergenceQuestion(1.0).downtime_s
     if options.downtime is not None:
-        downtime_s = parse_downtime(options.downtime, "--downtime")
+        downtime_s = parse_positive_time(options.downtime, "--downtime")
     from redirty.collector.model.policy import policy_of
 
     policy_of(options.policy, downtime_s)

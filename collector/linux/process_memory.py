@@ -12,7 +12,6 @@ import os
 import numpy as np
 from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, U64, Bools, runs_of
 
-PAGE = PAGE_SIZE  # the name by which the mirror imports it
 _IOV_MAX = 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)

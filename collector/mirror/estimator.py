@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.observer import PassReport, ProgressReport
 from redirty.collector.mirror.pipeline import PassCounts
 from redirty.collector.mirror.request import MirrorRequest
 from redirty.collector.model.policy import Fixed, Goal, Policy
 from redirty.collector.model.simulation import Memory, simulate
 from redirty.collector.model.write_curve import WriteCurve
+from redirty.collector.pageset import PAGE_SIZE
 from redirty.collector.tracking.rounds import Round
 
 _MIN_SAMPLE_BYTES = 4 << 20
@@ -112,9 +112,9 @@ class Estimator:
         self._boundaries = [*self._boundaries[1 - _BOUNDARIES :], took_s]
         boundary_s = min(self._boundaries)
         duration_s = max(result.duration_s, boundary_s)
-        self._dirty_per_s = report.dirty_pages * PAGE / duration_s
+        self._dirty_per_s = report.dirty_pages * PAGE_SIZE / duration_s
         # The target writes until it is stopped: pages that are not pending yet come as in this round.
-        meanwhile_s = newly_dirty_pages * PAGE / duration_s * boundary_s / self.rate
+        meanwhile_s = newly_dirty_pages * PAGE_SIZE / duration_s * boundary_s / self.rate
         self.fixed_s = boundary_s + reread_bytes / _REREAD_RATE + meanwhile_s
         self._points[duration_s] = report.dirty_pages
 
@@ -131,7 +131,7 @@ class Estimator:
         written = self._written()
         dirty_per_s = self._dirty_per_s
         if written is not None and elapsed_s > _MIN_SAMPLE_S:
-            dirty_per_s = written * PAGE / elapsed_s
+            dirty_per_s = written * PAGE_SIZE / elapsed_s
             if number == 1:
                 self._points[elapsed_s] = written
         rate = (sent_bytes - sent_before) / elapsed_s
@@ -158,7 +158,7 @@ class Estimator:
         policy: Policy = Fixed(goals.passes or 1)
         if goals.downtime_s is not None and goals.passes is None:
             policy = Goal(goals.downtime_s, min(self._boundaries, default=0.0))
-        found = simulate(Memory(self._pages, 0, PAGE), curve, policy, rate)
+        found = simulate(Memory(self._pages, 0, PAGE_SIZE), curve, policy, rate)
         if not found.converges:
             return None, None
         return max(found.total_s - self.elapsed_s, 0.0), found.downtime_s

@@ -12,11 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
-from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.sources.page_hashes import NEVER, hashes_of, zero_pages
 from redirty.collector.mirror.sources.source import Source
 from redirty.collector.mirror.transport.sink import PageSink
-from redirty.collector.pageset import U64, PageSet, from_pages, page_numbers, runs_of
+from redirty.collector.pageset import PAGE_SIZE, U64, PageSet, from_pages, page_numbers, runs_of
 
 # The fixed overhead of a batch is that of reading 100 pages.
 BATCH_PAGES = 768
@@ -63,8 +62,8 @@ class _Buffer:
     """A buffer for a batch. pages: a view of each page of data, made once as each is hashed for every batch."""
 
     def __init__(self) -> None:
-        self.data = memoryview(bytearray(BATCH_PAGES * PAGE))
-        self.pages = [self.data[at : at + PAGE] for at in range(0, len(self.data), PAGE)]
+        self.data = memoryview(bytearray(BATCH_PAGES * PAGE_SIZE))
+        self.pages = [self.data[at : at + PAGE_SIZE] for at in range(0, len(self.data), PAGE_SIZE)]
 
 
 @dataclass(eq=False)
@@ -102,7 +101,7 @@ def batch_pages(rate: float, overhead_s: float) -> int:
         overhead_s: what a batch takes, not counting the wait for the link.
     """
     seconds = max(_BATCH_S, _OVERHEAD_FACTOR * overhead_s)
-    return int(min(max(rate * seconds / PAGE, _MIN_PAGES), BATCH_PAGES))
+    return int(min(max(rate * seconds / PAGE_SIZE, _MIN_PAGES), BATCH_PAGES))
 
 
 def batches(jobs: Iterable[Job], size: int = BATCH_PAGES) -> Iterator[tuple[Source, U64]]:
@@ -176,9 +175,9 @@ class Pipeline:
 
     def _prepare(self, source: Source, pages: U64, buffer: _Buffer) -> _Batch:
         """Read pages, and leave out those that need not be sent."""
-        view = buffer.data[: len(pages) * PAGE]
+        view = buffer.data[: len(pages) * PAGE_SIZE]
         good = source.read(pages, view)
-        contents = np.frombuffer(view, np.uint64).reshape(-1, PAGE // 8)
+        contents = np.frombuffer(view, np.uint64).reshape(-1, PAGE_SIZE // 8)
         zero = zero_pages(contents)
         hashes = hashes_of(buffer.pages[: len(pages)], zero)
         before = source.sent.get(pages)
@@ -190,8 +189,8 @@ class Pipeline:
             data = view
         elif send.any():
             count = int(send.sum())
-            np.frombuffer(view, np.uint64).reshape(-1, PAGE // 8)[:count] = contents[send]
-            data = view[: count * PAGE]
+            np.frombuffer(view, np.uint64).reshape(-1, PAGE_SIZE // 8)[:count] = contents[send]
+            data = view[: count * PAGE_SIZE]
         else:
             data = view[:0]
         if self._compress is not None and len(data):
@@ -212,7 +211,7 @@ class Pipeline:
         """Send a batch, and return its buffer."""
         source, sink = batch.source, self._sink
         if len(batch.pages):
-            raw = len(batch.pages) * PAGE
+            raw = len(batch.pages) * PAGE_SIZE
             started, cpu_before = time.monotonic(), time.thread_time()
             sink.write(source.number, *runs_of(batch.pages), batch.data, raw)
             counts.link_s += (time.monotonic() - started) - (time.thread_time() - cpu_before)

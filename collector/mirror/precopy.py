@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from redirty.collector.errors import RedirtyError, TargetEndedError
-from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.decision import (
     GIVE_UP,
     PASS,
@@ -23,7 +22,7 @@ from redirty.collector.mirror.pipeline import Job, PassCounts, batch_pages
 from redirty.collector.mirror.running import RunningMirror
 from redirty.collector.mirror.switchover import MAX_ATTEMPTS, Switchover
 from redirty.collector.mirror.transport.protocol import ConnectionLostError
-from redirty.collector.pageset import empty
+from redirty.collector.pageset import PAGE_SIZE, empty
 from redirty.collector.tracking.address_space import AddressSpace
 from redirty.collector.tracking.rounds import Round
 from redirty.collector.units import show_pages, show_time
@@ -85,7 +84,7 @@ class Precopy:
         goals, estimator = self._mirror.request.goals, self._mirror.estimator
         if self.passes and goals.downtime_s is not None and goals.passes is None:
             sending_s = max(goals.downtime_s - estimator.fixed_s, 0)
-            limit = int(sending_s * estimator.rate) // PAGE
+            limit = int(sending_s * estimator.rate) // PAGE_SIZE
             deferred = defer([s.dirty for s in sources], [s.pending for s in sources], limit)
         cold_jobs, hot_jobs = [], []
         for source, kept in zip(sources, deferred, strict=True):
@@ -201,7 +200,7 @@ class Precopy:
         recorder.end_round()
         if not recorder.wait(time.monotonic() + goal_s, lambda: None, goal_s):
             raise TargetEndedError(f"{self._mirror.request.target.description} ended")
-        written_bytes = sum(len(s.dirty) for s in recorder.end_round().spaces) * PAGE
+        written_bytes = sum(len(s.dirty) for s in recorder.end_round().spaces) * PAGE_SIZE
         advice = advise(goals, written_bytes, self._situation())
         return (
             f"the mirror will not converge: {decision.reason}; {advice}; the target was not stopped"

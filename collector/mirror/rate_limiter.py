@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from redirty.collector.pageset import PAGE_SIZE
+
 _CATCH_UP_S = 0.02  # how far the limiter may be behind and still catch up
 PIECE_S = 0.004  # at the limit, the longest time that one piece takes
 _CHECK_S = 0.25  # long sleeps are interrupted this often to check for a cancellation
@@ -35,7 +37,7 @@ class RateLimiter:
         """The largest number of bytes to send at once."""
         if self.bytes_per_s is None:
             return 1 << 22
-        return max(4096, min(1 << 20, int(self.bytes_per_s * PIECE_S)))
+        return max(PAGE_SIZE, min(1 << 20, int(self.bytes_per_s * PIECE_S)))
 
     def wait(self, size: int) -> None:
         """Wait until `size` bytes may be sent."""

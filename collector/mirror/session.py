@@ -32,9 +32,8 @@ from redirty.collector.ptrace.freezer_client import Freezer
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.target.command import Command
 from redirty.collector.tracking.rounds import Recorder
+from redirty.collector.tracking.slots import slot_count
 from redirty.collector.tracking.start import start_command
-
-_SLOTS_OF_MANY, _SLOTS_OF_FEW = 1024, 64
 
 
 class MirrorSession:
@@ -121,12 +120,11 @@ class MirrorSession:
 
     def _tracer_options(self) -> Options:
         target = self.request.target
-        many = target.follow_fork
         return Options(
             probe=self.request.probe,
             regions=regions_for(target.members()),
-            slots=_SLOTS_OF_MANY if many else max(_SLOTS_OF_FEW, 2 * len(target.members())),
-            follow_fork=many,
+            slots=slot_count(target),
+            follow_fork=target.follow_fork,
         )
 
 

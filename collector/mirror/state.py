@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from redirty.collector.errors import RESOURCE_ERRNOS, GoneError, RedirtyError, why
 from redirty.collector.linux.maps import Mappings
-from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image.image import FILE, SPACE
 from redirty.collector.mirror.image.process_image import PlacedMapping, PlacedProcess
 from redirty.collector.mirror.sources.files import Files, FileSource
@@ -21,7 +20,15 @@ from redirty.collector.mirror.sources.source import Source
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import Key, Vma, pages_of
 from redirty.collector.mirror.transport.sink import PageSink
-from redirty.collector.pageset import PAGE_SHIFT, PageSet, empty, page_numbers, page_runs, runs_of
+from redirty.collector.pageset import (
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PageSet,
+    empty,
+    page_numbers,
+    page_runs,
+    runs_of,
+)
 from redirty.collector.tracking.rounds import Round
 
 log = logging.getLogger(__name__)
@@ -216,7 +223,7 @@ class MirrorState:
 
     def left_bytes(self) -> int:
         """Return the bytes that are pending."""
-        return sum(len(s.pending) for s in self.sources()) * PAGE
+        return sum(len(s.pending) for s in self.sources()) * PAGE_SIZE
 
     def newly_dirty_pages(self) -> int:
         """Return the number of pages that were dirty in the last round and not in the one before."""
@@ -228,7 +235,7 @@ class MirrorState:
         files = self.files.by_key.values()
         pages = sum(len(f.have) for f in files if self._may_have_changed(f))
         pages += sum(len(s.have) for n, s in self.spaces.items() if n in self.untracked_spaces)
-        return pages * PAGE
+        return pages * PAGE_SIZE
 
     def resend(self, pages: Iterable[tuple[int, PageSet]]) -> None:
         """Mark pages (source number, pages) that were sent and not acknowledged as pending again."""

@@ -124,7 +124,7 @@ class Switchover:
             self._resume_if_left_stopped(stopped)
             raise RedirtyError(
                 f"connection lost during the commit: {e}; the mirror is complete if mirror.json exists at the "
-                "receiver, else there is no mirror; the target keeps running"
+                "receiver, otherwise it was not committed; the target keeps running"
             ) from None
         except BaseException:
             self._resume_if_left_stopped(stopped)

@@ -259,7 +259,9 @@ def _ports(interfaces: list[Interface], aggregate: Interface) -> list[Interface]
 def _unknown(top: Interface, lowest: Interface) -> str:
     through = "" if lowest is top else f" (which sends through {lowest.name})"
     kind = f"a {lowest.kind} device" if lowest.kind else "its driver"
-    reason = "has none" if lowest.kind else "reports none (as wifi and many virtual machines)"
+    reason = (
+        "has no speed" if lowest.kind else "reports no speed (as wifi and many virtual machines)"
+    )
     return f"the speed of {top.name}{through} is not known: {kind} {reason}; {TYPE_IT}"
 
 

@@ -20,9 +20,11 @@ def require_node(nodes: NumaNodes, node: int) -> None:
     """
     listed = ", ".join(map(str, nodes.with_memory))
     if node not in nodes.online:
-        raise RedirtyError(f"there is no node {node} here: nodes with memory are {listed}")
+        raise RedirtyError(f"--to-node {node}: no such node; nodes with memory are {listed}")
     if node not in nodes.with_memory:
-        raise RedirtyError(f"node {node} has no memory: nodes with memory are {listed}")
+        raise RedirtyError(
+            f"--to-node {node}: node {node} has no memory; nodes with memory are {listed}"
+        )
     if len(nodes.with_memory) == 1:
         raise RedirtyError(
             f"this machine has one node only ({listed}): its page tables are where they can be"

@@ -50,7 +50,7 @@ class Injector:
         return answer, descriptors
 
     def _ask(
-        self, request: dict[str, object], pid: int, what: str = "arm process {} with userfaultfd"
+        self, request: dict[str, object], failure: str
     ) -> tuple[dict[str, object], int | None]:
         answer, descriptors = self._request(request)
         if answer["ok"]:
@@ -63,7 +63,7 @@ class Injector:
             reason += f": that needs {lacking}" if lacking else ""
         if answer["errno"] == errno.EADDRINUSE:
             raise AddressesInUseError(reason, [int(a) for a in answer.get("in_use", [])])  # type: ignore[attr-defined]
-        raise ArmError(f"cannot {what.format(pid)}: {reason}", int(str(answer["errno"])))
+        raise ArmError(f"{failure}: {reason}", int(str(answer["errno"])))
 
     def userfaultfd(self, pid: int, timeout_s: float) -> tuple[int, float]:
         """Create a userfaultfd of a process's memory.
@@ -80,7 +80,7 @@ class Injector:
             ArmError: With the reason; code ETIMEDOUT: it did not stop in time.
         """
         request: dict[str, object] = {"op": "inject", "pid": pid, "timeout_s": timeout_s}
-        answer, descriptor = self._ask(request, pid)
+        answer, descriptor = self._ask(request, f"cannot arm process {pid} with userfaultfd")
         if descriptor is None:
             raise ArmError("the injector process returned no descriptor")
         return descriptor, float(str(answer["stopped_s"]))
@@ -92,7 +92,7 @@ class Injector:
             GoneError: The process is gone.
             ArmError: It cannot be traced.
         """
-        self._ask({"op": "exec", "pid": pid}, pid)
+        self._ask({"op": "exec", "pid": pid}, f"cannot arm process {pid} with userfaultfd")
 
     def wait_for_exec(self, pid: int, *, userfaultfd: bool) -> int | None:
         """Wait for the exec after hold_at_exec(); the process then is stopped until resume().
@@ -108,7 +108,8 @@ class Injector:
             GoneError: The process ended instead.
             ArmError: It cannot be stopped, or has no userfaultfd.
         """
-        _, descriptor = self._ask({"op": "wait_exec", "userfaultfd": userfaultfd}, pid)
+        request: dict[str, object] = {"op": "wait_exec", "userfaultfd": userfaultfd}
+        _, descriptor = self._ask(request, f"cannot arm process {pid} with userfaultfd")
         return descriptor
 
     def resume(self) -> None:
@@ -145,7 +146,7 @@ class Injector:
         """
         request: dict[str, object] = {"op": "relocate", "pid": pid, "node": node, "runs": runs}
         request |= {"segments": segments, "timeout_s": timeout_s}
-        answer, _ = self._ask(request, pid, "relocate page tables of process {}")
+        answer, _ = self._ask(request, f"cannot relocate page tables of process {pid}")
         return float(str(answer["stopped_s"])), float(str(answer["moved_s"]))
 
     def close(self) -> None:

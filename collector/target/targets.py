@@ -189,7 +189,7 @@ def find_cgroup(path: str) -> Path:
     for directory in candidates if path else ():  # an empty path must not mean the whole machine
         if (directory / "cgroup.procs").is_file():
             return directory
-    mounts = ", ".join(str(m) for m in cgroup_mounts()) or "none is mounted"
+    mounts = ", ".join(str(m) for m in cgroup_mounts()) or "no cgroup file system is mounted"
     raise RedirtyError(
         f"no cgroup {path or repr(path)}: give its directory, or its path below a cgroup mount "
         f"({mounts})"

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from redirty.collector.linux.process_memory import PAGE, ProcessMemory
+from redirty.collector.linux.process_memory import ProcessMemory
 from redirty.collector.mirror.pipeline import Pipeline
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.transport.local_sink import LocalSink
-from redirty.collector.pageset import U64, PageSet, from_pages
+from redirty.collector.pageset import PAGE_SIZE, U64, PageSet, from_pages
 
 from tests.bench.figures import Interval, interval, of_pairs
 from tests.bench.results import Row, not_run
@@ -49,13 +49,13 @@ def rows(quick: bool) -> Iterator[Row]:
 def _bare_read(pid: int, first: int, pages: int) -> float:
     """Return the bytes per second of process_vm_readv in pieces of 1 MiB into one buffer."""
     reader, buffer = ProcessMemory(pid), memoryview(bytearray(_PIECE))
-    step = _PIECE // PAGE
+    step = _PIECE // PAGE_SIZE
     started = time.perf_counter()
     for at in range(first, first + pages, step):
         reader.read(np.arange(at, at + step, dtype=np.uint64), buffer)
     took = time.perf_counter() - started
     reader.close()
-    return pages * PAGE / took
+    return pages * PAGE_SIZE / took
 
 
 _SINK = """
@@ -178,7 +178,7 @@ def _warm(size: int) -> None:
     is none of the measured programs.
     """
     with mmap.mmap(-1, size + (256 << 20)) as memory:
-        for at in range(0, len(memory), PAGE):
+        for at in range(0, len(memory), PAGE_SIZE):
             memory[at] = 1
 
 
@@ -210,7 +210,7 @@ def _scattered(mib: int, count: int) -> Iterator[Row]:
         chosen = np.sort(rng.choice(area.page_count, area.page_count // 8, replace=False))
         pages = chosen.astype(np.uint64) + np.uint64(area.first_page)
         source, engine = SpaceSource(1, sweep.pid, scan=True), Pipeline(_Nowhere())
-        reader, buffer = ProcessMemory(sweep.pid), memoryview(bytearray(256 * PAGE))
+        reader, buffer = ProcessMemory(sweep.pid), memoryview(bytearray(256 * PAGE_SIZE))
         wanted: PageSet = from_pages(pages)
         measured, floors = [], []
         for n in range(count + 1):
@@ -224,8 +224,8 @@ def _scattered(mib: int, count: int) -> Iterator[Row]:
                 reader.read(pages[at : at + 256], buffer)
             bare = time.perf_counter() - started
             if n:
-                measured.append(len(pages) * PAGE / took / 1e9)
-                floors.append(len(pages) * PAGE / bare / 1e9)
+                measured.append(len(pages) * PAGE_SIZE / took / 1e9)
+                floors.append(len(pages) * PAGE_SIZE / bare / 1e9)
         engine.close()
         source.close()
         reader.close()

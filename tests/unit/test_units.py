@@ -33,7 +33,7 @@ from redirty.collector.errors import UsageError
     ],
 )
 def test_rates(text: str, bytes_per_second: float) -> None:
-    assert units.parse_rate(text) == pytest.approx(bytes_per_second)
+    assert units.parse_rate(text, "--bandwidth") == pytest.approx(bytes_per_second)
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def test_rates(text: str, bytes_per_second: float) -> None:
 )  # fmt: skip
 def test_bad_rates(text: str) -> None:
     with pytest.raises(UsageError):
-        units.parse_rate(text)
+        units.parse_rate(text, "--bandwidth")
 
 
 @pytest.mark.parametrize("text", ["10", "10G", "1.5Gi", "200 M"])
 def test_a_rate_without_a_unit_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="has no unit"):
-        units.parse_rate(text)
+    with pytest.raises(UsageError, match=r"^--bandwidth: rate .* has no unit; write 10Gbit"):
+        units.parse_rate(text, "--bandwidth")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_rate_without_a_unit_is_refused(text: str) -> None:
     ],
 )
 def test_times(text: str, seconds: float) -> None:
-    assert units.parse_time(text) == pytest.approx(seconds)
+    assert units.parse_time(text, "--duration") == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_times(text: str, seconds: float) -> None:
     ids=lambda text: repr(text[:10]),
 )  # fmt: skip
 def test_bad_times(text: str) -> None:
-    with pytest.raises(UsageError):
-        units.parse_time(text)
+    with pytest.raises(UsageError, match=r"^--duration: .*; write 200ms or 1\.5s$"):
+        units.parse_time(text, "--duration")
 
 
 def test_a_time_may_require_a_unit() -> None:
-    assert units.parse_time("300ms", unit_needed=True) == pytest.approx(0.3)
-    with pytest.raises(UsageError):
-        units.parse_time("300", unit_needed=True)
+    assert units.parse_time("300ms", "--max-pause", unit_needed=True) == pytest.approx(0.3)
+    with pytest.raises(UsageError, match=r"^--max-pause: time '300' has no unit"):
+        units.parse_time("300", "--max-pause", unit_needed=True)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,6 @@ def test_formatted_times(seconds: float, text: str) -> None:
 
 @given(st.integers(1, 10**9), st.sampled_from(["B", "KiB", "MiB", "GiB"]))
 def test_a_rate_is_proportional_to_its_number(number: int, unit: str) -> None:
-    assert units.parse_rate(f"{number}{unit}") == pytest.approx(
-        number * units.parse_rate(f"1{unit}")
+    assert units.parse_rate(f"{number}{unit}", "rate") == pytest.approx(
+        number * units.parse_rate(f"1{unit}", "rate")
     )

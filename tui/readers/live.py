@@ -120,7 +120,7 @@ class Live(TargetReader):
         self.publish(self.snapshot(History(), ReaderState.STARTING))
         target = self._find()
         options = self.options
-        plan = RecordingOptions(
+        recording = RecordingOptions(
             target,
             options.directory,
             options.interval_s,
@@ -129,7 +129,7 @@ class Live(TargetReader):
             events=options.writers,
             stacks=options.writers,
         )
-        self._session = Session(plan, make_sink=self._sink)
+        self._session = Session(recording, make_sink=self._sink)
         self.about = replace(self.about, title=one_line(target.description))
         if self.stopping:  # before there was a session to stop
             return
@@ -193,21 +193,21 @@ class Live(TargetReader):
         with self._wake:
             self._wake.notify_all()
 
-    def _sink(self, plan: RecordingOptions, recorder: Recorder, names: ProcessNames) -> LiveSink:
+    def _sink(self, options: RecordingOptions, recorder: Recorder, names: ProcessNames) -> LiveSink:
         self._fault_s = fault_s(recorder.members.method)
         self._tables = PageTableWatch(lambda: [s.pid for s in list(recorder.spaces.values())])
         self._tables.start()
-        sink = LiveSink(plan, recorder, names, self._add)
+        sink = LiveSink(options, recorder, names, self._add)
         first = [f"{one_line(str(p['comm']))}" for p in names.processes.values()][:3]
         more = ", …" if len(names.processes) > len(first) else ""
-        title = f"{plan.target.description}: {', '.join(first)}{more}"
+        title = f"{options.target.description}: {', '.join(first)}{more}"
         with self._wake:
             self.about = TargetInfo(
                 title=one_line(title),
                 probe=recorder.tracer.probe,
                 arm=recorder.members.method,
-                interval_s=plan.interval_s,
-                directory="" if plan.directory is None else str(plan.directory),
+                interval_s=options.interval_s,
+                directory="" if options.directory is None else str(options.directory),
             )
             self._changed()
         return sink
@@ -241,7 +241,7 @@ class LiveSink:
 
     def __init__(
         self,
-        plan: RecordingOptions,
+        options: RecordingOptions,
         recorder: Recorder,
         names: ProcessNames,
         add: Callable[[RoundSummary], None],
@@ -252,15 +252,15 @@ class LiveSink:
         self._curves = WindowCurves(max_rounds=KEPT)
         self._cpu = CpuTimeSampler()
         self._writers: WriterCounts | None = None
-        self._follow_fork = plan.target.follow_fork
+        self._follow_fork = options.target.follow_fork
         for space in recorder.spaces.values():
             names.note(space.pid)
-        if plan.events:
+        if options.events:
             comms = {pid: str(p["comm"]) for pid, p in names.processes.items()}
             self._writers = WriterCounts(recorder.tracer, comms)
         self._files: Outputs | None = None
-        if plan.directory is not None:
-            self._files = Outputs(replace(plan, events=False, stacks=False), recorder, names)
+        if options.directory is not None:
+            self._files = Outputs(replace(options, events=False, stacks=False), recorder, names)
         self._cpu.take(space.pid for space in recorder.spaces.values())
 
     def tick(self) -> None:

@@ -13,7 +13,7 @@ from redirty.collector.analyze.writers import round_of
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux.maps import CLASSES, Mapping
 from redirty.collector.model.observations import ALL, Points
-from redirty.collector.pageset import U64
+from redirty.collector.pageset import PAGE_SHIFT, U64
 from redirty.collector.recording.columns import ROUNDS, TLB
 from redirty.tui.snapshots.round_summary import (
     BLOCK_SHIFT,
@@ -200,13 +200,13 @@ def _keys(pid: I64, address: U64) -> U64:
 
 def _count(events: pd.DataFrame, at: I64, count: int) -> list[PageCounts]:
     """Count each round's distinct pages by block. at: (n,) index of each event's round."""
-    page = events["address"].to_numpy(np.uint64) >> np.uint64(12)
+    page = events["address"].to_numpy(np.uint64) >> np.uint64(PAGE_SHIFT)
     pid = events["pid"].to_numpy(np.int64)
     order = np.lexsort((page, pid, at))
     at, pid, page = at[order], pid[order], page[order]
     same = (at[1:] == at[:-1]) & (pid[1:] == pid[:-1]) & (page[1:] == page[:-1])
     once = np.concatenate(([True], ~same))[: len(at)]
-    at, keys = at[once], _keys(pid[once], page[once] << np.uint64(12))
+    at, keys = at[once], _keys(pid[once], page[once] << np.uint64(PAGE_SHIFT))
     return [fold(keys[a:b], np.ones(b - a, np.int64)) for a, b in _bounds(at, np.arange(count))]
 
 
@@ -244,7 +244,7 @@ def _writers(
 ) -> list[tuple[Writer, ...]]:
     """Return each round's threads, and with --stacks its stacks, by the distinct pages they dirtied."""
     pid = events["pid"].to_numpy(np.int64)
-    page = (events["address"].to_numpy(np.uint64) >> np.uint64(12)).astype(np.int64)
+    page = (events["address"].to_numpy(np.uint64) >> np.uint64(PAGE_SHIFT)).astype(np.int64)
     threads = _distinct_pages(at, pid, events["tid"].to_numpy(np.int64), page)
     found: list[list[Writer]] = [[] for _ in range(count)]
     for i, p, tid, n in threads:

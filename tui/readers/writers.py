@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
-from redirty.collector.errors import one_line
+from redirty.collector.pageset import PAGE_SHIFT
+from redirty.collector.recording.stacks import folded_stack
 from redirty.tui.snapshots.round_summary import Writer
 
 _MAX_WRITERS = 40  # of each kind, by round
@@ -33,7 +34,7 @@ class WriterCounts:
         records = ring.take()
         if len(records):
             who = records["space"].astype(np.uint64) << np.uint64(32) | records["tid"]
-            pages = records["address"] >> np.uint64(12)
+            pages = records["address"] >> np.uint64(PAGE_SHIFT)
             self._pairs.append(np.unique(np.stack([who, pages], axis=1), axis=0))
 
     def take(self) -> tuple[Writer, ...]:
@@ -68,9 +69,6 @@ class WriterCounts:
         key = (space, stack)
         if key not in self._stacks:
             pid = abi.tgid_of(space)
-            addresses = [] if stack < 0 else self._tracer.stack(stack)
-            names = [self._symbols.name(pid, a) for a in reversed(addresses)]
-            frames = names or ["[stack unknown]"]
-            parts = [self._names.get(pid, f"pid {pid}"), *frames]
-            self._stacks[key] = ";".join(one_line(part).replace(";", ":") for part in parts)
+            comm = self._names.get(pid, "")
+            self._stacks[key] = folded_stack(comm, pid, stack, self._tracer, self._symbols)
         return self._stacks[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from redirty.collector.pageset import PAGE_SIZE
 from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
 from redirty.tui.render.charts import LABEL, Canvas, axis, nice
 from redirty.tui.render.rows import Row, clipped, wrapped
@@ -30,7 +31,7 @@ def curve(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     canvas.curve(x, c.high / top, "dim", every=3)
     canvas.curve(x, c.low / top, "dim", every=3)
     steps = np.linspace(0, 1, room)
-    sent = c.question.bandwidth * first * (last / first) ** steps / 4096 / top
+    sent = c.question.bandwidth * first * (last / first) ** steps / PAGE_SIZE / top
     for a, b in zip(steps.tolist(), sent.tolist(), strict=True):
         canvas.mark(a, b, "+", "link")
     canvas.curve(x[known], c.pages[known] / top, "curve")

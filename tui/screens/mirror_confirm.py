@@ -134,7 +134,7 @@ def rate_limit(text: str) -> float | None:
     Raises:
         UsageError: it is not a rate.
     """
-    return parse_rate(text) if text.strip() else None
+    return parse_rate(text, "bandwidth") if text.strip() else None
 
 
 def code_file(text: str) -> str | None:

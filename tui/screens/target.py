@@ -213,7 +213,10 @@ class TargetScreen(Watch):
             question = self.reader.question
             self.reader.ask(replace(question, bandwidth=bandwidth, source=AS_TYPED))
 
-        prompt(self.app, "bandwidth: 10Gbit, 1.25GB, 200MiB", parse_rate, apply)
+        def parse(text: str) -> float:
+            return parse_rate(text, "bandwidth")
+
+        prompt(self.app, "bandwidth: 10Gbit, 1.25GB, 200MiB", parse, apply)
 
     def action_type_downtime(self) -> None:
         """Ask for the downtime goal."""

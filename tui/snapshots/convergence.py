@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from redirty.collector.errors import UsageError, one_line
+from redirty.collector.errors import one_line
 from redirty.collector.model.fit import Fit, fit
 from redirty.collector.model.observations import Observations
 from redirty.collector.model.policy import DEFAULT_DOWNTIME_S
 from redirty.collector.model.predict import answer, notes
 from redirty.collector.model.prediction import CONVERGES, UNCERTAIN, Answer, Question
 from redirty.collector.model.simulation import Pass, min_bandwidth
-from redirty.collector.units import parse_time, show_bytes, show_time
+from redirty.collector.units import parse_positive_time, show_bytes, show_time
 from redirty.tui.snapshots.history import MappingTable
 from redirty.tui.snapshots.round_summary import Floats
 
@@ -137,16 +137,13 @@ def _times(fitted: Fit) -> Floats:
     return found
 
 
-def parse_downtime(text: str, name: str = "downtime") -> float:
-    """Parse a downtime goal in seconds. name: what an error calls it.
+def parse_downtime(text: str) -> float:
+    """Parse a downtime goal that was typed; return seconds.
 
     Raises:
         UsageError: it is not a time, or not positive.
     """
-    seconds = parse_time(text)
-    if seconds <= 0:
-        raise UsageError(f"{name} must be positive, got {text}")
-    return seconds
+    return parse_positive_time(text, "downtime")
 
 
 def verdict(found: Answer, sufficient: float | None, mappings: MappingTable) -> str:

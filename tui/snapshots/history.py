@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from redirty.collector.linux.maps import CLASSES, Mapping
 from redirty.collector.model.observations import MappingRate, Observations, Points
-from redirty.collector.pageset import U64
+from redirty.collector.pageset import PAGE_SIZE, U64
 from redirty.tui.snapshots.heat import HEAT_COLUMNS, HeatMap, heat_map
 from redirty.tui.snapshots.round_summary import (
     COLUMN,
@@ -241,7 +241,7 @@ class History:
         values = {name: known[:, i] for name, i in COLUMN.items()}
         points = _joined([r.points for r in rounds])
         return Observations(
-            page_size=4096,
+            page_size=PAGE_SIZE,
             number=values["round"].astype(np.int64),
             duration_s=values["duration_s"],
             arm_s=values["arm_s"],
@@ -258,8 +258,9 @@ class History:
         table = self.mappings()
         order = np.argsort(-table.dirty_per_s, kind="stable")[:_MAX_NAMED]
         return tuple(
-            MappingRate(
-                f"{m.start:#x} {m.path or '(anonymous)'}",
+            MappingRate.of(
+                m.start,
+                m.path,
                 m.mapping_class,
                 int(table.pid[i]),
                 float(table.dirty_per_s[i]),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from redirty.collector.errors import RedirtyError, UsageError
-from redirty.collector.units import parse_rate, parse_time, show_bits, show_time
+from redirty.collector.units import parse_positive_time, parse_rate, show_bits, show_time
 
 if TYPE_CHECKING:
     from redirty.collector.net.link import LinkBandwidth
@@ -66,16 +66,16 @@ def bandwidth_of(options: argparse.Namespace) -> Bandwidth | None:
     Raises: UsageError; RedirtyError when the speed of a link is not known, or none of it is free.
     """
     measured = options.link is not None or options.to is not None
-    sample_s = _SAMPLE_S if options.sample is None else parse_time(options.sample)
+    sample_s = (
+        _SAMPLE_S if options.sample is None else parse_positive_time(options.sample, "--sample")
+    )
     if options.sample is not None and not measured:
         raise UsageError("--sample is how long a link is measured: it needs --link or --to")
     if options.bandwidth is not None:
-        rate = parse_rate(options.bandwidth)
+        rate = parse_rate(options.bandwidth, "--bandwidth")
         return Bandwidth(rate, f"{show_bits(rate)}, as given")
     if not measured:
         return None
-    if sample_s <= 0:
-        raise UsageError(f"--sample must be positive, got {options.sample}")
     from redirty.collector.net.link import link_bandwidth
 
     link = link_bandwidth(iface=options.link, host=options.to, seconds=sample_s)

@@ -16,8 +16,8 @@ from typing import Any
 
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.files import new_directory
-from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image.core_reader import CoreFile, read_manifest
+from redirty.collector.pageset import PAGE_SIZE
 
 _COMMON, _INVENTORY, _PAGEMAP = 0x54564319, 0x58313116, 0x56084025
 _IMAGES_VERSION = 2  # CRTOOLS_IMAGES_V1_1
@@ -98,7 +98,7 @@ def _export_process(core: CoreFile, pid: int, number: int, to: Path) -> int:
         for first, length in core.own.tolist():
             for at in range(first, first + length, _MAX_ENTRY_PAGES):
                 count = min(_MAX_ENTRY_PAGES, first + length - at)
-                _write(maps, message([(1, at * PAGE), (2, count), (4, _PRESENT)]))
+                _write(maps, message([(1, at * PAGE_SIZE), (2, count), (4, _PRESENT)]))
             for at in range(first, first + length, _CHUNK):
                 _write(pages, core.read(at, min(_CHUNK, first + length - at)))
             total += length

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image.core_reader import CoreFile, read_manifest
+from redirty.collector.pageset import PAGE_SIZE
 from redirty.collector.target.qemu import Piece
 
 _CHUNK = 1024  # pages
@@ -93,11 +93,11 @@ def find_owner(parts: Sequence[Piece], blocks: Sequence[tuple[int, int, int]]) -
 
 
 def _copy(core: CoreFile, fd: int, part: Piece) -> None:
-    first, pages = part.address // PAGE, part.size // PAGE
+    first, pages = part.address // PAGE_SIZE, part.size // PAGE_SIZE
     for at in range(0, pages, _CHUNK):
         data = core.read(first + at, min(_CHUNK, pages - at))
         if any(data):
-            offset, view = part.guest_address + at * PAGE, memoryview(data)
+            offset, view = part.guest_address + at * PAGE_SIZE, memoryview(data)
             while view:
                 done = os.pwrite(fd, view, offset)
                 offset, view = offset + done, view[done:]

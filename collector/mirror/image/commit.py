@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.files import write_json
-from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image import elf_core
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
 from redirty.collector.mirror.image.page_store import WINDOW_SHIFT, PageStore, StoreError
 from redirty.collector.mirror.image.process_image import PlacedMapping, PlacedProcess
-from redirty.collector.pageset import PAGE_SHIFT, U64, runs_of
+from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, U64, runs_of
 
 _COPY_BYTES = 8 << 20
 # Memory that was never written is a hole in the core file as long as it has fewer windows than this; beyond
@@ -127,7 +126,7 @@ def _copy_file_pages(image: Image, number: int, mapping: PlacedMapping, zero: U6
             at = np.array([page], np.uint64), np.array([length], np.uint64)
             for a, n in file.pieces(*at):
                 to = place + a - page
-                _copy_range(file.fd, file.offset(a), store.fd, store.offset(to), n * PAGE)
+                _copy_range(file.fd, file.offset(a), store.fd, store.offset(to), n * PAGE_SIZE)
                 store.mark(to, n, filled=True)
 
 

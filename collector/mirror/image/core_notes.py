@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from redirty.collector.linux.procfs import parse_status, split_stat
 from redirty.collector.mirror.sources.vmas import Vma
-from redirty.collector.pageset import PageSet, page_runs
+from redirty.collector.pageset import PAGE_SIZE, PageSet, page_runs
 from redirty.collector.ptrace.freezer_client import ThreadState
 
 _PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _FILE = 1, 2, 3, 6, 0x46494C45
@@ -22,7 +22,6 @@ _X86_XSTATE = 0x202
 # not used by others: readers that ignore the name must not take it for registers
 OWN_NAME, OWN_PAGES = b"REDIRTY", 0x52445459
 """The note of the process's own pages: runs (first page, number of pages), 64 bits each."""
-_PAGE = 4096
 # the part of struct elf_prstatus before the registers: siginfo, cursig, sigpend, sighold, pid, ppid,
 # pgrp, sid, and four struct timeval
 _STATUS = struct.Struct("<3ih2xQQ4i8q")
@@ -102,8 +101,8 @@ def _prpsinfo(files: ProcFiles, first: ThreadState) -> bytes:
 
 def _mapped_files(vmas: Sequence[Vma]) -> bytes:
     mapped = [v for v in vmas if v.inode]
-    head = struct.pack("<QQ", len(mapped), _PAGE)
-    table = b"".join(struct.pack("<QQQ", v.start, v.end, v.offset // _PAGE) for v in mapped)
+    head = struct.pack("<QQ", len(mapped), PAGE_SIZE)
+    table = b"".join(struct.pack("<QQQ", v.start, v.end, v.offset // PAGE_SIZE) for v in mapped)
     names = b"".join(v.path.encode(errors="surrogateescape") + b"\0" for v in mapped)
     return head + table + names
 

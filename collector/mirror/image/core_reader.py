@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image.core_notes import OWN_NAME, OWN_PAGES
-from redirty.collector.pageset import U64
+from redirty.collector.pageset import PAGE_SIZE, U64
 
 _PHDR = struct.Struct("<IIQQQQQQ")
 SCHEMA = 1  # of mirror.json
@@ -32,8 +31,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             raise RedirtyError(
                 f"{directory} was made by another version of redirty (schema {information['schema']}): use that version"
             )
+    except FileNotFoundError:
+        raise RedirtyError(f"{directory} is not a mirror: it has no mirror.json") from None
     except OSError as e:
-        raise RedirtyError(f"{directory} is not a mirror: {why(e)}") from None
+        raise RedirtyError(f"cannot read {directory}/mirror.json: {why(e)}") from None
     except (ValueError, KeyError, TypeError):
         raise RedirtyError(f"{directory} is not a mirror: invalid mirror.json") from None
     return information
@@ -88,8 +89,8 @@ class CoreFile:
 
     def read(self, page: int, count: int) -> bytes:
         """Return the contents of `count` pages; pages that are not in the file are zero."""
-        found = bytearray(count * PAGE)
-        start, end = page * PAGE, (page + count) * PAGE
+        found = bytearray(count * PAGE_SIZE)
+        start, end = page * PAGE_SIZE, (page + count) * PAGE_SIZE
         first = int(np.searchsorted(self._segments[:, 0], np.uint64(start), side="right")) - 1
         for a, b, offset in self._segments[max(first, 0) :].tolist():
             if a >= end:

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from redirty.collector.pageset import PAGE_SIZE
+
 # Left free at the start of the file, enough for 65,530 mappings and all notes.
 HEADER_BYTES = 64 << 20
 _MACHINES = {"x86_64": 62, "aarch64": 183}
@@ -19,7 +21,6 @@ _EHDR, _PHDR, _SHDR = (
     struct.Struct("<IIQQQQIIQQ"),
 )
 _PT_LOAD, _PT_NOTE, _ET_CORE, _PN_XNUM = 1, 4, 4, 0xFFFF
-_PAGE = 4096
 
 
 class Segment(NamedTuple):
@@ -59,7 +60,9 @@ def make_header(segments: Sequence[Segment], notes: bytes, machine_number: int) 
         flags = 4 * (s.perms[0] == "r") + 2 * (s.perms[1] == "w") + (s.perms[2] == "x")
         size = s.end - s.start
         in_file = 0 if s.offset is None else size
-        parts.append(_PHDR.pack(_PT_LOAD, flags, s.offset or 0, s.start, 0, in_file, size, _PAGE))
+        parts.append(
+            _PHDR.pack(_PT_LOAD, flags, s.offset or 0, s.start, 0, in_file, size, PAGE_SIZE)
+        )
     if many:
         parts.append(_SHDR.pack(0, 0, 0, 0, 0, 0, 0, count, 0, 0))
     parts.append(notes)

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.linux.process_memory import PAGE
-from redirty.collector.pageset import PAGE_SHIFT, U64
+from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, U64
 
 WINDOW_SHIFT = 18  # in pages
 WINDOW_PAGES = 1 << WINDOW_SHIFT
-WINDOW_BYTES = WINDOW_PAGES * PAGE
+WINDOW_BYTES = WINDOW_PAGES * PAGE_SIZE
 MAX_WINDOWS = 8192  # 8 TiB: well below the limit of ext4
 MAX_PAGE = 1 << 52
 _PUNCH_HOLE, _KEEP_SIZE = 2, 1
@@ -110,7 +109,7 @@ class PageStore:
         """
         at = 0
         for first, length in self.pieces(firsts, lengths):
-            size, offset = length * PAGE, self.offset(first)
+            size, offset = length * PAGE_SIZE, self.offset(first)
             while size:
                 done = os.pwrite(self.fd, data[at : at + size], offset)
                 at, offset, size = at + done, offset + done, size - done
@@ -124,7 +123,7 @@ class PageStore:
         """
         for first, length in self.pieces(firsts, lengths):
             if first >> WINDOW_SHIFT in self.filled:
-                self._punch(self.offset(first), length * PAGE)
+                self._punch(self.offset(first), length * PAGE_SIZE)
                 self.mark(first, length, filled=False)
 
     def _punch(self, offset: int, size: int) -> None:
@@ -153,8 +152,8 @@ class PageStore:
                     hole = min(os.lseek(self.fd, data, os.SEEK_HOLE), end)
                     if data >= end:
                         break
-                    first = (data - start) // PAGE
-                    last = -(-(hole - start) // PAGE)
+                    first = (data - start) // PAGE_SIZE
+                    last = -(-(hole - start) // PAGE_SIZE)
                     self.mark((window << WINDOW_SHIFT) + first, last - first, filled=True)
                     at = hole
 
@@ -166,7 +165,7 @@ class PageStore:
         """
         at = 0
         for first, length in self.pieces(firsts, lengths):
-            size, offset = length * PAGE, self.offset(first)
+            size, offset = length * PAGE_SIZE, self.offset(first)
             while size:
                 got = os.preadv(self.fd, [buffer[at : at + size]], offset)
                 if got == 0:  # a hole after the last page that was written

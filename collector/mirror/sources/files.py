@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 from redirty.collector.errors import RESOURCE_ERRNOS
-from redirty.collector.linux.process_memory import PAGE, read_file
+from redirty.collector.linux.process_memory import read_file
 from redirty.collector.mirror.sources.page_hashes import PageHashes
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import (
@@ -22,6 +22,7 @@ from redirty.collector.mirror.sources.vmas import (
 )
 from redirty.collector.pageset import (
     PAGE_SHIFT,
+    PAGE_SIZE,
     U64,
     Bools,
     PageSet,
@@ -84,7 +85,7 @@ class FileSource:
         Raises:
             OSError: the file system fails.
         """
-        end = -(-self._status().st_size // PAGE)
+        end = -(-self._status().st_size // PAGE_SIZE)
         mapped_by, known_end, found = self._current
         if known_end != end or mapped_by != self.mapped_by:
             whole = from_ranges(np.array([0], np.uint64), np.array([end], np.uint64))
@@ -96,8 +97,8 @@ class FileSource:
         """Return those of the pages that are holes of the file, and so zero, without reading them."""
         if len(pages.keys) == 0:
             return empty()
-        at = int(pages.keys[0]) * 512 * PAGE
-        end = (int(pages.keys[-1]) + 1) * 512 * PAGE
+        at = int(pages.keys[0]) * 512 * PAGE_SIZE
+        end = (int(pages.keys[-1]) + 1) * 512 * PAGE_SIZE
         starts, ends = [], []
         while at < end:
             try:
@@ -106,8 +107,8 @@ class FileSource:
             except OSError:  # no more data, or a file system without SEEK_DATA
                 break
             starts.append(data >> PAGE_SHIFT)
-            ends.append(-(-hole // PAGE))
-            at = max(hole, at + PAGE)
+            ends.append(-(-hole // PAGE_SIZE))
+            at = max(hole, at + PAGE_SIZE)
         if not starts:
             return empty() if self._status().st_blocks else pages
         return pages - from_ranges(np.array(starts, np.uint64), np.array(ends, np.uint64))
@@ -129,8 +130,15 @@ class FileSource:
         """See Source."""
         good = read_file(self._fd, pages, buffer)
         size = self._status().st_size
-        if size % PAGE and self.writable and len(pages) and int(pages[-1]) == size >> PAGE_SHIFT:
-            self._read_tail(int(pages[-1]), buffer[(len(pages) - 1) * PAGE : len(pages) * PAGE])
+        if (
+            size % PAGE_SIZE
+            and self.writable
+            and len(pages)
+            and int(pages[-1]) == size >> PAGE_SHIFT
+        ):
+            self._read_tail(
+                int(pages[-1]), buffer[(len(pages) - 1) * PAGE_SIZE : len(pages) * PAGE_SIZE]
+            )
         return good
 
     def _read_tail(self, page: int, buffer: memoryview) -> None:
@@ -139,7 +147,7 @@ class FileSource:
             first, end = vma.pages_of_file()
             if vma.shared and first <= page < end:
                 at = np.array([(vma.start >> PAGE_SHIFT) + page - first], np.uint64)
-                copy = memoryview(bytearray(PAGE))
+                copy = memoryview(bytearray(PAGE_SIZE))
                 if space.read(at, copy).all():
                     buffer[:] = copy
                     return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import socket
 import ssl
@@ -106,8 +107,11 @@ class Listener:
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
             self._listener = socket.create_server((host, port), family=family, backlog=8)
-        except OSError as e:
-            raise RedirtyError(f"cannot listen on {host}:{port}: {why(e)}") from None
+        except socket.gaierror as e:
+            raise RedirtyError(f"cannot listen on {host}:{port}: {e.strerror}") from None
+        except OSError as e:  # Python adds the address to the text of its strerror
+            reason = why(OSError(e.errno, os.strerror(e.errno or 0)))
+            raise RedirtyError(f"cannot listen on {host}:{port}: {reason}") from None
         self.port: int = self._listener.getsockname()[1]
 
     def fileno(self) -> int:

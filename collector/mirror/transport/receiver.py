@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image.commit import commit
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
 from redirty.collector.mirror.image.page_store import StoreError
 from redirty.collector.mirror.image.process_image import PlacedProcess
 from redirty.collector.mirror.transport import protocol
 from redirty.collector.mirror.transport.protocol import ConnectionLostError, FrameError, Head
+from redirty.collector.pageset import PAGE_SIZE
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ class Receiver:
                 raise FrameError("zero pages with a payload")
             image.zero(head.source, firsts, lengths)
             return
-        size = int(lengths.sum()) * PAGE
+        size = int(lengths.sum()) * PAGE_SIZE
         if not 0 < size <= protocol.MAX_PAYLOAD:
             raise FrameError("no pages, or more than a frame can hold")
         data = body[head.runs * protocol.RUN.itemsize :]

@@ -18,11 +18,10 @@ import time
 from . import procfs, relocation_stub, tracee
 from .arch import Architecture
 from .errors import TraceeError
-from .relocation_layout import clipped, free_place, layout
+from .relocation_layout import PAGE_SIZE, clipped, free_place, layout
 from .thread_group import StoppedThreads
 from .tracee import Tracee
 
-_PAGE_SIZE = 4096
 _MMAP, _MUNMAP = 9, 11
 _PROTECTION = 7
 _MAP_FLAGS = 0x100022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
@@ -66,7 +65,7 @@ def require_unused(areas: "list[int]", segments: "list[tuple[int, int, int]]") -
     """
     if -1 in areas:
         raise TraceeError(
-            errno.ENOSYS, "the kernel (before 5.13) does not tell where rseq areas are"
+            errno.ENOSYS, "the kernel (before 5.13) does not report where rseq areas are"
         )
     if any(start <= area < start + size for area in areas for start, _, size in segments):
         raise InUseError(areas)
@@ -85,7 +84,7 @@ def require_unarmed(pid: int, segments: "list[tuple[int, int, int]]") -> None:
         for start, _, _ in segments:
             # PAGEMAP_SCAN of one page that only succeeds where asynchronous write protection is on
             argument = bytearray(
-                struct.pack("<12Q", 96, 2, start, start + _PAGE_SIZE, 0, 0, 0, 0, 0, 0, 0, 0)
+                struct.pack("<12Q", 96, 2, start, start + PAGE_SIZE, 0, 0, 0, 0, 0, 0, 0, 0)
             )
             try:
                 fcntl.ioctl(pagemap, _SCAN, argument, True)
@@ -150,9 +149,7 @@ class StubRun:
             TraceeError: The target cannot map the stub, or it ended.
         """
         count = len(self.threads)
-        self.bytes = (
-            len(shared) + count * relocation_stub.SLOT_BYTES + _PAGE_SIZE - 1
-        ) & -_PAGE_SIZE
+        self.bytes = (len(shared) + count * relocation_stub.SLOT_BYTES + PAGE_SIZE - 1) & -PAGE_SIZE
         self._map(place)
         try:
             slots = [

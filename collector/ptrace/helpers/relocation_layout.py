@@ -5,7 +5,7 @@ Pure functions. Run by the injector with the bare library.
 
 from .procfs import Mapping
 
-_PAGE_SIZE = 4096
+PAGE_SIZE = 4096  # as in pageset.py, which needs more than the bare library
 _REGION = 1 << 21
 _LOWEST, _HIGHEST = 1 << 21, (1 << 47) - (1 << 21)
 
@@ -44,6 +44,6 @@ def layout(
     for first, last in runs:
         for start, end, _ in segments:
             if first <= start < last:
-                found.append((start, place + (start - first) + _PAGE_SIZE, end - start))
+                found.append((start, place + (start - first) + PAGE_SIZE, end - start))
         place += last - first + _REGION
     return found

@@ -93,7 +93,7 @@ def test_invalid_requests_are_refused_at_once(
 
 def test_a_receiver_without_a_parent_directory_fails_at_once(tmp_path: Path) -> None:
     done = run_redirty("receive", "--listen", "127.0.0.1:0", "--to", tmp_path / "none" / "m")
-    assert done.code == 1 and "there is no directory" in done.err, done
+    assert done.code == 1 and "does not exist" in done.err, done
     assert len(done.err.splitlines()) == 1
 
 

@@ -99,9 +99,13 @@ def test_refusals_are_one_line(tracing: None) -> None:
     missing = max(nodes.online) + 1
     with Mapped("private", 1) as target:
         cases: list[tuple[list[object], int, str]] = [
-            (["--to-node", missing], 1, f"there is no node {missing} here"),
+            (
+                ["--to-node", missing],
+                1,
+                f"--to-node {missing}: no such node; nodes with memory are",
+            ),
             (["--yes"], 2, "--to-node"),
-            (["--to-node", 0, "--max-pause", "20"], 2, "time '20'"),
+            (["--to-node", 0, "--max-pause", "20"], 2, "--max-pause: time '20' has no unit"),
             (["--sample", "0"], 2, "--sample"),
         ]
         if len(nodes.with_memory) == 1:

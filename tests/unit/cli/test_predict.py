@@ -237,9 +237,9 @@ def test_more_bandwidth_than_memory_has(
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--bandwidth", "0MiB"], "a rate must be positive"),
+        (["--bandwidth", "0MiB"], "--bandwidth must be positive"),
         (["--bandwidth", "200"], "no unit"),
-        (["--bandwidth", "fast"], "invalid rate"),
+        (["--bandwidth", "fast"], "--bandwidth: invalid rate"),
         (["--bandwidth", "1GB", "--downtime", "0"], "--downtime must be positive, got 0"),
         (["--bandwidth", "1GB", "--downtime", "0ms"], "--downtime must be positive, got 0ms"),
         (["--bandwidth", "1GB", "--downtime", "soon"], "invalid time"),
@@ -247,7 +247,7 @@ def test_more_bandwidth_than_memory_has(
         (["--bandwidth", "1GB", "--policy", "criu:0"], "criu:3"),
         (["--bandwidth", "1GB", "--memory", "1Gbit"], "512MiB"),
         (["--bandwidth", "1GB", "--zero", "x"], "512MiB"),
-        (["--bandwidth", "1GB", "--last-bandwidth", "0B"], "a rate must be positive"),
+        (["--bandwidth", "1GB", "--last-bandwidth", "0B"], "--last-bandwidth must be positive"),
         (["--bandwidth", "1GB", "-d", "5s"], "recorded already"),
         (["--bandwidth", "1GB", "--interval", "5s"], "recorded already"),
         (["--bandwidth", "1GB", "-p", "1"], "not both"),
@@ -285,7 +285,7 @@ def test_a_directory_that_is_not_a_recording(
         (["-d", "0"], "--duration must be at least one round"),
         (["-d", "100ms"], "--duration must be at least one round"),
         (["--interval", "0"], "--interval must be at least 1ms"),
-        (["-d", "x"], "invalid time"),
+        (["-d", "x"], "--duration: invalid time"),
     ],
     ids=" ".join,
 )

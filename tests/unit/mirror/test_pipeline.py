@@ -10,13 +10,21 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redirty.collector.linux.process_memory import PAGE, ProcessMemory
+from redirty.collector.linux.process_memory import ProcessMemory
 from redirty.collector.mirror.image.image import SPACE, Image
 from redirty.collector.mirror.pipeline import Pipeline
 from redirty.collector.mirror.rate_limiter import RateLimiter
 from redirty.collector.mirror.sources.page_hashes import NEVER, PageHashes, hashes_of, zero_pages
 from redirty.collector.mirror.transport.local_sink import LocalSink
-from redirty.collector.pageset import Bools, PageSet, empty, from_pages, page_numbers, runs_of
+from redirty.collector.pageset import (
+    PAGE_SIZE,
+    Bools,
+    PageSet,
+    empty,
+    from_pages,
+    page_numbers,
+    runs_of,
+)
 
 U = np.uint64
 
@@ -66,7 +74,7 @@ class FakeSource:
     def read(
         self, wanted: np.ndarray[tuple[int, ...], np.dtype[np.uint64]], buffer: memoryview
     ) -> Bools:
-        view = np.frombuffer(buffer, np.uint8).reshape(-1, PAGE)
+        view = np.frombuffer(buffer, np.uint8).reshape(-1, PAGE_SIZE)
         good = np.ones(len(wanted), np.bool_)
         for i, page in enumerate(wanted.tolist()):
             good[i] = page in self.contents
@@ -106,7 +114,7 @@ def test_an_image_ends_equal_whatever_pages_become(states: list[dict[int, int]])
         last = states[-1]
         assert filled == {page for page, value in last.items() if value}
         for page in filled:
-            buffer = memoryview(bytearray(PAGE))
+            buffer = memoryview(bytearray(PAGE_SIZE))
             store.read_into(np.array([page], U), np.array([1], U), buffer)
             assert buffer[0] == last[page]
         image.discard()
@@ -129,14 +137,14 @@ def test_unchanged_pages_are_not_sent_again(tmp_path: Path) -> None:
 def test_pages_that_are_not_mapped_are_reported_as_unread() -> None:
     import mmap
 
-    area = mmap.mmap(-1, 8 * PAGE)
-    area[:] = b"q" * (8 * PAGE)
+    area = mmap.mmap(-1, 8 * PAGE_SIZE)
+    area[:] = b"q" * (8 * PAGE_SIZE)
     first = np.frombuffer(area, np.uint8).ctypes.data >> 12
     reader = ProcessMemory(os.getpid())
     wanted = np.array([first, first + 1, first + 3, first + (1 << 40)], U)
-    buffer = memoryview(bytearray(b"z" * (4 * PAGE)))
+    buffer = memoryview(bytearray(b"z" * (4 * PAGE_SIZE)))
     assert reader.read(wanted, buffer).tolist() == [True, True, True, False]
-    assert bytes(buffer) == b"q" * (3 * PAGE) + bytes(PAGE)
+    assert bytes(buffer) == b"q" * (3 * PAGE_SIZE) + bytes(PAGE_SIZE)
     reader.close()
 
 

@@ -61,6 +61,54 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     assert listed == pages
 
 
+# ---- modules ----
+
+FOLDERS = ("bpfprogs", "collector", "docs", "news", "tests", "tui", "vagrant")
+SOURCES = {
+    str(path.relative_to(ROOT)).removesuffix(".py")
+    for path in (*ROOT.glob("*"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*")))
+    if not {"build", "__pycache__"} & set(path.relative_to(ROOT).parts)
+}
+NAMED = re.compile(r"(?:[a-z]\w*/)+[\w.*-]*|[a-z]\w*(?:\.bpf)?\.(?:py|c|h|S)")
+# The change log names modules of its time, the tests' pages also files that they write.
+CURRENT = [p for p in PAGES if p.name != "CHANGELOG.md" and p.parent.parent.name != "tests"]
+NO_SOURCE = re.compile(r"(^|/)build/|^n/a$")
+PLACEHOLDER = re.compile(r"[A-Z]{3,}")
+
+
+def exists(name: str) -> bool:
+    """Return whether a module, file or folder of this repository is called that; leading folders may be missing.
+
+    A word in capitals stands for any name; `path/module.Class` names a class.
+    """
+    path, _, member = name.removesuffix("/").partition(".")
+    if len(member) > 1 and member[0].isupper() and not PLACEHOLDER.match(member):
+        found = [s for s in SOURCES if f"/{s}".endswith(f"/{path}")]
+        texts = [(ROOT / f"{s}.py").read_text(encoding="utf-8") for s in found]
+        return any(re.search(rf"^class {member}\b", text, re.M) for text in texts)
+    pattern = re.escape(name.removesuffix("/").removesuffix(".py")).replace(r"\*", "[^/]+")
+    anywhere = "" if name.split("/", maxsplit=1)[0] in FOLDERS else "(?:.*/)?"
+    wanted = re.compile(anywhere + PLACEHOLDER.sub(r"[\\w-]+", pattern) + r"(?:\.(?:S|bpf\.c))?")
+    return any(wanted.fullmatch(source) for source in SOURCES)
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_file_and_folder_that_a_page_names_exists(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    quoted = re.findall(r"`([^`\n]+)`", text)
+    names = [name for name in quoted if NAMED.fullmatch(name) and not NO_SOURCE.search(name)]
+    for line in (line for line in text.split("\n- ") if " → " in line):  # a path through modules
+        names += re.findall(r"`(\w+)`", line)
+    assert not [name for name in names if not exists(name)]
+
+
+def test_a_name_of_no_module_is_refused() -> None:
+    for name in ("bpf/fault_logs", "arming/base.Absent", "tests/nowhere/", "quiesce.py", "absent"):
+        assert not exists(name), name
+    assert exists("arming/base.Armed")
+    assert exists("collector/cli/COMMAND.py")
+
+
 def test_the_front_page_and_the_guide_for_contributors_are_short() -> None:
     for name in ("README.md", "CONTRIBUTING.md"):
         assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= 150, name

@@ -259,8 +259,8 @@ def nodes(online: tuple[int, ...], with_memory: tuple[int, ...]) -> NumaNodes:
     ("online", "with_memory", "node", "expected"),
     [
         ((0,), (0,), 0, "one node only"),
-        ((0,), (0,), 1, "no node 1 here"),
-        ((0, 1), (0, 1), 2, "no node 2 here: nodes with memory are 0, 1"),
+        ((0,), (0,), 1, "--to-node 1: no such node"),
+        ((0, 1), (0, 1), 2, "--to-node 2: no such node; nodes with memory are 0, 1"),
         ((0, 1), (0,), 1, "node 1 has no memory"),
     ],
 )

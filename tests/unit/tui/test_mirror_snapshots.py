@@ -90,8 +90,8 @@ def test_the_command_line_is_understood() -> None:
     options = _parser("mirror").parse_args(words[words.index("mirror") :])
     assert options.tree == 1
     assert options.to == "h:99"
-    assert parse_time(options.downtime) == pytest.approx(0.25)
-    assert parse_rate(options.bandwidth) == 12.5e6
+    assert parse_time(options.downtime, "--downtime") == pytest.approx(0.25)
+    assert parse_rate(options.bandwidth, "--bandwidth") == 12.5e6
     assert options.verify
     assert options.json_lines
     assert options.code_file == "/c"

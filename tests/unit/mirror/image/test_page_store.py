@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redirty.collector.errors import RedirtyError
-from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
 from redirty.collector.mirror.image.journal import Journal
 from redirty.collector.mirror.image.page_store import PageStore, StoreError
+from redirty.collector.pageset import PAGE_SIZE
 
 U = np.uint64
 
@@ -42,7 +42,7 @@ def test_a_store_has_the_contents_that_were_written(steps: list[tuple[bool, int,
         if write:
             for window in store.new_windows(*runs):
                 store.open_window(window)
-            data = bytes([n % 250 + 1]) * (length * PAGE)
+            data = bytes([n % 250 + 1]) * (length * PAGE_SIZE)
             store.write(*runs, memoryview(data))
         else:
             store.zero(*runs)
@@ -51,9 +51,9 @@ def test_a_store_has_the_contents_that_were_written(steps: list[tuple[bool, int,
     filled = {p for w in store.windows for p in store.filled_pages(w).tolist()}
     assert filled == {page for page, value in truth.items() if value}
     for page in filled:
-        buffer = memoryview(bytearray(PAGE))
+        buffer = memoryview(bytearray(PAGE_SIZE))
         store.read_into(np.array([page], U), np.array([1], U), buffer)
-        assert bytes(buffer) == bytes([truth[page]]) * PAGE
+        assert bytes(buffer) == bytes([truth[page]]) * PAGE_SIZE
     reopened = PageStore(os.dup(fd), 1 << 16, store.windows)
     reopened.find_filled()
     found = {p for w in reopened.windows for p in reopened.filled_pages(w).tolist()}
@@ -80,7 +80,7 @@ def test_an_image_resumes_after_a_kill(tmp_path: Path) -> None:
     image.declare(1, SPACE)
     image.declare(2, FILE)
     one = np.array([5, 1 << 30], U), np.array([2, 1], U)
-    image.write(1, *one, memoryview(b"x" * (3 * PAGE)))
+    image.write(1, *one, memoryview(b"x" * (3 * PAGE_SIZE)))
     image.journal.done(7)
     digest = image.digest()
     image.close()

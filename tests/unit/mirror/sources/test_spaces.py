@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.image.commit import commit
 from redirty.collector.mirror.image.core_notes import OWN_NAME, OWN_PAGES, make_note
 from redirty.collector.mirror.image.core_reader import CoreFile
@@ -17,7 +16,7 @@ from redirty.collector.mirror.image.process_image import PlacedMapping, PlacedPr
 from redirty.collector.mirror.sources.files import Files, FileSource
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import Vma, key_of
-from redirty.collector.pageset import PageSet, from_pages, page_numbers
+from redirty.collector.pageset import PAGE_SIZE, PageSet, from_pages, page_numbers
 
 U = np.uint64
 
@@ -31,7 +30,7 @@ def numbers(found: PageSet) -> list[int]:
 
 
 def vma(first: int, last: int, perms: str = "rw-s", offset: int = 0, inode: int = 7) -> Vma:
-    return Vma(first * PAGE, last * PAGE, perms, offset * PAGE, "08:01", inode, "/x")
+    return Vma(first * PAGE_SIZE, last * PAGE_SIZE, perms, offset * PAGE_SIZE, "08:01", inode, "/x")
 
 
 def space() -> SpaceSource:
@@ -40,24 +39,24 @@ def space() -> SpaceSource:
 
 def test_a_file_is_mirrored_where_it_is_mapped_and_not_where_it_has_holes() -> None:
     fd = os.memfd_create("file")
-    os.ftruncate(fd, 10 * PAGE + 100)
-    os.pwrite(fd, b"x" * PAGE, 3 * PAGE)
+    os.ftruncate(fd, 10 * PAGE_SIZE + 100)
+    os.pwrite(fd, b"x" * PAGE_SIZE, 3 * PAGE_SIZE)
     viewer = space()
     file = FileSource(2, ("00:01", 7, 0), fd, "/x")
     file.mapped_by = [(viewer, vma(100, 104)), (viewer, vma(200, 220, "r--p", offset=2))]
     current = file.current_pages()
     assert numbers(current) == list(range(11)), "up to the page that contains the end of the file"
     assert 3 not in numbers(file.holes(current)) and 8 in numbers(file.holes(current))
-    buffer = memoryview(bytearray(b"z" * 3 * PAGE))
+    buffer = memoryview(bytearray(b"z" * 3 * PAGE_SIZE))
     assert file.read(np.array([2, 3, 10], U), buffer).all()
-    assert bytes(buffer) == bytes(PAGE) + b"x" * PAGE + bytes(PAGE)
+    assert bytes(buffer) == bytes(PAGE_SIZE) + b"x" * PAGE_SIZE + bytes(PAGE_SIZE)
     file.close()
     viewer.close()
 
 
 def test_a_write_to_a_file_is_noticed() -> None:
     fd = os.memfd_create("file")
-    os.ftruncate(fd, PAGE)
+    os.ftruncate(fd, PAGE_SIZE)
     file = FileSource(2, ("00:01", 7, 0), fd, "/x")
     assert file.may_have_changed(), "its state is not known yet"
     file.remember_state()
@@ -87,8 +86,8 @@ def test_own_pages_hide_file_pages_even_if_they_are_zero(tmp_path: Path) -> None
     image = Image.create(tmp_path / "m", "s" * 16)
     image.declare(1, SPACE)
     image.declare(2, FILE)
-    image.write(2, np.array([4], U), np.array([4], U), memoryview(b"f" * (4 * PAGE)))
-    image.write(1, np.array([101], U), np.array([1], U), memoryview(b"o" * PAGE))
+    image.write(2, np.array([4], U), np.array([4], U), memoryview(b"f" * (4 * PAGE_SIZE)))
+    image.write(1, np.array([101], U), np.array([1], U), memoryview(b"o" * PAGE_SIZE))
     mapping = PlacedMapping(100, 104, "rw-p", "/x", 2, 4)
     zero_run = ((102, 1),)
     own = np.array([[101, 2]], U)
@@ -96,8 +95,11 @@ def test_own_pages_hide_file_pages_even_if_they_are_zero(tmp_path: Path) -> None
     huge = PlacedMapping(1 << 30, 1 << 34, "---p", "")  # reserved, 64 TiB of nothing
     commit(image, [PlacedProcess(9, 1, (mapping, huge), notes, zero_run)], 62, {"bytes": 1})
     core = CoreFile(tmp_path / "m" / "memory.core")
-    assert core.read(100, 4) == b"f" * PAGE + b"o" * PAGE + bytes(PAGE) + b"f" * PAGE
-    assert core.read(1 << 31, 1) == bytes(PAGE)
+    assert (
+        core.read(100, 4)
+        == b"f" * PAGE_SIZE + b"o" * PAGE_SIZE + bytes(PAGE_SIZE) + b"f" * PAGE_SIZE
+    )
+    assert core.read(1 << 31, 1) == bytes(PAGE_SIZE)
     assert core.own.tolist() == [[101, 2]]
     core.close()
     names = {p.name for p in (tmp_path / "m").iterdir()}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from redirty.collector.linux.process_memory import PAGE
 from redirty.collector.mirror.sources.vmas import parse_line, without_overlaps
+from redirty.collector.pageset import PAGE_SIZE
 
 
 def test_a_line_of_maps_is_a_mapping() -> None:
@@ -16,9 +16,9 @@ def test_a_line_of_maps_is_a_mapping() -> None:
     assert anonymous is not None and not anonymous.has_file
     huge = parse_line(b"200000-400000 rw-p 00000000 00:0f 9   /anon_hugepage (deleted)")
     assert huge is not None and not huge.has_file
-    grown = without_overlaps([vma, vma._replace(end=vma.end + PAGE)])
+    grown = without_overlaps([vma, vma._replace(end=vma.end + PAGE_SIZE)])
     assert [(v.start, v.end) for v in grown] == [
         (vma.start, vma.end),
-        (vma.end, vma.end + PAGE),
+        (vma.end, vma.end + PAGE_SIZE),
     ]
     assert grown[1].offset == 0x5000
