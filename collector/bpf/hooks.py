@@ -71,7 +71,7 @@ def kernel_functions() -> frozenset[str]:
 
 
 def attach(bpf: Any, probe: str) -> frozenset[str]:
-    """Attach the hooks of one kind of probe; return the names of those that the kernel took.
+    """Attach the hooks of one kind of probe; return the names of those that the kernel accepted.
 
     Raises:
         Exception: Whatever BCC raises when the required hook is refused.

@@ -59,7 +59,7 @@ class MirrorState:
         """Start with no sources.
 
         Args:
-            sink: receives new sources, and pages that are gone.
+            sink: receives new sources, and reports of unmapped pages.
             scan: the kernel has PAGEMAP_SCAN.
             mirrored: returns which mappings of a space, by the recorder's number, are mirrored; None: all.
         """
@@ -131,7 +131,7 @@ class MirrorState:
         except OSError as e:
             if e.errno in RESOURCE_ERRNOS:
                 raise
-            return  # it ended meanwhile
+            return  # the process ended meanwhile
         self._sink.declare(space.number, SPACE)
         self.spaces[number] = space
 

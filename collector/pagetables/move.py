@@ -19,7 +19,7 @@ from redirty.collector.units import show_pages, show_time
 
 
 def would_move(target: RelocationTarget, node: int, limits: RelocationLimits) -> dict[str, Any]:
-    """Say what a move would do; its time is measured on memory of this process.
+    """Predict the effect of a move; its time is measured on memory of this process.
 
     Raises:
         RedirtyError: Nothing of the process may be moved.
@@ -44,12 +44,12 @@ def would_move(target: RelocationTarget, node: int, limits: RelocationLimits) ->
 def move(
     target: RelocationTarget, node: int, limits: RelocationLimits, *, progress: bool
 ) -> dict[str, Any]:
-    """Move page tables, and say what moved.
+    """Move page tables; return what moved as a JSON-serializable dict.
 
     Args:
         target: The process.
         node: The NUMA node.
-        limits: What the move may do to it.
+        limits: Limits on stopping and changing the process.
         progress: Whether to show it on stderr.
 
     Raises:

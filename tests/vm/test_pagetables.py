@@ -192,7 +192,7 @@ def test_a_mirror_kept_while_tables_move_equals_the_memory(parts: dict[str, Any]
 def test_refusals_are_one_line(parts: dict[str, Any]) -> None:
     found = part(parts, "refusals")
     for name, code, expected in (
-        ("no_node", 1, "there is no node 7 here"),
+        ("no_node", 1, "this machine has no node 7"),
         ("bare_node", 1, f"node {BARE} has no memory"),
         ("yes_alone", 2, "--to-node"),
         ("debugged", 1, "already traced by process"),

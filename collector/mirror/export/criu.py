@@ -55,7 +55,7 @@ def export(directory: Path, to: Path) -> int:
     """Write the images of a mirror's processes to a new directory, and return their number of pages.
 
     Raises:
-        RedirtyError: not a mirror, or the images cannot be written.
+        RedirtyError: the directory is not a mirror, or the images cannot be written.
     """
     information = read_manifest(directory)
     new_directory(to)

@@ -99,7 +99,7 @@ def test_refusals_are_one_line(tracing: None) -> None:
     missing = max(nodes.online) + 1
     with Mapped("private", 1) as target:
         cases: list[tuple[list[object], int, str]] = [
-            (["--to-node", missing], 1, f"there is no node {missing} here"),
+            (["--to-node", missing], 1, f"this machine has no node {missing}"),
             (["--yes"], 2, "--to-node"),
             (["--to-node", 0, "--max-pause", "20"], 2, "time '20'"),
             (["--sample", "0"], 2, "--sample"),
