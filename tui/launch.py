@@ -52,7 +52,9 @@ def run(choose: Callable[[], TopChoices], config_file: Path | None) -> int:
     if app.error is not None:
         raise app.error
     last = app.last
-    if last is not None and last.state is ReaderState.ENDED:  # the screen that showed it is gone
+    if (
+        last is not None and last.state is ReaderState.ENDED
+    ):  # the screen that showed the message is gone
         raise TargetEndedError(last.message)
     if last is not None and last.state is ReaderState.FAILED:
         raise RedirtyError(last.message)

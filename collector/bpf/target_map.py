@@ -84,7 +84,7 @@ class RangeFilter:
         self._config = config
 
     def add(self, ranges: list[tuple[int, int]]) -> None:
-        """Also record writes to these address ranges, [start, end), from now on.
+        """Add address ranges, [start, end), to those whose writes are recorded.
 
         Raises:
             RedirtyError: There are too many.

@@ -101,7 +101,7 @@ class Tracer:
         return self._targets.all()
 
     def add_ranges(self, ranges: list[tuple[int, int]]) -> None:
-        """Also record writes to these address ranges, [start, end), from now on; with Options.part.
+        """Add address ranges, [start, end), to those whose writes are recorded; with Options.part.
 
         Raises:
             RedirtyError: There are too many.

@@ -1,4 +1,4 @@
-"""redirty predict: predict whether a mirror converges, in how many passes, and with how much downtime."""
+"""redirty predict: predicts whether a mirror converges, in how many passes, and with how much downtime."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ policies:
 examples:
   sudo redirty record -p 1234 -d 30 -o rec
   redirty predict rec --bandwidth 1Gbit --downtime 300ms
-  redirty predict rec --to backup-host               with what the link to it has left now
+  redirty predict rec --to backup-host               with the free bandwidth of the link to it
   redirty predict rec --bandwidth 10Gbit --policy qemu --json
   sudo redirty predict -p 1234 -d 10 --bandwidth 1.25GB       records for 10 s, keeps no file
 
@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
-    """Build the question but for the bandwidth: measuring a link takes a second, wrong usage must not."""
+    """Build the question except for the bandwidth: usage errors must not wait for the measurement of a link."""
     downtime_s = None
     if options.downtime is not None:
         downtime_s = parse_positive_time(options.downtime, "--downtime")

@@ -97,7 +97,7 @@ def _unfinished_image(directory: Path) -> Image | None:
     """Return the image of a receiver that was killed, if there is one.
 
     Raises:
-        RedirtyError: it cannot be resumed, or the directory cannot be made.
+        RedirtyError: the image cannot be resumed, or the directory cannot be created.
     """
     from redirty.collector.files import require_new
     from redirty.collector.mirror.image.image import Image
@@ -107,7 +107,7 @@ def _unfinished_image(directory: Path) -> Image | None:
         return Image.resume(directory)
     require_new(directory)
     if not directory.absolute().parent.is_dir():
-        raise RedirtyError(f"cannot make {directory}: there is no directory {directory.parent}")
+        raise RedirtyError(f"cannot create {directory}: there is no directory {directory.parent}")
     return None
 
 

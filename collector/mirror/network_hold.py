@@ -44,7 +44,7 @@ class NetworkHold:
             )
 
     def require_possible(self, freezer: Freezer, pids: Collection[int]) -> None:
-        """Also check that this kernel can hold traffic with a table that it removes if redirty dies.
+        """Check the same, and that this kernel can hold traffic with a table that it removes if redirty dies.
 
         Raises:
             RedirtyError: it cannot, or require_own() fails.

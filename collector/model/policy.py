@@ -1,4 +1,4 @@
-"""Policies: when a mirror makes another pass, and when it stops the target; redirty's and other tools'.
+"""Policies of redirty and other tools: when a mirror makes another pass, and when it stops the target.
 
 A policy is consulted after each pass with what is left to copy. Sources: QEMU 7.2 (migration/migration.c:
 migration_iteration_run, migration_update_counters, migration_completion; migration/ram.c:
@@ -32,8 +32,8 @@ class Remaining:
     Attributes:
         bytes: on the link.
         pending_bytes: whole pages, zero or not.
-        end_of: how many bytes on the link the last n pending bytes take; None: proportionally as many.
-        meanwhile_bytes: what is written until the target is stopped, if that is requested now.
+        end_of: returns how many bytes on the link the last n pending bytes take; None: in proportion.
+        meanwhile_bytes: bytes written until the target is stopped, if that is requested now.
     """
 
     bytes: float
@@ -50,8 +50,8 @@ class Remaining:
         return pending_bytes * self.bytes / self.pending_bytes
 
 
-# again(s): the bytes of the pages written in both of two consecutive times of s seconds, and the
-# probability that such a page is written in a third one, too.
+# again(s): the bytes of the pages written in both of two consecutive periods of s seconds, and the
+# probability that such a page is also written in a third one.
 Again = Callable[[float], tuple[float, float]]
 
 
@@ -78,7 +78,7 @@ class Policy(Protocol):
         zero_page_bytes: bytes on the link of a zero page; None: as any other page.
         header_bytes: bytes on the link of a page in addition to its contents.
         downtime_s: the goal; None when the policy has none.
-        endless: whether it continues for ever when it does not converge.
+        endless: whether it continues forever when it does not converge.
         compares: whether pages whose contents were sent already are not sent again.
         boundary_s: time between two passes, and before the last one, in addition to sending.
     """
@@ -115,8 +115,8 @@ class Policy(Protocol):
 class Qemu:
     """QEMU: passes until what is left fits the downtime limit.
 
-    Every 100 ms it compares what is left of the pass, in whole pages, with bandwidth x limit; once that
-    fits, it adds what was written meanwhile, so a pass ends early.
+    Every 100 ms it compares the rest of the pass, in whole pages, with bandwidth x limit; once that fits, it
+    adds what was written meanwhile, so a pass ends early.
     """
 
     downtime_s: float
@@ -147,8 +147,8 @@ class Qemu:
 class Goal:
     """redirty: passes until what is left fits the downtime goal.
 
-    It stops the target when all that was written fits: which pages are unchanged shows only when they are
-    read. keep_hot: defer pages that will almost certainly be written again to the last pass, as far as they
+    It stops the target when everything that was written fits, as unchanged pages are recognized only when they
+    are read. keep_hot: defer pages that will almost certainly be written again to the last pass, as far as they
     fit the goal.
     """
 
@@ -182,7 +182,7 @@ class Goal:
         return fits and self.boundary_s <= self.downtime_s
 
     def _capacity(self, bandwidth: float) -> float:
-        """Return the bytes that the last pass can carry in time."""
+        """Return the bytes that the last pass can carry within the downtime goal."""
         return bandwidth * max(self.downtime_s - self.boundary_s, 0.0)
 
 

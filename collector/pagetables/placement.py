@@ -73,7 +73,7 @@ class Placement:
 
     @property
     def advice(self) -> str:
-        """One sentence of placement advice."""
+        """Placement advice, one sentence."""
         return advice(f"-p {self.pid}", self.leaves, self.ran_s, self.nodes.with_memory)
 
 

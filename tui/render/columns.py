@@ -21,13 +21,13 @@ class Field(Generic[T]):
     """A column.
 
     Attributes:
-        name: in CSV, with its unit; empty: not in CSV.
-        heading: on the screen.
-        width: on the screen; 0: the remaining width.
-        help: what it means.
+        name: name in CSV, with its unit; empty: not in CSV.
+        heading: heading on the screen.
+        width: width on the screen; 0: the remaining width.
+        help: its meaning.
         value: returns the value of a row.
         show: returns the text of a value.
-        left: aligned to the left.
+        left: whether it is aligned to the left.
         min_width: width of the table below which the column is left out.
     """
 

@@ -215,7 +215,7 @@ def target_of(p: ProcessRow) -> TargetSet:
     """Return the target that a row stands for.
 
     Raises:
-        RedirtyError: it no longer exists.
+        RedirtyError: the target no longer exists.
     """
     if p.kind == "vm":
         # Without memory that looks like QEMU's guest RAM, it is traced as a process.

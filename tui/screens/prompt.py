@@ -64,7 +64,7 @@ def prompt(
     Args:
         app: the application to show the prompt in.
         title: what to enter.
-        parse: returns the value of a text, or raises RedirtyError with what is wrong with it.
+        parse: returns the value of a text, or raises RedirtyError if the text is invalid.
         apply: takes the value.
     """
     values: list[T] = []

@@ -22,7 +22,7 @@ _ROWS = 64
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Dirty pages by address and time. Only blocks that were written have a place in it.
+    """Dirty pages by address and time. Only blocks that were written have a row.
 
     Attributes:
         pages: (rows, columns) dirty pages; a row is a range of used blocks, a column a round, the

@@ -258,8 +258,8 @@ def nodes(online: tuple[int, ...], with_memory: tuple[int, ...]) -> NumaNodes:
 @pytest.mark.parametrize(
     ("online", "with_memory", "node", "expected"),
     [
-        ((0,), (0,), 0, "one node only"),
-        ((0,), (0,), 1, "no node 1 here"),
+        ((0,), (0,), 0, "only one node"),
+        ((0,), (0,), 1, "has no node 1:"),
         ((0, 1), (0, 1), 2, "no node 2: nodes with memory are 0, 1"),
         ((0, 1), (0,), 1, "node 1 has no memory"),
     ],
