@@ -40,7 +40,7 @@ def run(choose: Callable[[], TopChoices], config_file: Path | None) -> int:
         choices = choose()
         app = TopApp(_first_screen(choices), appearance)
         # Each refresh allocates thousands of small tuples, none of them in a cycle: collecting all
-        # imported objects again and again would take longer than drawing.
+        # imported objects repeatedly would take longer than drawing.
         gc.freeze()
         gc.enable()
         gc.set_threshold(50_000, 20, 100)

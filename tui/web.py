@@ -29,7 +29,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def serve(port: int) -> int:
-    """Serve until interrupted: each visit is a redirty top of its own; return the exit code.
+    """Serve until interrupted: each visit runs a separate redirty top; return the exit code.
 
     Raises:
         RedirtyError: the port cannot be used.

@@ -309,7 +309,7 @@ def frame_numbers(bitmap: pd.DataFrame) -> npt.NDArray[np.uint64]:
 
 
 def load_frames(directory: Path, number: int | None = None) -> pd.DataFrame:
-    """Load frames.parquet: the frame of each dirty page, where it changed. pfn is missing (NA) where a page is in no frame.
+    """Load frames.parquet: the frame of each dirty page, where it changed. pfn is NA for no frame.
 
     number: instead return one row per page, with its last known frame at the end of that round.
 

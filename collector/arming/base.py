@@ -18,7 +18,7 @@ def whole(mappings: Mappings) -> Mappings:
 
 
 class Armed(Protocol):
-    """An address space that is write-protected again and again.
+    """An address space that is write-protected repeatedly.
 
     Attributes:
         stopped_s: Seconds for which the target was stopped, once, to be armed.

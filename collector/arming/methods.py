@@ -1,7 +1,7 @@
 """Arming methods of this machine, each tried by a round trip on a page of a child process.
 
 clear_refs can accept the command and do nothing (a kernel without CONFIG_MEM_SOFT_DIRTY), so only
-writing a page and scanning for it tells whether a method works.
+writing a page and scanning for it shows whether a method works.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class UffdArmed:
     """An address space armed through its userfaultfd.
 
     Raises:
-        ArmError: The kernel lacks what it needs.
+        ArmError: The kernel lacks a required feature.
         GoneError: The process is gone.
     """
 

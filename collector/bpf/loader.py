@@ -221,8 +221,8 @@ def _captured() -> Iterator[_CompilerOutput]:
 def _reported_at_exit(captured: int, stderr: int) -> Iterator[None]:
     """Print the last line of the captured output if the process ends meanwhile.
 
-    LLVM ends the whole process by exit(3) where it gives up (a program that needs more than BPF's
-    stack, say). No exception reports that, and its output is captured.
+    LLVM ends the whole process by exit(3) where it gives up (such as on a program that needs more than BPF's
+    stack). No exception reports that, and its output is captured.
     """
     inside = True
 

@@ -43,7 +43,7 @@ class PageTableReader:
         if platform.machine() != "x86_64":
             raise PageTableReadError(f"page tables of {platform.machine()} are not supported yet")
         self._base = 0
-        # The address bits of an entry above all memory are flags (of memory encryption, say).
+        # The address bits of an entry above all memory are flags (such as those of memory encryption).
         self._address_mask = np.uint64(((1 << highest.bit_length()) - 1) & ~0xFFF)
         try:
             flags = [f"-DRD_TABLES={_BATCH}", *btf.table_offset_flags(btf.load())]

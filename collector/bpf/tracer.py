@@ -165,7 +165,7 @@ class Tracer:
 
         The count is over all processes. Where the kernel may preempt a BPF program (PREEMPT_LAZY,
         preempt=full), a fault on that processor meanwhile is not logged. See
-        syscalls.recursion_misses for what is not counted.
+        syscalls.recursion_misses for what the kernel does not count.
         """
         return sum(map(syscalls.recursion_misses, self._log_programs))
 

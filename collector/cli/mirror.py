@@ -59,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--passes",
         type=int,
         metavar="N",
-        help="stop the target after N passes (at most 1000), whatever is left",
+        help="stop the target after N passes (at most 1000), regardless of the rest",
     )
     parser.add_argument(
         "--bandwidth", metavar="RATE", help="send at most at this rate: 1Gbit, 100MiB"

@@ -28,7 +28,7 @@ number of distinct pages written within t of an arm, which a recording contains.
 policies:
   redirty    passes until the rest fits the downtime; pages that will almost certainly be written
              again are deferred to the last pass
-  qemu       passes until what is pending is less than bandwidth x downtime, checked every 100 ms
+  qemu       passes until the pending pages fit bandwidth x downtime, checked every 100 ms
   criu:N     N pre-dumps, then the dump      passes:N   N passes, then the rest
   xen        five passes, fewer when fewer than 50 pages are left
 
@@ -64,12 +64,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="size of the first pass (default: what is present; for qemu all of a guest's memory)",
+        help="size of the first pass (default: all present pages; for qemu all of a guest's memory)",
     )
     parser.add_argument(
         "--zero",
         metavar="SIZE",
-        help="how much of that is zero pages (default: as counted with --zeros, else none)",
+        help="how much of it is zero pages (default: as counted with --zeros, else none)",
     )
     parser.add_argument(
         "--last-bandwidth",

@@ -174,7 +174,7 @@ class Mappings:
 
 
 def appeared(before: Mappings, now: Mappings) -> Mappings:
-    """Return what is mapped now and was not mapped before, or differently.
+    """Return the mappings that are new, or differ from before.
 
     Of a mapping that grew, return the part by which it grew.
     """

@@ -11,7 +11,7 @@ from redirty.collector.linux import capabilities, procfs
 
 
 class Process:
-    """A process referred to by a pidfd, so that a later one of the same PID is never taken for it.
+    """A process referred to by a pidfd, so that a later process with the same PID is never mistaken for it.
 
     Attributes:
         pid: Its PID.

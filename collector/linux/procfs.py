@@ -52,7 +52,7 @@ class Stat(NamedTuple):
 
     @property
     def start_ticks(self) -> int:
-        """Start time in clock ticks since boot: tells a process from a later one of the same PID."""
+        """Start time in clock ticks since boot: distinguishes a process from a later one with the same PID."""
         return int(self.fields[19])
 
     @property

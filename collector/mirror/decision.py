@@ -25,7 +25,7 @@ class Goals:
     Attributes:
         downtime_s: for how long the target may be stopped; None: no limit.
         deadline_s: when the mirror has to be complete, counted from its start; None: no limit.
-        passes: the number of passes before the target is stopped, whatever is left; None: as many as needed.
+        passes: the number of passes before the target is stopped, regardless of the rest; None: as many as needed.
     """
 
     downtime_s: float | None = 0.2

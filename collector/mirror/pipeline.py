@@ -1,6 +1,6 @@
 """A pass over pages: reads, compares and sends them, as a pipeline with a fixed number of buffers.
 
-Threads read and compare while the caller sends. Memory is bounded by the buffers, whatever the size of the target.
+Threads read and compare while the caller sends. Memory is bounded by the buffers, regardless of the size of the target.
 """
 
 from __future__ import annotations

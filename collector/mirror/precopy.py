@@ -65,7 +65,7 @@ class Precopy:
             self.passes.append(report)
             mirror.observer.on_pass(report, result)
             if report.broken:
-                continue  # what is pending says nothing about convergence
+                continue  # the pending pages show nothing about convergence
             self.left.append(float(mirror.state.left_bytes()))
             decision = self._decide()
             if decision.action == GIVE_UP:
@@ -153,7 +153,7 @@ class Precopy:
         )
 
     def _end_round(self, report: PassReport) -> Round:
-        """Arm, update what is pending, and add the round to the report and to the estimates."""
+        """Arm, update the pending pages, and add the round to the report and to the estimates."""
         mirror, recorder, state = self._mirror, self._mirror.recorder, self._mirror.state
         started = time.monotonic()
         result = recorder.end_round()

@@ -1,4 +1,4 @@
-"""A mirror from start to end: creates its parts, arms the target, and closes everything, whatever happens."""
+"""A mirror from start to end: creates its parts, arms the target, and closes everything in every case."""
 
 from __future__ import annotations
 

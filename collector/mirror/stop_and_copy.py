@@ -152,7 +152,7 @@ class StopAndCopy:
         self._limit_s = _MAX_DOWNTIME_S if limit_s is None else limit_s
 
     def run(self) -> StopResult:
-        """Stop the target, copy what is pending, and resume it.
+        """Stop the target, copy the pending pages, and resume it.
 
         Raises:
             StopAndCopyError: the attempt failed, and another one may follow.

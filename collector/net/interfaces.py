@@ -83,7 +83,7 @@ class Kernel:
         return qdisc.limits([_entry(m) for m in qdiscs], [_entry(m) for m in classes])
 
     def speed(self, interface: Interface) -> float | None:
-        """Return the speed of an interface in bytes per second; None if it is not known."""
+        """Return the speed of an interface in bytes per second; None if unknown."""
         return None if interface.kind in _NO_REAL_SPEED else ethtool.speed(interface.name)
 
     def route_to(self, host: str) -> int:
@@ -183,7 +183,7 @@ def find(interfaces: list[Interface], name: str) -> Interface:
     """Return the interface with a name.
 
     Raises:
-        RedirtyError: There is none.
+        RedirtyError: There is no such interface.
     """
     for interface in interfaces:
         if name == interface.name or name in interface.other_names:
@@ -260,7 +260,7 @@ def _unknown(top: Interface, lowest: Interface) -> str:
     through = "" if lowest is top else f" (which sends through {lowest.name})"
     kind = f"a {lowest.kind} device" if lowest.kind else "its driver"
     reason = "has none" if lowest.kind else "reports none (as wifi and many virtual machines)"
-    return f"the speed of {top.name}{through} is not known: {kind} {reason}; {TYPE_IT}"
+    return f"the speed of {top.name}{through} is unknown: {kind} {reason}; {TYPE_IT}"
 
 
 def is_virtual(interface: Interface) -> bool:

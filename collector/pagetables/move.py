@@ -56,7 +56,7 @@ def move(
         RedirtyError: The tables cannot be moved.
         TargetEndedError: The process is gone.
     """
-    require_movable(target.pid, node)  # before the flush counter, which takes a while to load
+    require_movable(target.pid, node)  # before the flush counter, which is slow to load
     observer = _MoveObserver(target.pid, show=progress)
     try:
         moved = Relocation(target, node, limits, observer).run()

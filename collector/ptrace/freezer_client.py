@@ -94,7 +94,9 @@ class Freezer:
 
     def _start(self) -> None:
         local, peer = socket.socketpair()
-        with contextlib.suppress(OSError):  # else it waits for the reader now and then
+        with contextlib.suppress(
+            OSError
+        ):  # otherwise the freezer occasionally waits for the reader
             peer.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER_BYTES)
         self._process = start_helper("freezer", peer)
         self._link = local

@@ -35,7 +35,7 @@ from redirty.collector.units import plural
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
-_EVENT_TICK_S = 0.02  # the ring must not fill up in between
+_EVENT_TICK_S = 0.02  # short enough that the ring does not fill up
 
 
 class Session:
@@ -121,7 +121,7 @@ class Session:
         try:
             method = choose(self.options.arm, injector)
             if self.options.target.follow_fork:
-                self.names.listen()  # imports pyroute2, which takes a while: before anything is armed
+                self.names.listen()  # imports pyroute2, which is slow: before anything is armed
             tracer = Tracer(self._tracer_options())
             trim_heap()
             recorder = Recorder(tracer, self.options.target, method, injector)

@@ -23,7 +23,7 @@ class ProcessEntry:
         kind: "process" or "vm".
         cgroup: Its cgroup's path.
         rss_bytes: Resident set size.
-        started: Start time in clock ticks, which tells it from a later one of the same PID.
+        started: Start time in clock ticks, which distinguishes it from a later process with the same PID.
     """
 
     pid: int

@@ -189,7 +189,7 @@ class AddressSpace:
         self._next_present = empty()
         if not self._armed_before:
             # Nothing was protected before, so the page tables do not show writes yet: all pages that
-            # exist (inherited by a child, say) are present, and were not "missed".
+            # exist (such as those inherited by a child) are present, and were not "missed".
             self._armed_before = True
             return empty()
         missed = written & unlogged

@@ -200,7 +200,7 @@ class Members:
                 self._try_adopt(pid, required=False)
 
     def _release(self, pid: int) -> None:
-        """Stop tracing a process that left the target; what it wrote until now still counts."""
+        """Stop tracing a process that left the target; its writes until now still count."""
         self.tracer.drop_target(pid)
         for space in self.spaces.values():
             if space.pid == pid:

@@ -24,7 +24,7 @@ class LinkWatch:
         self._stop = threading.Event()
 
     def start(self, reader: TargetReader) -> None:
-        """Start polling for a reader, in a thread of its own."""
+        """Start polling for a reader, in a separate thread."""
         self._stop = threading.Event()
         threading.Thread(
             target=self._run, args=(reader, self._stop), name="link", daemon=True

@@ -1,4 +1,4 @@
-"""Traces a running target: records rounds in a thread of its own, publishes a snapshot after each of them."""
+"""Traces a running target: records rounds in a separate thread, publishes a snapshot after each of them."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Live(TargetReader):
         self._publish_end()
 
     def _rest(self, question: ConvergenceQuestion) -> None:
-        """Wait, so that short rounds are not drawn one by one, until another question is asked."""
+        """Wait, so that short rounds are not drawn one by one, or until the question changes."""
         with self._wake:
             self._wake.wait_for(lambda: self.question != question or self.stopping, _REST_S)
 

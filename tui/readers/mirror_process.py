@@ -1,4 +1,4 @@
-"""Runs redirty mirror as a process of its own and reads its lines.
+"""Runs redirty mirror as a separate process and reads its lines.
 
 If the screen ends in any way, the process notices that its output is no longer read, and releases the target.
 """

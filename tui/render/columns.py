@@ -59,13 +59,13 @@ def _text(value: Value) -> str:
 
 MAPPINGS: tuple[Field[MappingTable], ...] = (
     Field("redirtied_pages_per_s", "re-dirtied/s", 12,
-          "written pages that were present when the round began",
+          "written pages that were present when the round started",
           lambda t, i: float(t.redirtied_per_s[i]), _pages),
     Field("dirty_pages_per_s", "dirty/s", 11, "all written pages",
           lambda t, i: float(t.dirty_per_s[i]), _pages),
     Field("write_faults_per_s", "faults/s", 9, "pages in the write-fault log",
           lambda t, i: float(t.faults_per_s[i]), _number, min_width=96),
-    Field("present_pages", "present", 10, "pages present when the last round began",
+    Field("present_pages", "present", 10, "pages present when the last round started",
           lambda t, i: int(t.present[i]), _pages, min_width=108),
     Field("mapping_class", "class", 12, "anonymous or file, private or shared",
           lambda t, i: t[i].mapping_class, _text, True),

@@ -43,7 +43,7 @@ class PromptScreen(ModalScreen[str | None]):
             yield Static("", id="wrong")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Accept the text, or show what is wrong with it."""
+        """Accept the text, or show why it is invalid."""
         try:
             self._check(event.value)
         except RedirtyError as e:

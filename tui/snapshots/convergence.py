@@ -31,7 +31,7 @@ class ConvergenceQuestion:
         bandwidth: bandwidth of the link in bytes per second.
         downtime_s: longest acceptable downtime.
         policy: name of the stop policy.
-        source: where the bandwidth comes from, for display.
+        source: origin of the bandwidth, for display.
     """
 
     bandwidth: float

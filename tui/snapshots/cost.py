@@ -68,7 +68,7 @@ def cost_of(recent: Sequence[RoundSummary], fault_s: float, limit: float) -> Cos
 def longer_interval(interval_s: float, cost: Cost) -> float:
     """Return the interval to continue with, in seconds: longer in proportion to the excess cost.
 
-    The change is bounded, because only pages that are written again and again cost in proportion to the
+    The change is bounded, because only pages that are written repeatedly cost in proportion to the
     number of rounds.
     """
     if not cost.too_high or cost.share is None:

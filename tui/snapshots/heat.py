@@ -27,7 +27,7 @@ class HeatMap:
     Attributes:
         pages: (rows, columns) dirty pages; a row is a range of used blocks, a column a round, the
             latest one last.
-        first: (rows,) the (pid, address) where each row begins.
+        first: (rows,) the (pid, address) at which each row starts.
         start_s: (columns,) start of each round.
         block_bytes: size of a block.
         blocks: number of blocks.

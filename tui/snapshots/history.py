@@ -1,4 +1,4 @@
-"""The latest rounds, and what is computed from them: rates, mappings, heat map, TLB, model input."""
+"""The latest rounds, and the values computed from them: rates, mappings, heat map, TLB, model input."""
 
 from __future__ import annotations
 

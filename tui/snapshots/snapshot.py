@@ -104,7 +104,7 @@ class TargetSnapshot:
 
 
 class ProcessRow(NamedTuple):
-    """A process, or a group of processes. Rates are per second; None where the kernel cannot tell.
+    """A process, or a group of processes. Rates are per second; None where the kernel cannot count them.
 
     Attributes:
         pid: 0 for a group.

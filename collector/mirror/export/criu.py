@@ -60,7 +60,7 @@ def export(directory: Path, to: Path) -> int:
     information = read_manifest(directory)
     new_directory(to)
     with contextlib.ExitStack() as stack:
-        # A partial set could be taken for a complete one.
+        # A partial set could be mistaken for a complete one.
         stack.callback(shutil.rmtree, to, ignore_errors=True)
         total = _export_into(to, directory, information)
         stack.pop_all()

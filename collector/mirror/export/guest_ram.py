@@ -62,7 +62,7 @@ def export(directory: Path, to: Path) -> tuple[int, bool]:
             size = max(part.guest_address + part.size for part in parts)
             os.ftruncate(fd, size)
         except BaseException:
-            to.unlink()  # a partial file could be taken for a complete one
+            to.unlink()  # a partial file could be mistaken for a complete one
             raise
         finally:
             os.close(fd)

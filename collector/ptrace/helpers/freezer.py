@@ -1,6 +1,6 @@
 """The process that freezes a target: every thread stopped by ptrace, its registers read.
 
-It is a process of its own, with the bare library only, so that the target resumes whatever happens
+It is a separate process, with the bare library only, so that the target resumes whatever happens
 to the collector: it is released when the collector's end of the socket closes, when the time limit is
 over (the collector may hang), and, as the kernel does for every tracer, when the freezer itself dies.
 The freezer changes nothing in the target.

@@ -1,6 +1,6 @@
 """The process that stops a target briefly: runs userfaultfd(2) in it, relocates its page tables.
 
-It is a process of its own, run with the bare library only, for one reason: it must not die between
+It is a separate process, run with the bare library only, for one reason: it must not die between
 changing a thread's registers and restoring them. The collector can be killed at any moment; the
 injector has a session of its own, ignores all signals that can be ignored, ends by itself when the collector is
 gone, and never before the target is restored.
@@ -39,7 +39,7 @@ PIDFD_OPEN, PIDFD_GETFD = 434, 438
 
 
 def system_call_address(pid: int, arch: Architecture) -> int:
-    """Find a system call instruction in a process: in the vdso, or in any code of its own.
+    """Find a system call instruction in a process: in the vdso, or in any of its code.
 
     Raises:
         TraceeError: No such instruction is mapped (ENOENT).

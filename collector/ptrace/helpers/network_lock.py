@@ -171,7 +171,7 @@ class NetworkLocks:
 
 
 def _threads_of(pid: int) -> "list[str]":
-    """List the threads of a process as paths: each may be in a namespace of its own."""
+    """List the threads of a process as paths: each may be in a different namespace."""
     try:
         return [f"/proc/{pid}/task/{tid}" for tid in os.listdir(f"/proc/{pid}/task")]
     except FileNotFoundError:

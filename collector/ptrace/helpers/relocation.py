@@ -57,7 +57,7 @@ def require_unused(areas: "list[int]", segments: "list[tuple[int, int, int]]") -
 
     Args:
         areas: Addresses of the threads' areas; -1: not known.
-        segments: (address, address in between, bytes) each.
+        segments: (address, transit address, bytes) each.
 
     Raises:
         InUseError: An area lies there.
@@ -180,7 +180,7 @@ class StubRun:
     def _enter(self, thread: Tracee, entry: int) -> None:
         saved = self.saved[thread.tid]
         words = type(saved)(*relocation_stub.borrowed(list(saved), entry))
-        # Registers first: a thread released in between opens its own signals again.
+        # Registers first: a thread released in between restores its own signal mask.
         thread.set_registers(words)
         thread.block_signals()
 
@@ -250,7 +250,7 @@ class RelocationRequest:
         maps: The maps file for which it was prepared.
         threads: Number of threads for which there is room.
         place: Where the stub goes.
-        segments: (address, address in between, bytes) each.
+        segments: (address, transit address, bytes) each.
         shared: The page shared with the stub.
     """
 

@@ -46,7 +46,7 @@
 	.set S_RETRIES, 72		/* number of repeated moves back */
 	.set S_NEW_NODES, 128		/* 1024 bits */
 	.set S_OLD_NODES, 256
-	.set S_TABLE, 512		/* S_COUNT times: address, address in between, bytes */
+	.set S_TABLE, 512		/* S_COUNT times: address, transit address, bytes */
 	.set NODE_BITS, 1025		/* the kernel takes one less */
 
 	.set MREMAP, 25

@@ -67,7 +67,7 @@ def slot(shared: int, mask: bytes, registers: "list[int]") -> bytes:
 
 
 def shared(node: int, segments: "list[tuple[int, int, int]]") -> bytes:
-    """Return the page that all threads share. segments: (address, address in between, bytes) each."""
+    """Return the page that all threads share. segments: (address, transit address, bytes) each."""
     page = bytearray(SHARED_BYTES)
     struct.pack_into("<Q", page, COUNT, len(segments))
     struct.pack_into("<QQ", page, PAUSE, 0, 1_000_000)

@@ -1,7 +1,7 @@
 """All threads of a process, stopped by ptrace(2). Run by the injector with the bare library.
 
 The freezer has code of its own for this: it stops several processes as one and keeps serving afterwards,
-so it has to wait for a thread that did not stop in time. A step of the injector is a process of its own,
+so it has to wait for a thread that did not stop in time. A step of the injector is a separate process,
 whose end releases such a thread. The order (seize all, then interrupt all) keeps the measured stop short.
 """
 

@@ -351,7 +351,7 @@ def test_a_speed_that_is_not_known() -> None:
         fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"t0", 0x1002))  # TUNSETIFF, as IFF_TAP
         ip("link", "set", "t0", "up")
         text = refused(iface="t0")
-    assert text.startswith("the speed of t0 is not known: a tun device has none; give the rate")
+    assert text.startswith("the speed of t0 is unknown: a tun device has none; give the rate")
 
 
 def test_what_makes_no_sense() -> None:

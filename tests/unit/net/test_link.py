@@ -192,11 +192,11 @@ def test_a_bridge_is_as_fast_as_its_hardware_port() -> None:
 @pytest.mark.parametrize(
     ("devices", "expected"),
     [
-        ([device(1, "wlan0")], "the speed of wlan0 is not known: its driver reports none"),
-        ([device(1, "wg0", "wireguard")], "the speed of wg0 is not known: a wireguard device has"),
+        ([device(1, "wlan0")], "the speed of wlan0 is unknown: its driver reports none"),
+        ([device(1, "wg0", "wireguard")], "the speed of wg0 is unknown: a wireguard device has"),
         (
             [device(1, "v5", "vlan", below=2), device(2, "wlan0")],
-            "the speed of v5 (which sends through wlan0) is not known: its driver reports none",
+            "the speed of v5 (which sends through wlan0) is unknown: its driver reports none",
         ),
         (
             [device(1, "br0", "bridge"), *(device(i, f"eth{i}", master=1) for i in (2, 3))],
@@ -204,7 +204,7 @@ def test_a_bridge_is_as_fast_as_its_hardware_port() -> None:
         ),
         (
             [device(1, "a", "vlan", below=2), device(2, "b", "vlan", below=1)],
-            "the speed of a (which sends through b) is not known",
+            "the speed of a (which sends through b) is unknown",
         ),
     ],
 )
