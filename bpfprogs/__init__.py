@@ -1,7 +1,7 @@
-"""The BPF programs: C only. This module just finds the sources.
+"""The BPF programs, written in C; this module locates the sources.
 
-The sources and the header tree are package data, so they are where the package is, installed or
-run from a checkout.
+The sources and the header tree are package data, so they lie in the package's directory, both installed
+and in a checkout.
 """
 
 from pathlib import Path

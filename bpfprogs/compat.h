@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * What differs between kernels, in one place.
+ * All differences between kernels, in one place.
  *
  * Offsets (OFF_*) come from BTF at load, as -D flags: no kernel header, no copied structure.
  * OFF_MM_OWNER is not defined where the kernel has no mm_struct.owner (CONFIG_MEMCG off): then

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * The write-fault log: one recording core, three kinds of hook (fentry, kprobe,
- * tracepoint), of which one is compiled, and the life of targets (fork, exec, exit).
+ * tracepoint), of which one is compiled, and the lifecycle of targets (fork, exec, exit).
  *
  * -D flags: RD_ENTRY_FENTRY, RD_ENTRY_KPROBE or RD_ENTRY_TRACEPOINT; OFF_* (compat.h), RD_REGIONS,
  * RD_SLOTS, RD_TARGETS; RD_EVENTS with RD_RING_PAGES for the ring of single events; RD_STACKS for stacks
@@ -24,7 +24,7 @@ BPF_F_TABLE("hash", u64, struct rd_bits, bits1, RD_REGIONS, 0);
 #else
 #define RD_ROWS (1 << RD_ROWS_BITS)
 BPF_F_TABLE("array", u32, struct rd_row, rows, RD_ROWS * 2, MMAPABLE);
-/* Indices of the rows in use, in the order in which they were taken: what the collector has to read. */
+/* Indices of the rows in use, in the order of their allocation: the collector reads only these. */
 BPF_F_TABLE("array", u32, u32, taken, RD_REGIONS * 2, MMAPABLE);
 #endif
 
@@ -61,7 +61,7 @@ static __always_inline u64 target_of_tgid(struct rd_config *cfg, u32 tgid)
 	u64 *near = &cfg->near[tgid % RD_NEAR];
 	u64 seen = *(volatile u64 *)near;
 
-	/* Most faults of a machine are not the target's: one word excludes them without a hash lookup. */
+	/* Most faults on a machine are not the target's: one word excludes them without a hash lookup. */
 	if (!seen)
 		return 0;
 	if ((seen & TARGET_SET) && (seen & ((1 << RD_SPACE_TGID_BITS) - 1)) == tgid)
@@ -140,7 +140,7 @@ static __always_inline struct rd_bits *bits_of(struct rd_config *cfg, u64 key, u
 
 	if (!empty)
 		return NULL;
-	/* insert keeps what another CPU has inserted first */
+	/* an insert keeps the entry of another CPU that was first */
 	if (epoch) {
 		bits1.insert(&key, empty);
 		return bits1.lookup(&key);
@@ -245,7 +245,7 @@ static __always_inline void count(struct rd_stats *s, u32 kind)
 }
 
 /*
- * Count pages newly marked, and when. Reading the clock may take longer than everything else, so after the
+ * Count pages newly marked, by time. Reading the clock may take longer than everything else, so after the
  * first pages only every RD_CLOCK_EVERY-th reads it, for itself and those before it. Return the time, or 0.
  */
 static __always_inline u64 count_pages(struct rd_stats *s, u64 fresh)
@@ -337,7 +337,7 @@ static __always_inline void record(void *ctx, struct rd_config *cfg, u64 t, u64 
 	e->tid = bpf_get_current_pid_tgid();
 	e->stack = stack;
 	e->kind = kind;
-	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP); /* the collector polls, many times a second */
+	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP); /* the collector polls many times a second */
 #endif
 }
 
@@ -473,7 +473,7 @@ static __always_inline int on_huge_at(void *ctx, u64 mm, u64 address)
 	return 0;
 }
 
-/* A huge page was written, or created and written: the hardware does not tell which part. */
+/* A huge page was written, or created and written: the hardware does not report which part. */
 static __always_inline int on_huge(void *ctx, u64 vmf)
 {
 	if (!(rd_read_u32((void *)vmf, OFF_VMF_FLAGS) & FAULT_FLAG_WRITE))
@@ -619,9 +619,9 @@ int kp_change_protection(struct pt_regs *ctx)
 #endif
 #endif
 
-/* ---- the life of targets: raw tracepoints of the scheduler, on every kernel ---- */
+/* ---- the lifecycle of targets: raw tracepoints of the scheduler, on every kernel ---- */
 
-/* A copy of this target may be out of date: have the next fault look up the hash. */
+/* A copy of this target may be stale: make the next fault look it up in the hash. */
 static __always_inline void invalidate(struct rd_config *cfg, u32 tgid)
 {
 	u64 number = 1;
@@ -691,7 +691,7 @@ int tp_exec(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* From now on another process may get this id, which must never be traced in its place. */
+/* From now on this id may be reused by another process, which must not be traced. */
 int tp_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	void *task = (void *)ctx->args[0];

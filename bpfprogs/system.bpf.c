@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Write faults and TLB flushes of every process, only counted: there is no target, nothing is armed.
+ * Counts write faults and TLB flushes of every process: there is no target, and nothing is armed.
  * A separate program, loaded while all processes are shown.
  *
  * -D flags: RD_PROCESSES, the number of processes for which there is room; RD_MORE_FENTRY or

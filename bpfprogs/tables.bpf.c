@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Reads page tables. Not attached: the collector has the kernel run these programs in its own context
+ * Reads page tables. Not attached: the kernel runs these programs in the collector's context
  * on request (BPF_PROG_TEST_RUN of a raw tracepoint's program, Linux 5.10).
  *
  * -D flags: OFF_* from BTF, RD_TABLES.

@@ -38,7 +38,7 @@ static __always_inline void tlb_count(struct rd_config *cfg, u64 t, u32 reason, 
 	__sync_fetch_and_add(&tlb->flushes, 1);
 	if (pages == TLB_FLUSH_ALL) {
 		__sync_fetch_and_add(&tlb->full_flushes, 1);
-	} else if (pages) { /* 0: a switch of tasks that found nothing to flush */
+	} else if (pages) { /* 0: a context switch that found nothing to flush */
 		__sync_fetch_and_add(&tlb->ranges, 1);
 		__sync_fetch_and_add(&tlb->pages, pages);
 	}
@@ -127,7 +127,7 @@ static __always_inline int flush_begins(u64 mm, u64 start, u64 end, u32 reason)
 	bool own = !mm || mm == rd_read_u64((void *)bpf_get_current_task(), OFF_TASK_MM);
 	u64 t = 0;
 
-	/* Neither the collector's flushes of its own memory, nor those of a target's by others (kcompactd). */
+	/* Skip the collector's flushes of its own memory, and those of a target's memory by others (kcompactd). */
 	if (own && !by_arm)
 		t = target_of_current(cfg);
 	else if (!own && by_arm)
@@ -171,7 +171,7 @@ static __always_inline int flush_asks(u64 request)
 	struct rd_flush *f = flush_calls.lookup(&id);
 
 	if (!f) {
-		/* Not a target's. A return that was missed may have left an old one here. */
+		/* Not a target's request. A missed return probe may have left a stale entry here. */
 		requests.delete(&request);
 		return 0;
 	}
@@ -183,7 +183,7 @@ static __always_inline int flush_asks(u64 request)
 	return 0;
 }
 
-/* This CPU handles a request: of another one, or (not an interruption) its own. */
+/* This CPU handles a request: that of another CPU, or (not an interruption) its own. */
 static __always_inline int flush_answers(u64 request)
 {
 	u32 zero = 0;

@@ -6,13 +6,13 @@ import errno
 
 
 class RedirtyError(Exception):
-    """A request that could not be carried out. The message is one line for a person."""
+    """A failed request. The message is one line for the user."""
 
     exit_code = 1
 
 
 class UsageError(RedirtyError):
-    """A command line that makes no sense."""
+    """An invalid command line."""
 
     exit_code = 2
 
@@ -22,7 +22,7 @@ class NoProcessError(RedirtyError):
 
 
 class TargetEndedError(RedirtyError):
-    """A target that ended before the recording was to end; what was recorded is kept and valid."""
+    """A target that ended before the recording was complete; what was recorded is kept and valid."""
 
     exit_code = 3
 
@@ -40,7 +40,7 @@ class GoneError(Exception):
 
 
 RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""errno values that mean redirty itself ran out of something, not that the target is gone."""
+"""errno values that mean redirty itself ran out of a resource, not that the target is gone."""
 
 
 def why(error: OSError) -> str:

@@ -110,7 +110,7 @@ def from_ranges(starts: U64, ends: U64) -> PageSet:
 
 
 def from_few_ranges(ranges: list[tuple[int, int]]) -> PageSet:
-    """Do what from_ranges() does, for a short list of non-empty ranges."""
+    """Build a set as from_ranges() does, from a short list of non-empty ranges."""
     keys: list[int] = []
     words = bytearray()
     for start, end in ranges:
@@ -157,7 +157,7 @@ def drop_empty(pages: PageSet) -> PageSet:
 
 
 def find(haystack: U64, needles: U64) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Return for each needle its index in the ascending haystack, and whether it is in there."""
+    """Return for each needle its index in the ascending haystack, and whether it is present."""
     at = np.searchsorted(haystack, needles)
     clipped = np.minimum(at, max(len(haystack) - 1, 0))
     found = haystack[clipped] == needles if len(haystack) else np.zeros(len(needles), np.bool_)

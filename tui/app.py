@@ -58,7 +58,9 @@ class TopApp(App[int]):
             self.set_keymap(dict(self._appearance.keys))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: a test
+            with contextlib.suppress(
+                ValueError, RuntimeError
+            ):  # not in the main thread, as in tests
                 loop.add_signal_handler(number, self.exit, 130)
         self.push_screen(self._first_screen())
 

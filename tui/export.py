@@ -28,10 +28,10 @@ def save(directory: Path, view: str, ending: str, content: bytes) -> Path:
     """Write a new file (0600) in a directory; return its path.
 
     Args:
-        directory: where to.
+        directory: the directory.
         view: part of the file's name.
-        ending: of the file's name, without a dot.
-        content: of the file.
+        ending: ending of the file's name, without a dot.
+        content: content of the file.
 
     Raises:
         RedirtyError: the file cannot be written.

@@ -40,7 +40,7 @@ def run(choose: Callable[[], TopChoices], config_file: Path | None) -> int:
         choices = choose()
         app = TopApp(_first_screen(choices), appearance)
         # Each refresh allocates thousands of small tuples, none of them in a cycle: collecting all
-        # imported objects again and again would take longer than drawing.
+        # imported objects repeatedly would take longer than drawing.
         gc.freeze()
         gc.enable()
         gc.set_threshold(50_000, 20, 100)
@@ -52,7 +52,9 @@ def run(choose: Callable[[], TopChoices], config_file: Path | None) -> int:
     if app.error is not None:
         raise app.error
     last = app.last
-    if last is not None and last.state is ReaderState.ENDED:  # the screen that showed it is gone
+    if (
+        last is not None and last.state is ReaderState.ENDED
+    ):  # the screen that showed the message is gone
         raise TargetEndedError(last.message)
     if last is not None and last.state is ReaderState.FAILED:
         raise RedirtyError(last.message)

@@ -20,8 +20,8 @@ class TopChoices:
         target: what to trace.
         trace: how to trace.
         question: first question to the model.
-        measure: returns the free bandwidth of the link in bytes per second and where that comes from,
-            within a second or so; None: the bandwidth was given, or is assumed.
+        measure: returns the free bandwidth of the link in bytes per second and its origin, within about a
+            second; None: the bandwidth was given, or is assumed.
     """
 
     replay: Path | None

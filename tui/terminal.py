@@ -74,7 +74,7 @@ def guard() -> None:
 
 @contextlib.contextmanager
 def screen_only() -> Iterator[None]:
-    """Keep off the screen what libraries and the BPF compiler write to file descriptor 2.
+    """Keep output of libraries and the BPF compiler to file descriptor 2 off the screen.
 
     The screen is drawn through a copy of the descriptor. The last 4 KiB of the output are printed at
     the end if REDIRTY_DEBUG is set.

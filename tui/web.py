@@ -1,7 +1,7 @@
 """Serves redirty top to a browser on this machine, through textual-serve.
 
-Whoever can open the page can trace. It is therefore served on the loopback interface only, and only to who
-knows the token in the printed address, which is then kept as a cookie of that browser.
+Anyone who can open the page can trace. It is therefore served on the loopback interface only, and only with
+the token in the printed address, which the browser then keeps as a cookie.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def serve(port: int) -> int:
-    """Serve until interrupted: each visit is a redirty top of its own; return the exit code.
+    """Serve until interrupted: each visit runs a separate redirty top; return the exit code.
 
     Raises:
         RedirtyError: the port cannot be used.
@@ -76,7 +76,7 @@ def _bound(port: int) -> socket.socket:
 
 
 async def _visits_ended(_app: web.Application) -> None:
-    """Wait until all visits have ended: none outlives the server or is cut off while releasing."""
+    """Wait until all visits have ended: none outlives the server or is interrupted while releasing its target."""
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     with contextlib.suppress(
         OSError, TimeoutError
@@ -90,7 +90,7 @@ class _Loopback(Server):
     """textual-serve's server, restricted to visitors that know the token."""
 
     def __init__(self, command: str, bound: socket.socket, port: int) -> None:
-        # exec: no shell stays in between, which would outlive a server that is killed
+        # exec: leaves no shell in between, which would outlive a server that is killed
         super().__init__(f"exec {command}", host=_HOST, port=port, title="redirty top")
         self._bound = bound
         self._token = secrets.token_urlsafe(18)
@@ -115,7 +115,7 @@ class _Loopback(Server):
         @web.middleware
         async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
             given = request.query.get("token") or request.cookies.get(_COOKIE, "")
-            # our own name, not one that was made to resolve to this address (DNS rebinding)
+            # the server's own name, not one that was made to resolve to this address (DNS rebinding)
             here = request.host in (f"{_HOST}:{self.port}", f"localhost:{self.port}")
             if not here or not hmac.compare_digest(given.encode(), token.encode()):
                 raise web.HTTPForbidden(text="redirty: open the printed address, with its token\n")

@@ -1,7 +1,7 @@
 """Loads a recording into pandas: a function for each file, with the types that its columns should have.
 
 Every file also loads with plain pandas.read_csv and no options; these functions add what only
-redirty knows: which rounds are complete, and addresses as numbers. recording/writer.py writes the files.
+redirty can: complete rounds only, and addresses as numbers. recording/writer.py writes the files.
 
 All functions raise RedirtyError when a file cannot be read, or is damaged.
 """
@@ -56,7 +56,9 @@ def load_meta(directory: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise RedirtyError(f"{path} is damaged: it is not JSON; {RESTORE}") from None
     if not isinstance(meta, dict) or "schema" not in meta:
-        raise RedirtyError(f"{directory} is not a recording: its meta.json is another program's")
+        raise RedirtyError(
+            f"{directory} is not a recording: its meta.json belongs to another program"
+        )
     if not is_count(meta["schema"]):
         raise RedirtyError(f"{path} is damaged: schema is not a count; {RESTORE}")
     if meta["schema"] > SCHEMA:
@@ -74,7 +76,7 @@ def load_meta(directory: Path) -> dict[str, Any]:
 def _read(
     directory: Path, name: str, columns: tuple[str, ...], max_bytes: int | None = None
 ) -> pd.DataFrame:
-    """Load a CSV file. max_bytes: of a longer one, only the rows in about that many bytes at its end."""
+    """Load a CSV file. max_bytes: of a longer file, load only the rows in about that many bytes at its end."""
     import io
 
     import pandas as pd
@@ -109,7 +111,7 @@ def _read(
 
 
 def _has_numbers(column: pd.Series[Any]) -> bool:
-    """Return whether a column has finite numbers only, and empty fields only if it may have some."""
+    """Return whether a column has only finite numbers, and empty fields only where these are allowed."""
     import numpy as np
     import pandas as pd
 
@@ -121,8 +123,8 @@ def _has_numbers(column: pd.Series[Any]) -> bool:
     return bool(np.isfinite(values).all() if column.name in _FILLED else not np.isinf(values).any())
 
 
-# The start of a row of mappings.csv or curves.csv. A path may contain line breaks, but no line like that
-# unless on purpose.
+# The start of a row of mappings.csv or curves.csv. A path may contain line breaks, but no such line except
+# on purpose.
 _ROW = re.compile(rb"\r\n(?=\d+,\d+,(0x|[a-z_]*,\d))")
 
 
@@ -307,9 +309,9 @@ def frame_numbers(bitmap: pd.DataFrame) -> npt.NDArray[np.uint64]:
 
 
 def load_frames(directory: Path, number: int | None = None) -> pd.DataFrame:
-    """Load frames.parquet: the frame of each dirty page, where it changed. pfn is missing for no frame.
+    """Load frames.parquet: the frame of each dirty page, where it changed. pfn is NA for no frame.
 
-    number: return one row a page instead, with its last known frame at the end of that round.
+    number: instead return one row per page, with its last known frame at the end of that round.
 
     Raises: RedirtyError when it was recorded without --physical.
     """
@@ -332,7 +334,9 @@ def _with_addresses(path: Path, frame: pd.DataFrame, *columns: str) -> pd.DataFr
 
     for name in columns:
         try:
-            texts = frame[name].to_numpy(object)  # one by one from pandas takes ten times as long
+            texts = frame[name].to_numpy(
+                object
+            )  # accessing them one by one in pandas takes ten times as long
             numbers = np.array([int(text, 16) for text in texts], np.uint64)
         except (ValueError, TypeError, OverflowError) as e:
             raise RedirtyError(f"{path} is damaged: column {name}: {e}") from None

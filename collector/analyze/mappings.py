@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 I64 = npt.NDArray[np.int64]
 _TOP = 8
-# Identity of a mapping, also when it grows.
+# Identity of a mapping, which it keeps when it grows.
 _KEYS = ["pid", "start", "mapping_class", "path"]
 
 
@@ -24,7 +24,7 @@ def by_mapping(
 ) -> list[dict[str, Any]]:
     """Return the mappings that were written, the most re-dirtied first.
 
-    A mapping is identified by its process, start, class and path, so one that grows is a single one. In
+    A mapping is identified by its process, start, class and path, so one that grows stays a single one. In
     addition to sums of mappings.csv each has `dirty_next_round` (share of its dirty pages that are dirty in
     the next round, too), `mean_run_rounds`, `pages` (ever dirty) and `hot_pages` (the fewest that account for
     redirtying.HOT percent of its page-rounds); None where there is no pages.csv.
@@ -100,7 +100,7 @@ def _add_page_statistics(
 
 
 def owner(pages: pd.DataFrame, lists: pd.DataFrame) -> I64:
-    """Return (n,) the row of the mapping that each page is in; -1 for none. Of several, the last seen.
+    """Return (n,) the row of the mapping that each page is in; -1 for none. Of several, the most recent one.
 
     pages: pid and address, ascending within a process. lists: pid, start, end (addresses, end exclusive) and
     seen (round), by row.
@@ -122,7 +122,7 @@ def as_lines(s: dict[str, Any]) -> list[str]:
     """Format the table of the report. s: the summary."""
     rows = s["mappings"]
     if not rows and s["dirty_pages"]:
-        return ["the mappings that were written are not known: mappings.csv has none"]
+        return ["the written mappings are unknown: mappings.csv has none"]
     if not rows:
         return ["no mapping was written"]
     head = f"{'re-dirtied':>13} {'dirty':>11}  {redirtying.HEAD}"

@@ -50,7 +50,7 @@ def _are_sharers(value: object) -> bool:
 
 _TARGET = "target."
 _Test = tuple[Callable[[object], bool], str]
-# The keys of meta.json that are used. Of optional ones (older versions lack some) only the type is checked.
+# The keys of meta.json in use. Optional ones (older versions lack some) are checked only for their type.
 _NEEDED: dict[str, _Test] = {
     "target": (_is_object, "an object"),
     _TARGET + "description": (_is_text, "a text"),
@@ -86,8 +86,8 @@ def wrong_field(meta: dict[str, Any]) -> str:
 def require_rounds(path: Path, rounds: int) -> None:
     """Check that rounds.csv has rows when meta.json reports rounds.
 
-    meta.json has their number only when the recording was closed; one that was cut off has 0 there, and
-    maybe no rows.
+    meta.json has their number only if the recording was closed; one that was interrupted has 0 there, and
+    possibly no rows.
 
     Raises: RedirtyError when rounds.csv is missing or has no rows.
     """

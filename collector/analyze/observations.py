@@ -21,7 +21,7 @@ from redirty.collector.model.observations import (
 if TYPE_CHECKING:
     import pandas as pd
 
-# A prediction is based on the latest rounds: of long files only this much is read, from the end.
+# A prediction is based on the latest rounds: of long files only this many bytes at the end are read.
 _CURVES_BYTES = 8 << 20
 _MAPPINGS_BYTES = 4 << 20
 _AVERAGE_POINTS = 128
@@ -66,7 +66,7 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observations
 
 
 def layout_of(zeros: pd.DataFrame) -> Layout | None:
-    """Return the memory in the order in which it is copied, by zeros.csv; None when that is empty.
+    """Return the memory of zeros.csv in the order in which it is copied; None when that file is empty.
 
     Larger mappings come first, as QEMU copies the blocks of a guest's memory. Pages of anonymous memory that
     were never touched are copied as zero pages; those of files are not.

@@ -1,6 +1,6 @@
 """Re-dirtying statistics: how likely a dirty page is dirty in the next round, streaks, hot sets, working sets.
 
-Of a recording, and of each mapping.
+Computed for a recording as a whole, and for each mapping.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 I64 = npt.NDArray[np.int64]
-PERCENTS = (50, 80, 90, 99)  # of the writes, which a hot set receives
-HOT = 90  # the one that is shown for mappings, threads and stacks
+PERCENTS = (50, 80, 90, 99)  # of the writes: sizes of hot sets
+HOT = 90  # the percentage shown for mappings, threads and stacks
 
 
 def hot_set(counts: I64, percent: int) -> int:
     """Return the smallest number of pages that account for a percentage of all counts.
 
-    counts: (n,) by page, not negative: rounds in which it was dirty, say. The pages with the highest counts
-    are that set, so their number is exact. 0 when all counts are.
+    counts: (n,) by page, not negative, such as rounds in which it was dirty. The pages with the highest counts
+    form the set, so their number is exact. 0 when all counts are 0.
     """
     if len(counts) == 0:
         return 0
@@ -41,7 +41,7 @@ def hot_set(counts: I64, percent: int) -> int:
 
 
 def share(part: float, whole: float) -> float | None:
-    """Return part / whole; None when whole is 0, or part is not known (NaN)."""
+    """Return part / whole; None when whole is 0, or part is unknown (NaN)."""
     return round(float(part) / float(whole), 4) if whole > 0 and not np.isnan(part) else None
 
 
@@ -99,8 +99,8 @@ def _counts(column: pd.Series[Any]) -> I64:
 def mean_run(rounds_dirty: I64, runs: npt.NDArray[np.float64]) -> float | None:
     """Return the mean length of streaks in rounds, including those cut off by the ends of the recording.
 
-    rounds_dirty, runs: (n,) dirty rounds, and streaks, by page. None when there are none, or they are not
-    known (NaN).
+    rounds_dirty, runs: (n,) dirty rounds, and streaks, by page. None when there are none, or they are
+    unknown (NaN).
     """
     page_rounds, started = float(rounds_dirty.sum()), float(runs.sum())
     return run_length(page_rounds, page_rounds - started) if started > 0 else None
@@ -156,7 +156,7 @@ def as_lines(s: dict[str, Any]) -> list[str]:
 
 
 def columns(row: dict[str, Any]) -> str:
-    """Format the three columns of a row: again, run, hot; '-' for what is not known."""
+    """Format the three columns of a row: again, run, hot; '-' for unknown values."""
     again, run, hot = row["dirty_next_round"], row["mean_run_rounds"], row["hot_pages"]
     return (
         f"{'-' if again is None else f'{again:.0%}':>5} {'-' if run is None else f'{run:.1f}':>6} "

@@ -65,7 +65,7 @@ _TOTALS = (
 def _recording(
     directory: Path, meta: dict[str, Any], rounds: int, duration_s: float
 ) -> dict[str, Any]:
-    """Return what was recorded, and how."""
+    """Return the description of the recording: target, method, length."""
     return {
         "directory": str(directory),
         "complete": bool(meta.get("complete")),
@@ -140,7 +140,7 @@ def _total(column: pd.Series[Any]) -> float | int | None:
 def _share_in_pages(pages: pd.DataFrame, dirty_pages: int) -> float | None:
     """Return the share of the dirty pages of all rounds that pages.csv covers.
 
-    Less than 1 when it was cut off, or the recorder was killed after it last wrote that file.
+    Less than 1 when that file was truncated, or the recorder was killed after it last wrote the file.
     """
     if dirty_pages == 0:
         return None
@@ -229,7 +229,7 @@ def as_text(s: dict[str, Any]) -> str:
                 f"{show_time(p['elapsed_s'])}: {show_pages(p['unique_dirty_pages'])}"
                 for p in s["curve"]
             )
-            or ("not known: curve.csv has no points" if s["dirty_pages"] else "nothing")
+            or ("unknown: curve.csv has no points" if s["dirty_pages"] else "nothing")
         ),
         "",
         *mappings.as_lines(s),
@@ -245,15 +245,15 @@ def _rate(name: str, pages_per_s: float, pages: int) -> str:
 def _page_lines(s: dict[str, Any]) -> list[str]:
     p, share = s["pages"], s["pages_told_share"]
     if p["ever_dirty"] is None:
-        return ["distinct pages: not known: pages.csv is missing or has no pages"]
+        return ["distinct pages: unknown: pages.csv is missing or has no pages"]
     lines = [
         f"distinct pages: {p['ever_dirty']} ever dirty, {p['dirty_again']} in more than one round, "
         f"{p['dirty_in_every_round']} in every round"
     ]
     if share is not None and share < 1:
         lines.append(
-            f"  pages.csv covers {share:.1%} of the dirty pages of all rounds: it was cut off, or the "
-            "recorder was killed; figures of single pages refer to these"
+            f"  pages.csv covers {share:.1%} of the dirty pages of all rounds: it was truncated, or the "
+            "recorder was killed; figures of single pages refer to the covered ones"
         )
     return lines
 
@@ -266,7 +266,7 @@ def _fault_lines(s: dict[str, Any]) -> list[str]:
     ]
     lines = [f"write faults: {s['write_faults']}" + (f" ({', '.join(shares)})" if shares else "")]
     if s["missed_pages"] is None:
-        lines.append("missed: not known (no scan)")
+        lines.append("missed: unknown (no scan)")
     elif s["missed_pages"]:
         lines.append(
             f"missed: {plural(s['missed_pages'], 'page')} that only the scan found (written by the kernel, "
@@ -281,8 +281,8 @@ def _fault_lines(s: dict[str, Any]) -> list[str]:
         )
     lost = s["lost_events"]
     lines.append(
-        f"lost: {'not known' if lost is None else plural(lost, 'event')}"
-        + ("" if not lost else "; the dirty counts are still right, by the scan")
+        f"lost: {'unknown' if lost is None else plural(lost, 'event')}"
+        + ("" if not lost else "; the dirty counts are still correct, by the scan")
     )
     if s["tlb_flushes"] is not None:
         waited = "" if s["tlb_flush_s"] is None else f", {show_time(s['tlb_flush_s'])} waited for"

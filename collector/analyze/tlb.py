@@ -29,7 +29,7 @@ _REMOTE = ("remote_send_ipi",)
 def summarise(frame: pd.DataFrame, hooks: frozenset[str]) -> dict[str, dict[str, Any]]:
     """Return `target` and `arm`, each with the sums of its flushes.
 
-    They are flushes, pages, ranges, full_flushes, cpus (interrupted, each time), time_s; None where the kernel
+    The sums are flushes, pages, ranges, full_flushes, cpus (interrupted, summed), time_s; None where the kernel
     cannot count them, or an older recording lacks them.
 
     frame: tlb.csv as loaded. hooks: `features` of meta.json.
@@ -41,7 +41,7 @@ def _side(frame: pd.DataFrame, prefix: str, hooks: frozenset[str]) -> dict[str, 
     if "tlb_time" in hooks:
         chosen = frame[frame["reason"].isin(_TIMED)]
     else:
-        # A flush that interrupts others and flushes here, too, has a row of each.
+        # A flush that both interrupts others and flushes on this CPU has a row of each.
         parts = [frame[frame["reason"].isin(reasons)] for reasons in (_LOCAL, _REMOTE)]
         chosen = max(parts, key=lambda part: float(part[f"{prefix}flushes"].sum()))
     found: dict[str, Any] = {}

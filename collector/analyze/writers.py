@@ -76,7 +76,7 @@ def summarise(directory: Path, rounds: pd.DataFrame) -> dict[str, Any]:
     """Return `threads` and `stacks`, those that dirty most pages first.
 
     Each has its statistics(), with pid and tid, or pid, stack_id and stack. None without --events; stacks
-    are None without --stacks, and without --events have their pages only.
+    are None without --stacks, and have only their pages without --events.
 
     Raises: RedirtyError when a file cannot be read.
     """

@@ -18,12 +18,12 @@ def whole(mappings: Mappings) -> Mappings:
 
 
 class Armed(Protocol):
-    """An address space that is write-protected again and again.
+    """An address space that is write-protected repeatedly.
 
     Attributes:
-        stopped_s: For how long the target was stopped, once, so that it could be armed.
-        unarmed: Number of its writable mappings that cannot be write-protected (a map of BPF's,
-            memory under another userfaultfd and such).
+        stopped_s: Seconds for which the target was stopped, once, to be armed.
+        unarmed: Number of its writable mappings that cannot be write-protected (such as a BPF map, or
+            memory under another userfaultfd).
         one_step: Whether reading and protecting a page is one step, with no write in between.
         moved_looks_written: Whether memory that mremap has moved looks written.
     """
@@ -58,7 +58,7 @@ class Armed(Protocol):
     def assume_dirty(self, mappings: Mappings) -> PageSet:
         """Return more candidates after an arm during which the log may have missed a write.
 
-        None where reading and protecting a page is one step; else every page that may have been
+        No page where reading and protecting a page is one step; else every page that may have been
         written in between.
 
         Raises:

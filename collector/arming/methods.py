@@ -1,7 +1,7 @@
 """Arming methods of this machine, each tried by a round trip on a page of a child process.
 
 clear_refs can accept the command and do nothing (a kernel without CONFIG_MEM_SOFT_DIRTY), so only
-writing a page and scanning for it tells whether a method works.
+writing a page and scanning for it shows whether a method works.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def open_armed(
     Args:
         method: One of METHODS.
         pid: The process.
-        injector: Stops it, where the method needs that.
+        injector: Stops the process, where the method needs that.
         stop_timeout_s: How long to wait for the stop.
         part: Selects the mappings that matter.
 
     Raises:
-        ArmError: It cannot be armed; code ETIMEDOUT: it did not stop in time.
-        GoneError: It is gone.
+        ArmError: The process cannot be armed; code ETIMEDOUT: it did not stop in time.
+        GoneError: The process is gone.
     """
     if method == "soft-dirty":
         return SoftDirtyArmed(pid, part)
@@ -76,7 +76,7 @@ def round_trip(method: str, injector: Injector) -> str | None:
         maps = MapsFile(child.pid)
         mappings = maps.read()
         if mappings is None:
-            return "the process that it was tried on ended"
+            return "the process used for the test ended"
         if method == "uffd" and not pm.scan_supported():
             return "the kernel has no PAGEMAP_SCAN (needs Linux 6.7)"
         armed = open_armed(method, child.pid, injector)
@@ -98,7 +98,7 @@ def round_trip(method: str, injector: Injector) -> str | None:
     except ArmError as e:
         return str(e)
     except GoneError:
-        return "the process that it was tried on ended"
+        return "the process used for the test ended"
     except OSError as e:
         return why(e)
     finally:
@@ -120,7 +120,7 @@ def choose(requested: str, injector: Injector) -> str:
     """Return the arming method to use: the requested one, or with "auto" the first that works.
 
     Raises:
-        RedirtyError: None works; with every reason.
+        RedirtyError: None works; the message has every reason.
     """
     reasons = {}
     for method in METHODS if requested == "auto" else (requested,):

@@ -3,7 +3,7 @@ the kernel sets bit 55 of a page's pagemap entry when it is written again.
 
 Reading and clearing are two steps. A write between them loses its bit, but not its fault: the page
 was protected, so the write-fault log has it, or the reading found it dirty already. If the kernel
-skipped the log meanwhile, every page is assumed to be written (assume_dirty).
+skipped the logging programs meanwhile, every page is assumed to be written (assume_dirty).
 Source: Documentation/admin-guide/mm/soft-dirty.rst.
 """
 
@@ -145,7 +145,7 @@ class SoftDirtyArmed:
                 entries = self._entries(page, min(_CHUNK_PAGES, last - page))
                 if len(entries) == 0:
                     if mapping is mappings.items[0]:
-                        raise GoneError  # the file is of memory from before an exec
+                        raise GoneError  # the file refers to memory from before an exec
                     break
                 here = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_SWAPPED)) != 0
                 chosen = candidates_of(mapping, entries, here)
@@ -157,7 +157,7 @@ class SoftDirtyArmed:
         return _joined(candidates), _joined(written), _joined(present)
 
     def _soft_dirty(self, mapping: Mapping, entries: U64, here: Bools) -> Bools:
-        """Return (n,) which entries of a mapping are soft-dirty; of hugetlb pages, which are present."""
+        """Return (n,) which entries of a mapping are soft-dirty; for hugetlb pages, which are present."""
         if mapping.start in self._huge_starts and (
             mapping.perms[3] != "s" or mapping.perms[1] == "w"
         ):

@@ -1,6 +1,6 @@
 """Arming with userfaultfd's asynchronous write protection (Linux 6.7).
 
-The kernel lifts the protection of a page by itself at its first write, so nobody waits for the
+The kernel lifts the protection of a page by itself at its first write, so no thread waits for the
 collector, and a scan finds the pages that are no longer protected. Only the collector has the
 descriptor: when it is closed, however the collector ends, the protection is gone.
 
@@ -39,7 +39,7 @@ def initialize(descriptor: int) -> None:
     """Enable asynchronous write protection on a userfaultfd.
 
     Raises:
-        ArmError: The kernel does not have it.
+        ArmError: The kernel lacks it.
     """
     features = _FEATURE_WP_ASYNC | _FEATURE_WP_UNPOPULATED
     try:
@@ -57,7 +57,7 @@ class UffdArmed:
     """An address space armed through its userfaultfd.
 
     Raises:
-        ArmError: The kernel lacks what it needs.
+        ArmError: The kernel lacks a required feature.
         GoneError: The process is gone.
     """
 

@@ -146,10 +146,10 @@ class Registration:
                 self._refused.pop(mapping, None)
 
     def _refuse(self, mapping: Mapping, code: int | None) -> None:
-        """Note a mapping that was refused: unmapped meanwhile, or another's for now.
+        """Note a mapping that was refused: unmapped meanwhile, or registered with another userfaultfd for now.
 
         It is tried again as soon as it has a page, less and less often, as it may be of a kind that is
-        never taken (MAP_DROPPABLE).
+        never accepted (MAP_DROPPABLE).
         """
         tries = self._refused.get(mapping, (0, 0))[0] + 1
         pause = 1 if tries <= _SURE_TRIES else min(1 << (tries - _SURE_TRIES), _MAX_PAUSE)

@@ -37,7 +37,7 @@ class Btf:
     def __init__(self, data: bytes) -> None:
         magic, _version, _flags, header = struct.unpack_from("<HBBI", data)
         if magic != _MAGIC:
-            raise BtfError("the kernel's BTF is not in a format that redirty knows")
+            raise BtfError("the kernel's BTF has an unknown format")
         type_off, type_len, str_off, str_len = struct.unpack_from("<IIII", data, 8)
         self._strings = data[header + str_off : header + str_off + str_len]
         self._words = memoryview(data)[header + type_off : header + type_off + type_len].cast("I")

@@ -28,11 +28,11 @@ class Counters:
             self._slots_used = slot + 1
 
     def start(self, epoch: int, now_ns: int) -> None:
-        """Have the write curves of an epoch start at a time (CLOCK_MONOTONIC)."""
+        """Start the write curves of an epoch at a time (CLOCK_MONOTONIC, in ns)."""
         self._stats["ref_ns"][: self._slots_used, epoch] = now_ns
 
     def restart(self, slot: int, epoch: int) -> None:
-        """Have the write curve of a slot start now."""
+        """Start the write curve of a slot now."""
         self._stats["ref_ns"][slot, epoch] = time.monotonic_ns()
 
     def take(self, epoch: int) -> npt.NDArray[np.void]:
@@ -64,7 +64,7 @@ class StackCounts:
         self._stacks_fd = stacks_fd
 
     def take(self) -> list[tuple[int, int, int]]:
-        """Empty the counts: (address space, stack ID, pages) each."""
+        """Remove and return the counts: (address space, stack ID, pages) each."""
         reader = syscalls.HashReader(
             self._counts_fd, np.empty(8192, abi.STACK_KEY), np.empty(8192, np.uint64)
         )

@@ -13,7 +13,7 @@ _REGION_MASK = np.uint64((1 << abi.REGION_BITS) - 1)
 
 
 class EpochLogs:
-    """Two logs, and which of them is written now."""
+    """The two logs, and which of them is being written."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class EpochLogs:
             config: (1,) abi.CONFIG.
             grace_fd: The map of maps that is changed to wait for running programs.
             grace_inner_fd: The map in it.
-            mprotected_fd: The map of ranges that mprotect opened; None if this kernel opens none.
+            mprotected_fd: The map of ranges that mprotect made writable; None if this kernel's mprotect makes none.
         """
         self._logs = logs
         self._config = config
@@ -48,19 +48,19 @@ class EpochLogs:
         return int(self._config["epoch"][0]) & 1
 
     def switch(self, epoch: int) -> None:
-        """Have faults go to the log of an epoch from now on."""
+        """Direct faults to the log of an epoch from now on."""
         self._config["epoch"] = epoch
 
     def wait_grace(self) -> None:
         """Wait until no BPF program is running that started before this call.
 
         Changing a map of maps waits for that in the kernel (synchronize_rcu in
-        kernel/bpf/syscall.c, since 4.20, made for this use). Sleeps, costs no CPU.
+        kernel/bpf/syscall.c, since 4.20, made for this use). Sleeps, without using the CPU.
         """
         syscalls.map_update(self._grace_fd, np.zeros(1, np.uint32), self._grace_inner)
 
     def drain(self) -> dict[int, PageSet]:
-        """Empty the log of the previous epoch: address space -> pages. Call it after wait_grace()."""
+        """Drain the log of the previous epoch into address space -> pages. Call it after wait_grace()."""
         keys, words = self._logs[1 - self.epoch].drain()
         order = np.argsort(keys)
         keys, words = keys[order], words[order]

@@ -38,7 +38,7 @@ def rows_bits(regions: int) -> int:
 
 
 class TableLog:
-    """Half of the shared arrays. Lookups stop where those of the kernel side do."""
+    """The half of the shared arrays that belongs to an epoch. Lookups stop where those of the kernel side do."""
 
     def __init__(
         self, table: npt.NDArray[np.void], taken: npt.NDArray[np.uint32], used: U64

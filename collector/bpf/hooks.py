@@ -41,7 +41,7 @@ _SHOOTDOWN = (
     ("native_flush_tlb_multi", "flush_tlb_func"),
     ("native_flush_tlb_others", "flush_tlb_func_remote"),
 )
-# kprobes used with fentry as well: it refuses functions that take or return a structure by value, as
+# kprobes that are also used with fentry, which refuses functions that take or return a structure by value, as
 # do_huge_pmd_wp_page does in 5.10 and pmdp_collapse_flush everywhere
 _KPROBE_WITH_FENTRY = ("huge", "huge_wp", "collapse", "opened")
 # Parts of names of programs: if a run of one is skipped, a write is missing in the log.
@@ -71,7 +71,7 @@ def kernel_functions() -> frozenset[str]:
 
 
 def attach(bpf: Any, probe: str) -> frozenset[str]:
-    """Attach the hooks of one kind of probe; return the names of those that the kernel took.
+    """Attach the hooks of one kind of probe; return the names of those that the kernel accepted.
 
     Raises:
         Exception: Whatever BCC raises when the required hook is refused.

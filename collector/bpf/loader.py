@@ -1,4 +1,4 @@
-"""Compiles, loads and attaches the BPF programs, with the best kind of hook that this kernel takes.
+"""Compiles, loads and attaches the BPF programs, with the best kind of hook that this kernel accepts.
 
 The only module, with probe_support.py, that imports bcc.
 """
@@ -85,7 +85,7 @@ def load(options: Options) -> Loaded:
     """Load and attach with the requested probe, or with "auto" the best that works.
 
     Raises:
-        RedirtyError: No probe works; with every reason.
+        RedirtyError: No probe works; the message has every reason.
     """
     types = btf.load()
     refused: dict[str, str] = {}
@@ -193,7 +193,7 @@ class _CompilerOutput:
 
 @contextlib.contextmanager
 def captured_stderr() -> Iterator[_CompilerOutput]:
-    """Capture what BCC and LLVM write to descriptor 2 when they fail, for -v.
+    """Capture the output of BCC and LLVM on descriptor 2, which -v shows when they fail.
 
     One thread at a time: the descriptor belongs to the whole process, and the compiler crashes when
     two threads use it at once.
@@ -221,8 +221,8 @@ def _captured() -> Iterator[_CompilerOutput]:
 def _reported_at_exit(captured: int, stderr: int) -> Iterator[None]:
     """Print the last line of the captured output if the process ends meanwhile.
 
-    LLVM ends the whole process by exit(3) where it gives up (a program that needs more than BPF's
-    stack, say). No exception reports that, and its output is captured.
+    LLVM ends the whole process by exit(3) where it gives up (such as on a program that needs more than BPF's
+    stack). No exception reports that, and its output is captured.
     """
     inside = True
 
@@ -230,7 +230,7 @@ def _reported_at_exit(captured: int, stderr: int) -> Iterator[None]:
         if inside:
             _libc.fflush(None)
             text = os.pread(captured, 1 << 16, 0).decode(errors="replace")
-            line = f"redirty: the compiler of the BPF programs gave up: {last_line(text)}\n"
+            line = f"redirty: the BPF compiler gave up: {last_line(text)}\n"
             os.write(stderr, line.encode())
 
     owner = ctypes.create_string_buffer(1)  # of the handler: any address of this process
@@ -250,9 +250,9 @@ def last_line(text: str) -> str:
 
 
 def regions_for(pids: list[int]) -> int:
-    """Return Options.regions with which processes can dirty all their memory in one round.
+    """Return the value of Options.regions that lets processes dirty all their memory in one round.
 
-    That is a power of two; each region takes 128 bytes of kernel memory.
+    The value is a power of two; each region takes 128 bytes of kernel memory.
     """
     regions = 0
     for pid in pids:

@@ -1,4 +1,4 @@
-"""Reads page tables by BPF: where an address space's top page table is, and what is in a page table.
+"""Reads page tables by BPF: the address of a process's top page table, and the contents of tables.
 
 Nothing is attached: the kernel runs the programs on request. x86-64 only.
 """
@@ -35,7 +35,7 @@ class PageTableReader:
     """A loaded reader of page tables.
 
     Raises:
-        PageTableReadError: This kernel does not allow it.
+        PageTableReadError: This kernel does not allow reading them.
     """
 
     def __init__(self, highest: int) -> None:
@@ -43,7 +43,7 @@ class PageTableReader:
         if platform.machine() != "x86_64":
             raise PageTableReadError(f"page tables of {platform.machine()} are not supported yet")
         self._base = 0
-        # The address bits of an entry above all memory are flags (of memory encryption, say).
+        # The address bits of an entry above all memory are flags (such as those of memory encryption).
         self._address_mask = np.uint64(((1 << highest.bit_length()) - 1) & ~0xFFF)
         try:
             flags = [f"-DRD_TABLES={_BATCH}", *btf.table_offset_flags(btf.load())]
@@ -125,8 +125,8 @@ class PageTableReader:
                 if right.any():
                     return int(batch[right][0])
         raise PageTableReadError(
-            "a page of redirty's own is not found in the kernel's map of memory (lockdown hides it, or "
-            "the layout of memory is not supported)"
+            "cannot find a known page in the kernel's direct map of memory (lockdown hides it, or the "
+            "layout of memory is not supported)"
         )
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class PageTableReader:
 def known_page() -> Iterator[tuple[int, int, U64]]:
     """Yield a page of this process: its address, its frame number, its first words.
 
-    It stays in place inside the context.
+    The page stays in place inside the context.
 
     Raises:
         PageTableReadError: The kernel hides frame numbers.
@@ -156,5 +156,7 @@ def known_page() -> Iterator[tuple[int, int, U64]]:
             entry = os.pread(pagemap.fileno(), 8, (address >> PAGE_SHIFT) * 8)
         frame = int.from_bytes(entry, "little") & ((1 << 55) - 1)
         if not frame:
-            raise PageTableReadError("the kernel hides page frames (that needs CAP_SYS_ADMIN)")
+            raise PageTableReadError(
+                "the kernel hides page frames (reading them needs CAP_SYS_ADMIN)"
+            )
         yield address, frame, content

@@ -1,6 +1,6 @@
-"""Support for each kind of probe, tried with a program that does nothing, never by version.
+"""Tests which kinds of probe work, by loading a program that does nothing; never by version.
 
-Each check returns None if the probe works, else the reason in terms a sysadmin knows.
+Each check returns None if the probe works, else the reason in terms that an administrator knows.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def preference() -> tuple[str, ...]:
 def preempts() -> bool:
     """Return whether this kernel preempts its own work, and so a program on function entry.
 
-    That is with preempt=full and lazy (from Linux 7.0 on the minimum on x86), and PREEMPT_RT. True if
-    it is not known.
+    True with preempt=full and preempt=lazy (from Linux 7.0 on the minimum on x86), with PREEMPT_RT, and if
+    the model is unknown.
     """
     models = {word for word in platform.version().split() if word.startswith("PREEMPT")}
     if models != {"PREEMPT_DYNAMIC"}:

@@ -25,7 +25,7 @@ MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 1, 2, 3
 MAP_LOOKUP_BATCH, MAP_LOOKUP_AND_DELETE_BATCH = 24, 25
 TYPE_KPROBE, TYPE_RAW_TRACEPOINT, TYPE_TRACING = 2, 17, 26
 TRACE_FENTRY = 24
-_TRIES = 5  # the verifier gives up (EAGAIN) when a signal comes, as a terminal of a new size sends
+_TRIES = 5  # the verifier gives up (EAGAIN) when a signal arrives, such as SIGWINCH of a resized terminal
 _INFO_BYTES, _RECURSION_MISSES = 224, 208  # struct bpf_prog_info
 
 
@@ -65,7 +65,7 @@ def load_reader() -> int:
 def has_atomics() -> bool:
     """Return whether BPF has the atomic OR, compare-and-swap and additions that return the sum.
 
-    That is from Linux 5.12 on (on arm64 from 5.18 on). They came together, so one is tried.
+    They exist from Linux 5.12 on (on arm64 from 5.18 on). All were added together, so one is tried.
     """
     try:
         os.close(_load(_OR + _RETURN, TYPE_RAW_TRACEPOINT))
@@ -125,7 +125,7 @@ def open_raw_tracepoint(program: int, name: str | None) -> int:
 
 
 def run_raw_tracepoint(program: int, argument: int = 0) -> None:
-    """Run a raw tracepoint's program once, here and now, as if called with one argument.
+    """Run a raw tracepoint's program once, synchronously, as if called with one argument.
 
     Raises:
         OSError: The kernel refused, as before Linux 5.10.

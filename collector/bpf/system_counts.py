@@ -1,7 +1,7 @@
 """Write faults and TLB flushes of all processes, counted in the kernel.
 
-Nothing is armed and no process is touched. The programs hang on descriptors of this process, as
-everything that redirty attaches does.
+Nothing is armed and no process is touched. The programs are bound to descriptors of this process,
+like everything that redirty attaches.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SystemCounts:
         hooks: Those of `first_touch`, `cow`, `mkwrite` and `tlb` that this kernel reports.
 
     Raises:
-        RedirtyError: Faults cannot be counted at all; with the reasons.
+        RedirtyError: Faults cannot be counted at all; the message has the reasons.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ def _kinds_of_hooks() -> list[str]:
 
 
 def _attach(bpf: Any, kind: str, *, faults_by_kprobe: bool) -> frozenset[str]:
-    """Attach the programs; return the names of the hooks. Raises: whatever BCC raises without faults."""
+    """Attach the programs; return the names of the hooks. Raises: BCC's exception if faults cannot be hooked."""
     attached = set()
     if faults_by_kprobe:
         bpf.attach_kprobe(event=b"handle_mm_fault", fn_name=b"kp_fault")

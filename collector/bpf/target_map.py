@@ -52,7 +52,7 @@ class TargetMap:
         self._invalidate(tgid)
 
     def _invalidate(self, tgid: int) -> None:
-        """Have the kernel side look a process up again."""
+        """Make the kernel side look a process up again."""
         self._changes += 1
         self._config["near"][0, tgid % abi.NEAR] = _OUR_CHANGES | self._changes
 
@@ -84,7 +84,7 @@ class RangeFilter:
         self._config = config
 
     def add(self, ranges: list[tuple[int, int]]) -> None:
-        """Record writes to these addresses, [start, end), from now on, too.
+        """Add address ranges, [start, end), to those whose writes are recorded.
 
         Raises:
             RedirtyError: There are too many.
@@ -101,4 +101,4 @@ class RangeFilter:
                 )
             self._config["chosen"][0][count] = bounds
             count += 1
-            self._config["chosen_count"] = count  # after what it counts
+            self._config["chosen_count"] = count  # after the entry that it counts

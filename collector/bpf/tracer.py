@@ -1,6 +1,6 @@
 """The BPF side as one object: loaded and attached programs, targets, logs, counters.
 
-Everything attached hangs on descriptors of this process: when it dies, however it dies, the kernel
+Everything attached is bound to descriptors of this process: when it dies, however it dies, the kernel
 removes all of it.
 """
 
@@ -101,7 +101,7 @@ class Tracer:
         return self._targets.all()
 
     def add_ranges(self, ranges: list[tuple[int, int]]) -> None:
-        """Record writes to these addresses, [start, end), from now on, too; with Options.part.
+        """Add address ranges, [start, end), to those whose writes are recorded; with Options.part.
 
         Raises:
             RedirtyError: There are too many.
@@ -116,7 +116,7 @@ class Tracer:
         return self._logs.epoch
 
     def flip(self) -> int:
-        """Have faults go to the other set of maps from now on; return CLOCK_MONOTONIC in ns."""
+        """Direct faults to the other set of maps from now on; return CLOCK_MONOTONIC in ns."""
         epoch = 1 - self.epoch
         now = time.monotonic_ns()
         self._counters.start(epoch, now)
@@ -137,7 +137,7 @@ class Tracer:
         self._logs.wait_grace()
 
     def drain(self) -> dict[int, PageSet]:
-        """Empty the log of the previous epoch: address space -> pages. Call it after wait_grace()."""
+        """Drain the log of the previous epoch into address space -> pages. Call it after wait_grace()."""
         return self._logs.drain()
 
     def drain_mprotected(self) -> dict[int, PageSet]:
@@ -163,9 +163,9 @@ class Tracer:
     def skipped(self) -> int:
         """Return how many runs of logging programs the kernel skipped since they were loaded.
 
-        That is for all processes. Where the kernel may preempt a BPF program (PREEMPT_LAZY,
+        The count is over all processes. Where the kernel may preempt a BPF program (PREEMPT_LAZY,
         preempt=full), a fault on that processor meanwhile is not logged. See
-        syscalls.recursion_misses for what is not counted.
+        syscalls.recursion_misses for what the kernel does not count.
         """
         return sum(map(syscalls.recursion_misses, self._log_programs))
 

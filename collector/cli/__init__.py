@@ -1,1 +1,1 @@
-"""The commands: a module for each, with arguments() to declare and run() to carry out."""
+"""The commands: one module each, with arguments(parser) and run(options)."""

@@ -1,4 +1,4 @@
-"""redirty check: what this kernel and this user can do, all of it tried."""
+"""redirty check: reports what this kernel and this user can do, by trying it."""
 
 from __future__ import annotations
 

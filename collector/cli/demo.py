@@ -1,4 +1,4 @@
-"""redirty demo: record a built-in workload, and compare the result with what it really wrote."""
+"""redirty demo: records a built-in workload, and compares the result with the pages it wrote."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def _record(directory: Path, rate: float, seconds: float, *, kept: bool) -> int:
         session = RecordingSession(recording, on_armed=lambda: _send(child.stdin, "go"))
         truth: dict[str, Any] = {}
 
-        # The answer is longer than the capacity of a pipe: it is read while recording, or the workload
-        # would block. It also ends the recording, but not before the last write, however slow the machine.
+        # The answer exceeds the capacity of a pipe: it is read while recording, or the workload would
+        # block. It also ends the recording, but not before the last write, however slow the machine.
         def await_answer() -> None:
             truth.update(_answer(child.stdout))
             session.finish()

@@ -1,7 +1,7 @@
 """The demo's target: a hot, a warm and a cold area, written at a known rate.
 
-Run as a script with the bare library. Arguments: bytes per second, seconds. It prints where its areas
-are, waits for a line, writes, and then prints exactly which pages it wrote.
+Run as a script with the bare library. Arguments: bytes per second, seconds. It prints the addresses of its
+areas, waits for a line, writes, and then prints exactly which pages it wrote.
 """
 
 import ctypes

@@ -9,7 +9,7 @@ from pathlib import Path
 _EPILOG = """\
 Writes inventory.img, pagemap-PID.img and pages-N.img, which crit reads and which CRIU accepts as a parent
 (criu dump --track-mem --prev-images-dir). CRIU takes pages from the parent if their soft-dirty bit is clear,
-which counts from when the bits were last cleared: a mirror armed by soft-dirty clears them.
+that is, if they were not written since the bits were last cleared: a mirror armed by soft-dirty clears them.
 """
 
 

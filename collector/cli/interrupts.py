@@ -38,7 +38,7 @@ def _interrupt(number: int, _frame: object) -> None:
 
 
 def _unraisable(what: sys.UnraisableHookArgs) -> None:
-    """Exit on an interruption that Python would only print, in a callback during an import, say."""
+    """Exit on an interruption that Python would only print, such as in a callback during an import."""
     if not issubclass(what.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(what)
         return

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # command -> (module, one line); the module is imported only when its command is used
 VERBS = {
-    "check": ("check", "what this kernel and user can do, with the reason where not"),
+    "check": ("check", "show what this kernel and user can do, and why not"),
     "record": ("record", "trace a target's write faults into a recording"),
     "report": ("report", "summarize a recording on the terminal"),
     "predict": ("predict", "predict whether a mirror converges, and how soon"),
@@ -75,7 +75,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run redirty; return its exit code.
 
-    argv: arguments. Without them it is the program, and sets up the process's streams and signals.
+    argv: the arguments; None: those of the process, whose streams and signals are then set up.
     """
     handled: list[int] = []
     try:
@@ -125,7 +125,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, RedirtyError):
         print(f"redirty: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
-    if isinstance(error, BrokenPipeError):  # the reader of the output has enough
+    if isinstance(error, BrokenPipeError):  # the reader of the output is gone
         streams.drop_output()
         return 0
     # Some imports turn an interruption into another error.

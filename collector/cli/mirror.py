@@ -1,4 +1,4 @@
-"""redirty mirror: copies a running target's memory to another place."""
+"""redirty mirror: copies a running target's memory to a directory or another machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAX_PASSES = 1000  # the progress predicts all remaining passes at each report
 _EPILOG = """\
 All memory is copied while the target runs, then repeatedly what was written meanwhile. When the rest can
 be copied within the downtime goal, the target is stopped, the rest copied, and the target resumed. If the
-mirror will not converge, redirty says which goal would be met, and does not stop the target.
+mirror will not converge, redirty reports which goal would be met, and does not stop the target.
 
 The mirror is memory.core, a core file for gdb (gdb PROGRAM DIR/memory.core), and mirror.json.
 It contains the target's secrets: its files have mode 0600.
@@ -59,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--passes",
         type=int,
         metavar="N",
-        help="stop the target after N passes (at most 1000), whatever is left",
+        help="stop the target after N passes (at most 1000), regardless of the rest",
     )
     parser.add_argument(
         "--bandwidth", metavar="RATE", help="send at most at this rate: 1Gbit, 100MiB"
@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def request_from(options: argparse.Namespace) -> MirrorRequest:
-    """Check the options, and make a request of them; a command as target is started at the end.
+    """Check the options, and build a request from them; a command as target is started at the end.
 
     Raises:
         UsageError: options are invalid, or contradict each other.

@@ -21,7 +21,7 @@ _POLL_S = 0.2
 class MirrorEvents(MirrorObserver):
     """Writes events as lines of JSON.
 
-    Cancels the mirror when the reader closes the pipe: whoever started it could neither see nor stop it any more.
+    Cancels the mirror when the reader closes the pipe, as the caller could then neither observe nor stop it.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class MirrorEvents(MirrorObserver):
             self._cancel()
 
     def _watch_reader(self) -> None:
-        """Cancel the mirror when the reader is gone, also while no events are written."""
+        """Cancel the mirror when the reader is gone, even while no events are written."""
         poll = select.poll()
         poll.register(self._out, 0)
         while not self._closed.wait(_POLL_S):

@@ -32,7 +32,7 @@ class MirrorProgressLine(MirrorObserver):
             print(text, file=sys.stderr, flush=True)
 
     def on_pass(self, report: PassReport, result: Round) -> None:
-        """Print what the pass did."""
+        """Print the counts of the pass."""
         c = report.counts
         rate = report.bytes / report.duration_s if report.duration_s > 0 else 0.0
         dirty = report.dirty_pages / result.duration_s if result.duration_s > 0 else 0.0

@@ -20,7 +20,7 @@ process stay where they were allocated, also when its threads and its memory hav
 
 --to-node moves them: memory is moved to another address and back, within the target, while its
 threads are stopped, so that the kernel allocates new tables. Contents and addresses stay. Without
---yes it only says what would move. The target is stopped repeatedly, for at most --max-pause each
+--yes it only reports what would move. The target is stopped repeatedly, for at most --max-pause each
 time, and threads that wait in some system calls (epoll_wait) return from them with EINTR once.
 """
 
@@ -44,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="show what moving page tables to this node would do",
     )
-    move.add_argument("--yes", action="store_true", help="do move them")
+    move.add_argument("--yes", action="store_true", help="actually move them")
     move.add_argument(
         "--max-pause",
         default="20ms",

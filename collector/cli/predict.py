@@ -1,4 +1,4 @@
-"""redirty predict: predict whether a mirror converges, in how many passes, and with how much downtime."""
+"""redirty predict: predicts whether a mirror converges, in how many passes, and with how much downtime."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ number of distinct pages written within t of an arm, which a recording contains.
 policies:
   redirty    passes until the rest fits the downtime; pages that will almost certainly be written
              again are deferred to the last pass
-  qemu       passes until what is pending is less than bandwidth x downtime, checked every 100 ms
+  qemu       passes until the pending pages fit bandwidth x downtime, checked every 100 ms
   criu:N     N pre-dumps, then the dump      passes:N   N passes, then the rest
   xen        five passes, fewer when fewer than 50 pages are left
 
 examples:
   sudo redirty record -p 1234 -d 30 -o rec
   redirty predict rec --bandwidth 1Gbit --downtime 300ms
-  redirty predict rec --to backup-host               with what the link to it has left now
+  redirty predict rec --to backup-host               with the free bandwidth of the link to it
   redirty predict rec --bandwidth 10Gbit --policy qemu --json
   sudo redirty predict -p 1234 -d 10 --bandwidth 1.25GB       records for 10 s, keeps no file
 
@@ -64,12 +64,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="size of the first pass (default: what is present; for qemu all of a guest's memory)",
+        help="size of the first pass (default: all present pages; for qemu all of a guest's memory)",
     )
     parser.add_argument(
         "--zero",
         metavar="SIZE",
-        help="how much of that is zero pages (default: as counted with --zeros, else none)",
+        help="how much of it is zero pages (default: as counted with --zeros, else none)",
     )
     parser.add_argument(
         "--last-bandwidth",
@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
-    """Build the question but for the bandwidth: measuring a link takes a second, wrong usage must not."""
+    """Build the question except for the bandwidth: usage errors must not wait for the measurement of a link."""
     downtime_s = None
     if options.downtime is not None:
         downtime_s = parse_positive_time(options.downtime, "--downtime")

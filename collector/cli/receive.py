@@ -97,7 +97,7 @@ def _unfinished_image(directory: Path) -> Image | None:
     """Return the image of a receiver that was killed, if there is one.
 
     Raises:
-        RedirtyError: it cannot be resumed, or the directory cannot be made.
+        RedirtyError: the image cannot be resumed, or the directory cannot be created.
     """
     from redirty.collector.files import require_new
     from redirty.collector.mirror.image.image import Image

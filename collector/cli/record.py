@@ -1,4 +1,4 @@
-"""redirty record: trace a target into a recording."""
+"""redirty record: traces a target into a recording."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _require(options: argparse.Namespace, directory: Path) -> None:
-    """Check what can be checked before the target is named.
+    """Check what can be checked before the target is opened.
 
     Raises: RedirtyError when the directory exists, or a privilege is missing.
     """
@@ -121,7 +121,7 @@ def _require(options: argparse.Namespace, directory: Path) -> None:
 
 
 def _print_notes(session: Session) -> None:
-    """Print what a reader of the recording must know."""
+    """Print notes that a reader of the recording must know."""
     if session.by_log_only:
         print(
             f"redirty: {session.by_log_only} processes could not be armed and were traced by "

@@ -1,4 +1,4 @@
-"""redirty report: summarize a recording on the terminal."""
+"""redirty report: summarizes a recording on the terminal."""
 
 from __future__ import annotations
 

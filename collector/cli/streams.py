@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class StdoutError(RedirtyError):
-    """A failed write to stdout. Not an OSError: those may be about anything that is read or written."""
+    """A failed write to stdout. Not an OSError, which could come from any file."""
 
 
 class _Stdout(io.FileIO):
@@ -29,7 +29,7 @@ class _Stdout(io.FileIO):
         except OSError as e:
             raise StdoutError(f"cannot write to stdout: {why(e)}") from None
         if written is None:
-            raise StdoutError("cannot write to stdout: it is full, and set to non-blocking")
+            raise StdoutError("cannot write to stdout: it is full and in non-blocking mode")
         return written
 
 
@@ -37,7 +37,7 @@ class _Stderr(io.FileIO):
     """Standard error, whose failed writes are ignored: the program continues without the message."""
 
     def write(self, data: ReadableBuffer) -> int:
-        """Write as io.FileIO does, but pretend success when that fails."""
+        """Write as io.FileIO does, but report success when that fails."""
         try:
             super().write(data)
         except OSError:
@@ -70,5 +70,5 @@ def _text_stream(raw: io.FileIO, like: object) -> io.TextIOWrapper:
 
 
 def drop_output() -> None:
-    """Discard all further output to stdout, also that of the interpreter's shutdown."""
+    """Discard all further output to stdout, including that of the interpreter's shutdown."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

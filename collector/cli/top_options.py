@@ -59,7 +59,7 @@ def parse_percent(text: str) -> float:
     """Parse a percentage like '2', '2%' or '0.5 %' and return it as a fraction of 1.
 
     Raises:
-        UsageError: it is not a number above 0 and up to 100.
+        UsageError: the text is not a number above 0 and up to 100.
     """
     try:
         value = float(text.strip().removesuffix("%"))
@@ -73,7 +73,7 @@ def parse_percent(text: str) -> float:
 
 
 def _question(options: argparse.Namespace) -> tuple[ConvergenceQuestion, Measure | None]:
-    """Return what to ask the model, and how to measure the link if one is named."""
+    """Return the question to the model, and a function that measures the link if one is named."""
     downtime_s = ConvergenceQuestion(1.0).downtime_s
     if options.downtime is not None:
         downtime_s = parse_positive_time(options.downtime, "--downtime")

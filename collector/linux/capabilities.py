@@ -35,8 +35,8 @@ def root_lacks(names: tuple[str, ...]) -> str | None:
     """Say which of the capabilities this process, which is root, lacks.
 
     Returns:
-        A phrase that continues "this needs", with what to do; None if it has all of them, or if
-        that is not known.
+        A phrase that continues "this needs", with what to do; None if the process has all of them, or
+        if its capabilities are unknown.
     """
     try:
         mask = effective(Path("/proc/self/status").read_bytes())

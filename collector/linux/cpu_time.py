@@ -28,7 +28,7 @@ class CpuTimeSampler:
     def take(self, pids: Iterable[int]) -> float | None:
         """Return the CPU seconds of these processes since the last sample.
 
-        A process that was not in the last sample counts from now on. None if none of them was.
+        A process that was not in the last sample counts from now on. None if no process was in it.
         """
         now = {pid: used for pid in pids if (used := cpu_s(pid)) is not None}
         known = [used - self._before[pid] for pid, used in now.items() if pid in self._before]

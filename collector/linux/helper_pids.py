@@ -16,7 +16,7 @@ def add(pid: int) -> None:
 
 
 def discard(pid: int) -> None:
-    """Forget a helper that was reaped: its PID may be another process's from now on."""
+    """Forget a helper that was reaped: its PID may be reused from now on."""
     _helpers.discard(pid)
 
 

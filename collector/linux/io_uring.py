@@ -13,7 +13,7 @@ from redirty.collector.linux.maps import Mappings
 from redirty.collector.linux.open_files import open_files
 
 RING = "anon_inode:[io_uring]"
-"""What a ring's descriptor leads to, and the path of its mapping."""
+"""Target of the symbolic link of a ring's descriptor, and path of the ring's mapping."""
 _BUFFER = re.compile(rb"^ *\d+: 0x[0-9a-f]+/(\d+)$", re.MULTILINE)
 
 

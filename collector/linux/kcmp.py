@@ -14,7 +14,7 @@ _KCMP_VM = 1  # include/uapi/linux/kcmp.h
 def sharing_memory(pid: int) -> list[int]:
     """Return the other processes that run in the address space of this one (CLONE_VM, vfork).
 
-    Empty if the kernel does not tell.
+    Empty if the kernel does not support kcmp.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     number = _NUMBERS.get(os.uname().machine)

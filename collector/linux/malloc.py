@@ -11,7 +11,7 @@ _MADV_DONTNEED = 4
 
 
 def retain_freed_memory() -> None:
-    """Have the C library keep up to 64 MiB of what numpy frees for the next array.
+    """Make the C library keep up to 64 MiB of what numpy frees for the next array.
 
     By default it returns large blocks to the kernel at once, and the next array's pages are faulted
     in again: a fault a page, which takes several times longer than the arithmetic on it. glibc only.
@@ -30,7 +30,7 @@ def trim_heap() -> None:
 
 
 def drop_compiler_memory(min_bytes: int = 8 << 20) -> None:
-    """Drop the code of large libraries from this process's memory: the compiler's, after its work.
+    """Drop the code of large libraries from this process's memory, such as the compiler's after its work.
 
     Whatever is needed again is read back from the file.
     """

@@ -24,7 +24,7 @@ CLASSES = (ANON_PRIVATE, ANON_SHARED, FILE_PRIVATE, FILE_SHARED)
 KERNEL_PATHS = ("[vsyscall]", "[vvar]", "[vvar_vclock]")
 """Mappings of the kernel's own pages, the same in every process."""
 SPECIAL_PATHS = (*KERNEL_PATHS, "[vdso]")
-"""Mappings that the kernel made for itself: never the program's data."""
+"""Mappings provided by the kernel: never the program's data."""
 SYSTEM_V_PATH = "/SYSV"
 """Start of the path of System V shared memory."""
 ANON_HUGEPAGE_PATH = "/anon_hugepage"
@@ -122,7 +122,7 @@ class Mappings:
 
     @classmethod
     def of(cls, items: tuple[Mapping, ...]) -> Self:
-        """Make the arrays of mappings in ascending order."""
+        """Build from mappings in ascending order."""
         shift = np.uint64(PAGE_SHIFT)
         starts = np.fromiter(map(itemgetter(0), items), np.uint64, len(items))
         ends = np.fromiter(map(itemgetter(1), items), np.uint64, len(items))
@@ -134,8 +134,8 @@ class Mappings:
         """Return the pages of some mappings.
 
         Args:
-            private_file: Of all private mappings of files.
-            read_only_shared: Of those of these mappings that are shared and read-only.
+            private_file: Include all private mappings of files.
+            read_only_shared: Include those of these mappings that are shared and read-only.
         """
         chosen = [
             *(self._private_file if private_file else ()),
@@ -174,9 +174,9 @@ class Mappings:
 
 
 def appeared(before: Mappings, now: Mappings) -> Mappings:
-    """Return what is mapped now and was not mapped before, or differently.
+    """Return the mappings that are new, or differ from before.
 
-    Of a mapping that grew, that is the part by which it grew.
+    Of a mapping that grew, return the part by which it grew.
     """
     found = []
     for mapping in dict.fromkeys(now.items).keys() - dict.fromkeys(before.items).keys():
@@ -280,11 +280,11 @@ class IncrementalMaps(Generic[Item]):
 
     @property
     def gone(self) -> bool:
-        """True if the last reading found no memory any more."""
+        """True if the last reading found no memory."""
         return not self._text
 
     def parsed(self) -> Iterable[Item]:
-        """Yield the mappings of the last reading in the file's order; they may overlap."""
+        """Yield the mappings of the last reading in file order; they may overlap."""
         return (item for item in self._lines.values() if item is not None)
 
     def there(self) -> bool:

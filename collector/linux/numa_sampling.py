@@ -31,7 +31,7 @@ class NumaSampler:
         self.ns: Counter[int] = Counter()
 
     def sample(self) -> None:
-        """Count what ran since the last sample for the node on which the thread is now."""
+        """Count each thread's run time since the last sample for the node on which the thread is now."""
         now = {}
         try:
             threads = os.listdir(f"/proc/{self._pid}/task")  # noqa: PTH208

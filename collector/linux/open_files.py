@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def open_files(pid: int) -> dict[str, str]:
-    """Return what each descriptor (by its number, as text) leads to; empty once the process is gone."""
+    """Return the link target of each descriptor (by its number, as text); empty once the process is gone."""
     found = {}
     try:
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():

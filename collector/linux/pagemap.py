@@ -70,7 +70,7 @@ class Pagemap:
             anyof: Categories of which a page must have one.
             returned: Categories to report.
             flags: WP_MATCHING write-protects the pages found in the same step.
-            inverted: Categories whose opposite is meant.
+            inverted: Categories that are inverted before matching.
 
         Returns:
             The (n,) REGIONs found, ascending.
@@ -107,7 +107,7 @@ class Pagemap:
         return np.concatenate(found) if found else self._regions[:0].copy()
 
     def entries(self, first_page: int, count: int) -> U64:
-        """Read (count,) raw entries from a page number on; fewer at the end of all addresses."""
+        """Read (count,) raw entries from a page number on; fewer at the end of the address space."""
         data = os.pread(self.fd, count * 8, first_page * 8)
         return np.frombuffer(data, np.uint64)
 
@@ -175,13 +175,13 @@ _SWAP_TYPE = np.uint64(31)
 _SWAP_TYPE_MARKER = np.uint64(31)  # include/linux/swapops.h: the last of the 32 swap types
 
 _REGION_PAGES_SHIFT = 9
-_CHUNK_PAGES = 1 << 16  # whose raw entries are read at once
+_CHUNK_PAGES = 1 << 16  # pages whose raw entries are read at once
 
 
 def holds_page(entries: U64) -> npt.NDArray[np.bool_]:
     """Return (n,) whether a page, present or swapped out, belongs to each raw entry.
 
-    The kernel keeps its note "write-protected, no page here" in the form of a swap entry, too.
+    The kernel also uses a swap entry to mark a place that is write-protected and has no page.
     """
     swapped = (entries & ENTRY_SWAPPED) != 0
     swapped &= (entries & _SWAP_TYPE) != _SWAP_TYPE_MARKER
@@ -202,7 +202,7 @@ def swapped_kib(pid: int) -> int:
 def pinned_kib(pid: int) -> int:
     """Return how much of a process is pinned long-term, in KiB; 0 once it is gone.
 
-    That is memory of io_uring's registered buffers, RDMA and iommufd, which is written by physical
+    This is memory of io_uring's registered buffers, RDMA and iommufd, which is written by physical
     address, so that no page table shows it.
     """
     return procfs.status_kib(pid, "VmPin")

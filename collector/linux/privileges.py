@@ -12,12 +12,12 @@ _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 
 
 def in_first_pid_namespace() -> bool:
-    """Return whether PIDs here are those that BPF sees."""
+    """Return whether PIDs in this namespace are those that BPF sees."""
     return Path("/proc/self/ns/pid").stat().st_ino == _FIRST_PID_NAMESPACE
 
 
 def pid_namespace() -> str | None:
-    """Return None if PIDs here are those that BPF sees, else the reason."""
+    """Return None if PIDs in this namespace are those that BPF sees, else the reason."""
     if in_first_pid_namespace():
         return None
     return (
@@ -30,8 +30,8 @@ def require_root() -> None:
     """Check that this process may trace.
 
     Raises:
-        RedirtyError: It is not root, or root without the capabilities that tracing needs, or root
-            of a container only.
+        RedirtyError: The process is not root, or lacks the capabilities that tracing needs, or is
+            root of a container only.
     """
     if os.geteuid() != 0:
         raise RedirtyError("tracing needs root (BPF, and other processes' memory): run with sudo")

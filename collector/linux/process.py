@@ -1,4 +1,4 @@
-"""Processes: their identity, whether they still live, whether they can be traced."""
+"""Processes: identity, liveness, and the right to trace them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from redirty.collector.linux import capabilities, procfs
 
 
 class Process:
-    """A process referred to by a pidfd, so that a later one of the same PID is never taken for it.
+    """A process referred to by a pidfd, so that a later process with the same PID is never mistaken for it.
 
     Attributes:
         pid: Its PID.
@@ -19,8 +19,8 @@ class Process:
         cmdline: Its arguments, without empty ones.
 
     Raises:
-        RedirtyError: There is no such process, or it is a thread, a kernel thread or protected.
-        TargetEndedError: It has just ended.
+        RedirtyError: There is no such process, or the PID is that of a thread, a kernel thread or a protected process.
+        TargetEndedError: The process has just ended.
     """
 
     def __init__(self, pid: int) -> None:
@@ -81,7 +81,7 @@ class Process:
 
 
 def lives(pid: int) -> bool:
-    """Return whether there is such a process and it has not ended."""
+    """Return whether a process exists and has not ended."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -107,7 +107,7 @@ def _refusal() -> str:
 
 
 def descendants(root: int) -> list[int]:
-    """Return all processes below one, without itself, by the parents' PIDs in /proc."""
+    """Return all descendants of a process, by the parents' PIDs in /proc."""
     children: dict[int, list[int]] = {}
     for pid in procfs.pids():
         stat = procfs.read_stat(pid)

@@ -69,14 +69,14 @@ class ProcessMemory:
                     raise OSError(code, os.strerror(code))
                 got = 0
             at += got >> PAGE_SHIFT << PAGE_SHIFT
-            if got < size:  # the next page could not be read, or in part only
+            if got < size:  # the next page could not be read, or only in part
                 index = at >> PAGE_SHIFT
                 good[index] = self._read_one(int(pages[index]), buffer[at : at + PAGE_SIZE])
                 at += PAGE_SIZE
         return good
 
     def _read_one(self, page: int, buffer: memoryview) -> bool:
-        """Read a page that the program itself may not read (PROT_NONE, execute only), too."""
+        """Read a page even if the program itself may not read it (PROT_NONE, execute only)."""
         try:
             got = os.preadv(self._mem, [buffer], page << PAGE_SHIFT)
         except (OSError, OverflowError):
@@ -91,7 +91,7 @@ class ProcessMemory:
 
 
 def read_file(fd: int, pages: U64, buffer: memoryview) -> Bools:
-    """Copy ascending pages of a file to the start of a buffer: what the page cache has.
+    """Copy ascending pages of a file, as in the page cache, to the start of a buffer.
 
     Holes, and the rest of a page behind the file's end, are zeros.
 

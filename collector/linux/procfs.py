@@ -37,7 +37,7 @@ class Stat(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """True of a zombie."""
+        """True for a zombie."""
         return self.fields[0] in ("Z", "X")
 
     @property
@@ -47,12 +47,12 @@ class Stat(NamedTuple):
 
     @property
     def kernel_thread(self) -> bool:
-        """True of a thread of the kernel, which has no memory of its own."""
+        """True for a kernel thread, which has no memory of its own."""
         return bool(int(self.fields[6]) & _PF_KTHREAD)
 
     @property
     def start_ticks(self) -> int:
-        """Start time in clock ticks since boot: tells a process from a later one of the same PID."""
+        """Start time in clock ticks since boot: distinguishes a process from a later one with the same PID."""
         return int(self.fields[19])
 
     @property

@@ -35,7 +35,7 @@ def parse(text: bytes, namespace: int) -> Iterable[tuple[Key, SharedObject]]:
     """
     for line in text.split(b"\n"):
         if b"s " not in line:
-            continue  # quick: most mappings are private
+            continue  # fast path: most mappings are private
         fields = split_line(line)
         path = fields.path.decode(errors="replace")
         if fields.perms[3:4] != b"s" or not path or path.startswith(_NOT_MEMORY):

@@ -29,7 +29,7 @@ from redirty.collector.tracking.rounds import Round
 
 
 class _Watched:
-    """An address space: its pagemap, and the last known frames of its pages."""
+    """An address space with its pagemap and the last known frames of its pages."""
 
     def __init__(self, space: AddressSpace) -> None:
         self.last = LastFrames()
@@ -38,7 +38,7 @@ class _Watched:
             opened = Pagemap(space.pid, regions=1)
         except OSError:
             return
-        # The process ID may be that of another process by now, but not while this memory exists.
+        # The PID may have been reused by now, but not while this memory exists.
         if space.maps.there():
             self._pagemap = opened
         else:
@@ -60,7 +60,7 @@ class FrameTracker:
     """Locates dirty pages. Use: locate() right after each round, close() at the end.
 
     Frames are read from the page tables after the round: a page that was swapped out or copied since its
-    write is reported as it is then.
+    write is reported with its frame at that time.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class LastFrames:
     def update(self, pages: U64, frames: U64) -> npt.NDArray[np.bool_]:
         """Update the frames of some pages (ascending and unique).
 
-        Return which of them are new here, or were in another frame.
+        Return (n,) which of them are new, or were in another frame.
         """
         at = np.searchsorted(self._pages, pages)
         known = np.zeros(len(pages), np.bool_)

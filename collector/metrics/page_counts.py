@@ -131,7 +131,7 @@ class CurveSum:
     def add(self, hist: U64, duration_s: float, dirty_pages: int) -> None:
         """Add a round: pages by time slot since the arm, its length, and the number of dirty pages.
 
-        Missed pages are taken to have been written when the logged ones were.
+        Missed pages are assumed to have been written at the same times as the logged ones.
         """
         total = int(hist.sum())
         if total:

@@ -1,4 +1,4 @@
-"""Streaks: numbers of dirty rounds in a row, by page. All on packed bitmaps, so that it costs next to nothing."""
+"""Streaks: numbers of consecutive dirty rounds, by page. Computed on packed bitmaps, at almost no cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 from redirty.collector.pageset import U64, WORDS_PER_REGION, PageSet, drop_empty, empty, find
 
 I64 = npt.NDArray[np.int64]
-_LENGTH_BITS = 40  # of the longest streak: more rounds than will ever be recorded
+_LENGTH_BITS = 40  # of the longest streak: more rounds than any recording has
 
 
 def length_classes() -> list[tuple[int, int]]:
@@ -51,10 +51,10 @@ def _ones(words: U64) -> int:
 
 
 class Streaks:
-    """For how many rounds in a row each page of one address space has been dirty.
+    """Number of consecutive rounds in which each page of one address space has been dirty.
 
     The numbers are stored bit-sliced: bit k of all pages is one bitmap (a plane), so that a round costs a
-    few operations on bitmaps, whatever its pages do, and a page costs a bit a plane.
+    few operations on bitmaps, whatever the pages do, and a page costs one bit per plane.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Streaks:
     def follow(self, dirty: PageSet, lengths: Lengths) -> tuple[PageSet, PageSet]:
         """Add a round. Return its pages that were dirty in the previous round, too, and the others.
 
-        lengths: gets the streaks that have ended.
+        lengths: receives the streaks that have ended.
         """
         before = self._align(dirty.keys, lengths)
         stayed = before & dirty.words
@@ -86,7 +86,7 @@ class Streaks:
     def _align(self, keys: U64, lengths: Lengths) -> U64:
         """Align all bitmaps with the regions of a round; return the previous round's bits in these rows.
 
-        Streaks in other regions have ended: lengths gets them.
+        Streaks in other regions have ended, and are added to lengths.
         """
         old = self._dirty
         if np.array_equal(old.keys, keys):

@@ -48,8 +48,8 @@ class Point:
 def inside(result: Round) -> Iterator[Point]:
     """Yield the curve inside one round, of all its processes together, without its end.
 
-    The time of a page starts when it was protected itself, on average half an arm before its whole process
-    was armed. Missed pages are taken to have been written when the others were.
+    The time of a page starts when that page was protected, on average half an arm before its whole process
+    was armed. Missed pages are assumed to have been written at the same times as the others.
     """
     hist = result.stats["hist"].sum(axis=0).astype(np.float64)
     total = float(hist.sum())
@@ -123,11 +123,11 @@ class _Window:
     by_space: dict[tuple[int, int], tuple[PageSet, PageSet, Mappings]] = field(repr=False)
 
     def joined(self, later: _Window) -> _Window:
-        """Return this window and the one after it as one."""
+        """Return this window joined with the one after it."""
         both = dict(self.by_space)
         for space, (dirty, _, mappings) in later.by_space.items():
             old = both.get(space)
-            if old is None:  # created since: nothing of it was present then
+            if old is None:  # created since: none of its pages was present then
                 both[space] = (dirty, empty(), mappings)
             else:
                 kept = mappings if mappings.items else old[2]
@@ -158,7 +158,7 @@ class _Window:
                 yield Point(self.first, self.rounds, name, self.duration_s, float(d), r)
 
     def working_sets(self) -> Iterator[WorkingSet]:
-        """Yield the number of its distinct pages, by process."""
+        """Yield the number of distinct pages in the window, by process."""
         sums: dict[int, int] = {}
         for (pid, _), (written, _, _) in self.by_space.items():
             sums[pid] = sums.get(pid, 0) + len(written)

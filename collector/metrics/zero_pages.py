@@ -1,6 +1,6 @@
-"""Zero pages of a target: pages that contain only zeros, for which a mirror sends next to nothing.
+"""Zero pages of a target: pages that contain only zeros, for which a mirror sends almost nothing.
 
-The target's memory is read once, as far as it is present: reading a page that was never touched would
+Only present memory is read, and only once: reading a page that was never touched would
 make the kernel map one.
 """
 
@@ -45,7 +45,7 @@ class ZeroRange:
 
     @property
     def _uniform(self) -> str:
-        """The state of all its pages, when it is the same: untouched or full; else empty."""
+        """The state of its pages if all have the same: untouched or full; else empty."""
         if not self.present:
             return "untouched"
         return "full" if self.present == self.pages and not self.zero else ""

@@ -13,7 +13,7 @@ from typing import Any
 from redirty.collector.units import show_bits, show_bytes, show_time
 
 PASS, QUIESCE, GIVE_UP = "pass", "quiesce", "give up"
-# Not converging: this many passes did not reduce the minimum of what is left by at least this share.
+# Not converging: the minimum of pending bytes did not fall by at least this share in this many passes.
 _STUCK_PASSES = 6
 _MIN_PROGRESS = 0.03
 
@@ -25,7 +25,7 @@ class Goals:
     Attributes:
         downtime_s: for how long the target may be stopped; None: no limit.
         deadline_s: when the mirror has to be complete, counted from its start; None: no limit.
-        passes: the number of passes before the target is stopped, whatever is left; None: as many as needed.
+        passes: the number of passes before the target is stopped, regardless of the rest; None: as many as needed.
     """
 
     downtime_s: float | None = 0.2
@@ -41,7 +41,7 @@ class Situation:
         number: of the pass, from 1.
         left: bytes that were pending after each pass so far.
         rate: bytes a second.
-        fixed_s: what stopping the target takes, not counting the sending.
+        fixed_s: overhead of stopping the target, not counting the sending.
         elapsed_s: since the start of the mirror.
     """
 
@@ -98,24 +98,26 @@ def _choose(goals: Goals, now: Situation) -> tuple[str, str]:
     fits = goals.downtime_s is None or now.downtime_s <= goals.downtime_s
     if goals.deadline_s is not None and now.elapsed_s + now.downtime_s > goals.deadline_s:
         if fits:
-            return QUIESCE, f"{takes}: the deadline has come"
+            return QUIESCE, f"{takes}: the deadline is reached"
         assert goals.downtime_s is not None
         return (
             GIVE_UP,
-            f"{takes}, more than {show_time(goals.downtime_s)}, and the deadline has come",
+            f"{takes}, more than {show_time(goals.downtime_s)}, and the deadline is reached",
         )
     if goals.passes is not None:
         if now.number >= goals.passes:
             if fits:
-                return QUIESCE, f"{takes}: pass {now.number} was the last that was asked for"
+                return QUIESCE, f"{takes}: pass {now.number} was the last requested one"
             assert goals.downtime_s is not None
             return (
                 GIVE_UP,
-                f"{takes}, more than {show_time(goals.downtime_s)}, after the last pass asked for",
+                f"{takes}, more than {show_time(goals.downtime_s)}, after the last requested pass",
             )
         return PASS, f"{takes}: pass {now.number + 1} of {goals.passes}"
     if goals.downtime_s is None:  # a deadline only: leave as little as possible until then
-        next_s = 2 * now.downtime_s  # a pass, then what it leaves, which is not more than now
+        next_s = (
+            2 * now.downtime_s
+        )  # a pass, then the rest, which is not more than what is pending now
         if goals.deadline_s is not None and now.elapsed_s + next_s <= goals.deadline_s:
             return PASS, f"{takes}: there is time for another pass"
         return QUIESCE, f"{takes}: no time for another pass before the deadline"
@@ -128,7 +130,7 @@ def _choose(goals: Goals, now: Situation) -> tuple[str, str]:
         n = _STUCK_PASSES
         return (
             GIVE_UP,
-            f"{takes}, more than {show_time(goals.downtime_s)}, and {n} passes made it no less",
+            f"{takes}, more than {show_time(goals.downtime_s)}, which {n} passes did not reduce",
         )
     return PASS, f"{takes}, more than {show_time(goals.downtime_s)}"
 
@@ -140,12 +142,12 @@ def _stuck(left: Sequence[float]) -> bool:
 
 
 def advise(goals: Goals, written_bytes: float, now: Situation) -> str:
-    """Say what would make a mirror converge that was given up.
+    """Explain what would make a mirror converge that was given up.
 
     Args:
-        goals: that were not met.
-        written_bytes: what the target writes within goals.downtime_s.
-        now: what is known after the last pass.
+        goals: the goals that were not met.
+        written_bytes: bytes that the target writes within goals.downtime_s.
+        now: the state after the last pass.
     """
     shortest = min(now.left) / now.rate + now.fixed_s
     words = [f"--downtime {shortest * 1.1 * 1000:.0f}ms would suffice at this rate"]

@@ -1,7 +1,7 @@
 """Defers hot pages to the stop-and-copy pass, as many as the downtime goal allows.
 
 Hot are pages that were dirty in each of the last two rounds, provided that such pages used to be dirty in the
-following round as well: the rule of the policy "redirty" in redirty.collector.model.policy.
+following round, too: the rule of the policy "redirty" in redirty.collector.model.policy.
 """
 
 from __future__ import annotations

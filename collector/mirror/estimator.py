@@ -17,19 +17,21 @@ from redirty.collector.tracking.rounds import Round
 
 _MIN_SAMPLE_BYTES = 4 << 20
 _MOSTLY = 0.8
-_REREAD_RATE = 4e9  # bytes a second, of memory that is only compared
+_REREAD_RATE = 4e9  # bytes a second, for memory that is only compared
 _INTERVAL_S = 0.5
-_BOUNDARIES = 3  # one boundary that a busy machine delayed says little about the next one
+_BOUNDARIES = (
+    3  # the median of several: one boundary that a busy machine delayed says little about the next
+)
 _MIN_SAMPLE_S = 1e-3
 
 
 class Estimator:
-    """Estimates from what was measured so far.
+    """Makes estimates from the measurements so far.
 
     Attributes:
         rate: bytes a second that passes send.
-        batch_overhead_s: what a batch takes, not counting the wait for the link.
-        fixed_s: what stopping the target takes, not counting the sending.
+        batch_overhead_s: time per batch, not counting the wait for the link.
+        fixed_s: overhead of stopping the target, not counting the sending.
         started: the start of the mirror, by the clock.
     """
 
@@ -107,13 +109,13 @@ class Estimator:
             result: the round.
             took_s: how long the boundary would take if the target were stopped.
             newly_dirty_pages: pages that were dirty in the round and not in the one before.
-            reread_bytes: what has to be read again while the target is stopped.
+            reread_bytes: bytes that have to be read again while the target is stopped.
         """
         self._boundaries = [*self._boundaries[1 - _BOUNDARIES :], took_s]
         boundary_s = min(self._boundaries)
         duration_s = max(result.duration_s, boundary_s)
         self._dirty_per_s = report.dirty_pages * PAGE_SIZE / duration_s
-        # The target writes until it is stopped: pages that are not pending yet come as in this round.
+        # The target writes until it is stopped: more pages become pending at the rate of this round.
         meanwhile_s = newly_dirty_pages * PAGE_SIZE / duration_s * boundary_s / self.rate
         self.fixed_s = boundary_s + reread_bytes / _REREAD_RATE + meanwhile_s
         self._points[duration_s] = report.dirty_pages
@@ -148,7 +150,7 @@ class Estimator:
         )
 
     def _predict(self, rate: float) -> tuple[float | None, float | None]:
-        """Predict the seconds until the mirror is complete, and the downtime; None: never, or not known."""
+        """Predict the seconds until the mirror is complete, and the downtime; None: never, or unknown."""
         if not self._points or self.elapsed_s <= 0:
             return None, None
         times = np.array(sorted(self._points))

@@ -1,4 +1,4 @@
-"""Holding of a target's outgoing network traffic while it is stopped, unless that would affect others."""
+"""Holds a target's outgoing network traffic while it is stopped, unless that would affect others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NetworkHold:
     remote: bool = False
 
     def require_own(self, pids: Collection[int]) -> None:
-        """Require that only the target would be held.
+        """Check that only the target would be held.
 
         Raises:
             RedirtyError: redirty itself would be held, or other processes and `shared` is not set.
@@ -44,7 +44,7 @@ class NetworkHold:
             )
 
     def require_possible(self, freezer: Freezer, pids: Collection[int]) -> None:
-        """Require also that this kernel can hold traffic in a way that ends by itself.
+        """Check the same, and that this kernel can hold traffic with a table that it removes if redirty dies.
 
         Raises:
             RedirtyError: it cannot, or require_own() fails.
@@ -54,6 +54,6 @@ class NetworkHold:
             freezer.hold_networks(sorted(pids), trial=True)
         except FreezeError as e:
             raise RedirtyError(
-                f"cannot hold the target's network in a way that ends by itself: {e}; this needs nftables tables "
-                "with an owner (Linux 5.12); omit --hold-network"
+                f"cannot hold the target's network safely: {e}; this needs nftables tables with an owner, which "
+                "the kernel removes with redirty (Linux 5.12); omit --hold-network"
             ) from None

@@ -17,9 +17,9 @@ class PassReport:
 
     Attributes:
         number: of the pass, from 1.
-        counts: pages by what was done with them.
-        bytes: sent in this pass.
-        duration_s: of the pass.
+        counts: pages by how they were handled.
+        bytes: bytes sent in this pass.
+        duration_s: duration of the pass.
         deferred_pages: pages kept for the stop-and-copy pass.
         dirty_pages: written in the round that ended with the pass.
         new_pages: those of them that were not present when the round started.
@@ -60,9 +60,9 @@ class ProgressReport:
 
     Attributes:
         number: of the pass, from 1.
-        pages: to process in the pass.
-        done_pages: processed so far.
-        sent_bytes: sent so far in the pass.
+        pages: pages to process in the pass.
+        done_pages: pages processed so far.
+        sent_bytes: bytes sent so far in the pass.
         rate: bytes a second sent in the pass.
         dirty_per_s: bytes a second that the target dirties; None: not known yet.
         left_s: predicted time until the mirror is complete; None: not known, or never.

@@ -1,6 +1,6 @@
 """A pass over pages: reads, compares and sends them, as a pipeline with a fixed number of buffers.
 
-Threads read and compare while the caller sends. Memory is bounded by the buffers, whatever the size of the target.
+Threads read and compare while the caller sends. Memory is bounded by the buffers, regardless of the size of the target.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH_PAGES = 768
 _MIN_PAGES = 16
 # How long a batch takes on the link: sending a page is wasted if it is written between the read and the send.
 _BATCH_S = 0.005
-# But at least this multiple of its own overhead, which would be the bottleneck otherwise.
+# But at least this multiple of a batch's own overhead, which would be the bottleneck otherwise.
 _OVERHEAD_FACTOR = 4
 _REGIONS = 256  # regions whose page numbers are expanded at once
 _WORKERS = 2  # in addition to the thread that sends
@@ -37,14 +37,14 @@ _Done = dict[int, tuple[Source, list[U64], list[U64]]]
 
 @dataclass
 class PassCounts:
-    """Pages of a pass by what was done with them.
+    """Pages of a pass by how they were handled.
 
     Attributes:
         pages: all pages processed.
-        sent_pages: with contents.
-        zero_pages: all zero.
-        unchanged_pages: with the contents that were sent before.
-        unread_pages: unmapped meanwhile, or not readable.
+        sent_pages: pages sent with contents.
+        zero_pages: pages that are all zero.
+        unchanged_pages: pages with the contents that were sent before.
+        unread_pages: pages unmapped meanwhile, or not readable.
         batches: number of batches.
         link_s: time spent waiting for the link or the receiver.
     """
@@ -71,13 +71,13 @@ class _Batch:
     """A batch that was read and compared.
 
     Attributes:
-        source: of its pages.
+        source: the source of its pages.
         buffer: holds data.
-        pages: to send with contents.
+        pages: pages to send with contents.
         data: these contents.
         zero: pages to report as zero.
         unread: pages that could not be read.
-        hashes: of all pages that were read.
+        hashes: hashes of all pages that were read.
         read: all pages that were read.
         unchanged: number of pages with the contents that were sent before.
     """
@@ -97,8 +97,8 @@ def batch_pages(rate: float, overhead_s: float) -> int:
     """Return the number of pages per batch.
 
     Args:
-        rate: of the link, bytes a second.
-        overhead_s: what a batch takes, not counting the wait for the link.
+        rate: rate of the link, bytes a second.
+        overhead_s: time per batch, not counting the wait for the link.
     """
     seconds = max(_BATCH_S, _OVERHEAD_FACTOR * overhead_s)
     return int(min(max(rate * seconds / PAGE_SIZE, _MIN_PAGES), BATCH_PAGES))
@@ -118,7 +118,7 @@ class Pipeline:
     """Copies pages to a sink.
 
     Attributes:
-        counts: of the last copy(), also of one that failed.
+        counts: counts of the last copy(), even if it failed.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class Pipeline:
             size: pages per batch, at most BATCH_PAGES.
 
         Raises:
-            ConnectionLostError: from the sink, as RedirtyError is. Some pages were sent then, and are noted as
-                sent; the others are still pending.
+            ConnectionLostError: the sink lost its connection. Pages that were sent are noted as sent; the others
+                are still pending. A RedirtyError of the sink has the same effect.
         """
         counts = self.counts = PassCounts()
         for source, pages in jobs:
@@ -164,7 +164,7 @@ class Pipeline:
                 self._send(waiting.popleft().result(), counts, done)
                 check()
         finally:
-            wait(waiting)  # they write to buffers that are reused
+            wait(waiting)  # the workers write to buffers that are reused
             for source, read, unread in done.values():
                 _apply(source, np.concatenate(read), np.concatenate(unread))
         return counts
@@ -236,7 +236,7 @@ class Pipeline:
 
 
 def _apply(source: Source, read: U64, unread: U64) -> None:
-    """Note that pages are at the other end, or could not be read, and so are not pending any more."""
+    """Note that pages are at the other end, or could not be read, and so are no longer pending."""
     have, lost = from_pages(read), from_pages(unread)
     source.have = (source.have | have) - lost
     source.pending = source.pending - have - lost

@@ -1,4 +1,4 @@
-"""Pre-copy: pass after pass, until the target can be stopped or it is clear that it cannot."""
+"""Pre-copy: pass after pass, until the downtime goal can be met or it is clear that it cannot."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Precopy:
     Attributes:
         passes: all finished passes.
         decisions: made after each of them.
-        left: bytes that were pending after each of them.
+        left: bytes that were pending after each pass.
     """
 
     def __init__(self, mirror: RunningMirror, switchover: Switchover) -> None:
@@ -65,7 +65,7 @@ class Precopy:
             self.passes.append(report)
             mirror.observer.on_pass(report, result)
             if report.broken:
-                continue  # what is left says nothing about convergence
+                continue  # the pending pages show nothing about convergence
             self.left.append(float(mirror.state.left_bytes()))
             decision = self._decide()
             if decision.action == GIVE_UP:
@@ -78,7 +78,7 @@ class Precopy:
     # ---- a pass ----
 
     def _jobs(self) -> tuple[list[Job], int]:
-        """Return what to send, cold pages first, and the number of pages that are deferred to the last pass."""
+        """Return the pages to send, cold ones first, and the number of pages deferred to the last pass."""
         sources = self._mirror.state.sources()
         deferred = [empty()] * len(sources)
         goals, estimator = self._mirror.request.goals, self._mirror.estimator
@@ -153,7 +153,7 @@ class Precopy:
         )
 
     def _end_round(self, report: PassReport) -> Round:
-        """Arm, update what is pending, and add the round to the report and to the estimates."""
+        """Arm, update the pending pages, and add the round to the report and to the estimates."""
         mirror, recorder, state = self._mirror, self._mirror.recorder, self._mirror.state
         started = time.monotonic()
         result = recorder.end_round()
@@ -193,7 +193,7 @@ class Precopy:
         )
 
     def _explain(self, decision: Decision) -> str:
-        """Measure what is written within the downtime goal, and explain what would make it converge."""
+        """Measure what is written within the downtime goal, and explain what would make the mirror converge."""
         goals, recorder = self._mirror.request.goals, self._mirror.recorder
         goal_s = goals.downtime_s
         assert goal_s is not None

@@ -13,11 +13,11 @@ from redirty.collector.target.targets import TargetSet
 
 @dataclass(frozen=True)
 class MirrorRequest:
-    """A target, a destination, and how to mirror the one to the other.
+    """A target, a destination, and the options of the mirror.
 
     Attributes:
         target: the processes.
-        destination: of the mirror.
+        destination: where the mirror goes.
         goals: when to stop the target.
         bandwidth: limit in bytes a second; None: no limit.
         verify: compare the mirror with the target while it is stopped.

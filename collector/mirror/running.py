@@ -25,7 +25,7 @@ class RunningMirror:
         observer: receives all events.
         estimator: rates, and predictions from them.
         recorder: runs the rounds.
-        state: what is pending.
+        state: the pending pages.
         pipeline: reads, compares and sends pages.
         sink: takes the pages.
         freezer: stops the target.

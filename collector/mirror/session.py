@@ -1,4 +1,4 @@
-"""A mirror from start to end: makes its parts, arms the target, and closes everything, whatever happens."""
+"""A mirror from start to end: creates its parts, arms the target, and closes everything in every case."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class MirrorSession:
         self.information: dict[str, Any] = {}
 
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
-        """Cancel at the next occasion; may be called from a signal handler or another thread."""
+        """Cancel as soon as possible; may be called from a signal handler or another thread."""
         self.interrupted = True
 
     def check(self) -> None:
@@ -75,13 +75,13 @@ class MirrorSession:
             try:
                 self.information = self._run(stack, injector, method, freezer)
             finally:
-                freezer.close()  # before everything on the stack: whatever is stopped resumes
+                freezer.close()  # before everything on the stack: all that is stopped resumes
         return self.information
 
     def _run(
         self, stack: contextlib.ExitStack, injector: Injector, method: str, freezer: Freezer
     ) -> dict[str, Any]:
-        """Make the mirror; all parts that are made here are closed by the stack, the recorder first."""
+        """Make the mirror; the stack closes all parts that are created here, the recorder first."""
         request = self.request
         rate_limiter = RateLimiter(request.bandwidth)
         rate_limiter.check = self.check

@@ -59,7 +59,7 @@ class MirrorState:
         """Start with no sources.
 
         Args:
-            sink: receives new sources, and pages that are gone.
+            sink: receives new sources, and reports of unmapped pages.
             scan: the kernel has PAGEMAP_SCAN.
             mirrored: returns which mappings of a space, by the recorder's number, are mirrored; None: all.
         """
@@ -83,12 +83,12 @@ class MirrorState:
     # ---- boundaries ----
 
     def sync(self, living: Mapping[int, int], result: Round | None, *, last: bool = False) -> None:
-        """Update what is pending. Has to be called after an arm.
+        """Update the pending pages. Has to be called after an arm.
 
         Args:
             living: PID by the number of its address space.
             result: the round that ended with the arm; None before the first one.
-            last: the target is stopped, so whatever may have changed untracked is read again.
+            last: the target is stopped, so everything that may have changed untracked is read again.
 
         Raises:
             RedirtyError: a process or a file cannot be read.
@@ -131,12 +131,12 @@ class MirrorState:
         except OSError as e:
             if e.errno in RESOURCE_ERRNOS:
                 raise
-            return  # it ended meanwhile
+            return  # the process ended meanwhile
         self._sink.declare(space.number, SPACE)
         self.spaces[number] = space
 
     def _update_space(self, number: int, dirty: PageSet, *, scan: bool, last: bool) -> None:
-        """Update what is pending in an address space.
+        """Update the pending pages of an address space.
 
         Scanning the page tables takes 100 ns a page, so it is done only if there may be other pages than
         before. Pages that come or go otherwise (madvise, huge pages) are found when the target is stopped.
@@ -203,7 +203,7 @@ class MirrorState:
         self._update(file, current, dirty)
 
     def _update(self, source: Source, current: PageSet, dirty: PageSet) -> None:
-        """Update what is pending, given the pages that exist now and those that were written."""
+        """Update the pending pages, given the pages that exist now and those that were written."""
         gone = source.have - current
         if len(gone.keys):
             numbers = page_numbers(gone)

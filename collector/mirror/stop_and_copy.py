@@ -43,7 +43,7 @@ class StopResult:
     """The result of the stop-and-copy pass.
 
     Attributes:
-        counts: pages by what was done with them.
+        counts: pages by how they were handled.
         downtime_s: for how long the target was stopped.
         stop_s: time to stop all threads.
         boundary_s: time to arm, and to find what was written until the stop.
@@ -52,8 +52,8 @@ class StopResult:
         threads: number of threads stopped.
         ns_pids: PIDs of the processes in their own PID namespaces.
         uptime_s: uptime of the machine when the target was stopped.
-        processes: with their mappings and notes.
-        digests: the target's and the mirror's; None: not verified.
+        processes: the processes with their mappings and notes.
+        digests: digests of target and mirror; None: not verified.
     """
 
     counts: PassCounts
@@ -122,10 +122,10 @@ class _Copied:
 
     Attributes:
         threads: number of threads stopped.
-        counts: pages by what was done with them.
+        counts: pages by how they were handled.
         states: registers of all threads.
         files: files in /proc by PID.
-        digests: the target's and the mirror's; None: not verified.
+        digests: digests of target and mirror; None: not verified.
         downtime_s: for how long the target was stopped.
     """
 
@@ -152,7 +152,7 @@ class StopAndCopy:
         self._limit_s = _MAX_DOWNTIME_S if limit_s is None else limit_s
 
     def run(self) -> StopResult:
-        """Stop the target, copy what is pending, and resume it.
+        """Stop the target, copy the pending pages, and resume it.
 
         Raises:
             StopAndCopyError: the attempt failed, and another one may follow.
@@ -160,7 +160,7 @@ class StopAndCopy:
             TargetEndedError: the target ended.
             RedirtyError: the mirror cannot be completed.
 
-        The target runs in each of these cases.
+        In each of these cases the target runs.
         """
         timeline = Timeline()
         with gc_paused():
@@ -258,11 +258,11 @@ class StopAndCopy:
         )
 
     def _snapshot_threads(self) -> tuple[ThreadStates, dict[int, ProcFiles]]:
-        """Read what the core files say of threads and processes."""
+        """Read the state of threads and processes for the core files."""
         states = self._freezer.states()
         spaces = self._mirror.state.spaces.values()
         if not all(s.alive() for s in spaces):
-            raise GoneError  # killed: what was read of it since is void
+            raise GoneError  # killed: what was read since is invalid
         return states, {s.pid: read_proc_files(s.pid, s.vmas) for s in spaces}
 
     def _verify(self) -> tuple[str, str]:
@@ -274,7 +274,7 @@ class StopAndCopy:
 
     def _ensure_released(self) -> None:
         if self._freezer.frozen:
-            with contextlib.suppress(FreezeError):  # it runs already
+            with contextlib.suppress(FreezeError):  # the target has resumed already
                 self._freezer.release()
 
     def _result(self, timeline: Timeline, copied: _Copied) -> StopResult:

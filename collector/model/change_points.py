@@ -23,7 +23,7 @@ class ChangePoints:
 
     Attributes:
         first: index of the first round that counts for a prediction.
-        changes: indices of the rounds from which on the rate is another one.
+        changes: indices of the first rounds with another rate.
         comes_back: whether the rate returned to an earlier value, so that all rounds count.
         too_late: whether too few rounds follow the last change to rely on them.
     """

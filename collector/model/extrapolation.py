@@ -1,6 +1,6 @@
 """Extrapolation of a write curve beyond what was measured: a mixture of Poisson writers.
 
-When every page is written at random moments, at a rate of its own, the expected number of distinct
+If every page is written at random moments, at its own rate, the expected number of distinct
 pages written within t is W(t) = sum over pages of 1 - exp(-rate t). So any such curve is a mixture of
 saturating exponentials, with a straight line for pages that will not be written again for long. Its
 weights, none below 0, are found by least squares (Lawson and Hanson, Solving Least Squares Problems,

@@ -31,7 +31,7 @@ _MISSED_NOTED = 0.01  # a share of missed pages that is worth a note
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """Write curves of a target, and what they are based on.
+    """Write curves of a target, with their inputs.
 
     Attributes:
         curve: the mean.
@@ -106,7 +106,9 @@ def _curves(
     new = min(samples.levels[-1].new_pages, float(middle[-1]))
     redirtied = middle - _new_pages(samples, times)
     beyond = fit_mixture(times, np.maximum.accumulate(np.maximum(redirtied, 0.0)))
-    inside = times < samples.levels[0].elapsed_s  # when missed pages were written is not known
+    inside = (
+        times < samples.levels[0].elapsed_s
+    )  # the times at which missed pages were written are unknown
     low = np.where(inside, low * (1 - missed), low)
     high = np.where(inside, np.minimum(high + missed * middle, np.maximum(high, high[-1])), high)
 
@@ -172,8 +174,8 @@ def _filled(
 def _spread(values: Floats, single: tuple[float, float]) -> tuple[Floats, Floats, Floats]:
     """Return (mean, low, high) of each column of values (r, c), ignoring NaN.
 
-    Where a column has one value only, low and high are relative to it what they are in the previous column;
-    in the first column, `single`.
+    Where a column has only one value, low and high have the same ratio to it as in the previous column; in
+    the first column, the ratio is `single`.
     """
     there = ~np.isnan(values)
     count = there.sum(axis=0)
@@ -205,7 +207,7 @@ def _spread(values: Floats, single: tuple[float, float]) -> tuple[Floats, Floats
 def _by_class(samples: Samples, whole: WriteCurve, present: float) -> dict[str, WriteCurve]:
     """Return a curve for each mapping class.
 
-    Measured at the ends of rounds and windows; inside a round it is taken to have the shape of the whole.
+    Measured at the ends of rounds and windows; inside a round it is assumed to have the shape of the whole.
     """
     found = {}
     first = samples.levels[0]
@@ -227,7 +229,7 @@ def _notes(
     if found.comes_back:
         notes.append(
             f"the dirty rate changed {len(found.changes)} times and came back: all rounds count, and "
-            "the outcome depends on when the mirror starts"
+            "the outcome depends on the time at which the mirror starts"
         )
     elif found.too_late:
         notes.append(
@@ -247,8 +249,8 @@ def _notes(
         notes.append(f"only {count} rounds: record more of them for a narrower interval")
     if missed > _MISSED_NOTED:
         notes.append(
-            f"{missed:.0%} of the dirty pages were found by the scan alone: when in the round they were "
-            "written is not known"
+            f"{missed:.0%} of the dirty pages were found by the scan alone: the times within the round at "
+            "which they were written are unknown"
         )
     if not len(seen.points.number):
         notes.append(

@@ -23,7 +23,7 @@ class Points:
         mapping_class: index into Observations.classes, or ALL.
         elapsed_s: seconds since the arm.
         dirty: distinct pages of the class that were written within that time.
-        redirtied: those of them that were present at the arm; NaN when not known.
+        redirtied: those of them that were present at the arm; NaN when unknown.
     """
 
     number: Ints
@@ -101,7 +101,7 @@ class Observations:
         classes: names of the mapping classes that the points refer to.
         average: (elapsed_s, pages) of an average curve, for recordings that have no points.
         mappings: recent write rates, the fastest first.
-        layout: where the zero pages are, if they were counted.
+        layout: positions of the zero pages, if they were counted.
         boundary_s: usual time that the end of a round takes.
     """
 

@@ -1,6 +1,6 @@
-"""Policies: when a mirror makes another pass, and when it stops the target; redirty's and other tools'.
+"""Policies of redirty and other tools: when a mirror makes another pass, and when it stops the target.
 
-A policy is consulted after each pass with what is left to copy. Sources: QEMU 7.2 (migration/migration.c:
+A policy is consulted after each pass with the work left. Sources: QEMU 7.2 (migration/migration.c:
 migration_iteration_run, migration_update_counters, migration_completion; migration/ram.c:
 ram_save_pending, save_zero_page_to_file); CRIU's pre-dump; Xen tools/libs/light/libxl_dom_save.c and
 tools/libs/guest sg_save_domain.c (the legacy stop conditions: 5 rounds, 50 pages).
@@ -19,7 +19,7 @@ from redirty.collector.pageset import PAGE_SIZE
 NAMES = "redirty, qemu, criu:N, passes:N or xen"
 QEMU_ZERO_PAGE_BYTES = 9  # an 8-byte header and the byte that is repeated
 QEMU_PAGE_HEADER_BYTES = 8
-QEMU_POLL_S = 0.1  # BUFFER_DELAY: how often its thread checks whether what is left fits the limit
+QEMU_POLL_S = 0.1  # BUFFER_DELAY: how often its thread checks whether the rest fits the limit
 SURE = 0.9  # a page is deferred when it will be written again with this probability
 
 DEFAULT_DOWNTIME_S = 0.3
@@ -32,8 +32,8 @@ class Remaining:
     Attributes:
         bytes: on the link.
         pending_bytes: whole pages, zero or not.
-        end_of: how many bytes on the link the last n pending bytes take; None: proportionally as many.
-        meanwhile_bytes: what is written until the target is stopped, if that is requested now.
+        end_of: returns how many bytes on the link the last n pending bytes take; None: in proportion.
+        meanwhile_bytes: bytes written until the target is stopped, if that is requested now.
     """
 
     bytes: float
@@ -50,8 +50,8 @@ class Remaining:
         return pending_bytes * self.bytes / self.pending_bytes
 
 
-# again(s): the bytes of the pages written in both of two consecutive times of s seconds, and the
-# probability that such a page is written in a third one, too.
+# again(s): the bytes of the pages written in both of two consecutive periods of s seconds, and the
+# probability that such a page is also written in a third one.
 Again = Callable[[float], tuple[float, float]]
 
 
@@ -61,7 +61,7 @@ class PassSent:
 
     Attributes:
         bytes: sent before the next scan, on the link.
-        hot: whether the pages that are not sent are hot ones, written again and again.
+        hot: whether the pages that are not sent are hot ones, written repeatedly.
         kept_bytes: how many bytes of hot pages are kept for a later pass.
     """
 
@@ -78,7 +78,7 @@ class Policy(Protocol):
         zero_page_bytes: bytes on the link of a zero page; None: as any other page.
         header_bytes: bytes on the link of a page in addition to its contents.
         downtime_s: the goal; None when the policy has none.
-        endless: whether it continues for ever when it does not converge.
+        endless: whether it continues forever when it does not converge.
         compares: whether pages whose contents were sent already are not sent again.
         boundary_s: time between two passes, and before the last one, in addition to sending.
     """
@@ -105,7 +105,7 @@ class Policy(Protocol):
     def boundary_s(self) -> float: ...
 
     def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
-        """Decide how much of what is left this pass sends."""
+        """Decide how much of the work left this pass sends."""
 
     def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
         """Decide whether the target is stopped now, after pass `number` (from 1)."""
@@ -113,10 +113,10 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Qemu:
-    """QEMU: passes until what is left fits the downtime limit.
+    """QEMU: passes until the rest fits the downtime limit.
 
-    Every 100 ms it compares what is left of the pass, in whole pages, with bandwidth x limit; once that
-    fits, it adds what was written meanwhile, so a pass ends early.
+    Every 100 ms it compares the rest of the pass, in whole pages, with bandwidth x limit; once that fits, it
+    adds what was written meanwhile, so a pass ends early.
     """
 
     downtime_s: float
@@ -145,10 +145,10 @@ class Qemu:
 
 @dataclass(frozen=True)
 class Goal:
-    """redirty: passes until what is left fits the downtime goal.
+    """redirty: passes until the rest fits the downtime goal.
 
-    It stops the target when all that was written fits: which pages are unchanged shows only when they are
-    read. keep_hot: defer pages that will almost certainly be written again to the last pass, as far as they
+    It stops the target when everything that was written fits, as unchanged pages are recognized only when they
+    are read. keep_hot: defer pages that will almost certainly be written again to the last pass, as far as they
     fit the goal.
     """
 
@@ -182,7 +182,7 @@ class Goal:
         return fits and self.boundary_s <= self.downtime_s
 
     def _capacity(self, bandwidth: float) -> float:
-        """Return the bytes that the last pass can carry in time."""
+        """Return the bytes that the last pass can carry within the downtime goal."""
         return bandwidth * max(self.downtime_s - self.boundary_s, 0.0)
 
 

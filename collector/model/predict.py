@@ -22,12 +22,12 @@ from redirty.collector.model.write_curve import WriteCurve
 
 _FACTORS = (1 / 4, 1 / 2, 1, 2, 4)  # of the requested bandwidth
 _DOWNTIMES_S = (0.03, 0.1, 0.3, 1.0)
-_NEAR = 1.1  # times the bandwidth at which it starts to converge: no verdict is certain there
+_NEAR = 1.1  # times the critical bandwidth: up to it no verdict is certain
 _MAX_BANDWIDTH = 20e9  # bytes per second: no machine reads its memory page by page that fast
 
 
 def memory_of(fit: Fit, question: Question, policy: Policy, layout: Layout | None = None) -> Memory:
-    """Return what is copied: as the question says, else as counted, else what is present."""
+    """Return the memory to copy: as in the question, else as counted, else the present pages."""
     page = fit.page_size
     given = question.memory is not None or question.zero is not None
     if layout is not None and not given and policy.zero_page_bytes is not None:
@@ -114,7 +114,7 @@ def _finite(value: float) -> float | None:
 def _end(a: Answer, which: Callable[..., float]) -> dict[str, float | None]:
     """Return the smallest or largest outcome of the curve and both ends of its interval.
 
-    More pages written may well mean a shorter last pass, so each figure is compared by itself.
+    More written pages may mean a shorter last pass, so each figure is compared by itself.
     """
     outcomes = (a.low, a.middle, a.high)
     sent = which(o.transferred_bytes if o.converges else math.inf for o in outcomes)
@@ -145,16 +145,16 @@ def _curve_points(fit: Fit) -> list[dict[str, float]]:
 
 
 def _pass_s(a: Answer) -> float:
-    """Return the length of the pass that shows what keeps the mirror from ending.
+    """Return the length of the pass that decides whether the mirror ends.
 
-    The last one before the stop, or the one after which nothing changes any more.
+    It is the last one before the stop, or the one after which nothing changes any more.
     """
     passes = a.middle.passes[:-1] if a.middle.converges else a.middle.passes
     return passes[-1].duration_s if passes else 0.0
 
 
 def _classes(a: Answer) -> dict[str, dict[str, float]]:
-    """Return what each mapping class dirties in the last pass before the stop."""
+    """Return the bytes that each mapping class dirties in the last pass before the stop."""
     seconds = _pass_s(a)
     dirty = {name: curve(seconds) for name, curve in a.fit.by_class.items()}
     total = sum(dirty.values()) or 1.0

@@ -46,8 +46,8 @@ class Answer:
     Attributes:
         question, fit, policy, memory: what the answer is based on.
         middle: the expected outcome.
-        low, high: the outcomes with the fewest and the most pages written, or, near the bandwidth at which
-            it starts to converge, with a bandwidth that is 10 % away.
+        low, high: the outcomes with the fewest and the most pages written, or, near the critical bandwidth,
+            with a bandwidth that is 10 % away.
     """
 
     question: Question

@@ -20,14 +20,14 @@ def reasons_of(
 ) -> list[str]:
     """Return the reasons, one line each.
 
-    classes: as in predict.as_json(); mappings: the most written first.
+    classes: as in predict.as_json(); mappings: those written most first.
     """
     page = a.fit.page_size
     bandwidth = a.question.bandwidth
     goal = a.policy.downtime_s
     found = []
     if not a.fit.curve.pages[-1]:
-        return ["nothing was written: one pass copies all of it"]
+        return ["nothing was written: one pass copies everything"]
     if a.middle.converges:
         down = a.middle.passes[-1]
         within = f", within {show_time(goal)}" if goal is not None else ""

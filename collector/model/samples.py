@@ -38,7 +38,7 @@ class Samples:
 
     Attributes:
         times: (c,) times inside a round, in seconds since the arm.
-        inside: (r, c) pages written until then, by round; NaN where the round was shorter.
+        inside: (r, c) pages written until each time, by round; NaN where the round was shorter.
         levels: single rounds, then windows of several rounds, by ascending length; at least one.
     """
 
@@ -85,8 +85,8 @@ def _from_averages(seen: Observations, first: int, usual: float) -> Samples:
 def _raced(dirty: Floats, arm_s: Floats, ends: Floats, half: Floats, usual: float) -> Floats:
     """Estimate the pages in a round's log that were written while it was armed, each before it was protected.
 
-    They belong to the previous round alone. None of them was written in that round before, so they come at
-    the rate at which new pages come at the end of a round, for half of the arm.
+    They belong to the previous round alone. None of them was written earlier in that round, so they appear at
+    the rate at which new pages appear at the end of a round, for half of the arm.
 
     Args:
         dirty, arm_s: (n,) of all rounds.
@@ -120,7 +120,7 @@ def _inside(points: Points, usual: float) -> tuple[npt.NDArray[np.int64], Floats
         count = max(2, int(np.ceil(np.log2(usual / shortest) * _TIMES_AN_OCTAVE)) + 1)
         times = np.geomspace(shortest, usual, count)[:-1]
     times = np.append(times, usual / 2)
-    # All rounds one after the other on one time axis, each starting at (0 s, 0 pages).
+    # All rounds consecutively on one time axis, each starting at (0 s, 0 pages).
     apart = 2 * max(float(t.max()), usual)
     x = np.insert(t + (np.cumsum(new) - 1) * apart, starts, np.arange(len(starts)) * apart)
     y = np.insert(pages, starts, 0.0)
@@ -196,8 +196,8 @@ def _without_raced(
 ) -> Floats:
     """Return the pages of each window, (m,), without those written while its first round was armed.
 
-    Of a single round they are known (see _raced()). Of a longer window they come at the rate at which new
-    pages come at its end, for half of the arm. number, arm_s, excess: of all rounds.
+    For a single round they are known (see _raced()). For a longer window they appear at the rate at which new
+    pages appear at its end, for half of the arm. number, arm_s, excess: of all rounds.
     """
     at = np.searchsorted(number, windows.number)
     slope = _rate_at_the_end(windows.lengths, windows.mean_s, windows.mean(windows.dirty))
@@ -207,7 +207,7 @@ def _without_raced(
 
 
 def _rate_at_the_end(lengths: npt.NDArray[np.int64], mean_s: Floats, mean: Floats) -> Floats:
-    """Return how fast new pages come at the end of windows of each length, in pages per second.
+    """Return the rate of new pages at the end of windows of each length, in pages per second.
 
     Measured since the end of windows that are half as long; 0 for the shortest. All (l,): lengths in
     rounds, ascending; mean_s, mean: mean duration, and mean pages written.
@@ -224,8 +224,8 @@ def _chained(
 ) -> tuple[Level, ...]:
     """Build the levels, each relative to the one half as long.
 
-    Pages of a window of more than 2^j rounds that starts where one of 2^j does are counted as a multiple of
-    that one's: few long windows show how the curve continues, and the many short ones how high it is.
+    Pages of a window of more than 2^j rounds that starts where one of 2^j does are expressed as a multiple of
+    that one's: the few long windows give the slope of the curve, and the many short ones its height.
     pages: (m,) by window. class_sums: (l, classes) pages by length and mapping class.
     """
     levels: list[Level] = []

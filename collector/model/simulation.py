@@ -21,14 +21,14 @@ from redirty.collector.model.write_curve import WriteModel
 
 Floats = npt.NDArray[np.float64]
 
-# When this number of passes in a row left no less than the best pass before them, to a relative
+# If this number of consecutive passes left no less than the best pass before them, to a relative
 # precision, no pass ever will.
 _MAX_STALLED = 50
 _LESS = 1e-6
 _PARTS = 6  # equal parts of the memory, in the order in which a pass reads them
-# When a pass reads each part, as a share of its duration, if nothing is known of what it sends.
+# When a pass reads each part, as a share of its duration, if its sends are unknown.
 _READ_AT = [(part + 0.5) / _PARTS for part in range(_PARTS)]
-_MAX_PASSES = 20_000  # nobody waits for a policy that would make more
+_MAX_PASSES = 20_000  # no user waits for a policy that would make more
 _PRECISION = 1.001
 
 
@@ -41,7 +41,7 @@ class Memory:
         zero_pages: those of them that are all zeros.
         page_size: in bytes.
         layout: (pages, zero pages) of the pieces of the memory, (n,) each, in the order in which they are
-            copied. Without it, zero pages are taken to be spread evenly.
+            copied. Without it, zero pages are assumed to be spread evenly.
     """
 
     pages: float
@@ -64,7 +64,7 @@ class Memory:
         return self.page_size + policy.header_bytes
 
     def first_pass(self, policy: Policy) -> Remaining:
-        """Return what is to be copied before the first pass."""
+        """Return the work left before the first pass."""
         whole = self.first_pass_bytes(policy)
         pending = self.pages * self.page_size
         if self.layout is None or policy.zero_page_bytes is None:
@@ -85,7 +85,7 @@ class Memory:
         return np.insert(pages, 0, 0.0), np.insert(zero, 0, 0.0)
 
     def unsent_pages(self, unsent_bytes: float, policy: Policy) -> float:
-        """Return how many pages the last unsent_bytes of the first pass, on the link, stand for."""
+        """Return how many pages the last unsent_bytes of the first pass, on the link, represent."""
         if unsent_bytes <= 0:
             return 0.0
         whole = self.first_pass_bytes(policy)
@@ -103,7 +103,7 @@ class Pass:
     Attributes:
         number: from 1; the last pass is made while the target is stopped.
         bytes: bytes on the link.
-        duration_s: how long they take.
+        duration_s: duration of the pass.
     """
 
     number: int
@@ -117,11 +117,11 @@ class Outcome:
 
     Attributes:
         converges: whether the target can be stopped within the downtime goal.
-        passes: all passes. When it does not converge: those after which nothing changes any more.
+        passes: all passes. If it does not converge: up to the one after which nothing changes any more.
         total_s: from the start to the end; infinite when the policy never stops the target.
-        downtime_s: how long the target is stopped; infinite likewise.
+        downtime_s: how long the target is stopped; infinite in the same case.
         transferred_bytes: bytes on the link.
-        left_bytes: what each pass leaves when the policy never stops the target, else 0.
+        left_bytes: bytes that each pass leaves when the policy never stops the target, else 0.
     """
 
     converges: bool
@@ -137,11 +137,11 @@ class PassState:
     """The state of a simulated mirror between two passes.
 
     Attributes:
-        left: what is to be copied.
+        left: the work left.
         previous_round_s: length of the round of the previous pass; None before the first one.
-        order: (_PARTS,) how much the next pass sends of each part of the memory, as if all were like it.
-        least_bytes: the least that any pass has left so far.
-        stalled: number of passes in a row that left no less than that.
+        order: (_PARTS,) bytes that the next pass sends of each part of the memory, as if all parts were like it.
+        least_bytes: minimum that any pass has left so far.
+        stalled: number of consecutive passes that left no less than that.
     """
 
     left: Remaining
@@ -152,7 +152,7 @@ class PassState:
 
 
 class Simulation:
-    """Pre-copy of a memory over a link, one pass a step.
+    """Pre-copy of memory over a link, one pass per step.
 
     Attributes:
         passes: the passes made so far.
@@ -245,10 +245,10 @@ class Simulation:
     def _overlap(self, state: PassState, sent: PassSent, round_s: float) -> float:
         """Return the probability that a page that was not sent is written in the round of the pass.
 
-        Such pages are pending already, so both sets together count them once. In the first pass an unsent
+        Such pages are pending already, so the union of both sets counts them once. In the first pass an unsent
         page is as likely to be written as any other: W(round) / all pages. Later it was written one pass
         before: _rewritten(). A page deferred because it is hot is at least as likely to be written as
-        written_again() says of pages written twice.
+        written_again() states for pages written twice.
         """
         if state.previous_round_s is None:
             dirty = self.written(round_s) * self._page_bytes
@@ -288,7 +288,7 @@ class Simulation:
         return changed
 
     def _stalled(self, state: PassState, to_do: float) -> int:
-        """Return the number of passes in a row, this one included, that left no less than the best one."""
+        """Return the number of consecutive passes, this one included, that left no less than the best one."""
         return 0 if to_do < state.least_bytes * (1 - _LESS) else state.stalled + 1
 
     def _stopped(self, left: float) -> Outcome:
@@ -308,7 +308,7 @@ class Simulation:
         )
 
     def _never_stopped(self, left: float, stalled: int) -> Outcome:
-        """Return the outcome of a policy that would continue for ever. left: bytes that each pass leaves."""
+        """Return the outcome of a policy that would continue forever. left: bytes that each pass leaves."""
         shown = self.passes[: len(self.passes) - stalled + 1] if stalled else self.passes
         return Outcome(
             converges=False,
@@ -330,7 +330,7 @@ def simulate(
     """Simulate a mirror to its end.
 
     Args:
-        memory: what is to be copied.
+        memory: the memory to copy.
         written: the write curve of the target.
         policy: when to make another pass, and when to stop the target.
         bandwidth: bytes per second, > 0.
@@ -370,9 +370,9 @@ def met_before_read(
 
     Args:
         written: the write curve.
-        before_s: the pass reads what was written in this time before it; None: everything.
+        before_s: the pass reads what was written in this period before it; None: everything.
         now_s: length of the pass.
-        order: how much the pass sends of each of n equal parts of the memory, one after the other.
+        order: bytes that the pass sends of each of n equal parts of the memory, in sequence.
         late_s: how long after the arm the pass starts.
 
     Returns: pages by part, (n,), each as if all parts were like it.
@@ -397,10 +397,10 @@ def met_before_read(
 
 
 def written_again(written: WriteModel, seconds: float, page_bytes: float) -> tuple[float, float]:
-    """Return what is written in both of two consecutive times of this length, and how surely again.
+    """Return the bytes written in both of two consecutive periods, and the probability of a third write.
 
-    For a stationary workload, by inclusion and exclusion: the bytes of the pages written in both, and the
-    probability that such a page is also written in a third time.
+    For a stationary workload, by inclusion and exclusion: the bytes of the pages written in both periods, and
+    the probability that such a page is also written in a third one.
     """
     one, two, three = (written(seconds * n) for n in (1, 2, 3))
     both = max(2 * one - two, 0.0)
@@ -451,7 +451,7 @@ def _smallest(
 ) -> float | None:
     """Return the smallest number that suffices, to a relative precision, and at least `floor`.
 
-    Every larger number must suffice, too. None when it is above `limit`.
+    Every larger number must also suffice. None when the result is above `limit`.
     """
     low = high = max(guess, floor)
     while not suffices(high):

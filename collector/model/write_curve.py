@@ -22,7 +22,7 @@ class WriteModel(Protocol):
 
 
 def smooth(x: Floats, y: Floats, at: Floats) -> Floats:
-    """Interpolate points that never fall by a monotone cubic; return its values at some places.
+    """Interpolate points that never fall by a monotone cubic; return its values at the places `at`.
 
     Fritsch and Butland, A method for constructing local monotone piecewise cubic interpolants, 1984; but
     where the points bend down, the curve is held below the straight lines of both sides, extended.
@@ -59,7 +59,7 @@ class WriteCurve:
     """W(t) through measured points, linear between them.
 
     Beyond the last point two parts are extrapolated separately: re-dirtied pages, up to `limit`, and new
-    pages, by which the footprint grows for ever.
+    pages, by which the footprint grows forever.
 
     Attributes:
         elapsed_s, pages: (n,) ascending, n >= 1, elapsed_s > 0.
@@ -69,7 +69,7 @@ class WriteCurve:
         beyond: re-dirtied pages added after the last point, by t; without it a power of t with the slope of
             the last doubling, which never grows faster than t.
 
-    Raises: ValueError for points that are no such curve.
+    Raises: ValueError for points that do not form such a curve.
     """
 
     elapsed_s: Floats
@@ -81,7 +81,7 @@ class WriteCurve:
 
     def __post_init__(self) -> None:
         if len(self.elapsed_s) == 0 or len(self.elapsed_s) != len(self.pages):
-            raise ValueError("a curve needs points, and as many times as pages")
+            raise ValueError("a curve needs points, with as many times as page counts")
         if self.elapsed_s[0] <= 0 or (np.diff(self.elapsed_s) <= 0).any():
             raise ValueError("times must ascend and be positive")
         if self.pages[0] < 0 or (np.diff(self.pages) < 0).any():

@@ -21,7 +21,7 @@ def speed(name: str) -> float | None:
     """Return how many bytes per second an interface can send.
 
     The kernel adds up the ports of a bond, and forwards the question for a VLAN to the device below
-    it. It is asked by ioctl, a form that every kernel knows and that needs no names of link modes.
+    it. The request is an ioctl, which every kernel supports and which needs no names of link modes.
 
     Returns:
         The speed; None if the driver reports none (wifi, loopback, no cable).

@@ -75,7 +75,7 @@ class Kernel:
             return [_interface(message) for message in self._route.get_links()]
 
     def limits(self, index: int) -> list[qdisc.Limit]:
-        """Return the limits that its qdiscs set to an interface."""
+        """Return the limits that an interface's qdiscs set."""
         with _kernel_errors("the kernel does not list its qdiscs"):
             # the kernel lists those of all interfaces, whichever was requested
             qdiscs = [m for m in self._route.get_qdiscs() if m["index"] == index]
@@ -83,7 +83,7 @@ class Kernel:
         return qdisc.limits([_entry(m) for m in qdiscs], [_entry(m) for m in classes])
 
     def speed(self, interface: Interface) -> float | None:
-        """Return the speed of an interface in bytes per second; None if it is not known."""
+        """Return the speed of an interface in bytes per second; None if unknown."""
         return None if interface.kind in _NO_REAL_SPEED else ethtool.speed(interface.name)
 
     def route_to(self, host: str) -> int:
@@ -108,7 +108,7 @@ class Kernel:
                 continue
             if answer["type"] == _LOCAL:
                 raise RedirtyError(
-                    f"{host} ({address}) is this machine: what is sent there goes over the "
+                    f"{host} ({address}) is this machine: packets to it go over the "
                     f"loopback, which has no speed; {TYPE_IT}"
                 )
             out = answer.get_attr("RTA_OIF")
@@ -120,7 +120,7 @@ class Kernel:
 
 @contextlib.contextmanager
 def _kernel_errors(what: str) -> Iterator[None]:
-    """Turn a refusal of the kernel into a RedirtyError that says what failed."""
+    """Convert an error of the kernel to a RedirtyError that says what failed."""
     try:
         yield
     except OSError as e:
@@ -180,10 +180,10 @@ def _addresses(host: str) -> list[tuple[int, str, int]]:
 
 
 def find(interfaces: list[Interface], name: str) -> Interface:
-    """Return the interface of a name.
+    """Return the interface with a name.
 
     Raises:
-        RedirtyError: There is none.
+        RedirtyError: There is no such interface.
     """
     for interface in interfaces:
         if name == interface.name or name in interface.other_names:
@@ -223,7 +223,7 @@ def path_down(
         The devices, the interface first; and the speed in bytes per second.
 
     Raises:
-        RedirtyError: No speed is known; with what to do.
+        RedirtyError: No speed is known; the message says what to do.
     """
     path = [top]
     while len(path) < _MAX_DEPTH:
@@ -242,7 +242,7 @@ def path_down(
         if len(below) > 1:
             names = ", ".join(i.name for i in below)
             raise RedirtyError(
-                f"{here.name} has several ports that may be the way out ({names}): name one with "
+                f"{here.name} has several ports that packets may leave by ({names}): name one with "
                 f"--link, or {TYPE_IT}"
             )
         path.append(below[0])

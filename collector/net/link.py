@@ -22,12 +22,12 @@ class LinkBandwidth:
     Attributes:
         iface: The interface by which packets leave.
         speed_bytes_per_s: Speed of the device speed_from.
-        speed_from: The device whose speed counts, another one than iface below a VLAN or a bridge.
-        used_bytes_per_s: What all programs send over that device.
+        speed_from: The device whose speed counts; not iface itself below a VLAN or a bridge.
+        used_bytes_per_s: Rate at which all programs send over that device.
         limit_bytes_per_s: Rate of the qdisc that leaves least, if it leaves less than the link.
         limit_from: That qdisc, human-readable.
-        limit_used_bytes_per_s: What passes through it.
-        free_bytes_per_s: What is left, never below 0.
+        limit_used_bytes_per_s: Rate that passes through it.
+        free_bytes_per_s: Free bandwidth, never below 0.
         sampled_s: How long the use was measured.
         virtual: Whether the speed is not that of a wire.
     """

@@ -1,7 +1,7 @@
 """Fork, exec and exit of processes, from the kernel's proc connector.
 
-The BPF programs trace children by themselves from their first instruction; these events tell
-the collector soon who they are, including those that live for less than a round.
+The BPF programs trace children by themselves from their first instruction; from these events
+the collector learns early what they are, including those that live for less than a round.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Queueing disciplines that limit a link: netlink messages decoded, and which limits a transfer meets.
+"""Queueing disciplines that limit a link: decodes netlink messages, finds the limits that apply to a transfer.
 
 Messages are decoded here, since the decoders of pyroute2 know neither fq nor 64-bit rates.
 All functions are pure. Source: linux/pkt_sched.h, linux/rtnetlink.h.
@@ -53,9 +53,9 @@ class Limit:
 
     Attributes:
         rate: Bytes per second.
-        what: What sets it, human-readable: 'htb class 1:10'.
-        sent_bytes: What passed through it since it was created, all of which shares the rate; 0 for a
-            limit of each flow.
+        what: Description of the qdisc or class that sets it: 'htb class 1:10'.
+        sent_bytes: Bytes that passed through it since it was created, all of which share the rate; 0 for
+            a limit on each flow.
     """
 
     rate: float
@@ -87,7 +87,7 @@ def attributes(data: bytes) -> dict[int, bytes]:
 
 
 def limits(qdiscs: Sequence[Entry], classes: Sequence[Entry]) -> list[Limit]:
-    """Return the limits that a transfer which no filter classifies meets, from the root on.
+    """Return the limits that apply to a transfer that no filter classifies, from the root on.
 
     Filters are not followed: in htb and hfsc what they do not classify goes to the default class; htb
     sends it past all limits if there is none. Behind several queues a flow goes through one of them,

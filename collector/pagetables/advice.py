@@ -8,13 +8,13 @@ _MIN_SHARE = 0.05  # a smaller share of page walks is not worth mentioning
 
 
 def shares(amounts: Mapping[int, float]) -> dict[int, float]:
-    """Return each node's share; empty if there is nothing."""
+    """Return each node's share of the total; empty if the total is 0."""
     total = sum(amounts.values())
     return {node: amount / total for node, amount in amounts.items() if amount} if total else {}
 
 
 def remote_share(tables: Mapping[int, float], ran: Mapping[int, float]) -> float | None:
-    """Return the share of page walks that read a table of another node, if all memory is used alike.
+    """Return the share of page walks that read a table of another node, if all memory is accessed evenly.
 
     Args:
         tables: Tables of the lowest level by node.
@@ -41,14 +41,14 @@ def advice(
         with_memory: The nodes that have memory.
     """
     if len(with_memory) == 1:
-        return "This machine has one node only: every page walk stays on it."
+        return "This machine has only one node: every page walk stays on it."
     if not tables:
-        return "Where the page tables lie is not known here, so there is no advice."
+        return "The placement of page tables cannot be read here, so there is no advice."
     share = remote_share(tables, ran)
     if share is None:
-        return "Its threads did not run meanwhile: sample it while it works (--sample)."
+        return "Its threads did not run meanwhile: sample while it is busy (--sample)."
     if share < _MIN_SHARE:
-        return "Page walks stay on their node already: nothing to do."
+        return "Page walks already stay on their node: nothing to do."
     runs = {node: part for node, part in shares(ran).items() if node in with_memory}
     if not runs:
         return "Its threads run on nodes without memory: every page walk leaves its node."

@@ -19,7 +19,7 @@ from redirty.collector.units import show_pages, show_time
 
 
 def would_move(target: RelocationTarget, node: int, limits: RelocationLimits) -> dict[str, Any]:
-    """Say what a move would do; its time is measured on memory of this process.
+    """Predict the effect of a move; its time is measured on memory of this process.
 
     Raises:
         RedirtyError: Nothing of the process may be moved.
@@ -44,19 +44,19 @@ def would_move(target: RelocationTarget, node: int, limits: RelocationLimits) ->
 def move(
     target: RelocationTarget, node: int, limits: RelocationLimits, *, progress: bool
 ) -> dict[str, Any]:
-    """Move page tables, and say what moved.
+    """Move page tables; return what moved as a JSON-serializable dict.
 
     Args:
         target: The process.
         node: The NUMA node.
-        limits: What the move may do to it.
+        limits: Limits on stopping and changing the process.
         progress: Whether to show it on stderr.
 
     Raises:
         RedirtyError: The tables cannot be moved.
         TargetEndedError: The process is gone.
     """
-    require_movable(target.pid, node)  # before the flush counter, which takes a while to load
+    require_movable(target.pid, node)  # before the flush counter, which is slow to load
     observer = _MoveObserver(target.pid, show=progress)
     try:
         moved = Relocation(target, node, limits, observer).run()

@@ -29,7 +29,7 @@ class Row:
 
 @dataclass(frozen=True)
 class MappingRow:
-    """Number of tables of the lowest level for a mapping; one for several counts for the first."""
+    """Number of tables of the lowest level for a mapping; a table shared by several counts for the first."""
 
     mapping: SmapsMapping
     node: int
@@ -46,7 +46,7 @@ class Placement:
         counted_pages: Page-table pages as the kernel counts them (VmPTE): without the top table, but
             with one kept in reserve for each huge page of private memory, which no walk finds.
         huge_pages: Number of huge pages; None if page tables cannot be walked here.
-        levels: Pages by level and node, the highest level first; none if they cannot be walked.
+        levels: Pages by level and node, the highest level first; empty if they cannot be walked.
         mappings: Tables of the lowest level by mapping and node.
         ran_s: Processor seconds by node while it was sampled.
         nodes: The NUMA nodes of this machine.
@@ -73,7 +73,7 @@ class Placement:
 
     @property
     def advice(self) -> str:
-        """Sentence of placement advice."""
+        """Placement advice, one sentence."""
         return advice(f"-p {self.pid}", self.leaves, self.ran_s, self.nodes.with_memory)
 
 
@@ -113,7 +113,7 @@ def counted_pages(pid: int) -> int:
 
 
 def walker_or_reason(nodes: NumaNodes) -> tuple[Walker | None, str]:
-    """Return a walker of page tables, or the reason why there is none here."""
+    """Return a walker of page tables, or the reason why this machine allows none."""
     try:
         return Walker(nodes.highest), ""
     except RedirtyError as e:
@@ -128,7 +128,7 @@ def measure(
     Processes that ended meanwhile are left out.
 
     Raises:
-        TargetEndedError: All of them ended.
+        TargetEndedError: All processes ended.
         NoProcessError: There is no such process.
     """
     names = {}

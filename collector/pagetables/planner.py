@@ -20,7 +20,7 @@ I64 = npt.NDArray[np.int64]
 
 REGION = 1 << 21
 MAX_SEGMENTS = 96
-"""Segments of a step at most: fewer than the stub in the target has room for."""
+"""Maximum number of segments in a step: fewer than the stub in the target has room for."""
 _FLAGS = {
     "ht": "hugetlb pages",
     "um": "registered with a userfaultfd",
@@ -37,8 +37,8 @@ _UNMOVABLE_PATHS = (*SPECIAL_PATHS, "[uprobes]", "[stack]")
 # The kernel does not merge System V mappings again once they were split.
 _PATHS = {
     SYSTEM_V_PATH: "System V shared memory",
-    "anon_inode:": "memory of the kernel",
-    "/[": "memory of the kernel",
+    "anon_inode:": "memory provided by the kernel",
+    "/[": "memory provided by the kernel",
 }
 IN_USE = "thread data that the kernel uses (rseq)"
 MANY = "too many mappings in 2 MiB"
@@ -59,7 +59,7 @@ def stays(mapping: SmapsMapping, *, merged: bool = False) -> str:
         if flag in mapping.flags:
             return reason
     if mapping.path in _UNMOVABLE_PATHS:
-        return "memory of the kernel"
+        return "memory provided by the kernel"
     for prefix, reason in _PATHS.items():
         if mapping.path.startswith(prefix):
             return reason
@@ -70,12 +70,12 @@ def stays(mapping: SmapsMapping, *, merged: bool = False) -> str:
 
 @dataclass(frozen=True, eq=False)
 class RelocationPlan:
-    """A plan.
+    """The plan of a relocation.
 
     Attributes:
         regions: (n,) addresses of regions to relocate, ascending.
         mappings: All mappings of the process.
-        kept: Reason -> number of tables that stay for it.
+        kept: Reason -> number of tables that stay for that reason.
     """
 
     regions: U64
@@ -104,7 +104,7 @@ def plan(
     Args:
         regions: (n,) addresses of regions whose tables are in the wrong place, ascending.
         mappings: All mappings of the process.
-        in_use: Addresses that may not be moved even briefly.
+        in_use: Addresses that must not be moved, even briefly.
         merged: See stays().
     """
     reasons = [stays(m, merged=merged) for m in mappings]
@@ -131,7 +131,7 @@ class RelocationStep:
 
     Attributes:
         runs: [start, end) of adjacent regions.
-        segments: (start, end, permissions) of what is mapped there.
+        segments: (start, end, permissions) of the mappings there.
     """
 
     runs: list[tuple[int, int]]
@@ -139,7 +139,7 @@ class RelocationStep:
 
     @property
     def regions(self) -> int:
-        """Number of tables that it relocates."""
+        """Number of tables that the step relocates."""
         return sum(end - start for start, end in self.runs) // REGION
 
 

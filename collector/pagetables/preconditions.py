@@ -1,4 +1,4 @@
-"""Conditions under which page tables are not moved at all, checked before anything is touched."""
+"""Preconditions of moving page tables, checked before the target is touched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def require_node(nodes: NumaNodes, node: int) -> None:
     """Check that page tables can be moved to a node.
 
     Raises:
-        RedirtyError: They cannot, of any process.
+        RedirtyError: No process's page tables can be moved there.
     """
     listed = ", ".join(map(str, nodes.with_memory))
     if node not in nodes.online:
@@ -27,7 +27,7 @@ def require_node(nodes: NumaNodes, node: int) -> None:
         )
     if len(nodes.with_memory) == 1:
         raise RedirtyError(
-            f"this machine has one node only ({listed}): its page tables are where they can be"
+            f"this machine has only one node ({listed}): there is no other node to move page tables to"
         )
 
 
@@ -35,7 +35,7 @@ def require_movable(pid: int, node: int) -> None:
     """Check that page tables of a process may be moved to a node.
 
     Raises:
-        RedirtyError: None of them may be.
+        RedirtyError: They may not be moved.
     """
     tracer = procfs.status_field(pid, "TracerPid")
     if tracer not in ("", "0"):

@@ -1,7 +1,7 @@
 """Relocates the page tables of a process to a NUMA node, in steps, each a short stop.
 
 A step is carried out in the target by the injector (ptrace/helpers/relocation.py); this module
-decides what a step moves, how large it may be, and what is left at the end.
+decides what a step moves and how large it may be, and reports what stays in place.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from redirty.collector.pagetables.preconditions import require_movable, require_
 from redirty.collector.pagetables.walker import Tables, Walker, leaves_by_node
 from redirty.collector.ptrace.injector_client import AddressesInUseError, Injector
 
-_FIRST_REGIONS = 2  # of the first step, when it is not known yet how long one takes
+_FIRST_REGIONS = 2  # of the first step, when the duration of a step is not known yet
 _GROWTH = 2  # from one step to the next, at most
 _MARGIN = 0.6  # share of the requested pause that is planned: steps differ
 _STOP_SHARE = 0.5  # share of the requested pause that may pass until the threads have stopped
 _MIN_STOP_S = 0.01
 _STOP_TRIES, _STOP_WAIT_S = 50, 0.02
-_PASSES = 6  # over what changed meanwhile
+_PASSES = 6  # each over what changed during the one before
 _TRIAL_BYTES = 16 << 20
 _NOT_MOVED = "kept changing, or the node has no free memory"
 
@@ -60,10 +60,10 @@ class RelocationTarget:
 
 @dataclass(frozen=True)
 class RelocationLimits:
-    """Limits of what a relocation may do to its target.
+    """Limits on what a relocation may do to its target.
 
     Attributes:
-        max_pause_s: How long a step may stop it.
+        max_pause_s: Seconds for which a step may stop it.
         split_huge: Whether huge pages may be split into small ones.
     """
 
@@ -103,15 +103,15 @@ class RelocationResult:
 
     Attributes:
         before: Tables of the lowest level by node, before it.
-        after: Likewise, after it.
+        after: The same, after it.
         steps: Number of steps.
         moved: Number of tables moved, over all steps.
         longest_s: The longest stop.
         stopped_s: Sum of all stops.
-        moves_s: Share of that in which the kernel moved memory.
+        moves_s: The part of stopped_s in which the kernel moved memory.
         took_s: Duration of the whole relocation.
         kept: Reason -> number of tables that stay.
-        in_use: Addresses that may not be moved, as the kernel uses them.
+        in_use: Addresses that must not be moved, as the kernel uses them.
     """
 
     before: dict[int, int]
@@ -137,7 +137,7 @@ def misplaced(tables: Tables, nodes: NumaNodes, node: int, *, split_huge: bool) 
 def plan_for(
     target: RelocationTarget, node: int, *, split_huge: bool, in_use: Collection[int] = ()
 ) -> tuple[RelocationPlan, Tables]:
-    """Plan what is to be relocated now; also return the tables as they are.
+    """Plan what is to be relocated now; also return the current tables.
 
     Raises:
         TargetEndedError: The process is gone.
@@ -162,7 +162,7 @@ class StepSizer:
     """Limits the regions of a step so that the target is stopped no longer than requested.
 
     Attributes:
-        regions: How many the next step may have.
+        regions: Maximum number of regions of the next step.
     """
 
     def __init__(self, max_pause_s: float) -> None:
@@ -236,7 +236,7 @@ class Relocation:
             try:
                 self._step(step)
             except AddressesInUseError as e:
-                # Known for all threads now: what is left of the plan is planned anew.
+                # Now known for all threads: the rest is planned anew.
                 self._result.in_use.update(e.addresses)
                 if len(self._result.in_use) == known:
                     raise RedirtyError(str(e)) from None
@@ -268,9 +268,9 @@ class Relocation:
         result.moves_s += moves_s
 
     def _relocate(self, step: RelocationStep) -> tuple[float, float]:
-        """Have the injector move a step's memory; return the seconds of the stop and of the moves.
+        """Make the injector move a step's memory; return the seconds of the stop and of the moves.
 
-        A thread that waits in the kernel (for a vfork child, say) is given time.
+        Retries if a thread waits in the kernel (e.g. for a vfork child).
         """
         timeout_s = max(self._limits.max_pause_s * _STOP_SHARE, _MIN_STOP_S)
         for tried in range(_STOP_TRIES):
@@ -286,7 +286,7 @@ class Relocation:
 
 
 def trial_s() -> float:
-    """Return the seconds that relocating one full table takes here, tried on memory of this process."""
+    """Return the seconds that relocating one full table takes, measured on memory of this process."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mremap.restype = ctypes.c_void_p
     libc.mremap.argtypes = (
@@ -310,7 +310,7 @@ def trial_s() -> float:
         started = time.monotonic()
         for source, to in ((home, away), (away, home)):
             if libc.mremap(source, _TRIAL_BYTES, _TRIAL_BYTES, 3, to) != to:
-                raise RedirtyError("mremap of redirty's own memory was refused")
+                raise RedirtyError("the kernel refused mremap of redirty's own memory")
         took = time.monotonic() - started
         del array, hole
     return took / (_TRIAL_BYTES // REGION)

@@ -65,10 +65,12 @@ def as_text(found: Sequence[Placement], nodes: NumaNodes, reason: str) -> str:
         )
         lines += _levels_text(p)
         if reason:
-            lines += ["", f"  by node: not known for one process here ({reason})"]
+            lines += ["", f"  by node: cannot be read here for one process ({reason})"]
         lines += ["", f"  threads ran  {_ran_text(p.ran_s)}"]
         if p.remote is not None:
-            lines.append(f"  remote page walks  {p.remote:.0%}, if all of its memory is used alike")
+            lines.append(
+                f"  remote page walks  {p.remote:.0%}, if all of its memory is accessed evenly"
+            )
         lines += [f"  {p.advice}", ""]
     tables = machine_tables(nodes.online)
     if tables:

@@ -19,7 +19,7 @@ _SLOT = 1
 class Flushes:
     """TLB flushes of a process between start() and stop(), summed over all such periods.
 
-    They are not counted where no program can be attached.
+    Nothing is counted where no program can be attached.
     """
 
     def __init__(self, pid: int) -> None:
@@ -42,7 +42,7 @@ class Flushes:
             return {}
         counts = self._tracer.tlb_counts(_SLOT)
         # requested and timed flushes if known; else what the processors report, without those at
-        # a switch of tasks (reason 0), which nobody requested
+        # a context switch (reason 0), which nobody requested
         rows = counts[abi.TLB_MM_RANGE :] if self.timed else counts[1 : abi.TLB_MM_RANGE]
         return {name: int(rows[name].sum()) for name in self._sum}
 
@@ -58,7 +58,7 @@ class Flushes:
     def as_json(self) -> dict[str, Any] | None:
         """Return the sums as a JSON-serializable dict; None if flushes are not counted.
 
-        time_s and other_cpus are None where they are not known.
+        time_s and other_cpus are None where unknown.
         """
         if self._tracer is None or "tlb" not in self._tracer.hooks:
             return None

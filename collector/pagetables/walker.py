@@ -1,4 +1,4 @@
-"""Page tables of a process, walked from the top, each with the page that it lies in.
+"""Page tables of a process, walked from the top, each with its own physical address.
 
 Format: Intel SDM volume 3, 4.5 (paging); Documentation/mm/page_tables.rst has the names.
 """
@@ -16,7 +16,7 @@ from redirty.collector.pageset import PAGE_SHIFT, U64
 
 # by level: 1 maps pages, the highest is the root
 NAMES = ("pte", "pmd", "pud", "p4d", "pgd")
-REGION_SHIFT = 21  # what a table of level 1 maps
+REGION_SHIFT = 21  # size of what a table of level 1 maps
 _PRESENT, _HUGE = np.uint64(1), np.uint64(0x80)
 _USER_ENTRIES = 256  # of the top table; the others are the kernel's
 
@@ -68,7 +68,7 @@ def leaves_by_node(tables: Tables, nodes: NumaNodes) -> dict[int, int]:
 def walk(read: Read, addresses: Callable[[U64], U64], top: int, levels: int) -> Tables:
     """Walk all tables from the one at a physical address.
 
-    The process may change them meanwhile: a table that was freed is left out or counts as before.
+    The process may change them meanwhile: a table freed during the walk may or may not be included.
 
     Args:
         read: Reads pages, see PageTableReader.read.
@@ -125,8 +125,8 @@ class Walker:
     """Walks address spaces through BPF.
 
     Raises:
-        PageTableReadError: Page tables cannot be read here; also if those of this process, walked
-            as a trial, do not lead where the kernel says that they lead.
+        PageTableReadError: Page tables cannot be read on this machine, or a trial walk of this process's
+            page tables does not lead to the frames that the kernel reports.
     """
 
     def __init__(self, highest: int) -> None:

@@ -12,7 +12,7 @@ from typing import NoReturn
 from redirty.collector.errors import RedirtyError
 from redirty.collector.ptrace.spawn import reap, start_helper
 
-_ANSWER_S = 5.0  # for an answer that should come at once
+_ANSWER_S = 5.0  # for an answer that needs no waiting
 _SO_SNDBUFFORCE = 32
 _SEND_BUFFER_BYTES = 16 << 20  # holds the states of some 4,000 threads until they are read
 
@@ -84,7 +84,7 @@ class Freezer:
     """A freezer process, started at once so that no stop waits for it.
 
     Attributes:
-        frozen: Whether it keeps a target stopped.
+        frozen: Whether the freezer keeps a target stopped.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,9 @@ class Freezer:
 
     def _start(self) -> None:
         local, peer = socket.socketpair()
-        with contextlib.suppress(OSError):  # else it waits for the reader now and then
+        with contextlib.suppress(
+            OSError
+        ):  # otherwise the freezer occasionally waits for the reader
             peer.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER_BYTES)
         self._process = start_helper("freezer", peer)
         self._link = local
@@ -138,11 +140,11 @@ class Freezer:
 
         Args:
             pids: The processes.
-            limit_s: After this time they resume by themselves.
+            limit_s: After this time the processes resume by themselves.
             wait_s: How long to wait until they have stopped.
 
         Raises:
-            FreezeError: They cannot be stopped; all run then.
+            FreezeError: They cannot be stopped; all keep running.
         """
         self._renew()
         answer = self._ask(wait_s, op="stop", pids=pids, limit_s=limit_s, wait_s=wait_s)
@@ -158,7 +160,7 @@ class Freezer:
         """Return the thread states requested by request_states().
 
         Raises:
-            FreezeError: A thread cannot be examined; all run then.
+            FreezeError: A thread cannot be examined; all have resumed.
         """
         self._states_pending = False
         table = self._answer()["threads"]
@@ -185,10 +187,10 @@ class Freezer:
     def hold_networks(self, pids: list[int], *, trial: bool = False) -> None:
         """Drop what the network namespaces of processes send while they are stopped.
 
-        With trial it is only tried.
+        With trial, only check that this is possible.
 
         Raises:
-            FreezeError: With the kernel's reason; all run then.
+            FreezeError: The kernel refused; all have resumed.
         """
         self._ask(0, op="network", pids=pids, trial=trial)
 
@@ -201,15 +203,15 @@ class Freezer:
         """Restart the time limit of the freeze.
 
         Raises:
-            FreezeError: They run already.
+            FreezeError: They have resumed already.
         """
         self._ask(0, op="more", limit_s=limit_s)
 
     def release(self, *, stop: bool = False) -> float:
-        """Resume them, or with stop leave them stopped by SIGSTOP; return the downtime in seconds.
+        """Resume the threads, or with stop leave them stopped by SIGSTOP; return the downtime in seconds.
 
         Raises:
-            FreezeError: They ran before: what was read is not of one moment.
+            FreezeError: They resumed earlier: what was read is not of one point in time.
         """
         answer = self._ask(0, op="release", stop=stop)
         self.frozen = False

@@ -16,7 +16,7 @@ _ANSWER_BYTES = 1 << 17
 
 
 class AddressesInUseError(ArmError):
-    """Memory may not be moved even briefly. addresses: all such addresses of the process."""
+    """Memory that must not be moved, even briefly. addresses: all such addresses of the process."""
 
     def __init__(self, message: str, addresses: list[int]) -> None:
         super().__init__(message, errno.EADDRINUSE)
@@ -26,7 +26,7 @@ class AddressesInUseError(ArmError):
 class Injector:
     """An injector process, started on first use.
 
-    It ends when the collector does, after it has finished its current step.
+    The process ends when the collector does, after it has finished its current step.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Injector:
 
         Raises:
             GoneError: The process is gone.
-            ArmError: With the reason; code ETIMEDOUT: it did not stop in time.
+            ArmError: It failed; code ETIMEDOUT: the process did not stop in time.
         """
         request: dict[str, object] = {"op": "inject", "pid": pid, "timeout_s": timeout_s}
         answer, descriptor = self._ask(request, f"cannot arm process {pid} with userfaultfd")
@@ -86,16 +86,16 @@ class Injector:
         return descriptor, float(str(answer["stopped_s"]))
 
     def hold_at_exec(self, pid: int) -> None:
-        """Have a process stopped at the first instruction of the next program it executes.
+        """Arrange for a process to be stopped at the first instruction of the next program that it executes.
 
         Raises:
             GoneError: The process is gone.
-            ArmError: It cannot be traced.
+            ArmError: The process cannot be traced.
         """
         self._ask({"op": "exec", "pid": pid}, f"cannot arm process {pid} with userfaultfd")
 
     def wait_for_exec(self, pid: int, *, userfaultfd: bool) -> int | None:
-        """Wait for the exec after hold_at_exec(); the process then is stopped until resume().
+        """Wait for the exec after hold_at_exec(); the process is then stopped until resume().
 
         Args:
             pid: The process.
@@ -106,7 +106,7 @@ class Injector:
 
         Raises:
             GoneError: The process ended instead.
-            ArmError: It cannot be stopped, or has no userfaultfd.
+            ArmError: The process cannot be stopped, or no userfaultfd can be created.
         """
         request: dict[str, object] = {"op": "wait_exec", "userfaultfd": userfaultfd}
         _, descriptor = self._ask(request, f"cannot arm process {pid} with userfaultfd")
@@ -124,25 +124,25 @@ class Injector:
         segments: list[tuple[int, int, str]],
         timeout_s: float,
     ) -> tuple[float, float]:
-        """Move memory away and back with all threads stopped, so that its page tables are made anew.
+        """Move memory away and back with all threads stopped, so that its page tables are allocated anew.
 
-        They are allocated on a node if that has room.
+        They are allocated on a node if that node has room.
 
         Args:
             pid: The process.
             node: The NUMA node.
             runs: [start, end) of the memory, multiples of 2 MiB.
-            segments: What is mapped there, (start, end, permissions).
+            segments: The mappings there, (start, end, permissions).
             timeout_s: How long to wait until the threads have stopped.
 
         Returns:
-            For how many seconds they were stopped, and how many of those the moves took.
+            Seconds for which the threads were stopped, and the part of it that the moves took.
 
         Raises:
             GoneError: The process is gone.
             AddressesInUseError: The kernel uses some of the memory itself.
-            ArmError: With the reason; code ETIMEDOUT: the threads did not stop in time; EAGAIN: other
-                mappings are there now; EINVAL: the process may not use the node.
+            ArmError: It failed; code ETIMEDOUT: the threads did not stop in time; EAGAIN: the mappings
+                have changed; EINVAL: the process may not use the node.
         """
         request: dict[str, object] = {"op": "relocate", "pid": pid, "node": node, "runs": runs}
         request |= {"segments": segments, "timeout_s": timeout_s}
@@ -150,7 +150,7 @@ class Injector:
         return float(str(answer["stopped_s"])), float(str(answer["moved_s"]))
 
     def close(self) -> None:
-        """End the injector; a process that it had stopped resumes."""
+        """End the injector; a process that it holds stopped resumes."""
         if self._link is not None:
             self._link.close()
             self._link = None

@@ -1,7 +1,7 @@
 """Spawns the helper processes that ptrace the targets: the injector, the freezer.
 
-A helper's command line names no path of redirty's: "pkill -9 -f redirty" must not hit the one process
-that may not die while it holds a target.
+A helper's command line names no path of redirty: "pkill -9 -f redirty" must not hit the one process
+that must not die while it holds a target.
 """
 
 from __future__ import annotations
@@ -44,6 +44,6 @@ def start_helper(helper: str, peer: socket.socket) -> subprocess.Popen[bytes]:
 
 
 def reap(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a helper's end; its PID may be another process's from then on."""
+    """Wait until a helper has ended; its PID may be reused from then on."""
     process.wait()
     helper_pids.discard(process.pid)

@@ -1,4 +1,4 @@
-"""Columns of a recording's files: a promise to users. Only ever extended, at the end."""
+"""Columns of a recording's files, a stable interface: columns are only ever added, at the end."""
 
 # fmt: off
 ROUNDS = (

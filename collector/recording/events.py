@@ -1,6 +1,6 @@
 """events.parquet: every write fault.
 
-Written in parts while recording, so that nothing is lost if it is cut off; one file at the end.
+Written in parts while recording, so that nothing is lost if redirty is killed; one file at the end.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class EventFile:
             self.flush()
 
     def flush(self) -> None:
-        """Write the waiting records as a part.
+        """Write the collected records as a part.
 
-        Raises: RedirtyError when that fails; they are then still waiting.
+        Raises: RedirtyError when that fails; they are kept for the next attempt.
         """
         if not self._rows:
             return

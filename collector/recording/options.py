@@ -17,9 +17,9 @@ class RecordingOptions:
         directory: a new directory for the files; None: none are written.
         interval_s: length of a round, > 0.
         count: number of rounds; 0: no limit.
-        duration_s: 0: no limit.
+        duration_s: length of the recording; 0: no limit.
         arm, probe: method of arming and kind of probe, or auto.
-        events, stacks, physical, zeros: further files to write.
+        events, stacks, physical, zeros: whether to write these further files.
     """
 
     target: TargetSet

@@ -62,7 +62,7 @@ class Outputs:
         self._sharers = Sharers(self._members())
 
     def _target(self) -> dict[str, Any]:
-        """Return what meta.json says of the target."""
+        """Return the description of the target for meta.json."""
         processes = sorted(self._names.processes.values(), key=lambda p: int(p["pid"]))
         target = self._options.target
         first = processes[0] if processes else {}
@@ -80,11 +80,11 @@ class Outputs:
         return frozenset(space.pid for space in self._recorder.spaces.values())
 
     def _stopped_s(self) -> float:
-        """Return for how long, in all, processes of the target were stopped to be armed."""
+        """Return the total seconds for which processes of the target were stopped to be armed."""
         return round(self._recorder.members.stopped_s, 6)
 
     def tick(self) -> None:
-        """Take what would be lost if it were not read for long: events, names of processes."""
+        """Read what would be lost if it were not read often: events, names of processes."""
         ring = self._recorder.tracer.ring
         if ring is not None and self._events is not None:
             self._events.add(ring.take())
@@ -95,7 +95,7 @@ class Outputs:
 
     def add(self, result: Round) -> None:
         """Write a round."""
-        # First of all the frames of its pages, before they change.
+        # First the frames of its pages, before they change.
         physical = None
         if self._physical is not None and self._frames is not None:
             physical = self._physical.locate(result, self._recorder.spaces)
@@ -107,7 +107,7 @@ class Outputs:
         self._recording.add(result, physical)
 
     def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
-        """Write the rest. Every file is tried, then the first error is raised."""
+        """Finish every file, even if another one fails, then raise the first error."""
         errors = FirstError()
         if self._events is not None:
             with errors.caught():

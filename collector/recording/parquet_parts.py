@@ -1,6 +1,6 @@
 """Parquet files that grow.
 
-Written in parts while recording, so that nothing is lost if it is cut off; one file at the end.
+Written in parts while recording, so that nothing is lost if redirty is killed; one file at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from redirty.collector.files import write_error
 
 
 def arrow(option: str) -> tuple[Any, Any]:
-    """Import the packages pyarrow and pyarrow.parquet. option: what needs them, for the message.
+    """Import the packages pyarrow and pyarrow.parquet. option: the option that needs them, for the message.
 
     Raises: RedirtyError when they are missing.
     """

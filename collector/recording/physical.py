@@ -14,7 +14,7 @@ from redirty.collector.pageset import PAGE_SHIFT, U64, WORDS_PER_REGION, PageSet
 from redirty.collector.recording.parquet_parts import ParquetParts, arrow
 
 _ROWS_A_PART = 1 << 20
-_PART_EVERY_S = 10.0  # what is waiting is lost if the collector is killed
+_PART_EVERY_S = 10.0  # what was not written yet is lost if the collector is killed
 _FRAMES_A_WORD = 64
 
 
@@ -44,9 +44,9 @@ class PhysicalFiles:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting.
+        """Write the collected rounds as a part.
 
-        Raises: RedirtyError when that fails; it is then still waiting.
+        Raises: RedirtyError when that fails; they are kept for the next attempt.
         """
         if self._dirty:
             self._bitmaps.add(self._bitmap_table())

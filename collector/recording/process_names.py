@@ -1,4 +1,4 @@
-"""Names of the processes that belonged to a target, for meta.json; also of short-lived ones."""
+"""Names of the processes that belonged to a target, including short-lived ones, for meta.json."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ProcessNames:
     _events: ProcessEvents | None = None
 
     def listen(self) -> None:
-        """Start to listen; without CONFIG_PROC_EVENTS only the scans of rounds find new processes."""
+        """Start listening; without CONFIG_PROC_EVENTS new processes are found only at the ends of rounds."""
         try:
             self._events = ProcessEvents()
         except RedirtyError as e:

@@ -35,7 +35,7 @@ from redirty.collector.units import plural
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
-_EVENT_TICK_S = 0.02  # the ring must not fill up in between
+_EVENT_TICK_S = 0.02  # short enough that the ring does not fill up
 
 
 class Session:
@@ -82,7 +82,7 @@ class Session:
         self.interrupted = self._stopped = True
 
     def finish(self) -> None:
-        """End the session as planned, with a round that has all that was written before this call.
+        """End the session as planned, with a last round that has everything written before this call.
 
         May be called from another thread.
         """
@@ -110,7 +110,7 @@ class Session:
         if self.options.directory is not None:
             require_new(self.options.directory)
         retain_freed_memory()
-        # In another thread the caller handles the signals, and calls stop().
+        # If this is another thread, the caller handles the signals, and calls stop().
         main_thread = threading.current_thread() is threading.main_thread()
         old = {
             n: signal.signal(n, self.stop) for n in (termination_signals() if main_thread else ())
@@ -121,7 +121,7 @@ class Session:
         try:
             method = choose(self.options.arm, injector)
             if self.options.target.follow_fork:
-                self.names.listen()  # imports pyroute2, which takes a while: before anything is armed
+                self.names.listen()  # imports pyroute2, which is slow: before anything is armed
             tracer = Tracer(self._tracer_options())
             trim_heap()
             recorder = Recorder(tracer, self.options.target, method, injector)
@@ -134,7 +134,7 @@ class Session:
             self._loop(recorder)
         finally:
             if recorder is not None:
-                recorder.close()  # first of all the target's memory, then everything else
+                recorder.close()  # the target's memory first, then everything else
             if tracer is not None:
                 tracer.close()
             injector.close()
@@ -184,7 +184,7 @@ class Session:
             rounds = plural(self.rounds, "complete round is", "complete rounds are")
             kept = "" if options.directory is None else f"; {rounds} kept in {options.directory}"
             raise TargetEndedError(
-                f"{options.target.description} ended before the recording was to end{kept}"
+                f"{options.target.description} ended before the recording was complete{kept}"
             )
 
     def _rounds(self, recorder: Recorder) -> str:
@@ -194,7 +194,9 @@ class Session:
         schedule = self._schedule = Schedule(start, self._interval_s)
         while True:
             alive = self._wait(recorder, schedule, start)
-            last = self._finished  # read before the round ends: it must have all until finish()
+            last = (
+                self._finished
+            )  # read before the round ends: the round must have all writes until finish()
             if not alive and not self.interrupted:
                 return "ended"
             try:

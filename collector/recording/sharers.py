@@ -1,7 +1,7 @@
 """Processes outside a target that map the same shared memory.
 
 What they write to it is not in the target's write-fault log, and the target's page tables show it
-only in part; so a recording names them. Memory is the same when device and inode are: that holds
+only in part; so a recording names them. Memory is identified by device and inode: that holds
 for files, memfd, shared anonymous and System V memory. Source: proc_pid_maps(5), ipc/shm.c.
 """
 
@@ -21,7 +21,7 @@ from redirty.collector.linux.shared_mappings import Key, SharedObject, objects_o
 log = logging.getLogger(__name__)
 
 _EVERY_S = 5.0
-_SHARE = 50  # and at most a fiftieth of the time is spent on it
+_SHARE = 50  # at most a fiftieth of the time is spent on the search
 _MAX_FOUND = 10_000
 
 
@@ -57,7 +57,7 @@ class Sharers:
             started = time.monotonic()
             try:
                 self._scan()
-            except OSError as e:  # too many open files, say: the next scan may succeed
+            except OSError as e:  # such as too many open files: the next scan may succeed
                 log.info("cannot search for processes that share memory: %s", e)
             took = time.monotonic() - started
             if self._end.wait(max(_EVERY_S, took * _SHARE)):
@@ -91,7 +91,7 @@ class Sharers:
         for key in objects.keys() & self._own.keys():
             target_pid, own = self._own[key]
             if not (objects[key].writable or own.writable) or len(self._found) >= _MAX_FOUND:
-                continue  # neither can write to it: a cache of the C library, say
+                continue  # neither can write to it, such as a cache of the C library
             self._found[pid, key] = Sharer(
                 pid=pid,
                 comm=procfs.read_comm(pid) or "",
@@ -102,7 +102,7 @@ class Sharers:
             )
 
     def finish(self, members: Collection[int]) -> dict[str, Any]:
-        """Search a last time and end the thread. Return the keys of meta.json.
+        """Search one last time, end the thread, and return the keys of meta.json.
 
         members: all processes that ever belonged to the target.
         """

@@ -11,7 +11,7 @@ class RoundSink(Protocol):
     """Consumer of a session's rounds."""
 
     def tick(self) -> None:
-        """Take what would otherwise be lost; called many times a second."""
+        """Read what would otherwise be lost; called several times a second."""
 
     def add(self, result: Round) -> None:
         """Consume a round."""

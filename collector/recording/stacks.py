@@ -35,7 +35,7 @@ class Namer(Protocol):
 def folded_stack(comm: str, pid: int, stack_id: int, source: StackSource, namer: Namer) -> str:
     """Format a stack as 'comm;outermost;...;innermost'.
 
-    comm: name of the process; empty when it is not known. stack_id: negative when there is none.
+    comm: name of the process; empty when unknown. stack_id: negative when there is none.
     """
     addresses = [] if stack_id < 0 else source.stack(stack_id)
     names = [namer.name(pid, address) for address in reversed(addresses)] or ["[stack unknown]"]
@@ -58,7 +58,7 @@ class StackFile:
         self._pages: Counter[tuple[int, int]] = Counter()
 
     def poll(self) -> None:
-        """Take what the kernel side counted since the last call."""
+        """Read the counts of the kernel side since the last call."""
         for space, stack, pages in self._source.take_stacks():
             key = (space, stack)
             if key not in self._folded:

@@ -43,7 +43,7 @@ class StreakFiles:
         return self._stayed[space.pid, space.space] if self._rounds > 1 else None
 
     def stayed_pages(self) -> int | None:
-        """Return the number of these pages in all address spaces; None in the first round."""
+        """Return the number of pages that stayed dirty in all address spaces; None in the first round."""
         return sum(map(len, self._stayed.values())) if self._rounds > 1 else None
 
     def fresh(self, space: SpaceRound) -> PageSet:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from redirty.collector.bpf import abi
 
 _TIMED = frozenset({abi.TLB_MM_RANGE, abi.TLB_BATCH})
-# The kernel's reasons for which the share of the arm is not always known.
+# The kernel's reasons for which the share caused by arming is not always known.
 _REMOTE = frozenset({1, 5})  # on the CPU that was interrupted: known where the initiator is
-_DEFERRED = frozenset({0})  # at a context switch: what made it necessary is not known
+_DEFERRED = frozenset({0})  # at a context switch: the cause is unknown
 
 
 def _seconds(tlb: npt.NDArray[np.void]) -> str:

@@ -1,6 +1,6 @@
-"""Writes a recording: rows as rounds end, sums at the end and now and then in between.
+"""Writes a recording: rows as rounds end, sums periodically and at the end.
 
-analyze/load.py reads what this writes.
+analyze/load.py reads the files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from redirty.collector.recording.write_curves import CurveFiles
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 _SUMS_EVERY_S = 10.0
-_SUMS_SHARE = 50  # and at most a fiftieth of the time is spent on them
+_SUMS_SHARE = 50  # at most a fiftieth of the time is spent on them
 _ROWS_A_BLOCK = 100_000
 
 
@@ -39,7 +39,7 @@ class Meta:
         target: the target's processes and how it was named.
         probe, arm: the kind of probe and the method of arming in use.
         interval_s: length of a round.
-        kernel: its release.
+        kernel: release of the kernel.
         hooks: what the attached probes can count (bpf.hooks); `features` in the file.
         extra: further keys.
         started: UTC.
@@ -146,7 +146,7 @@ class RecordingWriter:
             self._write_sums()
 
     def _mapping_rows(self, number: int, space: SpaceRound) -> Iterator[tuple[object, ...]]:
-        """Yield rows of mappings that were written, and of those that have had no row yet."""
+        """Yield rows of mappings that were written, and of mappings that have had no row yet."""
         m = space.mappings
         if not m.items:
             return
@@ -219,7 +219,7 @@ class RecordingWriter:
     def close(self, *, complete: bool, extra: dict[str, Any] | None = None) -> None:
         """Write the sums, and in meta.json whether the recording ran as long as planned.
 
-        Raises: RedirtyError when the disk is full; what fits is written, and it is not complete.
+        Raises: RedirtyError when the disk is full; what fits is written, and marked incomplete.
         """
         self.meta.extra |= extra or {}
         errors = files.FirstError()
@@ -233,7 +233,7 @@ class RecordingWriter:
 
 
 def page_classes(pages: U64, mappings: Mappings | None) -> list[str]:
-    """Return the mapping class of each page number; empty for pages that no mapping has any more."""
+    """Return the mapping class of each page number; empty for pages that are no longer mapped."""
     if mappings is None or not mappings.items:
         return [""] * len(pages)
     at = np.searchsorted(mappings.starts, pages, side="right") - 1
@@ -246,7 +246,7 @@ def page_classes(pages: U64, mappings: Mappings | None) -> list[str]:
 def tlb_totals(
     counted: npt.NDArray[np.void], hooks: frozenset[str]
 ) -> tuple[int | None, float | None]:
-    """Return (flushes started, seconds waited for them); None where not known.
+    """Return (flushes started, seconds waited for them); None where unknown.
 
     counted: (n, 8) abi.TLB, by address space and reason.
     """
@@ -254,7 +254,7 @@ def tlb_totals(
         timed = [abi.TLB_MM_RANGE, abi.TLB_BATCH]
         return int(counted["flushes"][:, timed].sum()), float(counted["ns"][:, timed].sum()) / 1e9
     if "tlb" in hooks:
-        # Started here: local flushes, and those requested from other CPUs, which is mostly the same
+        # Started by the target: local flushes, and those requested from other CPUs, which is mostly the same
         # flush counted twice; not those caused by a context switch or by another CPU's request.
         local, remote = counted["flushes"][:, [2, 3]].sum(axis=1), counted["flushes"][:, 4]
         return int(np.maximum(local, remote).sum()), None
@@ -273,7 +273,7 @@ def round_row(
         result: the round.
         hooks: see Meta.
         physical: its page frames, if they are recorded.
-        stayed: pages that were dirty in the previous round, too; None where there was none.
+        stayed: pages that were dirty in the previous round, too; None if there was no previous round.
     """
     spaces = result.spaces
     dirty = sum(len(s.dirty) for s in spaces)
@@ -304,7 +304,7 @@ def round_row(
 
 
 def _fault_counts(kinds: npt.NDArray[np.uint64], hooks: frozenset[str]) -> dict[str, int | None]:
-    """Return write faults in all and by kind; None where this kernel cannot count them.
+    """Return all write faults and those by kind; None where this kernel cannot count them.
 
     kinds: counts by abi's kinds. First touches are the rest where they have no probe of their own.
     """

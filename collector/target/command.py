@@ -16,7 +16,8 @@ class Command(WholeProcesses):
 
     Attributes:
         argv: The command line.
-        apart: Detach the child from the terminal, which a screen uses: no input, output discarded.
+        apart: Detach the child from the terminal, which a screen uses: the child has no input, and its output
+            is discarded.
         pid: The child's PID.
         status: Its exit status once reaped, as a shell shows it.
     """
@@ -75,7 +76,7 @@ class Command(WholeProcesses):
         self._gate = -1
 
     def check_started(self) -> None:
-        """Wait until the child has run the command; call it after release().
+        """Wait until the child has executed the command; call it after release().
 
         Raises:
             RedirtyError: The command cannot be run (not found, not executable).
@@ -96,8 +97,8 @@ class Command(WholeProcesses):
         return self.status
 
     def abandon(self) -> None:
-        """End the child if it has not run the command yet."""
+        """End the child if it has not executed the command yet."""
         if self._gate >= 0:
-            os.close(self._gate)  # its read returns, and it exits
+            os.close(self._gate)  # the child's read returns, and it exits
             self._gate = -1
             os.waitpid(self.pid, 0)

@@ -30,7 +30,7 @@ class Guest:
             maps.close()
         if mappings is None or not self.part(mappings).items:
             raise RedirtyError(
-                f"no memory of process {pid} is marked as a guest's, as QEMU does (MADV_DONTFORK): "
+                f"process {pid} has no memory marked as a guest's, as QEMU marks it (MADV_DONTFORK): "
                 f"trace the whole process with -p {pid}"
             )
 

@@ -19,11 +19,11 @@ class ProcessEntry:
 
     Attributes:
         pid: Its PID.
-        name: Its comm; of a virtual machine's process the machine's name.
+        name: Its comm; for a virtual machine's process the machine's name.
         kind: "process" or "vm".
         cgroup: Its cgroup's path.
         rss_bytes: Resident set size.
-        started: Start time in clock ticks, which tells it from a later one of the same PID.
+        started: Start time in clock ticks, which distinguishes it from a later process with the same PID.
     """
 
     pid: int
@@ -89,7 +89,7 @@ class ProcessTable:
 
 
 def _cgroup(pid: int) -> str:
-    """Return the path of a process's cgroup of version 2; without one the longest of version 1."""
+    """Return the path of a process's version 2 cgroup; without one, the longest of version 1."""
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_bytes().decode(errors="replace").splitlines()
     except OSError:

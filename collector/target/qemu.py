@@ -1,4 +1,4 @@
-"""RAM of a QEMU guest: where it lies in the process, and at which guest addresses."""
+"""RAM of a QEMU guest: its addresses in the process and in the guest."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def memory_of(path: str) -> list[Piece]:
 
     Raises:
         OSError: The socket cannot be used.
-        ValueError: The answer makes no sense.
+        ValueError: The answer is malformed.
     """
     monitor = Monitor(path, _QMP_TIMEOUT_S)
     try:

@@ -21,8 +21,8 @@ class TargetSet(Protocol):
     """The processes that belong to the target."""
 
     follow_fork: bool  # children belong to it from their first instruction on
-    may_join: bool  # processes can join it in another way: members() is polled each round
-    required: bool  # it is an error if one of members() cannot be armed
+    may_join: bool  # processes can join it other than by fork: members() is polled each round
+    required: bool  # whether it is an error that one of members() cannot be armed
     partial: bool  # part() leaves something out
     kind: str  # as in meta.json
 
@@ -32,7 +32,7 @@ class TargetSet(Protocol):
 
     @property
     def pids(self) -> Sequence[int]:
-        """Process IDs that name the target; none of a cgroup or a command."""
+        """Process IDs that name the target; none for a cgroup or a command."""
 
     def arguments(self) -> tuple[str, ...] | None:
         """Return the target as words of a command line; None for a command, which is started only once."""
@@ -91,7 +91,7 @@ class Pids(WholeProcesses):
 
 @dataclass
 class Tree(WholeProcesses):
-    """A process and all that descend from it, now and later."""
+    """A process and all its descendants, present and future."""
 
     root: int
     kind = "tree"
@@ -122,7 +122,7 @@ class Tree(WholeProcesses):
 
 @dataclass
 class Cgroup(WholeProcesses):
-    """All processes of a cgroup and of those below it, also those that join later."""
+    """All processes of a cgroup and of those below it, including those that join later."""
 
     path: str
     kind = "cgroup"
@@ -160,7 +160,7 @@ class Cgroup(WholeProcesses):
 
 def parse_mounts(text: bytes) -> list[tuple[Path, str]]:
     """Return (mount point, type of the file system) of each line of a mounts file."""
-    # Split at the kernel's own separators: it escapes these in names, as octal numbers, and nothing
+    # Split at the kernel's own separators: it escapes these in names, as octal numbers, but nothing
     # else that Python would take for the end of a word or of a line.
     found = []
     for line in text.split(b"\n"):

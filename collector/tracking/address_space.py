@@ -22,7 +22,7 @@ from redirty.collector.target.targets import TargetSet
 log = logging.getLogger(__name__)
 
 # A walk over all present pages costs about 15 ns a page. Up to this number all are walked in every
-# round; of more, this number a round in turn. In between, pages that were unmapped count as present.
+# round; beyond it, this number per round in turn. In between, unmapped pages still count as present.
 PRESENCE_PAGES_A_ROUND = 131072
 _MIN_MOVED_PAGES = (
     64  # of a region's 512: fewer may have been written by others without being logged
@@ -43,8 +43,8 @@ class AddressSpace:
         maps: its /proc/PID/maps file.
         mappings: the mappings that belong to the target, as of the last refresh().
         present: pages present when the round started.
-        pinned_kib: the most memory seen pinned.
-        unarmed: the most mappings seen that could not be armed.
+        pinned_kib: maximum of pinned memory, in KiB.
+        unarmed: maximum number of mappings that could not be armed.
         moved_pages: pages, in all rounds, that looked written because they had been moved.
         gone: whether this memory no longer exists.
     """
@@ -82,7 +82,8 @@ class AddressSpace:
     def refresh(self, *, stopped: bool = False) -> bool:
         """Read mappings and presence, just before an arm. Return False when this memory is gone.
 
-        stopped: no thread of the target runs, and it waits for this: presence at the previous arm has to do.
+        stopped: no thread of the target runs, and the downtime includes this call: presence at the previous arm
+            is used instead of reading it again.
         """
         mappings = self.maps.read()
         if mappings is None or not mappings.items:
@@ -188,7 +189,7 @@ class AddressSpace:
         self._next_present = empty()
         if not self._armed_before:
             # Nothing was protected before, so the page tables do not show writes yet: all pages that
-            # exist (inherited by a child, say) are present, and were not "missed".
+            # exist (such as those inherited by a child) are present, and were not "missed".
             self._armed_before = True
             return empty()
         missed = written & unlogged

@@ -1,4 +1,4 @@
-"""Feature probes of this machine, the answers of redirty check: tried, not looked up."""
+"""Feature tests of this machine for redirty check: each feature is tried, not derived from a version."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class HostSupport:
     """Support for tracing on this machine.
 
     Attributes:
-        kernel: its release.
+        kernel: release of the kernel.
         lockdown: its lockdown mode.
         root: whether this process is root's.
         probes, arming, other: by name, None when it works, else the reason.

@@ -79,8 +79,8 @@ class Members:
 
         Args:
             pid: the process.
-            descriptor: a userfaultfd of it, if there is one already.
-            required: whether it must be armed; else it is traced by its faults alone if that fails.
+            descriptor: a userfaultfd of the process, if there is one already.
+            required: whether it must be armed; otherwise it is traced by its faults alone if arming fails.
 
         Raises: GoneError and NoProcessError when it has ended; ArmError when it cannot be armed.
         """
@@ -147,10 +147,10 @@ class Members:
             if required:
                 raise
             if e.code == errno.ETIMEDOUT:
-                # It waits in the kernel, for its vfork child, say: its faults are logged meanwhile, and
+                # The process waits in the kernel, e.g. for its vfork child: its faults are logged meanwhile, and
                 # arming is tried again at the next boundary.
                 raise GoneError from None
-            # In the middle of an exec or exit the kernel may refuse for that reason alone.
+            # During an exec or exit the kernel may refuse for that reason alone.
             self._failures[number] = self._failures.get(number, 0) + 1
             if self._failures[number] < _MAX_TRIES:
                 raise GoneError from None
@@ -185,7 +185,7 @@ class Members:
         traced = self.tracer.targets()
         current = {}
         if self.targets.may_join:
-            # Read after the kernel side's list: a process that is on that one only has left.
+            # Read after the kernel side's list: a process that is only in that list has left.
             current = dict.fromkeys(self.targets.members())
             for pid in (adopted | traced.keys()) - current.keys():
                 self._release(pid)
@@ -200,7 +200,7 @@ class Members:
                 self._try_adopt(pid, required=False)
 
     def _release(self, pid: int) -> None:
-        """Stop tracing a process that left the target; what it wrote until now still counts."""
+        """Stop tracing a process that left the target; its writes until now still count."""
         self.tracer.drop_target(pid)
         for space in self.spaces.values():
             if space.pid == pid:
@@ -213,7 +213,7 @@ class Members:
             pass
 
     def others_alive(self) -> bool:
-        """Return whether the kernel side knows of a living process of the target."""
+        """Return whether the kernel side knows a living process of the target."""
         targets = self.tracer.targets().items()
         return any(abi.tgid_of(number) == tgid and lives(tgid) for tgid, (number, _) in targets)
 
@@ -237,18 +237,18 @@ class Members:
         return (self._released | current).values()
 
     def unarmed(self) -> int:
-        """Return the number of writable mappings that could not be armed: the most of each process."""
+        """Return the number of writable mappings that could not be armed: the sum of each process's maximum."""
         return sum(member.unarmed for member in self._all())
 
     def moved_pages(self) -> int:
         """Return the pages that count as dirty, in all rounds, only because they were moved.
 
-        All pages around them looked written at once, and no write was logged.
+        All pages around such a page looked written at once, and no write was logged.
         """
         return sum(member.moved_pages for member in self._all())
 
     def pinned_kib(self) -> int:
-        """Return how much memory was pinned, where writes are not tracked: the most of each process."""
+        """Return the KiB of pinned memory, where writes are not tracked: the sum of each process's maximum."""
         return sum(member.pinned_kib for member in self._all())
 
     def close(self) -> None:

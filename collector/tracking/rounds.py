@@ -61,7 +61,7 @@ class SpaceRound:
 
     @classmethod
     def of_log(cls, number: int, log: PageSet, stats: npt.NDArray[np.void]) -> SpaceRound:
-        """Build the round of an address space of which the log is all that is known."""
+        """Build the round of an address space from its log alone."""
         return cls(
             pid=abi.tgid_of(number),
             space=number,
@@ -108,7 +108,7 @@ class Recorder:
         self.members = Members(tracer, targets, method, injector)
         self._round = 0
         self._arm_s = 0.0
-        # By space, logged in memory that was not armed since: further writes do not fault.
+        # By space, pages logged in memory that was not armed since: further writes to them do not fault.
         self._open: dict[int, PageSet] = {}
 
     @property
@@ -136,13 +136,13 @@ class Recorder:
             space.resolve(drained.get(space.number, empty()), candidates[space.number])
 
     def _restrict(self) -> None:
-        """Have the kernel side record only what is armed, where the target is a part of a process's memory."""
+        """Restrict the kernel side to armed memory, where the target is a part of a process's memory."""
         if self.targets.partial:
             for space in self.spaces.values():
                 self.tracer.add_ranges([(m.start, m.end) for m in space.mappings.items])
 
     def _arm(self, *, stopped: bool = False) -> dict[int, PageSet]:
-        """Arm, and wait for the grace period. Return by address space what may have been written."""
+        """Arm, wait for the grace period, and return by address space the pages that may have been written."""
         started = time.monotonic()
         skipped = self.tracer.skipped()
         candidates = {}
@@ -161,8 +161,8 @@ class Recorder:
     def end_round(self, *, stopped: bool = False) -> Round:
         """End the round at this moment and start the next one.
 
-        stopped: no thread of the target runs. What they wrote is logged, and what others write to memory
-        that is armed in one step is in the scan: then there is no need to wait for BPF programs that run.
+        stopped: no thread of the target runs. What its threads wrote is logged, and what others write to memory
+        that is armed in one step is in the scan: there is no need to wait for running BPF programs then.
 
         Raises: TargetEndedError when no process of the target is left; the round it ended in is not
             complete and has no result.
@@ -177,11 +177,11 @@ class Recorder:
                 space.refresh()
         if all(space.gone for space in self.spaces.values()) and not self.members.others_alive():
             raise TargetEndedError(f"{self.targets.description} ended")
-        # Others may be in the middle of an exec, say. They are logged, and armed next time.
+        # Others may be in the middle of an exec. They are logged, and armed next time.
         return self._turn(started, stopped=stopped)
 
     def last_round(self) -> Round:
-        """Return the round in which the target ended: what was logged until then, without a scan."""
+        """Return the round in which the target ended: pages logged until then, without a scan."""
         for space in self.spaces.values():
             space.gone = True
         return self._turn(time.monotonic())
@@ -228,7 +228,7 @@ class Recorder:
             logged = drained.get(number, empty()) | self._open.pop(number, empty())
             if number in alive:
                 self._open[number] = logged
-            # Born and ended within the round, or not armed yet: its mappings were never read.
+            # Started and ended within the round, or not armed yet: its mappings were never read.
             found.append(SpaceRound.of_log(number, logged, stats))
         return tuple(found)
 
@@ -256,7 +256,7 @@ class Recorder:
     def _without_raced(
         self, number: int, logged: PageSet, missed: PageSet
     ) -> tuple[PageSet, PageSet]:
-        """Return (logged, missed) with pages that raced with the arm taken for logged.
+        """Return (logged, missed), counting pages that raced with the arm as logged.
 
         A first write between flip and arm is in the scan of the round that ends and in the log of the one
         that starts: it was logged, not missed.

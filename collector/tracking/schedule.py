@@ -1,4 +1,4 @@
-"""The schedule of rounds: fixed from the start, however long each round takes; the interval may change."""
+"""The schedule of rounds: a fixed grid, however long each round takes; the interval may be changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 class Schedule:
     """Boundaries of rounds, in seconds of CLOCK_MONOTONIC.
 
-    interval_s: > 0; it may be set from another thread, and counts from the last boundary on.
+    interval_s: > 0; may be set from another thread, and takes effect from the last boundary on.
     """
 
     def __init__(self, start: float, interval_s: float) -> None:
@@ -26,7 +26,7 @@ class Schedule:
     def ended(self, now: float) -> None:
         """Record that a round has ended. Missed boundaries are skipped, not made up for.
 
-        So the schedule never drifts.
+        The schedule therefore never drifts.
         """
         passed = int((now - self._base) / self._used_s)
         self._boundary = max(self._boundary + 1, passed + 1)

@@ -10,7 +10,7 @@ _MANY, _FEW = 1024, 64
 def slot_count(target: TargetSet) -> int:
     """Return how many slots to allocate: one for each address space, with room for those to come.
 
-    A target that follows forks may grow to any size; any other one at most replaces its processes' memory
-    by exec.
+    A target that follows forks may grow to any size; any other target at most replaces its processes'
+    memory by exec.
     """
     return _MANY if target.follow_fork else max(_FEW, 2 * len(target.members()))

@@ -10,7 +10,7 @@ from redirty.collector.tracking.rounds import Recorder
 def start_command(recorder: Recorder, command: Command) -> None:
     """Run a command so that it is armed and traced from its first instruction on.
 
-    Raises: RedirtyError when it cannot be run; TargetEndedError when it ended at once.
+    Raises: RedirtyError when it cannot be run; TargetEndedError when it ended immediately.
     """
     recorder.members.injector.hold_at_exec(command.pid)
     recorder.tracer.set_target(command.pid, command.pid, 0)

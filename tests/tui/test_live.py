@@ -168,7 +168,7 @@ def test_page_tables_are_on_the_screen_once_they_are_known() -> None:
 @pytest.mark.parametrize(
     ("error", "state"),
     [
-        (TargetEndedError("process 77 ended before the recording was to end"), ReaderState.ENDED),
+        (TargetEndedError("process 77 ended before the recording was complete"), ReaderState.ENDED),
         (RedirtyError("cannot arm process 77: it is being debugged"), ReaderState.FAILED),
         (ValueError("a bug"), ReaderState.FAILED),
     ],

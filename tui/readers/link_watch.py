@@ -16,7 +16,7 @@ _EVERY_S = 10.0
 class LinkWatch:
     """Keeps a reader's question up to date with the link, until a bandwidth is typed.
 
-    measure() returns (bytes per second, where that comes from) and takes a second or so.
+    measure() returns (bytes per second, origin) and takes about a second.
     """
 
     def __init__(self, measure: Callable[[], tuple[float, str]]) -> None:
@@ -24,7 +24,7 @@ class LinkWatch:
         self._stop = threading.Event()
 
     def start(self, reader: TargetReader) -> None:
-        """Start polling for a reader, in a thread of its own."""
+        """Start polling for a reader, in a separate thread."""
         self._stop = threading.Event()
         threading.Thread(
             target=self._run, args=(reader, self._stop), name="link", daemon=True

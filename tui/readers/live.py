@@ -1,4 +1,4 @@
-"""Traces a running target: records rounds in a thread of its own, publishes a snapshot after each of them."""
+"""Traces a running target: records rounds in a separate thread, publishes a snapshot after each of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TopOptions:
         interval_s: length of a round.
         arm: arming method, or auto.
         probe: probe type, or auto.
-        directory: of a recording to be written; None: none.
+        directory: directory of the recording to write; None: no recording.
         max_overhead: share of the target's CPU time that tracing may cost before rounds are made longer.
         writers: trace threads and stacks.
     """
@@ -73,7 +73,9 @@ class Live(TargetReader):
         self._error: Exception | None = None
         self._fault_s = 0.0
         self._cost: Cost | None = None
-        self._settled = 0  # rounds since the interval changed; negative: still of the old length
+        self._settled = (
+            0  # rounds since the interval changed; negative: rounds still have the old length
+        )
         self._note = ""
         self._tables: PageTableWatch | None = None
 
@@ -154,7 +156,7 @@ class Live(TargetReader):
         self._publish_end()
 
     def _rest(self, question: ConvergenceQuestion) -> None:
-        """Wait, so that short rounds are not drawn one by one, until another question is asked."""
+        """Wait, so that short rounds are not drawn one by one, or until the question changes."""
         with self._wake:
             self._wake.wait_for(lambda: self.question != question or self.stopping, _REST_S)
 
@@ -264,7 +266,7 @@ class LiveSink:
         self._cpu.take(space.pid for space in recorder.spaces.values())
 
     def tick(self) -> None:
-        """See Sink."""
+        """See RoundSink."""
         if self._writers is not None:
             self._writers.tick()
         if self._files is not None:
@@ -273,7 +275,7 @@ class LiveSink:
             self._names.poll()
 
     def add(self, result: Round) -> None:
-        """See Sink."""
+        """See RoundSink."""
         if self._files is not None:
             self._files.add(result)
         points = points_of([*inside(result), *self._curves.add(result).points])
@@ -283,6 +285,6 @@ class LiveSink:
         self._add(of_round(result, hooks, points, cpu_s, writers))
 
     def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
-        """See Sink."""
+        """See RoundSink."""
         if self._files is not None:
             self._files.close(complete=complete, lost_events=lost_events, extra=extra)

@@ -1,6 +1,6 @@
-"""Runs redirty mirror as a process of its own and reads its lines.
+"""Runs redirty mirror as a separate process and reads its lines.
 
-Whatever happens to the screen, the process finds that nobody reads its output, and releases the target.
+If the screen ends in any way, the process notices that its output is no longer read, and releases the target.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Mirror(Reader[MirrorSnapshot]):
         self._process: subprocess.Popen[bytes] | None = None
         self._cancelled = False
         self._started = time.monotonic()
-        # An open pidfd tells whether the PID still names the process that was traced.
+        # An open pidfd shows whether the PID still names the process that was traced.
         self._pidfds = [_pidfd(pid) for pid in command.pids]
         self._publish("")
 
@@ -105,7 +105,7 @@ class Mirror(Reader[MirrorSnapshot]):
             if self.stopping:
                 raise RedirtyError("cancelled before it started; nothing was mirrored")
             try:
-                # In a session of its own: ctrl+c at the terminal is a key of the screen.
+                # In a new session (setsid): ctrl+c at the terminal is a key of the screen.
                 self._process = subprocess.Popen(
                     self.command.argv(),
                     stdin=subprocess.DEVNULL,

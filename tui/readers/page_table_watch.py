@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
 _CPU_SHARE = 0.01  # of a CPU, for sampling
-_JOIN_S = 10.0  # the walker may be about to be loaded
+_JOIN_S = 10.0  # the walker may be loading
 
 
 class PageTableSampler:
@@ -36,7 +36,7 @@ class PageTableSampler:
         self._walker: Walker | None = None
         if len(nodes.with_memory) > 1:
             self._walker = Walker(nodes.highest)
-            trim_heap()  # the compiler's
+            trim_heap()  # memory of the compiler
         self._ran: dict[int, NumaSampler] = {}
 
     def take(self, pids: Collection[int]) -> PageTables:

@@ -75,7 +75,7 @@ class LoadedRecording:
         rounds: ascending.
         start_s: start of the first round.
         ends_s: (n,) end of each round.
-        layout: of the target's memory; None unless zero pages were counted.
+        layout: layout of the target's memory; None unless zero pages were counted.
 
     Raises:
         RedirtyError: the recording is damaged, or has no complete round.

@@ -20,8 +20,8 @@ _TICK_S = 0.1  # the screen is not drawn more often than that, at any speed
 
 
 class Replay(TargetReader):
-    """Starts at the last round, paused, so that the whole recording is visible at a glance. Playing
-    from the last round starts at the first one."""
+    """Replays a recording. It starts at the last round, paused, so that the whole recording is visible at a
+    glance; playing from there starts at the first round."""
 
     def __init__(self, directory: Path, question: ConvergenceQuestion) -> None:
         super().__init__(question)

@@ -15,9 +15,9 @@ class TargetReader(Reader[TargetSnapshot]):
     """Publishes snapshots of one target.
 
     Attributes:
-        question: for the model; set with ask(), answered with the next snapshot.
-        about: what is traced, and how.
-        model: when the model runs.
+        question: question to the model; set with ask(), answered with the next snapshot.
+        about: description of the target and of how it is traced.
+        model: schedule of the model's runs.
         changed: something has changed since the last snapshot, so that a new one is due.
     """
 
@@ -51,7 +51,7 @@ class TargetReader(Reader[TargetSnapshot]):
         return replace(old, number=self.next_number(), state=state, message=message)
 
     def common(self, history: History, state: ReaderState, message: str = "") -> TargetSnapshot:
-        """Return a snapshot of what every reader knows, without a prediction."""
+        """Return a snapshot with the values that every reader has, without a prediction."""
         return TargetSnapshot(
             number=self.next_number(),
             state=state,

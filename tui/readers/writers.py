@@ -13,7 +13,7 @@ from redirty.collector.recording.stacks import folded_stack
 from redirty.tui.snapshots.round_summary import Writer
 
 _MAX_WRITERS = 40  # of each kind, by round
-_MAX_STACK_NAMES = 50_000  # kept
+_MAX_STACK_NAMES = 50_000  # cached
 
 
 class WriterCounts:

@@ -21,13 +21,13 @@ class Field(Generic[T]):
     """A column.
 
     Attributes:
-        name: in CSV, with its unit; empty: not in CSV.
-        heading: on the screen.
-        width: on the screen; 0: the remaining width.
-        help: what it means.
+        name: name in CSV, with its unit; empty: not in CSV.
+        heading: heading on the screen.
+        width: width on the screen; 0: the remaining width.
+        help: its meaning.
         value: returns the value of a row.
         show: returns the text of a value.
-        left: aligned to the left.
+        left: whether it is aligned to the left.
         min_width: width of the table below which the column is left out.
     """
 
@@ -59,13 +59,13 @@ def _text(value: Value) -> str:
 
 MAPPINGS: tuple[Field[MappingTable], ...] = (
     Field("redirtied_pages_per_s", "re-dirtied/s", 12,
-          "written pages that were present when the round began",
+          "written pages that were present when the round started",
           lambda t, i: float(t.redirtied_per_s[i]), _pages),
     Field("dirty_pages_per_s", "dirty/s", 11, "all written pages",
           lambda t, i: float(t.dirty_per_s[i]), _pages),
     Field("write_faults_per_s", "faults/s", 9, "pages in the write-fault log",
           lambda t, i: float(t.faults_per_s[i]), _number, min_width=96),
-    Field("present_pages", "present", 10, "pages present when the last round began",
+    Field("present_pages", "present", 10, "pages present when the last round started",
           lambda t, i: int(t.present[i]), _pages, min_width=108),
     Field("mapping_class", "class", 12, "anonymous or file, private or shared",
           lambda t, i: t[i].mapping_class, _text, True),

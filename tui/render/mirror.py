@@ -27,7 +27,7 @@ def limit_text(bandwidth: float | None) -> str:
 
 
 def confirmation(command: MirrorCommand, verdict: str, width: int) -> list[Row]:
-    """Explain what the mirror will do, and list what can be changed about it."""
+    """Explain what the mirror will do, and list its options."""
     amount = f" ({show_pages(command.present_pages)})" if command.present_pages else ""
     into = (
         f"to {command.to}, where redirty receive must be listening"

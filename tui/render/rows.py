@@ -56,5 +56,5 @@ def cell(text: str, width: int, *, left: bool = False) -> str:
 
 
 def end_of(text: str, width: int) -> str:
-    """Return the end of a path, which says more than its beginning."""
+    """Return the end of a path, which is more specific than its start."""
     return text if len(text) <= width else "…" + text[len(text) - width + 1 :] if width > 1 else ""

@@ -50,7 +50,7 @@ class Watch(Screen[None]):
         return wake
 
     def register(self, reader: Reader[Any]) -> None:
-        """Have the program close a reader at its end, however it ends."""
+        """Register a reader that the program closes at its end, however it ends."""
         readers = getattr(self.app, "readers", None)
         if readers is not None:
             readers.append(reader)
@@ -71,7 +71,7 @@ class Watch(Screen[None]):
         raise NotImplementedError
 
     def csv_rows(self) -> tuple[str, export.Rows]:
-        """Return what the screen shows: a name, and rows that begin with a heading."""
+        """Return the contents of the screen: a name, and rows that start with a heading."""
         raise NotImplementedError
 
     def action_help(self) -> None:

@@ -1,4 +1,4 @@
-"""Help on a screen: what it shows, and its current key bindings."""
+"""Help on a screen: its contents, and its current key bindings."""
 
 from __future__ import annotations
 

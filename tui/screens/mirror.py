@@ -28,7 +28,7 @@ does not converge, the target is not stopped.
   deferred    hot pages, deferred to the last pass, during which the target is stopped
   dirty/s     pages that the target wrote during the pass
 
-Press x to cancel: the target keeps running, the mirror is discarded. The mirror is a process of its own; it is \
+Press x to cancel: the target keeps running, the mirror is discarded. The mirror is a separate process; it is \
 cancelled when this screen ends, however it ends.
 """
 

@@ -1,4 +1,4 @@
-"""The confirmation before a mirror: what it will do, and what can be changed about it."""
+"""The confirmation before a mirror: explains it, and lets its options be changed."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def destination(text: str) -> str:
     """Return a destination: HOST:PORT, or the absolute path of a new directory.
 
     Raises:
-        UsageError: it exists, or its parent does not.
+        UsageError: the directory exists, or its parent does not.
         RedirtyError: the address is invalid.
     """
     from redirty.collector.mirror.transport.listener import parse_address
@@ -132,7 +132,7 @@ def rate_limit(text: str) -> float | None:
     """Parse a rate limit in bytes per second; return None for an empty text.
 
     Raises:
-        UsageError: it is not a rate.
+        UsageError: the text is not a rate.
     """
     return parse_rate(text, "bandwidth") if text.strip() else None
 

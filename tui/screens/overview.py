@@ -29,10 +29,10 @@ _HELP = """\
 All processes by their write faults: writes at which the processor trapped into the kernel because no page was \
 present (1st), the page was shared and had to be copied (COW), or the file system had to be notified (mkw). They \
 are counted in the kernel for all processes at once. Nothing is armed, so this screen shows who touches new \
-memory; press enter to see who writes to the same memory repeatedly. A ? means that this kernel cannot tell.
+memory; press enter to see who writes to the same memory repeatedly. A ? means that this kernel cannot count them.
 
 Enter traces the process under the cursor: for a virtual machine the guest's memory, with g the whole cgroup. \
-The target is stopped for about a millisecond, once. Escape comes back here, and nothing stays attached.
+The target is stopped for about a millisecond, once. Escape returns here, and nothing stays attached.
 """
 
 
@@ -215,7 +215,7 @@ def target_of(p: ProcessRow) -> TargetSet:
     """Return the target that a row stands for.
 
     Raises:
-        RedirtyError: it no longer exists.
+        RedirtyError: the target no longer exists.
     """
     if p.kind == "vm":
         # Without memory that looks like QEMU's guest RAM, it is traced as a process.

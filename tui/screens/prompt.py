@@ -43,7 +43,7 @@ class PromptScreen(ModalScreen[str | None]):
             yield Static("", id="wrong")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Accept the text, or show what is wrong with it."""
+        """Accept the text, or show why it is invalid."""
         try:
             self._check(event.value)
         except RedirtyError as e:
@@ -64,7 +64,7 @@ def prompt(
     Args:
         app: the application to show the prompt in.
         title: what to enter.
-        parse: returns the value of a text, or raises RedirtyError with what is wrong with it.
+        parse: returns the value of a text, or raises RedirtyError if the text is invalid.
         apply: takes the value.
     """
     values: list[T] = []

@@ -99,10 +99,10 @@ class TargetScreen(Watch):
         if self.link is not None:
             self.link.start(self.reader)
         self.show_latest()
-        self.set_timer(0.5, self.show_latest)  # a snapshot may have come before the screen ran
+        self.set_timer(0.5, self.show_latest)  # a snapshot may have arrived before the screen ran
 
     def on_unmount(self) -> None:
-        """Have the reader release the target."""
+        """Make the reader release the target."""
         if self.link is not None:
             self.link.close()
         self.reader.request_stop()

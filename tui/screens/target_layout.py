@@ -55,7 +55,7 @@ to a page then faults and is counted. Rates are those of the last round; rates o
 threads and stacks are averages over the last 5 rounds.
 
   dirty       pages written in the round
-  re-dirtied  those of them that were present when the round began: a mirror has copied them before
+  re-dirtied  those of them that were present when the round started: a mirror has copied them before
   new         the others
   W(t)        distinct pages written within t of an arm; + is what the link sends in t. A pass of length t \
 leaves W(t) to copy again, so passes get shorter where + is above the curve

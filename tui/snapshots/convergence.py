@@ -19,7 +19,7 @@ from redirty.tui.snapshots.round_summary import Floats
 POLICIES = ("redirty", "qemu", "criu:3", "passes:5", "xen")
 AS_TYPED = "as typed"
 _CURVE_POINTS = 96
-_PRECISION = 1.01  # of the sufficient bandwidth: it is computed again and again while rounds go by
+_PRECISION = 1.01  # of the sufficient bandwidth, which is recomputed repeatedly
 _EXTRAPOLATION = 4.0  # the curve is shown up to this multiple of the measured time
 
 
@@ -28,10 +28,10 @@ class ConvergenceQuestion:
     """A question to the convergence model.
 
     Attributes:
-        bandwidth: of the link, in bytes per second.
+        bandwidth: bandwidth of the link in bytes per second.
         downtime_s: longest acceptable downtime.
         policy: name of the stop policy.
-        source: where the bandwidth comes from, for display.
+        source: origin of the bandwidth, for display.
     """
 
     bandwidth: float
@@ -141,7 +141,7 @@ def parse_downtime(text: str) -> float:
     """Parse a downtime goal that was typed; return seconds.
 
     Raises:
-        UsageError: it is not a time, or not positive.
+        UsageError: the text is not a time, or not positive.
     """
     return parse_positive_time(text, "downtime")
 

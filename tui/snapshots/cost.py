@@ -14,7 +14,7 @@ from redirty.collector.units import show_time
 from redirty.tui.snapshots.round_summary import RoundSummary
 
 DEFAULT_MAX = 0.02
-MAX_INTERVAL_S = 60.0  # the guard makes rounds no longer
+MAX_INTERVAL_S = 60.0  # the guard makes rounds at most this long
 _MIN_STEP, _MAX_STEP = 1.25, 2.0
 _IDLE_S = 1e-3  # below this CPU time in a round, the share is meaningless
 
@@ -24,7 +24,7 @@ class Cost:
     """The cost of tracing over the latest rounds.
 
     Attributes:
-        share: of the target's CPU time; None if the target was idle.
+        share: share of the target's CPU time; None if the target was idle.
         faults_s: seconds spent in faults, per second.
         arm_s: seconds spent arming, per second.
         fault_s: measured cost of one fault.
@@ -43,7 +43,7 @@ class Cost:
         return self.share is not None and self.share > self.limit
 
     def text(self) -> str:
-        """Return one sentence."""
+        """Return the cost as one line."""
         if self.share is None:
             return "tracing costs: the target is idle"
         return (
@@ -68,7 +68,7 @@ def cost_of(recent: Sequence[RoundSummary], fault_s: float, limit: float) -> Cos
 def longer_interval(interval_s: float, cost: Cost) -> float:
     """Return the interval to continue with, in seconds: longer in proportion to the excess cost.
 
-    The change is bounded, because only pages that are written again and again cost in proportion to the
+    The change is bounded, because only pages that are written repeatedly cost in proportion to the
     number of rounds.
     """
     if not cost.too_high or cost.share is None:

@@ -22,12 +22,12 @@ _ROWS = 64
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Dirty pages by address and time. Only blocks that were written have a place in it.
+    """Dirty pages by address and time. Only blocks that were written have a row.
 
     Attributes:
         pages: (rows, columns) dirty pages; a row is a range of used blocks, a column a round, the
             latest one last.
-        first: (rows,) the (pid, address) where each row begins.
+        first: (rows,) the (pid, address) at which each row starts.
         start_s: (columns,) start of each round.
         block_bytes: size of a block.
         blocks: number of blocks.

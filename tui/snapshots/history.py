@@ -1,4 +1,4 @@
-"""The latest rounds, and what is computed from them: rates, mappings, heat map, TLB, model input."""
+"""The latest rounds, and the values computed from them: rates, mappings, heat map, TLB, model input."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class MappingTable:
         redirtied_per_s: (n,) pages per second.
         faults_per_s: (n,) pages in the write-fault log per second.
         present: (n,) pages present at the start of the latest round.
-        seconds: that the rates are averaged over.
+        seconds: period that the rates are averaged over.
     """
 
     parts: tuple[tuple[Mapping, ...], ...]
@@ -88,12 +88,12 @@ class TlbRow:
 
     Attributes:
         reason: why the kernel flushed.
-        flushes: caused by the target itself.
-        full_flushes: those of the whole TLB.
-        pages: flushed.
+        flushes: flushes caused by the target itself.
+        full_flushes: those of them that flush the whole TLB.
+        pages: pages flushed.
         time_s: seconds spent.
-        arm_flushes: caused by arming.
-        arm_time_s: seconds spent in those.
+        arm_flushes: flushes caused by arming.
+        arm_time_s: seconds spent in flushes caused by arming.
     """
 
     reason: str

@@ -68,9 +68,9 @@ class MirrorSnapshot:
         number: grows with each snapshot.
         state: of the reader.
         command: the mirror that runs.
-        progress: what it reported so far.
+        progress: its reports so far.
         message: what happened, one line; empty: nothing.
-        elapsed_s: since the start.
+        elapsed_s: seconds since the start.
     """
 
     number: int

@@ -25,7 +25,7 @@ class Stage(Enum):
 
     @property
     def finished(self) -> bool:
-        """True if nothing follows."""
+        """True if no other stage follows."""
         return self in (Stage.DONE, Stage.CANCELLED, Stage.FAILED)
 
 
@@ -40,11 +40,11 @@ class FinishedPass:
         zero_pages: pages of zeros, which need not be sent.
         unchanged_pages: pages whose contents equal what was sent before.
         deferred_pages: pages deferred to the stop-and-copy pass.
-        bytes: sent.
-        duration_s: of the pass.
+        bytes: bytes sent.
+        duration_s: duration of the pass.
         dirty_per_s: pages that the target wrote during the pass, per second; None for the last pass,
             during which the target was stopped.
-        connection_lost: the connection was lost during the pass.
+        connection_lost: whether the connection was lost during the pass.
     """
 
     number: int
@@ -70,8 +70,8 @@ class PassDecision:
 
     Attributes:
         after_pass: number of the pass.
-        action: what was decided; empty for a note.
-        reason: why, or the note's text.
+        action: the decision; empty for a note.
+        reason: its reason, or the note's text.
     """
 
     after_pass: int
@@ -105,7 +105,7 @@ class MirrorProgress:
     """All that a mirror has reported so far.
 
     Attributes:
-        stage: what it is doing.
+        stage: the current stage.
         passes: completed passes.
         decisions: decisions and notes, in order.
         running: the pass in progress; None between passes.

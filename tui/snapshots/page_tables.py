@@ -23,7 +23,7 @@ class PageTables:
     ran_s: dict[int, float]
 
     def text(self) -> str:
-        """Return one line."""
+        """Return the size and placement as one line."""
         text = f"page tables {show_pages(self.pages)}"
         if self.by_node:
             text += f": {_by_node(self.by_node)}"

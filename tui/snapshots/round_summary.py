@@ -128,7 +128,7 @@ def of_round(
 
     Args:
         result: the round.
-        hooks: attached probes, which decide what is known.
+        hooks: attached probes, which decide which values are known.
         points: points of the write curves that end with this round.
         cpu_s: CPU time used by the target's processes; None: unknown.
         writers: threads and stacks.

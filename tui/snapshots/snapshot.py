@@ -34,7 +34,7 @@ class Playback:
         position: index of the round shown.
         rounds: number of rounds.
         position_s: end of the round shown, from the start of the recording.
-        length_s: of the recording.
+        length_s: length of the recording.
     """
 
     playing: bool
@@ -54,7 +54,7 @@ class TargetInfo:
         probe: probe type.
         arm: arming method.
         interval_s: length of a round.
-        directory: of the recording; empty: none.
+        directory: directory of the recording; empty: none.
     """
 
     title: str
@@ -71,7 +71,7 @@ class TargetSnapshot:
     Attributes:
         number: grows with each snapshot.
         state: of the reader.
-        about: what is traced, and how.
+        about: description of the target and of how it is traced.
         message: what happened, one line; empty: nothing.
         series: the rounds' values.
         mappings: recently written mappings.
@@ -79,11 +79,11 @@ class TargetSnapshot:
         tlb: recent TLB flushes by reason.
         writers: threads and stacks; None: not traced.
         convergence: None before the first round.
-        cost: of tracing; None: unknown.
+        cost: cost of tracing; None: unknown.
         tables: placement of page tables; None: unknown.
         playback: position of a replay; None for a live target.
         heat_estimated: the heat map is estimated from pages.csv.
-        note: what the overhead guard did; empty: nothing.
+        note: last action of the overhead guard; empty: none.
     """
 
     number: int
@@ -104,7 +104,7 @@ class TargetSnapshot:
 
 
 class ProcessRow(NamedTuple):
-    """A process, or a group of processes. Rates are per second; None where the kernel cannot tell.
+    """A process, or a group of processes. Rates are per second; None where the kernel cannot count them.
 
     Attributes:
         pid: 0 for a group.
@@ -144,7 +144,7 @@ class OverviewSnapshot:
         state: of the reader.
         message: what happened, one line; empty: nothing.
         processes: those that write most first.
-        seconds: that the rates are averaged over.
+        seconds: period that the rates are averaged over.
         lost: write faults of processes that the kernel-side table had no room for.
         hooks: attached probes.
     """

@@ -31,7 +31,7 @@ CSS = """
 
 
 class Palette:
-    """The current styles of a widget, looked up once and not for every part of every row."""
+    """The current styles of a widget, looked up only once instead of for every part of every row."""
 
     def __init__(self, widget: Widget) -> None:
         self.base = widget.rich_style

@@ -1,4 +1,4 @@
-"""A table of any length, of which only the visible rows are made: 60,000 rows cost no more than 40."""
+"""A table of any length that renders only its visible rows: 60,000 rows cost no more than 40."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class FieldTable(ScrollView, can_focus=True, inherit_bindings=False):
         Args:
             data: passed to the fields' value().
             count: number of rows.
-            key: returns what identifies a row, given data and its index.
+            key: returns the identity of a row, given data and the row's index.
         """
         at = self._cursor
         self._data, self._key = data, key

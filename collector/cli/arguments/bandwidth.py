@@ -21,7 +21,7 @@ class Bandwidth:
 
     Attributes:
         bytes_per_s: free bandwidth in bytes per second.
-        source: where it comes from, a line for a person.
+        source: its origin, one line for the user.
         link: the measured link; None when the rate was given.
     """
 
@@ -38,7 +38,7 @@ class Bandwidth:
 def add_bandwidth(parser: argparse.ArgumentParser, why: str, *, required: bool = False) -> None:
     """Add --bandwidth RATE, --link IFACE and --to HOST, and --sample TIME for the latter two.
 
-    why: what it is for, as the text of the heading.
+    why: what the bandwidth is used for, the text of the heading.
     """
     group = parser.add_argument_group("bandwidth", why)
     one = group.add_mutually_exclusive_group(required=required)
@@ -70,7 +70,7 @@ def bandwidth_of(options: argparse.Namespace) -> Bandwidth | None:
         _SAMPLE_S if options.sample is None else parse_positive_time(options.sample, "--sample")
     )
     if options.sample is not None and not measured:
-        raise UsageError("--sample is how long a link is measured: it needs --link or --to")
+        raise UsageError("--sample sets how long a link is measured: it needs --link or --to")
     if options.bandwidth is not None:
         rate = parse_rate(options.bandwidth, "--bandwidth")
         return Bandwidth(rate, f"{show_bits(rate)}, as given")

@@ -11,9 +11,9 @@ _HELP = "one of -p, --tree, --cgroup, --vm, or -- COMMAND at the end"
 
 
 def add_target(parser: argparse.ArgumentParser, *, tracing: bool = True) -> None:
-    """Add -p PID (repeatable), --tree PID, --cgroup PATH and --vm PID; -- COMMAND is split off before.
+    """Add -p PID (repeatable), --tree PID, --cgroup PATH and --vm PID; -- COMMAND was split off already.
 
-    tracing: also add how it is armed and traced.
+    tracing: also add --arm and --probe.
     """
     group = parser.add_argument_group("target", _HELP)
     group.add_argument(
@@ -69,7 +69,7 @@ def targets_named(options: argparse.Namespace) -> int:
 def target_of(options: argparse.Namespace, *, apart: bool = False) -> Any:
     """Return the target, a target.targets.TargetSet.
 
-    apart: a command is started apart from the terminal, without its input and output.
+    apart: start a command detached from the terminal, without its input and output.
 
     Raises: UsageError when not exactly one target is named; RedirtyError when it does not exist.
     """

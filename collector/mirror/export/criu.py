@@ -55,12 +55,12 @@ def export(directory: Path, to: Path) -> int:
     """Write the images of a mirror's processes to a new directory, and return their number of pages.
 
     Raises:
-        RedirtyError: not a mirror, or the images cannot be written.
+        RedirtyError: the directory is not a mirror, or the images cannot be written.
     """
     information = read_manifest(directory)
     new_directory(to)
     with contextlib.ExitStack() as stack:
-        # A partial set could be taken for a complete one.
+        # A partial set could be mistaken for a complete one.
         stack.callback(shutil.rmtree, to, ignore_errors=True)
         total = _export_into(to, directory, information)
         stack.pop_all()

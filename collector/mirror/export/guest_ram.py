@@ -23,15 +23,15 @@ _CHUNK = 1024  # pages
 def export(directory: Path, to: Path) -> tuple[int, bool]:
     """Write the guest memory of a mirrored QEMU to a new, raw and sparse file.
 
-    Every byte is at its guest-physical address if the mirror knows these addresses. If it was made without --qmp
-    it does not: then the file is the largest RAM block alone, in QEMU's order, which lacks the hole that a PC
-    has below 4 GiB.
+    Every byte is at its guest-physical address if the mirror has these addresses. A mirror made without --qmp
+    lacks them: the file is then the largest RAM block alone, in QEMU's order, without the hole that a PC has
+    below 4 GiB.
 
     Returns:
         The size of the file in bytes, and whether the guest-physical addresses are known.
 
     Raises:
-        RedirtyError: not a mirror of a QEMU, or the file cannot be written.
+        RedirtyError: the directory is not a mirror of a QEMU, or the file cannot be written.
     """
     information: dict[str, Any] = read_manifest(directory)
     try:
@@ -62,7 +62,7 @@ def export(directory: Path, to: Path) -> tuple[int, bool]:
             size = max(part.guest_address + part.size for part in parts)
             os.ftruncate(fd, size)
         except BaseException:
-            to.unlink()  # a partial file could be taken for a complete one
+            to.unlink()  # a partial file could be mistaken for a complete one
             raise
         finally:
             os.close(fd)
@@ -77,7 +77,7 @@ def find_owner(parts: Sequence[Piece], blocks: Sequence[tuple[int, int, int]]) -
     """Return the process whose blocks (size, address, PID) contain all pieces.
 
     Raises:
-        ValueError: there is none, or more than one.
+        ValueError: no process has them all, or more than one does.
     """
 
     def has(pid: int, part: Piece) -> bool:

@@ -30,7 +30,7 @@ def commit(
     """Commit an image.
 
     Args:
-        image: where all pages are.
+        image: the image, which has all pages.
         processes: the processes of the mirror, with their mappings and notes.
         machine: the ELF machine number.
         information: the contents of mirror.json but for its state and the names of the core files.
@@ -65,7 +65,7 @@ def commit(
 
 
 def _check(image: Image, processes: Sequence[PlacedProcess]) -> None:
-    """Raise StoreError for a request that no correct sender makes."""
+    """Check the request. Raises: StoreError for one that no correct sender makes."""
     count = len(processes)
     if not count or len({p.source for p in processes}) != count:
         raise StoreError("no process, or two processes claim the same memory source")
@@ -107,7 +107,7 @@ def _finish_core(image: Image, process: PlacedProcess, machine: int) -> None:
 
 
 def _copy_file_pages(image: Image, number: int, mapping: PlacedMapping, zero: U64) -> None:
-    """Copy the pages of a mapped file to where the process has no page of its own."""
+    """Copy the pages of a mapped file to the places where the process has no page of its own."""
     assert mapping.source is not None
     store, file = image.stores[number], image.stores[mapping.source]
     last = mapping.offset + mapping.end - mapping.first

@@ -1,4 +1,4 @@
-"""The notes of a core file: what a debugger needs to know of a process besides its memory.
+"""The notes of a core file: what a debugger needs to know about a process in addition to its memory.
 
 Sources: include/uapi/linux/elf.h, elfcore.h; fs/binfmt_elf.c; core(5).
 """
@@ -19,7 +19,7 @@ from redirty.collector.ptrace.freezer_client import ThreadState
 
 _PRSTATUS, _PRFPREG, _PRPSINFO, _AUXV, _FILE = 1, 2, 3, 6, 0x46494C45
 _X86_XSTATE = 0x202
-# not used by others: readers that ignore the name must not take it for registers
+# a type that no other tool uses: readers that ignore the name must not take the note for registers
 OWN_NAME, OWN_PAGES = b"REDIRTY", 0x52445459
 """The note of the process's own pages: runs (first page, number of pages), 64 bits each."""
 # the part of struct elf_prstatus before the registers: siginfo, cursig, sigpend, sighold, pid, ppid,
@@ -110,8 +110,8 @@ def _mapped_files(vmas: Sequence[Vma]) -> bytes:
 def make_notes(files: ProcFiles, threads: Sequence[ThreadState], own: PageSet) -> bytes:
     """Return the notes of a process.
 
-    In the kernel's order: the first thread, the process, the other threads. The note of the process's own
-    pages comes last.
+    The order is the kernel's: the first thread, the process, the other threads. The note of the process's
+    own pages comes last.
     """
     parts = []
     for number, thread in enumerate(threads):

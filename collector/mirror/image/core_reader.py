@@ -21,7 +21,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """Return the contents of mirror.json.
 
     Raises:
-        RedirtyError: the directory is not a mirror, or of another version.
+        RedirtyError: the directory is not a mirror, or was made by another version.
     """
     try:
         information: dict[str, Any] = json.loads((directory / "mirror.json").read_bytes())
@@ -52,7 +52,7 @@ class CoreFile:
         """Open a core file, and read its headers.
 
         Raises:
-            RedirtyError: it is not a core file of a mirror, or truncated.
+            RedirtyError: the file is not a core file of a mirror, or is truncated.
         """
         self.path = path
         try:

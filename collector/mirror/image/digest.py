@@ -16,7 +16,7 @@ CHUNK_PAGES = 512  # the size of the buffer: the digest does not depend on it
 
 
 class Digest:
-    """Hashes pages in the order above."""
+    """Hashes pages in the order described above."""
 
     def __init__(self) -> None:
         self._hash = xxhash.xxh3_128()

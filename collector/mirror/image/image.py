@@ -2,7 +2,7 @@
 
 Contents are in one store for each source. The store of an address space becomes its core file: at the commit
 the contents of the files that it maps are copied in, then the core header is written and the file renamed. The
-directory is a mirror as soon as mirror.json has its name, and not before.
+directory becomes a mirror when mirror.json is renamed into place, and not before.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Image:
     """The pages of a mirror that is not committed yet.
 
     Attributes:
-        directory: where they are.
+        directory: the directory of the image.
         journal: records what a new receiver needs to resume.
         stores: pages by number of their source.
         kinds: SPACE or FILE, by number of the source.
-        committed: the directory is a mirror.
+        committed: whether the directory is a mirror.
         session: the sender's session, from the greeting.
-        done: the last frame that the journal says is stored.
+        done: the last frame that is stored according to the journal.
     """
 
     def __init__(self, directory: Path, journal: Journal) -> None:
@@ -52,7 +52,7 @@ class Image:
         """Create an image in a new directory.
 
         Raises:
-            RedirtyError: the directory exists, or cannot be made.
+            RedirtyError: the directory exists, or cannot be created.
         """
         new_directory(directory)
         image = cls(directory, Journal.create(directory, session))
@@ -96,7 +96,7 @@ class Image:
 
         Raises:
             StoreError: too many sources, or an unknown kind.
-            OSError: its file cannot be made.
+            OSError: its file cannot be created.
         """
         if number in self.stores:
             return
@@ -151,7 +151,7 @@ class Image:
         return digest_of(parts())
 
     def discard(self) -> None:
-        """Remove all that was written, and the directory if nothing else is in it."""
+        """Remove everything that was written, and the directory if it is then empty."""
         names = [self.path_of(n) for n in self.kinds]
         self.close()
         self.journal.remove()

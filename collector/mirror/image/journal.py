@@ -60,7 +60,7 @@ class Journal:
         """Create a journal.
 
         Raises:
-            RedirtyError: it cannot be written.
+            RedirtyError: the journal cannot be written.
         """
         path = directory / NAME
         head = json.dumps({"journal": 1, "session": session, "boot": boot_id()}).encode()
@@ -78,7 +78,7 @@ class Journal:
         """Open an existing journal, and return its contents too.
 
         Raises:
-            RedirtyError: it cannot be used.
+            RedirtyError: the journal cannot be used.
         """
         path = directory / NAME
         try:
@@ -141,7 +141,7 @@ class Journal:
         self._append(_END, 0, 0, 0)
 
     def close(self) -> None:
-        """Close the file, and keep it."""
+        """Close the file without removing it."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

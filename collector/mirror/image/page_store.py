@@ -1,4 +1,4 @@
-"""Contents of pages in a sparse file, however far apart their addresses are.
+"""Page contents in a sparse file, however far apart the addresses are.
 
 Page numbers exceed what a file can hold, so space in the file is allocated in windows of 1 GiB, one for each
 1 GiB of addresses that contains a page. Pages that were never written, or became zero, are holes.

@@ -1,4 +1,4 @@
-"""The processes of a mirror, and what each of their mappings shows."""
+"""The processes of a mirror, with their mappings and the files behind those."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class PlacedProcess:
     Attributes:
         pid: its process ID.
         source: number of the source of its own pages.
-        mappings: ascending, without overlaps.
+        mappings: its mappings, ascending, without overlaps.
         notes: the notes of its core file.
         zero: runs (first page, pages) of own pages that are zero and hide those of a file.
     """

@@ -1,7 +1,7 @@
 """Finds the pages that an address space owns: anonymous memory, and private copies of file pages.
 
 Pages of a file that the page tables map in a private mapping belong to the file, and the kernel's zero page to
-nobody. Both are left out.
+no one. Both are left out.
 """
 
 from __future__ import annotations

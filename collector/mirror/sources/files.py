@@ -45,7 +45,7 @@ class FileSource:
         key: identifies the file.
         path: its path, for messages.
         mapped_by: the mappings that show it now, each with its address space.
-        declared: the sink knows this source.
+        declared: whether the sink knows this source.
     """
 
     def __init__(self, number: int, key: Key, fd: int, path: str) -> None:
@@ -73,7 +73,7 @@ class FileSource:
 
     @property
     def writable(self) -> bool:
-        """Whether the target can write to it through a mapping, or make one that can."""
+        """Whether the target can write to the file through a mapping, or create a mapping that can."""
         return any(v.shared for _, v in self.mapped_by)
 
     def _status(self) -> os.stat_result:
@@ -162,7 +162,7 @@ def _signature(status: os.stat_result) -> Signature:
 
 
 def open_mapped_file(pid: int, vma: Vma) -> int | None:
-    """Open what a mapping shows; return None if it is not memory (a device, a kernel ring buffer).
+    """Open the file behind a mapping; return None if it is not memory (a device, a kernel ring buffer).
 
     Raises:
         OSError: the mapping is gone, or the file cannot be opened.
@@ -183,12 +183,12 @@ class Files:
 
     def __init__(self) -> None:
         self.by_key: dict[Key, FileSource] = {}
-        self._devices: set[Key] = set()  # no memory
+        self._devices: set[Key] = set()  # keys of devices, which are not memory
         # For example another user's FUSE: read through the mapping instead.
         self._unreadable: set[Key] = set()
 
     def sync(self, spaces: Iterable[SpaceSource], numbers: Iterator[int]) -> None:
-        """Update the files to the current mappings; files that are not mapped any more are kept, without pages.
+        """Update the files to the current mappings; files that are no longer mapped are kept, without pages.
 
         Args:
             spaces: all address spaces.
@@ -238,7 +238,7 @@ class Files:
     def dirty_pages(self, space: SpaceSource, pages: U64) -> tuple[dict[Key, PageSet], bool]:
         """Translate dirty pages of an address space to pages of files.
 
-        Uses its current and its previous mappings, as a page may have been written before it was remapped.
+        Uses the current and the previous mappings, as a page may have been written before it was remapped.
 
         Returns:
             The dirty pages by file, and whether some pages lie in no known mapping.

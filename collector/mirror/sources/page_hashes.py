@@ -23,7 +23,7 @@ from redirty.collector.pageset import (
 )
 
 _SEED = secrets.randbits(64)
-# Values in place of a hash: nothing was sent; the page is zero; the contents at the other end are unknown.
+# Special values: nothing was sent; the page is zero; the contents at the other end are unknown.
 NEVER, _ZERO, _UNKNOWN = np.uint64(0), np.uint64(1), np.uint64(2)
 
 
@@ -48,7 +48,7 @@ def hashes_of(pages: Sequence[memoryview], zero: Bools) -> U64:
 
 
 class PageHashes:
-    """Hashes of what the other end has: 8 bytes for each page of the 2 MiB regions that were reserved."""
+    """Hashes of the contents at the other end: 8 bytes for each page of the 2 MiB regions that were reserved."""
 
     def __init__(self) -> None:
         self._keys: U64 = np.empty(0, np.uint64)
@@ -81,7 +81,7 @@ class PageHashes:
         self._hashes.reshape(-1)[self._index(pages[known])] = _UNKNOWN
 
     def mark_never_sent(self, pages: U64) -> None:
-        """Note that the other end has nothing of these pages any more."""
+        """Note that the other end no longer has these pages."""
         known = np.isin(pages >> np.uint64(9), self._keys)
         self._hashes.reshape(-1)[self._index(pages[known])] = NEVER
 

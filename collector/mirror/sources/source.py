@@ -20,7 +20,7 @@ class Source(Protocol):
         have: pages that the other end has, with the contents that were last read, zero pages included.
         pending: pages that have to be sent.
         dirty: pages written in each of the last rounds, the latest round first.
-        sent: hashes of what was sent.
+        sent: hashes of the contents that were sent.
     """
 
     number: int

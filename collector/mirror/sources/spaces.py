@@ -79,7 +79,7 @@ class SpaceSource:
         """Read the current mappings, and keep the previous ones.
 
         Args:
-            mirrored: mappings outside of these are left out; None: none is.
+            mirrored: mappings outside of these are left out; None: no mapping is left out.
         """
         found = self._vma_file.read()
         if mirrored is not None:
@@ -87,7 +87,7 @@ class SpaceSource:
         self.previous_vmas, self.vmas = self.vmas, found
 
     def alive(self) -> bool:
-        """Return whether this memory still exists: that of a killed process does not, even if it is stopped."""
+        """Return whether this memory still exists. The memory of a killed process does not, even if it is stopped."""
         return self._vma_file.there()
 
     def current_pages(self) -> PageSet:

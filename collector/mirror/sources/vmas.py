@@ -123,7 +123,7 @@ def pages_of(vmas: Iterable[Vma]) -> PageSet:
 
 
 def file_pages(vmas: Iterable[Vma]) -> PageSet:
-    """Return the pages of a file that its mappings show, in whatever order they are."""
+    """Return the pages of a file that mappings in any order show."""
     found = empty()
     for first, end in sorted({v.pages_of_file() for v in vmas}):
         found = found | from_ranges(np.array([first], np.uint64), np.array([end], np.uint64))

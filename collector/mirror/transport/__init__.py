@@ -1,1 +1,1 @@
-"""The way of pages to the image: a local directory or a network connection."""
+"""Transport of pages to the image: into a local directory or over a network connection."""

@@ -82,7 +82,7 @@ class Connection:
             self.send(protocol.head(protocol.HELLO, payload=len(hello)) + hello)
             welcome: dict[str, Any] = json.loads(self.wait_answer(STALL_S))
             if not isinstance(self._socket, ssl.SSLSocket):
-                # Only now: the kernel knows the owner of a connection once it was accepted.
+                # Not earlier: the kernel knows the owner of a connection only once it was accepted.
                 require_own(self._socket)
             return int(welcome["done"])
         except BaseException:

@@ -18,13 +18,13 @@ from redirty.collector.mirror.transport.sink import PageSink
 
 
 class Destination(Protocol):
-    """Where a mirror goes."""
+    """Destination of a mirror."""
 
     def open(self, rate_limiter: RateLimiter) -> PageSink:
         """Open the sink of the mirror's pages.
 
         Raises:
-            RedirtyError: it cannot be opened.
+            RedirtyError: the destination cannot be opened.
         """
 
 
@@ -41,7 +41,7 @@ class DirectoryDestination:
 
 @dataclass(frozen=True)
 class ReceiverDestination:
-    """A redirty receive.
+    """A receiver, as started by redirty receive.
 
     Attributes:
         text: the destination as the user typed it, for messages.

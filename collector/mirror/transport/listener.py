@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _UNSENT_BYTES = 256 << 10
 _CONNECT_S = 10.0
-_HANDSHAKE_S = 3.0  # for an unknown peer
+_HANDSHAKE_S = 3.0  # time limit for a peer that is not authenticated yet
 _HANDSHAKE_POLL_S = 0.05
 _TRANSFER_S = 30.0
 _ALMOST_ADDRESS = re.compile(r"[^/]*:\d{1,5}")
@@ -31,7 +31,7 @@ def parse_address(text: str) -> tuple[str, int] | None:
     """Parse HOST:PORT or [HOST]:PORT; return None for anything else, which names a directory.
 
     Raises:
-        UsageError: it looks like an address, but is not valid.
+        UsageError: the text looks like an address, but is not valid.
     """
     match = _ADDRESS.fullmatch(text)
     if not match:

@@ -46,7 +46,7 @@ class LocalSink:
             self._image.zero(number, firsts, lengths)
 
     def flush(self) -> None:
-        """Return at once: everything is there already."""
+        """Return immediately: everything is stored already."""
 
     def reconnect(self) -> list[tuple[int, PageSet]]:
         """Return no pages: there is no connection that could be lost."""

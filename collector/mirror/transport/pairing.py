@@ -2,7 +2,7 @@
 
 The receiver generates the code, 128 random bits, and a person carries it to the sender. Both derive the same
 certificate authority from it, which signs a fresh key of each end, as receiver or as sender. So TLS itself
-verifies that the peer knows the code, in both directions, and each mirror has a code of its own.
+verifies that the peer knows the code, in both directions, and each mirror has its own code.
 """
 
 from __future__ import annotations

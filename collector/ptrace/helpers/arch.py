@@ -16,15 +16,15 @@ class Architecture:
     """An architecture. Indices of registers count 64-bit words of its user_regs_struct.
 
     Attributes:
-        userfaultfd: Number of this system call.
-        close: Number of this system call.
+        userfaultfd: Number of the system call userfaultfd.
+        close: Number of the system call close.
         instruction: Bytes of the system call instruction.
         registers: Number of words of the register set.
         number: Index of the register for the system call's number.
         result: Index of the register with its result.
         arguments: Indices of the registers for its arguments.
         counter: Index of the program counter.
-        interrupted: Index of the word that, set to -1, says that no interrupted call is to be restarted.
+        interrupted: Index of the word that, set to -1, prevents the restart of an interrupted call.
         mode: Index of the register that distinguishes a 64-bit program from a 32-bit one.
         mode_value: Its value in a 64-bit program.
     """
@@ -80,9 +80,9 @@ def architecture() -> Architecture:
     """Return the architecture of this machine.
 
     Raises:
-        TraceeError: It is not supported (ENOSYS).
+        TraceeError: The architecture is not supported (ENOSYS).
     """
     try:
         return TABLE[platform.machine()]
     except KeyError:
-        raise TraceeError(errno.ENOSYS, f"not built for {platform.machine()} yet") from None
+        raise TraceeError(errno.ENOSYS, f"{platform.machine()} is not supported yet") from None

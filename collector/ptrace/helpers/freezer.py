@@ -1,6 +1,6 @@
 """The process that freezes a target: every thread stopped by ptrace, its registers read.
 
-It is a process of its own, with the bare library only, so that the target resumes whatever happens
+It is a separate process, with the bare library only, so that the target resumes whatever happens
 to the collector: it is released when the collector's end of the socket closes, when the time limit is
 over (the collector may hang), and, as the kernel does for every tracer, when the freezer itself dies.
 The freezer changes nothing in the target.
@@ -16,10 +16,10 @@ Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each 
   {"op": "machine", "path": SOCKET, "limit_s": T, "wait_s": T}
       -> {"ok": true}; a QEMU's guest is stopped, before its threads are
   {"op": "network", "pids": [P, ...], "trial": false}
-      -> {"ok": true}; what their network namespaces send is dropped, too; with trial it is only tried
-  {"op": "more", "limit_s": T}     -> {"ok": true}, the time limit starts anew
+      -> {"ok": true}; what their network namespaces send is dropped, too; with trial this is only checked
+  {"op": "more", "limit_s": T}     -> {"ok": true}, the time limit is restarted
   {"op": "release", "stop": false} -> {"ok": true, "held_s": T}, with stop under SIGSTOP
-On failure: {"ok": false, "errno": N, "why": text}; then the target runs.
+On failure: {"ok": false, "errno": N, "why": text}; the target then runs.
 """
 
 import ctypes
@@ -82,7 +82,7 @@ class FrozenThreads:
         until: When it ends by itself.
         frozen_s: How long the last freeze lasted.
         ended: Threads that ended before they could be stopped.
-        must_exit: A thread may stop later on: only the end of this process releases it.
+        must_exit: Whether a thread may stop later on, which only the end of this process releases.
     """
 
     def __init__(self) -> None:
@@ -104,10 +104,10 @@ class FrozenThreads:
         self.until = self.since + limit_s
 
     def stop(self, pids: list[int], wait_s: float) -> None:
-        """Stop all threads, also those that are created meanwhile.
+        """Stop all threads of processes, including those that are created meanwhile.
 
         Raises:
-            TraceeError: One cannot be stopped, or not within wait_s; all are released then.
+            TraceeError: A thread cannot be stopped, or not within wait_s; all are released then.
         """
         deadline = time.monotonic() + wait_s
         try:
@@ -164,7 +164,7 @@ class FrozenThreads:
             floating = b"" if extended else register_set(tid, NT_PRFPREG)
             found = [general, floating, extended]
             directory = f"/proc/{pid}/task/{tid}"
-            # the slowest file for the kernel
+            # the file that takes the kernel longest
             status = b"" if pid in known else procfs.read(f"{directory}/status")
             known.add(pid)
             found += [thread.mask(), procfs.read(f"{directory}/stat"), status]
@@ -173,8 +173,8 @@ class FrozenThreads:
         return table, b"".join(parts)
 
     def release(self, stay: bool) -> None:
-        """Resume all; with stay they stop again at once, as by a user's SIGSTOP."""
-        if stay and self.machine is None:  # else it is the guest that stays stopped
+        """Resume all threads; with stay they stop again at once, as by a user's SIGSTOP."""
+        if stay and self.machine is None:  # else the guest is what stays stopped
             for pid in {pid for pid, _ in self.threads.values()}:
                 try:
                     os.kill(pid, signal.SIGSTOP)

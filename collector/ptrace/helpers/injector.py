@@ -1,8 +1,8 @@
 """The process that stops a target briefly: runs userfaultfd(2) in it, relocates its page tables.
 
-It is a process of its own, run with the bare library only, for one reason: it may not die between
+It is a separate process, run with the bare library only, for one reason: it must not die between
 changing a thread's registers and restoring them. The collector can be killed at any moment; the
-injector has a session of its own, ignores what can be ignored, ends by itself when the collector is
+injector has a session of its own, ignores all signals that can be ignored, ends by itself when the collector is
 gone, and never before the target is restored.
 
 Protocol, over a SOCK_SEQPACKET socket (argv[1] is its descriptor): a JSON request, a JSON answer,
@@ -39,10 +39,10 @@ PIDFD_OPEN, PIDFD_GETFD = 434, 438
 
 
 def system_call_address(pid: int, arch: Architecture) -> int:
-    """Find a system call instruction in a process: in the vdso, or in any code of its own.
+    """Find a system call instruction in a process: in the vdso, or in any of its code.
 
     Raises:
-        TraceeError: None is mapped (ENOENT).
+        TraceeError: No such instruction is mapped (ENOENT).
         OSError: The process is gone.
     """
     with open(f"/proc/{pid}/maps", "rb", buffering=0) as maps:
@@ -67,7 +67,7 @@ def system_call_address(pid: int, arch: Architecture) -> int:
 def address_beforehand(pid: int) -> int:
     """Find a system call instruction while the process still runs; return 0 if that fails.
 
-    It may have 65,530 mappings to search.
+    Up to 65,530 mappings may have to be searched.
     """
     try:
         return system_call_address(pid, architecture())
@@ -99,7 +99,7 @@ def options_for(pid: int) -> int:
     """Choose the ptrace options for a process.
 
     Raises:
-        TraceeError: It is traced already (EBUSY).
+        TraceeError: The process is traced already (EBUSY).
     """
     tracer = procfs.status_field(pid, "TracerPid")
     if tracer not in ("", "0"):
@@ -114,7 +114,7 @@ def require_steps(pid: int) -> None:
     """Check that a process can be single-stepped.
 
     Raises:
-        TraceeError: It ignores SIGTRAP (ENOSYS).
+        TraceeError: The process ignores SIGTRAP (ENOSYS).
     """
     if int(procfs.status_field(pid, "SigIgn") or "0", 16) & 1 << (signal.SIGTRAP - 1):
         raise TraceeError(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
@@ -124,7 +124,7 @@ def seize(pid: int, options: int) -> Tracee:
     """Seize a thread of a process, which keeps running.
 
     Raises:
-        TraceeError: It is traced already, or may not be traced.
+        TraceeError: The process is traced already, or may not be traced.
         OSError: The process is gone.
     """
     options |= options_for(pid)
@@ -139,7 +139,7 @@ def seize(pid: int, options: int) -> Tracee:
 
 
 def get_userfaultfd(thread: Tracee, pid: int, at: int) -> int:
-    """Create a userfaultfd in a stopped thread, take a copy of it, close the target's.
+    """Create a userfaultfd in a stopped thread, duplicate it into this process, close the target's.
 
     Args:
         thread: The stopped thread.
@@ -189,9 +189,9 @@ class Server:
         self.seized: Tracee | None = None
 
     def run(self) -> None:
-        """Serve each target by a child process.
+        """Serve each target in a child process.
 
-        A thread that does not stop in time stays seized, and would stop for good later on; the end of
+        A thread that does not stop in time stays seized, and would later stop for good; the end of
         the child releases it in every case.
         """
         while request := self.request():

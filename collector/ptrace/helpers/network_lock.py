@@ -1,8 +1,8 @@
-"""Drops what network namespaces send, in a way that ends by itself. Run by the freezer with the bare library.
+"""Drops the output of network namespaces until this process ends. Run by the freezer with the bare library.
 
 The kernel removes an nftables table that belongs to a netlink socket (NFT_TABLE_F_OWNER, Linux 5.12)
-when that socket closes, and so when its process ends, however it does. The table has one rule for what
-leaves the namespace other than through its loopback: drop. Only this process has the socket.
+when that socket closes, and so when its process ends, however it does. The table has one rule, which drops what
+leaves the namespace other than through its loopback. Only this process has the socket.
 
 Sources: include/uapi/linux/netfilter/nf_tables.h, nfnetlink.h; net/netfilter/nf_tables_api.c
 (nft_rcv_nl_event); namespaces(7).
@@ -95,7 +95,7 @@ def lock_steps(name: str, *, dormant: bool) -> "list[tuple[int, int, bytes]]":
 
 
 def _commit(link: socket.socket, steps: "list[tuple[int, int, bytes]]") -> None:
-    """Run a transaction. Raises: OSError, the kernel's; then nothing was done."""
+    """Run a transaction. Raises: OSError when the kernel refuses it; nothing was changed then."""
     link.sendall(_batch(steps))
     answered = 0
     while answered < len(steps):
@@ -116,7 +116,7 @@ def _enter(fd: int) -> None:
 
 
 def _link_in(namespace: int) -> socket.socket:
-    """Open a netlink socket in another namespace: it stays there, this process does not."""
+    """Open a netlink socket in another namespace: the socket stays there, this process returns."""
     home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         _enter(namespace)
@@ -135,7 +135,7 @@ class NetworkLocks:
         self._locks: dict[int, tuple[socket.socket, str]] = {}
 
     def hold(self, pids: "list[int]", *, dormant: bool = False) -> None:
-        """Drop what the namespaces of these processes' threads send; with dormant only try it.
+        """Drop what the namespaces of these processes' threads send; with dormant only check that it is possible.
 
         Raises:
             OSError: The kernel refused; namespaces locked before still are.
@@ -158,7 +158,7 @@ class NetworkLocks:
         """Let the namespaces send again."""
         for link, name in self._locks.values():
             try:
-                # closing the socket does it, too, but takes the kernel 10 ms
+                # closing the socket has the same effect, but takes the kernel 10 ms
                 _commit(link, [(_DELETE_TABLE, 0, _text(1, name))])
             except OSError:
                 link.close()
@@ -171,7 +171,7 @@ class NetworkLocks:
 
 
 def _threads_of(pid: int) -> "list[str]":
-    """List the threads of a process as paths: each may be in a namespace of its own."""
+    """List the threads of a process as paths: each may be in a different namespace."""
     try:
         return [f"/proc/{pid}/task/{tid}" for tid in os.listdir(f"/proc/{pid}/task")]
     except FileNotFoundError:

@@ -6,7 +6,7 @@ while others run; it looks like a zombie then.
 
 import os
 
-# Paths of mappings that every process has of the kernel.
+# Paths of mappings that the kernel provides to every process.
 VDSO, VSYSCALL = b"[vdso]", b"[vsyscall]"
 
 Mapping = tuple[int, int, str]
@@ -14,7 +14,7 @@ Mapping = tuple[int, int, str]
 
 
 def read(path: str) -> bytes:
-    """Read the first 64 KiB of a file. Kept bare: there is one of each thread, and all are stopped."""
+    """Read the first 64 KiB of a file. Kept bare: it is called for each thread while all are stopped."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 1 << 16)

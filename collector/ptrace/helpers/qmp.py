@@ -8,7 +8,7 @@ import socket
 
 
 class QmpError(OSError):
-    """The guest could not be stopped; it is in its former state, as far as possible."""
+    """The guest could not be stopped; its former state is restored as far as possible."""
 
 
 class Monitor:
@@ -75,7 +75,7 @@ class StoppedGuest:
         try:
             self._monitor = Monitor(path, timeout_s)
             status = self._monitor.execute("query-status")
-            # set before it is stopped: should the answer never come, it is resumed all the same
+            # set before the stop: should the answer never come, the guest is resumed nevertheless
             self.running = isinstance(status, dict) and bool(status.get("running"))
             if self.running:
                 self._monitor.execute("stop")
@@ -84,13 +84,13 @@ class StoppedGuest:
             raise QmpError(f"the guest cannot be stopped through {path}: {e}") from None
 
     def resume(self) -> None:
-        """Let the guest run again if it ran before."""
+        """Resume the guest if it ran before."""
         if self._monitor is None:
             return
         try:
             if self.running:
                 self._monitor.execute("cont")
         except (OSError, ValueError):
-            pass  # QEMU ended or does not listen any more: nothing else can be tried
+            pass  # QEMU ended or stopped listening: nothing else can be tried
         self.running = False
         self._monitor.close()

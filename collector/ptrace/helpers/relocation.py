@@ -38,7 +38,7 @@ def read_all(maps: "io.FileIO") -> bytes:
 
 
 class InUseError(TraceeError):
-    """Memory may not be moved, as the kernel itself uses it on a thread's way back to the program.
+    """Memory that must not be moved, as the kernel itself uses it on a thread's return to user space.
 
     Attributes:
         addresses: Addresses of such memory of all threads.
@@ -57,11 +57,11 @@ def require_unused(areas: "list[int]", segments: "list[tuple[int, int, int]]") -
 
     Args:
         areas: Addresses of the threads' areas; -1: not known.
-        segments: (address, address in between, bytes) each.
+        segments: (address, transit address, bytes) each.
 
     Raises:
         InUseError: An area lies there.
-        TraceeError: The kernel does not tell where they are (ENOSYS).
+        TraceeError: The kernel does not report where they are (ENOSYS).
     """
     if -1 in areas:
         raise TraceeError(
@@ -74,15 +74,15 @@ def require_unused(areas: "list[int]", segments: "list[tuple[int, int, int]]") -
 def require_unarmed(pid: int, segments: "list[tuple[int, int, int]]") -> None:
     """Check that no memory to move is registered with a userfaultfd for asynchronous write protection.
 
-    A move would lose the registration, and with it what a recording would find. The plan leaves such
-    mappings out; this finds one whose recording has started since.
+    A move would lose the registration, and a recording would miss writes. The plan leaves such mappings
+    out; this check finds one that has been registered since.
 
     Raises:
-        TraceeError: One is registered (EAGAIN).
+        TraceeError: Some memory is registered (EAGAIN).
     """
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
         for start, _, _ in segments:
-            # PAGEMAP_SCAN of one page that only succeeds where asynchronous write protection is on
+            # PAGEMAP_SCAN of one page, which succeeds only where asynchronous write protection is on
             argument = bytearray(
                 struct.pack("<12Q", 96, 2, start, start + PAGE_SIZE, 0, 0, 0, 0, 0, 0, 0, 0)
             )
@@ -146,7 +146,7 @@ class StubRun:
             That page at the end.
 
         Raises:
-            TraceeError: The target cannot map the stub, or it ended.
+            TraceeError: The target cannot map the stub, or has ended.
         """
         count = len(self.threads)
         self.bytes = (len(shared) + count * relocation_stub.SLOT_BYTES + PAGE_SIZE - 1) & -PAGE_SIZE
@@ -180,7 +180,7 @@ class StubRun:
     def _enter(self, thread: Tracee, entry: int) -> None:
         saved = self.saved[thread.tid]
         words = type(saved)(*relocation_stub.borrowed(list(saved), entry))
-        # Registers first: a thread released in between opens its own signals again.
+        # Registers first: a thread released in between restores its own signal mask.
         thread.set_registers(words)
         thread.block_signals()
 
@@ -203,7 +203,7 @@ class StubRun:
         mover.interrupt(tracee.STOP_TIMEOUT_S)
         now = mover.registers()
         if not self.place <= relocation_stub.instruction(list(now)) < self.place + self.bytes:
-            # This process was delayed for long, and the thread has left the stub by itself.
+            # This process was delayed for so long that the thread has left the stub by itself.
             self.saved[mover.tid], self.masks[mover.tid] = now, mover.mask()
 
     def _leave(self) -> None:
@@ -248,9 +248,9 @@ class RelocationRequest:
 
     Attributes:
         maps: The maps file for which it was prepared.
-        threads: The number of threads for which there is room.
+        threads: Number of threads for which there is room.
         place: Where the stub goes.
-        segments: (address, address in between, bytes) each.
+        segments: (address, transit address, bytes) each.
         shared: The page shared with the stub.
     """
 
@@ -258,7 +258,7 @@ class RelocationRequest:
         """Prepare a request.
 
         Raises:
-            TraceeError: It cannot be carried out; EAGAIN: other mappings are there now.
+            TraceeError: The request cannot be carried out; EAGAIN: the mappings have changed.
         """
         self.maps = maps
         node = int(str(request["node"]))
@@ -297,7 +297,7 @@ def relocate(
         options: ptrace options.
 
     Raises:
-        TraceeError: It was not done, or only in part; the target is restored in any case.
+        TraceeError: The move was not done, or only in part; the target is restored in any case.
         OSError: The process is gone.
     """
     pid = int(str(request["pid"]))

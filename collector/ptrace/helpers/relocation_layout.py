@@ -1,4 +1,4 @@
-"""Addresses for a relocation: where the stub lies, and where memory goes in between.
+"""Addresses for a relocation: that of the stub, and the transit addresses of memory.
 
 Pure functions. Run by the injector with the bare library.
 """
@@ -35,9 +35,9 @@ def free_place(mappings: "list[Mapping]", size: int) -> int:
 def layout(
     runs: "list[tuple[int, int]]", segments: "list[Mapping]", place: int
 ) -> "list[tuple[int, int, int]]":
-    """Return (address, address in between, bytes) of each segment.
+    """Return (address, transit address, bytes) of each segment.
 
-    The address in between is a page off the alignment that would let the kernel hand over whole
+    Transit addresses are a page off the alignment that would let the kernel hand over whole
     tables.
     """
     found = []

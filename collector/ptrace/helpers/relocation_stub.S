@@ -36,7 +36,7 @@
 	.set D_FLAGS, DATA + 144	/* ax: the low flags in ah, the overflow flag in al */
 	/* the shared page */
 	.set S_STATE, 0			/* 0: not started, 1: memory may be away, 2: done, or never to start */
-	.set S_ERROR, 8			/* of the first mremap that was refused; 0: none */
+	.set S_ERROR, 8			/* result of the first mremap that was refused; 0: none */
 	.set S_COUNT, 16
 	.set S_PAUSE, 24		/* struct timespec: 1 ms */
 	.set S_NO_SIGNALS, 40
@@ -46,7 +46,7 @@
 	.set S_RETRIES, 72		/* number of repeated moves back */
 	.set S_NEW_NODES, 128		/* 1024 bits */
 	.set S_OLD_NODES, 256
-	.set S_TABLE, 512		/* S_COUNT times: address, address in between, bytes */
+	.set S_TABLE, 512		/* S_COUNT times: address, transit address, bytes */
 	.set NODE_BITS, 1025		/* the kernel takes one less */
 
 	.set MREMAP, 25
@@ -97,7 +97,7 @@ away:
 	jne	refused
 	inc	r12
 	jmp	away
-refused:				/* this one has not moved: move the others back */
+refused:				/* this segment has not moved: move the others back */
 	mov	[rbx + S_ERROR], rax
 back:
 	test	r12, r12
@@ -114,7 +114,7 @@ again:
 	syscall
 	cmp	rax, [r14]
 	je	next
-	inc	qword ptr [rbx + S_RETRIES]	/* no memory at the moment: all there is to do is to try again */
+	inc	qword ptr [rbx + S_RETRIES]	/* out of memory at the moment: the only option is to retry */
 	mov	eax, RT_SIGTIMEDWAIT
 	lea	rdi, [rbx + S_NO_SIGNALS]
 	xor	esi, esi

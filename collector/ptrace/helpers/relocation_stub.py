@@ -5,7 +5,7 @@ Run by the injector with the bare library. x86-64 only.
 
 import struct
 
-# relocation_stub.S, assembled; a test does it again and compares.
+# relocation_stub.S, assembled; a test assembles it again and compares.
 CODE = bytes.fromhex(
     "488b1df903000031c0b901000000f00fb10b0f8551010000b8ef000000488d7b30488db300010000ba010400"
     "004531d24531c00f05488943384885c00f85cd000000b8ee000000488b7b40488db380000000ba010400000f"
@@ -42,7 +42,7 @@ _SYSCALL_BYTES = 2
 def resumed(registers: "list[int]") -> "tuple[int, int]":
     """Return (rax, rip) with which a stopped thread resumes.
 
-    Those of an interrupted system call lead back to it, as the kernel does on its way out
+    An interrupted system call is restarted, as the kernel does on its return to user space
     (arch_do_signal_or_restart).
     """
     rax, rip = registers[_RAX], registers[_RIP]
@@ -67,7 +67,7 @@ def slot(shared: int, mask: bytes, registers: "list[int]") -> bytes:
 
 
 def shared(node: int, segments: "list[tuple[int, int, int]]") -> bytes:
-    """Return the page that all threads share. segments: (address, address in between, bytes) each."""
+    """Return the page that all threads share. segments: (address, transit address, bytes) each."""
     page = bytearray(SHARED_BYTES)
     struct.pack_into("<Q", page, COUNT, len(segments))
     struct.pack_into("<QQ", page, PAUSE, 0, 1_000_000)
@@ -87,5 +87,5 @@ def borrowed(registers: "list[int]", entry: int) -> "list[int]":
 
 
 def instruction(registers: "list[int]") -> int:
-    """Return the address at which a thread is."""
+    """Return a thread's program counter."""
     return registers[_RIP]

@@ -1,8 +1,8 @@
 """All threads of a process, stopped by ptrace(2). Run by the injector with the bare library.
 
-The freezer stops threads by itself: it stops several processes as one, keeps serving afterwards, and
-so has to wait for a thread that did not stop in time, which a step of the injector, a process of its
-own, leaves to its end. The order (seize all, then interrupt all) also keeps the stop measured here short.
+The freezer has code of its own for this: it stops several processes as one and keeps serving afterwards,
+so it has to wait for a thread that did not stop in time. A step of the injector is a separate process,
+whose end releases such a thread. The order (seize all, then interrupt all) keeps the measured stop short.
 """
 
 import errno
@@ -20,7 +20,7 @@ class StoppedThreads:
     Attributes:
         pid: The process.
         threads: Its threads, in the order in which they were stopped.
-        started: When the first was told to stop (time.monotonic()).
+        started: When the first was requested to stop (time.monotonic()).
 
     Raises:
         TraceeError: A thread cannot be stopped, or not in time; all are released then.

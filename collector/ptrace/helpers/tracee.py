@@ -46,7 +46,7 @@ class Tracee:
         deliver: A signal that arrived meanwhile, delivered at its release; 0: none.
 
     Raises:
-        OSError: It cannot be seized.
+        OSError: The thread cannot be seized.
     """
 
     def __init__(self, tid: int, arch: "architectures.Architecture", options: int) -> None:
@@ -57,10 +57,10 @@ class Tracee:
         self.deliver = 0
 
     def interrupt(self, timeout_s: float) -> None:
-        """Stop it, waiting up to timeout_s: a thread deep in the kernel may not stop in time.
+        """Stop the thread, waiting up to timeout_s: one deep in the kernel may not stop in time.
 
         Raises:
-            TraceeError: It did not (ETIMEDOUT), or it ended (ESRCH).
+            TraceeError: The thread did not stop (ETIMEDOUT), or it ended (ESRCH).
         """
         ptrace(INTERRUPT, self.tid)
         self.wait_for_stop(timeout_s)
@@ -76,7 +76,7 @@ class Tracee:
             self.stopped = False
 
     def wait(self, timeout_s: float) -> int:
-        """Wait for its next stop; return the wait status. Raises: see interrupt()."""
+        """Wait for the thread's next stop; return the wait status. Raises: see interrupt()."""
         deadline = time.monotonic() + timeout_s
         pause = 0.00002
         while True:
@@ -95,7 +95,7 @@ class Tracee:
         return status
 
     def registers(self) -> "ctypes.Array[ctypes.c_uint64]":
-        """Read its general registers as words (see Architecture)."""
+        """Read the thread's general registers as words (see Architecture)."""
         words: ctypes.Array[ctypes.c_uint64] = (ctypes.c_uint64 * self.arch.registers)()
         vector = struct.pack("PN", ctypes.addressof(words), ctypes.sizeof(words))
         buffer = ctypes.create_string_buffer(vector, len(vector))
@@ -103,7 +103,7 @@ class Tracee:
         return words
 
     def set_registers(self, words: "ctypes.Array[ctypes.c_uint64]") -> None:
-        """Write its general registers."""
+        """Write the thread's general registers."""
         vector = struct.pack("PN", ctypes.addressof(words), ctypes.sizeof(words))
         buffer = ctypes.create_string_buffer(vector, len(vector))
         ptrace(SETREGSET, self.tid, NT_PRSTATUS, ctypes.addressof(buffer))
@@ -119,13 +119,13 @@ class Tracee:
         return old
 
     def mask(self) -> bytes:
-        """Read its mask of blocked signals, 8 bytes."""
+        """Read the thread's mask of blocked signals, 8 bytes."""
         mask = ctypes.create_string_buffer(8)
         ptrace(GETSIGMASK, self.tid, 8, ctypes.addressof(mask))
         return mask.raw
 
     def set_mask(self, mask: "ctypes.Array[ctypes.c_char]") -> None:
-        """Write its mask of blocked signals."""
+        """Write the thread's mask of blocked signals."""
         ptrace(SETSIGMASK, self.tid, 8, ctypes.addressof(mask))
 
     def call(
@@ -140,7 +140,7 @@ class Tracee:
             arguments: Its arguments.
 
         Raises:
-            TraceeError: It did not run, or the process ended.
+            TraceeError: The call did not run, or the process ended.
         """
         arch = self.arch
         words = type(saved).from_buffer_copy(saved)
@@ -162,7 +162,7 @@ class Tracee:
         raise TraceeError(errno.EIO, "the system call did not run as expected")
 
     def release(self) -> None:
-        """Detach from it, so that it resumes; a signal that arrived meanwhile is delivered."""
+        """Detach from the thread, so that it resumes; a signal that arrived meanwhile is delivered."""
         try:
             ptrace(DETACH, self.tid, 0, self.deliver)
         except OSError:
@@ -172,7 +172,7 @@ class Tracee:
 def rseq_area(thread: Tracee) -> int:
     """Return the address of a thread's area for restartable sequences.
 
-    0: it has none. -1: the kernel (before 5.13, or built without) does not tell.
+    0: the thread has none. -1: the kernel (before 5.13, or built without) does not report it.
     """
     buffer = ctypes.create_string_buffer(24)
     try:
@@ -185,10 +185,10 @@ def rseq_area(thread: Tracee) -> int:
 
 
 def catches_calls(thread: Tracee) -> bool:
-    """Return whether the thread has its system calls sent to a handler of its own.
+    """Return whether the thread intercepts its own system calls.
 
-    With this syscall user dispatch, which Wine uses, none can be run in it. Kernels before 6.4 do not
-    tell.
+    With syscall user dispatch, which Wine uses, no call can be run in the thread. Kernels before 6.4 do
+    not report it.
     """
     buffer = ctypes.create_string_buffer(32)
     try:
@@ -201,9 +201,9 @@ def catches_calls(thread: Tracee) -> bool:
 def leave_critical_section(
     thread: Tracee, words: "ctypes.Array[ctypes.c_uint64]", memory: int = -1
 ) -> None:
-    """Have a thread that is stopped inside a restartable sequence resume at its abort handler.
+    """Make a thread that is stopped inside a restartable sequence resume at its abort handler.
 
-    The kernel would do that on the way back to the program, but not with a borrowed program counter.
+    The kernel would do so on return to user space, but not with a borrowed program counter.
 
     Args:
         thread: The stopped thread.
@@ -218,7 +218,7 @@ def leave_critical_section(
         try:
             (section,) = struct.unpack("<Q", os.pread(opened, 8, area + 8))
         except OSError:
-            return  # at an exec: it was the old program's
+            return  # at an exec: the area was the old program's
         if not section:
             return
         try:
@@ -227,7 +227,7 @@ def leave_critical_section(
             start, length, abort = 0, 0, 0  # in a library that was unmapped
         if 0 <= words[thread.arch.counter] - start < length:
             words[thread.arch.counter] = abort
-        # Also if it was left already: the kernel clears the pointer only later, and first reads what
+        # Also if the sequence was left already: the kernel clears the pointer only later, and first reads what
         # it points to, which may be memory that is away then.
         os.pwrite(opened, bytes(8), area + 8)
     finally:
@@ -236,9 +236,9 @@ def leave_critical_section(
 
 
 def outlive_others() -> None:
-    """Ignore all signals that can be ignored, and be the last process that the OOM killer takes.
+    """Ignore all signals that can be ignored, and become the OOM killer's last choice.
 
-    This process may not die while it holds a target.
+    This process must not die while it holds a target.
     """
     for number in range(1, signal.NSIG):
         if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV):

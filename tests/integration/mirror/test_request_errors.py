@@ -64,7 +64,7 @@ def test_a_deadline_in_a_later_pass_stops_the_target(tmp_path: Path) -> None:
         assert done.code == 0, done
         information = mirror_json(to)
         writer.signal(signal.SIGKILL)
-    assert information["decisions"][-1]["reason"].endswith("the deadline has come")
+    assert information["decisions"][-1]["reason"].endswith("the deadline is reached")
     # The last pass copies the rest, with the target stopped; no pass continued for long.
     *before, last = information["passes"]
     assert sum(p["duration_s"] for p in before) < 9.5

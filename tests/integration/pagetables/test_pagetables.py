@@ -109,7 +109,7 @@ def test_refusals_are_one_line(tracing: None) -> None:
             (["--sample", "0"], 2, "--sample"),
         ]
         if len(nodes.with_memory) == 1:
-            cases.append((["--to-node", nodes.with_memory[0], "--yes"], 1, "one node only"))
+            cases.append((["--to-node", nodes.with_memory[0], "--yes"], 1, "only one node"))
         for words, code, expected in cases:
             done = run_redirty("pagetables", "-p", target.pid, *words)
             assert done.code == code, done

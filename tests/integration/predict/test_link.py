@@ -272,7 +272,7 @@ def test_a_bridge_sends_through_its_port(peer: int) -> None:
     ip("link", "add", "v2", "type", "veth", "peer", "name", "v3")
     ip("link", "set", "v3", "up")
     ip("link", "set", "v2", "master", "br0", "up")
-    assert "several ports that may be the way out (v0, v2)" in refused(iface="br0")
+    assert "several ports that packets may leave by (v0, v2)" in refused(iface="br0")
 
 
 @pytest.mark.parametrize("kind", ["vlan id 5", "macvlan"])

@@ -171,7 +171,7 @@ def test_a_target_that_ends(tmp_path: Path) -> None:
             terminal.wait("would mirroring converge?")
             terminal.keys("q")
             assert terminal.exit_code() == 3
-            assert "ended before the recording was to end" in terminal.screen()
+            assert "ended before the recording was complete" in terminal.screen()
 
 
 def test_a_target_that_cannot_be_traced_is_reported(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_without_pages_the_rest_is_reported(rec: Path) -> None:
     assert "pages.csv" not in whole
     (rec / "pages.csv").unlink()
     text = report(rec)
-    assert "distinct pages: not known: pages.csv is missing or has no pages\n" in text
+    assert "distinct pages: unknown: pages.csv is missing or has no pages\n" in text
     (again,) = (line for line in text.splitlines() if line.startswith("dirty again"))
     assert again.endswith("are dirty in the next one, too")
     assert "hot pages" not in text
@@ -109,7 +109,7 @@ def test_killed_before_the_sums_were_written(tmp_path: Path) -> None:
     text = report(tmp_path / "rec")
     assert "3 rounds of 1 s, 3.0 s in all" in text and "ended early" in text
     assert "dirty again: 100.0%" in text and "pages.csv is missing" in text
-    assert "not known: curve.csv has no points" in text
+    assert "unknown: curve.csv has no points" in text
 
 
 def test_an_idle_target_has_no_pages_and_nothing_is_missing(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ os.write(2, b"after\\n" + output.text.encode()[:7])
             "ctypes.CDLL(None).exit(1)",
             "",
             1,
-            "redirty: the compiler of the BPF programs gave up: LLVM ERROR: no stack left\n",
+            "redirty: the BPF compiler gave up: LLVM ERROR: no stack left\n",
         ),
         ("pass", "ctypes.CDLL(None).exit(1)", 1, "after\nwarning"),
     ],

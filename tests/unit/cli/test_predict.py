@@ -209,7 +209,7 @@ def test_an_idle_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     directory = record(tmp_path / "rec", 8, rate=0.0)
     found = predicted(capsys, directory, "--bandwidth", "1MiB", "--downtime", "1ms")
     assert (found["verdict"], len(found["passes"]), found["downtime_s"]) == ("converges", 2, 0)
-    assert found["reasons"] == ["nothing was written: one pass copies all of it"]
+    assert found["reasons"] == ["nothing was written: one pass copies everything"]
     assert cli.main(["predict", str(directory), "--bandwidth", "1MiB"]) == 0
     assert "nothing was written" in capsys.readouterr().out
 

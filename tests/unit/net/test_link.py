@@ -200,11 +200,11 @@ def test_a_bridge_is_as_fast_as_its_hardware_port() -> None:
         ),
         (
             [device(1, "br0", "bridge"), *(device(i, f"eth{i}", master=1) for i in (2, 3))],
-            "br0 has several ports that may be the way out (eth2, eth3): name one with --link",
+            "br0 has several ports that packets may leave by (eth2, eth3): name one with --link",
         ),
         (
             [device(1, "a", "vlan", below=2), device(2, "b", "vlan", below=1)],
-            "the speed of a (which sends through b) is not known",
+            "the speed of a (which sends through b) is unknown",
         ),
     ],
 )

@@ -90,7 +90,7 @@ def test_where_tables_lie_as_text_and_json() -> None:
 def test_placement_where_page_tables_cannot_be_walked() -> None:
     one = placed(levels=[], mappings=[], huge_pages=None)
     text = report.as_text([one], NODES, "lockdown")
-    assert "not known for one process here (lockdown)" in text
+    assert "cannot be read here for one process (lockdown)" in text
     assert "vmstat" in text
     answer = report.as_json([one], NODES, "lockdown")
     assert (answer["source"], answer["reason"]) == ("vmstat", "lockdown")

@@ -140,8 +140,8 @@ def test_remote_share() -> None:
 @pytest.mark.parametrize(
     ("tables", "ran", "with_memory", "expected"),
     [
-        ({0: 10}, {0: 1.0}, (0,), "one node only"),
-        ({}, {0: 1.0}, (0, 1), "not known"),
+        ({0: 10}, {0: 1.0}, (0,), "only one node"),
+        ({}, {0: 1.0}, (0, 1), "cannot be read here"),
         ({0: 10}, {}, (0, 1), "did not run"),
         ({0: 10}, {0: 1.0}, (0, 1), "nothing to do"),
         (

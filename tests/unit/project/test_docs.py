@@ -72,7 +72,7 @@ SOURCES = {
 NAMED = re.compile(r"(?:[a-z]\w*/)+[\w.*-]*|[a-z]\w*(?:\.bpf)?\.(?:py|c|h|S)")
 # The change log names modules of its time, the tests' pages also files that they write.
 CURRENT = [p for p in PAGES if p.name != "CHANGELOG.md" and p.parent.parent.name != "tests"]
-NO_SOURCE = re.compile(r"(^|/)build/|^n/a$")
+NO_SOURCE = re.compile(r"(^|/)build(/|$)|^n/a$")
 PLACEHOLDER = re.compile(r"[A-Z]{3,}")
 
 
