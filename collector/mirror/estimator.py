@@ -9,8 +9,9 @@ import numpy as np
 from redirty.collector.mirror.observer import PassReport, ProgressReport
 from redirty.collector.mirror.pipeline import PassCounts
 from redirty.collector.mirror.request import MirrorRequest
+from redirty.collector.model.memory import Memory
 from redirty.collector.model.policy import Fixed, Goal, Policy
-from redirty.collector.model.simulation import Memory, simulate
+from redirty.collector.model.simulation import simulate
 from redirty.collector.model.write_curve import WriteCurve
 from redirty.collector.pageset import PAGE_SIZE
 from redirty.collector.tracking.rounds import Round

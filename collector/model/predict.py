@@ -7,17 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from redirty.collector.model.fit import Fit
+from redirty.collector.model.memory import Memory
 from redirty.collector.model.observations import Layout, MappingRate
 from redirty.collector.model.policy import Policy
 from redirty.collector.model.prediction import Answer, Question
 from redirty.collector.model.reasons import reasons_of
-from redirty.collector.model.simulation import (
-    Memory,
-    Outcome,
-    min_bandwidth,
-    min_downtime,
-    simulate,
-)
+from redirty.collector.model.simulation import Outcome, simulate
+from redirty.collector.model.thresholds import min_bandwidth, min_downtime
 from redirty.collector.model.write_curve import WriteCurve
 
 _FACTORS = (1 / 4, 1 / 2, 1, 2, 4)  # of the requested bandwidth

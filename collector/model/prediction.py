@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from redirty.collector.model.fit import Fit
+from redirty.collector.model.memory import Memory
 from redirty.collector.model.policy import Policy, policy_of
-from redirty.collector.model.simulation import Memory, Outcome
+from redirty.collector.model.simulation import Outcome
 
 CONVERGES, DOES_NOT, UNCERTAIN = "converges", "does not converge", "uncertain"
 

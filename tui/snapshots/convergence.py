@@ -11,7 +11,8 @@ from redirty.collector.model.observations import Observations
 from redirty.collector.model.policy import DEFAULT_DOWNTIME_S
 from redirty.collector.model.predict import answer, notes
 from redirty.collector.model.prediction import CONVERGES, UNCERTAIN, Answer, Question
-from redirty.collector.model.simulation import Pass, min_bandwidth
+from redirty.collector.model.simulation import Pass
+from redirty.collector.model.thresholds import min_bandwidth
 from redirty.collector.units import parse_positive_time, show_bytes, show_time
 from redirty.tui.snapshots.history import MappingTable
 from redirty.tui.snapshots.round_summary import Floats

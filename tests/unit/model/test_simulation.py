@@ -9,14 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.errors import UsageError
+from redirty.collector.model.memory import Memory
 from redirty.collector.model.policy import Fixed, Goal, Qemu, Remaining, Xen, policy_of
-from redirty.collector.model.simulation import (
-    Memory,
-    min_bandwidth,
-    min_downtime,
-    simulate,
-    written_again,
-)
+from redirty.collector.model.rewrites import written_again
+from redirty.collector.model.simulation import simulate
+from redirty.collector.model.thresholds import min_bandwidth, min_downtime
 from redirty.collector.model.write_curve import WriteCurve, WriteModel
 from redirty.collector.pageset import PAGE_SIZE
 
