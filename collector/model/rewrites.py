@@ -1,4 +1,4 @@
-"""How much of what was written is written again, from the write curve of a stationary workload."""
+"""Estimates of how much of what was written is written again, from a write curve."""
 
 from __future__ import annotations
 
