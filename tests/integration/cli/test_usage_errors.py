@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("root")
 @pytest.mark.parametrize(
     ("pid", "code", "words"),
     [
-        ("0", WRONG_USAGE, "above 0"),
-        ("-1", WRONG_USAGE, "above 0"),
+        ("0", WRONG_USAGE, "must be positive"),
+        ("-1", WRONG_USAGE, "must be positive"),
         ("one", WRONG_USAGE, "one"),
         ("4194305", COULD_NOT, "no process 4194305"),  # above what any kernel gives out
         ("3000000000", COULD_NOT, "no process 3000000000"),
