@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from redirty.collector.errors import one_line
 from redirty.collector.model.observations import MappingRate
-from redirty.collector.units import show_bytes, show_time
+from redirty.collector.units import plural, show_bytes, show_time
 
 if TYPE_CHECKING:
     from redirty.collector.model.prediction import Answer
@@ -32,7 +32,7 @@ def reasons_of(
         down = a.middle.passes[-1]
         within = f", within {show_time(goal)}" if goal is not None else ""
         found.append(
-            f"after {len(a.middle.passes) - 1} passes {show_bytes(down.bytes)} are left, which take "
+            f"after {plural(len(a.middle.passes) - 1, 'pass', 'passes')} {show_bytes(down.bytes)} are left, which take "
             f"{show_time(down.duration_s)}{within}"
         )
     elif goal is not None and a.middle.passes:
