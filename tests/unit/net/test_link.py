@@ -204,7 +204,7 @@ def test_a_bridge_is_as_fast_as_its_hardware_port() -> None:
         ),
         (
             [device(1, "a", "vlan", below=2), device(2, "b", "vlan", below=1)],
-            "the speed of a (which sends through b) is unknown",
+            "the speed of a (which sends through b) is not known",
         ),
     ],
 )

@@ -258,7 +258,7 @@ def nodes(online: tuple[int, ...], with_memory: tuple[int, ...]) -> NumaNodes:
 @pytest.mark.parametrize(
     ("online", "with_memory", "node", "expected"),
     [
-        ((0,), (0,), 0, "one node only"),
+        ((0,), (0,), 0, "only one node"),
         ((0,), (0,), 1, "--to-node 1: no such node"),
         ((0, 1), (0, 1), 2, "--to-node 2: no such node; nodes with memory are 0, 1"),
         ((0, 1), (0,), 1, "node 1 has no memory"),
