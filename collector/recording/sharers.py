@@ -73,11 +73,9 @@ class Sharers:
         self._hidden = set()
         if not self._own:
             return
-        for entry in os.scandir("/proc"):
-            if entry.name.isdigit():
-                pid = int(entry.name)
-                if pid not in members and pid != os.getpid():
-                    self._compare(pid)
+        for pid in procfs.pids():
+            if pid not in members and pid != os.getpid():
+                self._compare(pid)
 
     def _objects(self, pid: int) -> Mapping[Key, SharedObject]:
         try:

@@ -6,8 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from redirty.collector.arming.methods import open_armed
 from redirty.collector.arming.uffd import UffdArmed
@@ -18,6 +17,7 @@ from redirty.collector.linux.maps import Mappings, MapsFile
 from redirty.collector.pageset import PAGE_SHIFT
 from redirty.collector.ptrace.injector_client import Injector
 
+from tests.support.closing import Closing
 from tests.workloads.driver import Sweep
 
 SLOT = 1
@@ -50,7 +50,7 @@ def available_mib() -> int:
     return int(lines["MemAvailable"].split()[0]) >> 10
 
 
-class Probe:
+class Probe(Closing):
     """A loaded tracer whose programs can be detached from the kernel and attached again in milliseconds."""
 
     def __init__(self, options: Options) -> None:
@@ -93,15 +93,8 @@ class Probe:
                 pass
         return lost
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Unload the programs."""
         self.tracer.close()
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from tests.support.closing import Closing
 from tests.support.waiting import PATIENCE_S
 
 
-class ManagedProcess:
+class ManagedProcess(Closing):
     """A child process; leaving its `with` block ends it, by its PID, and reaps it.
 
     Attributes:
@@ -75,14 +75,3 @@ class ManagedProcess:
 
     def _request_end(self) -> None:
         self._process.send_signal(self._stop)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

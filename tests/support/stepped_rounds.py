@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -18,6 +17,7 @@ from redirty.collector.tracking.rounds import Recorder, Round, SpaceRound
 from redirty.collector.tracking.start import start_command
 
 from tests.support import pagemap_oracle
+from tests.support.closing import Closing
 from tests.support.tested_methods import PROBE, arm_method
 from tests.workloads.pages import Area, Pages
 
@@ -41,7 +41,7 @@ def wipe(tracer: Tracer) -> None:
         tracer.take_stats()
 
 
-class LiveRounds:
+class LiveRounds(Closing):
     """A recorder over some processes, or any other target; leaving the `with` block closes everything.
 
     begin() starts round 0; end_round() ends the current round and starts the next.
@@ -119,17 +119,6 @@ class LiveRounds:
         self._injector.close()
         if isinstance(self.targets, Command):
             self.targets.abandon()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def spaces_of(result: Round, pid: int) -> list[SpaceRound]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable
 
 from redirty.collector.errors import RESOURCE_ERRNOS
+from redirty.collector.linux import procfs
 from redirty.collector.linux.shared_mappings import objects_of
 from redirty.collector.mirror.sources.files import FileSource
 from redirty.collector.mirror.sources.vmas import Key
@@ -19,10 +19,10 @@ def writable_outside(members: Collection[int], files: Iterable[FileSource]) -> s
     """
     keys = {file.key for file in files}
     found: set[Key] = set()
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and int(entry.name) not in members:
+    for pid in procfs.pids():
+        if pid not in members:
             try:
-                objects = objects_of(int(entry.name))
+                objects = objects_of(pid)
             except OSError as e:
                 if e.errno in RESOURCE_ERRNOS:
                     raise
