@@ -3,7 +3,7 @@
 It is a separate process, with the bare library only, so that the target resumes whatever happens
 to the collector: it is released when the collector's end of the socket closes, when the time limit is
 over (the collector may hang), and, as the kernel does for every tracer, when the freezer itself dies.
-The freezer changes nothing in the target.
+The freezer changes nothing in the target, except that a call that the stop ended with EINTR begins again.
 
 Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each way.
   {"op": "stop", "pids": [P, ...], "limit_s": T, "wait_s": T}
@@ -25,6 +25,7 @@ On failure: {"ok": false, "errno": N, "why": text}; the target then runs.
 import ctypes
 import errno
 import json
+import math
 import os
 import select
 import signal
@@ -145,6 +146,7 @@ class FrozenThreads:
         """Wait until a thread has stopped. Raises: TraceeError."""
         try:
             thread.wait_for_stop(max(deadline - time.monotonic(), 0.001))
+            thread.begin_call_again()
         except TraceeError as e:
             if e.code != errno.ESRCH:
                 raise TraceeError(e.code, f"thread {thread.tid} does not stop") from None
@@ -265,9 +267,11 @@ def serve(link: socket.socket) -> None:
 def serve_with(frozen: FrozenThreads, link: socket.socket) -> None:
     """Serve the collector until it closes its end. Raises: OSError when it stops reading."""
     data = b""
+    waiting = select.poll()
+    waiting.register(link, select.POLLIN)
     while True:
         left = max(frozen.until - time.monotonic(), 0) if frozen.frozen else None
-        if not select.select([link], [], [], left)[0]:
+        if not waiting.poll(None if left is None else math.ceil(left * 1000)):
             frozen.release(stay=False)
             continue
         part = link.recv(65536)
