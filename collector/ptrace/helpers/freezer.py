@@ -19,7 +19,8 @@ Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each 
       -> {"ok": true}; what their network namespaces send is dropped, too; with trial this is only checked
   {"op": "more", "limit_s": T}     -> {"ok": true}, the time limit is restarted
   {"op": "release", "stop": false} -> {"ok": true, "held_s": T}, with stop under SIGSTOP
-On failure: {"ok": false, "errno": N, "why": text}; the target then runs.
+On failure: {"ok": false, "errno": N, "why": text}; the target then runs. With "ends": true in an answer
+this process ends after it.
 """
 
 import ctypes
@@ -83,7 +84,7 @@ class FrozenThreads:
         until: When it ends by itself.
         frozen_s: How long the last freeze lasted.
         ended: Threads that ended before they could be stopped.
-        must_exit: Whether a thread may stop later on, which only the end of this process releases.
+        must_exit: Whether a thread may stop later on, or has ended, which only the end of this process releases.
     """
 
     def __init__(self) -> None:
@@ -186,7 +187,7 @@ class FrozenThreads:
         late = []
         for _, thread in self.threads.values():
             if thread.stopped:
-                thread.release()
+                self.must_exit |= not thread.release()
             else:
                 late.append(thread)
         if self.machine is not None:
@@ -202,7 +203,7 @@ class FrozenThreads:
             # it; if that takes too long, the end of this process releases it.
             try:
                 thread.wait_for_stop(0.05)
-                thread.release()
+                self.must_exit |= not thread.release()
             except (TraceeError, OSError):
                 self.must_exit = True
 
@@ -291,6 +292,7 @@ def serve_with(frozen: FrozenThreads, link: socket.socket) -> None:
                 answer = {"ok": False, "errno": errno.EIO, "why": f"{type(e).__name__}: {e}"}
             # An answer that nobody reads must not keep anyone frozen.
             link.settimeout(max(frozen.until - time.monotonic(), 0.001) if frozen.frozen else None)
+            answer["ends"] = frozen.must_exit
             link.sendall(json.dumps(answer).encode() + b"\n" + blob)
             link.settimeout(None)
             if frozen.must_exit:

@@ -181,12 +181,18 @@ class Tracee:
         if ptrace(PEEKUSER, self.tid, number) in self.arch.begin_again:
             ptrace(POKEUSER, self.tid, result, -ERESTARTNOHAND & (1 << 64) - 1)
 
-    def release(self) -> None:
-        """Detach from the thread, so that it resumes; a signal that arrived meanwhile is delivered."""
+    def release(self) -> bool:
+        """Detach from the thread, so that it resumes; a signal that arrived meanwhile is delivered.
+
+        Returns:
+            False if that failed, as it ended or is not stopped: only the end of this process releases it
+            then. Until that, the thread's process cannot be reaped by its parent.
+        """
         try:
             ptrace(DETACH, self.tid, 0, self.deliver)
         except OSError:
-            pass  # it ended, or is not stopped: then the end of this process releases it
+            return False
+        return True
 
 
 def rseq_area(thread: Tracee) -> int:
