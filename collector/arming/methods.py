@@ -23,6 +23,11 @@ from redirty.collector.ptrace.injector_client import Injector
 METHODS = ("uffd", "soft-dirty")
 """In order of preference: reading and clearing in one step comes first."""
 
+SOFT_DIRTY_NOTE = (
+    "armed by soft-dirty bits, which are cleared: an incremental dump of the target by something else (CRIU's "
+    "pre-dumps) is wrong from now on, until its next full one"
+)
+
 # Four pages, all written; then one more write to a page for each line of input.
 _CHILD = """
 import ctypes, mmap, sys

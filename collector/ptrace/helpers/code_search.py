@@ -77,7 +77,7 @@ def search(pid: int, arch: Architecture) -> Code:
         TraceeError: No system call instruction was found (ENOENT).
         OSError: The process is gone.
     """
-    with open(f"/proc/{pid}/maps", "rb", buffering=0) as maps:
+    with open(f"{procfs.directory(pid)}/maps", "rb", buffering=0) as maps:
         found = procfs.parse_maps(maps.readall())
     code = [
         (order(mapping, path), mapping)
@@ -86,7 +86,7 @@ def search(pid: int, arch: Architecture) -> Code:
     ]
     result = Code(found)
     left = _MAX_BYTES
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+    with open(f"{procfs.directory(pid)}/mem", "rb", buffering=0) as memory:
         for _, (start, end, _) in sorted(code):
             at = start
             while at < end and left > 0 and not (result.call and result.leads_back):

@@ -110,7 +110,7 @@ def get_userfaultfd(thread: Tracee, pid: int, code: Code) -> int:
         TraceeError: The target cannot run the system call, or the kernel refused it.
         OSError: The process is gone.
     """
-    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+    with open(f"{procfs.directory(pid)}/mem", "r+b", buffering=0) as memory:
         if not code.still_there(memory.fileno(), thread.arch):
             code = code_search.search(pid, thread.arch)
         with BorrowedThread(thread, code, memory.fileno()) as lent:

@@ -28,6 +28,7 @@ import select
 import signal
 import socket
 import sys
+import time
 
 from . import borrowed, code_search, injection, relocation, tracee
 from .arch import architecture
@@ -79,16 +80,28 @@ class Server:
 
     def attend(self, child: int, progress: int) -> None:
         """Wait until a child has ended, or only waits for its target to run on."""
-        search = select.poll()
-        search.register(progress, select.POLLIN)
-        if not search.poll(_SEARCH_S * 1000):
-            os.kill(child, signal.SIGKILL)  # it has not touched the target yet
-            os.waitpid(child, 0)
-            why = f"reading its code takes more than {_SEARCH_S:.0f} s (a file server that is silent?)"
-            self.reply({"ok": False, "errno": errno.EBUSY, "why": why})
-            return
-        while told := os.read(progress, 1):
-            if told == _LEFT_ALONE:
+        waiting = select.poll()
+        waiting.register(progress, select.POLLIN)
+        waiting.register(self.link, 0)  # reports that the collector is gone
+        deadline = time.monotonic() + _SEARCH_S
+        touched = False
+        while True:
+            left_s = max(deadline - time.monotonic(), 0.0)
+            ready = dict(waiting.poll(None if touched else left_s * 1000))
+            if progress in ready:
+                told = os.read(progress, 1)
+                if told == _LEFT_ALONE:
+                    return
+                if not told:
+                    break
+                touched = True
+            elif touched:
+                return  # the collector is gone; the child restores the target and ends
+            else:
+                os.kill(child, signal.SIGKILL)  # it has not touched the target yet
+                os.waitpid(child, 0)
+                why = f"reading its code takes over {_SEARCH_S:.0f} s (from a file server that is silent?)"
+                self.reply({"ok": False, "errno": errno.EBUSY, "why": why})
                 return
         _, status = os.waitpid(child, 0)
         if status != 0:

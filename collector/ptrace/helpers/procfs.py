@@ -56,6 +56,17 @@ def living_threads(pid: int) -> "list[int]":
     return [tid for tid in threads_of(pid) if lives(tid)]
 
 
+def directory(pid: int) -> str:
+    """Return the directory with a process's maps and mem: its first living thread's.
+
+    In the process's own they are empty once its first thread has ended. Raises: OSError.
+    """
+    for tid in threads_of(pid):
+        if lives(tid):
+            return f"/proc/{pid}/task/{tid}"
+    return f"/proc/{pid}"
+
+
 def parse_maps(text: bytes) -> "list[tuple[Mapping, bytes]]":
     """Parse a maps file: each mapping, and the rest of its line, which ends with its path."""
     found = []
@@ -83,7 +94,7 @@ def frozen_by(pid: int) -> str:
     for line in groups.split("\n"):
         _, _, rest = line.partition(":")
         controllers, found, path = rest.partition(":")
-        if not found or (controllers and "freezer" not in controllers.split(",")):
+        if not found:
             continue
         for directory in cgroup_directories(mounts, controllers, path):
             if is_frozen(directory):
@@ -93,7 +104,9 @@ def frozen_by(pid: int) -> str:
 
 def cgroup_directories(mounts: str, controllers: str, path: str) -> "list[str]":
     """Return where a cgroup's files are, by a mountinfo file; controllers: empty for version 2."""
-    found = []
+    found: list[str] = []
+    if controllers and "freezer" not in controllers.split(","):
+        return found
     for line in mounts.split("\n"):
         left, _, right = line.partition(" - ")
         fields, kind = left.split(" "), right.split(" ")

@@ -301,8 +301,8 @@ def relocate(
     pid = int(str(request["pid"]))
     gc.disable()
     with (
-        open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory,
-        open(f"/proc/{pid}/maps", "rb", buffering=0) as maps,
+        open(f"{procfs.directory(pid)}/mem", "r+b", buffering=0) as memory,
+        open(f"{procfs.directory(pid)}/maps", "rb", buffering=0) as maps,
     ):
         ready = RelocationRequest(read_all(maps), request, 2 * len(procfs.living_threads(pid)) + 16)
         target = StoppedThreads(pid, arch, float(str(request["timeout_s"])), runs_calls=True)
