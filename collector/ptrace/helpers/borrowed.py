@@ -34,7 +34,7 @@ _CLONE = 0x100 | 0x800 | 0x4000 | 0x10000  # VM, SIGHAND, VFORK, THREAD
 _PIDFD_OPEN, _PIDFD_GETFD = 434, 438
 PIDFD_THREAD = os.O_EXCL
 
-_DISPATCHED = "it intercepts its own system calls (syscall user dispatch), as Wine does"
+DISPATCHED = "it intercepts its own system calls (syscall user dispatch), as Wine does"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _layout: "list[tuple[int, int]]" = []
@@ -182,7 +182,7 @@ class Steps:
             if status >> 16 == tracee.EVENT_STOP:
                 continue  # a stop of all threads, which holds again once this one is detached
             if number == signal.SIGSYS:
-                raise TraceeError(errno.EPERM, _DISPATCHED)
+                raise TraceeError(errno.EPERM, DISPATCHED)
             if number == signal.SIGSTOP:
                 self.thread.deliver = number
             elif status >> 16 == 0:
@@ -216,7 +216,7 @@ class BorrowedThread:
         if self.saved[arch.mode] != arch.mode_value:
             raise TraceeError(errno.ENOSYS, "it is a 32-bit program")
         if tracee.catches_calls(thread):
-            raise TraceeError(errno.EPERM, _DISPATCHED)
+            raise TraceeError(errno.EPERM, DISPATCHED)
         set_options(thread)
         thread.begin_call_again()
         self.saved = thread.registers()

@@ -100,8 +100,12 @@ class Server:
             else:
                 os.kill(child, signal.SIGKILL)  # it has not touched the target yet
                 os.waitpid(child, 0)
-                why = f"reading its code takes over {_SEARCH_S:.0f} s (from a file server that is silent?)"
-                self.reply({"ok": False, "errno": errno.EBUSY, "why": why})
+                self.refuse(
+                    TraceeError(
+                        errno.EBUSY,
+                        f"reading its code takes over {_SEARCH_S:.0f} s (from a file server that is silent?)",
+                    )
+                )
                 return
         _, status = os.waitpid(child, 0)
         if status != 0:
@@ -120,8 +124,7 @@ class Server:
             try:
                 self.answer(json.loads(request))
             except TraceeError as e:
-                more = {"in_use": e.addresses} if isinstance(e, relocation.InUseError) else {}
-                self.reply({"ok": False, "errno": e.code, "why": str(e), **more})
+                self.refuse(e)
             except (OSError, ValueError) as e:
                 code = getattr(e, "errno", None) or errno.EIO
                 gone = code in (errno.ESRCH, errno.ENOENT)
@@ -150,10 +153,19 @@ class Server:
             if descriptor is not None:
                 os.close(descriptor)
 
+    def refuse(self, error: TraceeError) -> None:
+        """Send the answer of a request that failed."""
+        more = {"in_use": error.addresses} if isinstance(error, relocation.InUseError) else {}
+        self.reply({"ok": False, "errno": error.code, "why": str(error), **more})
+
     def overdue(self) -> None:
         """Answer that the target does not run on; what was begun in it is undone as soon as it does."""
-        why = "it does not run (frozen or throttled?); it is restored as soon as it does"
-        self.reply({"ok": False, "errno": errno.ETIMEDOUT, "why": why})
+        self.refuse(
+            TraceeError(
+                errno.ETIMEDOUT,
+                "it does not run (frozen or throttled?); it is restored as soon as it does",
+            )
+        )
         self.answered = True
         self.link.close()
         os.write(self.report, _LEFT_ALONE)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from . import procfs, relocation_stub, tracee
 from .arch import Architecture
-from .borrowed import BorrowedThread
+from .borrowed import DISPATCHED, BorrowedThread
 from .code_search import Code
 from .errors import TraceeError
 from .relocation_layout import PAGE_SIZE, clipped, free_place, layout
@@ -134,7 +134,7 @@ class StubRun:
             if words[thread.arch.mode] != thread.arch.mode_value:
                 raise TraceeError(errno.ENOSYS, "it is a 32-bit program")
             if tracee.catches_calls(thread):
-                raise TraceeError(errno.EPERM, "it intercepts its own system calls (user dispatch)")
+                raise TraceeError(errno.EPERM, DISPATCHED)
             tracee.leave_critical_section(thread, words, memory)
             self.saved[thread.tid] = words
             self.masks[thread.tid] = thread.mask()
