@@ -234,8 +234,9 @@ class BorrowedThread:
     def _write_frames(self, code: Code) -> int:
         """Write the frame that leads home and the one that ends a thread; return the first's address."""
         arch = self.thread.arch
-        if not code.leads_back:
-            return 0
+        features = procfs.status_field(self.thread.tid, "x86_Thread_features")
+        if not code.leads_back or "shstk" in features.split():
+            return 0  # a shadow stack allows no return that was not called
         prepare()
         floating = return_frame.floating_state(extended_state(self.thread.tid), _layout[0])
         top = self.saved[arch.stack] - _RED_ZONE_BYTES

@@ -22,7 +22,7 @@ def require_usable(pid: int) -> None:
     """Check that system calls can be run in a process.
 
     Raises:
-        TraceeError: The process is traced or frozen (EBUSY), or ignores SIGTRAP (ENOSYS).
+        TraceeError: The process is traced (EBUSY), frozen (ETIMEDOUT: that may pass), or ignores SIGTRAP (ENOSYS).
         OSError: The process is gone.
     """
     tracer = procfs.status_field(pid, "TracerPid")

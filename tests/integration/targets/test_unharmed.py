@@ -1,4 +1,4 @@
-"""What is done to targets by ptrace, in each state that they can be in, harms none: tests/torture/unharmed.py in short."""
+"""What is done to targets by ptrace harms none, in whatever state it is: tests/torture/unharmed.py in short."""
 
 from __future__ import annotations
 
