@@ -30,7 +30,7 @@ def require_usable(pid: int) -> None:
         raise TraceeError(errno.EBUSY, f"already traced by process {tracer}")
     if group := procfs.frozen_by(pid):
         raise TraceeError(
-            errno.EBUSY, f"it is frozen (paused) by its cgroup {group}; thaw it first"
+            errno.ETIMEDOUT, f"it is frozen (paused) by its cgroup {group}; thaw it first"
         )
     if int(procfs.status_field(pid, "SigIgn") or "0", 16) & 1 << (signal.SIGTRAP - 1):
         raise TraceeError(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
