@@ -135,6 +135,22 @@ class Folder:
         """
         _require_own(self.path, os.fstat(self.fd), refused)
 
+    def require_there(self) -> None:
+        """Check that the path still leads to this directory.
+
+        Raises:
+            RedirtyError: it was moved, or another one was put in its place.
+        """
+        try:
+            if os.path.samestat(self.path.stat(), os.fstat(self.fd)):
+                return
+        except OSError:
+            pass
+        raise RedirtyError(
+            f"{self.path} is not the directory any more that was created: somebody moved it, and what is there now may "
+            "be anybody's"
+        )
+
     # ---- files ----
 
     def new_file(self, name: str, flags: int = os.O_WRONLY) -> int:

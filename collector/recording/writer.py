@@ -229,6 +229,8 @@ class RecordingWriter:
             self._write_sums()
         with errors.caught():
             self._save_meta(complete and errors.error is None)
+        with errors.caught():
+            self.folder.require_there()
         for file in (self._rounds, self._mappings, self._tlb, self._curve_files):
             file.close()
         errors.raise_first()

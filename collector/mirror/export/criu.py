@@ -53,6 +53,7 @@ def export(directory: Path, to: Path) -> int:
         # A partial set could be mistaken for a complete one.
         stack.callback(_discard, folder)
         total = _export_into(folder, directory, information)
+        folder.require_there()
         stack.pop_all()
     return total
 

@@ -40,6 +40,7 @@ def commit(
     """
     try:
         _check(image, processes)
+        image.folder.require_there()
         image.journal.end()
         names = []
         for index, process in enumerate(processes):
