@@ -132,9 +132,10 @@ def write_json(folder: Folder, name: str, content: object) -> None:
 def require_new(path: Path) -> None:
     """Check that a path does not exist yet: an early message; who creates it finds out for certain.
 
-    Raises: RedirtyError when it exists, or cannot be checked.
+    Raises: RedirtyError when it exists, or cannot be checked; ForeignError when a link of another user leads there.
     """
     try:
+        Folder.hold(path.parent).close()
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return  # a problem with its parent shows when it is created

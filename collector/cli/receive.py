@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -118,7 +119,7 @@ def _unfinished_image(directory: Path) -> Image | None:
             return Image.resume(folder)
         folder.close()
     require_new(directory)
-    if not directory.absolute().parent.is_dir():
+    if not os.path.isdir(directory.absolute().parent):  # noqa: PTH112
         raise RedirtyError(f"cannot create {directory}: {directory.parent} does not exist")
     return None
 
