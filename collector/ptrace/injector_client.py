@@ -43,6 +43,7 @@ class Injector:
             self._link.send(json.dumps(request).encode())
             message, descriptors, _, _ = socket.recv_fds(self._link, _ANSWER_BYTES, 4)
         except OSError as e:
+            self.close()  # a late answer must not be taken for that of the next request
             raise ArmError(f"the injector process does not answer: {e}") from None
         if not message:
             raise ArmError("the injector process ended")
