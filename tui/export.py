@@ -53,7 +53,8 @@ def save(folder: Folder | None, view: str, ending: str, content: bytes) -> Path:
     """
     name = f"redirty-{view}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}"
     if folder is None:
-        raise RedirtyError(f"cannot write {name}.{ending}: the working directory is gone")
+        file = f"{name}.{ending}"
+        raise RedirtyError(f"cannot write {file}: the working directory is gone")
     name, fd = _new_file(folder, name, ending)
     path = folder.path / name
     try:
@@ -80,7 +81,8 @@ def _new_file(folder: Folder, name: str, ending: str) -> tuple[str, int]:
             continue
         except OSError as e:
             raise files.write_error(folder.path / tried, e) from None
-    raise RedirtyError(f"cannot write {folder.path / name}.{ending}: too many files have its name")
+    path = folder.path / f"{name}.{ending}"
+    raise RedirtyError(f"cannot write {path}: too many files have its name")
 
 
 def rounds(s: TargetSnapshot) -> Rows:

@@ -46,7 +46,7 @@ def fifo(at: str, _precious: str) -> None:
 
 
 def directory(at: str, _precious: str) -> None:
-    """A mirror to be continued, whose files everybody can read."""
+    """Offer a mirror to be continued, whose files everybody can read."""
     os.mkdir(at, 0o777)
     for name in FILES:
         with open(f"{at}/{name}", "wb") as file:
@@ -83,7 +83,7 @@ KINDS = {
 
 
 def way(at: str, precious: str) -> None:
-    """The directory in which the output is to be created is a link."""
+    """Let the directory in which the output is to be created be a link."""
     os.symlink(precious, os.path.dirname(at))
 
 

@@ -39,7 +39,7 @@ LIMIT_S = 300.0  # for a command that is not to hang, on a busy machine
 
 @dataclass(frozen=True)
 class Scene:
-    """What a command is attacked in.
+    """The place that a command is attacked in.
 
     Attributes:
         root: holds all else.
