@@ -114,8 +114,8 @@ def test_each_requirement_is_pinned_by_hash() -> None:
             version = _numbers(pinned[name])
             for sign, bound in re.findall(r"(>=|<)([\d.]+)", bounds):
                 assert (version >= _numbers(bound)) == (sign == ">="), requirement
-    for name, version in (pins("run") | pins("docs")).items():
-        assert pins("test")[name] == version, "one version for all levels"
+    for name, pinned_version in (pins("run") | pins("docs")).items():
+        assert pins("test")[name] == pinned_version, "one version for all levels"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
