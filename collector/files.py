@@ -1,4 +1,4 @@
-"""Crash-safe files, mode 0600: appended to in whole rows, or replaced atomically."""
+"""Crash-safe files in a held directory, mode 0600: appended to in whole rows, or replaced atomically."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.folders import Folder
 
 
 def write_error(path: Path, error: OSError) -> RedirtyError:
@@ -44,18 +45,18 @@ class CsvFile:
     Raises: RedirtyError when the file cannot be created.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, name: str, columns: Sequence[str]) -> None:
+        self.path = folder.path / name
         self._columns = tuple(columns)
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._fd = folder.new_file(name)
         except OSError as e:
-            raise write_error(path, e) from None
+            raise write_error(self.path, e) from None
         try:
             self.append([columns])
         except RedirtyError:
             os.close(self._fd)
-            path.unlink()
+            folder.remove(name)
             raise
 
     def append(self, rows: Iterable[Sequence[object]]) -> None:
@@ -95,71 +96,49 @@ def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
     return text.getvalue().encode("utf-8", errors="replace")
 
 
-def replace(path: Path, blocks: Iterable[bytes]) -> None:
-    """Replace a file atomically: write a new one next to it, then rename.
+def write_all(fd: int, blocks: Iterable[bytes]) -> None:
+    """Write blocks to a file, each of them whole. Raises: OSError."""
+    for block in blocks:
+        left = memoryview(block)
+        while left:
+            left = left[os.write(fd, left) :]
+
+
+def replace(folder: Folder, name: str, blocks: Iterable[bytes]) -> None:
+    """Replace a file of a directory that only we can write, atomically: write a new one, then rename it.
 
     Raises: RedirtyError when that fails; the old file is then unchanged.
     """
-    new = path.with_name(f".{path.name}.new")
+    new = f".{name}.new"
+    folder.remove(new)  # of a run that was killed
     try:
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = folder.new_file(new)
         try:
-            for block in blocks:
-                left = memoryview(block)
-                while left:
-                    left = left[os.write(fd, left) :]
+            write_all(fd, blocks)
         finally:
             os.close(fd)
-        new.replace(path)
+        folder.rename(new, name)
     except OSError as e:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise write_error(path, e) from None
+        folder.remove(new)
+        raise write_error(folder.path / name, e) from None
 
 
-def write_json(path: Path, content: object) -> None:
+def write_json(folder: Folder, name: str, content: object) -> None:
     """Replace a JSON file atomically. Raises: RedirtyError when that fails."""
-    replace(
-        path,
-        [(json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")],
-    )
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    replace(folder, name, [text.encode("utf-8", "replace")])
 
 
 def require_new(path: Path) -> None:
-    """Check that a path does not exist yet.
+    """Check that a path does not exist yet: an early message; who creates it finds out for certain.
 
-    Raises: RedirtyError when it exists, or cannot be checked.
+    Raises: RedirtyError when it exists, or cannot be checked; ForeignError when a link of another user leads there.
     """
     try:
+        Folder.hold(path.parent).close()
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return  # a problem with its parent shows when it is created
     except OSError as e:
         raise RedirtyError(f"cannot create {path}: {why(e)}") from None
     raise RedirtyError(f"{path} exists already: name another directory, or remove it")
-
-
-def new_directory(path: Path) -> None:
-    """Create a directory, mode 0700, that must not exist yet.
-
-    Raises: RedirtyError when it exists or cannot be created.
-    """
-    try:
-        path.mkdir(mode=0o700)
-    except FileExistsError:
-        raise RedirtyError(f"{path} exists already: name another directory, or remove it") from None
-    except OSError as e:
-        if not path.parent.exists():
-            raise RedirtyError(f"cannot create {path}: {path.parent} does not exist") from None
-        raise RedirtyError(f"cannot create {path}: {why(e)}") from None
-
-
-def remove_directory(path: Path, names: Iterable[str]) -> None:
-    """Remove these files from a directory, and the directory itself if it is then empty.
-
-    Undoes a recording that could not be started. Errors of the file system are ignored.
-    """
-    with contextlib.suppress(OSError):
-        for name in names:
-            (path / name).unlink(missing_ok=True)
-        path.rmdir()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from redirty.tui.export import hold_working_directory
 from redirty.tui.readers.base import Reader
 from redirty.tui.screens.base import Watch
 from redirty.tui.snapshots.mirror import MirrorSnapshot
@@ -32,6 +33,7 @@ class TopApp(App[int]):
     Attributes:
         error: an unexpected exception that ended it.
         readers: readers that must be closed before the program ends.
+        exports: the directory that exports go into, held from the start; None: it is gone.
     """
 
     TITLE = "redirty top"
@@ -44,6 +46,7 @@ class TopApp(App[int]):
     def __init__(self, first_screen: Callable[[], Screen[None]], appearance: Appearance) -> None:
         super().__init__()
         self.error: Exception | None = None
+        self.exports = hold_working_directory()
         self.readers: list[
             Reader[TargetSnapshot] | Reader[OverviewSnapshot] | Reader[MirrorSnapshot]
         ] = []

@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from redirty.collector import files
+from redirty.collector.errors import RedirtyError
+from redirty.collector.folders import Folder
 from redirty.collector.recording.columns import ROUNDS
 from redirty.tui.snapshots.mirror import MirrorSnapshot
 from redirty.tui.snapshots.snapshot import TargetSnapshot
 
 Rows = Iterator[Sequence[object]]
+_MAX_SAME_NAME = 1000  # in one second
 
 
-def save_csv(directory: Path, view: str, rows: Rows) -> Path:
+def hold_working_directory() -> Folder | None:
+    """Hold the working directory for exports; return None if it is gone.
+
+    Relative paths would follow the process, and the name could become another directory's.
+    """
+    try:
+        return Folder.hold(Path(), Path.cwd())
+    except OSError:
+        return None
+
+
+def save_csv(folder: Folder | None, view: str, rows: Rows) -> Path:
     """Write rows into a new file (0600) in a directory; return its path.
 
     Raises:
         RedirtyError: the file cannot be written.
     """
-    return save(directory, view, "csv", files.csv_bytes(rows))
+    return save(folder, view, "csv", files.csv_bytes(rows))
 
 
-def save(directory: Path, view: str, ending: str, content: bytes) -> Path:
+def save(folder: Folder | None, view: str, ending: str, content: bytes) -> Path:
     """Write a new file (0600) in a directory; return its path.
 
     Args:
-        directory: the directory.
+        folder: the directory; None: there is none.
         view: part of the file's name.
         ending: ending of the file's name, without a dot.
         content: content of the file.
@@ -36,14 +51,38 @@ def save(directory: Path, view: str, ending: str, content: bytes) -> Path:
     Raises:
         RedirtyError: the file cannot be written.
     """
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    path = directory / f"redirty-{view}-{stamp}.{ending}"
-    number = 1
-    while path.exists():
-        number += 1
-        path = directory / f"redirty-{view}-{stamp}-{number}.{ending}"
-    files.replace(path, [content])
+    name = f"redirty-{view}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}"
+    if folder is None:
+        file = f"{name}.{ending}"
+        raise RedirtyError(f"cannot write {file}: the working directory is gone")
+    name, fd = _new_file(folder, name, ending)
+    path = folder.path / name
+    try:
+        files.write_all(fd, [content])
+    except OSError as e:
+        folder.remove(name)
+        raise files.write_error(path, e) from None
+    finally:
+        os.close(fd)
     return path
+
+
+def _new_file(folder: Folder, name: str, ending: str) -> tuple[str, int]:
+    """Create a file of this name, or with a number after it; return its name and descriptor.
+
+    Raises:
+        RedirtyError: it cannot be created.
+    """
+    for number in range(1, _MAX_SAME_NAME):
+        tried = f"{name}.{ending}" if number == 1 else f"{name}-{number}.{ending}"
+        try:
+            return tried, folder.new_file(tried)
+        except FileExistsError:
+            continue
+        except OSError as e:
+            raise files.write_error(folder.path / tried, e) from None
+    path = folder.path / f"{name}.{ending}"
+    raise RedirtyError(f"cannot write {path}: too many files have its name")
 
 
 def rounds(s: TargetSnapshot) -> Rows:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None)
 _one_at_a_time = threading.RLock()
 _COMMON_FLAGS = (f"-I{programs.DIRECTORY}", "-Wno-unused-function")
+_CLONE_FS = 0x200
 _MIN_REGIONS, _MAX_REGIONS = 1 << 16, 1 << 20
 
 T = TypeVar("T")
@@ -173,7 +174,54 @@ def compile_programs(source: str, flags: list[str]) -> Any:
         RedirtyError: BCC is not installed.
     """
     compiler = bcc_compiler()
-    return _run_bcc(lambda: compiler(text=source.encode(), cflags=[*_COMMON_FLAGS, *flags]))
+    return _run_bcc(
+        lambda: _in_directory_of_our_own(
+            lambda: compiler(text=source.encode(), cflags=[*_COMMON_FLAGS, *flags])
+        )
+    )
+
+
+def _in_directory_of_our_own(action: Callable[[], T]) -> T:
+    """Call BCC's compiler in a thread that works in the directory of the programs.
+
+    BCC has the compiler search its working directory for every header, before any other: files of whoever can
+    write there would become part of the programs. It also changes that directory meanwhile. In a thread with a
+    working directory of its own the rest of the process does not notice.
+
+    Raises:
+        BaseException: what the call raises.
+    """
+    result: list[T] = []
+    error: list[BaseException] = []
+
+    def work() -> None:
+        before = None
+        try:
+            if _libc.unshare(_CLONE_FS) != 0:  # refused by a filter: for the whole process, then
+                with contextlib.suppress(OSError):  # it is gone, or its name cannot be reached
+                    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            os.chdir(programs.DIRECTORY)
+            result.append(action())
+        except BaseException as e:
+            error.append(e)
+        finally:
+            if before is not None:
+                os.fchdir(before)
+                os.close(before)
+
+    thread = threading.Thread(target=work, name="compiler")
+    thread.start()
+    interrupted = None
+    while thread.is_alive():  # the compiler cannot be interrupted
+        try:
+            thread.join()
+        except KeyboardInterrupt as e:
+            interrupted = e
+    if interrupted is not None:
+        raise interrupted
+    if error:
+        raise error[0]
+    return result[0]
 
 
 def _run_bcc(action: Callable[[], T]) -> T:

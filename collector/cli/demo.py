@@ -39,12 +39,14 @@ def run(options: argparse.Namespace) -> int:
     seconds = parse_time(options.duration, "--duration")
     if seconds < 1:
         raise UsageError(f"--duration must be at least 1s, got {options.duration}")
+    from redirty.collector.files import require_new
     from redirty.collector.linux.privileges import require_root
 
     require_root()
     with contextlib.ExitStack() as stack:
         if options.output:
             directory = Path(options.output)
+            require_new(directory)
         else:
             directory = (
                 Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="redirty-"))) / "demo"

@@ -141,7 +141,7 @@ def request_from(options: argparse.Namespace) -> MirrorRequest:
     bandwidth = None
     if options.bandwidth is not None:
         bandwidth = parse_rate(options.bandwidth, "--bandwidth")
-    if options.qmp is not None and not Path(options.qmp).is_socket():
+    if options.qmp is not None and not _is_socket(Path(options.qmp)):
         raise UsageError(f"--qmp must be the socket of QEMU's -qmp option, got {options.qmp}")
     network = _network_hold_from(options)
     compress = _compressor_from(options)
@@ -163,6 +163,13 @@ def request_from(options: argparse.Namespace) -> MirrorRequest:
         qmp=options.qmp,
         network=network,
     )
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return path.is_socket()
+    except OSError:  # EACCES, as for a link of another user in a shared directory
+        return False
 
 
 def _goals_from(options: argparse.Namespace) -> Goals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from redirty.collector.units import parse_time
 
 if TYPE_CHECKING:
     from redirty.collector.mirror.image.image import Image
+    from redirty.collector.mirror.transport.code_file import CodeFile
     from redirty.collector.mirror.transport.listener import Listener
     from redirty.collector.mirror.transport.receiver import Receiver
 
@@ -24,7 +26,7 @@ the sender needs (redirty mirror ... --code-file FILE): both ends prove by TLS 1
 
 If the connection is lost, it waits for the sender. A receiver that was killed resumes when it is started
 again with the same --to. With --code-file the code is read from that file or, if there is no such file,
-written to it.
+written to it; the file is removed when the mirror is committed, as a code is good for one mirror.
 """
 
 
@@ -53,6 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Receive a mirror."""
     from redirty.collector.linux.malloc import raise_fd_limit
+    from redirty.collector.mirror.transport.code_file import CodeFile
     from redirty.collector.mirror.transport.compression import decompress
     from redirty.collector.mirror.transport.listener import Listener, parse_address
     from redirty.collector.mirror.transport.peer import is_loopback
@@ -65,9 +68,10 @@ def run(options: argparse.Namespace) -> int:
     wait_s = parse_time(options.wait, "--wait")
     directory = Path(options.to)
     image = _unfinished_image(directory)
+    code_file = CodeFile(Path(options.code_file)) if options.code_file else None
     code = None
-    if options.code_file or not is_loopback(address[0]):
-        code = _code(options.code_file)
+    if code_file is not None or not is_loopback(address[0]):
+        code = _code(code_file)
     listener = Listener(*address, code)
     signal.signal(signal.SIGTERM, _interrupt)
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
@@ -85,6 +89,11 @@ def run(options: argparse.Namespace) -> int:
         raise
     finally:
         listener.close()
+        if code_file is not None and receiver.committed and code_file.use_up():
+            print(
+                f"redirty: {code_file.path} is removed: a code is good for one mirror",
+                file=sys.stderr,
+            )
     print(f"redirty: the mirror is in {directory}", file=sys.stderr)
     return 0
 
@@ -97,36 +106,32 @@ def _unfinished_image(directory: Path) -> Image | None:
     """Return the image of a receiver that was killed, if there is one.
 
     Raises:
-        RedirtyError: the image cannot be resumed, or the directory cannot be created.
+        RedirtyError: the image cannot be resumed, the directory is not ours, or it cannot be created.
     """
     from redirty.collector.files import require_new
+    from redirty.collector.folders import Folder
     from redirty.collector.mirror.image.image import Image
     from redirty.collector.mirror.image.journal import NAME
 
-    if (directory / NAME).is_file() and not (directory / "mirror.json").exists():
-        return Image.resume(directory)
+    with contextlib.suppress(OSError):  # the directory does not exist, or cannot be created either
+        folder = Folder.open_own(directory)
+        if folder.exists(NAME) and not folder.exists("mirror.json"):
+            return Image.resume(folder)
+        folder.close()
     require_new(directory)
-    if not directory.absolute().parent.is_dir():
+    if not os.path.isdir(directory.absolute().parent):  # noqa: PTH112
         raise RedirtyError(f"cannot create {directory}: {directory.parent} does not exist")
     return None
 
 
-def _code(file: str | None) -> bytes:
-    """Read the code from a file, or generate one and print or write it."""
+def _code(code_file: CodeFile | None) -> bytes:
+    """Read or generate the code in a file, or generate one and print it."""
     from redirty.collector.mirror.transport.pairing import new_code, parse_code
 
-    if file is not None and Path(file).exists():
-        return read_code(file)
+    if code_file is not None:
+        return code_file.read_or_create()
     text = new_code()
-    if file is None:
-        print(f"redirty: code {text}", file=sys.stderr, flush=True)
-    else:
-        try:
-            fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            os.write(fd, f"{text}\n".encode())
-            os.close(fd)
-        except OSError as e:
-            raise RedirtyError(f"cannot write {file}: {why(e)}") from None
+    print(f"redirty: code {text}", file=sys.stderr, flush=True)
     return parse_code(text)
 
 
@@ -134,12 +139,15 @@ def read_code(file: str) -> bytes:
     """Read the code from a file, or from stdin if the file is '-'.
 
     Raises:
-        RedirtyError: the file cannot be read, or has no code in it.
+        RedirtyError: the file cannot be read, has no code in it, or is open to other users.
     """
+    from redirty.collector.mirror.transport.code_file import CodeFile
     from redirty.collector.mirror.transport.pairing import parse_code
 
+    if file != "-":
+        return CodeFile(Path(file)).read()
     try:
-        return parse_code(sys.stdin.readline() if file == "-" else Path(file).read_text())
+        return parse_code(sys.stdin.readline())
     except OSError as e:
         raise RedirtyError(f"cannot read the code in {file}: {why(e)}") from None
     except UnicodeDecodeError:

@@ -5,12 +5,12 @@ Written in parts while recording, so that nothing is lost if redirty is killed; 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.bpf import abi
+from redirty.collector.folders import Folder
 from redirty.collector.recording.parquet_parts import ParquetParts, arrow
 
 _ROWS_A_PART = 1 << 20
@@ -19,9 +19,9 @@ _ROWS_A_PART = 1 << 20
 class EventFile:
     """Collects records of the ring buffer and writes them as Parquet."""
 
-    def __init__(self, directory: Path, started_ns: int) -> None:
+    def __init__(self, folder: Folder, started_ns: int) -> None:
         self._arrow, parquet = arrow("--events")
-        self._parts = ParquetParts(directory, "events", parquet)
+        self._parts = ParquetParts(folder, "events", parquet)
         self._started_ns = started_ns
         self._waiting: list[npt.NDArray[np.void]] = []
         self._rows = 0

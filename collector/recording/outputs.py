@@ -20,7 +20,7 @@ from redirty.collector.tracking.rounds import Recorder, Round
 
 
 class Outputs:
-    """The files of a running recording; a RoundSink.
+    """The files of a running recording in its directory, `folder`; a RoundSink.
 
     Raises: RedirtyError when a file cannot be written.
     """
@@ -51,13 +51,14 @@ class Outputs:
         )
         assert options.directory is not None
         self._recording = RecordingWriter(options.directory, meta)
+        self.folder = folder = self._recording.folder
         if options.events:
-            self._events = EventFile(options.directory, recorder.started_ns)
+            self._events = EventFile(folder, recorder.started_ns)
         if options.stacks:
             comms = {pid: str(p["comm"]) for pid, p in names.processes.items()}
-            self._stacks = StackFile(options.directory, tracer, tracer.symbols(), comms)
+            self._stacks = StackFile(folder, tracer, tracer.symbols(), comms)
         if options.physical:
-            self._frames = PhysicalFiles(options.directory)
+            self._frames = PhysicalFiles(folder)
             self._physical = FrameTracker()
         self._sharers = Sharers(self._members())
 

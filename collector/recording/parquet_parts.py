@@ -5,14 +5,13 @@ Written in parts while recording, so that nothing is lost if redirty is killed; 
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from redirty.collector.errors import RedirtyError
 from redirty.collector.files import write_error
+from redirty.collector.folders import Folder
 
 
 def arrow(option: str) -> tuple[Any, Any]:
@@ -31,65 +30,71 @@ def arrow(option: str) -> tuple[Any, Any]:
 class ParquetParts:
     """NAME.parquet, whose parts are in .NAME/ while recording."""
 
-    def __init__(self, directory: Path, name: str, parquet: Any) -> None:
+    def __init__(self, folder: Folder, name: str, parquet: Any) -> None:
         self._parquet = parquet
-        self._directory = directory / f".{name}"
-        self._path = directory / f"{name}.parquet"
-        self._parts: list[Path] = []
+        self._folder = folder
+        self._name = name
+        self._parts: list[str] = []
+        self._part_folder: Folder | None = None
 
     def add(self, table: Any) -> None:
         """Write a table as the next part. Raises: RedirtyError when that fails."""
-        path = self._directory / f"part-{len(self._parts):05d}.parquet"
+        part = f"part-{len(self._parts):05d}.parquet"
+        if self._part_folder is None:
+            self._part_folder = self._folder.make(f".{self._name}")
         try:
-            self._directory.mkdir(mode=0o700, exist_ok=True)
-            self._write(path, [table])
-        except OSError as e:
-            raise write_error(self._directory, e) from None
+            self._write(self._part_folder, part, [table])
         except RedirtyError:
-            _remove_if_empty(self._directory)
+            self._remove_part_folder()
             raise
-        self._parts.append(path)
+        self._parts.append(part)
 
-    def _write(self, path: Path, tables: Iterable[Any]) -> None:
-        new = path.with_name(f".{path.name}.new")
+    def _write(self, folder: Folder, name: str, tables: Iterable[Any]) -> None:
+        new = f".{name}.new"
+        folder.remove(new)
         try:
-            new.touch(mode=0o600)
-            self._write_tables(new, tables)
-            new.replace(path)
+            self._write_tables(folder.new_file(new), tables)
+            folder.rename(new, name)
         except OSError as e:
-            with contextlib.suppress(OSError):
-                new.unlink()
+            folder.remove(new)
             # Arrow prepends its own text to the reason.
             plain = OSError(e.errno, os.strerror(e.errno)) if e.errno else e
-            raise write_error(path, plain) from None
+            raise write_error(folder.path / name, plain) from None
 
-    def _write_tables(self, path: Path, tables: Iterable[Any]) -> None:
+    def _write_tables(self, fd: int, tables: Iterable[Any]) -> None:
         writer = None
-        try:
-            for table in tables:
-                writer = writer or self._parquet.ParquetWriter(
-                    path, table.schema, compression="zstd"
-                )
-                writer.write_table(table)
-        finally:
-            if writer is not None:
-                writer.close()  # also writes, and fails when the disk is full
+        with os.fdopen(fd, "wb") as file:
+            try:
+                for table in tables:
+                    writer = writer or self._parquet.ParquetWriter(
+                        file, table.schema, compression="zstd"
+                    )
+                    writer.write_table(table)
+            finally:
+                if writer is not None:
+                    writer.close()  # also writes, and fails when the disk is full
 
     def close(self, empty: Any) -> None:
         """Join the parts. empty: a table without rows, for when there is no part.
 
         Raises: RedirtyError when that fails; the parts are then kept.
         """
-        if self._parts:
-            self._write(self._path, (self._parquet.read_table(part) for part in self._parts))
-        else:
-            self._write(self._path, [empty])
-        with contextlib.suppress(OSError):
-            for part in self._parts:
-                part.unlink()
-        _remove_if_empty(self._directory)
+        if self._part_folder is None:
+            self._write(self._folder, f"{self._name}.parquet", [empty])
+            return
+        self._write(self._folder, f"{self._name}.parquet", self._tables(self._part_folder))
+        self._part_folder.remove(*self._parts)
+        self._parts = []
+        self._remove_part_folder()
 
+    def _tables(self, folder: Folder) -> Iterator[Any]:
+        for part in self._parts:
+            with os.fdopen(folder.open_file(part, os.O_RDONLY), "rb") as file:
+                yield self._parquet.read_table(file)
 
-def _remove_if_empty(directory: Path) -> None:
-    with contextlib.suppress(OSError):
-        directory.rmdir()
+    def _remove_part_folder(self) -> None:
+        """Remove the directory of the parts unless there are some."""
+        if self._part_folder is not None and not self._parts:
+            self._part_folder.close()
+            self._part_folder = None
+            self._folder.remove_empty(f".{self._name}")

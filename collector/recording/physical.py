@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from redirty.collector.folders import Folder
 from redirty.collector.linux.page_frames import NO_FRAME
 from redirty.collector.metrics.frame_tracking import FrameChanges, PhysicalRound
 from redirty.collector.pageset import PAGE_SHIFT, U64, WORDS_PER_REGION, PageSet
@@ -25,10 +25,10 @@ class PhysicalFiles:
     page is in the frame of its last row up to that round.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, folder: Folder) -> None:
         self._arrow, parquet = arrow("--physical")
-        self._bitmaps = ParquetParts(directory, "physical", parquet)
-        self._frames = ParquetParts(directory, "frames", parquet)
+        self._bitmaps = ParquetParts(folder, "physical", parquet)
+        self._frames = ParquetParts(folder, "frames", parquet)
         self._dirty: list[tuple[int, PageSet]] = []
         self._moved: list[tuple[int, FrameChanges]] = []
         self._rows = 0

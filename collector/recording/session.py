@@ -251,8 +251,8 @@ class Session:
             found = list(zeros.count(lambda: self._stopped, searched))
         finally:
             zeros.close()
-        if found and not self._stopped and self.options.directory is not None:
-            write_zeros(self.options.directory, found)
+        if found and not self._stopped and isinstance(self._sink, Outputs):
+            write_zeros(self._sink.folder, found)
 
     def _finish(self, recorder: Recorder, *, complete: bool) -> None:
         assert self._sink is not None

@@ -6,12 +6,12 @@ With the latter, events can be attributed to stacks.
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Protocol
 
 from redirty.collector import files
 from redirty.collector.bpf import abi
 from redirty.collector.errors import one_line
+from redirty.collector.folders import Folder
 from redirty.collector.recording import columns
 
 
@@ -47,10 +47,9 @@ class StackFile:
     """Sums pages by stack; function names are resolved while the process lives."""
 
     def __init__(
-        self, directory: Path, source: StackSource, namer: Namer, names: dict[int, str]
+        self, folder: Folder, source: StackSource, namer: Namer, names: dict[int, str]
     ) -> None:
-        self._path = directory / "stacks.folded"
-        self._table = directory / "stacks.csv"
+        self._folder = folder
         self._source = source
         self._namer = namer
         self._comms = names
@@ -80,7 +79,7 @@ class StackFile:
         lines = [f"{text} {pages}\n" for text, pages in folded.most_common()]
         errors = files.FirstError()
         with errors.caught():
-            files.replace(self._path, ["".join(lines).encode()])
+            files.replace(self._folder, "stacks.folded", ["".join(lines).encode()])
         with errors.caught():
-            files.replace(self._table, [files.csv_bytes(rows)])
+            files.replace(self._folder, "stacks.csv", [files.csv_bytes(rows)])
         errors.raise_first()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from redirty.collector import files
+from redirty.collector.folders import Folder
 from redirty.collector.metrics.streaks import Lengths, Streaks, length_classes
 from redirty.collector.pageset import PageSet, empty
 from redirty.collector.recording import columns
@@ -16,8 +15,8 @@ Key = tuple[int, int]  # process and address space
 class StreakFiles:
     """Tracks pages that stay dirty from one round to the next, by address space."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "runs.csv"
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
         self._streaks: dict[Key, Streaks] = {}
         self._lengths: dict[int, Lengths] = {}  # of streaks that ended, by process
         self._stayed: dict[Key, PageSet] = {}
@@ -63,4 +62,4 @@ class StreakFiles:
             ):
                 if n or on:
                     rows.append((pid, shortest, longest, n, on))
-        files.replace(self._path, [files.csv_bytes(rows)])
+        files.replace(self._folder, "runs.csv", [files.csv_bytes(rows)])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from redirty.collector import files
+from redirty.collector.folders import Folder
 from redirty.collector.metrics.write_curves import WindowCurves, inside
 from redirty.collector.recording import columns
 from redirty.collector.tracking.rounds import Round
@@ -16,9 +15,9 @@ class CurveFiles:
     Raises: RedirtyError when they cannot be created.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._points = files.CsvFile(directory / "curves.csv", columns.CURVES)
-        self._working_sets = files.CsvFile(directory / "working_set.csv", columns.WORKING_SET)
+    def __init__(self, folder: Folder) -> None:
+        self._points = files.CsvFile(folder, "curves.csv", columns.CURVES)
+        self._working_sets = files.CsvFile(folder, "working_set.csv", columns.WORKING_SET)
         self._windows = WindowCurves()
 
     def add(self, result: Round) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from redirty.collector import VERSION, files
 from redirty.collector.bpf import abi
 from redirty.collector.errors import RedirtyError
+from redirty.collector.folders import Folder
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.metrics.frame_tracking import PhysicalRound
 from redirty.collector.metrics.page_counts import CurveSum, PageHistory
@@ -84,7 +85,7 @@ _INITIAL_FILES = [
 
 
 class RecordingWriter:
-    """A recording being written into a new directory.
+    """A recording being written into a new directory, `folder`.
 
     rounds.csv is written last in each round: a round that has no row there is not complete.
 
@@ -93,19 +94,20 @@ class RecordingWriter:
 
     def __init__(self, directory: Path, meta: Meta) -> None:
         self.directory = directory
+        self.folder = folder = Folder.create(directory)
         self.meta = meta
         self.rounds = 0
-        files.new_directory(directory)
         try:
             self._save_meta(complete=False)
-            self._rounds = files.CsvFile(directory / "rounds.csv", columns.ROUNDS)
-            self._mappings = files.CsvFile(directory / "mappings.csv", columns.MAPPINGS)
-            self._tlb = files.CsvFile(directory / "tlb.csv", columns.TLB)
-            self._curve_files = CurveFiles(directory)
+            self._rounds = files.CsvFile(folder, "rounds.csv", columns.ROUNDS)
+            self._mappings = files.CsvFile(folder, "mappings.csv", columns.MAPPINGS)
+            self._tlb = files.CsvFile(folder, "tlb.csv", columns.TLB)
+            self._curve_files = CurveFiles(folder)
         except RedirtyError:
-            files.remove_directory(directory, _INITIAL_FILES)
+            folder.remove(*_INITIAL_FILES)
+            folder.remove_itself()
             raise
-        self._streaks = StreakFiles(directory)
+        self._streaks = StreakFiles(folder)
         self._pages: dict[int, PageHistory] = {}
         self._curves: dict[int, CurveSum] = {}
         self._last_mappings: dict[int, Mappings] = {}
@@ -113,7 +115,7 @@ class RecordingWriter:
         self._sums_due = time.monotonic() + _SUMS_EVERY_S
 
     def _save_meta(self, complete: bool) -> None:
-        files.write_json(self.directory / "meta.json", self.meta.content(complete, self.rounds))
+        files.write_json(self.folder, "meta.json", self.meta.content(complete, self.rounds))
 
     def add(self, result: Round, physical: PhysicalRound | None = None) -> None:
         """Write one round. physical: its page frames, if they are recorded.
@@ -179,9 +181,9 @@ class RecordingWriter:
         started = time.monotonic()
         errors = files.FirstError()
         with errors.caught():
-            files.replace(self.directory / "pages.csv", self._page_blocks())
+            files.replace(self.folder, "pages.csv", self._page_blocks())
         with errors.caught():
-            files.replace(self.directory / "curve.csv", [files.csv_bytes(self._curve_rows())])
+            files.replace(self.folder, "curve.csv", [files.csv_bytes(self._curve_rows())])
         with errors.caught():
             self._streaks.write_runs()
         took = time.monotonic() - started
@@ -227,6 +229,8 @@ class RecordingWriter:
             self._write_sums()
         with errors.caught():
             self._save_meta(complete and errors.error is None)
+        with errors.caught():
+            self.folder.require_there()
         for file in (self._rounds, self._mappings, self._tlb, self._curve_files):
             file.close()
         errors.raise_first()

@@ -17,6 +17,7 @@ from redirty.collector import files
 from redirty.collector.analyze.load import load_events
 from redirty.collector.bpf import ringbuf
 from redirty.collector.errors import RedirtyError
+from redirty.collector.folders import Folder
 from redirty.collector.recording import events
 from redirty.collector.recording.events import EventFile
 from redirty.collector.recording.writer import RecordingWriter
@@ -43,7 +44,7 @@ def filling_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 def test_a_record_has_exactly_the_columns_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    file = files.CsvFile(path, ("a", "b"))
+    file = files.CsvFile(Folder.hold(tmp_path), path.name, ("a", "b"))
     file.append_record({"b": 2, "a": 1})
     for wrong in ({"a": 1}, {"a": 1, "b": 2, "c": 3}, {"a": 1, "B": 2}):
         with pytest.raises(ValueError, match=r"x\.csv"):
@@ -55,7 +56,7 @@ def test_a_record_has_exactly_the_columns_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("room", [0, 1, 5, 13])
 def test_a_full_disk_leaves_whole_rows(room: int, tmp_path: Path, filling_disk: list[int]) -> None:
     path = tmp_path / "x.csv"
-    file = files.CsvFile(path, ("a", "b"))
+    file = files.CsvFile(Folder.hold(tmp_path), path.name, ("a", "b"))
     file.append([(1, 2), (3, None)])
     whole = path.read_bytes()
     assert whole == b"a,b\r\n1,2\r\n3,\r\n"
@@ -73,10 +74,10 @@ def test_a_full_disk_keeps_the_file_that_was_to_be_replaced(
     tmp_path: Path, filling_disk: list[int]
 ) -> None:
     path = tmp_path / "pages.csv"
-    files.replace(path, [b"old"])
+    files.replace(Folder.hold(tmp_path), path.name, [b"old"])
     filling_disk[0] = 3
     with pytest.raises(RedirtyError, match="ENOSPC"):
-        files.replace(path, [b"new and ", b"longer"])
+        files.replace(Folder.hold(tmp_path), path.name, [b"new and ", b"longer"])
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["pages.csv"], "no temporary file is left"
 
@@ -112,10 +113,11 @@ def failing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Let files of these names fail with ENOSPC, and no others."""
     real = files.replace
 
-    def replace(path: Path, blocks: Iterable[bytes]) -> None:
-        if path.name in names:
-            raise files.write_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        real(path, blocks)
+    def replace(folder: Folder, name: str, blocks: Iterable[bytes]) -> None:
+        if name in names:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise files.write_error(folder.path / name, full)
+        real(folder, name, blocks)
 
     monkeypatch.setattr(files, "replace", replace)
 
@@ -165,7 +167,7 @@ def records(count: int) -> npt.NDArray[np.void]:
 
 
 def test_no_events_leave_no_parts(tmp_path: Path) -> None:
-    file = EventFile(tmp_path, 0)
+    file = EventFile(Folder.hold(tmp_path), 0)
     assert list(tmp_path.iterdir()) == []
     file.close()
     assert [p.name for p in tmp_path.iterdir()] == ["events.parquet"]
@@ -174,7 +176,7 @@ def test_no_events_leave_no_parts(tmp_path: Path) -> None:
 def test_events_that_do_not_fit_leave_nothing_behind(
     tmp_path: Path, room_for_files: Callable[[int], None]
 ) -> None:
-    file = EventFile(tmp_path, 0)
+    file = EventFile(Folder.hold(tmp_path), 0)
     file.add(records(100_000))
     room_for_files(4096)
     with pytest.raises(RedirtyError, match=r"part-00000.parquet: File too large \(EFBIG\)"):
@@ -191,7 +193,7 @@ def test_parts_are_kept_when_they_cannot_be_joined(
     tmp_path: Path, room_for_files: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "_ROWS_A_PART", 1000)
-    file = EventFile(tmp_path, 0)
+    file = EventFile(Folder.hold(tmp_path), 0)
     for _ in range(20):
         file.add(records(1000))
     room_for_files(100_000)
@@ -207,8 +209,8 @@ def test_no_room_for_the_directory_of_parts(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    file = EventFile(tmp_path, 0)
+    file = EventFile(Folder.hold(tmp_path), 0)
     file.add(records(10))
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(os, "mkdir", refuse)
     with pytest.raises(RedirtyError, match="ENOSPC"):
         file.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from redirty.collector.errors import RedirtyError
+from redirty.collector.folders import Folder
 from redirty.tui import export
 from redirty.tui.readers.base import Reader
 from textual.binding import Binding, BindingType
@@ -81,12 +82,12 @@ class Watch(Screen[None]):
         self.app.push_screen(HelpScreen(self.HELP, self))
 
     def action_export_csv(self) -> None:
-        """Export what the screen shows into a file in the working directory."""
+        """Export what the screen shows into a file in the directory in which the program was started."""
         view, rows = self.csv_rows()
-        self._save(lambda directory: export.save_csv(directory, view, rows))
+        self._save(lambda folder: export.save_csv(folder, view, rows))
 
     def action_export_svg(self) -> None:
-        """Export a picture of the screen into a file in the working directory."""
+        """Export a picture of the screen into a file in the directory in which the program was started."""
         self.query("ToastRack").set(display=False)  # notifications would cover it
         self.call_after_refresh(self._save_svg)
 
@@ -94,13 +95,12 @@ class Watch(Screen[None]):
         picture = self.app.export_screenshot(title="redirty top").encode()
         self.query("ToastRack").set(display=True)
         view = self.csv_rows()[0]
-        self._save(lambda directory: export.save(directory, view, "svg", picture))
+        self._save(lambda folder: export.save(folder, view, "svg", picture))
 
-    def _save(self, save: Callable[[Path], Path]) -> None:
+    def _save(self, save: Callable[[Folder | None], Path]) -> None:
         try:
-            path = save(Path.cwd())
-        except (RedirtyError, FileNotFoundError) as e:  # the working directory may be gone
-            text = str(e) if isinstance(e, RedirtyError) else "the working directory is gone"
-            self.notify(text, title="export failed", severity="error")
+            path = save(getattr(self.app, "exports", None))
+        except RedirtyError as e:
+            self.notify(str(e), title="export failed", severity="error")
         else:
             self.notify(str(path), title="exported")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -121,9 +122,10 @@ def destination(text: str) -> str:
     if parse_address(text) is not None:
         return text
     path = Path.cwd() / Path(text).expanduser()
-    if path.exists() or path.is_symlink():
+    # os.path: pathlib raises EACCES, as for a link of another user in a shared directory
+    if os.path.lexists(path):
         raise UsageError(f"{path} exists already; enter a new directory")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):  # noqa: PTH112
         raise UsageError(f"no such directory: {path.parent}")
     return str(path)
 
@@ -146,6 +148,6 @@ def code_file(text: str) -> str | None:
     if not text.strip():
         return None
     path = Path(text.strip()).expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113
         raise UsageError(f"no such file: {path}")
     return str(path.absolute())

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from redirty.tui.snapshots.mirror_progress import MirrorProgress
 from redirty.tui.snapshots.snapshot import ReaderState
 
-_PROGRAM = (sys.executable, "-m", "redirty.collector.cli.main")
+# -P: "-m" alone imports from the working directory first, where others may write
+_PROGRAM = (sys.executable, "-P", "-m", "redirty.collector.cli.main")
 
 
 @dataclass(frozen=True)

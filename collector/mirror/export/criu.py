@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.files import new_directory
+from redirty.collector.files import write_all
+from redirty.collector.folders import Folder
 from redirty.collector.mirror.image.core_reader import CoreFile, read_manifest
 from redirty.collector.pageset import PAGE_SIZE
 
@@ -41,16 +41,6 @@ def message(fields: Iterable[tuple[int, int]]) -> bytes:
     return struct.pack("<I", len(body)) + body
 
 
-def _open(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-
-
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
 def export(directory: Path, to: Path) -> int:
     """Write the images of a mirror's processes to a new directory, and return their number of pages.
 
@@ -58,23 +48,32 @@ def export(directory: Path, to: Path) -> int:
         RedirtyError: the directory is not a mirror, or the images cannot be written.
     """
     information = read_manifest(directory)
-    new_directory(to)
+    folder = Folder.create(to)
     with contextlib.ExitStack() as stack:
         # A partial set could be mistaken for a complete one.
-        stack.callback(shutil.rmtree, to, ignore_errors=True)
-        total = _export_into(to, directory, information)
+        stack.callback(_discard, folder)
+        total = _export_into(folder, directory, information)
+        folder.require_there()
         stack.pop_all()
     return total
 
 
-def _export_into(to: Path, directory: Path, information: dict[str, Any]) -> int:
+def _discard(folder: Folder) -> None:
+    with contextlib.suppress(OSError):
+        folder.remove(*folder.names())
+    folder.remove_itself()
+
+
+def _export_into(to: Folder, directory: Path, information: dict[str, Any]) -> int:
     total = 0
     try:
         uptime_us = int(information["uptime_s"] * 1e6)
-        fd = _open(to / "inventory.img")
-        _write(fd, struct.pack("<I", _INVENTORY))
-        _write(fd, message([(1, _IMAGES_VERSION), (2, 1), (8, uptime_us)]))
-        os.close(fd)
+        fd = to.new_file("inventory.img")
+        try:
+            fields = message([(1, _IMAGES_VERSION), (2, 1), (8, uptime_us)])
+            write_all(fd, [struct.pack("<I", _INVENTORY), fields])
+        finally:
+            os.close(fd)
         pids = information["target"]["ns_pids"]
         for number, (pid, name) in enumerate(zip(pids, information["cores"], strict=True), 1):
             core = CoreFile(directory / Path(name).name)
@@ -83,24 +82,24 @@ def _export_into(to: Path, directory: Path, information: dict[str, Any]) -> int:
             finally:
                 core.close()
     except OSError as e:
-        raise RedirtyError(f"cannot write to {to}: {why(e)}") from None
+        raise RedirtyError(f"cannot write to {to.path}: {why(e)}") from None
     except (KeyError, ValueError, TypeError) as e:
         raise RedirtyError(f"{directory} is not a mirror that can be exported: {e}") from None
     return total
 
 
-def _export_process(core: CoreFile, pid: int, number: int, to: Path) -> int:
+def _export_process(core: CoreFile, pid: int, number: int, to: Folder) -> int:
     """Write pagemap-PID.img, the list of the pages that pages-NUMBER.img contains one after the other."""
-    maps, pages = _open(to / f"pagemap-{pid}.img"), _open(to / f"pages-{number}.img")
+    maps, pages = to.new_file(f"pagemap-{pid}.img"), to.new_file(f"pages-{number}.img")
     total = 0
     try:
-        _write(maps, struct.pack("<II", _COMMON, _PAGEMAP) + message([(1, number)]))
+        write_all(maps, [struct.pack("<II", _COMMON, _PAGEMAP) + message([(1, number)])])
         for first, length in core.own.tolist():
             for at in range(first, first + length, _MAX_ENTRY_PAGES):
                 count = min(_MAX_ENTRY_PAGES, first + length - at)
-                _write(maps, message([(1, at * PAGE_SIZE), (2, count), (4, _PRESENT)]))
+                write_all(maps, [message([(1, at * PAGE_SIZE), (2, count), (4, _PRESENT)])])
             for at in range(first, first + length, _CHUNK):
-                _write(pages, core.read(at, min(_CHUNK, first + length - at)))
+                write_all(pages, [core.read(at, min(_CHUNK, first + length - at))])
             total += length
     finally:
         os.close(maps)

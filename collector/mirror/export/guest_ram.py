@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.folders import Folder
 from redirty.collector.mirror.image.core_reader import CoreFile, read_manifest
 from redirty.collector.pageset import PAGE_SIZE
 from redirty.collector.target.qemu import Piece
@@ -55,14 +56,15 @@ def export(directory: Path, to: Path) -> tuple[int, bool]:
         raise RedirtyError(f"{directory} is not a mirror that can be exported: {e}") from None
     core = CoreFile(directory / Path(name).name)
     try:
-        fd = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        folder = Folder.hold(to.parent)
+        fd = folder.new_file(to.name)
         try:
             for part in parts:
                 _copy(core, fd, part)
             size = max(part.guest_address + part.size for part in parts)
             os.ftruncate(fd, size)
         except BaseException:
-            to.unlink()  # a partial file could be mistaken for a complete one
+            folder.remove(to.name)  # a partial file could be mistaken for a complete one
             raise
         finally:
             os.close(fd)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 from collections.abc import Sequence
@@ -41,27 +40,26 @@ def commit(
     """
     try:
         _check(image, processes)
+        image.folder.require_there()
         image.journal.end()
         names = []
         for index, process in enumerate(processes):
             name = "memory.core" if index == 0 else f"memory.{process.pid}.core"
             _finish_core(image, process, machine)
             os.fsync(image.stores[process.source].fd)
-            image.path_of(process.source).rename(image.directory / name)
+            image.folder.rename(image.name_of(process.source), name)
             names.append(name)
         write_json(
-            image.directory / "mirror.json", {"state": "committed", "cores": names, **information}
+            image.folder, "mirror.json", {"state": "committed", "cores": names, **information}
         )
-        _fsync_directory(image)
+        image.folder.sync()
     except OSError as e:
         raise RedirtyError(f"cannot write the mirror in {image.directory}: {why(e)}") from None
     image.committed = True
     leftover = list(image.kinds)  # files, and processes that ended before the commit
     image.close()
     image.journal.remove()
-    for number in leftover:
-        with contextlib.suppress(OSError):
-            image.path_of(number).unlink()
+    image.folder.remove(*map(image.name_of, leftover))
 
 
 def _check(image: Image, processes: Sequence[PlacedProcess]) -> None:
@@ -77,14 +75,6 @@ def _check(image: Image, processes: Sequence[PlacedProcess]) -> None:
         files = {m.source for m in process.mappings} - {None}
         if any(image.kinds.get(number or 0) != FILE for number in files):
             raise StoreError("mapping without a file source")
-
-
-def _fsync_directory(image: Image) -> None:
-    fd = os.open(image.directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _finish_core(image: Image, process: PlacedProcess, machine: int) -> None:

@@ -8,13 +8,14 @@ directory becomes a mirror when mirror.json is renamed into place, and not befor
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.files import new_directory
+from redirty.collector.folders import Folder
 from redirty.collector.mirror.image import elf_core
 from redirty.collector.mirror.image.digest import digest_of
 from redirty.collector.mirror.image.journal import Journal
@@ -29,7 +30,7 @@ class Image:
     """The pages of a mirror that is not committed yet.
 
     Attributes:
-        directory: the directory of the image.
+        folder: the directory of the image.
         journal: records what a new receiver needs to resume.
         stores: pages by number of their source.
         kinds: SPACE or FILE, by number of the source.
@@ -38,8 +39,8 @@ class Image:
         done: the last frame that is stored according to the journal.
     """
 
-    def __init__(self, directory: Path, journal: Journal) -> None:
-        self.directory = directory
+    def __init__(self, folder: Folder, journal: Journal) -> None:
+        self.folder = folder
         self.journal = journal
         self.stores: dict[int, PageStore] = {}
         self.kinds: dict[int, str] = {}
@@ -54,40 +55,50 @@ class Image:
         Raises:
             RedirtyError: the directory exists, or cannot be created.
         """
-        new_directory(directory)
-        image = cls(directory, Journal.create(directory, session))
+        folder = Folder.create(directory)
+        image = cls(folder, Journal.create(folder, session))
         image.session = session
         return image
 
     @classmethod
-    def resume(cls, directory: Path) -> Image:
+    def resume(cls, folder: Folder) -> Image:
         """Open the image of a receiver that ended before the commit.
+
+        Args:
+            folder: a directory that belongs to this process's user, and is writable by no other.
 
         Raises:
             RedirtyError: the journal or the pages cannot be used.
         """
-        journal, found = Journal.open(directory)
-        image = cls(directory, journal)
+        journal, found = Journal.open(folder)
+        image = cls(folder, journal)
         image.done = found.done
         image.session = found.session
         try:
             for number, kind in found.sources.items():
-                image._open(number, kind, found.windows.get(number, {}))
+                fd = folder.open_file(image.name_of(number), os.O_RDWR)
+                image._add(number, kind, fd, found.windows.get(number, {}))
                 image.stores[number].find_filled()
+        except RedirtyError:
+            image.close()
+            raise
         except OSError as e:
             image.close()
             raise RedirtyError(
-                f"cannot resume the mirror in {directory}: {why(e)}; remove it"
+                f"cannot resume the mirror in {folder.path}: {why(e)}; remove it"
             ) from None
         return image
 
-    def path_of(self, number: int) -> Path:
-        """Return the path of a source's pages before the commit."""
-        return self.directory / f".{number}.pages"
+    @property
+    def directory(self) -> Path:
+        """The path of the directory, for messages."""
+        return self.folder.path
 
-    def _open(self, number: int, kind: str, windows: dict[int, int], new: int = 0) -> None:
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | new
-        fd = os.open(self.path_of(number), flags, 0o600)
+    def name_of(self, number: int) -> str:
+        """Return the name of the file with a source's pages before the commit."""
+        return f".{number}.pages"
+
+    def _add(self, number: int, kind: str, fd: int, windows: dict[int, int]) -> None:
         self.stores[number] = PageStore(fd, elf_core.HEADER_BYTES if kind == SPACE else 0, windows)
         self.kinds[number] = kind
 
@@ -102,7 +113,7 @@ class Image:
             return
         if kind not in (SPACE, FILE) or len(self.stores) >= MAX_SOURCES:
             raise StoreError("too many sources, or unknown source kind")
-        self._open(number, kind, {}, os.O_CREAT)
+        self._add(number, kind, self.folder.new_file(self.name_of(number), os.O_RDWR), {})
         self.journal.source(number, kind)
 
     def write(self, number: int, firsts: U64, lengths: U64, data: memoryview) -> None:
@@ -152,14 +163,13 @@ class Image:
 
     def discard(self) -> None:
         """Remove everything that was written, and the directory if it is then empty."""
-        names = [self.path_of(n) for n in self.kinds]
+        names = [self.name_of(n) for n in self.kinds]
         self.close()
         self.journal.remove()
         with contextlib.suppress(OSError):
-            manifest = self.directory / "mirror.json"  # first: without it the rest is not a mirror
-            for path in [manifest, *names, *self.directory.glob("memory*.core")]:
-                path.unlink(missing_ok=True)
-            self.directory.rmdir()
+            names += fnmatch.filter(self.folder.names(), "memory*.core")
+        self.folder.remove("mirror.json", *names)  # it first: without it the rest is not a mirror
+        self.folder.remove_itself()
 
     def close(self) -> None:
         """Close all files; the journal is kept until the commit."""

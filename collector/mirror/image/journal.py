@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.folders import Folder
 
 NAME = ".journal"
 _RECORD = struct.Struct("<4sIQQI")  # kind, source, two numbers, checksum
@@ -51,40 +52,36 @@ def boot_id() -> str:
 class Journal:
     """An open journal, to which records are appended."""
 
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, fd: int) -> None:
+        self._folder = folder
         self._fd = fd
 
     @classmethod
-    def create(cls, directory: Path, session: str) -> Journal:
+    def create(cls, folder: Folder, session: str) -> Journal:
         """Create a journal.
 
         Raises:
             RedirtyError: the journal cannot be written.
         """
-        path = directory / NAME
         head = json.dumps({"journal": 1, "session": session, "boot": boot_id()}).encode()
         try:
-            fd = os.open(
-                path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
-            )
+            fd = folder.new_file(NAME, os.O_RDWR | os.O_APPEND)
             os.write(fd, head.ljust(_HEAD_BYTES))
         except OSError as e:
-            raise RedirtyError(f"cannot write {path}: {why(e)}") from None
-        return cls(path, fd)
+            raise RedirtyError(f"cannot write {folder.path / NAME}: {why(e)}") from None
+        return cls(folder, fd)
 
     @classmethod
-    def open(cls, directory: Path) -> tuple[Journal, JournalState]:
-        """Open an existing journal, and return its contents too.
+    def open(cls, folder: Folder) -> tuple[Journal, JournalState]:
+        """Open an existing journal of ours, and return its contents too.
 
         Raises:
             RedirtyError: the journal cannot be used.
         """
-        path = directory / NAME
         try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = folder.open_file(NAME, os.O_RDWR | os.O_APPEND)
         except OSError as e:
-            raise RedirtyError(f"no unfinished mirror in {directory}: {why(e)}") from None
+            raise RedirtyError(f"no unfinished mirror in {folder.path}: {why(e)}") from None
         try:
             with os.fdopen(os.dup(fd), "rb") as file:
                 head, records = file.read(_HEAD_BYTES), file.read()
@@ -96,8 +93,10 @@ class Journal:
             os.ftruncate(fd, _HEAD_BYTES + good)
         except (OSError, ValueError, KeyError, TypeError) as e:
             os.close(fd)
-            raise RedirtyError(f"cannot resume the mirror in {directory}: {e}; remove it") from None
-        return cls(path, fd), found
+            raise RedirtyError(
+                f"cannot resume the mirror in {folder.path}: {e}; remove it"
+            ) from None
+        return cls(folder, fd), found
 
     def _append(self, kind: bytes, source: int, one: int, two: int) -> None:
         body = _BODY.pack(kind, source, one, two)
@@ -148,8 +147,7 @@ class Journal:
 
     def remove(self) -> None:
         """Remove the file: the mirror is committed or discarded."""
-        with contextlib.suppress(OSError):
-            self.path.unlink()
+        self._folder.remove(NAME)
 
 
 def _replay(records: bytes, found: JournalState) -> int:

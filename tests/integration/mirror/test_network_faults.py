@@ -250,6 +250,7 @@ def _stopped(pid: int) -> bool:
 def test_a_wrong_code_and_a_missing_certificate_are_refused(writer: Writer, tmp_path: Path) -> None:
     to, code, wrong = tmp_path / "m", tmp_path / "code", tmp_path / "wrong"
     wrong.write_text("aaaaaaa-aaaaaaa-aaaaaaa-aaaaa\n")
+    wrong.chmod(0o600)
     with receive(to, tmp_path / "log", "--code-file", code) as other:
         done = finish(start_mirror(writer, other.port, "--code-file", wrong))
         assert done.code == 1 and "does not know the code" in done.err, done

@@ -170,7 +170,7 @@ def test_threads_and_stacks_of_a_recording(tmp_path: Path) -> None:
     """Threads and stacks are summed: 8 writes one page in all three rounds, 9 two pages in one round each."""
     rec = tmp_path / "rec"
     made = RecordingWriter(rec, meta())
-    events = EventFile(rec, 1_000)
+    events = EventFile(made.folder, 1_000)
     for number in range(3):
         made.add(one_round(number, log=of({16}), missed=empty(), present=empty()))
     rows = [(0.1, 8, 16, 5), (1.1, 8, 16, 5), (1.2, 8, 16, 5), (2.5, 8, 16, 5)]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redirty.collector.analyze import load
 from redirty.collector.errors import RedirtyError
+from redirty.collector.folders import Folder
 from redirty.collector.linux import capabilities, page_frames
 from redirty.collector.linux.page_frames import entries_of, frames_of
 from redirty.collector.metrics.frame_tracking import LastFrames, add_up, frames_for
@@ -120,7 +121,7 @@ def recorded(tmp_path: Path) -> Path:
     """Record a page that moves and then loses its frame, and one that stays."""
     directory = tmp_path / "rec"
     made = RecordingWriter(directory, meta())
-    physical = PhysicalFiles(directory)
+    physical = PhysicalFiles(made.folder)
     last = LastFrames()
     for number, at in enumerate(([500, 501], [600, 501], [0, 501])):
         found = add_up([(4321, last, numbers(16, 17), numbers(*at))])
@@ -158,7 +159,7 @@ def test_the_side_list_has_what_is_news(recorded: Path) -> None:
 
 def test_a_recording_that_was_cut_off(tmp_path: Path) -> None:
     """The parts of such a recording are read; a round without a row in rounds.csv does not count."""
-    files = PhysicalFiles(tmp_path)
+    files = PhysicalFiles(Folder.hold(tmp_path))
     files.add(0, add_up([(1, LastFrames(), numbers(5), numbers(50))]))
     files.flush()
     files.add(1, add_up([(1, LastFrames(), numbers(6), numbers(60))]))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from redirty.collector.analyze import load, observations
+from redirty.collector.folders import Folder
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.metrics.zero_pages import ZeroPages, ZeroRange, joined, runs, zero_pages
 from redirty.collector.model.memory import Memory
@@ -64,7 +65,7 @@ def test_neighbours_that_are_alike_are_joined() -> None:
 
 def test_a_recording_keeps_zero_pages(tmp_path: Path) -> None:
     write_zeros(
-        tmp_path,
+        Folder.hold(tmp_path),
         [
             zero_range(ROM, 0, 10, 10, 0),
             zero_range(FILE, 0, 10, 4, 1),

@@ -107,6 +107,7 @@ def test_options_become_fields_of_the_request(tmp_path: Path, root: None, pid: i
     text = new_code()
     code = tmp_path / "code"
     code.write_text(text)
+    code.chmod(0o600)
     words: list[object] = ["-p", pid, "--to", "host.example:7411", "--code-file", code]
     words += ["--patience", "5s"]
     words += ["--bandwidth", "80Mbit", "--verify", "--leave", "stopped", "--compress"]

@@ -15,6 +15,7 @@ import pytest
 from redirty.collector import files
 from redirty.collector.analyze import load, summary
 from redirty.collector.errors import RedirtyError
+from redirty.collector.folders import Folder
 from redirty.collector.pageset import empty
 from redirty.collector.recording import columns, writer
 from redirty.collector.recording.stacks import StackFile
@@ -254,7 +255,7 @@ def test_fields_survive_a_round_trip() -> None:
 
 
 def test_json_with_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
-    files.write_json(tmp_path / "x.json", {"comm": "a\udcffb", "n": 1})
+    files.write_json(Folder.hold(tmp_path), "x.json", {"comm": "a\udcffb", "n": 1})
     assert json.loads((tmp_path / "x.json").read_bytes()) == {"comm": "a?b", "n": 1}
 
 
@@ -288,7 +289,7 @@ class Names:
 
 
 def test_stacks_are_folded_with_the_writer_last(tmp_path: Path) -> None:
-    file = StackFile(tmp_path, Stacks(), Names(), {77: "a;\rb"})
+    file = StackFile(Folder.hold(tmp_path), Stacks(), Names(), {77: "a;\rb"})
     file.poll()
     file.close()
     assert (tmp_path / "stacks.folded").read_text().splitlines() == [

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redirty.collector.errors import RedirtyError
+from redirty.collector.folders import Folder
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
-from redirty.collector.mirror.image.journal import Journal
+from redirty.collector.mirror.image.journal import NAME, Journal
 from redirty.collector.mirror.image.page_store import PageStore, StoreError
 from redirty.collector.pageset import PAGE_SIZE
 
@@ -84,7 +85,7 @@ def test_an_image_resumes_after_a_kill(tmp_path: Path) -> None:
     image.journal.done(7)
     digest = image.digest()
     image.close()
-    found = Image.resume(tmp_path / "m")
+    found = Image.resume(Folder.open_own(tmp_path / "m"))
     assert (found.done, found.session) == (7, "s" * 16)
     assert found.kinds == {1: SPACE, 2: FILE}
     assert found.digest() == digest
@@ -98,33 +99,37 @@ def test_a_journal_ends_at_the_first_damaged_record(
     cut: int, damage: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory = tmp_path_factory.mktemp("journal")
-    journal = Journal.create(directory, "s" * 16)
+    folder, path = Folder.hold(directory), directory / NAME
+    journal = Journal.create(folder, "s" * 16)
     journal.source(1, SPACE)
     for number in (1, 2, 3):
         journal.done(number)
     journal.close()
-    data = bytearray(journal.path.read_bytes())
+    data = bytearray(path.read_bytes())
     data[4096 + damage] ^= 0x55
-    journal.path.write_bytes(data[: 4096 + cut])
-    reopened, found = Journal.open(directory)
+    path.write_bytes(data[: 4096 + cut])
+    reopened, found = Journal.open(folder)
     reopened.close()
     whole = min(cut // 28, damage // 28)
     assert found.done == max(whole - 1, 0)
 
 
 def test_a_journal_of_another_boot_is_refused(tmp_path: Path) -> None:
-    journal = Journal.create(tmp_path, "s" * 16)
+    folder = Folder.hold(tmp_path)
+    journal = Journal.create(folder, "s" * 16)
     journal.close()
-    data = journal.path.read_bytes()
+    path = tmp_path / NAME
+    data = path.read_bytes()
     at = data.index(b'"boot": "') + 9
-    journal.path.write_bytes(data[:at] + b"00000000" + data[at + 8 :])
+    path.write_bytes(data[:at] + b"00000000" + data[at + 8 :])
     with pytest.raises(RedirtyError, match="from before the last boot of this machine"):
-        Journal.open(tmp_path)
+        Journal.open(folder)
 
 
 def test_a_commit_cannot_be_resumed(tmp_path: Path) -> None:
-    journal = Journal.create(tmp_path, "s" * 16)
+    folder = Folder.hold(tmp_path)
+    journal = Journal.create(folder, "s" * 16)
     journal.end()
     journal.close()
     with pytest.raises(RedirtyError, match="commit"):
-        Journal.open(tmp_path)
+        Journal.open(folder)
