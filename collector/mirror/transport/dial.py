@@ -14,6 +14,7 @@ from redirty.collector.mirror.transport.sockets import tune
 
 _CONNECT_S = 10.0
 _HANDSHAKE_S = 30.0  # for the whole of it
+_TRIES, _RETRY_S = 8, 0.25
 
 
 def connect(host: str, port: int, code: bytes | None) -> socket.socket:
@@ -25,12 +26,23 @@ def connect(host: str, port: int, code: bytes | None) -> socket.socket:
         ConnectionLostError: the peer is not a redirty receive, or cannot be met.
         OSError: nobody listens (a receiver may come back).
     """
+    for _ in range(_TRIES):
+        try:
+            return _connect(host, port, code)
+        except (ConnectionResetError, ssl.SSLEOFError):  # it may have too many guests
+            time.sleep(_RETRY_S)
+    return _connect(host, port, code)
+
+
+def _connect(host: str, port: int, code: bytes | None) -> socket.socket:
+    """Try once to connect: see connect()."""
+    context = None if code is None else pairing.context(code, pairing.SENDER)
     try:
         connection = socket.create_connection((host, port), timeout=_CONNECT_S)
     except UnicodeError:  # of the codec idna, for a label that is empty or too long
         raise UsageError(f"invalid address: {host} cannot be the name of a machine") from None
     try:
-        if code is None:
+        if context is None:
             if not is_loopback(connection.getpeername()[0]):
                 raise UsageError(
                     f"{host} is another machine: give the code that redirty receive shows there with "
@@ -39,13 +51,15 @@ def connect(host: str, port: int, code: bytes | None) -> socket.socket:
             with connection:
                 return meeting.meet(connection)
         tune(connection)
-        context = pairing.context(code, pairing.SENDER)
         tls = context.wrap_socket(
             connection, server_hostname=pairing.RECEIVER, do_handshake_on_connect=False
         )
         connection = tls
         _shake_hands(tls)
         return tls
+    except ssl.SSLEOFError:
+        connection.close()
+        raise
     except ssl.SSLError as e:
         connection.close()
         raise RedirtyError(

@@ -1,8 +1,9 @@
 """Lets senders in: a thread that reads from connections until they have proved who they are.
 
 Strangers get a bounded share of everything: of time (a deadline for the whole greeting; rests while a mirror is
-received), of memory (a number of places) and of places (when all are taken, the neighbourhood with the most guests
-gives up one: the one that has done least, and of these the oldest). Who is proved never gives way to a stranger.
+received), of memory (a number of places) and of places (when all are taken, the oldest guest of the neighbourhood
+with the most guests gives way). Who has shown that he knows the code, or is root or this user, never gives way to a
+stranger.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from redirty.collector.mirror.transport.guest import (
     refuse,
 )
 from redirty.collector.mirror.transport.peer import require_own
-from redirty.collector.mirror.transport.protocol import FrameError
+from redirty.collector.mirror.transport.sockets import tune
 
 log = logging.getLogger(__name__)
 
-MAX_STRANGERS = 64
-MAX_PROVED = 4  # that have not greeted yet, and as many that wait to be served
+MAX_STRANGERS = 256
+MAX_KNOWN = 16  # that have not greeted yet
+_MAX_ARRIVED = 4  # that wait to be served
 GREETING_S = 20.0  # from the connection to the end of the greeting
 _ACCEPTS = 8  # a turn, so that all guests make progress between them
 _REST = 3.0  # while a mirror is received: rest for so many times as long as strangers took
@@ -49,19 +51,19 @@ class Door:
     """
 
     def __init__(
-        self, tcp: socket.socket, tls: ssl.SSLContext | None, tune: Callable[[socket.socket], None]
+        self, tcp: socket.socket, tls: ssl.SSLContext | None = None, knock: bytes = b""
     ) -> None:
         """Start to accept.
 
         Args:
             tcp: a listening socket, which stays the caller's.
             tls: for senders that know the code; None: for root and this user, on this machine.
-            tune: sets the options of a TCP connection.
+            knock: what such senders have in their first TLS record.
 
         Raises:
             OSError: the kernel refuses sockets.
         """
-        self._tcp, self._tls, self._tune = tcp, tls, tune
+        self._tcp, self._tls, self._knock = tcp, tls, knock
         tcp.setblocking(False)
         self._here: socket.socket | None = None
         self._sign = b""
@@ -126,6 +128,8 @@ class Door:
             return False
         began = time.monotonic()
         for guest in list(self._guests):
+            if guest not in self._guests:  # it gave way to another
+                continue
             if guest.fileno() in ready:
                 self._advance(guest)
             elif guest.deadline < began:
@@ -162,8 +166,9 @@ class Door:
             connection.send(self._sign)
             connection.close()
             return
-        self._tune(connection)
-        self._add(Guest(connection, neighbourhood(address), _deadline(), self._tls))
+        tune(connection)
+        where = neighbourhood(address)
+        self._add(Guest(connection, where, _deadline(), self._tls, self._knock))
 
     def _receive_here(self, connection: socket.socket, _address: str) -> None:
         try:
@@ -172,21 +177,17 @@ class Door:
             log.info("rejected connection: %s", e)
             refuse(connection, str(e))
             return
-        self._add(Guest(connection, "here", _deadline(), None))
+        self._add(Guest(connection, "here", _deadline()))
 
     def _add(self, guest: Guest) -> None:
-        proved = guest.progress == Progress.PROVED
-        self._make_room(proved=proved, limit=MAX_PROVED if proved else MAX_STRANGERS)
+        """Take a guest in, at the end of the list; one of the same kind gives way if there are too many."""
+        known = guest.progress >= Progress.KNOCKED
+        same = [g for g in self._guests if (g.progress >= Progress.KNOCKED) == known]
+        if len(same) >= (MAX_KNOWN if known else MAX_STRANGERS):
+            crowd = Counter(g.where for g in same)
+            # the first of those that are equal is the oldest
+            self._leave(max(same, key=lambda g: crowd[g.where]), "too many connections")
         self._guests.append(guest)
-
-    def _make_room(self, *, proved: bool, limit: int) -> None:
-        """Turn one away if as many as the limit have proved themselves, or have not."""
-        same = [g for g in self._guests if (g.progress == Progress.PROVED) == proved]
-        if len(same) < limit:
-            return
-        crowd = Counter(g.where for g in same)
-        # the first of those that are equal is the oldest
-        self._leave(min(same, key=lambda g: (-crowd[g.where], g.progress)), "too many connections")
 
     def _leave(self, guest: Guest, reason: str) -> None:
         log.info("rejected connection from %s: %s", guest.where, reason)
@@ -194,21 +195,23 @@ class Door:
         guest.refuse(reason)
 
     def _advance(self, guest: Guest) -> None:
-        before = guest.progress
+        before, at = guest.progress, self._guests.index(guest)
         try:
             arrival = guest.advance()
-        except (OSError, ValueError, FrameError) as e:
+        except Exception as e:  # whatever a stranger causes: the door stays open for others
             self._leave(guest, str(e))
             return
-        if guest.progress != before and guest.progress == Progress.PROVED:
-            self._guests.remove(guest)
-            self._make_room(proved=True, limit=MAX_PROVED)
-            self._guests.append(guest)
-        if arrival is None:
-            return
         self._guests.remove(guest)
+        if arrival is not None:
+            self._announce(arrival)
+        elif before < Progress.KNOCKED <= guest.progress:
+            self._add(guest)
+        else:
+            self._guests.insert(at, guest)
+
+    def _announce(self, arrival: Arrival) -> None:
         with self._lock:
-            if len(self._arrived) >= MAX_PROVED:
+            if len(self._arrived) >= _MAX_ARRIVED:
                 self._arrived.popleft().refuse("too many connections")
             self._arrived.append(arrival)
             os.eventfd_write(self._bell, 1)

@@ -15,6 +15,8 @@ from redirty.collector.mirror.transport.peer import is_loopback
 from redirty.collector.mirror.transport.protocol import FrameError
 
 _TLS_HANDSHAKE = 0x16  # the first byte of a TLS connection (RFC 8446, 5.1)
+_RECORD_HEAD = 5
+_MAX_FIRST_RECORD = 4096
 _NEEDS_CODE = "it needs its code: give the sender --code-file with what redirty receive shows"
 
 
@@ -38,11 +40,12 @@ class Arrival:
 
 
 class Progress(IntEnum):
-    """How far a guest has come."""
+    """Say how far a guest has come."""
 
     SILENT = 0
     TLS_BEGUN = 1
-    PROVED = 2
+    KNOCKED = 2  # it seems to know the code
+    PROVED = 3
 
 
 def refuse(connection: socket.socket, reason: str) -> None:
@@ -76,7 +79,12 @@ class Guest:
     """
 
     def __init__(
-        self, connection: socket.socket, where: str, deadline: float, tls: ssl.SSLContext | None
+        self,
+        connection: socket.socket,
+        where: str,
+        deadline: float,
+        tls: ssl.SSLContext | None = None,
+        knock: bytes = b"",
     ) -> None:
         """Take over a connection.
 
@@ -85,10 +93,12 @@ class Guest:
             where: the neighbourhood it comes from.
             deadline: CLOCK_MONOTONIC in seconds.
             tls: to prove that it knows the code; None: the kernel has told who it is.
+            knock: what senders that know the code have in their first TLS record.
         """
         connection.setblocking(False)
         self._connection = connection
-        self._tls = tls
+        self._tls, self._knock = tls, knock
+        self._seen = 0
         self._hello = bytearray()
         self.where, self.deadline = where, deadline
         self.progress = Progress.PROVED if tls is None else Progress.SILENT
@@ -106,9 +116,9 @@ class Guest:
             FrameError: it says something else.
         """
         try:
-            if self.progress == Progress.SILENT:
-                self._begin_tls()
-            if self.progress == Progress.TLS_BEGUN:
+            if self.progress == Progress.SILENT and not self._begin_tls():
+                return None
+            if self.progress in (Progress.TLS_BEGUN, Progress.KNOCKED):
                 self.events = select.POLLIN
                 assert isinstance(self._connection, ssl.SSLSocket)
                 self._connection.do_handshake()
@@ -121,20 +131,34 @@ class Guest:
             return None
         return Arrival(self._connection, session, bytes(self._hello))
 
-    def _begin_tls(self) -> None:
-        """Wrap the connection if TLS is what comes."""
+    def _begin_tls(self) -> bool:
+        """Wrap the connection once the first TLS record is there; return whether it is.
+
+        Until then nothing is spent on it, and the record shows whether the other end seems to know the code.
+        """
         assert self._tls is not None
-        first = self._connection.recv(1, socket.MSG_PEEK)
-        if not first:
+        record = self._connection.recv(_MAX_FIRST_RECORD, socket.MSG_PEEK)
+        if len(record) == self._seen:  # readable, and yet nothing has come: nothing will
             raise ConnectionResetError("closed by the other end")
-        if first[0] != _TLS_HANDSHAKE:
-            self._connection.recv(protocol.MAX_HELLO)  # what is unread would cut off the answer
+        self._seen = len(record)
+        if record[0] != _TLS_HANDSHAKE:
+            self._connection.recv(_MAX_FIRST_RECORD)  # what is unread would cut off the answer
             refuse(self._connection, _NEEDS_CODE)
             raise FrameError("it does not know of the code")
+        need = _RECORD_HEAD + (int.from_bytes(record[3:5]) if len(record) >= _RECORD_HEAD else 0)
+        if len(record) < min(need, _MAX_FIRST_RECORD):
+            self._wait_for(min(need, _MAX_FIRST_RECORD))
+            return False
+        self._wait_for(1)
         self._connection = self._tls.wrap_socket(
             self._connection, server_side=True, do_handshake_on_connect=False
         )
-        self.progress = Progress.TLS_BEGUN
+        self.progress = Progress.KNOCKED if self._knock in record else Progress.TLS_BEGUN
+        return True
+
+    def _wait_for(self, size: int) -> None:
+        """Let poll(2) report the connection as readable when this many bytes are there, or its end."""
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
     def _read_hello(self) -> str:
         """Return the session of a complete greeting."""

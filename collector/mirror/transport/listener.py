@@ -13,7 +13,7 @@ from redirty.collector.mirror.transport import pairing
 from redirty.collector.mirror.transport.door import Door
 from redirty.collector.mirror.transport.guest import Arrival
 from redirty.collector.mirror.transport.protocol import ConnectionLostError
-from redirty.collector.mirror.transport.sockets import readable, tune
+from redirty.collector.mirror.transport.sockets import readable
 
 _BACKLOG = 128
 _TRANSFER_S = 30.0
@@ -71,7 +71,7 @@ class Listener:
             raise RedirtyError(f"cannot listen on {host}:{port}: {reason}") from None
         self.port: int = self._socket.getsockname()[1]
         try:
-            self._door = Door(self._socket, tls, tune)
+            self._door = Door(self._socket, tls, b"" if code is None else pairing.knock(code))
         except OSError as e:
             self._socket.close()
             raise RedirtyError(f"cannot listen on {host}:{port}: {why(e)}") from None

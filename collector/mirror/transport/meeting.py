@@ -1,4 +1,4 @@
-"""How two ends on one machine meet without a code: on a unix socket, where the kernel tells each the other's user.
+"""Lets two ends on one machine meet without a code: on a unix socket, where the kernel tells each the other's user.
 
 The TCP port of such a receiver is a signpost only: whoever connects is told the name of the unix socket, and nothing
 is read from him. So strangers can neither pretend to be somebody nor occupy anything, and the mirror itself never

@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from redirty.collector.errors import RedirtyError
 from redirty.collector.mirror.rate_limiter import RateLimiter
 from redirty.collector.mirror.transport import door, pairing
 from redirty.collector.mirror.transport.dial import connect
-from redirty.collector.mirror.transport.guest import Guest
+from redirty.collector.mirror.transport.guest import Guest, Progress
 from redirty.collector.mirror.transport.listener import Listener, ReplaceableConnection
 from redirty.collector.mirror.transport.network_sink import NetworkSink
 from redirty.collector.mirror.transport.protocol import (
@@ -102,7 +103,7 @@ def test_whatever_listens_there_is_told_apart(answer: bytes, message: str) -> No
 
 
 def test_a_receiver_that_waits_for_the_first_word_is_older() -> None:
-    """One of before the signposts reads a whole head, and hangs up."""
+    """Imitate one of before the signposts: it reads a whole head, and hangs up."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -118,7 +119,7 @@ def test_a_receiver_that_waits_for_the_first_word_is_older() -> None:
 
 
 def test_an_older_sender_reads_one_line() -> None:
-    """It sends its greeting at once, and takes an error frame for what it is."""
+    """Imitate it: it sends its greeting at once, and takes an error frame for what it is."""
     listener = Listener("127.0.0.1", 0, None)
     with socket.create_connection(("127.0.0.1", listener.port)) as older:
         with contextlib.suppress(OSError):
@@ -208,11 +209,16 @@ def test_a_sender_that_connects_again_replaces_its_connection(with_code: bool) -
 def test_the_sender_of_another_mirror_does_not_disturb(with_code: bool) -> None:
     with paired(with_code=with_code) as (listener, guarded, sender, code):
         other = greeting_sender(listener.port, code, "b" * 16)
-        timer = threading.Thread(target=lambda: (other.recv(4096), sender.sendall(b"here")))
-        timer.start()
+
+        def answer() -> None:
+            other.recv(4096)
+            sender.sendall(b"here")
+
+        waiting = threading.Thread(target=answer)
+        waiting.start()
         buffer = memoryview(bytearray(4))
         assert guarded.recv_into(buffer) == 4 and bytes(buffer) == b"here"
-        timer.join()
+        waiting.join()
         assert other.recv(1) == b""
         other.close()
 
@@ -255,29 +261,74 @@ def test_a_slow_greeting_has_one_deadline_for_the_whole(monkeypatch: pytest.Monk
 
 
 def test_a_neighbourhood_with_many_guests_gives_way_first() -> None:
-    """Strangers take all places; those of one neighbourhood give way to a guest of another, and silent ones first."""
+    """Strangers take all places; those of one neighbourhood give way to guests of others, and the oldest first."""
     code = pairing.parse_code(pairing.new_code())
     context = pairing.context(code, pairing.RECEIVER)
     with socket.create_server(("127.0.0.1", 0)) as tcp:
-        there = door.Door(tcp, context, lambda connection: None)
+        there = door.Door(tcp, context, pairing.knock(code))
         there.close()  # its thread: what follows is not for threads
-        pairs = [socket.socketpair() for _ in range(door.MAX_STRANGERS + 2)]
-        crowd = [Guest(a, "crowd", 0.0, context) for a, _ in pairs[2:]]
-        alone = Guest(pairs[0][0], "alone", 0.0, context)
+        pairs = [socket.socketpair() for _ in range(door.MAX_STRANGERS + 3)]
+        crowd = [Guest(a, "crowd", 0.0, context, pairing.knock(code)) for a, _ in pairs[3:]]
+        alone = Guest(pairs[0][0], "alone", 0.0, context, pairing.knock(code))
         for guest in [alone, *crowd[:-1]]:
             there._add(guest)
         assert len(there._guests) == door.MAX_STRANGERS
-        pairs[2][1].sendall(b"\x16\x03\x01")  # the oldest of the crowd begins
-        there._advance(crowd[0])
+        for _, other in pairs[3:]:  # nobody gains a place by half a greeting
+            other.sendall(b"\x16\x03\x01\x02\x00")
+        for guest in crowd[:-1]:
+            there._advance(guest)
         there._add(crowd[-1])
-        assert alone in there._guests and crowd[0] in there._guests
-        assert crowd[1] not in there._guests and crowd[-1] in there._guests
-        proved = Guest(pairs[1][0], "here", 0.0, None)
-        there._add(proved)
-        assert len(there._guests) == door.MAX_STRANGERS + 1 and crowd[2] in there._guests
+        assert there._guests == [alone, *crowd[1:]]
+        own = Guest(pairs[1][0], "here", 0.0)
+        there._add(own)
+        assert there._guests == [alone, *crowd[1:], own]
         for a, b in pairs:
             a.close()
             b.close()
+
+
+def test_who_knocks_with_the_code_has_a_place_of_his_own() -> None:
+    code, other = (pairing.parse_code(pairing.new_code()) for _ in range(2))
+    for known, progress in ((code, Progress.KNOCKED), (other, Progress.TLS_BEGUN)):
+        with socket.create_server(("127.0.0.1", 0)) as tcp:
+            b = socket.create_connection(tcp.getsockname())
+            b.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            a, _ = tcp.accept()
+        guest = Guest(
+            a, "somewhere", 0.0, pairing.context(code, pairing.RECEIVER), pairing.knock(code)
+        )
+        record = first_record(known)
+        sent = 0
+        for end in (
+            1,
+            6,
+            46,
+            len(record) - 1,
+            len(record),
+        ):  # in pieces, as a network may deliver it
+            assert guest.progress == Progress.SILENT
+            b.sendall(record[sent:end])
+            sent = end
+            while len(a.recv(9999, socket.MSG_PEEK)) < sent:
+                pass
+            if sent < len(record):
+                assert guest.advance() is None
+        with contextlib.suppress(OSError):
+            assert guest.advance() is None
+        assert guest.progress == progress
+        guest.close()
+        b.close()
+
+
+def first_record(code: bytes) -> bytes:
+    """Return what a sender with this code sends first."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = pairing.context(code, pairing.SENDER).wrap_bio(
+        incoming, outgoing, server_hostname=pairing.RECEIVER
+    )
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
 
 
 def test_descriptors_may_be_beyond_the_limit_of_select() -> None:
