@@ -161,7 +161,10 @@ def read_journal(file: BinaryIO) -> tuple[JournalState, int]:
         ValueError: the journal is of another boot, was ended, or is no journal.
     """
     try:
-        fields = json.loads(file.read(_HEAD_BYTES))
+        head = file.read(_HEAD_BYTES)
+        if len(head) < _HEAD_BYTES:
+            raise ValueError
+        fields = json.loads(head)
         boot, session = fields["boot"], fields["session"]
         if fields["journal"] != 1 or not isinstance(boot, str) or not isinstance(session, str):
             raise ValueError
