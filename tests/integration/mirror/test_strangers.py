@@ -28,7 +28,7 @@ PAGE = 4096
 
 
 class Sender:
-    """A true sender of a small mirror, in this process."""
+    """Sends a small mirror from this process, as a true sender."""
 
     def __init__(self, port: int, code: Path | None) -> None:
         key = None if code is None else parse_code(code.read_text())
@@ -64,7 +64,7 @@ def assert_true(to: Path, receiver: Receive) -> None:
 
 @pytest.fixture(params=["local", "code"])
 def code(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | None]:
-    """A way to prove who one is: by the kernel, or by a code in this file."""
+    """Yield a way to prove who one is: None for by the kernel, or the file of a code."""
     require_root()
     yield tmp_path / "code" if request.param == "code" else None
 
@@ -75,7 +75,7 @@ def words(code: Path | None) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("end", ["open", "closed", "half"])
 def test_a_stranger_forges_no_mirror(end: str, code: Path | None, tmp_path: Path) -> None:
-    """A closed peer was root's, as /proc/net/tcp had it, and his mirror was committed."""
+    """End his connections in each way: a closed one was root's for /proc/net/tcp, and its mirror committed."""
     to = tmp_path / "m"
     with receive(to, tmp_path / "log", *words(code)) as receiver:
         with Stranger("forge", receiver.port, end=end) as stranger:
@@ -92,7 +92,7 @@ def test_a_stranger_forges_no_mirror(end: str, code: Path | None, tmp_path: Path
 def test_a_stranger_neither_cuts_nor_takes_over_a_mirror(
     end: str, code: Path | None, tmp_path: Path
 ) -> None:
-    """He even knows the session. Each of his connections cut the true one."""
+    """Let him even know the session: each of his connections cut the true one."""
     to = tmp_path / "m"
     with receive(to, tmp_path / "log", *words(code)) as receiver:
         sender = Sender(receiver.port, code)
