@@ -56,6 +56,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
         "it re-dirties, and how fast.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"redirty {VERSION}")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
@@ -65,6 +66,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
             help=line,
             description=line[0].upper() + line[1:] + ".",
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # an abbreviation's meaning changes when an option is added
         )
         sub.add_argument("-v", "--verbose", action="store_true", help="log more on stderr")
         if name == verb:
