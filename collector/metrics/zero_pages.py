@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.linux.pagemap import ENTRY_PRESENT, ENTRY_SWAPPED, Pagemap
+from redirty.collector.linux.procfs import directory
 from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, PAGES_PER_REGION, Bools
 from redirty.collector.tracking.address_space import AddressSpace
 
@@ -99,7 +100,7 @@ class ZeroPages:
             except OSError:
                 continue
             try:
-                memory = os.open(f"/proc/{space.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+                memory = os.open(f"{directory(space.pid)}/mem", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 pagemap.close()
                 continue

@@ -68,8 +68,8 @@ class ProcessTable:
     def _read(self, pid: int) -> bool:
         """Read one process; return False if a known one is gone or was replaced."""
         old = self.processes.get(pid)
-        stat = procfs.read_stat(pid)
-        if stat is None or stat.ended:
+        stat = procfs.read_living_stat(pid)
+        if stat is None:
             self.processes.pop(pid, None)
             return old is None
         if stat.kernel_thread:
