@@ -1,4 +1,4 @@
-"""What a mirror lacks: devices, pages that cannot be read, and what lies behind the end of a file."""
+"""Lists what a mirror lacks: devices, pages that cannot be read, and what lies behind the end of a file."""
 
 from __future__ import annotations
 

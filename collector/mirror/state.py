@@ -202,6 +202,8 @@ class MirrorState:
             if changed:
                 dirty = dirty | current
         except OSError as e:
+            if e.errno in RESOURCE_ERRNOS:
+                raise
             log.info("cannot read %s: %s", file.path, e)
             return
         self._update(file, current, dirty)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from redirty.collector.errors import require_resources
 from redirty.collector.linux import procfs
 from redirty.collector.pageset import PAGE_SIZE
 
@@ -92,7 +93,8 @@ def _cgroup(pid: int) -> str:
     """Return the path of a process's version 2 cgroup; without one, the longest of version 1."""
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_bytes().decode(errors="replace").splitlines()
-    except OSError:
+    except OSError as e:
+        require_resources(e, f"cannot read the cgroup of process {pid}")
         return ""
     paths = [line.split(":", 2) for line in lines]
     unified = [parts[2] for parts in paths if len(parts) == 3 and parts[0] == "0"]

@@ -1,7 +1,8 @@
 """A program that maps files of odd file systems, which it mounts where nobody else sees them.
 
 As a script: KIND (overlay, fuse) SHARING (private, shared) DIRECTORY NAME…: it maps each named file and prints
-their addresses; then it answers each line of its input ("copy-up NAME", "map NAME") with a line. It needs only Python's standard library.
+their addresses; then it answers each line of its input ("copy-up NAME", "map NAME") with a line. It needs
+only Python's standard library.
 
 overlay: "one" and "two" lie in two layers, and lists of mappings show both with the same device and inode.
 fuse: "one" and "two" too, as their server says so; of "bad" the server cannot read the pages from BAD_PAGE on.

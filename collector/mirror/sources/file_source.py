@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+from redirty.collector.linux.open_files import FUSE, OVERLAY, file_system
 from redirty.collector.linux.process_memory import read_file
 from redirty.collector.linux.shared_mappings import map_file
-from redirty.collector.mirror.sources.page_cache import FUSE, OVERLAY, file_system
 from redirty.collector.mirror.sources.page_hashes import PageHashes
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import Key, Vma

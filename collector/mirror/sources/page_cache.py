@@ -7,7 +7,6 @@ if they lie in the same page frame. Sources: Documentation/filesystems/overlayfs
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 
@@ -16,19 +15,9 @@ from redirty.collector.linux import pagemap as pm
 from redirty.collector.mirror.sources.vmas import Vma
 from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE
 
-OVERLAY, FUSE = 0x794C7630, 0x65735546  # include/uapi/linux/magic.h
-
 _CHUNK = 1 << 14  # raw entries per read
 _MAX_CHUNKS = 64
 _TRIES = 4  # a page that is migrated in between changes its frame
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def file_system(fd: int) -> int:
-    """Return the type of the file system of a file, such as OVERLAY; 0 if unknown."""
-    answer = (ctypes.c_long * 64)()  # more than struct statfs, whose first field it is
-    return 0 if _libc.fstatfs(fd, answer) else int(answer[0])
 
 
 def shows_file(pagemap: pm.Pagemap, memory: int, vma: Vma, fd: int) -> bool:

@@ -96,7 +96,7 @@ class NoSink(PageSink):
 
 
 def test_a_file_is_copied_up_during_the_mirror(tmp_path: Path) -> None:
-    """What it shows is read through the mapping in the last pass."""
+    """The mapping keeps the old contents, which are read through it in the last pass."""
     base = tmp_path / "files"
     base.mkdir()
     with program("overlay", base, "one") as target:
@@ -153,7 +153,7 @@ for line in sys.stdin:
 
 
 def test_secret_memory_is_named(tmp_path: Path) -> None:
-    """Nobody but the program can read it (memfd_secret): it does not keep the mirror from converging."""
+    """Memory that only the program can read (memfd_secret) does not keep the mirror from converging."""
     fd = ctypes.CDLL(None, use_errno=True).syscall(447, 0)
     require(fd >= 0, f"no memfd_secret here: {errno.errorcode.get(ctypes.get_errno())}")
     os.close(fd)
