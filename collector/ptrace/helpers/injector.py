@@ -45,12 +45,11 @@ def system_call_address(pid: int, arch: Architecture) -> int:
         TraceeError: No such instruction is mapped (ENOENT).
         OSError: The process is gone.
     """
-    directory = procfs.directory(pid)
-    with open(f"{directory}/maps", "rb", buffering=0) as maps:
+    with open(f"/proc/{pid}/maps", "rb", buffering=0) as maps:
         found = procfs.parse_maps(maps.readall())
     code = [(mapping, procfs.path_of(rest)) for mapping, rest in found if "x" in mapping[2]]
     code.sort(key=lambda one: one[1] != procfs.VDSO)
-    with open(f"{directory}/mem", "rb", buffering=0) as memory:
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         for (start, end, _), path in code:
             if path == procfs.VSYSCALL:
                 continue
@@ -79,7 +78,7 @@ def address_beforehand(pid: int) -> int:
 def is_system_call(pid: int, at: int, arch: Architecture) -> bool:
     """Return whether a process has a system call instruction at an address."""
     try:
-        with open(f"{procfs.directory(pid)}/mem", "rb", buffering=0) as memory:
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
             return bool(os.pread(memory.fileno(), len(arch.instruction), at) == arch.instruction)
     except OSError:
         return False

@@ -51,11 +51,6 @@ def living_threads(pid: int) -> "list[int]":
     return [tid for tid in threads_of(pid) if lives(tid)]
 
 
-def directory(pid: int) -> str:
-    """Return the directory in /proc of a living thread of a process: the first one may have ended. Raises: OSError."""
-    return f"/proc/{pid if lives(pid) else next(iter(living_threads(pid)), pid)}"
-
-
 def parse_maps(text: bytes) -> "list[tuple[Mapping, bytes]]":
     """Parse a maps file: each mapping, and the rest of its line, which ends with its path."""
     found = []
