@@ -6,6 +6,7 @@ writing a page and scanning for it shows whether a method works.
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -17,11 +18,17 @@ from redirty.collector.arming.uffd import UffdArmed
 from redirty.collector.errors import ArmError, GoneError, RedirtyError, why
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import MapsFile
+from redirty.collector.linux.open_files import open_files
 from redirty.collector.pageset import PAGE_SHIFT, U64, from_pages
 from redirty.collector.ptrace.injector_client import Injector
 
 METHODS = ("uffd", "soft-dirty")
 """In order of preference: reading and clearing in one step comes first."""
+
+SOFT_DIRTY_NOTE = (
+    "armed by soft-dirty bits, which are cleared: an incremental dump of the target by something else (CRIU's "
+    "pre-dumps) is wrong from now on, until its next full one"
+)
 
 # Four pages, all written; then one more write to a page for each line of input.
 _CHILD = """
@@ -57,8 +64,27 @@ def open_armed(
     """
     if method == "soft-dirty":
         return SoftDirtyArmed(pid, part)
+    _require_no_userfaultfd(pid)
     descriptor, stopped_s = injector.userfaultfd(pid, stop_timeout_s)
     return UffdArmed(pid, descriptor, stopped_s)
+
+
+def _require_no_userfaultfd(pid: int) -> None:
+    """Check that a process does not handle page faults itself.
+
+    What it registers while it is armed would be refused (EBUSY), and with it a post-copy migration, a
+    restore with lazy pages or a garbage collection.
+
+    Raises:
+        ArmError: It has a userfaultfd.
+    """
+    for number, opened in open_files(pid).items():
+        if opened == "anon_inode:[userfaultfd]":
+            raise ArmError(
+                f"cannot arm process {pid} with userfaultfd: it has one itself (descriptor {number}), which "
+                "could register no memory meanwhile; end that, or use --arm soft-dirty on a kernel that has it",
+                errno.EBUSY,
+            )
 
 
 def round_trip(method: str, injector: Injector) -> str | None:

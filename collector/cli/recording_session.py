@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from redirty.collector.arming.methods import SOFT_DIRTY_NOTE
 from redirty.collector.cli.progress import RecordProgressLine
 from redirty.collector.recording.options import RecordingOptions
 from redirty.collector.recording.session import Session
@@ -53,6 +55,14 @@ class RecordingSession(Session):
             options, on_round=progress.show, on_armed=on_armed, on_counted=progress.show_counting
         )
         self._progress = progress
+        self._armed = on_armed
+        if not quiet:
+            self.on_armed = self._note_arming
+
+    def _note_arming(self) -> None:
+        if self.method == "soft-dirty":
+            print(f"redirty: {SOFT_DIRTY_NOTE}", file=sys.stderr)
+        self._armed()
 
     def run(self) -> None:
         """Record as Session.run() does, and end the progress line."""

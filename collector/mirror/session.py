@@ -7,7 +7,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-from redirty.collector.arming.methods import choose
+from redirty.collector.arming.methods import SOFT_DIRTY_NOTE, choose
 from redirty.collector.bpf.loader import Options, regions_for
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.linux.malloc import (
@@ -71,6 +71,8 @@ class MirrorSession:
             injector = Injector()
             stack.callback(injector.close)
             method = choose(self.request.arm, injector)
+            if method == "soft-dirty":
+                self.observer.on_note(SOFT_DIRTY_NOTE)
             freezer = Freezer()
             try:
                 self.information = self._run(stack, injector, method, freezer)

@@ -99,6 +99,7 @@ class Freezer:
         ):  # otherwise the freezer occasionally waits for the reader
             peer.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER_BYTES)
         self._process = start_helper("freezer", peer)
+        self._ended = False
         self._link = local
         self._in = local.makefile("rb")
 
@@ -130,6 +131,7 @@ class Freezer:
             self.close()
             raise FreezeError("the freezer process ended; the target keeps running")
         answer: dict[str, object] = json.loads(line)
+        self._ended = bool(answer["ends"])
         if not answer["ok"]:
             self.frozen = False
             raise FreezeError(str(answer["why"]))
@@ -195,7 +197,7 @@ class Freezer:
         self._ask(0, op="network", pids=pids, trial=trial)
 
     def _renew(self) -> None:
-        if self._process.poll() is not None:  # it exited to release a thread that never stopped
+        if self._ended or self._process.poll() is not None:  # to release a thread for good
             self.close()
             self._start()
 

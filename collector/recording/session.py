@@ -74,6 +74,7 @@ class Session:
         self.by_log_only = 0
         self.pinned_kib = 0
         self.moved_pages = 0
+        self.method = ""
         self.names = ProcessNames()
         self._sink: RoundSink | None = None
 
@@ -120,7 +121,7 @@ class Session:
         tracer = None
         recorder = None
         try:
-            method = choose(self.options.arm, injector)
+            self.method = method = choose(self.options.arm, injector)
             if self.options.target.follow_fork:
                 self.names.listen()  # imports pyroute2, which is slow: before anything is armed
             tracer = Tracer(self._tracer_options())

@@ -122,6 +122,18 @@ _MEANING = {
 }
 
 
+_NOTICED = {
+    "uffd": (
+        "uffd stops one thread of each target once, for a millisecond or two. System calls go on or begin again, but a",
+        "recv with MSG_WAITALL may return a part; the target's own UFFDIO_REGISTER gets EBUSY while it is armed.",
+    ),
+    "soft-dirty": (
+        "soft-dirty clears bits that others use, too: an incremental dump of the target by CRIU is wrong until its",
+        "next full one.",
+    ),
+}
+
+
 def as_text(found: HostSupport) -> str:
     """Return the answers as lines for people."""
     lines = [
@@ -139,6 +151,8 @@ def as_text(found: HostSupport) -> str:
             mark = "yes" if reason is None else "no "
             chosen = "   <- auto" if name == auto else ""
             lines.append(f"  {mark}  {name:<15} {reason or _MEANING.get(name, '')}{chosen}")
+        if answers is found.arming and found.arm is not None:
+            lines += ["", *(f"  {line}" for line in _NOTICED[found.arm])]
         lines.append("")
     if found.ok:
         lines.append(f"tracing is possible: auto uses --probe {found.probe} --arm {found.arm}")

@@ -3,7 +3,7 @@
 It is a separate process, with the bare library only, so that the target resumes whatever happens
 to the collector: it is released when the collector's end of the socket closes, when the time limit is
 over (the collector may hang), and, as the kernel does for every tracer, when the freezer itself dies.
-The freezer changes nothing in the target.
+The freezer changes nothing in the target, except that a call that the stop ended with EINTR begins again.
 
 Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each way.
   {"op": "stop", "pids": [P, ...], "limit_s": T, "wait_s": T}
@@ -19,12 +19,14 @@ Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each 
       -> {"ok": true}; what their network namespaces send is dropped, too; with trial this is only checked
   {"op": "more", "limit_s": T}     -> {"ok": true}, the time limit is restarted
   {"op": "release", "stop": false} -> {"ok": true, "held_s": T}, with stop under SIGSTOP
-On failure: {"ok": false, "errno": N, "why": text}; the target then runs.
+On failure: {"ok": false, "errno": N, "why": text}; the target then runs. With "ends": true in an answer
+this process ends after it.
 """
 
 import ctypes
 import errno
 import json
+import math
 import os
 import select
 import signal
@@ -82,7 +84,7 @@ class FrozenThreads:
         until: When it ends by itself.
         frozen_s: How long the last freeze lasted.
         ended: Threads that ended before they could be stopped.
-        must_exit: Whether a thread may stop later on, which only the end of this process releases.
+        must_exit: Whether a thread may stop later on, or has ended, which only the end of this process releases.
     """
 
     def __init__(self) -> None:
@@ -145,6 +147,7 @@ class FrozenThreads:
         """Wait until a thread has stopped. Raises: TraceeError."""
         try:
             thread.wait_for_stop(max(deadline - time.monotonic(), 0.001))
+            thread.begin_call_again()
         except TraceeError as e:
             if e.code != errno.ESRCH:
                 raise TraceeError(e.code, f"thread {thread.tid} does not stop") from None
@@ -184,7 +187,7 @@ class FrozenThreads:
         late = []
         for _, thread in self.threads.values():
             if thread.stopped:
-                thread.release()
+                self.must_exit |= not thread.release()
             else:
                 late.append(thread)
         if self.machine is not None:
@@ -200,7 +203,7 @@ class FrozenThreads:
             # it; if that takes too long, the end of this process releases it.
             try:
                 thread.wait_for_stop(0.05)
-                thread.release()
+                self.must_exit |= not thread.release()
             except (TraceeError, OSError):
                 self.must_exit = True
 
@@ -265,9 +268,11 @@ def serve(link: socket.socket) -> None:
 def serve_with(frozen: FrozenThreads, link: socket.socket) -> None:
     """Serve the collector until it closes its end. Raises: OSError when it stops reading."""
     data = b""
+    waiting = select.poll()
+    waiting.register(link, select.POLLIN)
     while True:
         left = max(frozen.until - time.monotonic(), 0) if frozen.frozen else None
-        if not select.select([link], [], [], left)[0]:
+        if not waiting.poll(None if left is None else math.ceil(left * 1000)):
             frozen.release(stay=False)
             continue
         part = link.recv(65536)
@@ -287,6 +292,7 @@ def serve_with(frozen: FrozenThreads, link: socket.socket) -> None:
                 answer = {"ok": False, "errno": errno.EIO, "why": f"{type(e).__name__}: {e}"}
             # An answer that nobody reads must not keep anyone frozen.
             link.settimeout(max(frozen.until - time.monotonic(), 0.001) if frozen.frozen else None)
+            answer["ends"] = frozen.must_exit
             link.sendall(json.dumps(answer).encode() + b"\n" + blob)
             link.settimeout(None)
             if frozen.must_exit:

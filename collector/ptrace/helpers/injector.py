@@ -15,178 +15,48 @@ with the userfaultfd attached to it.
   {"op": "go"}                    -> {"ok": true}, the target resumes
   {"op": "relocate", "pid": P, ...}: see relocation.py
 On failure: {"ok": false, "errno": N, "why": text}; the target keeps running.
+
+Each request has a process of its own. One whose target does not run on (frozen, throttled) answers
+ETIMEDOUT, and stays until it does, as its registers must be restored then.
 """
 
-import ctypes
 import errno
+import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
 import time
 
-from . import procfs, relocation, tracee
-from .arch import Architecture, architecture
+from . import borrowed, code_search, injection, relocation, tracee
+from .arch import architecture
+from .code_search import Code
 from .errors import TraceeError
 from .tracee import Tracee
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 REQUEST_BYTES = 1 << 16
-UFFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | 1  # USER_MODE_ONLY: allowed to every user's process
-PIDFD_OPEN, PIDFD_GETFD = 434, 438
-
-
-def system_call_address(pid: int, arch: Architecture) -> int:
-    """Find a system call instruction in a process: in the vdso, or in any of its code.
-
-    Raises:
-        TraceeError: No such instruction is mapped (ENOENT).
-        OSError: The process is gone.
-    """
-    with open(f"/proc/{pid}/maps", "rb", buffering=0) as maps:
-        found = procfs.parse_maps(maps.readall())
-    code = [(mapping, procfs.path_of(rest)) for mapping, rest in found if "x" in mapping[2]]
-    code.sort(key=lambda one: one[1] != procfs.VDSO)
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-        for (start, end, _), path in code:
-            if path == procfs.VSYSCALL:
-                continue
-            for at in range(start, end, 1 << 20):
-                try:
-                    text = os.pread(memory.fileno(), min(1 << 20, end - at), at)
-                except OSError:
-                    break
-                offset = text.find(arch.instruction)
-                if offset >= 0:
-                    return at + offset
-    raise TraceeError(errno.ENOENT, "no system call instruction is mapped in it")
-
-
-def address_beforehand(pid: int) -> int:
-    """Find a system call instruction while the process still runs; return 0 if that fails.
-
-    Up to 65,530 mappings may have to be searched.
-    """
-    try:
-        return system_call_address(pid, architecture())
-    except (TraceeError, OSError):
-        return 0
-
-
-def is_system_call(pid: int, at: int, arch: Architecture) -> bool:
-    """Return whether a process has a system call instruction at an address."""
-    try:
-        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-            return bool(os.pread(memory.fileno(), len(arch.instruction), at) == arch.instruction)
-    except OSError:
-        return False
-
-
-def running_thread(pid: int) -> int:
-    """Return a thread that has not ended: the first one may have ended before the others.
-
-    Raises:
-        TraceeError: All have ended (ESRCH).
-    """
-    if threads := procfs.living_threads(pid):
-        return threads[0]
-    raise TraceeError(errno.ESRCH, "the process ended")
-
-
-def options_for(pid: int) -> int:
-    """Choose the ptrace options for a process.
-
-    Raises:
-        TraceeError: The process is traced already (EBUSY).
-    """
-    tracer = procfs.status_field(pid, "TracerPid")
-    if tracer not in ("", "0"):
-        raise TraceeError(errno.EBUSY, f"already traced by process {tracer}")
-    if procfs.status_field(pid, "Seccomp") not in ("", "0"):
-        # its filter may forbid the system calls to run in it, or kill for them
-        return tracee.O_SUSPEND_SECCOMP
-    return 0
-
-
-def require_steps(pid: int) -> None:
-    """Check that a process can be single-stepped.
-
-    Raises:
-        TraceeError: The process ignores SIGTRAP (ENOSYS).
-    """
-    if int(procfs.status_field(pid, "SigIgn") or "0", 16) & 1 << (signal.SIGTRAP - 1):
-        raise TraceeError(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
-
-
-def seize(pid: int, options: int) -> Tracee:
-    """Seize a thread of a process, which keeps running.
-
-    Raises:
-        TraceeError: The process is traced already, or may not be traced.
-        OSError: The process is gone.
-    """
-    options |= options_for(pid)
-    try:
-        return Tracee(running_thread(pid), architecture(), options)
-    except OSError as e:
-        if e.errno == errno.EPERM:
-            raise TraceeError(
-                errno.EPERM, "the kernel does not allow it to be traced (ptrace)"
-            ) from None
-        raise
-
-
-def get_userfaultfd(thread: Tracee, pid: int, at: int) -> int:
-    """Create a userfaultfd in a stopped thread, duplicate it into this process, close the target's.
-
-    Args:
-        thread: The stopped thread.
-        pid: Its process.
-        at: Where a system call instruction was, or 0.
-
-    Raises:
-        TraceeError: The target cannot run the system call, or the kernel refused it.
-        OSError: The process is gone.
-    """
-    arch = thread.arch
-    saved = thread.registers()
-    if saved[arch.mode] != arch.mode_value:
-        raise TraceeError(errno.ENOSYS, "it is a 32-bit program")
-    require_steps(pid)
-    if not at or not is_system_call(pid, at, arch):
-        at = system_call_address(pid, arch)
-    pidfd = _libc.syscall(PIDFD_OPEN, pid, 0)
-    if pidfd < 0:
-        raise TraceeError(errno.ESRCH, "the process ended")
-    tracee.leave_critical_section(thread, saved)
-    mask = thread.block_signals()
-    try:
-        number = thread.call(saved, at, arch.userfaultfd, UFFD_FLAGS)
-        if number < 0:
-            raise TraceeError(-number, f"userfaultfd in it: {os.strerror(-number)}")
-        copy = _libc.syscall(PIDFD_GETFD, pidfd, number, 0)
-        code = ctypes.get_errno()
-        thread.call(saved, at, arch.close, number)
-        if copy < 0:
-            raise TraceeError(code, f"pidfd_getfd: {os.strerror(code)}")
-        return int(copy)
-    finally:
-        try:
-            thread.set_registers(saved)
-            thread.set_mask(mask)
-        except OSError:
-            pass  # killed meanwhile
-        os.close(pidfd)
+_SEARCH_S = 10.0  # for reading a target's code; a file whose server is silent would take for ever
+_BEGINS, _LEFT_ALONE = b"b", b"l"
 
 
 class Server:
-    """Answers the collector's requests until it closes its end."""
+    """Answers the collector's requests until it closes its end.
+
+    Attributes:
+        link: The socket.
+        seized: A thread seized for its exec.
+        report: In the child, where it tells the parent that it begins to touch the target, and that it is
+            not to be waited for.
+        answered: Whether the request was answered while the child still has to restore the target.
+    """
 
     def __init__(self, link: socket.socket) -> None:
         self.link = link
         self.seized: Tracee | None = None
+        self.report = -1
+        self.answered = False
 
     def run(self) -> None:
         """Serve each target in a child process.
@@ -195,15 +65,51 @@ class Server:
         the child releases it in every case.
         """
         while request := self.request():
+            progress, report = os.pipe()
             child = os.fork()
             if child == 0:
+                os.close(progress)
+                self.report = report
                 try:
                     self.serve(request)
                 finally:
                     os._exit(0)
-            _, status = os.waitpid(child, 0)
-            if status != 0:
-                self.reply({"ok": False, "errno": errno.EIO, "why": "the injector was killed"})
+            os.close(report)
+            self.attend(child, progress)
+            os.close(progress)
+
+    def attend(self, child: int, progress: int) -> None:
+        """Wait until a child has ended, or only waits for its target to run on."""
+        waiting = select.poll()
+        waiting.register(progress, select.POLLIN)
+        waiting.register(self.link, 0)  # reports that the collector is gone
+        deadline = time.monotonic() + _SEARCH_S
+        touched = False
+        while True:
+            left_s = max(deadline - time.monotonic(), 0.0)
+            ready = dict(waiting.poll(None if touched else left_s * 1000))
+            if progress in ready:
+                told = os.read(progress, 1)
+                if told == _LEFT_ALONE:
+                    return
+                if not told:
+                    break
+                touched = True
+            elif touched:
+                return  # the collector is gone; the child restores the target and ends
+            else:
+                os.kill(child, signal.SIGKILL)  # it has not touched the target yet
+                os.waitpid(child, 0)
+                self.refuse(
+                    TraceeError(
+                        errno.EBUSY,
+                        f"reading its code takes over {_SEARCH_S:.0f} s (from a file server that is silent?)",
+                    )
+                )
+                return
+        _, status = os.waitpid(child, 0)
+        if status != 0:
+            self.reply({"ok": False, "errno": errno.EIO, "why": "the injector was killed"})
 
     def request(self) -> bytes:
         """Receive the next request; empty once the collector is gone, also with an answer unread."""
@@ -218,15 +124,14 @@ class Server:
             try:
                 self.answer(json.loads(request))
             except TraceeError as e:
-                more = {"in_use": e.addresses} if isinstance(e, relocation.InUseError) else {}
-                self.reply({"ok": False, "errno": e.code, "why": str(e), **more})
+                self.refuse(e)
             except (OSError, ValueError) as e:
                 code = getattr(e, "errno", None) or errno.EIO
                 gone = code in (errno.ESRCH, errno.ENOENT)
                 self.reply({"ok": False, "errno": errno.ESRCH if gone else code, "why": str(e)})
             except Exception as e:  # any: without an answer the collector would wait
                 self.reply({"ok": False, "errno": errno.EIO, "why": f"{type(e).__name__}: {e}"})
-            if self.seized is None:
+            if self.seized is None or self.answered:
                 return
             request = self.request()
         if self.seized is not None:
@@ -236,7 +141,9 @@ class Server:
         """Send an answer, with a descriptor that is closed here."""
         message = json.dumps(answer).encode()
         try:
-            if descriptor is None:
+            if self.answered:
+                pass  # too late: the target did not run
+            elif descriptor is None:
                 self.link.send(message)
             else:
                 socket.send_fds(self.link, [message], [descriptor])
@@ -246,32 +153,43 @@ class Server:
             if descriptor is not None:
                 os.close(descriptor)
 
+    def refuse(self, error: TraceeError) -> None:
+        """Send the answer of a request that failed."""
+        more = {"in_use": error.addresses} if isinstance(error, relocation.InUseError) else {}
+        self.reply({"ok": False, "errno": error.code, "why": str(error), **more})
+
+    def overdue(self) -> None:
+        """Answer that the target does not run on; what was begun in it is undone as soon as it does."""
+        self.refuse(
+            TraceeError(
+                errno.ETIMEDOUT,
+                "it does not run (frozen or throttled?); it is restored as soon as it does",
+            )
+        )
+        self.answered = True
+        self.link.close()
+        os.write(self.report, _LEFT_ALONE)
+
     def answer(self, request: dict[str, object]) -> None:
         """Carry out one request and reply. Raises: TraceeError, OSError."""
         operation = request["op"]
         pid = int(str(request.get("pid", 0)))
         if operation == "inject":
-            at = address_beforehand(pid)
-            started = time.monotonic()
-            thread = seize(pid, 0)
-            try:
-                thread.interrupt(float(str(request.get("timeout_s", tracee.STOP_TIMEOUT_S))))
-                descriptor = get_userfaultfd(thread, pid, at)
-            finally:
-                thread.release()
-            self.reply({"ok": True, "stopped_s": time.monotonic() - started}, descriptor)
+            code = self.code_of(pid)
+            timeout_s = float(str(request.get("timeout_s", tracee.STOP_TIMEOUT_S)))
+            descriptor, stopped_s = injection.inject(pid, code, timeout_s, self.overdue)
+            self.reply({"ok": True, "stopped_s": stopped_s}, descriptor)
         elif operation == "exec":
-            self.seized = seize(pid, tracee.O_TRACEEXEC)
+            os.write(self.report, _BEGINS)
+            injection.require_usable(pid)
+            self.seized = injection.seize(pid, pid, tracee.O_TRACEEXEC)
             self.pid = pid
             self.reply({"ok": True})
         elif operation == "wait_exec" and self.seized is not None:
             self.wait_exec(self.seized, bool(request["userfaultfd"]))
         elif operation == "relocate":
-            options = options_for(pid)
-            require_steps(pid)
-            self.reply(
-                relocation.relocate(request, architecture(), address_beforehand(pid), options)
-            )
+            code = self.code_of(pid)
+            self.reply(relocation.relocate(request, architecture(), code, self.overdue))
         elif operation == "go":
             if self.seized is not None:
                 self.seized.release()
@@ -280,6 +198,13 @@ class Server:
         else:
             raise TraceeError(errno.EINVAL, f"unknown request: {operation}")
 
+    def code_of(self, pid: int) -> Code:
+        """Find the code of a process that is to be touched next. Raises: TraceeError, OSError."""
+        injection.require_usable(pid)
+        code = code_search.search(pid, architecture())
+        os.write(self.report, _BEGINS)
+        return code
+
     def wait_exec(self, thread: Tracee, userfaultfd: bool) -> None:
         """Wait for an exec, stop at the new program's first instruction, and reply."""
         try:
@@ -287,15 +212,18 @@ class Server:
                 status = thread.wait(30.0)
                 if status >> 16 == tracee.EVENT_EXEC:
                     break
-                tracee.ptrace(
-                    tracee.CONT, thread.tid, 0, 0 if status >> 16 else os.WSTOPSIG(status)
-                )
+                thread.resume(tracee.CONT, 0 if status >> 16 else os.WSTOPSIG(status))
             # Still inside execve, whose result would overwrite a register: continue to the first
             # instruction of the new program, where the interruption stops it.
             tracee.ptrace(tracee.INTERRUPT, thread.tid)
-            tracee.ptrace(tracee.CONT, thread.tid)
+            thread.resume(tracee.CONT)
             thread.wait_for_stop(tracee.STOP_TIMEOUT_S)
-            self.reply({"ok": True}, get_userfaultfd(thread, self.pid, 0) if userfaultfd else None)
+            descriptor = None
+            if userfaultfd:
+                thread.overdue = self.overdue
+                code = code_search.search(self.pid, architecture())
+                descriptor = injection.get_userfaultfd(thread, self.pid, code)
+            self.reply({"ok": True}, descriptor)
         except (TraceeError, OSError):
             thread.release()
             self.seized = None
@@ -304,5 +232,7 @@ class Server:
 
 def main() -> None:
     """Run the injector; argv[1] is its end of the socket."""
+    borrowed.prepare()
     tracee.outlive_others()
+    gc.disable()  # it would take its time while a target is stopped
     Server(socket.socket(fileno=int(sys.argv[1]))).run()

@@ -14,9 +14,12 @@ import os
 import signal
 import struct
 import time
+from collections.abc import Callable
 
 from . import procfs, relocation_stub, tracee
 from .arch import Architecture
+from .borrowed import DISPATCHED, BorrowedThread
+from .code_search import Code
 from .errors import TraceeError
 from .relocation_layout import PAGE_SIZE, clipped, free_place, layout
 from .thread_group import StoppedThreads
@@ -28,6 +31,7 @@ _MAP_FLAGS = 0x100022  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
 _REGION = 1 << 21
 _SPARE_MAPPINGS = 16
 _POLL_S = 0.00005
+_SLOW_AFTER_S, _SLOW_POLL_S = 2.0, 0.02
 _SCAN = 0xC0606610  # as in linux/pagemap.py, which needs more than the bare library
 
 
@@ -101,7 +105,7 @@ class StubRun:
     Attributes:
         threads: All threads of the target.
         mover: The one that moves memory; the others are parked.
-        at: Address of a system call instruction in the target.
+        code: Code of the target for system calls.
         memory: Descriptor of its /proc/PID/mem.
         place: Address at which the stub is mapped.
         bytes: Size of the stub's mapping.
@@ -110,7 +114,7 @@ class StubRun:
         masks: TID -> signal mask to restore.
     """
 
-    def __init__(self, target: StoppedThreads, at: int, memory: int) -> None:
+    def __init__(self, target: StoppedThreads, code: Code, memory: int) -> None:
         """Save the state of all threads.
 
         Raises:
@@ -118,7 +122,7 @@ class StubRun:
         """
         self.threads: list[Tracee] = target.threads
         self.mover: Tracee = target.threads[0]
-        self.at = at
+        self.code = code
         self.memory = memory
         self.place = 0
         self.bytes = 0
@@ -130,7 +134,7 @@ class StubRun:
             if words[thread.arch.mode] != thread.arch.mode_value:
                 raise TraceeError(errno.ENOSYS, "it is a 32-bit program")
             if tracee.catches_calls(thread):
-                raise TraceeError(errno.EPERM, "it intercepts its own system calls (user dispatch)")
+                raise TraceeError(errno.EPERM, DISPATCHED)
             tracee.leave_critical_section(thread, words, memory)
             self.saved[thread.tid] = words
             self.masks[thread.tid] = thread.mask()
@@ -188,7 +192,7 @@ class StubRun:
         """Let the mover run until it reports that it is done."""
         started = time.monotonic()
         mover = self.mover
-        tracee.ptrace(tracee.CONT, mover.tid, 0, 0)
+        mover.resume(tracee.CONT)
         done = struct.pack("<I", relocation_stub.DONE)
         while self._read(relocation_stub.STATE, 4) != done:
             got, status = os.waitpid(mover.tid, os.WNOHANG | tracee.WALL)
@@ -198,9 +202,11 @@ class StubRun:
                 if status >> 16 == 0 and os.WSTOPSIG(status) == signal.SIGSTOP:
                     mover.deliver = signal.SIGSTOP  # delivered at its release
                 tracee.ptrace(tracee.CONT, mover.tid, 0, 0)
-            time.sleep(_POLL_S)
+            # A target that is frozen meanwhile takes as long as its owner wants.
+            slow = time.monotonic() - started > _SLOW_AFTER_S
+            time.sleep(_SLOW_POLL_S if slow else _POLL_S)
         self.moved_s = time.monotonic() - started
-        mover.interrupt(tracee.STOP_TIMEOUT_S)
+        mover.interrupt(None)
         now = mover.registers()
         if not self.place <= relocation_stub.instruction(list(now)) < self.place + self.bytes:
             # This process was delayed for so long that the thread has left the stub by itself.
@@ -231,16 +237,8 @@ class StubRun:
 
     def _call(self, number: int, *arguments: int) -> int:
         """Run one system call in the mover and restore it; return the result, or minus errno."""
-        thread, saved = self.mover, self.saved[self.mover.tid]
-        thread.block_signals()
-        try:
-            return int(thread.call(saved, self.at, number, *arguments))
-        finally:
-            try:
-                thread.set_registers(saved)
-                thread.set_mask(ctypes.create_string_buffer(self.masks[thread.tid], 8))
-            except OSError:
-                pass
+        with BorrowedThread(self.mover, self.code, self.memory) as lent:
+            return lent.call(number, *arguments)
 
 
 class RelocationRequest:
@@ -285,7 +283,7 @@ class RelocationRequest:
 
 
 def relocate(
-    request: "dict[str, object]", arch: Architecture, at: int, options: int
+    request: "dict[str, object]", arch: Architecture, code: Code, overdue: "Callable[[], None]"
 ) -> "dict[str, object]":
     """Carry out a request and return the answer.
 
@@ -293,31 +291,32 @@ def relocate(
         request: pid, node, runs ([start, end) multiples of 2 MiB, moved as a whole), segments (start,
             end, permissions of what is expected to be mapped there), timeout_s (for the stop).
         arch: The architecture.
-        at: Address of a system call instruction in the target, 0 if there is none.
-        options: ptrace options.
+        code: Code of the target for system calls.
+        overdue: Called once when the target does not run on.
 
     Raises:
         TraceeError: The move was not done, or only in part; the target is restored in any case.
         OSError: The process is gone.
     """
     pid = int(str(request["pid"]))
-    if not at:
-        raise TraceeError(errno.ENOENT, "no system call instruction is mapped in it")
     gc.disable()
     with (
-        open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory,
-        open(f"/proc/{pid}/maps", "rb", buffering=0) as maps,
+        open(f"{procfs.directory(pid)}/mem", "r+b", buffering=0) as memory,
+        open(f"{procfs.directory(pid)}/maps", "rb", buffering=0) as maps,
     ):
         ready = RelocationRequest(read_all(maps), request, 2 * len(procfs.living_threads(pid)) + 16)
-        target = StoppedThreads(pid, arch, options, float(str(request["timeout_s"])))
+        target = StoppedThreads(pid, arch, float(str(request["timeout_s"])), runs_calls=True)
         try:
+            if not code.still_there(memory.fileno(), arch):
+                raise TraceeError(errno.EAGAIN, "its mappings changed")
             now = read_all(maps)
             if now != ready.maps or len(target.threads) > ready.threads:
                 ready = RelocationRequest(now, request, len(target.threads))
             areas = [tracee.rseq_area(thread) for thread in target.threads]
             require_unused([area for area in areas if area], ready.segments)
             require_unarmed(pid, ready.segments)
-            stub_run = StubRun(target, at, memory.fileno())
+            target.threads[0].overdue = overdue
+            stub_run = StubRun(target, code, memory.fileno())
             shared = stub_run.run(ready.place, ready.shared)
         finally:
             target.release()

@@ -15,7 +15,7 @@ from .tracee import Tracee
 
 
 class StoppedThreads:
-    """All threads of a process, stopped until release().
+    """All threads of a process, or all but one, stopped until release().
 
     Attributes:
         pid: The process.
@@ -26,17 +26,34 @@ class StoppedThreads:
         TraceeError: A thread cannot be stopped, or not in time; all are released then.
     """
 
-    def __init__(self, pid: int, arch: Architecture, options: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        pid: int,
+        arch: Architecture,
+        timeout_s: float,
+        *,
+        runs_calls: bool = False,
+        besides: int = 0,
+    ) -> None:
+        """Stop the threads.
+
+        Args:
+            pid: The process.
+            arch: Its architecture.
+            timeout_s: How long to wait.
+            runs_calls: Whether they will run system calls, which their seccomp filters must not see.
+            besides: A thread that is stopped already; 0: none.
+        """
         self.pid = pid
         self.threads: list[Tracee] = []
         deadline = time.monotonic() + timeout_s
         self.started = 0.0
-        known: set[int] = set()
+        known = {besides}
         try:
             # Until no thread is new: one that is not stopped yet may start others.
             while new := [tid for tid in procfs.living_threads(pid) if tid not in known]:
                 known.update(new)
-                fresh = [t for tid in new if (t := self._seize(tid, arch, options))]
+                fresh = [t for tid in new if (t := self._seize(tid, arch, runs_calls))]
                 self.started = self.started or time.monotonic()
                 for thread in fresh:
                     tracee.ptrace(tracee.INTERRUPT, thread.tid)
@@ -45,14 +62,15 @@ class StoppedThreads:
         except BaseException:
             self.release()
             raise
-        if not self.threads:
+        if not self.threads and not besides:
             raise TraceeError(errno.ESRCH, "the process ended")
 
-    def _seize(self, tid: int, arch: Architecture, options: int) -> "Tracee | None":
+    def _seize(self, tid: int, arch: Architecture, runs_calls: bool) -> "Tracee | None":
         try:
-            return Tracee(tid, arch, options)
+            filtered = runs_calls and procfs.status_field(tid, "Seccomp") not in ("", "0")
+            return Tracee(tid, arch, tracee.O_SUSPEND_SECCOMP if filtered else 0)
         except OSError as e:
-            if e.errno == errno.ESRCH:
+            if e.errno in (errno.ESRCH, errno.ENOENT):
                 return None
             raise TraceeError(
                 errno.EPERM,
@@ -63,6 +81,7 @@ class StoppedThreads:
         self.threads.append(thread)
         try:
             thread.wait_for_stop(max(0.0, deadline - time.monotonic()))
+            thread.begin_call_again()
         except TraceeError as e:
             if e.code != errno.ESRCH:
                 raise

@@ -1,4 +1,4 @@
-"""A thread of a target, stopped by ptrace(2): its registers and signal mask, a system call in it.
+"""A thread of a target, stopped by ptrace(2): its registers, its signal mask, its interrupted call.
 
 Used by the injector and the freezer, which run with the bare library, as this module does.
 Sources: ptrace(2), rseq(2); kernel/ptrace.c, kernel/rseq.c.
@@ -10,6 +10,7 @@ import os
 import signal
 import struct
 import time
+from collections.abc import Callable
 
 from . import arch as architectures
 from .errors import TraceeError
@@ -18,14 +19,32 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long
 _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 
-SEIZE, INTERRUPT, DETACH, CONT, SINGLESTEP = 0x4206, 0x4207, 17, 7, 9
+SEIZE, INTERRUPT, DETACH, CONT, SYSCALL = 0x4206, 0x4207, 17, 7, 24
+PEEKUSER, POKEUSER, SETOPTIONS, GETEVENTMSG = 3, 6, 0x4200, 0x4201
 GETREGSET, SETREGSET, GETSIGMASK, SETSIGMASK = 0x4204, 0x4205, 0x420A, 0x420B
+O_SYSGOOD, O_TRACEVFORK, O_TRACECLONE = 0x1, 0x4, 0x8
 O_TRACEEXEC, O_SUSPEND_SECCOMP = 0x10, 1 << 21
 GET_RSEQ, GET_DISPATCH = 0x420F, 0x4211
 NT_PRSTATUS = 1
-EVENT_EXEC, EVENT_STOP = 4, 128
+EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_STOP = 2, 3, 4, 128
 WALL = 0x40000000
 STOP_TIMEOUT_S = 2.0
+_YIELD_S, _SLOW_POLL_S = 0.0002, 0.02
+
+# Signals that the kernel forces on a thread for what it does. Blocked, they would kill the process and reset
+# its handler: a thread whose calls are intercepted (syscall user dispatch) must lose neither.
+_FORCED = (
+    signal.SIGILL,
+    signal.SIGTRAP,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGSEGV,
+    signal.SIGSYS,
+)
+BLOCKED = struct.pack("<Q", ~sum(1 << (number - 1) for number in _FORCED) & (1 << 64) - 1)
+"""The signal mask of a thread that is borrowed: all that can be blocked without harm."""
+
+ERESTARTNOHAND = 514
 
 
 def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
@@ -44,20 +63,30 @@ class Tracee:
         tid: Its thread ID.
         stopped: Whether it is in a ptrace stop.
         deliver: A signal that arrived meanwhile, delivered at its release; 0: none.
+        overdue: Called once when the thread does not come back within STOP_TIMEOUT_S from a step that
+            must be waited for.
 
     Raises:
         OSError: The thread cannot be seized.
     """
 
-    def __init__(self, tid: int, arch: "architectures.Architecture", options: int) -> None:
+    def __init__(
+        self, tid: int, arch: "architectures.Architecture", options: int, *, seize: bool = True
+    ) -> None:
+        """Seize a thread; seize: False for a new one that the kernel has attached by itself."""
         self.tid = tid
         self.arch = arch
-        ptrace(SEIZE, tid, 0, options)
+        if seize:
+            ptrace(SEIZE, tid, 0, options)
         self.stopped = False
         self.deliver = 0
+        self.overdue: Callable[[], None] | None = None
 
-    def interrupt(self, timeout_s: float) -> None:
-        """Stop the thread, waiting up to timeout_s: one deep in the kernel may not stop in time.
+    def interrupt(self, timeout_s: float | None) -> None:
+        """Stop the thread; one deep in the kernel may not stop in time.
+
+        Args:
+            timeout_s: How long to wait; None: as long as it takes.
 
         Raises:
             TraceeError: The thread did not stop (ETIMEDOUT), or it ended (ESRCH).
@@ -65,30 +94,47 @@ class Tracee:
         ptrace(INTERRUPT, self.tid)
         self.wait_for_stop(timeout_s)
 
-    def wait_for_stop(self, timeout_s: float) -> None:
+    def wait_for_stop(self, timeout_s: float | None) -> None:
         """Wait for the requested stop. Raises: see interrupt()."""
         while True:
             status = self.wait(timeout_s)
             if status >> 16 == EVENT_STOP:
                 return
             # A signal came first: it is delivered, the interruption comes after it.
-            ptrace(CONT, self.tid, 0, 0 if status >> 16 else os.WSTOPSIG(status))
-            self.stopped = False
+            self.resume(CONT, 0 if status >> 16 else os.WSTOPSIG(status))
 
-    def wait(self, timeout_s: float) -> int:
+    def resume(self, request: int, number: int = 0) -> None:
+        """Resume the thread until its next stop, with a signal to deliver. Raises: OSError."""
+        ptrace(request, self.tid, 0, number)
+        self.stopped = False
+
+    def wait(self, timeout_s: float | None) -> int:
         """Wait for the thread's next stop; return the wait status. Raises: see interrupt()."""
-        deadline = time.monotonic() + timeout_s
+        limit_s = STOP_TIMEOUT_S if timeout_s is None else timeout_s
+        started = time.monotonic()
+        deadline = started + limit_s
         pause = 0.00002
         while True:
-            got, status = os.waitpid(self.tid, os.WNOHANG | WALL)
+            try:
+                got, status = os.waitpid(self.tid, os.WNOHANG | WALL)
+            except ChildProcessError:  # another thread executed a program: this one is gone
+                raise TraceeError(errno.ESRCH, "the process ended") from None
             if got == self.tid:
                 break
-            if time.monotonic() > deadline:
-                raise TraceeError(
-                    errno.ETIMEDOUT, "the thread does not stop (waiting in the kernel)"
-                )
+            now = time.monotonic()
+            if now - started < _YIELD_S:
+                os.sched_yield()  # a step takes some 20 us, a sleep would take three times that
+                continue
+            if now > deadline:
+                if timeout_s is not None:
+                    raise TraceeError(
+                        errno.ETIMEDOUT, "the thread does not stop (waiting in the kernel)"
+                    )
+                if self.overdue is not None:
+                    self.overdue()
+                    self.overdue = None
             time.sleep(pause)
-            pause = min(pause * 1.5, 0.002)
+            pause = min(pause * 1.5, 0.002 if now < deadline else _SLOW_POLL_S)
         if os.WIFEXITED(status) or os.WIFSIGNALED(status):
             raise TraceeError(errno.ESRCH, "the process ended")
         self.stopped = True
@@ -108,15 +154,9 @@ class Tracee:
         buffer = ctypes.create_string_buffer(vector, len(vector))
         ptrace(SETREGSET, self.tid, NT_PRSTATUS, ctypes.addressof(buffer))
 
-    def block_signals(self) -> "ctypes.Array[ctypes.c_char]":
-        """Block the thread's signals; return the mask it had.
-
-        A handler must not run on registers that are not the program's. SIGTRAP stays open: it
-        reports a step, and the kernel would reset its handler if it had to force it through.
-        """
-        old = ctypes.create_string_buffer(self.mask(), 8)
-        self.set_mask(ctypes.create_string_buffer(b"\xef" + b"\xff" * 7, 8))
-        return old
+    def block_signals(self) -> None:
+        """Block the thread's signals: a handler must not run on registers that are not the program's."""
+        self.set_mask(ctypes.create_string_buffer(BLOCKED, 8))
 
     def mask(self) -> bytes:
         """Read the thread's mask of blocked signals, 8 bytes."""
@@ -128,45 +168,31 @@ class Tracee:
         """Write the thread's mask of blocked signals."""
         ptrace(SETSIGMASK, self.tid, 8, ctypes.addressof(mask))
 
-    def call(
-        self, saved: "ctypes.Array[ctypes.c_uint64]", at: int, number: int, *arguments: int
-    ) -> int:
-        """Run one system call in the thread; return its result, or minus errno.
+    def begin_call_again(self) -> None:
+        """Let a system call that this stop made fail with EINTR begin again when the thread resumes.
 
-        Args:
-            saved: The thread's registers; they are not restored.
-            at: Address of a system call instruction.
-            number: Number of the system call.
-            arguments: Its arguments.
-
-        Raises:
-            TraceeError: The call did not run, or the process ended.
+        The kernel restarts most calls by itself, but leaves epoll_wait and some others with EINTR, for
+        which many programs are not prepared. ERESTARTNOHAND keeps EINTR for a signal that has a handler.
+        A call with a time limit gets its full time again. Raises: OSError.
         """
-        arch = self.arch
-        words = type(saved).from_buffer_copy(saved)
-        words[arch.interrupted] = 0xFFFF_FFFF_FFFF_FFFF
-        words[arch.number] = number
-        words[arch.counter] = at
-        for index, value in zip(arch.arguments, arguments, strict=False):
-            words[index] = value
-        self.set_registers(words)
-        for _ in range(16):
-            ptrace(SINGLESTEP, self.tid, 0, 0)
-            self.stopped = False
-            status = self.wait(STOP_TIMEOUT_S)
-            now = self.registers()
-            if now[arch.counter] == at + len(arch.instruction):
-                return ctypes.c_int64(now[arch.result]).value
-            if status >> 16 == 0 and os.WSTOPSIG(status) not in (signal.SIGTRAP,):
-                self.deliver = os.WSTOPSIG(status)
-        raise TraceeError(errno.EIO, "the system call did not run as expected")
+        result, number = self.arch.result * 8, self.arch.interrupted * 8
+        if ptrace(PEEKUSER, self.tid, result) != -errno.EINTR:
+            return
+        if ptrace(PEEKUSER, self.tid, number) in self.arch.begin_again:
+            ptrace(POKEUSER, self.tid, result, -ERESTARTNOHAND & (1 << 64) - 1)
 
-    def release(self) -> None:
-        """Detach from the thread, so that it resumes; a signal that arrived meanwhile is delivered."""
+    def release(self) -> bool:
+        """Detach from the thread, so that it resumes; a signal that arrived meanwhile is delivered.
+
+        Returns:
+            False if that failed, as it ended or is not stopped: only the end of this process releases it
+            then. Until that, the thread's process cannot be reaped by its parent.
+        """
         try:
             ptrace(DETACH, self.tid, 0, self.deliver)
         except OSError:
-            pass  # it ended, or is not stopped: then the end of this process releases it
+            return False
+        return True
 
 
 def rseq_area(thread: Tracee) -> int:
@@ -203,7 +229,8 @@ def leave_critical_section(
 ) -> None:
     """Make a thread that is stopped inside a restartable sequence resume at its abort handler.
 
-    The kernel would do so on return to user space, but not with a borrowed program counter.
+    The kernel would do so on return to user space, but not with a borrowed program counter. The registers
+    are written before the sequence is declared left: this process may die in between.
 
     Args:
         thread: The stopped thread.
@@ -227,6 +254,7 @@ def leave_critical_section(
             start, length, abort = 0, 0, 0  # in a library that was unmapped
         if 0 <= words[thread.arch.counter] - start < length:
             words[thread.arch.counter] = abort
+            thread.set_registers(words)
         # Also if the sequence was left already: the kernel clears the pointer only later, and first reads what
         # it points to, which may be memory that is away then.
         os.pwrite(opened, bytes(8), area + 8)

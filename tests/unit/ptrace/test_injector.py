@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from redirty.collector.errors import ArmError, GoneError
-from redirty.collector.ptrace.helpers import injector, procfs
+from redirty.collector.ptrace.helpers import code_search, procfs, thread_choice
 from redirty.collector.ptrace.helpers.arch import architecture
 from redirty.collector.ptrace.helpers.errors import TraceeError
 from redirty.collector.ptrace.injector_client import Injector
@@ -26,15 +26,17 @@ from tests.tiers import require, require_program
 def test_registers_are_where_the_table_says(tmp_path: Path) -> None:
     require(platform.machine() == "x86_64", "needs an x86-64 machine")
     gcc = require_program("gcc", "gcc")
-    names = ("rax", "rip", "orig_rax", "cs", "rdi", "rsi", "rdx", "r10", "r8", "r9")
+    names = ("rax", "rip", "rsp", "orig_rax", "cs", "rdi", "rsi", "rdx", "r10", "r8", "r9")
     words = ", ".join(f"offsetof(struct user_regs_struct, {n}) / 8" for n in names)
+    calls = ("userfaultfd", "close", "clone", "exit", "getpid", "rt_sigreturn")
+    numbers = ", ".join(f"SYS_{name}" for name in calls)
     code = f"""
     #include <stddef.h>
     #include <stdio.h>
     #include <sys/syscall.h>
     #include <sys/user.h>
     int main(void) {{
-        size_t words[] = {{ sizeof(struct user_regs_struct) / 8, SYS_userfaultfd, SYS_close, {words} }};
+        size_t words[] = {{ sizeof(struct user_regs_struct) / 8, {numbers}, {words} }};
         for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++)
             printf("%zu ", words[i]);
         return 0;
@@ -48,8 +50,13 @@ def test_registers_are_where_the_table_says(tmp_path: Path) -> None:
         arch.registers,
         arch.userfaultfd,
         arch.close,
+        arch.clone,
+        arch.exit,
+        arch.getpid,
+        arch.sigreturn,
         arch.result,
         arch.counter,
+        arch.stack,
         arch.interrupted,
         arch.mode,
         *arch.arguments,
@@ -66,7 +73,7 @@ def test_another_architecture_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_system_call_instruction_is_found() -> None:
     arch = architecture()
-    at = injector.system_call_address(os.getpid(), arch)
+    at = code_search.search(os.getpid(), arch).call
     with Path("/proc/self/mem").open("rb", buffering=0) as memory:
         memory.seek(at)
         assert memory.read(len(arch.instruction)) == arch.instruction
@@ -83,7 +90,7 @@ def test_no_instruction_anywhere() -> None:
     arch = architecture()
     other = type(arch)(**{**arch.__dict__, "instruction": os.urandom(24)})
     with pytest.raises(TraceeError, match="no system call instruction"):
-        injector.system_call_address(os.getpid(), other)
+        code_search.search(os.getpid(), other)
 
 
 @pytest.fixture
@@ -115,8 +122,8 @@ def test_names_that_look_like_lines(odd_target: subprocess.Popen[str]) -> None:
     assert procfs.status_field(pid, "TracerPid") == "0"
     assert procfs.status_field(pid, "Tgid") == str(pid)
     assert procfs.status_field(pid, "NoSuchField") == ""
-    assert injector.running_thread(pid) == pid
-    assert injector.system_call_address(pid, architecture()) > 0
+    assert thread_choice.candidates(pid, architecture()) == [pid]
+    assert code_search.search(pid, architecture()).call > 0
 
 
 # ---- the protocol ----

@@ -1,0 +1,168 @@
+"""Creates a userfaultfd of a process's memory, in one of its threads. Bare library only."""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from . import borrowed, code_search, procfs, thread_choice, tracee
+from .arch import architecture
+from .borrowed import BorrowedThread
+from .code_search import Code
+from .errors import TraceeError
+from .thread_group import StoppedThreads
+from .tracee import Tracee
+
+_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | 1  # USER_MODE_ONLY: allowed to every user's process
+_LAST_RESORT_S = 0.5
+
+
+def require_usable(pid: int) -> None:
+    """Check that system calls can be run in a process.
+
+    Raises:
+        TraceeError: The process is traced (EBUSY), frozen (ETIMEDOUT: that may pass), or ignores SIGTRAP (ENOSYS).
+        OSError: The process is gone.
+    """
+    tracer = procfs.status_field(pid, "TracerPid")
+    if tracer not in ("", "0"):
+        raise TraceeError(errno.EBUSY, f"already traced by process {tracer}")
+    if group := procfs.frozen_by(pid):
+        raise TraceeError(
+            errno.ETIMEDOUT, f"it is frozen (paused) by its cgroup {group}; thaw it first"
+        )
+    if int(procfs.status_field(pid, "SigIgn") or "0", 16) & 1 << (signal.SIGTRAP - 1):
+        raise TraceeError(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
+
+
+def seize(pid: int, tid: int, options: int) -> Tracee:
+    """Seize a thread of a process, which keeps running.
+
+    Raises:
+        TraceeError: It may not be traced.
+        OSError: It is gone.
+    """
+    try:
+        return Tracee(tid, architecture(), options)
+    except OSError as e:
+        if e.errno != errno.EPERM:
+            raise
+        tracer = procfs.status_field(tid, "TracerPid")
+        if tracer not in ("", "0"):
+            raise TraceeError(errno.EBUSY, f"already traced by process {tracer}") from None
+        if not procfs.lives(tid):
+            raise TraceeError(errno.ESRCH, "the process ended") from None
+        raise TraceeError(
+            errno.EPERM, "the kernel does not allow it to be traced (ptrace)"
+        ) from None
+
+
+def inject(
+    pid: int, code: Code, timeout_s: float, overdue: Callable[[], None]
+) -> "tuple[int, float]":
+    """Create a userfaultfd in a running process.
+
+    Args:
+        pid: The process.
+        code: Its code, found beforehand.
+        timeout_s: How long to wait until a thread has stopped.
+        overdue: Called once when the process does not run on after that.
+
+    Returns:
+        The descriptor, and for how many seconds a thread was stopped.
+
+    Raises:
+        TraceeError: No thread can run the system call, or the kernel refused it.
+        OSError: The process is gone.
+    """
+    deadline = time.monotonic() + timeout_s
+    tids = thread_choice.candidates(pid, architecture())
+    failure = TraceeError(errno.ESRCH, "the process ended")
+    for left, tid in zip(range(len(tids) - 1, -1, -1), tids, strict=True):
+        started = time.monotonic()
+        rest_s = max(deadline - started, 0.0)
+        thread = None
+        try:
+            thread = seize(pid, tid, 0)
+            thread.overdue = overdue
+            thread.interrupt(rest_s if left == 0 else min(rest_s, _LAST_RESORT_S))
+            return get_userfaultfd(thread, pid, code), time.monotonic() - started
+        except OSError as e:
+            if e.errno != errno.ESRCH:
+                raise
+        except TraceeError as e:
+            failure = e
+            if e.code not in (errno.ESRCH, errno.EPERM, errno.ETIMEDOUT):
+                raise
+        finally:
+            if thread is not None:
+                thread.release()
+    raise failure
+
+
+def get_userfaultfd(thread: Tracee, pid: int, code: Code) -> int:
+    """Create a userfaultfd in a stopped thread and duplicate it into this process.
+
+    Nothing of it stays in the target.
+
+    Raises:
+        TraceeError: The target cannot run the system call, or the kernel refused it.
+        OSError: The process is gone.
+    """
+    with open(f"{procfs.directory(pid)}/mem", "r+b", buffering=0) as memory:
+        if not code.still_there(memory.fileno(), thread.arch):
+            code = code_search.search(pid, thread.arch)
+        with BorrowedThread(thread, code, memory.fileno()) as lent:
+            descriptor = in_new_thread(lent)
+            return in_shared_table(lent, pid) if descriptor is None else descriptor
+
+
+def in_new_thread(lent: BorrowedThread) -> "int | None":
+    """Create it in a new thread, whose descriptors are no one else's; None if that is not possible.
+
+    Raises: TraceeError, OSError.
+    """
+    steps = lent.start_thread()
+    if steps is None:
+        return None
+    try:
+        number = steps.call(lent.thread.arch.userfaultfd, _FLAGS)
+        if number == -errno.EMFILE:  # the target's table is full: this one is a copy
+            steps.call(lent.thread.arch.close, 0)
+            number = steps.call(lent.thread.arch.userfaultfd, _FLAGS)
+        if number < 0:
+            raise refused(number)
+        return borrowed.duplicate(steps.thread.tid, number, borrowed.PIDFD_THREAD)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOSYS):  # before 6.9 there is no pidfd of a thread
+            raise
+        return None
+    finally:
+        lent.end_thread(steps)
+
+
+def in_shared_table(lent: BorrowedThread, pid: int) -> int:
+    """Create it in the process's own table while no other thread runs, which might fork; close it there.
+
+    Raises: TraceeError, OSError.
+    """
+    others = StoppedThreads(pid, lent.thread.arch, tracee.STOP_TIMEOUT_S, besides=lent.thread.tid)
+    try:
+        number = lent.call(lent.thread.arch.userfaultfd, _FLAGS)
+        if number < 0:
+            raise refused(number)
+        try:
+            return borrowed.duplicate(pid, number, 0)
+        except OSError as e:
+            code = e.errno or errno.EIO
+            raise TraceeError(code, f"pidfd_getfd: {os.strerror(code)}") from None
+        finally:
+            lent.call(lent.thread.arch.close, number)
+    finally:
+        others.release()
+
+
+def refused(result: int) -> TraceeError:
+    """Return the error for a refused userfaultfd(2); result: minus errno."""
+    return TraceeError(-result, f"userfaultfd in it: {os.strerror(-result)}")
