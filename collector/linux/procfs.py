@@ -177,6 +177,8 @@ def read_comm(pid: int) -> str | None:
 def read_cmdline(pid: int) -> list[str] | None:
     """Return the arguments of a process, without empty ones at the end; None once it is gone."""
     text = _read(f"/proc/{pid}/cmdline")
+    if text == b"" and (tid := living_thread(pid)) != pid:
+        text = _read(f"/proc/{pid}/task/{tid}/cmdline")
     if text is None:
         return None
     words = text.rstrip(b"\0")

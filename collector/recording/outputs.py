@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from redirty.collector.bpf.kernel_clock import kernel_ns
 from redirty.collector.files import FirstError
 from redirty.collector.metrics.frame_tracking import FrameTracker
 from redirty.collector.recording.events import EventFile
@@ -52,7 +53,7 @@ class Outputs:
         assert options.directory is not None
         self._recording = RecordingWriter(options.directory, meta)
         if options.events:
-            self._events = EventFile(options.directory, recorder.started_ns)
+            self._events = EventFile(options.directory, kernel_ns(recorder.started_ns))
         if options.stacks:
             comms = {pid: str(p["comm"]) for pid, p in names.processes.items()}
             self._stacks = StackFile(options.directory, tracer, tracer.symbols(), comms)
