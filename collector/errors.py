@@ -43,6 +43,23 @@ RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """errno values that mean redirty itself ran out of a resource, not that the target is gone."""
 
 
+def require_resources(error: OSError, what: str) -> None:
+    """Check that an error does not mean that redirty itself ran out of descriptors or memory.
+
+    Call it wherever an OSError would otherwise be taken as the end of a process.
+
+    Raises:
+        RedirtyError: it does. The message begins with `what`.
+    """
+    if error.errno not in RESOURCE_ERRNOS:
+        return
+    advice = {
+        errno.EMFILE: "; raise the limit of open files (ulimit -n)",
+        errno.ENFILE: "; raise fs.file-max",
+    }.get(error.errno, "")
+    raise RedirtyError(f"{what}: redirty itself has no more: {why(error)}{advice}") from None
+
+
 def why(error: OSError) -> str:
     """Return the kernel's reason as a phrase: 'Operation not permitted (EPERM)'."""
     if error.errno is None:

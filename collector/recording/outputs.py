@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from redirty.collector.bpf.kernel_clock import kernel_ns
 from redirty.collector.files import FirstError
 from redirty.collector.metrics.frame_tracking import FrameTracker
 from redirty.collector.recording.events import EventFile
@@ -53,7 +54,7 @@ class Outputs:
         self._recording = RecordingWriter(options.directory, meta)
         self.folder = folder = self._recording.folder
         if options.events:
-            self._events = EventFile(folder, recorder.started_ns)
+            self._events = EventFile(folder, kernel_ns(recorder.started_ns))
         if options.stacks:
             comms = {pid: str(p["comm"]) for pid, p in names.processes.items()}
             self._stacks = StackFile(folder, tracer, tracer.symbols(), comms)

@@ -18,6 +18,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redirty.collector.errors import RedirtyError
+from redirty.collector.folders import Folder
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
 from redirty.collector.mirror.image.journal import NAME, read_journal
 from redirty.collector.mirror.rate_limiter import RateLimiter
@@ -225,6 +226,6 @@ def test_an_image_that_a_damaged_journal_describes(tmp_path: Path) -> None:
         for number in (0, 1):
             (to / f".{number}.pages").write_bytes(b"x" * 5000)
         with contextlib.suppress(RedirtyError):
-            Image.resume(to).discard()
+            Image.resume(Folder.open_own(to)).discard()
             resumed += 1
     assert resumed > 30
