@@ -63,8 +63,9 @@ def one_line(text: str) -> str:
 
 
 def failure_of_the_machine(error: BaseException) -> RedirtyError | None:
-    """Build the message of an error that no code expected, but that is no bug: memory, descriptors, threads, the disk.
+    """Build the message of an error that no code expected, but that is no bug.
 
+    The machine lacks memory, descriptors, threads or room on a disk, or a name cannot be one of a host.
     Such an error may be the cause of another one, or may have become one during an import. None for a bug.
     """
     chain = [error]
@@ -75,9 +76,12 @@ def failure_of_the_machine(error: BaseException) -> RedirtyError | None:
             return RedirtyError(
                 "out of memory: free some, or raise the limit (ulimit -v, the cgroup's memory.max)"
             )
-        if isinstance(one, OSError) and one.errno is not None:
-            path = "" if one.filename is None else f" {os.fsdecode(one.filename)}:"
-            return RedirtyError(f"cannot continue:{path} {why(one)}")
+        if isinstance(one, OSError):
+            named = isinstance(one.filename, str | bytes)
+            path = f" {os.fsdecode(one.filename)}:" if named else ""
+            return RedirtyError(f"cannot continue:{path} {why(one) or type(one).__name__}")
+        if isinstance(one, UnicodeError) and "idna" in str(one):
+            return RedirtyError(f"invalid name of a host: {one}")
         if isinstance(one, RuntimeError) and "new thread" in str(one):
             return RedirtyError(
                 "cannot start a thread: raise the limit of processes (ulimit -u) or of memory"
