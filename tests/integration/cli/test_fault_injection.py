@@ -20,14 +20,14 @@ from tests.support.target_state import Condition, assert_released
 from tests.tiers import require
 from tests.workloads.driver import Checksum
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(600)]
 
 ALL = os.environ.get("REDIRTY_MACHINE_FAULTS") == "1"
 REDIS = TESTS / "data" / "redis"
 DOCUMENTED = {0, 1, 2, 3, 130}
 NO_ERRORS = ("redirty: listening on ", "redirty: code ")
 RECORD = ("record", "-p", "PID", "100ms", "3", "-q", "-o", "OUT")
-MIRROR = ("mirror", "-p", "PID", "-q", "--to", "OUT")
+MIRROR = ("mirror", "-p", "PID", "-q", "--passes", "3", "--to", "OUT")
 REPORT = ("report", "REDIS")
 RECEIVE = ("receive", "--to", "OUT", "--wait", "1s", "--listen")
 PREDICT = ("predict", "REDIS", "--bandwidth")
@@ -156,7 +156,7 @@ FAULTS = [
     # ---- names ----
     Fault(("record", "-p", "PID", "100ms", "2", "-q", "-o", "o\udcff\x1b[31m"), codes=frozenset({0}), kind=True),
     Fault(("report", "o\udcff\x1b[31m"), codes=frozenset({1})),
-    Fault(("mirror", "-p", "PID", "-q", "--to", "m\udcff\x1b[31m"), codes=frozenset({0})),
+    Fault(("mirror", "-p", "PID", "-q", "--passes", "3", "--to", "m\udcff\x1b[31m"), codes=frozenset({0})),
     refused(*RECEIVE, "", says="--listen"),
     refused(*RECEIVE, "..:0", code=1, kind=True),
     refused(*RECEIVE, f"{TOO_LONG}:0", code=1, kind=True),
@@ -166,7 +166,7 @@ FAULTS = [
     refused("mirror", "-p", "PID", "--to", f"{TOO_LONG}:7", code=1),
     refused("mirror", "-p", "PID", "--to", "[fe80::1%x]:7", code=1),
     refused("mirror", "-p", "PID", "--to", "a\udcff:7", code=1),
-    refused("mirror", "-p", "PID", "--to", "127.0.0.1:" + "9" * 5000),
+    refused("mirror", "-p", "PID", "--to", "127.0.0.1:" + "9" * 5000, code=1),
     refused("mirror", "-p", "PID", "--to", "OUT", "--passes", "9" * 5000),
     refused("pagetables", "-p", "PID", "--to-node", "9" * 5000),
     refused(*PREDICT[:2], "--to", f"{TOO_LONG}", code=1, kind=True),
@@ -251,7 +251,7 @@ def test_a_fault(fault: Fault, target: Checksum, tmp_path: Path) -> None:
         text=True,
         errors="surrogateescape",
         check=False,
-        timeout=200,
+        timeout=500,
     )
     shown = done.stderr
     assert "Traceback" not in shown + done.stdout and "internal error" not in shown + done.stdout, (
