@@ -66,7 +66,9 @@ def _text_stream(raw: io.FileIO, like: object) -> io.TextIOWrapper:
     if not isinstance(like, io.TextIOWrapper):
         return io.TextIOWrapper(buffer, "utf-8", "backslashreplace")
     by_line = like.line_buffering or like.write_through
-    return io.TextIOWrapper(buffer, like.encoding, like.errors, line_buffering=by_line)
+    # Names of files and processes may have characters that the terminal's encoding lacks.
+    errors = "backslashreplace" if like.errors == "strict" else like.errors
+    return io.TextIOWrapper(buffer, like.encoding, errors, line_buffering=by_line)
 
 
 def drop_output() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from redirty.collector import VERSION
 from redirty.collector.mirror.decision import Decision
-from redirty.collector.mirror.image.core_reader import SCHEMA
+from redirty.collector.mirror.image.committed import SCHEMA
 from redirty.collector.mirror.missing import unread_pages
 from redirty.collector.mirror.observer import PassReport
 from redirty.collector.mirror.request import MirrorRequest

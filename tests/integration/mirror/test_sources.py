@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 from redirty.collector.linux.pagemap import scan_supported
 from redirty.collector.linux.shared_mappings import identified, shared_mappings
-from redirty.collector.mirror.image.core_reader import CoreFile
 from redirty.collector.mirror.state import MirrorState
 from redirty.collector.mirror.transport.sink import PageSink
 from redirty.collector.pageset import PAGE_SIZE, page_numbers
 
 from tests.support.mapped_files import BAD_PAGE, PAGES, MappedFiles
-from tests.support.mirror_oracle import mirror_json
+from tests.support.mirror_oracle import CoreFile, mirror_json
 from tests.support.redirty_cli import Done, run_redirty
 from tests.tiers import require
 
@@ -44,7 +43,7 @@ def pages_of(to: Path, address: int) -> list[bytes]:
     """Return the pages of an area as the mirror has them."""
     core = CoreFile(to / "memory.core")
     try:
-        data = bytes(core.read(address // PAGE_SIZE, PAGES))
+        data = core.read(address, PAGES * PAGE_SIZE)
     finally:
         core.close()
     return [data[at : at + PAGE_SIZE] for at in range(0, len(data), PAGE_SIZE)]

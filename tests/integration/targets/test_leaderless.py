@@ -15,12 +15,11 @@ from redirty.collector.linux.maps import MapsFile
 from redirty.collector.linux.process import Process, descendants, has_memory
 from redirty.collector.linux.process_memory import ProcessMemory
 from redirty.collector.linux.shared_mappings import identified, shared_mappings
-from redirty.collector.mirror.image.core_reader import CoreFile
 from redirty.collector.target.process_table import ProcessTable
 from redirty.collector.target.targets import Tree
 
 from tests.support.leaderless import FULL, PAGE, PAGES, Leaderless
-from tests.support.mirror_oracle import mirror_json
+from tests.support.mirror_oracle import CoreFile, mirror_json
 from tests.support.redirty_cli import run_redirty, start_redirty
 
 pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
@@ -97,7 +96,7 @@ def test_it_is_mirrored(tmp_path: Path) -> None:
         assert mirror_json(tmp_path / "m")["verified"]
         core = CoreFile(tmp_path / "m" / "memory.core")
         try:
-            copy = bytes(core.read(program.address // PAGE, PAGES))
+            copy = core.read(program.address, PAGES * PAGE)
         finally:
             core.close()
         full = b"f" * 3 * PAGE + b"\7" * PAGE + b"f" * (FULL - 4) * PAGE

@@ -132,6 +132,16 @@ def test_errors_in_the_configuration_are_reported(
         config.read(file)
 
 
+def test_a_configuration_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path, kind in ((tmp_path / "fifo", "FIFO"), (Path("/dev/zero"), "device")):
+        with pytest.raises(UsageError, match=f"^cannot read {path}: it is a {kind}, not a regular"):
+            config.read(path)
+    (tmp_path / "deep.toml").write_text("x = " + "[" * 100_000)
+    with pytest.raises(UsageError, match="not valid TOML"):
+        config.read(tmp_path / "deep.toml")
+
+
 def test_a_missing_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert config.read(None).keys == {}
