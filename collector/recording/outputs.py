@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redirty.collector.files import FirstError
+from redirty.collector.foreign.symbols import Symbols
 from redirty.collector.metrics.frame_tracking import FrameTracker
 from redirty.collector.recording.events import EventFile
 from redirty.collector.recording.options import RecordingOptions
@@ -55,7 +56,7 @@ class Outputs:
             self._events = EventFile(options.directory, recorder.started_ns)
         if options.stacks:
             comms = {pid: str(p["comm"]) for pid, p in names.processes.items()}
-            self._stacks = StackFile(options.directory, tracer, tracer.symbols(), comms)
+            self._stacks = StackFile(options.directory, tracer, Symbols(), comms)
         if options.physical:
             self._frames = PhysicalFiles(options.directory)
             self._physical = FrameTracker()
@@ -105,6 +106,11 @@ class Outputs:
             if space.pid not in self._names.processes:
                 self._names.note(space.pid)
         self._recording.add(result, physical)
+
+    def hurry(self) -> None:
+        """See RoundSink."""
+        if self._stacks is not None:
+            self._stacks.hurry()
 
     def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
         """Finish every file, even if another one fails, then raise the first error."""
