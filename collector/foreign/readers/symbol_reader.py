@@ -114,7 +114,7 @@ class Region:
 
 
 class Target:
-    """One process whose functions are named.
+    """Process whose functions are named.
 
     Raises:
         OSError: It is gone.

@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import stat
 import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 from redirty.collector.errors import RESOURCE_ERRNOS
-from redirty.collector.linux.process_memory import read_file
+from redirty.collector.foreign import mapped_files
 from redirty.collector.mirror.sources.page_hashes import PageHashes
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import (
@@ -48,13 +47,13 @@ class FileSource:
         declared: whether the sink knows this source.
     """
 
-    def __init__(self, number: int, key: Key, fd: int, path: str) -> None:
-        """Take over the descriptor of a file.
+    def __init__(self, number: int, key: Key, fd: mapped_files.Handle, path: str) -> None:
+        """Take over an open file.
 
         Args:
             number: identifies the source on the wire.
             key: identifies the file.
-            fd: its descriptor, which close() closes.
+            fd: the open file, which close() closes.
             path: its path, for messages.
         """
         self.number = number
@@ -76,8 +75,8 @@ class FileSource:
         """Whether the target can write to the file through a mapping, or create a mapping that can."""
         return any(v.shared for _, v in self.mapped_by)
 
-    def _status(self) -> os.stat_result:
-        return os.fstat(self._fd)
+    def _status(self) -> os.stat_result | mapped_files.Status:
+        return mapped_files.status(self._fd)
 
     def current_pages(self) -> PageSet:
         """Return the pages that mappings show, up to the end of the file.
@@ -102,8 +101,8 @@ class FileSource:
         starts, ends = [], []
         while at < end:
             try:
-                data = os.lseek(self._fd, at, os.SEEK_DATA)
-                hole = os.lseek(self._fd, data, os.SEEK_HOLE)
+                data = mapped_files.seek(self._fd, at, os.SEEK_DATA)
+                hole = mapped_files.seek(self._fd, data, os.SEEK_HOLE)
             except OSError:  # no more data, or a file system without SEEK_DATA
                 break
             starts.append(data >> PAGE_SHIFT)
@@ -128,7 +127,7 @@ class FileSource:
 
     def read(self, pages: U64, buffer: memoryview) -> Bools:
         """See Source."""
-        good = read_file(self._fd, pages, buffer)
+        good = mapped_files.read(self._fd, pages, buffer)
         size = self._status().st_size
         if (
             size % PAGE_SIZE
@@ -154,28 +153,11 @@ class FileSource:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        mapped_files.close(self._fd)
 
 
-def _signature(status: os.stat_result) -> Signature:
+def _signature(status: os.stat_result | mapped_files.Status) -> Signature:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def open_mapped_file(pid: int, vma: Vma) -> int | None:
-    """Open the file behind a mapping; return None if it is not memory (a device, a kernel ring buffer).
-
-    Raises:
-        OSError: the mapping is gone, or the file cannot be opened.
-    """
-    name = f"/proc/{pid}/map_files/{vma.start:x}-{vma.end:x}"
-    # Opening a device can have side effects: check its type first.
-    if not stat.S_ISREG(os.stat(name).st_mode):  # noqa: PTH116
-        return None
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    try:
-        return os.open(name, flags | os.O_NOATIME)
-    except PermissionError:  # a file server that does not treat root as the owner
-        return os.open(name, flags)
 
 
 class Files:
@@ -215,7 +197,7 @@ class Files:
                 space.direct_vmas.append(vma)
                 return
             try:
-                fd = open_mapped_file(space.pid, vma)
+                fd = mapped_files.open_mapped(space.pid, vma.start, vma.end, vma.device, vma.path)
             except OSError as e:
                 if e.errno in (errno.ENOENT, errno.ESRCH):
                     return  # unmapped since the list was read
