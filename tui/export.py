@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from redirty.collector import files
+from redirty.collector import files, text
 from redirty.collector.recording.columns import ROUNDS
 from redirty.tui.snapshots.mirror import MirrorSnapshot
 from redirty.tui.snapshots.snapshot import TargetSnapshot
@@ -16,12 +16,12 @@ Rows = Iterator[Sequence[object]]
 
 
 def save_csv(directory: Path, view: str, rows: Rows) -> Path:
-    """Write rows into a new file (0600) in a directory; return its path.
+    """Write rows into a new file (0600) in a directory, for spreadsheets; return its path.
 
     Raises:
         RedirtyError: the file cannot be written.
     """
-    return save(directory, view, "csv", files.csv_bytes(rows))
+    return save(directory, view, "csv", files.csv_bytes(text.cells(rows)))
 
 
 def save(directory: Path, view: str, ending: str, content: bytes) -> Path:

@@ -99,7 +99,7 @@ def test_what_is_no_elf_file_is_refused(content: bytes) -> None:
 @pytest.mark.parametrize("field", range(10))
 @pytest.mark.parametrize("value", [0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1])
 def test_wrong_section_headers(program: Path, field: int, value: int) -> None:
-    """One field of every section header has a wrong value: an error or other names, nothing else."""
+    """Give one field of every section header a wrong value: an error or other names, nothing else."""
     content = bytearray(program.read_bytes())
     (at,) = struct.unpack_from("<Q", content, SECTIONS_AT)
     form = struct.Struct("<IIQQQQIIQQ")
