@@ -81,6 +81,8 @@ class Session:
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """End the session as soon as possible; what has been recorded is kept."""
         self.interrupted = self._stopped = True
+        if self._sink is not None:
+            self._sink.hurry()
 
     def finish(self) -> None:
         """End the session as planned, with a last round that has everything written before this call.
@@ -132,6 +134,8 @@ class Session:
             else:
                 recorder.begin()
             self._sink = self._make_sink(self.options, recorder, self.names)
+            if self.interrupted:  # meanwhile
+                self._sink.hurry()
             self.on_armed()
             self._loop(recorder)
         finally:

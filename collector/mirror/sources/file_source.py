@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
 from collections.abc import Iterator
 
 import numpy as np
+from redirty.collector.foreign import mapped_files
 from redirty.collector.linux.open_files import FUSE, OVERLAY, file_system
-from redirty.collector.linux.process_memory import read_file
-from redirty.collector.linux.shared_mappings import map_file
 from redirty.collector.mirror.sources.page_hashes import PageHashes
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import Key, Vma
@@ -47,13 +45,13 @@ class FileSource:
         end: the number of its pages at the last current_pages(), holes included.
     """
 
-    def __init__(self, number: int, key: Key, fd: int, path: str) -> None:
-        """Take over the descriptor of a file.
+    def __init__(self, number: int, key: Key, fd: mapped_files.Handle, path: str) -> None:
+        """Take over an open file.
 
         Args:
             number: identifies the source on the wire.
             key: identifies the file.
-            fd: its descriptor, which close() closes.
+            fd: the open file, which close() closes.
             path: its path, for messages.
         """
         self.number = number
@@ -70,8 +68,11 @@ class FileSource:
         self._fd = fd
         self._signature: Signature | None = None
         self.end = 0
-        kind = file_system(fd)
-        self._fuse, self._layered = kind == FUSE, kind == OVERLAY
+        if isinstance(fd, int):
+            kind = file_system(fd)
+            self._fuse, self._layered = kind == FUSE, kind == OVERLAY
+        else:
+            self._fuse, self._layered = True, fd.layered
         self._shown_by: dict[tuple[int, Vma], bool] = {}
         self._written = empty()
         # cached by mappings, size, blocks and times: the pages of the file that they show
@@ -86,8 +87,8 @@ class FileSource:
         """Whether the target can write to the file through a mapping, or create a mapping that can."""
         return any(v.shared for _, v in self.mapped_by)
 
-    def _status(self) -> os.stat_result:
-        return os.fstat(self._fd)
+    def _status(self) -> os.stat_result | mapped_files.Status:
+        return mapped_files.status(self._fd)
 
     def shown_by(self, space: SpaceSource, vma: Vma, *, again: bool = False) -> bool:
         """Return whether a mapping of the file shows what is read here, see page_cache.
@@ -102,6 +103,8 @@ class FileSource:
         """
         if not self._layered:
             return True
+        if not isinstance(self._fd, int):
+            return False  # what this process has not opened, it cannot compare
         known = self._shown_by.get((space.number, vma))
         if known is None or (known and again):
             known = self._shown_by[space.number, vma] = space.shows_file(vma, self._fd)
@@ -170,7 +173,7 @@ class FileSource:
 
     def read(self, pages: U64, buffer: memoryview) -> Bools:
         """See Source."""
-        good = read_file(self._fd, pages, buffer)
+        good = mapped_files.read(self._fd, pages, buffer)
         size = self._status().st_size
         if (
             size % PAGE_SIZE
@@ -196,21 +199,21 @@ class FileSource:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        mapped_files.close(self._fd)
 
 
-def _signature(status: os.stat_result) -> Signature:
+def _signature(status: os.stat_result | mapped_files.Status) -> Signature:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _data(fd: int, first: int, end: int) -> Iterator[tuple[int, int]]:
+def _data(fd: mapped_files.Handle, first: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the ranges of pages of a file that are no holes, among the pages [first, end), ascending."""
     at, stop = first << PAGE_SHIFT, end << PAGE_SHIFT
     done = first  # a page that is data in part belongs to one range only
     while at < stop:
         try:
-            data = os.lseek(fd, at, os.SEEK_DATA)
-            hole = os.lseek(fd, data, os.SEEK_HOLE) if data < stop else stop
+            data = mapped_files.seek(fd, at, os.SEEK_DATA)
+            hole = mapped_files.seek(fd, data, os.SEEK_HOLE) if data < stop else stop
         except OSError as e:
             if e.errno != errno.ENXIO:  # a file system that does not tell; else no more data
                 yield max(at >> PAGE_SHIFT, done), end
@@ -222,24 +225,3 @@ def _data(fd: int, first: int, end: int) -> Iterator[tuple[int, int]]:
             yield max(data >> PAGE_SHIFT, done), last
             done = last
         at = max(hole, at + 1)
-
-
-def open_mapped_file(tid: int, vma: Vma) -> int | None:
-    """Open the file behind a mapping; return None if it is not memory (a device, a kernel ring buffer).
-
-    Args:
-        tid: a living thread of the process.
-        vma: the mapping.
-
-    Raises:
-        OSError: the mapping is gone, or the file cannot be opened.
-    """
-    name = map_file(tid, vma.start, vma.end)
-    # Opening a device can have side effects: check its type first.
-    if not stat.S_ISREG(os.stat(name).st_mode):  # noqa: PTH116
-        return None
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    try:
-        return os.open(name, flags | os.O_NOATIME)
-    except PermissionError:  # a file server that does not treat root as the owner
-        return os.open(name, flags)

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 from redirty.collector.errors import RESOURCE_ERRNOS
+from redirty.collector.foreign import mapped_files
 from redirty.collector.linux import procfs
 from redirty.collector.linux.shared_mappings import Identity, identity, map_file
-from redirty.collector.mirror.sources.file_source import FileSource, open_mapped_file
+from redirty.collector.mirror.sources.file_source import FileSource
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import Key, Vma, namespace_of
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_pages
@@ -84,7 +85,7 @@ class Files:
         file = self.by_key.get(key)
         if file is None:
             try:
-                fd = open_mapped_file(tid, vma)
+                fd = mapped_files.open_mapped(tid, vma.start, vma.end, vma.device, vma.path)
             except OSError as e:
                 if e.errno in (errno.ENOENT, errno.ESRCH):
                     return  # unmapped since the list was read
