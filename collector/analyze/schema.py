@@ -1,4 +1,4 @@
-"""What the files of a recording may contain: kinds of values, which may be empty, in which order rows are.
+"""Schema of the files of a recording: kinds of values, which may be empty, in which order rows are.
 
 A recording may be damaged, edited, or come from somebody else. Whatever a loader returns has passed these checks,
 so that no later step meets a negative count, an infinite time, or a sum that overflows.
@@ -18,7 +18,7 @@ _MAX_SUM = float(1 << 62)  # of a column: sums of 64-bit integers must not overf
 
 
 class DamageError(Exception):
-    """What is wrong with a table, as the end of a sentence. The caller knows its path."""
+    """A fault of a table, as the end of a sentence. The caller knows its path."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from redirty.collector.errors import ArmError, GoneError
 from redirty.collector.linux import capabilities
 from redirty.collector.ptrace.spawn import reap, start_helper
 
-_ANSWER_TIMEOUT_S = 40.0
+_ANSWER_TIMEOUT_S = 120.0
 _ANSWER_BYTES = 1 << 17
 
 

@@ -1,4 +1,4 @@
-"""What is done to a target again and again, in each state that a target can be in, and that it never notices.
+"""Stops of a target, again and again, in each state that it can be in; it must never notice.
 
 Each of the three things that redirty does by ptrace (a userfaultfd injected, all threads held, page tables
 moved) meets the program unharmed.c while its cgroup is frozen or throttled, while it is stopped, traced,
@@ -81,7 +81,7 @@ def attached(pid: int) -> bool:
 
 
 class Actions:
-    """What redirty does to a target, by name; kill: whether the process that does it is killed meanwhile."""
+    """The things that redirty does to a target, by name; kill: whether the process that does it is killed meanwhile."""
 
     def __init__(self, pid: int, rng: random.Random, *, kill: bool) -> None:
         self.pid = pid

@@ -28,16 +28,18 @@ import select
 import signal
 import socket
 import sys
-import time
 
-from . import borrowed, code_search, injection, relocation, tracee
+from . import borrowed, code_search, injection, procfs, relocation, tracee
 from .arch import architecture
 from .code_search import Code
 from .errors import TraceeError
 from .tracee import Tracee
 
 REQUEST_BYTES = 1 << 16
-_SEARCH_S = 10.0  # for reading a target's code; a file whose server is silent would take for ever
+_SEARCH_S, _POLL_S = (
+    10.0,
+    0.2,
+)  # for reading a target's code; a file whose server is silent would take for ever
 _BEGINS, _LEFT_ALONE = b"b", b"l"
 
 
@@ -83,11 +85,9 @@ class Server:
         waiting = select.poll()
         waiting.register(progress, select.POLLIN)
         waiting.register(self.link, 0)  # reports that the collector is gone
-        deadline = time.monotonic() + _SEARCH_S
-        touched = False
+        asleep_s, touched = 0.0, False
         while True:
-            left_s = max(deadline - time.monotonic(), 0.0)
-            ready = dict(waiting.poll(None if touched else left_s * 1000))
+            ready = dict(waiting.poll(None if touched else _POLL_S * 1000))
             if progress in ready:
                 told = os.read(progress, 1)
                 if told == _LEFT_ALONE:
@@ -98,15 +98,18 @@ class Server:
             elif touched:
                 return  # the collector is gone; the child restores the target and ends
             else:
-                os.kill(child, signal.SIGKILL)  # it has not touched the target yet
-                os.waitpid(child, 0)
-                self.refuse(
-                    TraceeError(
-                        errno.EBUSY,
-                        f"reading its code takes over {_SEARCH_S:.0f} s (from a file server that is silent?)",
+                # It reads; one that is asleep all the time waits for what may never come.
+                asleep_s = 0.0 if procfs.runs(child) else asleep_s + _POLL_S
+                if ready or asleep_s > _SEARCH_S:
+                    os.kill(child, signal.SIGKILL)  # it has not touched the target yet
+                    os.waitpid(child, 0)
+                    self.refuse(
+                        TraceeError(
+                            errno.EBUSY,
+                            f"reading its code takes over {_SEARCH_S:.0f} s (from a file server that is silent?)",
+                        )
                     )
-                )
-                return
+                    return
         _, status = os.waitpid(child, 0)
         if status != 0:
             self.reply({"ok": False, "errno": errno.EIO, "why": "the injector was killed"})

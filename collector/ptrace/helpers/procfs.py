@@ -35,6 +35,14 @@ def lives(tid: int) -> bool:
         return False
 
 
+def runs(tid: int) -> bool:
+    """Return whether a thread runs, or waits for a processor."""
+    try:
+        return state(tid) == b"R"
+    except (OSError, IndexError):
+        return False
+
+
 def status_field(tid: int, name: str) -> str:
     """Return a field of a thread's status; empty if it has no such field. Raises: OSError."""
     _, found, rest = read(f"/proc/{tid}/status").partition(f"\n{name}:".encode())

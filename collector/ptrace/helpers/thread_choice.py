@@ -1,4 +1,4 @@
-"""Which thread of a process is stopped, and when: one that does not notice. Bare library only.
+"""Choice of the thread that is stopped, and of the moment: one that does not notice. Bare library only.
 
 The kernel restarts most system calls that a stop interrupts, and begin_call_again() some others. What
 is left: a call that has done a part of its work returns that part, for which few programs are prepared

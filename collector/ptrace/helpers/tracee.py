@@ -32,18 +32,11 @@ STOP_TIMEOUT_S = 2.0
 SYSCALL_STOP = signal.SIGTRAP | 0x80
 _YIELD_S, _SLOW_POLL_S = 0.0002, 0.02
 
-# Signals that the kernel forces on a thread for what it does. Blocked, they would kill the process and reset
-# its handler: a thread whose calls are intercepted (syscall user dispatch) must lose neither.
-_FORCED = (
-    signal.SIGILL,
-    signal.SIGTRAP,
-    signal.SIGBUS,
-    signal.SIGFPE,
-    signal.SIGSEGV,
-    signal.SIGSYS,
-)
-BLOCKED = struct.pack("<Q", ~sum(1 << (number - 1) for number in _FORCED) & (1 << 64) - 1)
-"""The signal mask of a thread that is borrowed: all that can be blocked without harm."""
+# SIGTRAP reports a step; SIGSYS a call that the thread intercepts: blocked, it would kill the process.
+_OPEN = (signal.SIGTRAP, signal.SIGSYS)
+BLOCKED = struct.pack("<Q", ~sum(1 << (number - 1) for number in _OPEN) & (1 << 64) - 1)
+"""The signal mask of a thread that is borrowed. A handler would not find its way back: it would run on the stack
+below the frames that lead home, and over those that end a thread."""
 BLOCKED_ALL = struct.pack("<Q", ~(1 << (signal.SIGTRAP - 1)) & (1 << 64) - 1)
 """The mask of a thread that may run no handler at all: one whose memory is away."""
 
@@ -189,7 +182,7 @@ class Tracee:
         ptrace(SETREGSET, self.tid, NT_PRSTATUS, ctypes.addressof(buffer))
 
     def block_signals(self, blocked: bytes = BLOCKED) -> None:
-        """Block the thread's signals: a handler must not run on registers that are not the program's."""
+        """Block the thread's signals; blocked: the mask."""
         self.set_mask(ctypes.create_string_buffer(blocked, 8))
 
     def mask(self) -> bytes:

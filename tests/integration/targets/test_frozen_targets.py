@@ -39,7 +39,7 @@ def test_refused_in_one_line_and_alive_when_thawed(
 
 
 def test_a_newcomer_that_is_frozen_is_traced_when_it_runs(tmp_path: Path, cgroup: Path) -> None:
-    """Of a cgroup, one process runs; another joins frozen, by a cgroup of its own, and is thawed later."""
+    """Check a cgroup: one process runs; another joins frozen, by a cgroup of its own, and is thawed later."""
     require((cgroup / "cgroup.freeze").exists(), "needs a cgroup of version 2")
     below = cgroup / "below"
     below.mkdir()

@@ -1,4 +1,4 @@
-"""What is done to targets by ptrace harms none, in whatever state it is: tests/torture/unharmed.py in short."""
+"""Targets in each state are unharmed by what is done by ptrace: tests/torture/unharmed.py in short."""
 
 from __future__ import annotations
 
