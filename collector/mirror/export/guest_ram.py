@@ -130,7 +130,8 @@ def find_owner(parts: Sequence[Piece], blocks: Sequence[tuple[int, int, int]]) -
                 return False
         return True
 
-    pids = [pid for pid, own in of.items() if has_all(own)]
+    owners = (pid for pid, own in of.items() if has_all(own))
+    pids = list(itertools.islice(owners, 2))
     if len(pids) != 1:
         raise ValueError(
             "the guest memory was remapped while it was mirrored, or there are several guests"
