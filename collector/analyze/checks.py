@@ -20,7 +20,7 @@ _MAX_SUM = float(1 << 62)  # of a column: sums of 64-bit integers must not overf
 
 
 class DamageError(Exception):
-    """What is wrong with a table, as the end of a sentence. The caller knows its path."""
+    """Damage of a table: what is wrong, as the end of a sentence. The caller knows its path."""
 
 
 def require_columns(names: list[str], schema: Table) -> list[str]:
