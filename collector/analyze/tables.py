@@ -8,16 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redirty.collector.analyze.schema import (
-    TABLES,
-    Address,
-    DamageError,
-    Number,
-    Table,
-    Text,
-    require_columns,
-    require_values,
-)
+from redirty.collector.analyze.checks import DamageError, require_columns, require_values
+from redirty.collector.analyze.schema import TABLES, Address, Number, Table, Text
 from redirty.collector.checked_files import (
     memory_limit,
     open_regular,

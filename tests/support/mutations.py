@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import io
 import json
@@ -107,7 +108,7 @@ def of_json(data: bytes, chance: Random) -> bytes:
         if chance.random() < 0.2:
             del inside[key]
         else:
-            inside[key] = chance.choice(VALUES)
+            inside[key] = copy.deepcopy(chance.choice(VALUES))  # it may be changed in turn
     return json.dumps(content).encode()
 
 

@@ -50,7 +50,7 @@ def test_bad_rates(text: str) -> None:
 
 @pytest.mark.parametrize("digits", [30, 400, 5000])
 def test_numbers_beyond_any_machine_are_refused(digits: int) -> None:
-    """Check that what is accepted keeps every figure of a prediction finite."""
+    """Keep every figure of a prediction finite: larger numbers are refused."""
     large, small = "9" * digits, "0." + "0" * digits + "1"
     with pytest.raises(UsageError, match="too large"):
         units.parse_rate(large + "TB", "--bandwidth")

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from redirty.collector.errors import failure_of_the_machine
+
 log = logging.getLogger(__name__)
 
 S = TypeVar("S")
@@ -86,8 +88,9 @@ class Reader(Generic[S]):
 
 
 def error_text(error: Exception) -> str:
-    """Return an error's message; unexpected errors are marked as internal."""
+    """Return an error's message; unexpected errors that are no failure of the machine are marked as internal."""
     text = str(error) or type(error).__name__
     if getattr(error, "exit_code", None) is not None:
         return text
-    return f"internal error: {type(error).__name__}: {text}"
+    failure = failure_of_the_machine(error)
+    return str(failure) if failure else f"internal error: {type(error).__name__}: {text}"

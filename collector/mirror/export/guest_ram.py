@@ -7,6 +7,7 @@ Sources: softmmu/physmem.c (ram_block_add), softmmu/memory.c (mtree_print_flatvi
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import os
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from redirty.collector.target.qemu import Piece
 
 # A guest may see some of its memory at two addresses, as firmware is; not all of it several times.
 _MOST_VIEWS = 2
-_MOST_PARTS = 1 << 16
+_MOST_PARTS = 1 << 12  # and blocks
 
 
 def export(directory: Path, to: Path) -> tuple[int, bool]:
@@ -86,6 +87,8 @@ def _blocks(information: Field) -> list[tuple[int, int, int]]:
         if end <= start:
             raise ValueError("a block of guest memory is empty")
         found.append((end - start, start, block["pid"].pid()))
+    if len(found) > _MOST_PARTS:
+        raise ValueError(f"it has more than {_MOST_PARTS} blocks of guest memory")
     return found
 
 
@@ -116,16 +119,26 @@ def find_owner(parts: Sequence[Piece], blocks: Sequence[tuple[int, int, int]]) -
         ValueError: no process has them all, or more than one does.
     """
 
-    def has(pid: int, part: Piece) -> bool:
-        end = part.address + part.size
-        return any(p == pid and a <= part.address and end <= a + size for size, a, p in blocks)
+    of: dict[int, list[tuple[int, int]]] = {}
+    for size, address, pid in blocks:
+        of.setdefault(pid, []).append((address, address + size))
 
-    pids = {p for _, _, p in blocks if all(has(p, part) for part in parts)}
+    def has_all(own: list[tuple[int, int]]) -> bool:
+        own.sort()
+        starts = [start for start, _ in own]
+        for part in parts:
+            at = bisect.bisect_right(starts, part.address) - 1
+            if at < 0 or part.address + part.size > own[at][1]:
+                return False
+        return True
+
+    owners = (pid for pid, own in of.items() if has_all(own))
+    pids = list(itertools.islice(owners, 2))
     if len(pids) != 1:
         raise ValueError(
             "the guest memory was remapped while it was mirrored, or there are several guests"
         )
-    return pids.pop()
+    return pids[0]
 
 
 def _copy(core: CoreFile, fd: int, part: Piece) -> None:

@@ -204,7 +204,7 @@ def test_rows_that_occur_twice(name: str, rec: Path) -> None:
 
 
 def test_sums_that_overflow(rec: Path) -> None:
-    most = str(int(schema._PAGES))
+    most = str(int(schema.MOST_PAGES))
     header = ",".join(columns.WORKING_SET)
     rows = "".join(f"{i},2,1,{most}\r\n" for i in range(0, 400_000, 2))
     (rec / "working_set.csv").write_text(f"{header}\r\n{rows}")

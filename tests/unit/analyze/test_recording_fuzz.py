@@ -36,9 +36,10 @@ from tests.support.mutations import CELLS, VALUES, limited_memory, of_bytes, of_
 from tests.support.paths import TESTS
 
 REDIS = TESTS / "data" / "redis"
+pytestmark = pytest.mark.timeout(3600)
 _TIMES = int(os.environ.get("REDIRTY_FUZZ", "1"))
 _LOADED = 10_000 * _TIMES  # damages that the loader of the file gets
-_USED = 400 * _TIMES  # damages that all commands get
+_USED = 240 * _TIMES  # damages that all commands get
 _MEMORY = 2 << 30
 _ROWS = 40
 
@@ -129,31 +130,28 @@ def damaged(name: str, data: bytes, chance: Random) -> bytes:
     return (change or of_bytes)(data, chance)
 
 
-def test_every_loader_returns_or_says_what_is_wrong(small: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", sorted(LOADERS))
+def test_every_loader_returns_or_says_what_is_wrong(name: str, small: Path, tmp_path: Path) -> None:
     rec = tmp_path / "rec"
     shutil.copytree(small, rec)
-    names, refused = sorted(LOADERS), dict.fromkeys(LOADERS, 0)
+    whole, refused = (small / name).read_bytes(), 0
     with limited_memory(_MEMORY), warnings.catch_warnings():
         warnings.simplefilter("error")
-        for seed in range(_LOADED):
-            chance = Random(seed)
-            name = names[seed % len(names)]
-            content = damaged(name, (small / name).read_bytes(), chance)
+        for seed in range(_LOADED // len(LOADERS) + 1):
+            content = damaged(name, whole, Random(f"{name} {seed}"))
             (rec / name).write_bytes(content)
             try:
                 LOADERS[name](rec)
                 if name == "rounds.csv":
                     first_rounds(rec)
             except RedirtyError as e:
-                refused[name] += 1
+                refused += 1
                 assert str(rec) in str(e)
             except Exception as e:
-                e.add_note(f"seed {seed}: {name}: {content[:3000]!r}")
+                e.add_note(f"seed {seed}: {content[:3000]!r}")
                 raise
-            finally:
-                (rec / name).write_bytes((small / name).read_bytes())
     # a line that is not as it should be is left out of stacks.folded
-    assert {name for name, count in refused.items() if not count} == {"stacks.folded"}
+    assert refused or name == "stacks.folded"
 
 
 def no_number(text: str) -> None:
@@ -178,7 +176,7 @@ def test_every_command_answers_or_says_what_is_wrong(small: Path, tmp_path: Path
     names, codes = sorted(LOADERS), [0, 0]
     with limited_memory(_MEMORY), warnings.catch_warnings():
         warnings.simplefilter("error")
-        for seed in range(_LOADED, _LOADED + _USED):
+        for seed in range(_USED):
             chance = Random(seed)
             name, words = names[seed % len(names)], chance.choice(COMMANDS)
             content = damaged(name, (small / name).read_bytes(), chance)
