@@ -1,4 +1,4 @@
-"""What answers at a QMP socket may be any program: only errors, and within bounds of time and size."""
+"""QMP sockets, at which any program may answer: only errors, and within bounds of time and size."""
 
 from __future__ import annotations
 

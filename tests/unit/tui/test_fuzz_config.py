@@ -74,7 +74,7 @@ def test_a_number_of_too_many_digits_is_refused() -> None:
 
 
 def test_a_pipe_is_read_only_if_it_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for a FIFO in the place of the default file; `--config <(…)` works."""
+    """A FIFO in the place of the default file is not waited for; `--config <(…)` works."""
     (DIRECTORY[0] / "redirty").mkdir()
     fifo = DIRECTORY[0] / "redirty/top.toml"
     os.mkfifo(fifo)
