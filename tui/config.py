@@ -7,13 +7,14 @@ pause = "space,x"      # names of keys: see redirty(1)
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import pkgutil
+import stat
 import tomllib
 from pathlib import Path
 
-from redirty.collector.checked_files import read_regular
 from redirty.collector.errors import UsageError, why
 from redirty.tui.app import Appearance
 
@@ -34,14 +35,16 @@ def read(path: Path | None) -> Appearance:
     """
     file = path or default_path()
     try:
-        content = tomllib.loads(read_regular(file, _MAX_BYTES).decode("utf-8"))
+        content = tomllib.loads(_content(file, default=path is None).decode())
     except FileNotFoundError:
         if path is None:
             return Appearance()
         raise UsageError(f"--config: {file} does not exist; name another file") from None
     except OSError as e:
         raise UsageError(f"cannot read {file}: {why(e)}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
+    except RecursionError:
+        raise UsageError(f"{file}: not valid TOML: nested too deeply") from None
+    except ValueError as e:  # of TOML, of UTF-8, or of a number that Python refuses
         raise UsageError(f"{file}: not valid TOML: {e}") from None
     unknown = content.keys() - {"theme", "keys"}
     if unknown:
@@ -49,10 +52,24 @@ def read(path: Path | None) -> Appearance:
     return Appearance(_theme(file, content.get("theme", "")), _keys(file, content.get("keys", {})))
 
 
+def _content(file: Path, *, default: bool) -> bytes:
+    """Return the contents of the file. Raises: OSError.
+
+    default: nobody named it, so it must be a regular file: another user's home may have a FIFO there.
+    """
+    with open(os.open(file, os.O_RDONLY | (os.O_NONBLOCK if default else 0)), "rb") as opened:  # noqa: PTH123
+        if default and not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            raise OSError("not a regular file")
+        content = opened.read(_MAX_BYTES)
+    if len(content) == _MAX_BYTES:
+        raise OSError("larger than a configuration can be")
+    return content
+
+
 def _theme(file: Path, theme: object) -> str:
     from textual.theme import BUILTIN_THEMES
 
-    if theme and theme not in BUILTIN_THEMES:
+    if theme != "" and (not isinstance(theme, str) or theme not in BUILTIN_THEMES):
         raise UsageError(
             f"{file}: unknown theme {theme!r}; known are {', '.join(sorted(BUILTIN_THEMES))}"
         )
@@ -71,6 +88,7 @@ def _keys(file: Path, keys: object) -> dict[str, str]:
     return {str(name): str(key) for name, key in keys.items()}
 
 
+@functools.cache
 def key_names() -> list[str]:
     """Return the names of all bindings that can be changed: those of the program, its screens and widgets."""
     import redirty.tui.screens

@@ -86,8 +86,9 @@ class ReaderProcess:
         except subprocess.TimeoutExpired:
             _left_behind.append(self._process)
         helper_pids.discard(self._process.pid)
+        _left_behind[:] = [process for process in _left_behind if process.poll() is None]
 
 
 _END_S = 0.5
-# kept, as Python would otherwise wait for them at some time later
+# waited for when the next one ends
 _left_behind: list[subprocess.Popen[bytes]] = []

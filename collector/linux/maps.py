@@ -15,9 +15,11 @@ from operator import attrgetter, itemgetter
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
-from redirty.collector.errors import require_resources
+from redirty.collector.errors import RedirtyError, one_line, require_resources
 from redirty.collector.linux import procfs
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_ranges
+
+T = TypeVar("T")
 
 ANON_PRIVATE, ANON_SHARED = "anon_private", "anon_shared"
 FILE_PRIVATE, FILE_SHARED = "file_private", "file_shared"
@@ -48,6 +50,14 @@ def mapping_class(perms: str, path: str) -> str:
         return ANON_SHARED if path.startswith(_ANON_SHARED) else FILE_SHARED
     anonymous = not path or path.startswith(("[", ANON_HUGEPAGE_PATH))
     return ANON_PRIVATE if anonymous else FILE_PRIVATE
+
+
+class MapsError(RedirtyError):
+    """A list of mappings in a format that this program does not know."""
+
+    def __init__(self, line: bytes) -> None:
+        shown = one_line(line[:200].decode(errors="replace"))
+        super().__init__(f"the kernel's list of mappings has an unknown line: {shown}")
 
 
 class MapsLine(NamedTuple):
@@ -197,9 +207,9 @@ def appeared(before: Mappings, now: Mappings) -> Mappings:
 
 
 def parse(text: bytes) -> tuple[Mapping, ...]:
-    """Parse a maps file, leaving out the kernel's special mappings."""
+    """Parse a maps file, leaving out the kernel's special mappings. Raises: MapsError."""
     # The kernel escapes newlines in paths and nothing else, so splitlines() would cut at others.
-    found = (parse_line(line) for line in text.split(b"\n") if line)
+    found = (parsed(line, parse_line) for line in text.split(b"\n") if line)
     return tuple(m for m in found if m is not None)
 
 
@@ -211,6 +221,14 @@ def parse_line(line: bytes) -> Mapping | None:
         return None
     start, end = bounds_of(fields.bounds)
     return Mapping(start, end, fields.perms.decode(), path)
+
+
+def parsed(line: bytes, parse: Callable[[bytes], T]) -> T:
+    """Parse a line by a function. Raises: MapsError where that raises ValueError."""
+    try:
+        return parse(line)
+    except ValueError:
+        raise MapsError(line) from None
 
 
 class _Bounded(Protocol):
@@ -255,7 +273,7 @@ class IncrementalMaps(Generic[Item]):
         self._lines: dict[bytes, Item | None] = {}
 
     def changed(self) -> bool:
-        """Read the file; return whether it differs from the last reading."""
+        """Read the file; return whether it differs from the last reading. Raises: MapsError."""
         # A list that changes while it is read in pieces can repeat a mapping or show it grown:
         # the kernel continues after the last address it gave, so none is left out.
         text = self._read()
@@ -266,7 +284,7 @@ class IncrementalMaps(Generic[Item]):
         known = dict.fromkeys(text.split(b"\n"))
         known.pop(b"", None)  # after the last line's end
         for line in known:
-            known[line] = old[line] if line in old else parse_line(line)
+            known[line] = old[line] if line in old else parsed(line, parse_line)
         self._lines, self._text = known, text
         return True
 

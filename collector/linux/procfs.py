@@ -19,6 +19,7 @@ from redirty.collector.errors import require_resources
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _START = 19  # index of the start time
+_ARG_START, _ARG_END = 45, 46  # proc(5), from the state on
 _STAT_FIELDS = 22  # up to rss: fewer were cut short by the end of the process
 
 
@@ -175,7 +176,13 @@ def read_comm(pid: int) -> str | None:
 
 
 def read_cmdline(pid: int) -> list[str] | None:
-    """Return the arguments of a process, without empty ones at the end; None once it is gone."""
+    """Return the arguments of a process, without empty ones at the end; None once it is gone.
+
+    They are read from its memory. A process may have mapped a file there, whose file system (FUSE) may never answer,
+    and then nothing could end this one: no arguments are returned of such a process.
+    """
+    if not _arguments_are_anonymous(pid):
+        return []
     text = _read(f"/proc/{pid}/cmdline")
     if text == b"" and (tid := living_thread(pid)) != pid:
         text = _read(f"/proc/{pid}/task/{tid}/cmdline")
@@ -183,6 +190,20 @@ def read_cmdline(pid: int) -> list[str] | None:
         return None
     words = text.rstrip(b"\0")
     return words.decode(errors="replace").split("\0") if words else []
+
+
+def _arguments_are_anonymous(pid: int) -> bool:
+    """Return whether no file is mapped where a process's arguments are; True once the process is gone."""
+    stat = read_stat(pid)
+    if stat is None or len(stat.fields) <= _ARG_END:
+        return True
+    first, end = int(stat.fields[_ARG_START]), int(stat.fields[_ARG_END])
+    for line in (_read(f"/proc/{living_thread(pid)}/maps") or b"").split(b"\n") if end else ():
+        bounds, *rest = line.split(None, 5)[:5] or [b""]
+        low, _, high = bounds.partition(b"-")
+        if rest and int(low, 16) < end and int(high, 16) > first and rest[3] != b"0":
+            return False
+    return True
 
 
 def pids() -> list[int]:

@@ -7,12 +7,13 @@ Source: Documentation/filesystems/proc.rst (VmFlags).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from redirty.collector.errors import require_resources
 from redirty.collector.linux import procfs
-from redirty.collector.linux.maps import bounds_of, decode_path, split_line
+from redirty.collector.linux.maps import bounds_of, decode_path, parsed, split_line
 
 
 def _lines_with_flags(pid: int) -> Iterator[tuple[bytes, list[bytes]]]:
@@ -37,7 +38,7 @@ def ranges_with_flag(pid: int, flag: bytes) -> list[tuple[int, int]]:
     except OSError as e:
         require_resources(e, f"cannot read the mappings of process {pid}")
         return []
-    return [bounds_of(line.partition(b" ")[0]) for line in found]
+    return [parsed(line, lambda text: bounds_of(text.partition(b" ")[0])) for line in found]
 
 
 def starts_with_flag(pid: int, flag: bytes) -> frozenset[int]:
@@ -77,14 +78,15 @@ class SmapsMapping(NamedTuple):
 def detailed(pid: int) -> list[SmapsMapping]:
     """Return all mappings of a process, ascending; none if it is gone."""
     try:
-        return [_detailed(line, flags) for line, flags in _lines_with_flags(pid)]
+        found = list(_lines_with_flags(pid))
     except OSError as e:
         require_resources(e, f"cannot read the mappings of process {pid}")
         return []
+    return [parsed(line, partial(_detailed, flags)) for line, flags in found]
 
 
-def _detailed(line: bytes, flags: list[bytes]) -> SmapsMapping:
+def _detailed(flags: list[bytes], line: bytes) -> SmapsMapping:
     fields = split_line(line)
     start, end = bounds_of(fields.bounds)
-    names = frozenset(flag.decode() for flag in flags)
+    names = frozenset(flag.decode(errors="replace") for flag in flags)
     return SmapsMapping(start, end, fields.perms.decode(), decode_path(fields.path), names)

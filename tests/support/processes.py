@@ -5,10 +5,19 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from tests.support.closing import Closing
 from tests.support.waiting import PATIENCE_S
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a process is gone, or a zombie that somebody has still to reap."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 class ManagedProcess(Closing):

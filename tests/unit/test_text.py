@@ -91,7 +91,7 @@ def test_a_spreadsheet_gets_no_formula(value: object, shown: object) -> None:
 
 @fuzz.fuzzed
 def test_any_text(rng: random.Random) -> None:
-    """Check that nothing but ends of lines and tabs is left of what is not printable, and nothing else is changed."""
+    """Only ends of lines and tabs are left of what is not printable, and all else stays."""
     raw = (
         fuzz.text(rng)
         if rng.random() < 0.5

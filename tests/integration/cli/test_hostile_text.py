@@ -242,7 +242,7 @@ def test_a_monitor_with_hostile_answers(machine: str | None, named: Named, tmp_p
 
 @pytest.mark.usefixtures("tracing")
 def test_a_target_with_hostile_names(named: Named, tmp_path: Path) -> None:
-    """Check that a recording has names as they are, and that what is shown of it has not."""
+    """Record its names as they are, show them without what a terminal obeys."""
     directory = tmp_path / "rec"
     code, written = on_terminal(
         "record", "-p", named.pid, "100ms", "3", "-o", directory, "--stacks", "-v"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ManagedProcess
+from tests.support.processes import ManagedProcess, has_ended
 from tests.support.redirty_cli import finish, run_redirty, start_redirty
 from tests.support.waiting import PATIENCE_S, wait_until
 from tests.tiers import require
@@ -151,4 +151,4 @@ def test_a_reader_that_hangs_does_not_delay_the_end(jit: Jit, tmp_path: Path) ->
     done = finish(program, PATIENCE_S)
     assert done.code == 130, done.err
     assert (tmp_path / "rec" / "stacks.folded").read_text()
-    assert not Path(f"/proc/{stopped}").exists()
+    wait_until(lambda: has_ended(stopped), "the end of the reader")

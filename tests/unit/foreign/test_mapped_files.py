@@ -13,6 +13,8 @@ from redirty.collector.foreign import mapped_files
 from redirty.collector.foreign.mapped_files import FileServerError, ServedFile
 from redirty.collector.pageset import PAGE_SIZE
 
+from tests.support.processes import has_ended
+from tests.support.waiting import wait_until
 from tests.tiers import require
 
 MOUNTS = b"""\
@@ -124,4 +126,4 @@ def test_a_reader_that_fails_is_an_error_for_all_its_files(
             FileServerError, match=r"file, which the target maps: its file system \(fuse\)"
         ):
             mapped_files.read(both[1], np.array([0], np.uint64), memoryview(bytearray(PAGE_SIZE)))
-    assert not Path(f"/proc/{reader}").exists()
+    wait_until(lambda: has_ended(reader), "the end of the reader")

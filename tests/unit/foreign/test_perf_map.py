@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
 from redirty.collector.foreign.readers import perf_map
 from redirty.collector.foreign.readers.perf_map import PerfMap, parse
+
+from tests.support import fuzz
 
 
 @pytest.mark.parametrize(
@@ -70,3 +73,10 @@ def test_only_the_start_of_a_huge_map_is_read(
     assert names.name_at(0x1005) == b"f"
     monkeypatch.setattr(perf_map, "_MAX_ROWS", 10)
     assert len(parse(b"1000 10 f\n" * 1000)) == 10
+
+
+@fuzz.fuzzed
+def test_any_map(rng: random.Random) -> None:
+    rows = parse(fuzz.damaged(rng, b"1000 10 f\n2000 20 void g(int)\n" * 5))
+    assert rows == sorted(rows)
+    assert all(isinstance(start + size, int) and name for start, size, name in rows)

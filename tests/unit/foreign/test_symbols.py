@@ -12,6 +12,7 @@ import pytest
 from redirty.collector.foreign.symbols import Symbols
 
 from tests.support.closing import Closing
+from tests.support.processes import has_ended
 from tests.support.waiting import wait_until
 
 
@@ -87,7 +88,7 @@ def test_a_reader_that_fails_is_replaced_and_reads_no_more_files(number: signal.
         os.kill(reader, number)
         assert named.names(at)[0].startswith("libc.so.6+0x"), "a file and an offset only"
         assert named.reader() != reader
-        wait_until(lambda: not Path(f"/proc/{reader}").exists(), "the end of the old reader")
+        wait_until(lambda: has_ended(reader), "the end of the old reader")
         # others keep their names
         child = os.posix_spawn(sys.executable, [sys.executable, "-c", "input()"], os.environ)
         named.symbols.request(child, [0x10])
@@ -135,5 +136,4 @@ def test_the_reader_ends_with_the_program() -> None:
     os.waitpid(child, 0)
     reader = int(os.read(read, 100))
     os.close(read)
-    stat = Path(f"/proc/{reader}/stat")
-    wait_until(lambda: not stat.exists() or ") Z" in stat.read_text(), "the end of the reader")
+    wait_until(lambda: has_ended(reader), "the end of the reader")
