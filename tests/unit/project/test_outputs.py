@@ -13,7 +13,7 @@ SOURCES = sorted(
 WRITERS = frozenset(
     (
         "write_text", "write_bytes", "mkdir", "makedirs", "mkfifo", "unlink", "rmdir", "removedirs", "renames",
-        "rmtree", "symlink", "symlink_to", "hardlink_to", "link", "touch", "mkstemp", "mktemp", "mkdtemp", 
+        "rmtree", "symlink", "symlink_to", "hardlink_to", "link", "touch", "mkstemp", "mktemp", "mkdtemp",
         "NamedTemporaryFile",
         "truncate", "chmod", "chown",
     )
