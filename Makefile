@@ -33,6 +33,7 @@ test-quick: test-setup
 
 lint: test-setup
 	@$(PYTHON) .ci/docstrings.py
+	@$(PYTHON) .ci/texts.py
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check -q .
 	@.venv/bin/mypy

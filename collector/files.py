@@ -92,7 +92,7 @@ class CsvFile:
 def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
     """Format rows as CSV. None becomes an empty field; bytes of a path that are not UTF-8 are replaced."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    csv.writer(text, lineterminator="\r\n").writerows(rows)  # text: the one place
     return text.getvalue().encode("utf-8", errors="replace")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 from redirty.collector.errors import UsageError
@@ -16,6 +15,10 @@ _RATE = re.compile(_NUMBER + r"\s*([kKMGT]i?)?(bit|bits|b|B)(?:/s|ps)?")
 _SIZE = re.compile(_NUMBER + r"\s*([kKMGT]i?)?B")
 _TIME = re.compile(_NUMBER + r"\s*(us|ms|s|m|min|h)?")
 _DAY_S = 86400.0
+# No link, memory or time is beyond these; within them the model's figures are finite.
+_MIN_RATE, _MAX_RATE = 1 / 8, 1e20
+_MAX_SIZE = float(1 << 64)
+_MIN_TIME_S, _MAX_TIME_S = 1e-9, 1e10
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -39,9 +42,10 @@ def parse_rate(text: str, name: str) -> float:
     rate = float(number) * _PREFIX[prefix or ""] / (1 if unit == "B" else 8)
     if rate <= 0:
         raise UsageError(f"{name} must be positive, got {text}")
-    if not math.isfinite(rate):
+    if not _MIN_RATE <= rate <= _MAX_RATE:
+        size = "small" if rate < 1 else "large"
         raise UsageError(
-            f"{name}: rate {text[:20]!r}... is too large; write 10Gbit, 1.25GB or 200MiB"
+            f"{name}: rate {text[:20]!r}... is too {size}; write 10Gbit, 1.25GB or 200MiB"
         )
     return rate
 
@@ -57,7 +61,7 @@ def parse_size(text: str, name: str) -> float:
     if not match:
         raise UsageError(f"{name}: invalid size {text!r}; write 512MiB or 1.5GB")
     size = float(match[1]) * _PREFIX[match[2] or ""]
-    if not math.isfinite(size):
+    if size > _MAX_SIZE:
         raise UsageError(f"{name}: size {text[:20]!r}... is too large; write 512MiB or 1.5GB")
     return size
 
@@ -75,7 +79,7 @@ def parse_time(text: str, name: str, *, unit_needed: bool = False) -> float:
     if unit_needed and not match[2]:
         raise UsageError(f"{name}: time {text!r} has no unit; write 200ms or 1.5s")
     seconds = float(match[1]) * _SECONDS[match[2] or "s"]
-    if not math.isfinite(seconds):  # more digits than a float can represent
+    if seconds > _MAX_TIME_S:
         raise UsageError(f"{name}: time {text[:20]!r}... is too long; write 200ms or 1.5s")
     return seconds
 
@@ -92,6 +96,8 @@ def parse_positive_time(
     seconds = parse_time(text, name, unit_needed=unit_needed)
     if seconds <= 0:
         raise UsageError(f"{name} must be positive, got {text}")
+    if seconds < _MIN_TIME_S:
+        raise UsageError(f"{name}: time {text[:20]!r}... is too short; write 200ms or 1.5s")
     if max_s is not None and seconds > max_s:
         raise UsageError(f"{name} must be at most {max_s / _DAY_S:.0f} days, got {text}")
     return seconds

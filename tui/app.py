@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from redirty.collector import text
 from redirty.tui.export import hold_working_directory
 from redirty.tui.readers.base import Reader
 from redirty.tui.screens.base import Watch
@@ -16,6 +17,7 @@ from redirty.tui.snapshots.mirror import MirrorSnapshot
 from redirty.tui.snapshots.snapshot import OverviewSnapshot, TargetSnapshot
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
 
@@ -66,6 +68,20 @@ class TopApp(App[int]):
             ):  # not in the main thread, as in tests
                 loop.add_signal_handler(number, self.exit, 130)
         self.push_screen(self._first_screen())
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """Show a notification. Never markup: paths and messages from outside may hold anything."""
+        super().notify(
+            text.lines(message), title=title, severity=severity, timeout=timeout, markup=False
+        )
 
     @property
     def last(self) -> TargetSnapshot | OverviewSnapshot | MirrorSnapshot | None:

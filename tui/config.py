@@ -13,13 +13,16 @@ import pkgutil
 import tomllib
 from pathlib import Path
 
+from redirty.collector.checked_files import read_regular
 from redirty.collector.errors import UsageError, why
 from redirty.tui.app import Appearance
+
+_MAX_BYTES = 1 << 20
 
 
 def default_path() -> Path:
     """Return $XDG_CONFIG_HOME/redirty/top.toml; the default directory is ~/.config."""
-    home = os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
     return Path(home) / "redirty" / "top.toml"
 
 
@@ -31,14 +34,14 @@ def read(path: Path | None) -> Appearance:
     """
     file = path or default_path()
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_regular(file, _MAX_BYTES).decode("utf-8"))
     except FileNotFoundError:
         if path is None:
             return Appearance()
         raise UsageError(f"--config: {file} does not exist; name another file") from None
     except OSError as e:
         raise UsageError(f"cannot read {file}: {why(e)}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
         raise UsageError(f"{file}: not valid TOML: {e}") from None
     unknown = content.keys() - {"theme", "keys"}
     if unknown:

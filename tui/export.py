@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from redirty.collector import files
+from redirty.collector import files, text
 from redirty.collector.errors import RedirtyError
 from redirty.collector.folders import Folder
 from redirty.collector.recording.columns import ROUNDS
@@ -31,12 +31,12 @@ def hold_working_directory() -> Folder | None:
 
 
 def save_csv(folder: Folder | None, view: str, rows: Rows) -> Path:
-    """Write rows into a new file (0600) in a directory; return its path.
+    """Write rows into a new file (0600) in a directory, for spreadsheets; return its path.
 
     Raises:
         RedirtyError: the file cannot be written.
     """
-    return save(folder, view, "csv", files.csv_bytes(rows))
+    return save(folder, view, "csv", files.csv_bytes(text.cells(rows)))
 
 
 def save(folder: Folder | None, view: str, ending: str, content: bytes) -> Path:

@@ -11,7 +11,8 @@ import tempfile
 import termios
 from collections.abc import Iterator
 
-from redirty.collector.errors import RedirtyError
+from redirty.collector import text
+from redirty.collector.errors import RedirtyError, one_line
 
 _PR_SET_PDEATHSIG = 1
 # main screen; default cursor, mouse, paste, focus and keyboard modes; no colour
@@ -67,7 +68,7 @@ def guard() -> None:
             termios.tcsetattr(0, termios.TCSANOW, before)
     if code < 0:
         name = signal.Signals(-code).name
-        os.write(2, f"redirty: the live screen was ended by {name}\n".encode())
+        os.write(2, f"redirty: the live screen was ended by {one_line(name)}\n".encode())
         code = 128 - code
     os._exit(code)
 
@@ -85,18 +86,19 @@ def screen_only() -> Iterator[None]:
     sys.stderr.flush()
     saved = os.dup(2)
     drawn = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
-    old = sys.__stderr__
+    old = sys.__stderr__  # text: Textual draws through it
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
-        sys.__stderr__ = drawn  # type: ignore[misc]
+        sys.__stderr__ = drawn  # type: ignore[misc]  # text: likewise
         try:
             yield
         finally:
             sys.stderr.flush()
-            sys.__stderr__ = old  # type: ignore[misc]
+            sys.__stderr__ = old  # type: ignore[misc]  # text: likewise
             os.dup2(saved, 2)
             os.close(saved)
             drawn.close()
             if os.environ.get("REDIRTY_DEBUG"):
                 size = file.seek(0, 2)
-                os.write(2, os.pread(file.fileno(), _STDERR_BYTES, max(0, size - _STDERR_BYTES)))
+                output = os.pread(file.fileno(), _STDERR_BYTES, max(0, size - _STDERR_BYTES))
+                os.write(2, text.lines(output.decode(errors="replace")).encode())

@@ -8,36 +8,23 @@ All functions raise RedirtyError when a file cannot be read, or is damaged.
 
 from __future__ import annotations
 
-import json
-import re
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redirty.collector import json_text
 from redirty.collector.analyze.meta_schema import RESTORE, is_count, require_rounds, wrong_field
+from redirty.collector.analyze.tables import read_csv, read_parquet
+from redirty.collector.checked_files import memory_limit, read_regular
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.recording.columns import (
-    CURVE,
-    CURVES,
-    MAPPINGS,
-    PAGES,
-    ROUNDS,
-    RUNS,
-    SCHEMA,
-    STACKS,
-    TLB,
-    WORKING_SET,
-    ZEROS,
-)
+from redirty.collector.recording.columns import SCHEMA
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pandas as pd
 
-_TEXT = ("start", "end", "perms", "mapping_class", "path", "address", "reason", "stack")
-_COUNTS = ("pages", "faults", "flushes", "events", "round")
-# Columns without empty fields, in every file.
-_FILLED = ("round", "pid", "duration_s", "dirty_pages", "rounds_dirty", "first_round", "last_round")
+_META_BYTES = 64 << 20  # of a tree of a hundred thousand processes
 
 
 def load_meta(directory: Path) -> dict[str, Any]:
@@ -48,12 +35,12 @@ def load_meta(directory: Path) -> dict[str, Any]:
     """
     path = directory / "meta.json"
     try:
-        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        meta = json_text.parse(read_regular(path, _META_BYTES))
     except FileNotFoundError:
         raise RedirtyError(f"{directory} is not a recording: it has no meta.json") from None
     except OSError as e:
         raise RedirtyError(f"cannot read {path}: {why(e)}") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise RedirtyError(f"{path} is damaged: it is not JSON; {RESTORE}") from None
     if not isinstance(meta, dict) or "schema" not in meta:
         raise RedirtyError(
@@ -73,78 +60,9 @@ def load_meta(directory: Path) -> dict[str, Any]:
     return meta
 
 
-def _read(
-    directory: Path, name: str, columns: tuple[str, ...], max_bytes: int | None = None
-) -> pd.DataFrame:
-    """Load a CSV file. max_bytes: of a longer file, load only the rows in about that many bytes at its end."""
-    import io
-
-    import pandas as pd
-
-    path = directory / name
-    try:
-        data = path.read_bytes() if max_bytes is None else _end_of(path, max_bytes)
-    except FileNotFoundError:
-        return pd.DataFrame({column: [] for column in columns})
-    except OSError as e:
-        raise RedirtyError(f"cannot read {path}: {why(e)}") from None
-    # A recorder that was killed may have left half a row.
-    data = data[: data.rfind(b"\n") + 1]
-    if not data:
-        return pd.DataFrame({column: [] for column in columns})
-    try:
-        frame = pd.read_csv(
-            io.BytesIO(data), keep_default_na=False, na_values={c: [""] for c in columns}
-        )
-    except (ValueError, pd.errors.ParserError) as e:
-        raise RedirtyError(f"{path} is damaged: {e}") from None
-    numbers = [c for c in columns if c in frame and c not in _TEXT]
-    wrong = [c for c in numbers if not _has_numbers(frame[c])]
-    if wrong and len(frame):
-        raise RedirtyError(f"{path} is damaged: column {wrong[0]} has a value that is not a number")
-    missing = [c for c in columns if c not in frame.columns]
-    if missing and len(frame.columns) and tuple(frame.columns) == columns[: len(frame.columns)]:
-        return frame.reindex(columns=list(columns))  # an older redirty wrote fewer columns
-    if missing:
-        raise RedirtyError(f"{path} is damaged: it has no column {missing[0]}")
-    return frame
-
-
-def _has_numbers(column: pd.Series[Any]) -> bool:
-    """Return whether a column has only finite numbers, and empty fields only where these are allowed."""
-    import numpy as np
-    import pandas as pd
-
-    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-        return False
-    if pd.api.types.is_integer_dtype(column):
-        return True
-    values = column.to_numpy(np.float64)
-    return bool(np.isfinite(values).all() if column.name in _FILLED else not np.isinf(values).any())
-
-
-# The start of a row of mappings.csv or curves.csv. A path may contain line breaks, but no such line except
-# on purpose.
-_ROW = re.compile(rb"\r\n(?=\d+,\d+,(0x|[a-z_]*,\d))")
-
-
-def _end_of(path: Path, max_bytes: int) -> bytes:
-    """Read the header of a file, and the whole rows in about max_bytes at its end."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        if size <= max_bytes:
-            return file.read()
-        header = file.readline()
-        file.seek(size - max_bytes)
-        tail = file.read()
-    row = _ROW.search(tail)
-    return header + (tail[row.end() :] if row else b"")
-
-
 def load_rounds(directory: Path) -> pd.DataFrame:
     """Load rounds.csv: a row for each complete round."""
-    return _read(directory, "rounds.csv", ROUNDS)
+    return read_csv(directory, "rounds")
 
 
 def _complete_only(frame: pd.DataFrame, directory: Path) -> pd.DataFrame:
@@ -159,21 +77,17 @@ def load_mappings(directory: Path, most: int | None = None) -> pd.DataFrame:
     A mapping has a row for each round in which it was written, and for the one in which it first appeared.
     most: of a longer file only the rows in about that many bytes at its end.
     """
-    frame = _complete_only(_read(directory, "mappings.csv", MAPPINGS, most), directory)
-    frame["path"] = _text(frame["path"])
-    return _with_addresses(directory / "mappings.csv", frame, "start", "end")
+    return _complete_only(read_csv(directory, "mappings", most), directory)
 
 
 def load_pages(directory: Path) -> pd.DataFrame:
     """Load pages.csv, with address as a number."""
-    frame = _read(directory, "pages.csv", PAGES)
-    frame["mapping_class"] = _text(frame["mapping_class"])
-    return _with_addresses(directory / "pages.csv", frame, "address")
+    return read_csv(directory, "pages")
 
 
 def load_curve(directory: Path) -> pd.DataFrame:
     """Load curve.csv: W(t) by process."""
-    return _read(directory, "curve.csv", CURVE)
+    return read_csv(directory, "curve")
 
 
 def load_curves(directory: Path, most: int | None = None) -> pd.DataFrame:
@@ -181,14 +95,12 @@ def load_curves(directory: Path, most: int | None = None) -> pd.DataFrame:
 
     Empty when an older redirty wrote the recording. most: as in load_mappings().
     """
-    frame = _read(directory, "curves.csv", CURVES, most)
-    frame["mapping_class"] = _text(frame["mapping_class"])
-    return _complete_only(frame, directory)
+    return _complete_only(read_csv(directory, "curves", most), directory)
 
 
 def load_tlb(directory: Path) -> pd.DataFrame:
     """Load tlb.csv."""
-    return _complete_only(_read(directory, "tlb.csv", TLB), directory)
+    return _complete_only(read_csv(directory, "tlb"), directory)
 
 
 def load_runs(directory: Path) -> pd.DataFrame:
@@ -196,7 +108,7 @@ def load_runs(directory: Path) -> pd.DataFrame:
 
     Empty when an older redirty wrote the recording.
     """
-    return _read(directory, "runs.csv", RUNS)
+    return read_csv(directory, "runs")
 
 
 def load_working_set(directory: Path) -> pd.DataFrame:
@@ -204,7 +116,7 @@ def load_working_set(directory: Path) -> pd.DataFrame:
 
     Empty when an older redirty wrote the recording.
     """
-    frame = _read(directory, "working_set.csv", WORKING_SET)
+    frame = read_csv(directory, "working_set")
     # A window is written before the row of the round that ends it.
     done = load_rounds(directory)["round"]
     ends = frame["first_round"] + frame["rounds"] - 1
@@ -216,8 +128,7 @@ def load_zeros(directory: Path) -> pd.DataFrame:
 
     Empty when it was recorded without --zeros.
     """
-    frame = _read(directory, "zeros.csv", ZEROS)
-    return _with_addresses(directory / "zeros.csv", frame, "start", "end")
+    return read_csv(directory, "zeros")
 
 
 def load_stacks(directory: Path) -> pd.DataFrame | None:
@@ -225,9 +136,9 @@ def load_stacks(directory: Path) -> pd.DataFrame | None:
 
     None when it was recorded without --stacks, or by an older redirty.
     """
-    if not (directory / "stacks.csv").exists():
+    if not os.path.lexists(directory / "stacks.csv"):
         return None
-    return _read(directory, "stacks.csv", STACKS)
+    return read_csv(directory, "stacks")
 
 
 def load_events(directory: Path) -> pd.DataFrame:
@@ -235,22 +146,10 @@ def load_events(directory: Path) -> pd.DataFrame:
 
     Raises: RedirtyError when it was recorded without --events.
     """
-    frame = _parquet(directory, "events")
+    frame = read_parquet(directory, "events")
     if frame is None:
         raise RedirtyError(f"{directory} has no events: record with --events")
     return frame
-
-
-def _parquet(directory: Path, name: str) -> pd.DataFrame | None:
-    import pandas as pd
-
-    path = directory / f"{name}.parquet"
-    if path.exists():
-        return pd.read_parquet(path)
-    parts = sorted((directory / f".{name}").glob("part-*.parquet"))
-    if not parts:
-        return None
-    return pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
 
 
 def load_folded_stacks(directory: Path) -> pd.DataFrame:
@@ -262,13 +161,13 @@ def load_folded_stacks(directory: Path) -> pd.DataFrame:
 
     path = directory / "stacks.folded"
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_regular(path, memory_limit()).decode("utf-8", errors="replace")
     except FileNotFoundError:
         raise RedirtyError(f"{directory} has no stacks: record with --stacks") from None
     except OSError as e:
         raise RedirtyError(f"cannot read {path}: {why(e)}") from None
     rows = [line.rpartition(" ") for line in text.split("\n")]
-    rows = [row for row in rows if row[2].isdigit()]
+    rows = [row for row in rows if row[2].isascii() and row[2].isdigit() and len(row[2]) < 19]
     return pd.DataFrame(
         {
             "stack": pd.Series([row[0] for row in rows], dtype="str"),
@@ -278,7 +177,7 @@ def load_folded_stacks(directory: Path) -> pd.DataFrame:
 
 
 def _physical(directory: Path, name: str) -> pd.DataFrame:
-    frame = _parquet(directory, name)
+    frame = read_parquet(directory, name)
     if frame is None:
         raise RedirtyError(f"{directory} has no page frames: record with --physical")
     return _complete_only(frame, directory)
@@ -320,25 +219,3 @@ def load_frames(directory: Path, number: int | None = None) -> pd.DataFrame:
         return frame
     frame = frame[frame["round"] <= number]
     return frame.drop_duplicates(["pid", "address"], keep="last").reset_index(drop=True)
-
-
-def _text(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Replace empty fields by "", also where all are empty."""
-    return column.astype("str").where(column.notna(), "")
-
-
-def _with_addresses(path: Path, frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """Convert addresses to numbers."""
-    import numpy as np
-    import pandas as pd
-
-    for name in columns:
-        try:
-            texts = frame[name].to_numpy(
-                object
-            )  # accessing them one by one in pandas takes ten times as long
-            numbers = np.array([int(text, 16) for text in texts], np.uint64)
-        except (ValueError, TypeError, OverflowError) as e:
-            raise RedirtyError(f"{path} is damaged: column {name}: {e}") from None
-        frame[name] = pd.Series(numbers, index=frame.index, name=name)
-    return frame

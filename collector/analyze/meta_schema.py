@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from redirty.collector.checked_files import open_regular
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.units import plural
 
@@ -95,7 +97,7 @@ def require_rounds(path: Path, rounds: int) -> None:
         return
     claim = f"though meta.json reports {plural(rounds, 'round')}: {RESTORE}"
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             header, *rows = file.read(_HEAD_BYTES).split(b"\n")[:-1]
     except FileNotFoundError:
         raise RedirtyError(f"{path} is missing, {claim}") from None

@@ -29,8 +29,8 @@ def hot_set(counts: I64, percent: int) -> int:
     """
     if len(counts) == 0:
         return 0
-    pages = np.bincount(counts)[::-1]  # by count, the highest first
-    each = np.arange(len(pages) - 1, -1, -1)
+    # by count, the highest first
+    each, pages = (found[::-1] for found in np.unique(counts, return_counts=True))
     sums = np.cumsum(pages * each)
     need = -(-int(sums[-1]) * percent // 100)  # rounded up: counts are whole
     if need <= 0:

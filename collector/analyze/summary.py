@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redirty.collector import json_text
 from redirty.collector.analyze import load, mappings, redirtying, tlb, writers
 from redirty.collector.errors import one_line
 from redirty.collector.units import plural, show_bytes, show_pages, show_time
@@ -184,7 +184,7 @@ def _curve(frame: pd.DataFrame) -> list[dict[str, float]]:
 
 def print_json(directory: Path, more: dict[str, Any] | None = None) -> None:
     """Print the summary, and further keys, as JSON. Raises: RedirtyError as summarise() does."""
-    print(json.dumps(summarise(directory) | (more or {}), indent=2))
+    print(json_text.dump(summarise(directory) | (more or {})))
 
 
 def against(s: dict[str, Any], bandwidth: float, source: str) -> str:

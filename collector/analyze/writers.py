@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.analyze import load, redirtying
+from redirty.collector.analyze import load, redirtying, tables
 from redirty.collector.errors import one_line
 from redirty.collector.pageset import PAGE_SHIFT, U64
 from redirty.collector.units import plural
@@ -80,7 +80,7 @@ def summarise(directory: Path, rounds: pd.DataFrame) -> dict[str, Any]:
 
     Raises: RedirtyError when a file cannot be read.
     """
-    if not (directory / "events.parquet").exists() and not (directory / ".events").exists():
+    if not tables.parquet_files(directory, "events"):
         return {"threads": None, "stacks": _stacks_without_events(directory)}
     events = load.load_events(directory)
     number = round_of(events["time_s"].to_numpy(np.float64), rounds)

@@ -16,6 +16,7 @@ import numpy as np
 from redirty.collector.arming.base import Part, whole
 from redirty.collector.errors import ArmError, GoneError, why
 from redirty.collector.linux import pagemap as pm
+from redirty.collector.linux import procfs
 from redirty.collector.linux.maps import Mapping, Mappings, MapsFile, appeared
 from redirty.collector.linux.page_frames import zero_page_frame
 from redirty.collector.linux.smaps import starts_with_flag
@@ -65,7 +66,7 @@ class SoftDirtyArmed:
         try:
             self._pagemap = pm.Pagemap(pid, regions=1)
             self._maps = MapsFile(pid)
-            self._clear_refs = os.open(f"/proc/{pid}/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+            self._clear_refs = self._open_clear_refs()
         except FileNotFoundError:
             raise GoneError from None
         except OSError as e:
@@ -115,13 +116,23 @@ class SoftDirtyArmed:
             ArmError: The kernel refused.
         """
         try:
-            os.pwrite(self._clear_refs, b"4\n", 0)
-        except ProcessLookupError:
+            try:
+                os.pwrite(self._clear_refs, b"4\n", 0)
+            except ProcessLookupError:  # the thread ended: others may live
+                if not self._maps.there():
+                    raise
+                os.close(self._clear_refs)
+                self._clear_refs = self._open_clear_refs()
+                os.pwrite(self._clear_refs, b"4\n", 0)
+        except (ProcessLookupError, FileNotFoundError):
             raise GoneError from None
         except OSError as e:
             raise ArmError(
                 f"cannot clear the soft-dirty bits of process {self.pid}: {why(e)}"
             ) from None
+
+    def _open_clear_refs(self) -> int:
+        return os.open(f"{procfs.directory(self.pid)}/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
 
     def _read(
         self, mappings: Mappings, candidates_of: Callable[[Mapping, U64, Bools], Bools]

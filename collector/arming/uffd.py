@@ -16,7 +16,7 @@ import struct
 
 import numpy as np
 from redirty.collector.arming.uffd_registration import Registration
-from redirty.collector.errors import ArmError, GoneError, why
+from redirty.collector.errors import ArmError, GoneError, require_resources, why
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.pageset import (
@@ -76,8 +76,9 @@ class UffdArmed:
         except ArmError:
             os.close(descriptor)
             raise
-        except OSError:
+        except OSError as e:
             os.close(descriptor)
+            require_resources(e, f"cannot trace process {pid}")
             raise GoneError from None
         self._registration = Registration(pid, descriptor, self._pagemap)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import mmap
-import time
 
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.bpf import abi, fault_log, syscalls
+from redirty.collector.bpf.kernel_clock import kernel_ns
 
 
 class Counters:
@@ -18,7 +18,7 @@ class Counters:
         size = fault_log.whole_pages(abi.STATS.itemsize * slots * 2)
         self._map = mmap.mmap(fd, size)
         self._stats = np.frombuffer(self._map, abi.STATS, slots * 2).reshape(slots, 2)
-        self._stats["ref_ns"] = time.monotonic_ns()
+        self._stats["ref_ns"] = kernel_ns()
         self._slots_used = 1
 
     def use(self, slot: int) -> None:
@@ -29,11 +29,11 @@ class Counters:
 
     def start(self, epoch: int, now_ns: int) -> None:
         """Start the write curves of an epoch at a time (CLOCK_MONOTONIC, in ns)."""
-        self._stats["ref_ns"][: self._slots_used, epoch] = now_ns
+        self._stats["ref_ns"][: self._slots_used, epoch] = kernel_ns(now_ns)
 
     def restart(self, slot: int, epoch: int) -> None:
         """Start the write curve of a slot now."""
-        self._stats["ref_ns"][slot, epoch] = time.monotonic_ns()
+        self._stats["ref_ns"][slot, epoch] = kernel_ns()
 
     def take(self, epoch: int) -> npt.NDArray[np.void]:
         """Return (slots used so far,) counters of an epoch, and set them to 0."""

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import redirty.bpfprogs as programs
 from redirty.collector.bpf import btf, fault_log, hooks, probe_support, syscalls
-from redirty.collector.errors import RedirtyError
+from redirty.collector.errors import RedirtyError, one_line
 from redirty.collector.linux import procfs
 
 log = logging.getLogger(__name__)
@@ -277,9 +277,9 @@ def _reported_at_exit(captured: int, stderr: int) -> Iterator[None]:
     def report(_argument: int | None) -> None:
         if inside:
             _libc.fflush(None)
-            text = os.pread(captured, 1 << 16, 0).decode(errors="replace")
-            line = f"redirty: the BPF compiler gave up: {last_line(text)}\n"
-            os.write(stderr, line.encode())
+            output = os.pread(captured, 1 << 16, 0).decode(errors="replace")
+            line = f"redirty: the BPF compiler gave up: {last_line(output)}"
+            os.write(stderr, one_line(line).encode() + b"\n")
 
     owner = ctypes.create_string_buffer(1)  # of the handler: any address of this process
     callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(report)

@@ -17,6 +17,7 @@ import redirty.bpfprogs as programs
 from redirty.collector.bpf import btf, syscalls
 from redirty.collector.bpf.loader import compile_programs
 from redirty.collector.errors import RedirtyError, why
+from redirty.collector.linux import procfs
 from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, U64
 
 ENTRIES = 512
@@ -80,7 +81,8 @@ class PageTableReader:
         Raises:
             OSError: The process is gone, or may not be examined.
         """
-        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:  # noqa: PTH123
+        directory = f"/proc/{pid}" if isinstance(pid, str) else procfs.directory(pid)
+        with open(f"{directory}/mem", "rb", buffering=0) as memory:  # noqa: PTH123
             return self._top_virtual(memory.fileno()) - self._base
 
     def _top_virtual(self, descriptor: int) -> int:

@@ -17,7 +17,6 @@ from redirty.collector.bpf.counters import Counters, StackCounts
 from redirty.collector.bpf.epoch_logs import EpochLogs
 from redirty.collector.bpf.loader import Options, load
 from redirty.collector.bpf.ringbuf import Ring
-from redirty.collector.bpf.symbols import Symbols
 from redirty.collector.bpf.target_map import RangeFilter, TargetMap
 from redirty.collector.pageset import PageSet
 
@@ -199,10 +198,6 @@ class Tracer:
         """Return the addresses of a stack, the writing instruction first; with Options.stacks."""
         assert self._stacks is not None
         return self._stacks.addresses(stack_id)
-
-    def symbols(self) -> Symbols:
-        """Return a resolver of names for addresses in targets."""
-        return Symbols(self._bpf)
 
     def close(self) -> None:
         """Detach everything and free the maps."""

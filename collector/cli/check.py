@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,11 +17,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
+    from redirty.collector import json_text
     from redirty.collector.tracking import host_check
 
     found = host_check.probe_host()
     if options.json:
-        print(json.dumps(host_check.as_json(found), indent=2))
+        print(json_text.dump(host_check.as_json(found)))
     else:
         print(host_check.as_text(found), end="")
     return 0 if found.ok else 1

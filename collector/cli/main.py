@@ -8,7 +8,7 @@ import sys
 
 from redirty.collector import VERSION
 from redirty.collector.cli import interrupts, streams
-from redirty.collector.errors import RedirtyError, one_line
+from redirty.collector.errors import RedirtyError, failure_of_the_machine, one_line
 
 TYPE_CHECKING = False  # not typing's: what is imported here delays the answer to ctrl-C
 if TYPE_CHECKING:
@@ -50,12 +50,15 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
     """Build the parser, with the arguments of one command only: the others would cost their imports."""
     import argparse
 
-    parser = argparse.ArgumentParser(
+    from redirty.collector.cli.arguments.parser import Parser
+
+    parser = Parser(
         prog="redirty",
         description="Log the write faults of a running workload with BPF: which pages it dirties, which "
         "it re-dirties, and how fast.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"redirty {VERSION}")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
@@ -65,6 +68,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
             help=line,
             description=line[0].upper() + line[1:] + ".",
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # an abbreviation's meaning changes when an option is added
         )
         sub.add_argument("-v", "--verbose", action="store_true", help="log more on stderr")
         if name == verb:
@@ -134,6 +138,10 @@ def _report(error: BaseException) -> int:
         return 130
     if _debugging() or not isinstance(error, Exception):
         raise error
+    failure = failure_of_the_machine(error)
+    if failure is not None:
+        print(f"redirty: {one_line(str(failure))}", file=sys.stderr)
+        return 1
     print(
         f"redirty: internal error: {type(error).__name__}: {one_line(str(error))} (a bug: please "
         "report it with the output of the same command under REDIRTY_DEBUG=1)",

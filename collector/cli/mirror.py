@@ -256,6 +256,8 @@ def print_summary(information: dict[str, Any], options: argparse.Namespace) -> N
 
 def summary(information: dict[str, Any], to: str) -> str:
     """Summarize the contents of mirror.json in one line."""
+    from redirty.collector.mirror import missing
+
     passes = len(information["passes"])
     parts = [
         f"mirrored to {to} in {passes} passes, {show_time(information['total_s'])}",
@@ -264,8 +266,7 @@ def summary(information: dict[str, Any], to: str) -> str:
     ]
     if information["verified"]:
         parts.append(f"verified, digest {information['digest']}")
-    if information["unmirrored"]:
-        parts.append(
-            f"{len(information['unmirrored'])} device mappings are without contents in the mirror"
-        )
+    elif information["digest"]:
+        parts.append("what could be read is verified")
+    parts += missing.summary(information)
     return "; ".join(parts)

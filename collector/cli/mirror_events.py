@@ -33,12 +33,12 @@ class MirrorEvents(MirrorObserver):
         self._thread.start()
 
     def _emit(self, event: str, **values: Any) -> None:
-        text = json.dumps({"event": event, **values}) + "\n"
+        line = json.dumps({"event": event, **values}).replace("\x7f", "\\u007f") + "\n"
         try:
             with self._lock:
-                left = memoryview(text.encode())
+                left = memoryview(line.encode())
                 while left:
-                    left = left[os.write(self._out, left) :]
+                    left = left[os.write(self._out, left) :]  # text: JSON, in ASCII
         except OSError:
             self._cancel()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -133,6 +132,7 @@ def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
 
 
 def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json: bool) -> None:
+    from redirty.collector import json_text
     from redirty.collector.analyze import load, observations, prediction_text
     from redirty.collector.model import predict
     from redirty.collector.model.fit import fit
@@ -145,7 +145,7 @@ def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json:
     if not meta.get("complete"):
         found["notes"].append("the recording ended early: only its complete rounds count")
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json_text.dump(found))
         return
     target = meta["target"]
     from redirty.collector.errors import one_line

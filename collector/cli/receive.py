@@ -166,9 +166,9 @@ def _serve(receiver: Receiver, listener: Listener, wait_s: float) -> None:
     until = time.monotonic() + wait_s
     replacement = None
     while not receiver.committed:
-        connection = replacement or listener.accept(min(1.0, max(until - time.monotonic(), 0)))
+        arrival = replacement or listener.accept(min(1.0, max(until - time.monotonic(), 0)))
         replacement = None
-        if connection is None:
+        if arrival is None:
             if time.monotonic() > until:
                 receiver.discard()
                 raise RedirtyError(
@@ -176,10 +176,13 @@ def _serve(receiver: Receiver, listener: Listener, wait_s: float) -> None:
                     "redirty receive again"
                 )
             continue
-        stream = ReplaceableConnection(connection, listener)
+        stream = ReplaceableConnection(arrival, listener)
         try:
             receiver.serve(stream)
-        except (ConnectionLostError, FrameError) as e:
+        except FrameError as e:  # not the sender of this mirror: the time to wait goes on
+            print(f"redirty: connection lost: {e}", file=sys.stderr, flush=True)
+            continue
+        except ConnectionLostError as e:
             print(f"redirty: connection lost: {e}", file=sys.stderr, flush=True)
             replacement = stream.take_replacement()
         finally:

@@ -1,4 +1,7 @@
-"""Standard streams of the program: repaired when closed, and with errors that say what failed."""
+"""Standard streams of the program: repaired when closed, and with errors that say what failed.
+
+All text that the program prints is cleaned here, wherever it comes from: a terminal must not obey it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import io
 import os
 import sys
 
+from redirty.collector import text
 from redirty.collector.errors import RedirtyError, why
 
 TYPE_CHECKING = False  # not typing's: importing that would delay the answer to ctrl-C
@@ -45,6 +49,18 @@ class _Stderr(io.FileIO):
         return memoryview(data).nbytes
 
 
+class CleanStream(io.TextIOWrapper):
+    """A text stream without control characters but ends of lines, tabs, and the carriage returns of progress lines."""
+
+    def write(self, written: str) -> int:
+        """Write as io.TextIOWrapper does. A carriage return stays at either end of what is written, and only there."""
+        inner = written.strip("\r")
+        at = written.find(inner) if inner else 0
+        end = at + len(inner)
+        super().write(written[:at] + text.lines(inner) + written[end:])
+        return len(written)
+
+
 def repair_streams() -> None:
     """Open descriptors 0, 1 and 2 if they are closed, so that no file gets one of these numbers.
 
@@ -64,9 +80,11 @@ def _text_stream(raw: io.FileIO, like: object) -> io.TextIOWrapper:
     """Wrap a raw stream with the encoding and buffering of the stream that Python made, if any."""
     buffer = io.BufferedWriter(raw)
     if not isinstance(like, io.TextIOWrapper):
-        return io.TextIOWrapper(buffer, "utf-8", "backslashreplace")
+        return CleanStream(buffer, "utf-8", "backslashreplace")
     by_line = like.line_buffering or like.write_through
-    return io.TextIOWrapper(buffer, like.encoding, like.errors, line_buffering=by_line)
+    # Names of files and processes may have characters that the terminal's encoding lacks.
+    errors = "backslashreplace" if like.errors == "strict" else like.errors
+    return CleanStream(buffer, like.encoding, errors, line_buffering=by_line)
 
 
 def drop_output() -> None:

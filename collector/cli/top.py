@@ -63,9 +63,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PORT",
         nargs="?",
         const=0,
-        type=int,
+        type=port,
         help="serve it to a browser on this machine, and print the address",
     )
+
+
+def port(text: str) -> int:
+    """Parse a port as tui.web does when it removes the option from a visit's command line: digits only."""
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(text)  # argparse says which option it is
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,10 +5,11 @@ Source: io_uring_register(2) (IORING_REGISTER_BUFFERS); the lines "UserBufs" of 
 
 from __future__ import annotations
 
-import contextlib
 import re
 from pathlib import Path
 
+from redirty.collector.errors import require_resources
+from redirty.collector.linux import procfs
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.linux.open_files import open_files
 
@@ -30,9 +31,12 @@ def registered_kib(pid: int, mappings: Mappings) -> int:
     total = 0
     for descriptor, path in open_files(pid).items():
         if path == RING:
-            with contextlib.suppress(OSError):  # closed meanwhile
-                info = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_bytes()
-                total += buffers_bytes(info)
+            try:
+                info = Path(procfs.directory(pid), "fdinfo", descriptor).read_bytes()
+            except OSError as e:  # closed meanwhile
+                require_resources(e, f"cannot read the io_uring buffers of process {pid}")
+                continue
+            total += buffers_bytes(info)
     return total >> 10
 
 

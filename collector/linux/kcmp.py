@@ -20,8 +20,10 @@ def sharing_memory(pid: int) -> list[int]:
     number = _NUMBERS.get(os.uname().machine)
     if number is None:
         return []
+    tid = procfs.living_thread(pid)  # a thread that ended has no memory, like all others that did
     return [
         other
         for other in procfs.pids()
-        if other != pid and libc.syscall(number, pid, other, _KCMP_VM, 0, 0) == 0
+        if other != pid
+        and libc.syscall(number, tid, procfs.living_thread(other), _KCMP_VM, 0, 0) == 0
     ]

@@ -50,7 +50,8 @@ def drop_compiler_memory(min_bytes: int = 8 << 20) -> None:
 def raise_fd_limit() -> None:
     """Raise the soft limit of open files to the hard limit.
 
-    A mirror keeps each file that a target maps open, so that its inode number is not reused.
+    Each process of a target takes several, and a mirror keeps each file that a target maps open, so that nothing else
+    takes its place. A command that redirty runs was forked before, and keeps the limit that it would have had.
     """
     import resource
 

@@ -15,6 +15,8 @@ from operator import attrgetter, itemgetter
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
+from redirty.collector.errors import require_resources
+from redirty.collector.linux import procfs
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_ranges
 
 ANON_PRIVATE, ANON_SHARED = "anon_private", "anon_shared"
@@ -246,7 +248,8 @@ class IncrementalMaps(Generic[Item]):
     """
 
     def __init__(self, pid: int, parse_line: Callable[[bytes], Item | None]) -> None:
-        self._fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+        self._pid, self._tid = pid, procfs.living_thread(pid)
+        self._fd = self._open()
         self._parse_line = parse_line
         self._text = b""
         self._lines: dict[bytes, Item | None] = {}
@@ -267,6 +270,25 @@ class IncrementalMaps(Generic[Item]):
         self._lines, self._text = known, text
         return True
 
+    def _open(self) -> int:
+        return os.open(f"/proc/{self._tid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _other_thread(self) -> bool:
+        """Open the file of another thread, as this one has ended; return whether there is one in this memory."""
+        tid = procfs.living_thread(self._pid)
+        # A first thread that had ended and lives again is that of another program, after an exec.
+        if tid in (self._tid, self._pid):
+            return False
+        self._tid = tid
+        try:
+            new = self._open()
+        except OSError as e:
+            require_resources(e, f"cannot read the mappings of process {self._pid}")
+            return False
+        os.dup2(new, self._fd, inheritable=False)
+        os.close(new)
+        return True
+
     def _read(self) -> bytes:
         """Return the whole file; empty once the memory is gone."""
         parts = []
@@ -275,7 +297,7 @@ class IncrementalMaps(Generic[Item]):
             while part := os.read(self._fd, 1 << 20):
                 parts.append(part)
         except ProcessLookupError:
-            return b""
+            return self._read() if self._other_thread() else b""
         return b"".join(parts)
 
     @property
@@ -292,7 +314,7 @@ class IncrementalMaps(Generic[Item]):
         try:
             return bool(os.pread(self._fd, 1, 0))
         except ProcessLookupError:
-            return False
+            return self._other_thread() and self.there()
 
     def close(self) -> None:
         """Close the file, and with it the reference to the process's memory."""

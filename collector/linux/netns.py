@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from redirty.collector.errors import require_resources
 from redirty.collector.linux import procfs
 from redirty.collector.linux.process import has_memory
 
@@ -14,10 +15,14 @@ from redirty.collector.linux.process import has_memory
 def networks_of(pid: int) -> set[int]:
     """Return the inode numbers of the network namespaces of a process's threads; none once it ended."""
     found: set[int] = set()
-    with contextlib.suppress(OSError):  # the process ended
-        for entry in os.scandir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError):  # this thread ended
-                found.add(Path(entry.path, "ns/net").stat().st_ino)
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
+    except OSError as e:
+        require_resources(e, f"cannot list the threads of process {pid}")
+        return found  # the process ended
+    for tid in threads:
+        with contextlib.suppress(OSError):  # this thread ended
+            found.add(Path(f"/proc/{pid}/task/{tid}/ns/net").stat().st_ino)
     return found
 
 

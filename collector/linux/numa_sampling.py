@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from redirty.collector.errors import require_resources
 from redirty.collector.linux import procfs
 
 _EVERY_S = 0.02
@@ -35,13 +36,16 @@ class NumaSampler:
         now = {}
         try:
             threads = os.listdir(f"/proc/{self._pid}/task")  # noqa: PTH208
-        except OSError:
+        except OSError as e:
+            require_resources(e, f"cannot list the threads of process {self._pid}")
             return  # the process ended
         for tid in threads:
             thread = f"{self._pid}/task/{tid}"
             try:
                 ran = int(Path(f"/proc/{thread}/schedstat").read_text().split()[0])
-            except (OSError, IndexError):
+            except (OSError, IndexError) as e:
+                if isinstance(e, OSError):
+                    require_resources(e, f"cannot sample thread {tid}")
                 continue  # this thread ended
             stat = procfs.read_stat(thread)
             if stat is None:

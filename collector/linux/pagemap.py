@@ -45,7 +45,7 @@ class Pagemap:
 
     def __init__(self, pid: int, regions: int = 65536) -> None:
         self.pid = pid
-        self.fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        self.fd = os.open(f"{procfs.directory(pid)}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         self._regions = np.empty(regions, REGION)
         self._answer = self._regions.ctypes.data, regions
         self._argument = bytearray(_ARGUMENT.size)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 from redirty.collector.errors import RedirtyError
 from redirty.collector.linux import capabilities
 
+MIN_DESCRIPTORS = 64
+"""Fewer do not suffice to load BPF programs and to follow one process."""
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 
 
@@ -31,7 +34,7 @@ def require_root() -> None:
 
     Raises:
         RedirtyError: The process is not root, or lacks the capabilities that tracing needs, or is
-            root of a container only.
+            root of a container only, or may have too few descriptors.
     """
     if os.geteuid() != 0:
         raise RedirtyError("tracing needs root (BPF, and other processes' memory): run with sudo")
@@ -41,3 +44,8 @@ def require_root() -> None:
     reason = pid_namespace()
     if reason:
         raise RedirtyError(reason)
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit < MIN_DESCRIPTORS:
+        raise RedirtyError(
+            f"tracing needs {MIN_DESCRIPTORS} descriptors and more, but the limit is {limit}: raise it (ulimit -n)"
+        )

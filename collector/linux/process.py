@@ -6,7 +6,12 @@ import os
 import select
 from pathlib import Path
 
-from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
+from redirty.collector.errors import (
+    NoProcessError,
+    RedirtyError,
+    TargetEndedError,
+    require_resources,
+)
 from redirty.collector.linux import capabilities, procfs
 
 
@@ -29,7 +34,8 @@ class Process:
             self._pidfd = os.pidfd_open(pid)
         except (ProcessLookupError, OverflowError):
             raise NoProcessError(f"no process {pid}: see 'ps -e' for those that run") from None
-        except OSError:
+        except OSError as e:
+            require_resources(e, f"cannot trace process {pid}")
             if Path(f"/proc/{pid}").exists():  # the ID of a thread (EINVAL)
                 leader = procfs.status_field(pid, "Tgid") or "?"
                 raise RedirtyError(
@@ -43,24 +49,24 @@ class Process:
             raise
 
     def _identify(self) -> None:
-        status = procfs.read_status(self.pid)
-        if not status or status.get("State", "Z")[0] in "ZX":
+        status, stat = procfs.read_status(self.pid), procfs.read_living_stat(self.pid)
+        if not status or stat is None:
             raise TargetEndedError(
                 f"process {self.pid} has ended already: there is no memory to trace"
             )
-        stat = procfs.read_stat(self.pid)
-        if stat and stat.kernel_thread:
+        if stat.kernel_thread:
             raise RedirtyError(
                 f"process {self.pid} ({status.get('Name', '?')}) is a kernel thread: "
                 "it has no memory of its own"
             )
         try:
-            with open(f"/proc/{self.pid}/pagemap", "rb"):  # noqa: PTH123
+            with open(f"{procfs.directory(self.pid)}/pagemap", "rb"):  # noqa: PTH123
                 pass
         except PermissionError:
             who = f"process {self.pid} ({status.get('Name', '?')})"
             raise RedirtyError(f"no right to trace {who}: {_refusal()}") from None
-        except OSError:
+        except OSError as e:
+            require_resources(e, f"cannot examine process {self.pid}")
             raise TargetEndedError(f"process {self.pid} ended while it was examined") from None
         self.comm = status.get("Name", "?")
         self.cmdline = [word for word in procfs.read_cmdline(self.pid) or [] if word]
@@ -84,7 +90,8 @@ def lives(pid: int) -> bool:
     """Return whether a process exists and has not ended."""
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
+    except OSError as e:
+        require_resources(e, f"cannot tell whether process {pid} lives")
         return False
     try:
         return _runs(pidfd)
@@ -123,6 +130,9 @@ def descendants(root: int) -> list[int]:
 
 
 def has_memory(pid: int) -> bool:
-    """Return whether a process lives and has an address space (not a zombie or a kernel thread)."""
-    stat = procfs.read_stat(pid)
-    return stat is not None and not stat.ended and not stat.kernel_thread
+    """Return whether a process lives and has an address space (not a zombie or a kernel thread).
+
+    A process whose first thread has ended lives as long as any other.
+    """
+    stat = procfs.read_living_stat(pid)
+    return stat is not None and not stat.kernel_thread

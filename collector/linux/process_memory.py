@@ -10,6 +10,7 @@ import errno
 import os
 
 import numpy as np
+from redirty.collector.linux import procfs
 from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, U64, Bools, runs_of
 
 _IOV_MAX = 1024
@@ -36,7 +37,8 @@ class ProcessMemory:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._mem = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        self._tid = procfs.living_thread(pid)
+        self._mem = os.open(f"/proc/{self._tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, pages: U64, buffer: memoryview) -> Bools:
         """Copy ascending pages to the start of a buffer.
@@ -62,9 +64,11 @@ class ProcessMemory:
             part[0, 1] -= np.uint64(skip)
             size = int(part[:, 1].sum())
             local = np.array([base + at, size], np.uint64)
-            got = _readv(self.pid, local.ctypes.data, 1, part.ctypes.data, len(part), 0)
+            got = _readv(self._tid, local.ctypes.data, 1, part.ctypes.data, len(part), 0)
             if got < 0:
                 code = ctypes.get_errno()
+                if code == errno.ESRCH and self._other_thread():
+                    continue
                 if code not in (errno.EFAULT, errno.ENOMEM, errno.ESRCH, errno.EPERM):
                     raise OSError(code, os.strerror(code))
                 got = 0
@@ -75,6 +79,12 @@ class ProcessMemory:
                 at += PAGE_SIZE
         return good
 
+    def _other_thread(self) -> bool:
+        """Read through another thread from now on, as this one has ended; return whether there is one."""
+        tid = procfs.living_thread(self.pid)
+        found, self._tid = tid != self._tid, tid
+        return found
+
     def _read_one(self, page: int, buffer: memoryview) -> bool:
         """Read a page even if the program itself may not read it (PROT_NONE, execute only)."""
         try:
@@ -84,6 +94,10 @@ class ProcessMemory:
         if got != PAGE_SIZE:
             buffer[:] = bytes(PAGE_SIZE)
         return got == PAGE_SIZE
+
+    def fileno(self) -> int:
+        """Return the descriptor of /proc/PID/mem."""
+        return self._mem
 
     def close(self) -> None:
         """Close the reference to the process's memory."""

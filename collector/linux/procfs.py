@@ -2,9 +2,9 @@
 
 A process may call itself anything. `stat` shows its name between parentheses and escapes nothing;
 `status` escapes the newline and the backslash only, so lines end at newlines alone; `comm` shows the
-name unescaped, then a newline. A process whose first thread has ended while others run looks like a
-zombie here, since these are the first thread's files; its other threads have files of their own below
-/proc/PID/task.
+name unescaped, then a newline. These are files of the process's first thread: when it has ended while
+others run, they look like those of a zombie, and show no memory. So whatever belongs to the whole
+process is read through directory(), that of a thread that lives.
 
 The helpers that stop processes run without this package and have a small twin:
 ptrace/helpers/procfs.py. Source: proc(5).
@@ -15,7 +15,10 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from redirty.collector.errors import require_resources
+
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
+_START = 19  # index of the start time
 _STAT_FIELDS = 22  # up to rss: fewer were cut short by the end of the process
 
 
@@ -53,7 +56,7 @@ class Stat(NamedTuple):
     @property
     def start_ticks(self) -> int:
         """Start time in clock ticks since boot: distinguishes a process from a later one with the same PID."""
-        return int(self.fields[19])
+        return int(self.fields[_START])
 
     @property
     def resident_pages(self) -> int:
@@ -84,6 +87,47 @@ def read_stat(pid: int | str) -> Stat | None:
     return None if text is None else parse_stat(text)
 
 
+def living_thread(pid: int) -> int:
+    """Return the ID of a thread of a process that lives: the first one if it does; the PID once all have ended."""
+    stat = read_stat(pid)
+    return pid if stat is None or not stat.ended else _other_thread(pid)
+
+
+def _other_thread(pid: int) -> int:
+    try:
+        threads = sorted(map(int, os.listdir(f"/proc/{pid}/task")))  # noqa: PTH208
+    except OSError as e:
+        require_resources(e, f"cannot list the threads of process {pid}")
+        return pid
+    for tid in threads:
+        stat = read_stat(f"{pid}/task/{tid}")
+        if stat is not None and not stat.ended:
+            return tid
+    return pid
+
+
+def directory(pid: int) -> str:
+    """Return the directory in /proc of a living thread of a process, where the memory's files are."""
+    # Not /proc/PID/task/TID, which has no map_files; /proc/TID is there, though no listing shows it.
+    return f"/proc/{living_thread(pid)}"
+
+
+def read_living_stat(pid: int) -> Stat | None:
+    """Read the stat file of a process that lives; None once all of its threads have ended.
+
+    Name and start time are the first thread's, which may have ended, everything else a living thread's.
+    """
+    first = read_stat(pid)
+    if first is None or not first.ended:
+        return first
+    tid = _other_thread(pid)
+    stat = read_stat(f"{pid}/task/{tid}") if tid != pid else None
+    if stat is None or stat.ended:
+        return None
+    fields = [*stat.fields[:_START], first.fields[_START], *stat.fields[_START + 1 :]]
+    return Stat(first.comm, fields)
+
+
 def parse_status(text: bytes) -> dict[str, str]:
     """Parse a status file into name -> value."""
     pairs = (line.partition(":") for line in text.decode(errors="replace").split("\n"))
@@ -91,9 +135,18 @@ def parse_status(text: bytes) -> dict[str, str]:
 
 
 def read_status(pid: int) -> dict[str, str]:
-    """Read the status file of a process; empty once it is gone."""
-    text = _read(f"/proc/{pid}/status")
+    """Read the status file of a process, or of a thread that lives if the first has ended; empty once it is gone."""
+    text = _read_status(pid)
     return {} if text is None else parse_status(text)
+
+
+def _read_status(pid: int) -> bytes | None:
+    text = _read(f"/proc/{pid}/status")
+    if text is not None and find_field(text, "State")[:1] in ("Z", "X"):
+        tid = _other_thread(pid)
+        if tid != pid:
+            return _read(f"/proc/{pid}/task/{tid}/status")
+    return text
 
 
 def find_field(status: bytes, name: str) -> str:
@@ -105,7 +158,7 @@ def find_field(status: bytes, name: str) -> str:
 
 def status_field(pid: int, name: str) -> str:
     """Return one field of a process's status; empty once the process is gone."""
-    text = _read(f"/proc/{pid}/status")
+    text = _read_status(pid)
     return "" if text is None else find_field(text, name)
 
 
@@ -124,6 +177,8 @@ def read_comm(pid: int) -> str | None:
 def read_cmdline(pid: int) -> list[str] | None:
     """Return the arguments of a process, without empty ones at the end; None once it is gone."""
     text = _read(f"/proc/{pid}/cmdline")
+    if text == b"" and (tid := living_thread(pid)) != pid:
+        text = _read(f"/proc/{pid}/task/{tid}/cmdline")
     if text is None:
         return None
     words = text.rstrip(b"\0")
@@ -140,5 +195,6 @@ def _read(path: str) -> bytes | None:
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
             return file.readall()
-    except OSError:
+    except OSError as e:
+        require_resources(e, f"cannot read {path}")
         return None

@@ -1,21 +1,101 @@
-"""Objects behind shared mappings, by which processes share memory."""
+"""Files and memory behind mappings: which of them are the same, and which ones processes share.
+
+Device and inode as /proc/PID/maps shows them do not identify a file: two files of an overlay, of subvolumes of
+btrfs or of a FUSE server may show the same pair. So it is asked of the opened file, through /proc/PID/map_files:
+the device and inode of statx(2), which differ for layers and subvolumes, and the file's handle, which is the file
+system's own name for it. Sources: proc_pid_map_files(5), name_to_handle_at(2), ipc/shm.c.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from redirty.collector.linux.maps import SYSTEM_V_PATH, split_line
+from redirty.collector.errors import RESOURCE_ERRNOS
+from redirty.collector.linux import procfs
+from redirty.collector.linux.maps import SYSTEM_V_PATH, bounds_of, split_line
 
-Key = tuple[str, int, int]
+Shown = tuple[str, int, int]
 """Device, inode, and for System V memory its namespace: there the inode is just the segment's
-number, and each namespace counts from 0."""
+number, and each namespace counts from 0. Mappings that differ in it show different memory; those that
+do not may."""
+
+
+class Identity(NamedTuple):
+    """Tells files and pieces of memory apart: mappings show the same one if theirs are equal.
+
+    Attributes:
+        device: As statx(2) shows it; as maps does ("major:minor") if the file cannot be asked.
+        inode: Its number.
+        namespace: The IPC namespace, for System V memory.
+        handle: What the file system itself calls the file; empty if it has no such name.
+    """
+
+    device: int | str
+    inode: int
+    namespace: int
+    handle: bytes = b""
+
 
 # One inode stands for all of the first kind, which are rings of a process's own; of the files in
 # /dev only these are memory.
 _NOT_MEMORY, _DEVICES = "anon_inode:", "/dev/"
 _MEMORY_IN_DEV = ("/dev/shm/", "/dev/hugepages/", "/dev/dax", "/dev/zero (deleted)")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_AT_FDCWD, _AT_SYMLINK_FOLLOW, _AT_HANDLE_FID = -100, 0x400, 0x200
+# Without asking the server of a FUSE or network file system, which may be silent.
+_AT_STATX_DONT_SYNC, _STATX_INO, _STATX_SIZE = 0x4000, 0x100, 256
+_INODE, _DEVICE = struct.Struct("Q"), struct.Struct("II")  # stx_ino; stx_dev_major, stx_dev_minor
+_MAX_HANDLE = 128  # MAX_HANDLE_SZ
+_HANDLE = struct.Struct("Ii")  # length, type
+
+
+def map_file(tid: int, start: int, end: int) -> str:
+    """Return the path by which the file behind a mapping is asked and opened; tid: a living thread."""
+    return f"/proc/{tid}/map_files/{start:x}-{end:x}"
+
+
+def identity(path: str, namespace: int = 0) -> Identity:
+    """Identify a file, which is not opened and whose contents are not read.
+
+    Args:
+        path: Its path, such as map_file().
+        namespace: The number of the process's IPC namespace for System V memory, else 0.
+
+    Raises:
+        OSError: There is no such mapping (any more), or it may not be examined.
+    """
+    name, answer = os.fsencode(path), ctypes.create_string_buffer(_STATX_SIZE)
+    if _libc.statx(_AT_FDCWD, name, _AT_STATX_DONT_SYNC, _STATX_INO, answer):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), path)
+    (inode,) = _INODE.unpack_from(answer, 32)
+    device = os.makedev(*_DEVICE.unpack_from(answer, 136))
+    return Identity(device, inode, namespace, _handle(name))
+
+
+def _handle(name: bytes) -> bytes:
+    """Return the handle of a file with its type; empty if its file system has none."""
+    buffer = ctypes.create_string_buffer(_HANDLE.size + _MAX_HANDLE)
+    mount = ctypes.c_int()
+    # From 6.5 on any file system names its files this way, before only those that NFS can export.
+    for flags in (_AT_SYMLINK_FOLLOW | _AT_HANDLE_FID, _AT_SYMLINK_FOLLOW):
+        _HANDLE.pack_into(buffer, 0, _MAX_HANDLE, 0)
+        if not _libc.name_to_handle_at(_AT_FDCWD, name, buffer, ctypes.byref(mount), flags):
+            length, _ = _HANDLE.unpack_from(buffer)
+            return buffer.raw[4 : _HANDLE.size + length]
+        code = ctypes.get_errno()
+        if code in RESOURCE_ERRNOS:
+            raise OSError(code, os.strerror(code))
+        if code not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EOVERFLOW):
+            break
+    return b""
 
 
 @dataclass(frozen=True)
@@ -26,8 +106,17 @@ class SharedObject:
     writable: bool
 
 
-def parse(text: bytes, namespace: int) -> Iterable[tuple[Key, SharedObject]]:
-    """Yield the shared objects in lines of a maps file.
+class SharedMapping(NamedTuple):
+    """A shared mapping. shown: as maps tells it apart from others; start, end: its addresses."""
+
+    shown: Shown
+    start: int
+    end: int
+    object: SharedObject
+
+
+def parse(text: bytes, namespace: int) -> Iterable[SharedMapping]:
+    """Yield the shared mappings in lines of a maps file.
 
     Args:
         text: Whole lines.
@@ -43,28 +132,23 @@ def parse(text: bytes, namespace: int) -> Iterable[tuple[Key, SharedObject]]:
         if path.startswith(_DEVICES) and not path.startswith(_MEMORY_IN_DEV):
             continue
         number = namespace if path.startswith(SYSTEM_V_PATH) else 0
-        key = fields.device.decode(), int(fields.inode), number
-        yield key, SharedObject(path, fields.perms[1:2] == b"w")
+        shown = fields.device.decode(), int(fields.inode), number
+        object_ = SharedObject(path, fields.perms[1:2] == b"w")
+        yield SharedMapping(shown, *bounds_of(fields.bounds), object_)
 
 
-def merge(found: dict[Key, SharedObject], more: Iterable[tuple[Key, SharedObject]]) -> None:
-    """Add objects to found; one that is mapped twice is writable if either mapping is."""
-    for key, object_ in more:
-        old = found.get(key)
-        if old is None or (object_.writable and not old.writable):
-            found[key] = object_
-
-
-def objects_of(pid: int) -> dict[Key, SharedObject]:
-    """Return the shared memory that a process maps; nothing if it is gone.
+def shared_mappings(pid: int) -> list[SharedMapping]:
+    """Return the shared mappings of a process; none if it is gone.
 
     Raises:
         PermissionError: The process may not be examined.
+        OSError: This process has no file descriptors or memory left.
     """
-    found: dict[Key, SharedObject] = {}
+    found: list[SharedMapping] = []
+    directory = procfs.directory(pid)
     try:
-        namespace = os.stat(f"/proc/{pid}/ns/ipc").st_ino  # noqa: PTH116 - many of them, kept bare
-        fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+        namespace = os.stat(f"{directory}/ns/ipc").st_ino  # noqa: PTH116 - many of them, kept bare
+        fd = os.open(f"{directory}/maps", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
         return found
     try:
@@ -73,10 +157,32 @@ def objects_of(pid: int) -> dict[Key, SharedObject]:
         while part := os.read(fd, 1 << 16):
             head, newline, tail = (rest + part).rpartition(b"\n")
             if b"s " in head:
-                merge(found, parse(head, namespace))
+                found += parse(head, namespace)
             rest = tail if newline else rest + part
     except ProcessLookupError:
         pass
     finally:
         os.close(fd)
+    return found
+
+
+def identified(pid: int, mappings: Iterable[SharedMapping]) -> dict[Identity, SharedObject]:
+    """Return the memory behind some mappings of a process.
+
+    Raises:
+        OSError: This process has no file descriptors or memory left.
+    """
+    found: dict[Identity, SharedObject] = {}
+    tid = 0
+    for mapping in mappings:
+        tid = tid or procfs.living_thread(pid)
+        try:
+            key = identity(map_file(tid, mapping.start, mapping.end), mapping.shown[2])
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # unmapped since the list was read
+        except PermissionError:  # without CAP_CHECKPOINT_RESTORE
+            key = Identity(*mapping.shown)
+        old = found.get(key)
+        if old is None or (mapping.object.writable and not old.writable):
+            found[key] = mapping.object  # mapped twice, it is writable if either mapping is
     return found

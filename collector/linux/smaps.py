@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from redirty.collector.errors import require_resources
+from redirty.collector.linux import procfs
 from redirty.collector.linux.maps import bounds_of, decode_path, split_line
 
 
 def _lines_with_flags(pid: int) -> Iterator[tuple[bytes, list[bytes]]]:
     """Yield the first line of each mapping and its flags. Raises: OSError once the process is gone."""
     line = b""
-    with open(f"/proc/{pid}/smaps", "rb") as smaps:  # noqa: PTH123
+    with open(f"{procfs.directory(pid)}/smaps", "rb") as smaps:  # noqa: PTH123
         for text in smaps:
             name, _, rest = text.partition(b" ")
             if not name.endswith(b":"):
@@ -32,7 +34,8 @@ def ranges_with_flag(pid: int, flag: bytes) -> list[tuple[int, int]]:
     """
     try:
         found = [line for line, flags in _lines_with_flags(pid) if flag in flags]
-    except OSError:
+    except OSError as e:
+        require_resources(e, f"cannot read the mappings of process {pid}")
         return []
     return [bounds_of(line.partition(b" ")[0]) for line in found]
 
@@ -75,7 +78,8 @@ def detailed(pid: int) -> list[SmapsMapping]:
     """Return all mappings of a process, ascending; none if it is gone."""
     try:
         return [_detailed(line, flags) for line, flags in _lines_with_flags(pid)]
-    except OSError:
+    except OSError as e:
+        require_resources(e, f"cannot read the mappings of process {pid}")
         return []
 
 

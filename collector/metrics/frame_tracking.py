@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from redirty.collector.errors import require_resources
 from redirty.collector.linux.page_frames import (
     NO_FRAME,
     Entries,
@@ -36,7 +37,8 @@ class _Watched:
         self._pagemap: Pagemap | None = None
         try:
             opened = Pagemap(space.pid, regions=1)
-        except OSError:
+        except OSError as e:
+            require_resources(e, f"cannot locate the pages of process {space.pid}")
             return
         # The PID may have been reused by now, but not while this memory exists.
         if space.maps.there():

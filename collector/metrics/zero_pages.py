@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from redirty.collector.errors import require_resources
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.linux.pagemap import ENTRY_PRESENT, ENTRY_SWAPPED, Pagemap
+from redirty.collector.linux.procfs import directory
 from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, PAGES_PER_REGION, Bools
 from redirty.collector.tracking.address_space import AddressSpace
 
@@ -95,13 +97,15 @@ class ZeroPages:
             if space.gone:
                 continue
             try:
-                pagemap = Pagemap(space.pid, regions=1)
-            except OSError:
+                pagemap = Pagemap(space.pid)
+            except OSError as e:
+                require_resources(e, f"cannot read the memory of process {space.pid}")
                 continue
             try:
-                memory = os.open(f"/proc/{space.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
+                memory = os.open(f"{directory(space.pid)}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as e:
                 pagemap.close()
+                require_resources(e, f"cannot read the memory of process {space.pid}")
                 continue
             self._opened.append((space.pid, space.mappings, pagemap, memory))
 

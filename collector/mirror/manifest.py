@@ -8,7 +8,8 @@ from typing import Any
 
 from redirty.collector import VERSION
 from redirty.collector.mirror.decision import Decision
-from redirty.collector.mirror.image.core_reader import SCHEMA
+from redirty.collector.mirror.image.committed import SCHEMA
+from redirty.collector.mirror.missing import unread_pages
 from redirty.collector.mirror.observer import PassReport
 from redirty.collector.mirror.request import MirrorRequest
 from redirty.collector.mirror.stop_and_copy import StopResult
@@ -23,7 +24,7 @@ def make_manifest(
     *,
     sent_bytes: int,
     total_s: float,
-    unmirrored: list[dict[str, object]],
+    unmirrored: list[dict[str, Any]],
     guest_memory: Sequence[Piece],
 ) -> dict[str, Any]:
     """Return the contents of mirror.json but for the state and the names of the core files.
@@ -37,7 +38,7 @@ def make_manifest(
         stopped: the result of stop-and-copy.
         sent_bytes: sent in all passes.
         total_s: time from the start of the mirror.
-        unmirrored: mappings without contents in the mirror.
+        unmirrored: what the mirror lacks, see missing.unmirrored().
         guest_memory: guest-physical addresses of a QEMU's memory.
     """
     digests = stopped.digests
@@ -55,7 +56,8 @@ def make_manifest(
         "total_s": round(total_s, 6),
         **stopped.as_json(),
         "digest": None if digests is None else digests[0],
-        "verified": digests is not None,
+        # What could not be read was not compared either.
+        "verified": digests is not None and not unread_pages(unmirrored),
         "network_held": request.network is not None,
         "left": "stopped" if request.leave_stopped else "running",
         "unmirrored": unmirrored,

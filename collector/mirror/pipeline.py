@@ -239,4 +239,5 @@ def _apply(source: Source, read: U64, unread: U64) -> None:
     """Note that pages are at the other end, or could not be read, and so are no longer pending."""
     have, lost = from_pages(read), from_pages(unread)
     source.have = (source.have | have) - lost
+    source.unread = (source.unread - have) | lost
     source.pending = source.pending - have - lost

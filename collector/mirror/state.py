@@ -10,12 +10,15 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from redirty.collector.errors import RESOURCE_ERRNOS, GoneError, RedirtyError, why
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.mirror.image.image import FILE, SPACE
 from redirty.collector.mirror.image.process_image import PlacedMapping, PlacedProcess
-from redirty.collector.mirror.sources.files import Files, FileSource
+from redirty.collector.mirror.missing import unmirrored
+from redirty.collector.mirror.sources.file_source import FileSource
+from redirty.collector.mirror.sources.files import Files
 from redirty.collector.mirror.sources.source import Source
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.mirror.sources.vmas import Key, Vma, pages_of
@@ -109,7 +112,7 @@ class MirrorState:
         self.saved_s = 0.0
         for number, space in self.spaces.items():
             space.refresh(self._mirrored(number))
-        self._sync_files()
+        self._sync_files(last=last)
         dirty = {} if result is None else {s.space: s.dirty for s in result.spaces}
         dirty_in_files = self._dirty_in_files(dirty)
         for number in list(self.spaces):
@@ -156,6 +159,8 @@ class MirrorState:
             self._scan_s[number] = time.monotonic() - started
         if last and number in self.untracked_spaces:
             dirty = current
+        elif last:
+            dirty = dirty | space.direct_pages()
         self._update(space, current, dirty)
 
     def _remove_space(self, number: int) -> None:
@@ -165,8 +170,8 @@ class MirrorState:
         self._sink.zero(space.number, starts, ends - starts)
         space.close()
 
-    def _sync_files(self) -> None:
-        self.files.sync(self.spaces.values(), self._numbers)
+    def _sync_files(self, *, last: bool) -> None:
+        self.files.sync(self.spaces.values(), self._numbers, last=last)
         for file in self.files.by_key.values():
             if not file.declared:
                 self._sink.declare(file.number, FILE)
@@ -188,16 +193,17 @@ class MirrorState:
 
     def _update_file(self, file: FileSource, dirty: PageSet, *, last: bool) -> None:
         try:
-            current = file.current_pages()
+            file.note_written(dirty)
             first = len(file.have.keys) == 0
-            if first or (last and self._may_have_changed(file)):
+            changed = last and not first and self._may_have_changed(file)
+            if first or changed:
                 file.remember_state()
-                if not first:
-                    dirty = dirty | current
-            new = current - file.have
-            if len(new.keys):
-                file.have = file.have | file.holes(new)
+            current = file.current_pages(fresh=last)
+            if changed:
+                dirty = dirty | current
         except OSError as e:
+            if e.errno in RESOURCE_ERRNOS:
+                raise
             log.info("cannot read %s: %s", file.path, e)
             return
         self._update(file, current, dirty)
@@ -211,7 +217,11 @@ class MirrorState:
             source.sent.mark_never_sent(numbers)
             source.have = source.have - gone
         dirty = dirty & current
-        source.pending = (source.pending & current) | dirty | (current - source.have)
+        source.unread = source.unread & current
+        again = source.unread - source.retried  # once more, and from then on when it is written
+        source.retried = (source.retried & source.unread - dirty) | again
+        new = current - source.have - source.unread
+        source.pending = (source.pending & current) | dirty | again | new
         source.dirty = [dirty, *source.dirty[: _ROUNDS - 1]]
 
     def _may_have_changed(self, file: FileSource) -> bool:
@@ -234,7 +244,9 @@ class MirrorState:
         """Return the bytes that are not pending, but have to be read again while the target is stopped."""
         files = self.files.by_key.values()
         pages = sum(len(f.have) for f in files if self._may_have_changed(f))
-        pages += sum(len(s.have) for n, s in self.spaces.items() if n in self.untracked_spaces)
+        for number, space in self.spaces.items():
+            untracked = number in self.untracked_spaces
+            pages += len(space.have if untracked else space.direct_pages())
         return pages * PAGE_SIZE
 
     def resend(self, pages: Iterable[tuple[int, PageSet]]) -> None:
@@ -259,14 +271,9 @@ class MirrorState:
             found.append((source, source.current_pages()))
         return found
 
-    def unmirrored(self) -> list[dict[str, object]]:
-        """Return the mappings whose contents cannot be read: devices, kernel ring buffers."""
-        return [
-            {"pid": s.pid, "start": f"{v.start:#x}", "end": f"{v.end:#x}", "path": v.path}
-            for s in self.spaces.values()
-            for v in s.vmas
-            if v.shared and self.files.file_of(s, v) is None and v not in s.direct_vmas
-        ]
+    def unmirrored(self) -> list[dict[str, Any]]:
+        """Return what the mirror lacks, see missing.unmirrored()."""
+        return unmirrored(self.spaces.values(), self.files)
 
     def place(self, notes: Callable[[SpaceSource], bytes]) -> Sequence[PlacedProcess]:
         """Return the processes of the mirror, with the notes that `notes` makes of each."""

@@ -257,9 +257,11 @@ def policy_of(text: str, downtime_s: float | None = None, boundary_s: float = 0.
         return Xen(downtime_s=downtime_s)
     kind, _, number = text.partition(":")
     if kind in ("criu", "passes"):
-        if not (number.isascii() and number.isdigit() and 1 <= int(number) <= 10_000):
+        # Python refuses to convert more than 4,300 digits.
+        digits = number.isascii() and number.isdigit() and len(number) < 4000
+        if not (digits and 1 <= int(number) <= 10_000):
             raise UsageError(
-                f"--policy {kind} needs a number of passes between 1 and 10000, like {kind}:3, got {text!r}"
+                f"--policy {kind} needs a number of passes between 1 and 10000, like {kind}:3, got {text[:100]!r}"
             )
         return Fixed(int(number), kind, downtime_s)
     raise UsageError(f"unknown policy {text!r}: choose {NAMES}")

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from redirty.collector.errors import NoProcessError, RedirtyError, TargetEndedError
+from redirty.collector.errors import (
+    NoProcessError,
+    RedirtyError,
+    TargetEndedError,
+    require_resources,
+)
 from redirty.collector.linux import procfs
 from redirty.collector.linux.numa import NumaNodes
 from redirty.collector.linux.numa_sampling import run_by_node
@@ -154,7 +159,8 @@ def measure(
                 huge = len(tables.huge)
                 levels = levels_of(tables, nodes)
                 mappings = by_mapping(tables, nodes, detailed(pid))
-        except OSError:
+        except OSError as e:
+            require_resources(e, f"cannot read the page tables of process {pid}")
             continue
         counted = counted_pages(pid)
         if counted:

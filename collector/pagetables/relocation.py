@@ -16,7 +16,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from redirty.collector.errors import ArmError, GoneError, RedirtyError, TargetEndedError
+from redirty.collector.errors import (
+    ArmError,
+    GoneError,
+    RedirtyError,
+    TargetEndedError,
+    require_resources,
+)
 from redirty.collector.linux.numa import NumaNodes
 from redirty.collector.linux.smaps import detailed, pages_merged
 from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, U64
@@ -144,7 +150,8 @@ def plan_for(
     """
     try:
         tables = target.walker.walk(target.pid)
-    except OSError:
+    except OSError as e:
+        require_resources(e, f"cannot read the page tables of process {target.pid}")
         raise TargetEndedError(f"process {target.pid} ended") from None
     mappings = detailed(target.pid)
     merged = pages_merged()

@@ -7,7 +7,9 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from redirty.collector.bpf.kernel_clock import kernel_ns
 from redirty.collector.files import FirstError
+from redirty.collector.foreign.symbols import Symbols
 from redirty.collector.metrics.frame_tracking import FrameTracker
 from redirty.collector.recording.events import EventFile
 from redirty.collector.recording.options import RecordingOptions
@@ -53,10 +55,10 @@ class Outputs:
         self._recording = RecordingWriter(options.directory, meta)
         self.folder = folder = self._recording.folder
         if options.events:
-            self._events = EventFile(folder, recorder.started_ns)
+            self._events = EventFile(folder, kernel_ns(recorder.started_ns))
         if options.stacks:
             comms = {pid: str(p["comm"]) for pid, p in names.processes.items()}
-            self._stacks = StackFile(folder, tracer, tracer.symbols(), comms)
+            self._stacks = StackFile(folder, tracer, Symbols(), comms)
         if options.physical:
             self._frames = PhysicalFiles(folder)
             self._physical = FrameTracker()
@@ -106,6 +108,11 @@ class Outputs:
             if space.pid not in self._names.processes:
                 self._names.note(space.pid)
         self._recording.add(result, physical)
+
+    def hurry(self) -> None:
+        """See RoundSink."""
+        if self._stacks is not None:
+            self._stacks.hurry()
 
     def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
         """Finish every file, even if another one fails, then raise the first error."""

@@ -50,12 +50,33 @@ class ProcessNames:
     def poll(self) -> list[int]:
         """Process pending events; return the processes that joined."""
         joined: list[int] = []
-        for event in self._events.take() if self._events else ():
+        if self._events is None:
+            return joined
+        lost = self._events.take_lost()
+        for event in self._events.take():
             if event.kind == "fork" and event.parent in self.processes:
                 self.note(event.pid, event.parent)
                 joined.append(event.pid)
             elif event.kind == "exec" and event.pid in self.processes:
                 self.note(event.pid)
+        return [*joined, *self._reread()] if lost else joined
+
+    def _reread(self) -> list[int]:
+        """Find in /proc the descendants of known processes whose fork was not reported; return them."""
+        parents = {}
+        for pid in procfs.pids():
+            stat = procfs.read_stat(pid)
+            if stat is not None:
+                parents[pid] = stat.parent
+        joined: list[int] = []
+        new = len(self.processes) < _MAX_NAMES
+        while new:
+            new = False
+            for pid, parent in parents.items():
+                if pid not in self.processes and parent in self.processes:
+                    self.note(pid, parent)
+                    new |= pid in self.processes  # not if there are too many
+                    joined.append(pid)
         return joined
 
     def close(self) -> None:

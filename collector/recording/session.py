@@ -16,7 +16,7 @@ from redirty.collector.bpf.loader import Options, regions_for
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import GoneError, RedirtyError, TargetEndedError
 from redirty.collector.files import require_new
-from redirty.collector.linux.malloc import retain_freed_memory, trim_heap
+from redirty.collector.linux.malloc import raise_fd_limit, retain_freed_memory, trim_heap
 from redirty.collector.linux.signals import termination_signals
 from redirty.collector.metrics.zero_pages import ZeroPages
 from redirty.collector.ptrace.injector_client import Injector
@@ -81,6 +81,8 @@ class Session:
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """End the session as soon as possible; what has been recorded is kept."""
         self.interrupted = self._stopped = True
+        if self._sink is not None:
+            self._sink.hurry()
 
     def finish(self) -> None:
         """End the session as planned, with a last round that has everything written before this call.
@@ -111,6 +113,7 @@ class Session:
         if self.options.directory is not None:
             require_new(self.options.directory)
         retain_freed_memory()
+        raise_fd_limit()
         # If this is another thread, the caller handles the signals, and calls stop().
         main_thread = threading.current_thread() is threading.main_thread()
         old = {
@@ -131,6 +134,8 @@ class Session:
             else:
                 recorder.begin()
             self._sink = self._make_sink(self.options, recorder, self.names)
+            if self.interrupted:  # meanwhile
+                self._sink.hurry()
             self.on_armed()
             self._loop(recorder)
         finally:

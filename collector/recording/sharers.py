@@ -1,8 +1,7 @@
 """Processes outside a target that map the same shared memory.
 
 What they write to it is not in the target's write-fault log, and the target's page tables show it
-only in part; so a recording names them. Memory is identified by device and inode: that holds
-for files, memfd, shared anonymous and System V memory. Source: proc_pid_maps(5), ipc/shm.c.
+only in part; so a recording names them.
 """
 
 from __future__ import annotations
@@ -11,12 +10,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from redirty.collector.errors import RedirtyError
 from redirty.collector.linux import procfs
-from redirty.collector.linux.shared_mappings import Key, SharedObject, objects_of
+from redirty.collector.linux.shared_mappings import (
+    Identity,
+    SharedMapping,
+    SharedObject,
+    Shown,
+    identified,
+    shared_mappings,
+)
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +52,9 @@ class Sharers:
 
     def __init__(self, members: Collection[int]) -> None:
         self.members = members
-        self._own: dict[Key, tuple[int, SharedObject]] = {}
-        self._found: dict[tuple[int, Key], Sharer] = {}
+        self._own: dict[Identity, tuple[int, SharedObject]] = {}
+        self._found: dict[tuple[int, Identity], Sharer] = {}
+        self._shown: set[Shown] = set()  # how lists of mappings show them
         self._hidden: set[int] = set()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sharers", daemon=True)
@@ -57,7 +65,10 @@ class Sharers:
             started = time.monotonic()
             try:
                 self._scan()
-            except OSError as e:  # such as too many open files: the next scan may succeed
+            except (
+                OSError,
+                RedirtyError,
+            ) as e:  # such as too many open files: the next may succeed
                 log.info("cannot search for processes that share memory: %s", e)
             took = time.monotonic() - started
             if self._end.wait(max(_EVERY_S, took * _SHARE)):
@@ -66,7 +77,9 @@ class Sharers:
     def _scan(self) -> None:
         members = frozenset(self.members)
         for pid in members:
-            for key, object_ in self._objects(pid).items():
+            mappings = self._mappings(pid)
+            self._shown |= {m.shown for m in mappings}
+            for key, object_ in identified(pid, mappings).items():
                 old = self._own.get(key)
                 if old is None or (object_.writable and not old[1].writable):
                     self._own[key] = (pid, object_)
@@ -77,15 +90,15 @@ class Sharers:
             if pid not in members and pid != os.getpid():
                 self._compare(pid)
 
-    def _objects(self, pid: int) -> Mapping[Key, SharedObject]:
+    def _mappings(self, pid: int) -> list[SharedMapping]:
         try:
-            return objects_of(pid)
+            return shared_mappings(pid)
         except PermissionError:
             self._hidden.add(pid)
-            return {}
+            return []
 
     def _compare(self, pid: int) -> None:
-        objects = self._objects(pid)
+        objects = identified(pid, (m for m in self._mappings(pid) if m.shown in self._shown))
         for key in objects.keys() & self._own.keys():
             target_pid, own = self._own[key]
             if not (objects[key].writable or own.writable) or len(self._found) >= _MAX_FOUND:
@@ -108,7 +121,7 @@ class Sharers:
         self._thread.join()
         try:
             self._scan()
-        except OSError as e:
+        except (OSError, RedirtyError) as e:
             log.info("cannot search for processes that share memory: %s", e)
         outside = [s for s in self._found.values() if s.pid not in members]
         outside.sort(key=lambda s: (s.pid, s.path))

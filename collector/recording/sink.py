@@ -16,6 +16,9 @@ class RoundSink(Protocol):
     def add(self, result: Round) -> None:
         """Consume a round."""
 
+    def hurry(self) -> None:
+        """Let close() leave out what it would wait for; may be called from a signal handler."""
+
     def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
         """Finish, however the session ended.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from redirty.collector.errors import require_resources
 from redirty.collector.linux import procfs
 from redirty.collector.pageset import PAGE_SIZE
 
@@ -68,8 +69,8 @@ class ProcessTable:
     def _read(self, pid: int) -> bool:
         """Read one process; return False if a known one is gone or was replaced."""
         old = self.processes.get(pid)
-        stat = procfs.read_stat(pid)
-        if stat is None or stat.ended:
+        stat = procfs.read_living_stat(pid)
+        if stat is None:
             self.processes.pop(pid, None)
             return old is None
         if stat.kernel_thread:
@@ -92,7 +93,8 @@ def _cgroup(pid: int) -> str:
     """Return the path of a process's version 2 cgroup; without one, the longest of version 1."""
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_bytes().decode(errors="replace").splitlines()
-    except OSError:
+    except OSError as e:
+        require_resources(e, f"cannot read the cgroup of process {pid}")
         return ""
     paths = [line.split(":", 2) for line in lines]
     unified = [parts[2] for parts in paths if len(parts) == 3 and parts[0] == "0"]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from redirty.collector.errors import one_line
 from redirty.collector.linux import procfs
 from redirty.collector.linux.smaps import ranges_with_flag
 from redirty.collector.ptrace.helpers.qmp import Monitor
@@ -18,7 +19,10 @@ MIN_BLOCK_BYTES = 1 << 20
 tables."""
 
 _QMP_TIMEOUT_S = 5.0
-_ADDRESS = re.compile(r"is 0x([0-9a-f]+)")
+_MAX_MESSAGE = 200
+_MAX_PIECES = 4096
+_MAX_ADDRESS = 1 << 63
+_ADDRESS = re.compile(r"is 0x([0-9a-f]{1,16})\b")
 _RANGE = re.compile(
     r" +(?P<start>[0-9a-f]{16})-(?P<last>[0-9a-f]{16}) \(prio -?\d+, (?:ram|rom)\): (?P<name>\S+)"
     r"(?: @(?P<offset>[0-9a-f]+))?"
@@ -77,14 +81,15 @@ def memory_of(path: str) -> list[Piece]:
     monitor = Monitor(path, _QMP_TIMEOUT_S)
     try:
         backends = monitor.execute("query-memdev")
-        ids = [str(b["id"]) for b in backends if "id" in b] if isinstance(backends, list) else []
+        listed = backends if isinstance(backends, list) else []
+        ids = [str(b["id"]) for b in listed if isinstance(b, dict) and "id" in b]
         names = {*ids, *(f"/objects/{i}" for i in ids)}
         found = []
         for start, end in pieces(_human_command(monitor, "info mtree -f"), names):
             answer = _human_command(monitor, f"gpa2hva {start:#x}")
             match = _ADDRESS.search(answer)
             if match is None:
-                raise ValueError(answer.strip())
+                raise ValueError(one_line(answer.strip())[:_MAX_MESSAGE])
             found.append(Piece(start, end - start, int(match[1], 16)))
         return found
     finally:
@@ -103,6 +108,9 @@ def pieces(tree: str, names: Collection[str]) -> list[tuple[int, int]]:
     Args:
         tree: The output of QEMU's "info mtree -f".
         names: Names of memory backends.
+
+    Raises:
+        ValueError: The output is not QEMU's.
     """
     found: list[tuple[int, int]] = []
     before: tuple[str, int] | None = None  # the memory, and the offset at which it would continue
@@ -114,6 +122,8 @@ def pieces(tree: str, names: Collection[str]) -> list[tuple[int, int]]:
             if match is None or match["name"] not in names:
                 continue
             start, end = int(match["start"], 16), int(match["last"], 16) + 1
+            if not start < end <= _MAX_ADDRESS or len(found) == _MAX_PIECES:
+                raise ValueError(f"no memory of a guest: {start:#x} to {end:#x}")
             offset = int(match["offset"] or "0", 16)
             if found and found[-1][1] == start and before == (match["name"], offset):
                 found[-1] = found[-1][0], end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -9,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from redirty.collector.errors import RedirtyError, TargetEndedError
+from redirty.collector.errors import RedirtyError, TargetEndedError, require_resources
+from redirty.collector.linux import procfs
 from redirty.collector.linux.helper_pids import own_pids
 from redirty.collector.linux.maps import Mappings
+from redirty.collector.linux.open_files import CGROUP, CGROUP2, file_system
 from redirty.collector.linux.process import Process, descendants, has_memory
 
 _CGROUPS = ("cgroup", "cgroup2")
@@ -147,15 +150,33 @@ class Cgroup(WholeProcesses):
     def members(self) -> list[int]:
         """Return the processes in the cgroup and below; see TargetSet."""
         found: list[int] = []
-        for directory, _, files in os.walk(self.directory):
+        for directory, _, files in os.walk(self.directory, onerror=_require_listing):
             if "cgroup.procs" in files:
-                try:
-                    text = Path(directory, "cgroup.procs").read_text()
-                except OSError:
-                    continue  # removed meanwhile, or a threaded cgroup
-                found += [int(line) for line in text.split()]
+                found += _processes_in(Path(directory))
         own = own_pids()
         return [pid for pid in dict.fromkeys(found) if pid not in own and has_memory(pid)]
+
+
+def _require_listing(error: OSError) -> None:
+    """Ignore that a cgroup was removed meanwhile; nothing else."""
+    require_resources(error, "cannot list the processes of a cgroup")
+
+
+def _processes_in(directory: Path) -> list[int]:
+    """Return the processes in a cgroup, without those below it; of a threaded one those with a thread in it."""
+    try:
+        return [int(line) for line in (directory / "cgroup.procs").read_text().split()]
+    except OSError as e:
+        require_resources(e, f"cannot list the processes of {directory}")
+        if e.errno != errno.EOPNOTSUPP:
+            return []  # removed meanwhile
+    try:
+        threads = [int(line) for line in (directory / "cgroup.threads").read_text().split()]
+    except OSError as e:
+        require_resources(e, f"cannot list the threads of {directory}")
+        return []
+    groups = (procfs.status_field(tid, "Tgid") for tid in threads)
+    return [int(pid) for pid in dict.fromkeys(groups) if pid]
 
 
 def parse_mounts(text: bytes) -> list[tuple[Path, str]]:
@@ -178,6 +199,19 @@ def cgroup_mounts() -> list[Path]:
     return [where for _, where in sorted(found)]
 
 
+def _is_cgroup(directory: Path) -> bool:
+    """Return whether a path is that of a cgroup: a directory of any other file system may look like one."""
+    try:
+        fd = os.open(directory / "cgroup.procs", os.O_PATH | os.O_CLOEXEC)
+    except OSError as e:
+        require_resources(e, f"cannot open {directory}")
+        return False
+    try:
+        return file_system(fd) in (CGROUP, CGROUP2)
+    finally:
+        os.close(fd)
+
+
 def find_cgroup(path: str) -> Path:
     """Return a cgroup's directory, given by its full path or its path below a mount point.
 
@@ -187,7 +221,7 @@ def find_cgroup(path: str) -> Path:
     given = Path(path)
     candidates = [given, *(mount / path.lstrip("/") for mount in cgroup_mounts())]
     for directory in candidates if path else ():  # an empty path must not mean the whole machine
-        if (directory / "cgroup.procs").is_file():
+        if _is_cgroup(directory):
             return directory
     mounts = ", ".join(str(m) for m in cgroup_mounts()) or "no cgroup file system is mounted"
     raise RedirtyError(

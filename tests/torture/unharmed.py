@@ -173,10 +173,14 @@ class Actions:
 def _meanwhile(step: Callable[[], None]) -> Iterator[None]:
     """Run a step again and again in a thread."""
     over = threading.Event()
+    failures: list[BaseException] = []
 
     def run() -> None:
-        while not over.is_set():
-            step()
+        try:
+            while not over.is_set():
+                step()
+        except BaseException as e:
+            failures.append(e)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -185,6 +189,8 @@ def _meanwhile(step: Callable[[], None]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+        if failures:
+            raise failures[0]
 
 
 @contextlib.contextmanager
@@ -270,6 +276,10 @@ def stopped(pid: int, rng: random.Random) -> Iterator[None]:
 
     def step() -> None:
         os.kill(pid, signal.SIGSTOP)
+        wait_until(
+            lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt",
+            "stopped: SIGSTOP is not lost",
+        )
         time.sleep(rng.uniform(0, 0.01))
         os.kill(pid, signal.SIGCONT)
         time.sleep(rng.uniform(0, 0.01))

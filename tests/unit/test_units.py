@@ -48,6 +48,21 @@ def test_bad_rates(text: str) -> None:
         units.parse_rate(text, "--bandwidth")
 
 
+@pytest.mark.parametrize("digits", [30, 400, 5000])
+def test_numbers_beyond_any_machine_are_refused(digits: int) -> None:
+    """What is accepted keeps every figure of a prediction finite."""
+    large, small = "9" * digits, "0." + "0" * digits + "1"
+    with pytest.raises(UsageError, match="too large"):
+        units.parse_rate(large + "TB", "--bandwidth")
+    with pytest.raises(UsageError, match="too large"):
+        units.parse_size(large + "TB", "--memory")
+    with pytest.raises(UsageError, match="too long"):
+        units.parse_time(large, "--wait")
+    for parse, unit in ((units.parse_rate, "bit"), (units.parse_positive_time, "us")):
+        with pytest.raises(UsageError, match=r"too s(mall|hort)|must be positive"):
+            parse(small + unit, "--value")
+
+
 @pytest.mark.parametrize("text", ["10", "10G", "1.5Gi", "200 M"])
 def test_a_rate_without_a_unit_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--bandwidth: rate .* has no unit; write 10Gbit"):

@@ -35,11 +35,11 @@
 
 enum part {
 	REGISTERS, EPOLL, EPOLL_MASK, SEMAPHORE, SIGWAIT, TIMED_RECV, TIMED_READ, SLEEP, FUTEX, POLL, PIPE, TIMER,
-	QUEUE, DESCRIPTORS, FORK, MEMORY, STACK, MASK, CROWD, PARTS
+	QUEUE, FORCED, DESCRIPTORS, FORK, MEMORY, STACK, MASK, CROWD, PARTS
 };
 static const char *const part_name[PARTS] = {
 	"registers", "epoll", "epoll_mask", "semaphore", "sigwait", "timed_recv", "timed_read", "sleep", "futex", "poll",
-	"pipe", "timer", "queue", "descriptors", "fork", "memory", "stack", "mask", "crowd",
+	"pipe", "timer", "queue", "forced", "descriptors", "fork", "memory", "stack", "mask", "crowd",
 };
 
 static bool tolerant;                          /* of EINTR, which who stops or freezes it causes */
@@ -223,6 +223,35 @@ static void on_queued(int number, siginfo_t *info, void *context)
 	if ((uint64_t)(uintptr_t)info->si_value.sival_ptr != atomic_fetch_add(&queued, 1))
 		wrong(QUEUE, (int64_t)(uintptr_t)info->si_value.sival_ptr);
 	passed(QUEUE);
+}
+
+static atomic_uint_fast64_t forced;
+
+static void on_forced(int number)
+{
+	(void)number;
+	atomic_fetch_add(&forced, 1);
+}
+
+/* A signal that the kernel forces on programs, sent by one here: it is neither lost nor taken for a fault. */
+static void *forced_part(void *arg)
+{
+	(void)arg;
+	for (;;) {
+		uint64_t before = forced, started = now_ns();
+
+		kill(getpid(), SIGFPE);
+		while (forced == before)
+			if (now_ns() - started > 120 * 1000 * MS) {
+				wrong(FORCED, 1);
+				break;
+			} else {
+				usleep(100);
+			}
+		passed(FORCED);
+		usleep(500);
+	}
+	return NULL;
 }
 
 /* ---- what only calculates ---- */
@@ -421,6 +450,7 @@ static void start_signals(void)
 {
 	struct sigaction timer = {.sa_handler = on_timer, .sa_flags = SA_ONSTACK | SA_RESTART};
 	struct sigaction queue = {.sa_sigaction = on_queued, .sa_flags = SA_SIGINFO | SA_RESTART};
+	struct sigaction force = {.sa_handler = on_forced, .sa_flags = SA_RESTART};
 	struct itimerval every = {{0, 3000}, {0, 3000}};
 	stack_t stack = {.ss_size = alternate_bytes};
 
@@ -428,6 +458,7 @@ static void start_signals(void)
 	sigaltstack(&stack, NULL);
 	sigaction(SIGALRM, &timer, NULL);
 	sigaction(REAL_TIME, &queue, NULL);
+	sigaction(SIGFPE, &force, NULL);
 	setitimer(ITIMER_REAL, &every, NULL);
 }
 
@@ -497,10 +528,12 @@ int main(int argc, char **argv)
 	sigaddset(&signals, SIGALRM);
 	sigaddset(&signals, SIGUSR1);
 	sigaddset(&signals, REAL_TIME);
+	sigaddset(&signals, SIGFPE);
 	pthread_sigmask(SIG_BLOCK, &signals, NULL);
 	start_parts(argv[1], atoi(argv[2]), argc > 4 ? atoi(argv[4]) : -1);
 	sigdelset(&signals, SIGUSR1);
 	start_signals();
+	start(forced_part, NULL);
 	pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
 	if (first) {
 		printf("{\"pid\":%d}\n", getpid());

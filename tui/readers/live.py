@@ -284,7 +284,14 @@ class LiveSink:
         hooks = self._recorder.tracer.hooks
         self._add(of_round(result, hooks, points, cpu_s, writers))
 
+    def hurry(self) -> None:
+        """See RoundSink."""
+        if self._files is not None:
+            self._files.hurry()
+
     def close(self, *, complete: bool, lost_events: int, extra: dict[str, Any]) -> None:
         """See RoundSink."""
+        if self._writers is not None:
+            self._writers.close()
         if self._files is not None:
             self._files.close(complete=complete, lost_events=lost_events, extra=extra)

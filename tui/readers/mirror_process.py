@@ -136,8 +136,11 @@ class Mirror(Reader[MirrorSnapshot]):
 
     def _require_same(self) -> None:
         """Raise TargetEndedError unless the process being mirrored is the one that was traced."""
-        ended, _, _ = select.select([fd for fd in self._pidfds if fd is not None], [], [], 0)
-        if ended:
+        poll = select.poll()  # select() takes no descriptors above 1,023
+        for descriptor in self._pidfds:
+            if descriptor is not None:
+                poll.register(descriptor, select.POLLIN)
+        if poll.poll(0):
             raise TargetEndedError("the target has ended; nothing was mirrored")
 
     def _close_pidfds(self) -> None:

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 
-from redirty.collector.errors import RedirtyError
+from redirty.collector.errors import RedirtyError, require_resources
 from redirty.collector.linux import numa as host_nodes
 from redirty.collector.linux.malloc import trim_heap
 from redirty.collector.linux.numa import NumaNodes
@@ -50,7 +50,8 @@ class PageTableSampler:
                 ran_s.update(sampled.sampled())
                 try:
                     by_node.update(leaves_by_node(self._walker.walk(pid), self._nodes))
-                except OSError:
+                except OSError as e:
+                    require_resources(e, f"cannot read the page tables of process {pid}")
                     continue
         seconds = {node: ns / 1e9 for node, ns in ran_s.items()}
         return PageTables(sum(map(counted_pages, pids)), dict(by_node), seconds)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from redirty.collector.analyze import load
 from redirty.collector.analyze.observations import layout_of
+from redirty.collector.analyze.schema import TABLES, Kind, Number
+from redirty.collector.analyze.tables import parquet_files, read_csv_bytes
 from redirty.collector.analyze.writers import round_of
-from redirty.collector.errors import RedirtyError
+from redirty.collector.errors import RedirtyError, why
 from redirty.collector.linux.maps import CLASSES, Mapping
 from redirty.collector.model.observations import ALL, Points
 from redirty.collector.pageset import PAGE_SHIFT, U64
@@ -42,27 +46,35 @@ def first_rounds(directory: Path) -> list[RoundSummary]:
     """
     no_pages = fold(np.empty(0, np.uint64), np.empty(0, np.int64))
     try:
-        with (directory / "rounds.csv").open(encoding="utf-8", newline="") as file:
-            head, *rows = csv.reader(file)
-            at = {name: head.index(name) for name in ROUNDS if name in head or name in _REQUIRED}
-            values = [
-                [float(row[at[n]]) if n in at and row[at[n]] else np.nan for n in ROUNDS]
-                for row in rows
-            ]
-    except (OSError, ValueError, IndexError, csv.Error):
+        text = read_csv_bytes(directory / "rounds.csv").decode("utf-8")
+        head, *rows = csv.reader(io.StringIO(text, newline=""))
+        at = {name: head.index(name) for name in ROUNDS if name in head or name in _REQUIRED}
+        values = [
+            [float(row[at[n]]) if n in at and row[at[n]] else np.nan for n in ROUNDS]
+            for row in rows
+        ]
+        numbers = [int(row[ROUNDS.index("round")]) for row in values]
+        limits = [TABLES["rounds"].kinds[n] for n in ROUNDS]
+        if not all(_fits(v, k) for row in values for v, k in zip(row, limits, strict=True)):
+            return []
+    except (OSError, ValueError, OverflowError, IndexError, csv.Error):
         return []
-    number = ROUNDS.index("round")
     return [
         RoundSummary(
-            number=int(row[number]),
+            number=number,
             values=np.array(row),
             written=WrittenMappings.none(),
             tlb=(),
             points=Points.none(),
             page_counts=no_pages,
         )
-        for row in values
+        for number, row in zip(numbers, values, strict=True)
     ]
+
+
+def _fits(value: float, kind: Kind) -> bool:
+    """Return whether a value is unknown, or in the range of its column."""
+    return not isinstance(kind, Number) or math.isnan(value) or kind.least <= value <= kind.most
 
 
 class LoadedRecording:
@@ -186,9 +198,13 @@ def _points(frame: pd.DataFrame, numbers: I64) -> list[Points]:
 def _events(directory: Path) -> pd.DataFrame | None:
     """Read events.parquet; None if there is none, or it is too large to read as a whole."""
     file = directory / "events.parquet"
-    if not file.exists() or file.stat().st_size > _MAX_EVENTS_BYTES:
+    if file not in parquet_files(directory, "events"):
         return None
-    return load.load_events(directory)
+    try:
+        too_large = file.stat().st_size > _MAX_EVENTS_BYTES
+    except OSError as e:
+        raise RedirtyError(f"cannot read {file}: {why(e)}") from None
+    return None if too_large else load.load_events(directory)
 
 
 def _keys(pid: I64, address: U64) -> U64:

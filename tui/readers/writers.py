@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from redirty.collector.bpf import abi
 from redirty.collector.bpf.tracer import Tracer
+from redirty.collector.foreign.symbols import Symbols
 from redirty.collector.pageset import PAGE_SHIFT
 from redirty.collector.recording.stacks import folded_stack
 from redirty.tui.snapshots.round_summary import Writer
 
 _MAX_WRITERS = 40  # of each kind, by round
-_MAX_STACK_NAMES = 50_000  # cached
+_MAX_STACKS = 50_000  # cached
+_NAMES_S = 0.2  # names that take longer are shown from the next round on
 
 
 class WriterCounts:
@@ -21,13 +23,14 @@ class WriterCounts:
 
     def __init__(self, tracer: Tracer, names: dict[int, str]) -> None:
         self._tracer = tracer
-        self._symbols = tracer.symbols()
+        self._symbols = Symbols()
         self._names = names  # of processes
-        self._stacks: dict[tuple[int, int], str] = {}
+        self._stacks: dict[tuple[int, int], list[int]] = {}
         self._pairs: list[npt.NDArray[np.uint64]] = []
 
     def tick(self) -> None:
-        """Read events before the ring buffer is full."""
+        """Read events before the ring buffer is full, and names that have arrived."""
+        self._symbols.poll()
         ring = self._tracer.ring
         if ring is None:
             return
@@ -58,17 +61,24 @@ class WriterCounts:
         pages: Counter[tuple[int, int]] = Counter()
         for space, stack, count in self._tracer.take_stacks():
             pages[space, stack] += count
-        if len(self._stacks) > _MAX_STACK_NAMES:
+        if len(self._stacks) > _MAX_STACKS:
             self._stacks.clear()
+        best = pages.most_common(_MAX_WRITERS)
+        for (space, stack), _ in best:
+            if (space, stack) not in self._stacks:
+                self._stacks[space, stack] = [] if stack < 0 else self._tracer.stack(stack)
+                self._symbols.request(abi.tgid_of(space), self._stacks[space, stack])
+        self._symbols.finish(_NAMES_S)
         return [
             Writer(abi.tgid_of(space), 0, self._folded(space, stack), count)
-            for (space, stack), count in pages.most_common(_MAX_WRITERS)
+            for (space, stack), count in best
         ]
 
     def _folded(self, space: int, stack: int) -> str:
-        key = (space, stack)
-        if key not in self._stacks:
-            pid = abi.tgid_of(space)
-            comm = self._names.get(pid, "")
-            self._stacks[key] = folded_stack(comm, pid, stack, self._tracer, self._symbols)
-        return self._stacks[key]
+        pid = abi.tgid_of(space)
+        addresses = self._stacks[space, stack]
+        return folded_stack(self._names.get(pid, ""), pid, addresses, self._symbols)
+
+    def close(self) -> None:
+        """Release what names are read with."""
+        self._symbols.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from redirty.collector.mirror import missing
 from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
 from redirty.tui.render.rows import Row, cell, clipped, message_rows, width_of, wrapped
 from redirty.tui.snapshots.mirror import MirrorCommand, MirrorSnapshot
@@ -97,8 +98,7 @@ def outcome(s: MirrorSnapshot, width: int) -> list[Row]:
         )
         if r["verified"]:
             text += f", {show_time(r['verify_s'])} of it to verify the mirror: identical"
-        if r["unmirrored"]:
-            text += f"; {len(r['unmirrored'])} device mappings were not copied"
+        text += "".join(f"; {lacking}" for lacking in missing.summary(r))
         return message_rows(text, width, "good")
     if s.message:
         bad = p.stage is Stage.FAILED

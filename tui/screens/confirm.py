@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rich.text import Text
+from redirty.tui.widgets.plain import plain
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -35,7 +35,7 @@ class ConfirmScreen(ModalScreen[bool]):
         """See Screen."""
         with Vertical() as box:
             box.border_subtitle = "y: yes, escape: no"
-            yield Static(Text(self._text))
+            yield Static(plain(self._text))
 
     def action_answer(self, yes: bool) -> None:
         """Close the question with an answer."""

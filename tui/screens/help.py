@@ -37,7 +37,7 @@ class HelpScreen(ModalScreen[None]):
             box.border_title = "help"
             box.border_subtitle = "press escape to close"
             yield Static(Text(self._text), id="help-text")
-            yield Static(self._keys(), id="help-keys")
+            yield Static(self._keys(), id="help-keys")  # text: a Text
 
     def _keys(self) -> Text:
         text = Text("\nkeys\n", style="bold")

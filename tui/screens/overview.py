@@ -20,6 +20,7 @@ from redirty.tui.screens.live import LiveScreen
 from redirty.tui.snapshots.convergence import ConvergenceQuestion
 from redirty.tui.snapshots.snapshot import OverviewSnapshot, ProcessRow
 from redirty.tui.widgets.picture import Picture
+from redirty.tui.widgets.plain import TYPED
 from redirty.tui.widgets.table import FieldTable
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -77,7 +78,7 @@ class OverviewScreen(Watch):
     def compose(self) -> ComposeResult:
         """See Screen."""
         yield Picture[OverviewSnapshot](self._heading, id="heading")
-        yield Input(placeholder="words in name, pid or cgroup", id="filter")
+        yield Input(placeholder="words in name, pid or cgroup", id="filter", restrict=TYPED)
         yield FieldTable(OVERVIEW, id="processes", sorted_by="write_faults_per_s")
         yield Footer(show_command_palette=False)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from redirty.collector.errors import RedirtyError
+from redirty.tui.widgets.plain import TYPED, plain
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -37,9 +38,9 @@ class PromptScreen(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         """See Screen."""
         with Vertical() as box:
-            box.border_title = self._title
+            box.border_title = plain(self._title).markup
             box.border_subtitle = "enter: accept, escape: cancel"
-            yield Input(id="typed")
+            yield Input(id="typed", restrict=TYPED)
             yield Static("", id="wrong")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
@@ -47,7 +48,7 @@ class PromptScreen(ModalScreen[str | None]):
         try:
             self._check(event.value)
         except RedirtyError as e:
-            self.query_one("#wrong", Static).update(str(e))
+            self.query_one("#wrong", Static).update(plain(str(e)))
         else:
             self.dismiss(event.value)
 

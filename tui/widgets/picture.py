@@ -7,6 +7,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from redirty.tui.render.rows import Row
 from redirty.tui.widgets import styles
+from redirty.tui.widgets.plain import plain
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
@@ -30,7 +31,7 @@ class Picture(Widget, Generic[S]):
         self._drawn_size = (0, 0)
         self._palette: styles.Palette | None = None
         if title:
-            self.border_title = title
+            self.border_title = plain(title).markup
 
     def show(self, snapshot: S) -> None:
         """Show another snapshot, redrawing only the rows that changed."""

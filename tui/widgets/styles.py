@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from redirty.collector.errors import one_line
 from redirty.tui.render.rows import STYLES, Row
 from rich.segment import Segment
 from rich.style import Style
@@ -47,5 +48,5 @@ class Palette:
 
     def strip(self, row: Row, width: int) -> Strip:
         """Convert a row to Textual's form, padded or cropped to a width."""
-        segments = [Segment(text, self[name]) for text, name in row if text]
+        segments = [Segment(one_line(part), self[name]) for part, name in row if part]
         return Strip(segments).crop(0, width).extend_cell_length(width, self.base)

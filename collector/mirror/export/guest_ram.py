@@ -7,6 +7,7 @@ Sources: softmmu/physmem.c (ram_block_add), softmmu/memory.c (mtree_print_flatvi
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +15,14 @@ from typing import Any
 
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.folders import Folder
-from redirty.collector.mirror.image.core_reader import CoreFile, read_manifest
+from redirty.collector.mirror.image.committed import Field, processes, read_manifest
+from redirty.collector.mirror.image.core_reader import CoreFile
 from redirty.collector.pageset import PAGE_SIZE
 from redirty.collector.target.qemu import Piece
 
-_CHUNK = 1024  # pages
+# A guest may see some of its memory at two addresses, as firmware is; not all of it several times.
+_MOST_VIEWS = 2
+_MOST_PARTS = 1 << 16
 
 
 def export(directory: Path, to: Path) -> tuple[int, bool]:
@@ -36,25 +40,22 @@ def export(directory: Path, to: Path) -> tuple[int, bool]:
     """
     information: dict[str, Any] = read_manifest(directory)
     try:
-        blocks = [
-            (int(b["end"], 16) - int(b["start"], 16), int(b["start"], 16), b["pid"])
-            for b in information.get("guest_ram", [])
-        ]
+        blocks = _blocks(Field(information, ""))
         if not blocks:
             raise RedirtyError(f"{directory} is not a mirror of a QEMU")
         size, start, pid = max(blocks)
-        known = information.get("guest_memory")
-        parts = [Piece(0, size, start)]
+        parts = _pieces(Field(information, ""), sum(size for size, *_ in blocks))
+        known = bool(parts)
         if known:
-            parts = [
-                Piece(int(p["guest_address"], 16), int(p["size"], 16), int(p["address"], 16))
-                for p in known
-            ]
             pid = find_owner(parts, blocks)
-        name = information["cores"][information["target"]["pids"].index(pid)]
-    except (KeyError, ValueError, TypeError, IndexError) as e:
+        else:
+            parts = [Piece(0, size, start)]
+        names = dict(processes(information, "pids"))
+        if pid not in names:
+            raise ValueError(f"it has no core file of process {pid}")
+    except ValueError as e:
         raise RedirtyError(f"{directory} is not a mirror that can be exported: {e}") from None
-    core = CoreFile(directory / Path(name).name)
+    core = CoreFile(directory / names[pid])
     try:
         folder = Folder.hold(to.parent)
         fd = folder.new_file(to.name)
@@ -72,7 +73,40 @@ def export(directory: Path, to: Path) -> tuple[int, bool]:
         raise RedirtyError(f"cannot write {to}: {why(e)}") from None
     finally:
         core.close()
-    return size, bool(known)
+    return size, known
+
+
+def _blocks(information: Field) -> list[tuple[int, int, int]]:
+    """Return the blocks of guest memory: (size, address, PID). Raises: ValueError for invalid ones."""
+    if not information.has("guest_ram"):
+        return []
+    found = []
+    for block in information["guest_ram"].items():
+        start, end = block["start"].address(), block["end"].address()
+        if end <= start:
+            raise ValueError("a block of guest memory is empty")
+        found.append((end - start, start, block["pid"].pid()))
+    return found
+
+
+def _pieces(information: Field, blocks_bytes: int) -> list[Piece]:
+    """Return the pieces of guest memory, if their addresses are known. blocks_bytes: size of all blocks.
+
+    Raises:
+        ValueError: they are invalid.
+    """
+    if not information.has("guest_memory"):
+        return []
+    found = [
+        Piece(p["guest_address"].address(), p["size"].address(), p["address"].address())
+        for p in information["guest_memory"].items()
+    ]
+    ordered = sorted(found, key=lambda part: part.guest_address)
+    if any(a.guest_address + a.size > b.guest_address for a, b in itertools.pairwise(ordered)):
+        raise ValueError("pieces of guest memory overlap")
+    if sum(p.size for p in found) > _MOST_VIEWS * blocks_bytes or len(found) > _MOST_PARTS:
+        raise ValueError("the pieces of guest memory are more than its blocks")
+    return found
 
 
 def find_owner(parts: Sequence[Piece], blocks: Sequence[tuple[int, int, int]]) -> int:
@@ -95,11 +129,11 @@ def find_owner(parts: Sequence[Piece], blocks: Sequence[tuple[int, int, int]]) -
 
 
 def _copy(core: CoreFile, fd: int, part: Piece) -> None:
-    first, pages = part.address // PAGE_SIZE, part.size // PAGE_SIZE
-    for at in range(0, pages, _CHUNK):
-        data = core.read(first + at, min(_CHUNK, pages - at))
+    first = part.address // PAGE_SIZE
+    for page, data in core.data(first, part.size // PAGE_SIZE):
         if any(data):
-            offset, view = part.guest_address + at * PAGE_SIZE, memoryview(data)
+            offset = part.guest_address + (page - first) * PAGE_SIZE
+            view = memoryview(data)
             while view:
                 done = os.pwrite(fd, view, offset)
                 offset, view = offset + done, view[done:]

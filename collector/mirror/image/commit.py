@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import os
 from collections.abc import Sequence
@@ -13,7 +14,12 @@ from redirty.collector.errors import RedirtyError, why
 from redirty.collector.files import write_json
 from redirty.collector.mirror.image import elf_core
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
-from redirty.collector.mirror.image.page_store import WINDOW_SHIFT, PageStore, StoreError
+from redirty.collector.mirror.image.page_store import (
+    MAX_WINDOWS,
+    WINDOW_SHIFT,
+    PageStore,
+    StoreError,
+)
 from redirty.collector.mirror.image.process_image import PlacedMapping, PlacedProcess
 from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, U64, runs_of
 
@@ -21,6 +27,9 @@ _COPY_BYTES = 8 << 20
 # Memory that was never written is a hole in the core file as long as it has fewer windows than this; beyond
 # that the core file states the size only.
 _WINDOWS_WITH_HOLES = 4096
+# Each mapping of a file costs a visit to each window of the file that it shows. They need windows of the process,
+# too, which are limited, unless pages of its own hide the file's.
+_VISITS = 4 * MAX_WINDOWS
 
 
 def commit(
@@ -72,18 +81,46 @@ def _check(image: Image, processes: Sequence[PlacedProcess]) -> None:
     for process in processes:
         if image.kinds.get(process.source) != SPACE:
             raise StoreError("process without a memory source")
+        if not elf_core.has_room(len(process.mappings), process.notes):
+            raise StoreError(elf_core.NO_ROOM)
         files = {m.source for m in process.mappings} - {None}
         if any(image.kinds.get(number or 0) != FILE for number in files):
             raise StoreError("mapping without a file source")
+    _check_visits(image, processes)
+
+
+def _check_visits(image: Image, processes: Sequence[PlacedProcess]) -> None:
+    """Check how much work it is to copy the files' contents. Raises: StoreError for too much."""
+    filled = {n: sorted(s.filled) for n, s in image.stores.items() if image.kinds[n] == FILE}
+    visits = mappings = 0
+    for process in processes:
+        for mapping in process.mappings:
+            if mapping.source is not None:
+                mappings += 1
+                visits += len(_windows_shown(filled[mapping.source], mapping))
+                if visits > _VISITS + 2 * mappings:
+                    raise StoreError("too many mappings of large files")
+
+
+def _windows_shown(filled: list[int], mapping: PlacedMapping) -> list[int]:
+    """Return the windows of a file, of those given (ascending), that a mapping shows."""
+    last = mapping.offset + mapping.end - mapping.first - 1
+    a = bisect.bisect_left(filled, mapping.offset >> WINDOW_SHIFT)
+    return filled[a : bisect.bisect_right(filled, last >> WINDOW_SHIFT)]
 
 
 def _finish_core(image: Image, process: PlacedProcess, machine: int) -> None:
     store = image.stores[process.source]
     zero = np.array(sorted(process.zero), np.uint64).reshape(-1, 2)
+    filled: dict[int, list[int]] = {}
     for mapping in process.mappings:
         if mapping.source is not None:
-            _copy_file_pages(image, process.source, mapping, zero)
-    segments = [s for m in process.mappings for s in _segments(image, process.source, m)]
+            if mapping.source not in filled:
+                filled[mapping.source] = sorted(image.stores[mapping.source].filled)
+            windows = _windows_shown(filled[mapping.source], mapping)
+            _copy_file_pages(image, process.source, mapping, zero, windows)
+    known = sorted(store.windows)
+    segments = [s for m in process.mappings for s in _segments(store, m, known)]
     try:
         header = elf_core.make_header(segments, process.notes, machine)
     except ValueError as e:
@@ -96,25 +133,39 @@ def _finish_core(image: Image, process: PlacedProcess, machine: int) -> None:
         os.ftruncate(store.fd, end)
 
 
-def _copy_file_pages(image: Image, number: int, mapping: PlacedMapping, zero: U64) -> None:
-    """Copy the pages of a mapped file to the places where the process has no page of its own."""
+def _copy_file_pages(
+    image: Image, number: int, mapping: PlacedMapping, zero: U64, windows: Sequence[int]
+) -> None:
+    """Copy the pages of a mapped file to the places where the process has no page of its own.
+
+    Args:
+        image: the image.
+        number: the process's source.
+        mapping: a mapping of a file.
+        zero: (n, 2) runs of the process's own pages that are zero.
+        windows: the windows of the file that the mapping shows, and that have contents.
+    """
     assert mapping.source is not None
     store, file = image.stores[number], image.stores[mapping.source]
     last = mapping.offset + mapping.end - mapping.first
-    first_window, last_window = mapping.offset >> WINDOW_SHIFT, (last - 1) >> WINDOW_SHIFT
-    for window in sorted(w for w in file.filled if first_window <= w <= last_window):
-        pages = file.filled_pages(window)
+    for window in windows:
+        start = window << WINDOW_SHIFT
+        pages = file.filled_pages(window, mapping.offset - start, last - start)
         pages = pages[(pages >= np.uint64(mapping.offset)) & (pages < np.uint64(last))]
         places = pages - np.uint64(mapping.offset) + np.uint64(mapping.first)
+        if len(places) == 0:
+            continue
+        first, end = int(places[0]), int(places[-1]) + 1
         for w in np.unique(places >> np.uint64(WINDOW_SHIFT)).tolist():
-            places = places[~np.isin(places, store.filled_pages(w))]
+            at = w << WINDOW_SHIFT
+            places = places[~np.isin(places, store.filled_pages(w, first - at, end - at))]
         places = places[~_inside(places, zero)]
         firsts, lengths = runs_of(places)
         image.open_windows(number, store, firsts, lengths)
         for place, length in store.pieces(firsts, lengths):
             page = place - mapping.first + mapping.offset
-            at = np.array([page], np.uint64), np.array([length], np.uint64)
-            for a, n in file.pieces(*at):
+            run = np.array([page], np.uint64), np.array([length], np.uint64)
+            for a, n in file.pieces(*run):
                 to = place + a - page
                 _copy_range(file.fd, file.offset(a), store.fd, store.offset(to), n * PAGE_SIZE)
                 store.mark(to, n, filled=True)
@@ -141,9 +192,16 @@ def _copy_range(source: int, at: int, target: int, to: int, size: int) -> None:
         at, to, size = at + done, to + done, size - done
 
 
-def _segments(image: Image, number: int, mapping: PlacedMapping) -> list[elf_core.Segment]:
-    """Return the segments of a mapping, split where its windows are not consecutive in the file."""
-    store: PageStore = image.stores[number]
+def _segments(
+    store: PageStore, mapping: PlacedMapping, windows: list[int]
+) -> list[elf_core.Segment]:
+    """Return the segments of a mapping, split where its windows are not consecutive in the file.
+
+    Args:
+        store: the process's pages.
+        mapping: the mapping.
+        windows: the windows of the store, ascending; extended by those opened here.
+    """
     first_window, last_window = mapping.first >> WINDOW_SHIFT, (mapping.end - 1) >> WINDOW_SHIFT
     if mapping.perms[0] == "r" and last_window - first_window < _WINDOWS_WITH_HOLES:
         for window in range(first_window, last_window + 1):
@@ -151,8 +209,10 @@ def _segments(image: Image, number: int, mapping: PlacedMapping) -> list[elf_cor
                 break
             if window not in store.windows:
                 store.open_window(window)
+                bisect.insort(windows, window)
     # Other mappings are not split at each window: a process may reserve 100 TiB.
-    known = [w for w in store.windows if first_window <= w <= last_window]
+    at = bisect.bisect_left(windows, first_window)
+    known = windows[at : bisect.bisect_right(windows, last_window)]
     cuts = {mapping.first, mapping.end}
     for w in known:
         cuts |= {max(mapping.first, w << WINDOW_SHIFT), min(mapping.end, (w + 1) << WINDOW_SHIFT)}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from redirty.collector.linux import procfs
 from redirty.collector.linux.procfs import parse_status, split_stat
 from redirty.collector.mirror.sources.vmas import Vma
 from redirty.collector.pageset import PAGE_SIZE, PageSet, page_runs
@@ -53,9 +54,9 @@ def read_proc_files(pid: int, vmas: Sequence[Vma]) -> ProcFiles:
     Raises:
         OSError: the process is gone.
     """
-    auxv, cmdline, comm = (
-        Path(f"/proc/{pid}/{name}").read_bytes() for name in ("auxv", "cmdline", "comm")
-    )
+    directory = procfs.directory(pid)
+    auxv, cmdline = (Path(directory, name).read_bytes() for name in ("auxv", "cmdline"))
+    comm = Path(f"/proc/{pid}/comm").read_bytes()
     return ProcFiles(pid, auxv, cmdline, comm, tuple(vmas))
 
 

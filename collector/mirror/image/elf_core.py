@@ -23,6 +23,9 @@ _EHDR, _PHDR, _SHDR = (
 _PT_LOAD, _PT_NOTE, _ET_CORE, _PN_XNUM = 1, 4, 4, 0xFFFF
 
 
+NO_ROOM = "no room for the mappings and threads in the header of a core file"
+
+
 class Segment(NamedTuple):
     """A part of a mapping, in bytes. offset: in the file; None: all zero, and not in the file."""
 
@@ -35,6 +38,11 @@ class Segment(NamedTuple):
 def machine() -> int:
     """Return the ELF machine number of this machine."""
     return _MACHINES[platform.machine()]
+
+
+def has_room(segments: int, notes: bytes) -> bool:
+    """Return whether so many segments and the notes fit into HEADER_BYTES, at least roughly."""
+    return _EHDR.size + segments * _PHDR.size + len(notes) <= HEADER_BYTES
 
 
 def make_header(segments: Sequence[Segment], notes: bytes, machine_number: int) -> bytes:
@@ -68,5 +76,5 @@ def make_header(segments: Sequence[Segment], notes: bytes, machine_number: int) 
     parts.append(notes)
     header = b"".join(parts)
     if len(header) > HEADER_BYTES:
-        raise ValueError("no room for the mappings and threads in the header of a core file")
+        raise ValueError(NO_ROOM)
     return header

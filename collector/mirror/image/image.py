@@ -18,12 +18,11 @@ from redirty.collector.errors import RedirtyError, why
 from redirty.collector.folders import Folder
 from redirty.collector.mirror.image import elf_core
 from redirty.collector.mirror.image.digest import digest_of
-from redirty.collector.mirror.image.journal import Journal
+from redirty.collector.mirror.image.journal import MAX_SOURCES, Journal
 from redirty.collector.mirror.image.page_store import MAX_WINDOWS, PageStore, StoreError
 from redirty.collector.pageset import U64, runs_of
 
 SPACE, FILE = "space", "file"
-MAX_SOURCES = 1 << 16
 
 
 class Image:
@@ -134,9 +133,10 @@ class Image:
             StoreError: a page number is out of range, or there are too many windows.
             OSError: the journal cannot be written.
         """
-        for window in store.new_windows(firsts, lengths):
-            if sum(len(s.windows) for s in self.stores.values()) >= MAX_WINDOWS:
-                raise StoreError(f"pages in more than {MAX_WINDOWS} GiB of addresses")
+        new = store.new_windows(firsts, lengths)
+        if new and sum(len(s.windows) for s in self.stores.values()) + len(new) > MAX_WINDOWS:
+            raise StoreError(f"pages in more than {MAX_WINDOWS} GiB of addresses")
+        for window in new:
             self.journal.window(number, window, store.open_window(window))
 
     def zero(self, number: int, firsts: U64, lengths: U64) -> None:

@@ -15,9 +15,11 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.folders import Folder
+from redirty.collector.mirror.image.page_store import MAX_PAGE, MAX_WINDOWS, WINDOW_SHIFT
 
 NAME = ".journal"
 _RECORD = struct.Struct("<4sIQQI")  # kind, source, two numbers, checksum
@@ -25,6 +27,8 @@ _BODY = struct.Struct("<4sIQQ")
 _SOURCE, _WINDOW, _DONE, _END = b"SRC ", b"WIN ", b"DONE", b"END "
 _KINDS = ("space", "file")
 _HEAD_BYTES = 4096
+_RECORDS = 1 << 15  # read at a time
+MAX_SOURCES = 1 << 16
 
 
 @dataclass
@@ -84,14 +88,9 @@ class Journal:
             raise RedirtyError(f"no unfinished mirror in {folder.path}: {why(e)}") from None
         try:
             with os.fdopen(os.dup(fd), "rb") as file:
-                head, records = file.read(_HEAD_BYTES), file.read()
-            fields = json.loads(head)
-            if fields["journal"] != 1 or fields["boot"] != boot_id():
-                raise ValueError("it is from before the last boot of this machine")
-            found = JournalState(str(fields["session"]))
-            good = _replay(records, found)
-            os.ftruncate(fd, _HEAD_BYTES + good)
-        except (OSError, ValueError, KeyError, TypeError) as e:
+                found, good = read_journal(file)
+            os.ftruncate(fd, good)
+        except (OSError, ValueError) as e:
             os.close(fd)
             raise RedirtyError(
                 f"cannot resume the mirror in {folder.path}: {e}; remove it"
@@ -150,21 +149,70 @@ class Journal:
         self._folder.remove(NAME)
 
 
+def read_journal(file: BinaryIO) -> tuple[JournalState, int]:
+    """Read a journal up to the first truncated or damaged record; return its contents and its valid bytes.
+
+    Reads piece by piece: a long mirror leaves a long journal.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the journal is of another boot, was ended, or is no journal.
+    """
+    try:
+        head = file.read(_HEAD_BYTES)
+        if len(head) < _HEAD_BYTES:
+            raise ValueError
+        fields = json.loads(head)
+        boot, session = fields["boot"], fields["session"]
+        if fields["journal"] != 1 or not isinstance(boot, str) or not isinstance(session, str):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError("its journal is damaged") from None
+    if boot != boot_id():
+        raise ValueError("it is from before the last boot of this machine")
+    found, good = JournalState(session), _HEAD_BYTES
+    while piece := file.read(_RECORD.size * _RECORDS):
+        valid = _replay(piece, found)
+        good += valid
+        if valid < len(piece):
+            break
+    return found, good
+
+
 def _replay(records: bytes, found: JournalState) -> int:
-    """Read records up to the first truncated or damaged one, and return the number of valid bytes."""
+    """Follow records up to the first truncated or damaged one, and return the number of valid bytes.
+
+    Raises:
+        ValueError: the journal was ended.
+    """
     at = 0
     while at + _RECORD.size <= len(records):
         kind, source, one, two, check = _RECORD.unpack_from(records, at)
         if zlib.crc32(records[at : at + _BODY.size]) != check:
             break
-        if kind == _SOURCE and one < len(_KINDS):
-            found.sources[source] = _KINDS[one]
-            found.windows.setdefault(source, {})
-        elif kind == _WINDOW and source in found.windows:
-            found.windows[source][one] = two
-        elif kind == _DONE:
-            found.done = max(found.done, one)
-        elif kind == _END:
+        if kind == _END:
             raise ValueError("its receiver ended during the commit")
+        if not _follow(found, kind, source, one, two):
+            break
         at += _RECORD.size
     return at
+
+
+def _follow(found: JournalState, kind: bytes, source: int, one: int, two: int) -> bool:
+    """Apply a record; return False for one that no receiver writes."""
+    if kind == _DONE:
+        found.done = max(found.done, one)
+        return True
+    if kind == _SOURCE:
+        if source in found.sources or one >= len(_KINDS) or len(found.sources) >= MAX_SOURCES:
+            return False
+        found.sources[source] = _KINDS[one]
+        found.windows[source] = {}
+        return True
+    windows = found.windows.get(source)
+    if kind != _WINDOW or windows is None or one in windows or two != len(windows):
+        return False
+    if one > MAX_PAGE >> WINDOW_SHIFT or two >= MAX_WINDOWS:
+        return False
+    windows[one] = two
+    return True

@@ -133,13 +133,21 @@ class PageStore:
             done = os.pwrite(self.fd, bytes(min(size, 1 << 20)), offset)
             offset, size = offset + done, size - done
 
-    def filled_pages(self, window: int) -> U64:
-        """Return the page numbers of a window that are not zero, ascending."""
+    def filled_pages(self, window: int, first: int = 0, end: int = WINDOW_PAGES) -> U64:
+        """Return the page numbers of a window that are not zero, ascending.
+
+        Args:
+            window: the window.
+            first: the first page to look at, counted from the start of the window; a little before is included.
+            end: the page to end before; a little after is included.
+        """
         bits = self.filled.get(window)
         if bits is None:
             return np.empty(0, np.uint64)
-        found = np.flatnonzero(np.unpackbits(bits, bitorder="little")).astype(np.uint64)
-        return found + np.uint64(window << WINDOW_SHIFT)
+        lo = max(first, 0) >> 3
+        part = bits[lo : (end + 7) >> 3]
+        found = np.flatnonzero(np.unpackbits(part, bitorder="little")).astype(np.uint64)
+        return found + np.uint64((window << WINDOW_SHIFT) + lo * 8)
 
     def find_filled(self) -> None:
         """Mark pages that have data in the file, after a restart. Some of them may be zero."""

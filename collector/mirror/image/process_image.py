@@ -13,6 +13,13 @@ _MAX_ADDRESS = 1 << 63
 _MAX_PID = 1 << 31
 
 
+def _whole(value: object) -> int:
+    """Require a whole number, as JSON has them."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("a number is missing")
+    return value
+
+
 @dataclass(frozen=True)
 class PlacedMapping:
     """A mapping of a process.
@@ -54,8 +61,10 @@ class PlacedMapping:
             TypeError: a field has the wrong type.
         """
         first, end, perms, path, source, offset = fields
-        file = None if source is None else int(source)
-        return cls(int(first), int(end), str(perms), str(path), file, int(offset))
+        if not isinstance(perms, str) or not isinstance(path, str):
+            raise TypeError("the permissions and the path of a mapping are strings")
+        file = None if source is None else _whole(source)
+        return cls(_whole(first), _whole(end), perms, path, file, _whole(offset))
 
 
 @dataclass(frozen=True)
@@ -94,13 +103,15 @@ class PlacedProcess:
             TypeError: a field has the wrong type.
             KeyError: a field is missing.
         """
+        if not isinstance(fields, dict):
+            raise TypeError("a process is an object")
         mappings = tuple(map(PlacedMapping.from_json, fields["mappings"]))
         if any(a.end > b.first for a, b in itertools.pairwise(mappings)):
             raise ValueError("mappings overlap")
-        zero = tuple((int(first), int(length)) for first, length in fields["zero"])
+        zero = tuple((_whole(first), _whole(length)) for first, length in fields["zero"])
         if any(first < 0 or length <= 0 or first + length > MAX_PAGE for first, length in zero):
             raise ValueError("page number out of range")
-        pid = int(fields["pid"])
+        pid = _whole(fields["pid"])
         if not 0 < pid < _MAX_PID:
             raise ValueError("process ID out of range")
-        return cls(pid, int(fields["source"]), mappings, notes, zero)
+        return cls(pid, _whole(fields["source"]), mappings, notes, zero)

@@ -25,7 +25,7 @@ class AnonPages:
         Raises:
             OSError: the process is gone.
         """
-        self._pagemap = pm.Pagemap(pid)
+        self.pagemap = pm.Pagemap(pid)
         self._scan = scan
 
     def find(self, bounds: U64) -> PageSet:
@@ -45,7 +45,7 @@ class AnonPages:
     def _from_scan(self, bounds: U64) -> PageSet:
         kinds = pm.PRESENT | pm.SWAPPED
         # One walk over everything: a call for each of 65,530 mappings would take longer than their pages.
-        regions = self._pagemap.scan(
+        regions = self.pagemap.scan(
             int(bounds[0, 0]) << PAGE_SHIFT,
             int(bounds[-1, 1]) << PAGE_SHIFT,
             inverted=pm.FILE | pm.PFNZERO,
@@ -57,7 +57,7 @@ class AnonPages:
         found = pm.to_pages(regions[~swapped])
         if swapped.any():
             entries = pm.to_pages(regions[swapped])
-            found = found | self._pagemap.without_markers(entries, file_pages=False)
+            found = found | self.pagemap.without_markers(entries, file_pages=False)
         return within(found, bounds[:, 0], bounds[:, 1])
 
     def _from_entries(self, bounds: U64) -> PageSet:
@@ -70,7 +70,7 @@ class AnonPages:
         """Find own pages among the page numbers [first, last) by their raw entries."""
         found = empty()
         for at in range(first, last, _CHUNK):
-            entries = self._pagemap.entries(at, min(_CHUNK, last - at))
+            entries = self.pagemap.entries(at, min(_CHUNK, last - at))
             own = pm.holds_page(entries) & ((entries & pm.ENTRY_FILE) == 0)
             if own.any():
                 found = found | pm.pages_where(at, own)
@@ -78,4 +78,4 @@ class AnonPages:
 
     def close(self) -> None:
         """Close the page map."""
-        self._pagemap.close()
+        self.pagemap.close()

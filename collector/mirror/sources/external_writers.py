@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable
 
 from redirty.collector.errors import RESOURCE_ERRNOS
 from redirty.collector.linux import procfs
-from redirty.collector.linux.shared_mappings import objects_of
-from redirty.collector.mirror.sources.files import FileSource
-from redirty.collector.mirror.sources.vmas import Key
+from redirty.collector.linux.shared_mappings import Shown, identified, shared_mappings
+from redirty.collector.mirror.sources.file_source import FileSource
+from redirty.collector.mirror.sources.vmas import Key, namespace_of
 
 
 def writable_outside(members: Collection[int], files: Iterable[FileSource]) -> set[Key]:
@@ -17,12 +17,18 @@ def writable_outside(members: Collection[int], files: Iterable[FileSource]) -> s
     Raises:
         OSError: this process has no file descriptors or memory left.
     """
-    keys = {file.key for file in files}
+    keys: set[Key] = set()
+    shown: set[Shown] = set()  # how lists of mappings show them
+    for file in files:
+        keys.add(file.key)
+        for space, vma in file.mapped_by:
+            shown.add((vma.device, vma.inode, namespace_of(vma, space.namespace)))
     found: set[Key] = set()
     for pid in procfs.pids():
         if pid not in members:
             try:
-                objects = objects_of(pid)
+                mappings = [m for m in shared_mappings(pid) if m.shown in shown]
+                objects = identified(pid, mappings)
             except OSError as e:
                 if e.errno in RESOURCE_ERRNOS:
                     raise

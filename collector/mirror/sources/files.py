@@ -1,181 +1,20 @@
-"""Mapped files as sources of pages."""
+"""The files and shared memory that a target maps."""
 
 from __future__ import annotations
 
 import errno
 import itertools
-import os
-import stat
-import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 from redirty.collector.errors import RESOURCE_ERRNOS
-from redirty.collector.linux.process_memory import read_file
-from redirty.collector.mirror.sources.page_hashes import PageHashes
+from redirty.collector.foreign import mapped_files
+from redirty.collector.linux import procfs
+from redirty.collector.linux.shared_mappings import Identity, identity, map_file
+from redirty.collector.mirror.sources.file_source import FileSource
 from redirty.collector.mirror.sources.spaces import SpaceSource
-from redirty.collector.mirror.sources.vmas import (
-    Key,
-    Vma,
-    file_pages,
-    key_of,
-)
-from redirty.collector.pageset import (
-    PAGE_SHIFT,
-    PAGE_SIZE,
-    U64,
-    Bools,
-    PageSet,
-    empty,
-    from_pages,
-    from_ranges,
-)
-
-# File times have the resolution of the clock tick: a recent one may not change at the next write.
-_TICK_NS = 50_000_000
-
-
-Signature = tuple[int, int, int]
-
-
-class FileSource:
-    """The pages of a file or of shared memory that the target maps: a Source.
-
-    Attributes:
-        key: identifies the file.
-        path: its path, for messages.
-        mapped_by: the mappings that show it now, each with its address space.
-        declared: whether the sink knows this source.
-    """
-
-    def __init__(self, number: int, key: Key, fd: int, path: str) -> None:
-        """Take over the descriptor of a file.
-
-        Args:
-            number: identifies the source on the wire.
-            key: identifies the file.
-            fd: its descriptor, which close() closes.
-            path: its path, for messages.
-        """
-        self.number = number
-        self.key = key
-        self.path = path
-        self.have = empty()
-        self.pending = empty()
-        self.dirty: list[PageSet] = []
-        self.sent = PageHashes()
-        self.mapped_by: list[tuple[SpaceSource, Vma]] = []
-        self.declared = False
-        self._fd = fd
-        self._signature: Signature | None = None
-        # cached by mappings and end of file (page number): the pages of the file that they show
-        self._current: tuple[list[tuple[SpaceSource, Vma]], int, PageSet] = [], 0, empty()
-
-    @property
-    def writable(self) -> bool:
-        """Whether the target can write to the file through a mapping, or create a mapping that can."""
-        return any(v.shared for _, v in self.mapped_by)
-
-    def _status(self) -> os.stat_result:
-        return os.fstat(self._fd)
-
-    def current_pages(self) -> PageSet:
-        """Return the pages that mappings show, up to the end of the file.
-
-        Raises:
-            OSError: the file system fails.
-        """
-        end = -(-self._status().st_size // PAGE_SIZE)
-        mapped_by, known_end, found = self._current
-        if known_end != end or mapped_by != self.mapped_by:
-            whole = from_ranges(np.array([0], np.uint64), np.array([end], np.uint64))
-            found = file_pages(v for _, v in self.mapped_by) & whole
-            self._current = self.mapped_by, end, found
-        return found
-
-    def holes(self, pages: PageSet) -> PageSet:
-        """Return those of the pages that are holes of the file, and so zero, without reading them."""
-        if len(pages.keys) == 0:
-            return empty()
-        at = int(pages.keys[0]) * 512 * PAGE_SIZE
-        end = (int(pages.keys[-1]) + 1) * 512 * PAGE_SIZE
-        starts, ends = [], []
-        while at < end:
-            try:
-                data = os.lseek(self._fd, at, os.SEEK_DATA)
-                hole = os.lseek(self._fd, data, os.SEEK_HOLE)
-            except OSError:  # no more data, or a file system without SEEK_DATA
-                break
-            starts.append(data >> PAGE_SHIFT)
-            ends.append(-(-hole // PAGE_SIZE))
-            at = max(hole, at + PAGE_SIZE)
-        if not starts:
-            return empty() if self._status().st_blocks else pages
-        return pages - from_ranges(np.array(starts, np.uint64), np.array(ends, np.uint64))
-
-    def may_have_changed(self) -> bool:
-        """Return whether the file may have changed since remember_state(), other than through the target's mappings.
-
-        Writes, truncation and holes count. Also True if the file had been written shortly before remember_state().
-        """
-        return self._signature is None or self._signature != _signature(self._status())
-
-    def remember_state(self) -> None:
-        """Remember size and times of the file; has to be called before all of it is read."""
-        status = self._status()
-        stable = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _TICK_NS
-        self._signature = _signature(status) if stable else None
-
-    def read(self, pages: U64, buffer: memoryview) -> Bools:
-        """See Source."""
-        good = read_file(self._fd, pages, buffer)
-        size = self._status().st_size
-        if (
-            size % PAGE_SIZE
-            and self.writable
-            and len(pages)
-            and int(pages[-1]) == size >> PAGE_SHIFT
-        ):
-            self._read_tail(
-                int(pages[-1]), buffer[(len(pages) - 1) * PAGE_SIZE : len(pages) * PAGE_SIZE]
-            )
-        return good
-
-    def _read_tail(self, page: int, buffer: memoryview) -> None:
-        """Read the last page of the file through a mapping: only there are writes beyond the end of the file."""
-        for space, vma in self.mapped_by:
-            first, end = vma.pages_of_file()
-            if vma.shared and first <= page < end:
-                at = np.array([(vma.start >> PAGE_SHIFT) + page - first], np.uint64)
-                copy = memoryview(bytearray(PAGE_SIZE))
-                if space.read(at, copy).all():
-                    buffer[:] = copy
-                    return
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
-
-
-def _signature(status: os.stat_result) -> Signature:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def open_mapped_file(pid: int, vma: Vma) -> int | None:
-    """Open the file behind a mapping; return None if it is not memory (a device, a kernel ring buffer).
-
-    Raises:
-        OSError: the mapping is gone, or the file cannot be opened.
-    """
-    name = f"/proc/{pid}/map_files/{vma.start:x}-{vma.end:x}"
-    # Opening a device can have side effects: check its type first.
-    if not stat.S_ISREG(os.stat(name).st_mode):  # noqa: PTH116
-        return None
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    try:
-        return os.open(name, flags | os.O_NOATIME)
-    except PermissionError:  # a file server that does not treat root as the owner
-        return os.open(name, flags)
+from redirty.collector.mirror.sources.vmas import Key, Vma, namespace_of
+from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_pages
 
 
 class Files:
@@ -187,12 +26,15 @@ class Files:
         # For example another user's FUSE: read through the mapping instead.
         self._unreadable: set[Key] = set()
 
-    def sync(self, spaces: Iterable[SpaceSource], numbers: Iterator[int]) -> None:
+    def sync(
+        self, spaces: Iterable[SpaceSource], numbers: Iterator[int], *, last: bool = False
+    ) -> None:
         """Update the files to the current mappings; files that are no longer mapped are kept, without pages.
 
         Args:
             spaces: all address spaces.
             numbers: yields numbers for new sources.
+            last: the target is stopped: what may have changed without a change of its mappings is looked at again.
 
         Raises:
             OSError: this process has no file descriptors or memory left.
@@ -201,21 +43,49 @@ class Files:
             file.mapped_by = []
         for space in spaces:
             space.direct_vmas = []
+            keys = {vma: space.keys.get(vma) for vma in space.previous_vmas if vma in space.keys}
+            tid = procfs.living_thread(space.pid)
             for vma in space.vmas:
                 if vma.has_file:
-                    self._add(space, vma, numbers)
+                    key = keys.get(vma) or self._identify(space, tid, vma)
+                    if key is not None:
+                        keys[vma] = key
+                        self._add(space, tid, vma, key, numbers, last=last)
+            space.keys = {vma: key for vma, key in keys.items() if key is not None}
 
-    def _add(self, space: SpaceSource, vma: Vma, numbers: Iterator[int]) -> None:
-        key = key_of(vma, space.namespace)
+    def _identify(self, space: SpaceSource, tid: int, vma: Vma) -> Key | None:
+        """Return what identifies the file behind a mapping; None if that was unmapped since the list was read."""
+        namespace = namespace_of(vma, space.namespace)
+        try:
+            return identity(map_file(tid, vma.start, vma.end), namespace)
+        except OSError as e:
+            if e.errno in (errno.ENOENT, errno.ESRCH):
+                return None
+            if e.errno in RESOURCE_ERRNOS:
+                raise
+            key = Identity(vma.device, vma.inode, namespace)
+            self._unreadable.add(key)
+            return key
+
+    def _add(
+        self,
+        space: SpaceSource,
+        tid: int,
+        vma: Vma,
+        key: Key,
+        numbers: Iterator[int],
+        *,
+        last: bool,
+    ) -> None:
         if key in self._devices:
+            return
+        if key in self._unreadable:
+            space.direct_vmas.append(vma)
             return
         file = self.by_key.get(key)
         if file is None:
-            if key in self._unreadable:
-                space.direct_vmas.append(vma)
-                return
             try:
-                fd = open_mapped_file(space.pid, vma)
+                fd = mapped_files.open_mapped(tid, vma.start, vma.end, vma.device, vma.path)
             except OSError as e:
                 if e.errno in (errno.ENOENT, errno.ESRCH):
                     return  # unmapped since the list was read
@@ -229,11 +99,20 @@ class Files:
                 return
             file = FileSource(next(numbers), key, fd, vma.path)
             self.by_key[key] = file
-        file.mapped_by.append((space, vma))
+        if file.shown_by(space, vma, again=last):
+            file.mapped_by.append((space, vma))
+        else:
+            space.direct_vmas.append(vma)
 
     def file_of(self, space: SpaceSource, vma: Vma) -> FileSource | None:
         """Return the file behind a mapping, if it has one that can be read."""
-        return self.by_key.get(key_of(vma, space.namespace)) if vma.has_file else None
+        key = space.keys.get(vma) if vma.has_file else None
+        file = None if key is None else self.by_key.get(key)
+        return file if file is not None and file.shown_by(space, vma) else None
+
+    def is_device(self, space: SpaceSource, vma: Vma) -> bool:
+        """Return whether a mapping shows a device or a ring of the kernel, which is not memory."""
+        return space.keys.get(vma) in self._devices
 
     def dirty_pages(self, space: SpaceSource, pages: U64) -> tuple[dict[Key, PageSet], bool]:
         """Translate dirty pages of an address space to pages of files.
@@ -260,8 +139,11 @@ class Files:
                     first, _ = vma.pages_of_file()
                     shift = np.uint64(vma.start >> PAGE_SHIFT)
                     more = from_pages(pages[a:b] - shift + np.uint64(first))
-                    key = key_of(vma, space.namespace)
-                    found[key] = found.get(key, empty()) | more
+                    key = space.keys.get(vma)
+                    if key is None:  # unmapped before its file could be identified
+                        known[a:b] = False
+                    else:
+                        found[key] = found.get(key, empty()) | more
         return found, not bool(known.all())
 
     def close(self) -> None:

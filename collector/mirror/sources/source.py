@@ -19,6 +19,8 @@ class Source(Protocol):
         number: identifies it on the wire.
         have: pages that the other end has, with the contents that were last read, zero pages included.
         pending: pages that have to be sent.
+        unread: pages that could not be read at the last attempt, so that the other end has zeros for them.
+        retried: those of them that were tried once more.
         dirty: pages written in each of the last rounds, the latest round first.
         sent: hashes of the contents that were sent.
     """
@@ -26,6 +28,8 @@ class Source(Protocol):
     number: int
     have: PageSet
     pending: PageSet
+    unread: PageSet
+    retried: PageSet
     dirty: list[PageSet]
     sent: PageHashes
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 
 import numpy as np
+from redirty.collector.errors import RESOURCE_ERRNOS
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.linux.process_memory import ProcessMemory
 from redirty.collector.mirror.sources.anon_pages import AnonPages
+from redirty.collector.mirror.sources.page_cache import shows_file
 from redirty.collector.mirror.sources.page_hashes import PageHashes
 from redirty.collector.mirror.sources.vmas import (
+    Key,
     Vma,
     VmaFile,
     bounds_of,
@@ -33,7 +36,8 @@ class SpaceSource:
         pid: a process that has this address space.
         vmas: its mappings at the last refresh(); none when it is gone.
         previous_vmas: its mappings at the refresh() before.
-        direct_vmas: mappings whose file cannot be opened: their pages are read through the mapping.
+        keys: what identifies the files behind its mappings, now and before.
+        direct_vmas: mappings whose file cannot be opened, or shows other pages: theirs are read through the mapping.
     """
 
     def __init__(self, number: int, pid: int, *, scan: bool) -> None:
@@ -51,10 +55,13 @@ class SpaceSource:
         self.pid = pid
         self.have = empty()
         self.pending = empty()
+        self.unread = empty()
+        self.retried = empty()
         self.dirty: list[PageSet] = []
         self.sent = PageHashes()
         self.vmas: tuple[Vma, ...] = ()
         self.previous_vmas: tuple[Vma, ...] = ()
+        self.keys: dict[Vma, Key] = {}
         self.direct_vmas: list[Vma] = []
         # cached by mappings: (n, 2) page numbers of the private ones, first and end; pages of the vdso
         self._private: tuple[tuple[Vma, ...], U64, PageSet] = (
@@ -101,7 +108,20 @@ class SpaceSource:
             private = bounds_of(v for v in self.vmas if not v.shared)
             vdso = pages_of(v for v in self.vmas if v.path == _VDSO)
             self._private = self.vmas, private, vdso
-        return self._anon.find(private) | vdso | pages_of(self.direct_vmas)
+        return self._anon.find(private) | vdso | self.direct_pages()
+
+    def direct_pages(self) -> PageSet:
+        """Return the pages that are read through mappings of files; writes to the file change them unseen."""
+        return pages_of(sorted(self.direct_vmas, key=lambda v: v.start))
+
+    def shows_file(self, vma: Vma, fd: int) -> bool:
+        """Return whether a mapping shows the pages of an opened file; True once the memory is gone."""
+        try:
+            return shows_file(self._anon.pagemap, self._memory.fileno(), vma, fd)
+        except OSError as e:
+            if e.errno in RESOURCE_ERRNOS:
+                raise
+            return True
 
     def read(self, pages: U64, buffer: memoryview) -> Bools:
         """See Source."""

@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from redirty.collector.linux import maps, shared_mappings
+from redirty.collector.linux import maps, procfs, shared_mappings
 from redirty.collector.linux.maps import ANON_HUGEPAGE_PATH, IncrementalMaps, Mappings
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_ranges
 
-Key = shared_mappings.Key
-"""Device, inode, and for System V memory its IPC namespace, as each namespace counts from 0."""
+Key = shared_mappings.Identity
+"""Identifies a file or a piece of memory."""
 without_overlaps = maps.without_overlaps
 
 _NO_FILE = ("[", ANON_HUGEPAGE_PATH)
@@ -80,7 +80,7 @@ class VmaFile(IncrementalMaps[Vma]):
     def __init__(self, pid: int) -> None:
         super().__init__(pid, parse_line)
         try:
-            self.namespace = os.stat(f"/proc/{pid}/ns/ipc").st_ino  # noqa: PTH116
+            self.namespace = os.stat(f"{procfs.directory(pid)}/ns/ipc").st_ino  # noqa: PTH116
         except BaseException:
             self.close()
             raise
@@ -105,9 +105,9 @@ def inside(vmas: Iterable[Vma], outer: Mappings) -> tuple[Vma, ...]:
     return tuple(v for v in vmas if has(v))
 
 
-def key_of(vma: Vma, namespace: int) -> Key:
-    """Return the key of the file behind a mapping that has one."""
-    return vma.device, vma.inode, namespace if vma.path.startswith(maps.SYSTEM_V_PATH) else 0
+def namespace_of(vma: Vma, namespace: int) -> int:
+    """Return the IPC namespace if a mapping shows System V memory, else 0."""
+    return namespace if vma.path.startswith(maps.SYSTEM_V_PATH) else 0
 
 
 def bounds_of(vmas: Iterable[Vma]) -> U64:
@@ -120,11 +120,3 @@ def pages_of(vmas: Iterable[Vma]) -> PageSet:
     """Return all pages of ascending mappings."""
     bounds = bounds_of(vmas)
     return from_ranges(bounds[:, 0], bounds[:, 1]) if len(bounds) else empty()
-
-
-def file_pages(vmas: Iterable[Vma]) -> PageSet:
-    """Return the pages of a file that mappings in any order show."""
-    found = empty()
-    for first, end in sorted({v.pages_of_file() for v in vmas}):
-        found = found | from_ranges(np.array([first], np.uint64), np.array([end], np.uint64))
-    return found

@@ -10,12 +10,11 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import NoReturn
 
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.mirror.rate_limiter import RateLimiter
 from redirty.collector.mirror.transport import protocol
-from redirty.collector.mirror.transport.peer import require_own
 from redirty.collector.mirror.transport.protocol import ConnectionLostError, FrameError
 from redirty.collector.mirror.transport.sockets import readable
 
@@ -25,6 +24,9 @@ _POLL_S = 0.25
 _MIN_WAIT_S = 0.001
 _PENDING_ERROR_S = 0.2
 _MAX_LOSSES = 100
+_READ_BYTES = 1 << 16
+_READS = 16  # at a time, however quickly the other end sends
+_MAX_ANSWERS = 2  # one request is under way at a time
 
 
 class Connection:
@@ -70,7 +72,7 @@ class Connection:
         """Connect, and return the number of the last frame that the receiver has.
 
         Raises:
-            RedirtyError: the receiver refuses, or belongs to another user.
+            RedirtyError: the receiver refuses, belongs to another user, or does not speak the protocol.
             OSError: nobody listens.
             ConnectionLostError: the connection was lost during the greeting.
         """
@@ -80,14 +82,25 @@ class Connection:
         hello = json.dumps({"version": protocol.VERSION, "session": self._session}).encode()
         try:
             self.send(protocol.head(protocol.HELLO, payload=len(hello)) + hello)
-            welcome: dict[str, Any] = json.loads(self.wait_answer(STALL_S))
-            if not isinstance(self._socket, ssl.SSLSocket):
-                # Not earlier: the kernel knows the owner of a connection only once it was accepted.
-                require_own(self._socket)
-            return int(welcome["done"])
+            return self._frames_in(self.wait_answer(STALL_S))
         except BaseException:
             self.drop()
             raise
+
+    def _frames_in(self, welcome: bytes) -> int:
+        """Return the number of the last frame that the receiver has, as its WELCOME says."""
+        try:
+            done = protocol.parse_json(welcome).get("done")
+        except FrameError as e:
+            self._refuse(str(e))
+        if isinstance(done, bool) or not isinstance(done, int) or done < 0:
+            self._refuse("invalid WELCOME")
+        return done
+
+    def _refuse(self, reason: str) -> NoReturn:
+        """End the connection to something that does not speak the protocol."""
+        self.drop()
+        raise RedirtyError(f"the peer is not a redirty receive: {reason}")
 
     def reopen(self) -> int:
         """Connect again after a loss, and return the number of the last frame that the receiver has.
@@ -177,8 +190,8 @@ class Connection:
             if not pending and not readable([self._socket], wait_s):
                 return
             self._socket.settimeout(0)
-            while True:
-                part = self._socket.recv(65536)
+            for _ in range(_READS):
+                part = self._socket.recv(_READ_BYTES)
                 if not part:
                     raise ConnectionResetError("the receiver closed it")
                 self._input += part
@@ -198,25 +211,37 @@ class Connection:
             try:
                 head = protocol.parse_head(bytes(self._input[:size]))
             except FrameError as e:
-                self.drop()
-                raise RedirtyError(f"the peer is not a redirty receive: {e}") from None
+                self._refuse(str(e))
+            if head.runs or head.payload > protocol.MAX_ANSWER:
+                self._refuse("frame too large")
             if len(self._input) < size + head.body:
                 return
             body = bytes(self._input[size : size + head.body])
             del self._input[: size + head.body]
             if head.type == protocol.ACK:
-                self.acknowledge(head.number)
+                try:
+                    self.acknowledge(head.number)
+                except FrameError as e:
+                    self._refuse(str(e))
             elif head.type == protocol.ERROR:
                 self.finished = True
                 self.drop()
                 raise RedirtyError(
                     f"the receiver failed: {body.decode(errors='replace')}; the target keeps running"
                 )
-            else:
+            elif head.type in (protocol.WELCOME, protocol.ANSWER):
+                if len(self._answers) >= _MAX_ANSWERS:
+                    self._refuse("answers without a question")
                 self._answers.append(body)
+            else:
+                self._refuse(f"unknown frame type {head.type}")
 
     def acknowledge(self, number: int) -> None:
-        """Note that the receiver has all frames up to `number`."""
+        """Note that the receiver has all frames up to `number`.
+
+        Raises:
+            FrameError: no such frame was sent.
+        """
         self._acknowledged = max(self._acknowledged, number)
         self.on_ack(number)
 

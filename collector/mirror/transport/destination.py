@@ -10,7 +10,7 @@ from typing import Protocol
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.mirror.image.image import Image
 from redirty.collector.mirror.rate_limiter import RateLimiter
-from redirty.collector.mirror.transport.listener import connect
+from redirty.collector.mirror.transport.dial import connect
 from redirty.collector.mirror.transport.local_sink import LocalSink
 from redirty.collector.mirror.transport.network_sink import NetworkSink
 from redirty.collector.mirror.transport.protocol import ConnectionLostError

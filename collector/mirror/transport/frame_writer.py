@@ -7,9 +7,10 @@ from collections import deque
 from typing import NamedTuple
 
 import numpy as np
+from redirty.collector.errors import RedirtyError
 from redirty.collector.mirror.transport import protocol
 from redirty.collector.mirror.transport.connection import Connection
-from redirty.collector.mirror.transport.protocol import ConnectionLostError
+from redirty.collector.mirror.transport.protocol import ConnectionLostError, FrameError
 from redirty.collector.pageset import U64, PageSet, from_ranges
 
 
@@ -47,6 +48,8 @@ class FrameWriter:
         return not self._window
 
     def _acknowledge(self, number: int) -> None:
+        if number > self._number:
+            raise FrameError(f"it acknowledges frame {number}, and {self._number} were sent")
         while self._window and self._window[0].number <= number:
             self._window.popleft()
 
@@ -97,8 +100,14 @@ class FrameWriter:
 
         Sends control frames that were not acknowledged again, and returns by source the pages whose contents
         were not acknowledged.
+
+        Raises:
+            RedirtyError: the receiver says that it has frames that were not sent.
         """
-        self._connection.acknowledge(done)
+        try:
+            self._connection.acknowledge(done)
+        except FrameError as e:
+            raise RedirtyError(f"the peer is not a redirty receive: {e}") from None
         frames = list(self._window)
         self._window.clear()
         self._number = done

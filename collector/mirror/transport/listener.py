@@ -1,34 +1,28 @@
-"""Listening and connecting: addresses, TLS outside of loopback, and authentication of the peer."""
+"""Listening: addresses, and connections of senders that have proved who they are."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import socket
 import ssl
-import threading
 
 from redirty.collector.errors import RedirtyError, UsageError, why
 from redirty.collector.mirror.transport import pairing
-from redirty.collector.mirror.transport.peer import is_loopback, require_own
+from redirty.collector.mirror.transport.door import Door
+from redirty.collector.mirror.transport.guest import Arrival
 from redirty.collector.mirror.transport.protocol import ConnectionLostError
 from redirty.collector.mirror.transport.sockets import readable
 
-log = logging.getLogger(__name__)
-
-_UNSENT_BYTES = 256 << 10
-_CONNECT_S = 10.0
-_HANDSHAKE_S = 3.0  # time limit for a peer that is not authenticated yet
-_HANDSHAKE_POLL_S = 0.05
+_BACKLOG = 128
 _TRANSFER_S = 30.0
-_ALMOST_ADDRESS = re.compile(r"[^/]*:\d{1,5}")
-_ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^/\[\]:]+)):(\d{1,5})")
+_ALMOST_ADDRESS = re.compile(r"[^/]*:[^/]*")
+_ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^/\[\]:]+)):([0-9]{1,5})")
 
 
 def parse_address(text: str) -> tuple[str, int] | None:
-    """Parse HOST:PORT or [HOST]:PORT; return None for anything else, which names a directory.
+    """Parse HOST:PORT or [HOST]:PORT; return None for a text without a colon or with a slash: a directory.
 
     Raises:
         UsageError: the text looks like an address, but is not valid.
@@ -46,51 +40,12 @@ def parse_address(text: str) -> tuple[str, int] | None:
     return match[1] or match[2], port
 
 
-def _tune(connection: socket.socket) -> None:
-    """Set socket options: low latency, a short send queue, detection of a dead peer."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Keep the send queue short: sending a page is wasted if the target writes it while it waits there.
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-
-
-def connect(host: str, port: int, code: bytes | None) -> socket.socket:
-    """Connect to a receiver: with a code over TLS, without one within this machine only.
-
-    Raises:
-        RedirtyError: the peer does not know the code.
-        UsageError: a code is needed for another machine.
-        OSError: nobody listens (a receiver may come back).
-    """
-    connection = socket.create_connection((host, port), timeout=_CONNECT_S)
-    try:
-        _tune(connection)
-        if code is None:
-            if not is_loopback(connection.getpeername()[0]):
-                raise UsageError(
-                    f"{host} is another machine: give the code that redirty receive shows there with "
-                    "--code-file"
-                )
-            return connection
-        context = pairing.context(code, pairing.SENDER)
-        return context.wrap_socket(connection, server_hostname=pairing.RECEIVER)
-    except ssl.SSLError as e:
-        connection.close()
-        raise RedirtyError(
-            f"TLS handshake with {host}:{port} failed ({e.reason or e}): the peer does not know the code, or "
-            "is not a redirty receive; check --code-file at both ends"
-        ) from None
-    except BaseException:
-        connection.close()
-        raise
-
-
 class Listener:
-    """A listening socket that accepts authenticated senders only."""
+    """A listening socket that lets authenticated senders in only.
+
+    Attributes:
+        port: the TCP port.
+    """
 
     def __init__(self, host: str, port: int, code: bytes | None) -> None:
         """Listen on an address.
@@ -98,75 +53,57 @@ class Listener:
         Args:
             host: name or address to listen on.
             port: TCP port; 0: any free one.
-            code: what senders have to know, over TLS; None: processes of this user or root, on loopback.
+            code: what senders have to know, over TLS; None: processes of this user or root, on this machine.
 
         Raises:
             RedirtyError: the address cannot be used.
         """
-        self._context = None if code is None else pairing.context(code, pairing.RECEIVER)
+        tls = None if code is None else pairing.context(code, pairing.RECEIVER)
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-            self._listener = socket.create_server((host, port), family=family, backlog=8)
+            self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        except UnicodeError:  # of the codec idna, for a label that is empty or too long
+            raise UsageError(f"--listen: {host} cannot be the name of a machine") from None
         except socket.gaierror as e:
             raise RedirtyError(f"cannot listen on {host}:{port}: {e.strerror}") from None
         except OSError as e:  # Python adds the address to the text of its strerror
             reason = why(OSError(e.errno, os.strerror(e.errno or 0)))
             raise RedirtyError(f"cannot listen on {host}:{port}: {reason}") from None
-        self.port: int = self._listener.getsockname()[1]
+        self.port: int = self._socket.getsockname()[1]
+        try:
+            self._door = Door(self._socket, tls, b"" if code is None else pairing.knock(code))
+        except OSError as e:
+            self._socket.close()
+            raise RedirtyError(f"cannot listen on {host}:{port}: {why(e)}") from None
 
     def fileno(self) -> int:
-        """Return the file descriptor, which is readable when a connection is pending."""
-        return self._listener.fileno()
+        """Return a file descriptor that is readable when a sender has arrived."""
+        return self._door.fileno()
 
-    def accept(self, timeout_s: float) -> socket.socket | None:
-        """Accept an authenticated connection, or return None."""
-        if not readable([self._listener], timeout_s):
-            return None
-        connection, address = self._listener.accept()
-        try:
-            connection.settimeout(_HANDSHAKE_S)
-            _tune(connection)
-            if self._context is None:
-                require_own(connection)
-                return connection
-            return self._context.wrap_socket(connection, server_side=True)
-        except (OSError, RedirtyError) as e:
-            log.info("rejected connection from %s: %s", address[0], e)
-            with contextlib.suppress(OSError):
-                connection.close()
-            return None
+    def accept(self, timeout_s: float) -> Arrival | None:
+        """Return the next sender, or None when none comes in time."""
+        readable([self._door], timeout_s)
+        return self._door.take()
+
+    def serving(self, *, busy: bool) -> None:
+        """Tell whether a mirror is being received, which strangers must not slow down."""
+        self._door.busy = busy
 
     def close(self) -> None:
         """Stop listening."""
-        self._listener.close()
-
-
-class _Handshake:
-    """Accepts a connection in a thread, as an unknown peer may stay silent, while the transfer continues."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._accepted: socket.socket | None = None
-        self._thread = threading.Thread(target=self._accept, args=(listener,), daemon=True)
-        self._thread.start()
-
-    def _accept(self, listener: Listener) -> None:
-        self._accepted = listener.accept(0)
-
-    def finished(self) -> bool:
-        return not self._thread.is_alive()
-
-    def result(self) -> socket.socket | None:
-        """Wait for the end, and return the authenticated connection, if any."""
-        self._thread.join()
-        return self._accepted
+        self._door.close()
+        self._socket.close()
 
 
 class ReplaceableConnection:
     """A connection that yields to a newer one of its sender, as the old one may be cut without notice."""
 
-    def __init__(self, connection: socket.socket, listener: Listener) -> None:
-        self._connection, self._listener = connection, listener
-        self._handshake: _Handshake | None = None
+    def __init__(self, arrival: Arrival, listener: Listener) -> None:
+        self._connection, self._listener = arrival.connection, listener
+        self._session = arrival.session
+        self._read_already = memoryview(arrival.hello)
+        self._replacement: Arrival | None = None
+        listener.serving(busy=True)
 
     def recv_into(self, buffer: memoryview, /) -> int:
         """See receiver.Stream.
@@ -174,27 +111,35 @@ class ReplaceableConnection:
         Raises:
             ConnectionLostError: the sender has connected again.
         """
+        if self._read_already:
+            size = min(len(buffer), len(self._read_already))
+            buffer[:size] = self._read_already[:size]
+            self._read_already = self._read_already[size:]
+            return size
         connection = self._connection
         while not (isinstance(connection, ssl.SSLSocket) and connection.pending()):
-            if self._handshake is not None and self._handshake.finished():
-                if self._handshake.result() is not None:
-                    raise ConnectionLostError("the sender connected again")
-                self._handshake = None
-            if self._handshake is None:
-                ready = readable([connection, self._listener], None)
-            else:
-                ready = readable([connection], _HANDSHAKE_POLL_S)
+            ready = readable([connection, self._listener], None)
             if self._listener.fileno() in ready:
-                self._handshake = _Handshake(self._listener)
+                self._admit(self._listener.accept(0))
             if connection.fileno() in ready:
                 break
         connection.settimeout(_TRANSFER_S)
         return connection.recv_into(buffer)
 
-    def take_replacement(self) -> socket.socket | None:
-        """Return the newer connection, after its handshake; the caller has to close it."""
-        handshake, self._handshake = self._handshake, None
-        return None if handshake is None else handshake.result()
+    def _admit(self, arrival: Arrival | None) -> None:
+        """Yield to a newer connection of the same sender; turn others away."""
+        if arrival is None:
+            return
+        if arrival.session != self._session:
+            arrival.refuse("it is receiving another mirror: wait, or start another redirty receive")
+            return
+        self._replacement = arrival
+        raise ConnectionLostError("the sender connected again")
+
+    def take_replacement(self) -> Arrival | None:
+        """Return the newer connection; the caller has to close it."""
+        replacement, self._replacement = self._replacement, None
+        return replacement
 
     def sendall(self, data: bytes, /) -> None:
         """See receiver.Stream."""
@@ -203,5 +148,6 @@ class ReplaceableConnection:
 
     def close(self) -> None:
         """Close the old connection."""
+        self._listener.serving(busy=False)
         with contextlib.suppress(OSError):
             self._connection.close()

@@ -50,13 +50,27 @@ def parse_code(text: str) -> bytes:
     return code
 
 
-def _key_of(code: bytes) -> Ed25519PrivateKey:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+def _derived(code: bytes, purpose: bytes, size: int) -> bytes:
+    """Return bytes that only who knows the code can compute, and that do not tell the code."""
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-    seed = HKDF(SHA256(), 32, salt=None, info=b"redirty mirror authority 1").derive(code)
-    return Ed25519PrivateKey.from_private_bytes(seed)
+    return HKDF(SHA256(), size, salt=None, info=purpose).derive(code)
+
+
+def _key_of(code: bytes) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.from_private_bytes(_derived(code, b"redirty mirror authority 1", 32))
+
+
+def knock(code: bytes) -> bytes:
+    """Return what a sender has in its first TLS record (as ALPN protocol), in the clear.
+
+    A receiver keeps a place for who has it while strangers crowd at its door. It proves nothing: who can read
+    the network can repeat it.
+    """
+    return b"redirty-" + _derived(code, b"redirty mirror knock 1", 16).hex().encode()
 
 
 def _certificate(
@@ -126,6 +140,8 @@ def context(code: bytes, role: str) -> ssl.SSLContext:
     tls.minimum_version = ssl.TLSVersion.TLSv1_3
     tls.verify_mode = ssl.CERT_REQUIRED
     tls.check_hostname = role == SENDER
+    if role == SENDER:
+        tls.set_alpn_protocols([knock(code).decode()])
     if role == RECEIVER:
         tls.num_tickets = 0  # no resumption: each connection proves it again
     tls.load_verify_locations(cadata=authority.public_bytes(Encoding.PEM).decode())

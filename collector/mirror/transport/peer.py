@@ -1,6 +1,7 @@
 """The owner of the other end of a connection within this machine, where any user may listen and connect.
 
-Source: Documentation/networking/proc_net_tcp.rst.
+The kernel tells it for unix sockets only (SO_PEERCRED, unix(7)): the user at the moment of connect() or listen(),
+whatever became of the process since. /proc/net/tcp says 0, root's number, of a TCP socket that was closed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import struct
 from pathlib import Path
 
 from redirty.collector.errors import RedirtyError
+
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
 def is_loopback(host: str) -> bool:
@@ -26,34 +29,32 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def _proc_format(address: tuple[str, int]) -> str:
-    """Format an address as /proc/net/tcp does: hex words in native byte order."""
-    packed = ipaddress.ip_address(address[0].partition("%")[0]).packed
-    words = struct.unpack(f">{len(packed) // 4}I", packed)
-    text = "".join(f"{struct.unpack('<I', struct.pack('>I', w))[0]:08X}" for w in words)
-    return f"{text}:{address[1]:04X}"
-
-
 def require_own(connection: socket.socket) -> None:
-    """Require that the peer's socket belongs to root or this user.
+    """Require that the other end of a unix socket belongs to root or this user.
 
     Raises:
         RedirtyError: another user owns it, or the owner cannot be determined.
     """
-    local = _proc_format(connection.getsockname()[:2])
-    peer = _proc_format(connection.getpeername()[:2])
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = Path(f"/proc/net/{name}").read_text(encoding="ascii").splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            words = line.split()
-            if words[1] == peer and words[2] == local:
-                if int(words[7]) in (0, os.geteuid()):
-                    return
-                raise RedirtyError(
-                    f"the peer of the connection is of user {words[7]}, not of the current one: use "
-                    "--code-file at both ends"
-                )
-    raise RedirtyError("the owner of the peer cannot be determined: use --code-file at both ends")
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    uid = _CREDENTIALS.unpack(data)[1]
+    own = os.geteuid()
+    if uid == own and uid != 0 and _stands_for_others(uid):
+        raise RedirtyError(
+            f"user {uid} stands for all users that this user namespace does not know: use --code-file at "
+            "both ends"
+        )
+    if uid not in (0, own):
+        raise RedirtyError(
+            f"the other end is of user {uid}, neither root nor the user of this one ({own}): use "
+            "--code-file at both ends"
+        )
+
+
+def _stands_for_others(uid: int) -> bool:
+    """Return whether the kernel shows this number for users without one here, as in most containers."""
+    try:
+        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
+        words = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return True
+    return uid == overflow and [int(w) for w in words] != [0, 0, (1 << 32) - 1]

@@ -6,8 +6,11 @@ checked against a limit before anything is allocated for it.
 
 from __future__ import annotations
 
+import json
+import re
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from redirty.collector.mirror.image.page_store import MAX_PAGE, WINDOW_PAGES
@@ -15,17 +18,27 @@ from redirty.collector.pageset import U64
 
 VERSION = 1
 _MAGIC = b"RDM1"
+_SESSION = re.compile(r"[0-9A-Za-z-]{16,64}")
 # magic, type, flags, source, sequence number, runs, bytes of payload
 HEAD = struct.Struct("<4sBBxxIQII")
 RUN = np.dtype([("first", "<u8"), ("length", "<u4")])
 
 HELLO, SOURCE, PAGES, ZERO, FLUSH, DIGEST, PART, COMMIT, ABANDON = range(1, 10)  # to the receiver
 WELCOME, ACK, ANSWER, ERROR = range(32, 36)  # to the sender
+MEET = 36  # to anybody who connects: where ends on one machine meet
 COMPRESSED = 1  # a flag of PAGES
 
+# What a receiver takes from a sender, checked before any work; docs/mirror-protocol.md lists them.
 MAX_RUNS = 4096
 MAX_PAYLOAD = (4 << 20) + (64 << 10)
+MAX_HELLO = 4096
 MAX_PARTS_BYTES = 64 << 20  # of mappings and notes
+MAX_PARTS = 1 << 14  # processes, and one more
+MAX_PLACES = 1 << 19  # mappings, runs of zero pages and processes
+MAX_INFORMATION = 1 << 20
+MAX_DIGESTS = 64
+# What a sender takes from a receiver.
+MAX_ANSWER = 64 << 10
 
 
 class FrameError(Exception):
@@ -84,6 +97,46 @@ def parse_head(data: bytes | memoryview) -> Head:
     if runs > MAX_RUNS or payload > MAX_PAYLOAD:
         raise FrameError("frame too large")
     return Head(kind, flags, source, number, runs, payload)
+
+
+def parse_json(body: bytes | bytearray | memoryview) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        FrameError: invalid JSON, or not an object.
+    """
+    try:
+        found = json.loads(bytes(body))
+    except (ValueError, RecursionError) as e:
+        raise FrameError(f"invalid JSON: {e}") from None
+    if not isinstance(found, dict):
+        raise FrameError("invalid JSON: not an object")
+    return found
+
+
+def require_hello(head: Head) -> None:
+    """Require that a frame may be a greeting.
+
+    Raises:
+        FrameError: it is another frame, or too large.
+    """
+    if head.type != HELLO or head.payload > MAX_HELLO or head.runs:
+        raise FrameError("expected HELLO")
+
+
+def parse_hello(body: bytes | memoryview) -> str:
+    """Return the session of a greeting.
+
+    Raises:
+        FrameError: the greeting is invalid, or of another version.
+    """
+    hello = parse_json(body)
+    session = hello.get("session")
+    if hello.get("version") != VERSION:
+        raise FrameError("the sender speaks another version of the protocol")
+    if not isinstance(session, str) or not _SESSION.fullmatch(session):
+        raise FrameError("invalid name of a session")
+    return session
 
 
 def pack_runs(firsts: U64, lengths: U64) -> bytes:

@@ -16,17 +16,15 @@ from redirty.collector.errors import RedirtyError, why
 from redirty.collector.mirror.image.commit import commit
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
 from redirty.collector.mirror.image.page_store import StoreError
-from redirty.collector.mirror.image.process_image import PlacedProcess
 from redirty.collector.mirror.transport import protocol
+from redirty.collector.mirror.transport.layout import parse_layout
 from redirty.collector.mirror.transport.protocol import ConnectionLostError, FrameError, Head
 from redirty.collector.pageset import PAGE_SIZE
 
 log = logging.getLogger(__name__)
 
 _KINDS = (SPACE, FILE)
-_MAX_JSON = 1 << 20
 _MAX_REASON = 4096
-_MAX_PARTS = protocol.MAX_RUNS * 16
 
 
 class Stream(Protocol):
@@ -72,25 +70,25 @@ class Receiver:
         self._decompress = decompress
         self._buffer = memoryview(bytearray(protocol.MAX_PAYLOAD + protocol.MAX_RUNS * 12))
         self._parts: list[bytearray] = []
+        self._parts_bytes = 0
+        self._digests = 0
+        self._digest: str | None = None  # of the contents as they are
 
     def serve(self, stream: Stream) -> None:
         """Serve a connection until the mirror is committed.
 
         Raises:
             ConnectionLostError: the connection is lost; its session may resume.
-            AbandonedError: the mirror was discarded.
-            FrameError: the peer violates the protocol.
+            AbandonedError: the mirror was discarded, as the sender wanted, or because it violates the protocol.
+            FrameError: this is not the sender of this mirror.
         """
-        self._parts = []
-        greeted = False
+        self._parts, self._parts_bytes = [], 0
+        self._greet(stream, *self._read(stream))
         while not self.committed:
-            head, body = self._read(stream)
-            if not greeted:
-                self._greet(stream, head, body)
-                greeted = True
-                continue
             try:
-                self._process(stream, head, body)
+                self._process(stream, *self._read(stream))
+            except FrameError as e:
+                self._fail(stream, f"the sender violates the protocol: {e}")
             except OSError as e:
                 self._fail(stream, f"cannot write to {self.directory}: {why(e)}")
             except StoreError as e:
@@ -142,12 +140,8 @@ class Receiver:
     # ---- frames ----
 
     def _greet(self, stream: Stream, head: Head, body: memoryview) -> None:
-        if head.type != protocol.HELLO or head.payload > _MAX_JSON or head.runs:
-            raise FrameError("expected HELLO")
-        hello = _parse_json(body)
-        session = str(hello.get("session", ""))
-        if hello.get("version") != protocol.VERSION or not 16 <= len(session) <= 64:
-            raise FrameError("the sender speaks another version of the protocol")
+        protocol.require_hello(head)
+        session = protocol.parse_hello(body)
         if self.image is None:
             self.image = Image.create(self.directory, session)
         elif self.image.session != session:
@@ -163,6 +157,7 @@ class Receiver:
             if head.number > self._done:
                 if head.number != self._done + 1:
                     raise FrameError(f"frame {self._done + 1} is missing")
+                self._digest = None
                 self._apply(self.image, head, body)
                 self._done = head.number
                 self.image.journal.done(head.number)
@@ -170,12 +165,13 @@ class Receiver:
         elif head.type == protocol.FLUSH:
             self._send(stream, protocol.ACK, number=self._done)
         elif head.type == protocol.DIGEST:
-            self._send(stream, protocol.ANSWER, payload=self.image.digest().encode())
+            self._send(stream, protocol.ANSWER, payload=self._digest_of(self.image).encode())
         elif head.type == protocol.PART:
             self._add_part(head, body)
         elif head.type == protocol.COMMIT:
-            _require_json_size(head.payload)
-            self._commit(stream, _parse_json(body[: head.payload]))
+            if head.runs or head.payload > protocol.MAX_INFORMATION:
+                raise FrameError("COMMIT too large")
+            self._commit(stream, protocol.parse_json(body))
         elif head.type == protocol.ABANDON:
             self.discard()
             raise AbandonedError("the sender gave up; the mirror was discarded")
@@ -209,11 +205,21 @@ class Receiver:
             raise FrameError("the payload is not as large as the pages")
         image.write(head.source, firsts, lengths, data)
 
+    def _digest_of(self, image: Image) -> str:
+        """Return the digest of the contents, which takes as long as reading them."""
+        if self._digest is None:
+            self._digests += 1
+            if self._digests > protocol.MAX_DIGESTS:
+                raise FrameError(f"more than {protocol.MAX_DIGESTS} digests")
+            self._digest = image.digest()
+        return self._digest
+
     def _add_part(self, head: Head, body: memoryview) -> None:
         """Collect a piece of the mappings (part 0) or of a process's notes (the others)."""
-        if head.runs or head.number > len(self._parts) or head.number >= _MAX_PARTS:
+        if head.runs or head.number > len(self._parts) or head.number > protocol.MAX_PARTS:
             raise FrameError("part number out of sequence")
-        if sum(map(len, self._parts)) + len(body) > protocol.MAX_PARTS_BYTES:
+        self._parts_bytes += len(body)
+        if self._parts_bytes > protocol.MAX_PARTS_BYTES:
             raise FrameError("mappings and notes too large")
         if head.number == len(self._parts):
             self._parts.append(bytearray())
@@ -222,17 +228,11 @@ class Receiver:
     def _commit(self, stream: Stream, request: dict[str, Any]) -> None:
         assert self.image is not None
         try:
-            layout = _parse_json(memoryview(self._parts[0]))
-            processes = [
-                PlacedProcess.from_json(fields, bytes(self._parts[1 + i]))
-                for i, fields in enumerate(layout["processes"])
-            ]
-            machine, information = int(layout["machine"]), dict(request["information"])
-            if {"state", "cores"} & information.keys():
+            machine, processes = parse_layout(self._parts)
+            information = request["information"]
+            if not isinstance(information, dict) or {"state", "cores"} & information.keys():
                 raise ValueError("state and cores are set by the receiver")
-            if not 0 <= machine < 1 << 16:
-                raise ValueError("machine number out of range")
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as e:
+        except (KeyError, TypeError, ValueError, IndexError) as e:
             raise FrameError(f"invalid mappings: {e}") from None
         commit(self.image, processes, machine, information)
         self.committed = True
@@ -240,23 +240,3 @@ class Receiver:
             self._send(stream, protocol.ANSWER, payload=b"committed")
         except ConnectionLostError:
             log.info("committed, but the sender closed the connection before the confirmation")
-
-
-def _require_json_size(size: int) -> None:
-    if size > _MAX_JSON:
-        raise FrameError("JSON payload too large")
-
-
-def _parse_json(body: memoryview) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Raises:
-        FrameError: invalid JSON, or not an object.
-    """
-    try:
-        found = json.loads(bytes(body))
-    except (ValueError, RecursionError) as e:
-        raise FrameError(f"invalid JSON: {e}") from None
-    if not isinstance(found, dict):
-        raise FrameError("invalid JSON: not an object")
-    return found

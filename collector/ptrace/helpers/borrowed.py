@@ -26,7 +26,6 @@ _RED_ZONE_BYTES = 128
 _GAP_BYTES = 512
 _SPARE_STACK_BYTES = 4096
 _GUARD_BYTES = 1 << 20  # the largest that a guard below a stack is expected to be
-_SYSCALL_STOP = signal.SIGTRAP | 0x80
 _MINUS_ONE = 0xFFFF_FFFF_FFFF_FFFF
 
 # a thread that shares the memory but not the descriptors, while the calling one waits for its end
@@ -173,20 +172,18 @@ class Steps:
         Raises:
             TraceeError: It did not get there, or has ended.
         """
+        number = 0
         while True:
-            self.thread.resume(tracee.SYSCALL)
+            self.thread.resume(tracee.SYSCALL, number)
             status = self.thread.wait(None)
-            number = os.WSTOPSIG(status)
-            if number == _SYSCALL_STOP or status >> 16 in events:
+            if os.WSTOPSIG(status) == tracee.SYSCALL_STOP or status >> 16 in events:
                 return status
-            if status >> 16 == tracee.EVENT_STOP:
-                continue  # a stop of all threads, which holds again once this one is detached
-            if number == signal.SIGSYS:
-                raise TraceeError(errno.EPERM, DISPATCHED)
-            if number == signal.SIGSTOP:
-                self.thread.deliver = number
-            elif status >> 16 == 0:
-                raise TraceeError(errno.EIO, f"a call in it ended in signal {number}")
+            # A stop of all threads holds again once this one is detached.
+            number = self.thread.hold_back(status)
+            if number < 0:
+                if os.WSTOPSIG(status) == signal.SIGSYS:
+                    raise TraceeError(errno.EPERM, DISPATCHED)
+                raise TraceeError(errno.EIO, f"a call in it ended in signal {os.WSTOPSIG(status)}")
 
 
 class BorrowedThread:
@@ -280,12 +277,7 @@ class BorrowedThread:
         try:
             # Only from such a stop does the kernel restart an interrupted call of the program.
             tracee.ptrace(tracee.INTERRUPT, thread.tid)
-            status = 0
-            while status >> 16 != tracee.EVENT_STOP:
-                thread.resume(tracee.CONT)
-                status = thread.wait(None)
-                if status >> 16 == 0 and os.WSTOPSIG(status) == signal.SIGSTOP:
-                    thread.deliver = signal.SIGSTOP
+            thread.run_into_stop()
             # In this order this process may die in between.
             if self.survives:
                 thread.set_mask(mask)
@@ -327,7 +319,11 @@ class BorrowedThread:
         tracee.ptrace(tracee.GETEVENTMSG, self.thread.tid, 0, ctypes.addressof(message))
         thread = Tracee(message.value, arch, 0, seize=False)
         thread.overdue = self.thread.overdue
-        thread.wait_for_stop(None)
+        thread.postponed = self.thread.postponed
+        status = thread.wait(None)
+        if status >> 16 != tracee.EVENT_STOP:
+            thread.hold_back(status)
+            thread.run_into_stop()
         steps = Steps(thread, thread.registers(), self.steps.at, arch.exit)
         steps.rest_stack = steps.call_stack = self._base
         steps.to_rest()
@@ -337,10 +333,10 @@ class BorrowedThread:
         """End a thread of start_thread(), and with it the borrowed one's call. Raises: TraceeError."""
         try:
             steps.to_rest()
-            steps.thread.resume(tracee.CONT)
+            number = 0
             while True:
-                steps.thread.wait(None)
-                steps.thread.resume(tracee.CONT)
+                steps.thread.resume(tracee.CONT, max(number, 0))
+                number = steps.thread.hold_back(steps.thread.wait(None))
         except (TraceeError, OSError):
             pass  # it has ended
         self.steps.step()

@@ -5,6 +5,10 @@ Source: QEMU's docs/interop/qmp-spec.rst.
 
 import json
 import socket
+import time
+
+_MAX_ANSWER_BYTES = 16 << 20  # "info mtree -f" of a large machine has some 100 KiB
+_MAX_EVENTS = 10_000  # before an answer
 
 
 class QmpError(OSError):
@@ -12,17 +16,18 @@ class QmpError(OSError):
 
 
 class Monitor:
-    """A connection to a QMP socket.
+    """A connection to a QMP socket. What answers may be any program: its answers are bounded in size and time.
 
     Raises:
-        OSError: The connection failed, or QEMU refused; also by every method.
+        OSError: The connection failed, QEMU refused, or has not answered in time; also by every method.
         ValueError: The answer is not QMP; also by every method.
     """
 
     def __init__(self, path: str, timeout_s: float) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(timeout_s)
-        self._data = b""
+        self._timeout_s = timeout_s
+        self._data = bytearray()
+        self._start()
         try:
             self._socket.connect(path)
             self._line()  # its greeting
@@ -31,14 +36,31 @@ class Monitor:
             self._socket.close()
             raise
 
+    def _start(self) -> None:
+        """Start the time limit of a request."""
+        self._end = time.monotonic() + self._timeout_s
+        self._socket.settimeout(self._timeout_s)
+
     def _line(self) -> "dict[str, object]":
-        while b"\n" not in self._data:
+        searched = 0
+        while (at := self._data.find(b"\n", searched)) < 0:
+            searched = len(self._data)
+            left_s = self._end - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("timed out")
+            self._socket.settimeout(left_s)
             part = self._socket.recv(65536)
             if not part:
                 raise OSError("QEMU closed the connection")
+            if len(self._data) + len(part) > _MAX_ANSWER_BYTES:
+                raise ValueError("an answer without end")
             self._data += part
-        line, _, self._data = self._data.partition(b"\n")
-        found = json.loads(line)
+        line = bytes(self._data[:at])
+        del self._data[: at + 1]
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            raise ValueError("not a QMP socket") from None
         if not isinstance(found, dict):
             raise ValueError("not a QMP socket")
         return found
@@ -46,13 +68,15 @@ class Monitor:
     def execute(self, command: str, **arguments: object) -> object:
         """Run a command; return its result."""
         request = {"execute": command, "arguments": arguments}
+        self._start()
         self._socket.sendall(json.dumps(request).encode() + b"\n")
-        while True:
+        for _ in range(_MAX_EVENTS):
             answer = self._line()
             if "error" in answer:
                 raise OSError(f"{command}: {answer['error']}")
             if "return" in answer:
                 return answer["return"]
+        raise ValueError("events without end")
 
     def close(self) -> None:
         """Close the connection."""

@@ -11,7 +11,6 @@ import fcntl
 import gc
 import io
 import os
-import signal
 import struct
 import time
 from collections.abc import Callable
@@ -186,7 +185,7 @@ class StubRun:
         words = type(saved)(*relocation_stub.borrowed(list(saved), entry))
         # Registers first: a thread released in between restores its own signal mask.
         thread.set_registers(words)
-        thread.block_signals()
+        thread.block_signals(tracee.BLOCKED_ALL)
 
     def _move(self) -> None:
         """Let the mover run until it reports that it is done."""
@@ -199,9 +198,7 @@ class StubRun:
             if got == mover.tid:
                 if os.WIFEXITED(status) or os.WIFSIGNALED(status):
                     raise TraceeError(errno.ESRCH, "the process ended")
-                if status >> 16 == 0 and os.WSTOPSIG(status) == signal.SIGSTOP:
-                    mover.deliver = signal.SIGSTOP  # delivered at its release
-                tracee.ptrace(tracee.CONT, mover.tid, 0, 0)
+                mover.resume(tracee.CONT, max(mover.hold_back(status), 0))
             # A target that is frozen meanwhile takes as long as its owner wants.
             slow = time.monotonic() - started > _SLOW_AFTER_S
             time.sleep(_SLOW_POLL_S if slow else _POLL_S)

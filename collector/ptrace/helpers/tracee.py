@@ -20,7 +20,7 @@ _libc.ptrace.restype = ctypes.c_long
 _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 
 SEIZE, INTERRUPT, DETACH, CONT, SYSCALL = 0x4206, 0x4207, 17, 7, 24
-PEEKUSER, POKEUSER, SETOPTIONS, GETEVENTMSG = 3, 6, 0x4200, 0x4201
+PEEKUSER, POKEUSER, SETOPTIONS, GETEVENTMSG, GETSIGINFO = 3, 6, 0x4200, 0x4201, 0x4202
 GETREGSET, SETREGSET, GETSIGMASK, SETSIGMASK = 0x4204, 0x4205, 0x420A, 0x420B
 O_SYSGOOD, O_TRACEVFORK, O_TRACECLONE = 0x1, 0x4, 0x8
 O_TRACEEXEC, O_SUSPEND_SECCOMP = 0x10, 1 << 21
@@ -29,6 +29,7 @@ NT_PRSTATUS = 1
 EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_STOP = 2, 3, 4, 128
 WALL = 0x40000000
 STOP_TIMEOUT_S = 2.0
+SYSCALL_STOP = signal.SIGTRAP | 0x80
 _YIELD_S, _SLOW_POLL_S = 0.0002, 0.02
 
 # Signals that the kernel forces on a thread for what it does. Blocked, they would kill the process and reset
@@ -43,6 +44,8 @@ _FORCED = (
 )
 BLOCKED = struct.pack("<Q", ~sum(1 << (number - 1) for number in _FORCED) & (1 << 64) - 1)
 """The signal mask of a thread that is borrowed: all that can be blocked without harm."""
+BLOCKED_ALL = struct.pack("<Q", ~(1 << (signal.SIGTRAP - 1)) & (1 << 64) - 1)
+"""The mask of a thread that may run no handler at all: one whose memory is away."""
 
 ERESTARTNOHAND = 514
 
@@ -62,7 +65,7 @@ class Tracee:
     Attributes:
         tid: Its thread ID.
         stopped: Whether it is in a ptrace stop.
-        deliver: A signal that arrived meanwhile, delivered at its release; 0: none.
+        postponed: Signals that are sent again at its release.
         overdue: Called once when the thread does not come back within STOP_TIMEOUT_S from a step that
             must be waited for.
 
@@ -79,8 +82,8 @@ class Tracee:
         if seize:
             ptrace(SEIZE, tid, 0, options)
         self.stopped = False
-        self.deliver = 0
         self.overdue: Callable[[], None] | None = None
+        self.postponed: list[int] = []
 
     def interrupt(self, timeout_s: float | None) -> None:
         """Stop the thread; one deep in the kernel may not stop in time.
@@ -102,6 +105,37 @@ class Tracee:
                 return
             # A signal came first: it is delivered, the interruption comes after it.
             self.resume(CONT, 0 if status >> 16 else os.WSTOPSIG(status))
+
+    def hold_back(self, status: int) -> int:
+        """Keep the signal at which a borrowed thread has stopped, if any, until release().
+
+        SIGSTOP cannot be blocked. It is delivered at once: the thread can be resumed from the stop of its
+        process, which holds again when it is detached, and SIGCONT keeps its meaning.
+
+        Returns:
+            The signal with which the thread must be resumed; 0: none; -1: it is one that the thread itself
+            has caused.
+        """
+        number = os.WSTOPSIG(status)
+        if status >> 16 or number == SYSCALL_STOP:
+            return 0
+        if number == signal.SIGSTOP:
+            return number
+        information = ctypes.create_string_buffer(128)
+        ptrace(GETSIGINFO, self.tid, 0, ctypes.addressof(information))
+        (code,) = struct.unpack_from("<i", information, 8)
+        if code > 0:
+            return -1
+        self.postponed.append(number)
+        return 0
+
+    def run_into_stop(self) -> None:
+        """Resume a borrowed thread, whose stop was requested, until that. Raises: see interrupt(), OSError."""
+        status = number = 0
+        while status >> 16 != EVENT_STOP:
+            self.resume(CONT, max(number, 0))
+            status = self.wait(None)
+            number = self.hold_back(status)
 
     def resume(self, request: int, number: int = 0) -> None:
         """Resume the thread until its next stop, with a signal to deliver. Raises: OSError."""
@@ -154,9 +188,9 @@ class Tracee:
         buffer = ctypes.create_string_buffer(vector, len(vector))
         ptrace(SETREGSET, self.tid, NT_PRSTATUS, ctypes.addressof(buffer))
 
-    def block_signals(self) -> None:
+    def block_signals(self, blocked: bytes = BLOCKED) -> None:
         """Block the thread's signals: a handler must not run on registers that are not the program's."""
-        self.set_mask(ctypes.create_string_buffer(BLOCKED, 8))
+        self.set_mask(ctypes.create_string_buffer(blocked, 8))
 
     def mask(self) -> bytes:
         """Read the thread's mask of blocked signals, 8 bytes."""
@@ -182,14 +216,16 @@ class Tracee:
             ptrace(POKEUSER, self.tid, result, -ERESTARTNOHAND & (1 << 64) - 1)
 
     def release(self) -> bool:
-        """Detach from the thread, so that it resumes; a signal that arrived meanwhile is delivered.
+        """Detach from the thread, so that it resumes.
 
         Returns:
             False if that failed, as it ended or is not stopped: only the end of this process releases it
             then. Until that, the thread's process cannot be reaped by its parent.
         """
         try:
-            ptrace(DETACH, self.tid, 0, self.deliver)
+            ptrace(DETACH, self.tid, 0, 0)
+            for number in self.postponed:
+                os.kill(self.tid, number)
         except OSError:
             return False
         return True

@@ -144,9 +144,10 @@ def test_a_receiver_that_does_not_come_back_ends_the_mirror(writer: Writer, tmp_
 def test_a_cut_connection_is_resumed(writer: Writer, tmp_path: Path) -> None:
     for i, moment in moments(1.5):
         to = tmp_path / f"m{i}"
-        with receive(to, tmp_path / "log") as other:
+        code = ("--code-file", tmp_path / f"code{i}")
+        with receive(to, tmp_path / "log", *code) as other:
             wire = Wire(other.port)
-            sender = start_mirror(writer, wire.port, *SLOW, "--leave", "stopped")
+            sender = start_mirror(writer, wire.port, *SLOW, "--leave", "stopped", *code)
             time.sleep(moment)
             wire.cut()
             time.sleep(moment / 3)
@@ -163,10 +164,10 @@ def test_a_cut_connection_is_resumed(writer: Writer, tmp_path: Path) -> None:
 
 
 def test_a_link_may_be_down_for_five_seconds(writer: Writer, tmp_path: Path) -> None:
-    to = tmp_path / "m"
-    with receive(to, tmp_path / "log") as other:
+    to, code = tmp_path / "m", ("--code-file", tmp_path / "code")
+    with receive(to, tmp_path / "log", *code) as other:
         wire = Wire(other.port)
-        sender = start_mirror(writer, wire.port, *SLOW, "--leave", "stopped")
+        sender = start_mirror(writer, wire.port, *SLOW, "--leave", "stopped", *code)
         wait_until(lambda: wire.passed > 10 << 20, "some pages", timeout_s=30)
         wire.hold(5)
         done = finish(sender)

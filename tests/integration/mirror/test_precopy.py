@@ -233,11 +233,12 @@ def test_the_rate_limit_is_kept(mib: int, tmp_path: Path) -> None:
     It is never above. In a second in which the sender gets no processor it is below, which the next one does not
     make up for.
     """
-    with Writer(320) as writer, receive(tmp_path / "m", tmp_path / "log") as other:
+    code = ("--code-file", tmp_path / "code")
+    with Writer(320) as writer, receive(tmp_path / "m", tmp_path / "log", *code) as other:
         writer.start("cyclic", 10, 81_920, 600)
         wire = Wire(other.port)
         words = ["-p", writer.pid, "--to", f"127.0.0.1:{wire.port}", "--bandwidth", f"{mib}MiB"]
-        sender = start_redirty("mirror", *words)
+        sender = start_redirty("mirror", *words, *code)
         try:
             while wire.passed < mib << 18:
                 time.sleep(0.01)

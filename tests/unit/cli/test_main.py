@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import subprocess
@@ -93,14 +94,15 @@ def test_help_imports_nothing_heavy() -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage_exits_with_2_and_shows_the_usage(
+def test_wrong_usage_exits_with_2_and_says_where_the_usage_is(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(words) == 2
     shown = capsys.readouterr()
+    verb = f"{words[0]} " if words and words[0] in cli.VERBS else ""
     assert shown.out == ""
-    assert "usage: redirty" in shown.err
-    assert "Traceback" not in shown.err
+    assert shown.err.startswith("redirty: ") and shown.err.count("\n") == 1
+    assert verb == "record " or shown.err.endswith(f"; 'redirty {verb}--help' shows the usage\n")
 
 
 @pytest.mark.parametrize(
@@ -200,6 +202,18 @@ def test_arguments_come_in_any_order(requests: list[argparse.Namespace]) -> None
         (KeyboardInterrupt(), 130, "redirty: interrupted\n"),
         (RedirtyError("process 7 (a\nb\x0b\u2028\x1b[2J)"), 1, "redirty: process 7 (a b   [2J)\n"),
         (ValueError("a\nb"), 1, "redirty: internal error: ValueError: a b (a bug: "),
+        (MemoryError(), 1, "redirty: out of memory: free some, "),
+        (OSError(errno.EMFILE, "Too many", "/x\ny"), 1, "redirty: cannot continue: /x y: Too many"),
+        (
+            OSError("libx.so: failed to map"),
+            1,
+            "redirty: cannot continue: libx.so: failed to map\n",
+        ),
+        (RuntimeError("can't start new thread"), 1, "redirty: cannot start a thread: "),
+        (RuntimeError("else"), 1, "redirty: internal error: RuntimeError: else (a bug: "),
+        (ImportError("a\nb", name="numpy"), 1, "redirty: cannot load numpy: a; check the limits "),
+        (UnicodeError("encoding with 'idna' codec failed"), 1, "redirty: invalid name of a host: "),
+        (UnicodeError("else"), 1, "redirty: internal error: UnicodeError: else (a bug: "),
     ],
 )
 def test_exit_codes(
@@ -218,6 +232,23 @@ def test_exit_codes(
     shown = capsys.readouterr().err
     assert shown.startswith(line)
     assert len(shown.splitlines()) == 1
+
+
+def test_a_failure_of_the_machine_behind_another_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A library that ran out of memory may say anything: the first error of the chain counts."""
+
+    def fail(_: object) -> int:
+        try:
+            raise MemoryError
+        except MemoryError:
+            raise ImportError("numpy could not be initialised") from None
+
+    monkeypatch.setattr(importlib.import_module("redirty.collector.cli.check"), "run", fail)
+    monkeypatch.delenv("REDIRTY_DEBUG", raising=False)
+    assert cli.main(["check"]) == 1
+    assert capsys.readouterr().err.startswith("redirty: out of memory: ")
 
 
 def test_a_bug_is_one_line_unless_debugging(

@@ -75,6 +75,32 @@ def test_a_visit_has_the_same_command_line(words: list[str], visit: list[str]) -
     assert argv_without_serve(words) == visit
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("top", "--ser", "0", "--replay", REDIS),
+        ("top", "--serv=0", "--replay", REDIS),
+        ("top", "--repl", REDIS),
+        ("report", "--hel", REDIS),
+        ("record", "--tre", "1"),
+        ("mirror", "--downt", "1s", "-p", "1", "--to", "x"),
+        ("receive", "--lis", "127.0.0.1:0", "--to", "x"),
+        ("--vers",),
+    ],
+)
+def test_options_have_no_abbreviations(words: tuple[object, ...]) -> None:
+    """Each visit of `top --ser 0` was started with it, and served, too."""
+    done = redirty(*words)
+    assert done.returncode == 2, done
+
+
+@pytest.mark.parametrize("port", ["+1", "-1", "1_0", "x", "٣", "1.0", " 1"])
+def test_ports_are_digits(port: str) -> None:
+    """Refuse others: what argparse took for a port stayed in the command line of each visit."""
+    done = redirty("top", "--replay", REDIS, f"--serve={port}")
+    assert done.returncode == 2 and "--serve" in done.stderr, done
+
+
 # ---- configuration ----
 
 
@@ -104,6 +130,16 @@ def test_errors_in_the_configuration_are_reported(
     file.write_text(content)
     with pytest.raises(UsageError, match=message):
         config.read(file)
+
+
+def test_a_configuration_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path, kind in ((tmp_path / "fifo", "FIFO"), (Path("/dev/zero"), "device")):
+        with pytest.raises(UsageError, match=f"^cannot read {path}: it is a {kind}, not a regular"):
+            config.read(path)
+    (tmp_path / "deep.toml").write_text("x = " + "[" * 100_000)
+    with pytest.raises(UsageError, match="not valid TOML"):
+        config.read(tmp_path / "deep.toml")
 
 
 def test_a_missing_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

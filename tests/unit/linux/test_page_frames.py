@@ -18,6 +18,7 @@ from redirty.collector.linux import capabilities, page_frames
 from redirty.collector.linux.page_frames import entries_of, frames_of
 from redirty.collector.metrics.frame_tracking import LastFrames, add_up, frames_for
 from redirty.collector.pageset import U64, empty, from_pages
+from redirty.collector.recording import columns
 from redirty.collector.recording.physical import PhysicalFiles, words_of
 from redirty.collector.recording.writer import RecordingWriter
 
@@ -163,7 +164,9 @@ def test_a_recording_that_was_cut_off(tmp_path: Path) -> None:
     files.add(0, add_up([(1, LastFrames(), numbers(5), numbers(50))]))
     files.flush()
     files.add(1, add_up([(1, LastFrames(), numbers(6), numbers(60))]))
-    (tmp_path / "rounds.csv").write_text("round\r\n0\r\n")
+    names = columns.ROUNDS[: columns.ROUNDS.index("new_pages") + 1]
+    row = ",".join(["0", "0.0", "1.0", "0.001", *["1"] * (len(names) - 4)])
+    (tmp_path / "rounds.csv").write_text(f"{','.join(names)}\r\n{row}\r\n")
     assert load.load_frames(tmp_path)["pfn"].tolist() == [50]
     assert load.frame_numbers(load.load_physical(tmp_path)).tolist() == [50]
 

@@ -10,7 +10,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from redirty.collector.linux.shared_mappings import SharedObject, merge, objects_of, parse
+from redirty.collector.linux.shared_mappings import (
+    Identity,
+    SharedObject,
+    identified,
+    identity,
+    parse,
+    shared_mappings,
+)
 from redirty.collector.recording.sharers import Sharers
 
 LINES = rb"""55d0c0a00000-55d0c0a02000 r--p 00000000 fd:01 1234   /usr/bin/x
@@ -28,7 +35,7 @@ LINES = rb"""55d0c0a00000-55d0c0a02000 r--p 00000000 fd:01 1234   /usr/bin/x
 
 
 def test_lines() -> None:
-    assert list(parse(LINES, 5)) == [
+    assert [(m.shown, m.object) for m in parse(LINES, 5)] == [
         (("00:01", 77, 0), SharedObject("/memfd:a b s (deleted)", True)),
         (("00:01", 77, 0), SharedObject("/memfd:a b s (deleted)", False)),
         (("fd:01", 99, 0), SharedObject("/srv/odd \\012name", False)),
@@ -36,32 +43,44 @@ def test_lines() -> None:
         (("00:1a", 3, 0), SharedObject("/dev/shm/sem.x", True)),
         (("00:01", 1024, 0), SharedObject("/dev/zero (deleted)", True)),
     ]
+    first = next(iter(parse(LINES, 5)))
+    assert (first.start, first.end) == (0x7F0000000000, 0x7F0000001000)
 
 
 def test_system_v_memory_of_two_namespaces_is_not_the_same() -> None:
     (one,), (other,) = (
-        {key for key, o in parse(LINES, number) if o.path.startswith("/SYSV")} for number in (5, 6)
+        {m.shown for m in parse(LINES, number) if m.object.path.startswith("/SYSV")}
+        for number in (5, 6)
     )
     assert one != other
 
 
-def test_mapped_twice_is_writable_if_either_is() -> None:
-    for order in (1, -1):
-        found: dict[tuple[str, int, int], SharedObject] = {}
-        merge(found, list(parse(LINES, 5))[::order])
-        assert found["00:01", 77, 0].writable
+def own_objects() -> dict[Identity, SharedObject]:
+    return identified(os.getpid(), shared_mappings(os.getpid()))
 
 
 def test_own_objects() -> None:
+    """A file that is mapped twice is one object, writable if either mapping is."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(bytes(8192))
         file.flush()
         with mmap.mmap(file.fileno(), 8192), mmap.mmap(file.fileno(), 4096, prot=mmap.PROT_READ):
-            mine = [o for o in objects_of(os.getpid()).values() if o.path == file.name]
+            mine = [o for o in own_objects().values() if o.path == file.name]
             assert mine == [SharedObject(file.name, True)]
-        read = [o for o in objects_of(os.getpid()).values() if o.path == file.name]
+        read = [o for o in own_objects().values() if o.path == file.name]
         assert read == []
-    assert objects_of(2**22 - 1) == {}
+    assert shared_mappings(2**22 - 1) == []
+
+
+def test_names_of_one_file_are_one_identity(tmp_path: Path) -> None:
+    first, second, other = (tmp_path / name for name in ("a", "b", "c"))
+    first.write_bytes(b"x")
+    second.hardlink_to(first)
+    other.write_bytes(b"x")
+    assert identity(str(first)) == identity(str(second)) != identity(str(other))
+    number = identity(str(other)).inode
+    assert number == other.stat().st_ino
+    assert identity(str(other)).device == other.stat().st_dev
 
 
 CHILD = """

@@ -67,7 +67,7 @@ class FakeSource:
     def __init__(self, contents: dict[int, int]) -> None:
         self.number = 1
         self.contents = contents
-        self.have = self.pending = empty()
+        self.have = self.pending = self.unread = self.retried = empty()
         self.dirty: list[PageSet] = []
         self.sent = PageHashes()
 

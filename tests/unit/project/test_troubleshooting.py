@@ -21,6 +21,7 @@ SOURCES = sorted(path for folder in ("collector", "tui") for path in (ROOT / fol
 INTERNAL = {
     "GoneError": "has no text: memory disappeared, and the caller decides what that means",
     "_DeadlineError": "has no text: ends a pass, and the caller explains the deadline",
+    "DamageError": "part of '… is damaged:', which has a row",
     "FrameError": "the receiver prints it after 'connection lost:', which has a row",
     "ConnectionLostError": "part of 'connection lost:' and 'refused the mirror:', which have rows",
     "StoreError": "part of 'cannot store the mirror:' and 'cannot mirror this target:'",

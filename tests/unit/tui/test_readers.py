@@ -41,9 +41,11 @@ def test_quickly_read_rates_equal_those_of_the_whole_recording(tmp_path: Path) -
         np.testing.assert_array_equal(quick.values, full.values)
     text = (REDIS / "rounds.csv").read_text()
     assert first_rounds(tmp_path) == []
-    for damaged in (text[:200], text[:-3] + "x", "", text.replace("dirty_pages", "pages", 1)):
+    for damaged in (text[:200], "", text.replace("dirty_pages", "pages", 1), text + "1,inf,1\n"):
         (tmp_path / "rounds.csv").write_text(damaged)
         assert first_rounds(tmp_path) == []
+    (tmp_path / "rounds.csv").write_text(text[:-3] + "x")  # the last row was being written
+    assert [r.number for r in first_rounds(tmp_path)] == [r.number for r in rounds[:-1]]
 
 
 def test_history_is_bounded() -> None:

@@ -11,9 +11,10 @@ from redirty.collector.mirror.transport.peer import is_loopback
 def test_addresses_and_directories_are_told_apart() -> None:
     assert parse_address("host.example:7411") == ("host.example", 7411)
     assert parse_address("[fe80::1%eth0]:1") == ("fe80::1%eth0", 1)
-    for directory in ("dir", "/a/b:1", "./a:1", "a:b", "./::1"):
+    for directory in ("dir", "/a/b:1", "./a:1", "./a:b", "a/b:c", "./::1"):
         assert parse_address(directory) is None
-    for neither in ("::1", ":7411", "::1:7462"):  # not a directory of secrets by mistake
+    mistakes = ("::1", ":7411", "::1:7462", "192.0.2.1:x", "a:b", "host:", "[::1]:80a", "host:١")
+    for neither in mistakes:  # not a directory of secrets by mistake
         with pytest.raises(UsageError, match="HOST:PORT"):
             parse_address(neither)
     assert is_loopback("127.3.2.1") and is_loopback("::1") and is_loopback("::ffff:127.0.0.1")
