@@ -1,4 +1,4 @@
-"""Nothing goes around folders.py to create or remove files, and no Python imports from the working directory."""
+"""Files are created and removed through folders.py only, and no Python imports from the working directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOURCES = sorted(
 WRITERS = frozenset(
     (
         "write_text", "write_bytes", "mkdir", "makedirs", "mkfifo", "unlink", "rmdir", "removedirs", "renames",
-        "rmtree", "symlink", "symlink_to", "hardlink_to", "link", "touch", "mkstemp", "mktemp", "mkdtemp",
+        "rmtree", "symlink", "symlink_to", "hardlink_to", "touch", "mkstemp", "mktemp", "mkdtemp",
         "NamedTemporaryFile",
         "truncate", "chmod", "chown",
     )
