@@ -63,7 +63,9 @@ def neighbourhood(address: str) -> str:
     if is_loopback(address):
         return "loopback"
     found = ipaddress.ip_address(address.partition("%")[0])
-    if found.version == 6:
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
         return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
     return str(found)
 
