@@ -105,13 +105,13 @@ def _receiver(to: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
                 process.terminate()
 
 
-def _mirror(pid: int, over_tcp: bool, *more: str) -> dict[str, Any]:
+def _mirror(pid: int, to_receiver: bool, *more: str) -> dict[str, Any]:
     """Return mirror.json, with peak_kib of the sender and the receiver."""
     peaks: dict[str, int] = {}
     with tempfile.TemporaryDirectory(dir=_SHM) as name, contextlib.ExitStack() as stack:
         to, where = Path(name, "m"), ""
         watched = {}
-        if over_tcp:
+        if to_receiver:
             other, port = stack.enter_context(_receiver(to))
             where, watched["receiver"] = f"127.0.0.1:{port}", other.pid
         words = ["mirror", "-p", str(pid), "--to", where or str(to), "--json", "--downtime", "5s"]
@@ -164,7 +164,7 @@ def _first_pass(mib: int, count: int) -> Iterator[Row]:
             _warm(mib << 20)
             notes.append(_receiver_floor(mib << 20) / 1e9)
     yield row_of_pairs(
-        "mirror: first pass over TCP to a receiver in tmpfs, of the slower bare loop",
+        "mirror: first pass to a receiver of this machine in tmpfs, of the slower bare loop",
         of_pairs(measured, floors),
         "GB/s",
         note=f"goal: at least 0.8; writing a new file of tmpfs alone: {np.median(notes):.2f} GB/s",

@@ -14,6 +14,8 @@ from typing import Any
 
 from redirty.collector.mirror.image.journal import boot_id
 
+from tests.tiers import require
+
 _HEAD = struct.Struct("<4sBBxxIQII")
 _RUN = struct.Struct("<QI")
 _TYPES = (*range(12), *range(30, 38), 255)
@@ -265,7 +267,9 @@ def journal(rng: random.Random) -> bytes:
 @contextlib.contextmanager
 def memory_bounded(limit_bytes: int) -> Iterator[None]:
     """Assert that this process never needs so much more memory than at the start of the block."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    reset = Path("/proc/self/clear_refs")
+    require(reset.exists(), "needs a kernel with CONFIG_PROC_PAGE_MONITOR")
+    reset.write_text("5", encoding="ascii")  # the peak starts anew
     before = _status("VmRSS")
     yield
     grown = _status("VmHWM") - before

@@ -8,7 +8,7 @@ import ssl
 import time
 
 from redirty.collector.errors import RedirtyError, UsageError
-from redirty.collector.mirror.transport import meeting, pairing
+from redirty.collector.mirror.transport import pairing, rendezvous
 from redirty.collector.mirror.transport.peer import is_loopback
 from redirty.collector.mirror.transport.sockets import tune
 
@@ -29,7 +29,7 @@ def connect(host: str, port: int, code: bytes | None) -> socket.socket:
     for _ in range(_TRIES):
         try:
             return _connect(host, port, code)
-        except (ConnectionResetError, ssl.SSLEOFError):  # it may have too many guests
+        except (ConnectionResetError, ssl.SSLEOFError):  # it may have too many candidates
             time.sleep(_RETRY_S)
     return _connect(host, port, code)
 
@@ -49,7 +49,7 @@ def _connect(host: str, port: int, code: bytes | None) -> socket.socket:
                     "--code-file"
                 )
             with connection:
-                return meeting.meet(connection)
+                return rendezvous.meet(connection)
         tune(connection)
         tls = context.wrap_socket(
             connection, server_hostname=pairing.RECEIVER, do_handshake_on_connect=False

@@ -10,8 +10,8 @@ import ssl
 
 from redirty.collector.errors import RedirtyError, UsageError, why
 from redirty.collector.mirror.transport import pairing
-from redirty.collector.mirror.transport.door import Door
-from redirty.collector.mirror.transport.guest import Arrival
+from redirty.collector.mirror.transport.admission import Admission
+from redirty.collector.mirror.transport.candidate import Arrival
 from redirty.collector.mirror.transport.protocol import ConnectionLostError
 from redirty.collector.mirror.transport.sockets import readable
 
@@ -71,27 +71,29 @@ class Listener:
             raise RedirtyError(f"cannot listen on {host}:{port}: {reason}") from None
         self.port: int = self._socket.getsockname()[1]
         try:
-            self._door = Door(self._socket, tls, b"" if code is None else pairing.knock(code))
+            self._admission = Admission(
+                self._socket, tls, b"" if code is None else pairing.hint(code)
+            )
         except OSError as e:
             self._socket.close()
             raise RedirtyError(f"cannot listen on {host}:{port}: {why(e)}") from None
 
     def fileno(self) -> int:
         """Return a file descriptor that is readable when a sender has arrived."""
-        return self._door.fileno()
+        return self._admission.fileno()
 
     def accept(self, timeout_s: float) -> Arrival | None:
         """Return the next sender, or None when none comes in time."""
-        readable([self._door], timeout_s)
-        return self._door.take()
+        readable([self._admission], timeout_s)
+        return self._admission.take()
 
     def serving(self, *, busy: bool) -> None:
         """Tell whether a mirror is being received, which strangers must not slow down."""
-        self._door.busy = busy
+        self._admission.busy = busy
 
     def close(self) -> None:
         """Stop listening."""
-        self._door.close()
+        self._admission.close()
         self._socket.close()
 
 

@@ -64,13 +64,13 @@ def _key_of(code: bytes) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(_derived(code, b"redirty mirror authority 1", 32))
 
 
-def knock(code: bytes) -> bytes:
+def hint(code: bytes) -> bytes:
     """Return what a sender has in its first TLS record (as ALPN protocol), in the clear.
 
-    A receiver keeps a place for who has it while strangers crowd at its door. It proves nothing: who can read
+    A receiver keeps a place for who has it while strangers crowd in. It proves nothing: who can read
     the network can repeat it.
     """
-    return b"redirty-" + _derived(code, b"redirty mirror knock 1", 16).hex().encode()
+    return b"redirty-" + _derived(code, b"redirty mirror hint 1", 16).hex().encode()
 
 
 def _certificate(
@@ -141,7 +141,7 @@ def context(code: bytes, role: str) -> ssl.SSLContext:
     tls.verify_mode = ssl.CERT_REQUIRED
     tls.check_hostname = role == SENDER
     if role == SENDER:
-        tls.set_alpn_protocols([knock(code).decode()])
+        tls.set_alpn_protocols([hint(code).decode()])
     if role == RECEIVER:
         tls.num_tickets = 0  # no resumption: each connection proves it again
     tls.load_verify_locations(cadata=authority.public_bytes(Encoding.PEM).decode())

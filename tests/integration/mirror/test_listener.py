@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from redirty.collector.errors import RedirtyError
 from redirty.collector.mirror.rate_limiter import RateLimiter
-from redirty.collector.mirror.transport import door, pairing
+from redirty.collector.mirror.transport import admission, pairing
+from redirty.collector.mirror.transport.candidate import Candidate, Progress
 from redirty.collector.mirror.transport.dial import connect
-from redirty.collector.mirror.transport.guest import Guest, Progress
 from redirty.collector.mirror.transport.listener import Listener, ReplaceableConnection
 from redirty.collector.mirror.transport.network_sink import NetworkSink
 from redirty.collector.mirror.transport.protocol import (
@@ -242,7 +242,7 @@ def test_one_who_knows_the_code_and_greets_wrongly_is_told(with_code: bool) -> N
 
 def test_a_slow_greeting_has_one_deadline_for_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte comes in time for a limit on each read."""
-    monkeypatch.setattr(door, "GREETING_S", 2.0)
+    monkeypatch.setattr(admission, "GREETING_S", 2.0)
     listener = Listener("127.0.0.1", 0, pairing.parse_code(pairing.new_code()))
     with socket.create_connection(("127.0.0.1", listener.port)) as slow:
         for byte in itertools.chain(b"\x16\x03\x01\x02\x00\x01", itertools.repeat(0, 1000)):
@@ -261,41 +261,41 @@ def test_a_slow_greeting_has_one_deadline_for_the_whole(monkeypatch: pytest.Monk
 
 
 def test_a_neighbourhood_with_many_guests_gives_way_first() -> None:
-    """Strangers take all places; those of one neighbourhood give way to guests of others, and the oldest first."""
+    """Strangers take all places; those of one neighbourhood give way to candidates of others, and the oldest first."""
     code = pairing.parse_code(pairing.new_code())
     context = pairing.context(code, pairing.RECEIVER)
     with socket.create_server(("127.0.0.1", 0)) as tcp:
-        there = door.Door(tcp, context, pairing.knock(code))
+        there = admission.Admission(tcp, context, pairing.hint(code))
         there.close()  # its thread: what follows is not for threads
-        pairs = [socket.socketpair() for _ in range(door.MAX_STRANGERS + 3)]
-        crowd = [Guest(a, "crowd", 0.0, context, pairing.knock(code)) for a, _ in pairs[3:]]
-        alone = Guest(pairs[0][0], "alone", 0.0, context, pairing.knock(code))
-        for guest in [alone, *crowd[:-1]]:
-            there._add(guest)
-        assert len(there._guests) == door.MAX_STRANGERS
+        pairs = [socket.socketpair() for _ in range(admission.MAX_STRANGERS + 3)]
+        crowd = [Candidate(a, "crowd", 0.0, context, pairing.hint(code)) for a, _ in pairs[3:]]
+        alone = Candidate(pairs[0][0], "alone", 0.0, context, pairing.hint(code))
+        for candidate in [alone, *crowd[:-1]]:
+            there._add(candidate)
+        assert len(there._candidates) == admission.MAX_STRANGERS
         for _, other in pairs[3:]:  # nobody gains a place by half a greeting
             other.sendall(b"\x16\x03\x01\x02\x00")
-        for guest in crowd[:-1]:
-            there._advance(guest)
+        for candidate in crowd[:-1]:
+            there._advance(candidate)
         there._add(crowd[-1])
-        assert there._guests == [alone, *crowd[1:]]
-        own = Guest(pairs[1][0], "here", 0.0)
+        assert there._candidates == [alone, *crowd[1:]]
+        own = Candidate(pairs[1][0], "here", 0.0)
         there._add(own)
-        assert there._guests == [alone, *crowd[1:], own]
+        assert there._candidates == [alone, *crowd[1:], own]
         for a, b in pairs:
             a.close()
             b.close()
 
 
-def test_who_knocks_with_the_code_has_a_place_of_his_own() -> None:
+def test_who_hints_at_the_code_has_a_place_of_his_own() -> None:
     code, other = (pairing.parse_code(pairing.new_code()) for _ in range(2))
-    for known, progress in ((code, Progress.KNOCKED), (other, Progress.TLS_BEGUN)):
+    for known, progress in ((code, Progress.HINTED), (other, Progress.TLS_BEGUN)):
         with socket.create_server(("127.0.0.1", 0)) as tcp:
             b = socket.create_connection(tcp.getsockname())
             b.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             a, _ = tcp.accept()
-        guest = Guest(
-            a, "somewhere", 0.0, pairing.context(code, pairing.RECEIVER), pairing.knock(code)
+        candidate = Candidate(
+            a, "somewhere", 0.0, pairing.context(code, pairing.RECEIVER), pairing.hint(code)
         )
         record = first_record(known)
         sent = 0
@@ -306,17 +306,17 @@ def test_who_knocks_with_the_code_has_a_place_of_his_own() -> None:
             len(record) - 1,
             len(record),
         ):  # in pieces, as a network may deliver it
-            assert guest.progress == Progress.SILENT
+            assert candidate.progress == Progress.SILENT
             b.sendall(record[sent:end])
             sent = end
             while len(a.recv(9999, socket.MSG_PEEK)) < sent:
                 pass
             if sent < len(record):
-                assert guest.advance() is None
+                assert candidate.advance() is None
         with contextlib.suppress(OSError):
-            assert guest.advance() is None
-        assert guest.progress == progress
-        guest.close()
+            assert candidate.advance() is None
+        assert candidate.progress == progress
+        candidate.close()
         b.close()
 
 

@@ -133,7 +133,7 @@ def test_a_receiver_that_does_not_come_back_ends_the_mirror(writer: Writer, tmp_
     to = tmp_path / "m"
     other = Receive(to, tmp_path / "log")
     sender = start_mirror(writer, other.port, *SLOW, "--patience", "1s")
-    time.sleep(1)
+    wait_until(to.exists, "the connection")
     other.kill()
     done = finish(sender)
     assert done.code == 1 and "the target keeps running" in done.err, done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from redirty.collector.mirror.transport import protocol
 from redirty.collector.mirror.transport.dial import connect
 from redirty.collector.mirror.transport.network_sink import NetworkSink
 from redirty.collector.mirror.transport.pairing import parse_code
+from redirty.collector.mirror.transport.peer import require_own
 
 from tests.support.receiver import Receive, receive
 from tests.support.strangers import UID, Stranger
 from tests.support.waiting import wait_until
-from tests.tiers import require_program, require_root
+from tests.tiers import require, require_program, require_root
 
 pytestmark = pytest.mark.timeout(300)
 PAGE = 4096
@@ -165,3 +167,18 @@ def test_a_sender_with_the_code_that_declares_too_much_ends_the_receiver(
         assert len([line for line in lines if "listening" not in line and "code" not in line]) == 1
         assert "more than 524288 mappings; the mirror was discarded" in lines[-1]
     assert not to.exists()
+
+
+def test_a_user_who_stands_for_all_others_is_nobody() -> None:
+    """Where a namespace does not map all users, those that it does not know have one number."""
+    script = "import os; from redirty.collector.mirror.transport import peer; print(os.geteuid(), "
+    script += "peer._stands_for_others(65534), peer._stands_for_others(0))"
+    inside = [require_program("unshare", "util-linux"), "--user", "--map-root-user"]
+    done = subprocess.run(
+        [*inside, sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    require(done.returncode == 0, f"needs user namespaces: {done.stderr[:100]}")
+    assert done.stdout.split() == ["0", "True", "False"]
+    near, far = socket.socketpair(socket.AF_UNIX)
+    with near, far:
+        require_own(near)

@@ -22,9 +22,9 @@ from redirty.collector.folders import Folder
 from redirty.collector.mirror.image.image import FILE, SPACE, Image
 from redirty.collector.mirror.image.journal import NAME, read_journal
 from redirty.collector.mirror.rate_limiter import RateLimiter
-from redirty.collector.mirror.transport import meeting
+from redirty.collector.mirror.transport import rendezvous
+from redirty.collector.mirror.transport.candidate import Candidate
 from redirty.collector.mirror.transport.compression import compress, decompress
-from redirty.collector.mirror.transport.guest import Guest
 from redirty.collector.mirror.transport.network_sink import NetworkSink
 from redirty.collector.mirror.transport.protocol import ConnectionLostError, FrameError
 from redirty.collector.mirror.transport.receiver import AbandonedError, Receiver
@@ -104,7 +104,7 @@ def test_what_a_receiver_reads() -> None:
     assert min(ends.values()) > sum(ends.values()) // 100, ends
 
 
-def test_what_the_door_reads() -> None:
+def test_what_is_read_before_the_greeting() -> None:
     arrived = 0
 
     def read(rng: random.Random) -> None:
@@ -114,13 +114,13 @@ def test_what_the_door_reads() -> None:
             data = wire_fuzz.to_receiver(rng, SESSION, compress)[:8192]
             far.sendall(data)
             far.close()
-            guest = Guest(near, "here", 0.0)
+            candidate = Candidate(near, "here", 0.0)
             with contextlib.suppress(OSError, FrameError):
-                arrival = guest.advance()
+                arrival = candidate.advance()
                 assert arrival is not None  # as the other end has closed, it cannot wait for more
                 assert data.startswith(arrival.hello)
                 arrived += 1
-            guest.close()
+            candidate.close()
 
     fuzz(read)
     assert arrived > INPUTS // 4
@@ -190,7 +190,7 @@ def test_what_a_signpost_says() -> None:
             far.sendall(wire_fuzz.signpost(rng)[:LIMIT])
             far.close()
             with contextlib.suppress(RedirtyError, ConnectionLostError, OSError):
-                name = meeting._read_signpost(near)
+                name = rendezvous._read_signpost(near)
                 assert len(name) == 48 and name.startswith(b"redirty/receive/")
                 found += 1
 

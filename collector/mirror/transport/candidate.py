@@ -40,11 +40,11 @@ class Arrival:
 
 
 class Progress(IntEnum):
-    """Say how far a guest has come."""
+    """Say how far a candidate has come."""
 
     SILENT = 0
     TLS_BEGUN = 1
-    KNOCKED = 2  # it seems to know the code
+    HINTED = 2  # it seems to know the code
     PROVED = 3
 
 
@@ -63,12 +63,14 @@ def neighbourhood(address: str) -> str:
     if is_loopback(address):
         return "loopback"
     found = ipaddress.ip_address(address.partition("%")[0])
-    if found.version == 6:
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
         return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
     return str(found)
 
 
-class Guest:
+class Candidate:
     """A connection that is read without ever waiting for it.
 
     Attributes:
@@ -84,7 +86,7 @@ class Guest:
         where: str,
         deadline: float,
         tls: ssl.SSLContext | None = None,
-        knock: bytes = b"",
+        hint: bytes = b"",
     ) -> None:
         """Take over a connection.
 
@@ -93,11 +95,11 @@ class Guest:
             where: the neighbourhood it comes from.
             deadline: CLOCK_MONOTONIC in seconds.
             tls: to prove that it knows the code; None: the kernel has told who it is.
-            knock: what senders that know the code have in their first TLS record.
+            hint: what senders that know the code have in their first TLS record.
         """
         connection.setblocking(False)
         self._connection = connection
-        self._tls, self._knock = tls, knock
+        self._tls, self._hint = tls, hint
         self._seen = 0
         self._hello = bytearray()
         self.where, self.deadline = where, deadline
@@ -118,7 +120,7 @@ class Guest:
         try:
             if self.progress == Progress.SILENT and not self._begin_tls():
                 return None
-            if self.progress in (Progress.TLS_BEGUN, Progress.KNOCKED):
+            if self.progress in (Progress.TLS_BEGUN, Progress.HINTED):
                 self.events = select.POLLIN
                 assert isinstance(self._connection, ssl.SSLSocket)
                 self._connection.do_handshake()
@@ -153,7 +155,7 @@ class Guest:
         self._connection = self._tls.wrap_socket(
             self._connection, server_side=True, do_handshake_on_connect=False
         )
-        self.progress = Progress.KNOCKED if self._knock in record else Progress.TLS_BEGUN
+        self.progress = Progress.HINTED if self._hint in record else Progress.TLS_BEGUN
         return True
 
     def _wait_for(self, size: int) -> None:

@@ -1,8 +1,8 @@
 """Lets senders in: a thread that reads from connections until they have proved who they are.
 
 Strangers get a bounded share of everything: of time (a deadline for the whole greeting; rests while a mirror is
-received), of memory (a number of places) and of places (when all are taken, the oldest guest of the neighbourhood
-with the most guests gives way). Who has shown that he knows the code, or is root or this user, never gives way to a
+received), of memory (a number of places) and of places (when all are taken, the oldest candidate of the neighbourhood
+with the most candidates gives way). Who has shown that he knows the code, or is root or this user, never gives way to a
 stranger.
 """
 
@@ -20,10 +20,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from redirty.collector.errors import RedirtyError
-from redirty.collector.mirror.transport import meeting
-from redirty.collector.mirror.transport.guest import (
+from redirty.collector.mirror.transport import rendezvous
+from redirty.collector.mirror.transport.candidate import (
     Arrival,
-    Guest,
+    Candidate,
     Progress,
     neighbourhood,
     refuse,
@@ -37,13 +37,13 @@ MAX_STRANGERS = 256
 MAX_KNOWN = 16  # that have not greeted yet
 _MAX_ARRIVED = 4  # that wait to be served
 GREETING_S = 20.0  # from the connection to the end of the greeting
-_ACCEPTS = 8  # a turn, so that all guests make progress between them
+_ACCEPTS = 8  # a turn, so that all candidates make progress between them
 _REST = 3.0  # while a mirror is received: rest for so many times as long as strangers took
 _MAX_REST_S = 0.2
 _NO_DESCRIPTORS_S = 0.05
 
 
-class Door:
+class Admission:
     """Accepts connections and lets those in that have proved who they are and have greeted.
 
     Attributes:
@@ -51,32 +51,32 @@ class Door:
     """
 
     def __init__(
-        self, tcp: socket.socket, tls: ssl.SSLContext | None = None, knock: bytes = b""
+        self, tcp: socket.socket, tls: ssl.SSLContext | None = None, hint: bytes = b""
     ) -> None:
         """Start to accept.
 
         Args:
             tcp: a listening socket, which stays the caller's.
             tls: for senders that know the code; None: for root and this user, on this machine.
-            knock: what such senders have in their first TLS record.
+            hint: what such senders have in their first TLS record.
 
         Raises:
             OSError: the kernel refuses sockets.
         """
-        self._tcp, self._tls, self._knock = tcp, tls, knock
+        self._tcp, self._tls, self._hint = tcp, tls, hint
         tcp.setblocking(False)
         self._here: socket.socket | None = None
         self._sign = b""
         if tls is None:
-            self._here, self._sign = meeting.listen_here()
+            self._here, self._sign = rendezvous.listen_here()
             self._here.setblocking(False)
         self.busy = False
-        self._guests: list[Guest] = []
+        self._candidates: list[Candidate] = []
         self._arrived: deque[Arrival] = deque()
         self._lock = threading.Lock()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._thread = threading.Thread(target=self._run, name="door", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="admission", daemon=True)
         self._thread.start()
 
     def fileno(self) -> int:
@@ -98,8 +98,8 @@ class Door:
         """Turn away everybody who is not served yet, and stop."""
         os.eventfd_write(self._end, 1)
         self._thread.join()
-        for guest in self._guests:
-            guest.close()
+        for candidate in self._candidates:
+            candidate.close()
         while (arrival := self.take()) is not None:
             arrival.connection.close()
         if self._here is not None:
@@ -119,21 +119,21 @@ class Door:
         poll.register(self._end, select.POLLIN)
         for listener in filter(None, (self._tcp, self._here)):
             poll.register(listener.fileno(), select.POLLIN)
-        for guest in self._guests:
-            poll.register(guest.fileno(), guest.events)
+        for candidate in self._candidates:
+            poll.register(candidate.fileno(), candidate.events)
         now = time.monotonic()
-        wait = min((g.deadline - now for g in self._guests), default=None)
+        wait = min((g.deadline - now for g in self._candidates), default=None)
         ready = {fd for fd, _ in poll.poll(None if wait is None else max(wait, 0) * 1000)}
         if self._end in ready:
             return False
         began = time.monotonic()
-        for guest in list(self._guests):
-            if guest not in self._guests:  # it gave way to another
+        for candidate in list(self._candidates):
+            if candidate not in self._candidates:  # it gave way to another
                 continue
-            if guest.fileno() in ready:
-                self._advance(guest)
-            elif guest.deadline < began:
-                self._leave(guest, "no greeting in time")
+            if candidate.fileno() in ready:
+                self._advance(candidate)
+            elif candidate.deadline < began:
+                self._leave(candidate, "no greeting in time")
         if self._tcp.fileno() in ready:
             self._accept(self._tcp, self._receive_tcp)
         if self._here is not None and self._here.fileno() in ready:
@@ -168,7 +168,7 @@ class Door:
             return
         tune(connection)
         where = neighbourhood(address)
-        self._add(Guest(connection, where, _deadline(), self._tls, self._knock))
+        self._add(Candidate(connection, where, _deadline(), self._tls, self._hint))
 
     def _receive_here(self, connection: socket.socket, _address: str) -> None:
         try:
@@ -177,37 +177,37 @@ class Door:
             log.info("rejected connection: %s", e)
             refuse(connection, str(e))
             return
-        self._add(Guest(connection, "here", _deadline()))
+        self._add(Candidate(connection, "here", _deadline()))
 
-    def _add(self, guest: Guest) -> None:
-        """Take a guest in, at the end of the list; one of the same kind gives way if there are too many."""
-        known = guest.progress >= Progress.KNOCKED
-        same = [g for g in self._guests if (g.progress >= Progress.KNOCKED) == known]
+    def _add(self, candidate: Candidate) -> None:
+        """Take a candidate in, at the end of the list; one of the same kind gives way if there are too many."""
+        known = candidate.progress >= Progress.HINTED
+        same = [g for g in self._candidates if (g.progress >= Progress.HINTED) == known]
         if len(same) >= (MAX_KNOWN if known else MAX_STRANGERS):
             crowd = Counter(g.where for g in same)
             # the first of those that are equal is the oldest
             self._leave(max(same, key=lambda g: crowd[g.where]), "too many connections")
-        self._guests.append(guest)
+        self._candidates.append(candidate)
 
-    def _leave(self, guest: Guest, reason: str) -> None:
-        log.info("rejected connection from %s: %s", guest.where, reason)
-        self._guests.remove(guest)
-        guest.refuse(reason)
+    def _leave(self, candidate: Candidate, reason: str) -> None:
+        log.info("rejected connection from %s: %s", candidate.where, reason)
+        self._candidates.remove(candidate)
+        candidate.refuse(reason)
 
-    def _advance(self, guest: Guest) -> None:
-        before, at = guest.progress, self._guests.index(guest)
+    def _advance(self, candidate: Candidate) -> None:
+        before, at = candidate.progress, self._candidates.index(candidate)
         try:
-            arrival = guest.advance()
-        except Exception as e:  # whatever a stranger causes: the door stays open for others
-            self._leave(guest, str(e))
+            arrival = candidate.advance()
+        except Exception as e:  # whatever a stranger causes: others are still let in
+            self._leave(candidate, str(e))
             return
-        self._guests.remove(guest)
+        self._candidates.remove(candidate)
         if arrival is not None:
             self._announce(arrival)
-        elif before < Progress.KNOCKED <= guest.progress:
-            self._add(guest)
+        elif before < Progress.HINTED <= candidate.progress:
+            self._add(candidate)
         else:
-            self._guests.insert(at, guest)
+            self._candidates.insert(at, candidate)
 
     def _announce(self, arrival: Arrival) -> None:
         with self._lock:

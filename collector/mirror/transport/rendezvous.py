@@ -44,7 +44,7 @@ def listen_here() -> tuple[socket.socket, bytes]:
     except BaseException:
         listener.close()
         raise
-    # The error is for senders of before version 2 of the meeting, which read no further.
+    # The error is for senders of before version 2 of the rendezvous, which read no further.
     older = (
         b"it is of a newer version: use the same version of redirty at both ends, or --code-file"
     )
