@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redirty.collector.net.procevents import ProcessEvents
+from redirty.collector.net.procevents import ProcessEvent, ProcessEvents
 from redirty.collector.recording.process_names import ProcessNames
 
 from tests.support.redirty_cli import run_redirty
@@ -35,7 +35,7 @@ def test_only_forks_and_execs_of_processes_come(events: ProcessEvents) -> None:
     thread = threading.Thread(target=lambda: None)
     thread.start()
     thread.join()
-    found = []
+    found: list[ProcessEvent] = []
 
     def both_came() -> bool:
         found.extend(e for e in events.take() if child.pid in (e.pid, e.parent))

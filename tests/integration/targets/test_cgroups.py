@@ -69,7 +69,7 @@ def test_a_directory_that_is_no_cgroup(tmp_path: Path) -> None:
     for content in ("", "1\n", "x\n"):
         (looks_like_one / "cgroup.procs").write_text(content)
         for path in (looks_like_one, tmp_path, "/etc", "n" * 300, "/etc/passwd"):
-            with pytest.raises(RedirtyError, match="^no cgroup "):
+            with pytest.raises(RedirtyError, match=r"^no cgroup "):
                 Cgroup(str(path))
     done = run_redirty("record", "--cgroup", looks_like_one, "-o", tmp_path / "r")
     assert_refused(done, COULD_NOT, "no cgroup ")
