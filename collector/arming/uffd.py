@@ -155,9 +155,10 @@ class UffdArmed:
         cache = pm.to_pages(regions[(categories & pm.FILE) != 0])
         # The page cache seen through a private mapping was read, never written through it: a
         # write would have made it anonymous.
-        unwritten = zero | (cache & mappings.pages_of(private_file=True))
+        unwritten = zero | mappings.pages_of(cache, private_file=True)
         # A mapping that stayed read-only; one that was made read-only may have been written before.
-        unwritten = unwritten | mappings.pages_of(read_only_shared=self._registration.unchanged)
+        unchanged = self._registration.unchanged
+        unwritten = unwritten | mappings.pages_of(present, read_only_shared=unchanged)
         return present - unwritten, present
 
     def present(self, mappings: Mappings, first: int, last: int) -> PageSet:

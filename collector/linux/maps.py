@@ -17,7 +17,7 @@ from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 from redirty.collector.errors import RedirtyError, one_line, require_resources
 from redirty.collector.linux import procfs
-from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_ranges
+from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, within
 
 T = TypeVar("T")
 
@@ -141,11 +141,16 @@ class Mappings:
         return cls(items, starts >> shift, ends >> shift)
 
     def pages_of(
-        self, *, private_file: bool = False, read_only_shared: Collection[Mapping] = ()
+        self,
+        pages: PageSet,
+        *,
+        private_file: bool = False,
+        read_only_shared: Collection[Mapping] = (),
     ) -> PageSet:
-        """Return the pages of some mappings.
+        """Return those of some pages that lie in some mappings.
 
         Args:
+            pages: The pages. (All pages of a mapping may be more than fit in memory.)
             private_file: Include all private mappings of files.
             read_only_shared: Include those of these mappings that are shared and read-only.
         """
@@ -154,7 +159,7 @@ class Mappings:
             *(i for i in self._read_only_shared if self.items[i] in read_only_shared),
         ]
         chosen.sort()
-        return from_ranges(self.starts[chosen], self.ends[chosen]) if chosen else empty()
+        return within(pages, self.starts[chosen], self.ends[chosen])
 
     # Used in every round, and a process may have 65,530 mappings: computed once for each list.
 

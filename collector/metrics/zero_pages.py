@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from redirty.collector.errors import require_resources
+from redirty.collector.errors import ArmError, GoneError, require_resources
+from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.linux.pagemap import ENTRY_PRESENT, ENTRY_SWAPPED, Pagemap
 from redirty.collector.linux.procfs import directory
-from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, PAGES_PER_REGION, Bools
+from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, PAGES_PER_REGION, REGION_SHIFT, Bools
 from redirty.collector.tracking.address_space import AddressSpace
 
 _WORDS = PAGE_SIZE // 8
@@ -31,6 +32,7 @@ class ZeroRange:
         start, end: addresses, end exclusive.
         present: pages in memory or swapped out.
         zero: those of them that contain only zeros.
+        unread: those of them that cannot be read, of which nothing is known.
     """
 
     pid: int
@@ -39,6 +41,7 @@ class ZeroRange:
     end: int
     present: int
     zero: int
+    unread: int = 0
 
     @property
     def pages(self) -> int:
@@ -50,7 +53,8 @@ class ZeroRange:
         """The state of its pages if all have the same: untouched or full; else empty."""
         if not self.present:
             return "untouched"
-        return "full" if self.present == self.pages and not self.zero else ""
+        known = not (self.zero or self.unread)
+        return "full" if self.present == self.pages and known else ""
 
 
 def runs(chosen: Bools) -> list[tuple[int, int]]:
@@ -144,29 +148,58 @@ def _ranges(
     pid: int, mappings: Mappings, pagemap: Pagemap, memory: int, stop: Callable[[], bool]
 ) -> Iterator[ZeroRange]:
     for mapping in mappings.items:
-        first, end = mapping.start >> PAGE_SHIFT, mapping.end >> PAGE_SHIFT
-        while first < end:
+        end = mapping.end >> PAGE_SHIFT
+        first = mapping.start >> PAGE_SHIFT
+        for region in _touched_regions(pagemap, mapping):
             if stop():
                 return
-            last = min(end, (first // PAGES_PER_REGION + 1) * PAGES_PER_REGION)
-            present, zero = _count(first, last, pagemap, memory)
-            yield ZeroRange(pid, mapping, first << PAGE_SHIFT, last << PAGE_SHIFT, present, zero)
+            a = max(region * PAGES_PER_REGION, first)
+            last = min(end, (region + 1) * PAGES_PER_REGION)
+            if a > first:
+                yield ZeroRange(pid, mapping, first << PAGE_SHIFT, a << PAGE_SHIFT, 0, 0)
+            counts = _count(a, last, pagemap, memory)
+            yield ZeroRange(pid, mapping, a << PAGE_SHIFT, last << PAGE_SHIFT, *counts)
             first = last
+        if first < end:
+            yield ZeroRange(pid, mapping, first << PAGE_SHIFT, mapping.end, 0, 0)
 
 
-def _count(first: int, last: int, pagemap: Pagemap, memory: int) -> tuple[int, int]:
-    """Return the number of (present, zero) pages among page numbers [first, last)."""
+def _touched_regions(pagemap: Pagemap, mapping: Mapping) -> Iterable[int]:
+    """Return the numbers of the 2 MiB regions of a mapping that may have pages: it may be TiB of nothing."""
+    kinds = pm.PRESENT | pm.SWAPPED
+    try:
+        found = pagemap.scan(mapping.start, mapping.end, anyof=kinds, returned=kinds)
+    except ArmError:  # a kernel before 6.7
+        first, end = mapping.start >> REGION_SHIFT, -(-mapping.end >> REGION_SHIFT)
+        return range(first, end)
+    except GoneError:
+        return ()
+    regions: list[int] = pm.to_pages(found).keys.tolist()
+    return regions
+
+
+def _count(first: int, last: int, pagemap: Pagemap, memory: int) -> tuple[int, int, int]:
+    """Return the number of (present, zero, unreadable) pages among page numbers [first, last)."""
     try:
         entries = pagemap.entries(first, last - first)
     except OSError:
-        return 0, 0  # the memory is gone
+        return 0, 0, 0  # the memory is gone
     there = (entries & ENTRY_PRESENT) != 0
     swapped = (entries & ENTRY_SWAPPED) != 0
-    zero = 0
+    zero = unread = 0
     for a, b in runs(there & ~swapped):
-        try:
-            data = os.pread(memory, (b - a) * PAGE_SIZE, (first + a) * PAGE_SIZE)
-        except OSError:
-            continue  # unmapped meanwhile, or device memory
-        zero += zero_pages(data)
-    return int((there | swapped).sum()), zero
+        at = a
+        while at < b:
+            try:
+                data = os.pread(memory, (b - at) * PAGE_SIZE, (first + at) * PAGE_SIZE)
+            except OSError:
+                data = b""
+            if (
+                len(data) < PAGE_SIZE
+            ):  # unmapped meanwhile, a device, or an error of the memory or disk
+                unread += 1
+                at += 1
+                continue
+            zero += zero_pages(data)
+            at += len(data) // PAGE_SIZE
+    return int((there | swapped).sum()), zero, unread

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from redirty.collector.errors import RedirtyError, TargetEndedError
 from redirty.collector.mirror.decision import (
     GIVE_UP,
@@ -17,15 +18,20 @@ from redirty.collector.mirror.decision import (
     decide,
 )
 from redirty.collector.mirror.deferral import cold_first, defer
+from redirty.collector.mirror.image.page_store import MAX_WINDOWS
 from redirty.collector.mirror.observer import PassReport
 from redirty.collector.mirror.pipeline import Job, PassCounts, batch_pages
 from redirty.collector.mirror.running import RunningMirror
+from redirty.collector.mirror.sources.source import Source
 from redirty.collector.mirror.switchover import MAX_ATTEMPTS, Switchover
 from redirty.collector.mirror.transport.protocol import ConnectionLostError
 from redirty.collector.pageset import PAGE_SIZE, empty
 from redirty.collector.tracking.address_space import AddressSpace
 from redirty.collector.tracking.rounds import Round
 from redirty.collector.units import show_pages, show_time
+
+# log2 of the regions of 2 MiB in one of the image's windows, of 1 GiB
+_WINDOW_REGIONS = 9
 
 
 class _DeadlineError(Exception):
@@ -58,6 +64,7 @@ class Precopy:
         """
         mirror = self._mirror
         mirror.state.sync(mirror.living(), None)
+        require_room(mirror.state.sources())
         while True:
             jobs, deferred = self._jobs()
             report = self._pass(jobs, deferred)
@@ -204,6 +211,20 @@ class Precopy:
         advice = advise(goals, written_bytes, self._situation())
         return (
             f"the mirror will not converge: {decision.reason}; {advice}; the target was not stopped"
+        )
+
+
+def require_room(sources: Sequence[Source]) -> None:
+    """Check, before anything is copied, that an image has room for all pages.
+
+    Raises:
+        RedirtyError: they lie in too many places.
+    """
+    windows = sum(len(np.unique(s.pending.keys >> np.uint64(_WINDOW_REGIONS))) for s in sources)
+    if windows > MAX_WINDOWS:
+        raise RedirtyError(
+            f"cannot mirror the target: its pages are spread over {windows} GiB of addresses, and a mirror has room "
+            f"for {MAX_WINDOWS}; the target was not stopped"
         )
 
 

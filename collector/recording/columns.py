@@ -26,7 +26,16 @@ TLB = (
 RUNS = ("pid", "rounds_from", "rounds_to", "runs", "runs_going_on")
 WORKING_SET = ("first_round", "rounds", "pid", "dirty_pages")
 STACKS = ("pid", "stack_id", "pages", "stack")
-ZEROS = ("pid", "start", "end", "mapping_class", "pages", "present_pages", "zero_pages")
+ZEROS = (
+    "pid",
+    "start",
+    "end",
+    "mapping_class",
+    "pages",
+    "present_pages",
+    "zero_pages",
+    "unread_pages",
+)
 EVENTS = ("time_s", "pid", "tid", "address", "ip", "kind", "stack_id")
 
 SCHEMA = 1

@@ -15,7 +15,16 @@ NAME = "zeros.csv"
 def write_zeros(folder: Folder, found: Iterable[ZeroRange]) -> None:
     """Write the whole file. Raises: RedirtyError when that fails."""
     rows = (
-        (z.pid, hex(z.start), hex(z.end), z.mapping.mapping_class, z.pages, z.present, z.zero)
+        (
+            z.pid,
+            hex(z.start),
+            hex(z.end),
+            z.mapping.mapping_class,
+            z.pages,
+            z.present,
+            z.zero,
+            z.unread,
+        )
         for z in found
     )
     replace(folder, NAME, [csv_bytes([ZEROS, *rows])])

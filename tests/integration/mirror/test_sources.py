@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import errno
 import os
@@ -170,6 +171,28 @@ def test_secret_memory_is_named(tmp_path: Path) -> None:
     assert "secretmem" in entry["path"]
     assert not information["verified"]
     assert "16 pages could not be read" in done.lines[-1]
+
+
+def test_secret_memory_is_not_counted_as_zero(tmp_path: Path) -> None:
+    fd = ctypes.CDLL(None, use_errno=True).syscall(447, 0)
+    require(fd >= 0, f"no memfd_secret here: {errno.errorcode.get(ctypes.get_errno())}")
+    os.close(fd)
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", SECRET], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as target:
+        assert target.stdout is not None
+        try:
+            target.stdout.readline()
+            done = run_redirty(
+                "record", "-p", target.pid, "200ms", "2", "--zeros", "-o", tmp_path / "r"
+            )
+        finally:
+            target.kill()
+    assert done.code == 0, done
+    with (tmp_path / "r" / "zeros.csv").open() as file:
+        rows = [r for r in csv.DictReader(file) if r["unread_pages"] != "0"]
+    found = [(r["present_pages"], r["unread_pages"], r["zero_pages"]) for r in rows]
+    assert ("16", "16", "0") in found
 
 
 BEHIND = """

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from redirty.collector.linux.maps import (
     mapping_class,
     parse,
 )
-from redirty.collector.pageset import page_numbers
+from redirty.collector.pageset import empty, from_pages, page_numbers
 
 PRIVATE, SHARED = "rw-p", "rw-s"
 
@@ -129,11 +130,16 @@ def test_pages_of_a_kind() -> None:
             Mapping(0x8000, 0x9000, "r--s", "/dev/zero (deleted)"),
         )
     )
-    assert page_numbers(found.pages_of(private_file=True)).tolist() == [1, 2, 6, 7]
-    read_only = found.pages_of(read_only_shared=found.items)
-    assert page_numbers(read_only).tolist() == [4, 8]
-    assert page_numbers(found.pages_of(read_only_shared=found.items[:1])).tolist() == []
-    assert page_numbers(found.pages_of()).tolist() == []
+    every = from_pages(np.arange(0, 1 << 20, dtype=np.uint64))
+
+    def numbers(**chosen: Any) -> list[int]:
+        return [int(p) for p in page_numbers(found.pages_of(every, **chosen))]
+
+    assert numbers(private_file=True) == [1, 2, 6, 7]
+    assert numbers(read_only_shared=found.items) == [4, 8]
+    assert numbers(read_only_shared=found.items[:1]) == []
+    assert numbers() == []
+    assert page_numbers(found.pages_of(empty(), private_file=True)).tolist() == []
 
 
 @pytest.mark.parametrize(
