@@ -88,7 +88,7 @@ def debugged(pid: int) -> Iterator[None]:
         signal.pause()
         os._exit(1)
     try:
-        wait_until(lambda: tracer_of(pid) == child, "traced", timeout_s=60)
+        wait_until(lambda: tracer_of(pid) == child, "traced")
         yield
     finally:
         os.kill(child, signal.SIGKILL)

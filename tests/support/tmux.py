@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.waiting import PATIENCE_S
 from tests.tiers import require_program
 
-TIMEOUT_S = 240.0  # compiling BPF takes minutes on a busy machine
 _NUMBERS = itertools.count()
 
 
@@ -38,7 +38,7 @@ class Terminal:
         command = shlex.join(map(str, words))
         script = (
             f"cd {shlex.quote(str(directory))}; stty -g > before; {env} {command}; "
-            "echo exit-code:$?:; stty -g > after; sleep 1000"
+            "echo exit-code:$?:; stty -g > after; exec sleep infinity"
         )
         self._do("-f", "/dev/null", "new-session", "-d", "-x", columns, "-y", lines, script)
 
@@ -67,7 +67,7 @@ class Terminal:
         """Change the size."""
         self._do("resize-window", "-x", columns, "-y", lines)
 
-    def wait(self, text: str, timeout_s: float = TIMEOUT_S, gone: bool = False) -> str:
+    def wait(self, text: str, timeout_s: float = PATIENCE_S, gone: bool = False) -> str:
         """Wait until a text is on the screen, or gone from it; return the screen."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -80,7 +80,7 @@ class Terminal:
     def exit_code(self) -> int:
         """Wait for the command's end and return its exit code; assert that the terminal is restored."""
         shown = self.wait("exit-code:")
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + PATIENCE_S
         while not (self._directory / "after").exists() or not self._after:
             assert time.monotonic() < deadline
             time.sleep(0.02)

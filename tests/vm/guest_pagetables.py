@@ -114,7 +114,7 @@ def redis(times: str) -> dict[str, Any]:
 
     with started() as server:
         server.ask("set", "kept", "as it was")
-        load = server.load(seconds_at_most=7200, keys=8_000)
+        load = server.load(keys=8_000)
         try:
             server.server.wait_ready(lambda: int(server.ask("dbsize")) > 2_000)
             found = there_and_back(server.pid, int(times))

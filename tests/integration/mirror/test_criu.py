@@ -15,7 +15,7 @@ from tests.support.mirror_oracle import CoreFile
 from tests.support.redirty_cli import run_redirty
 from tests.workloads.driver import Phases
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 def messages(data: bytes) -> list[dict[int, int]]:

@@ -23,6 +23,7 @@ from redirty.collector.mirror.network_hold import NetworkHold
 from tests.support.mirror_oracle import mirror_json
 from tests.support.netns import another_network, own_network, veth
 from tests.support.paths import TESTS
+from tests.support.processes import idle_process
 from tests.support.redirty_cli import finish, run_redirty, start_redirty
 from tests.support.target_state import tracer_of
 from tests.support.waiting import wait_until
@@ -33,7 +34,7 @@ MIB = 24
 SLOW = ("--passes", "1", "--downtime", "8s", "--bandwidth", "16MiB")
 ANSWER_S = 0.2
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 @dataclass
@@ -79,7 +80,7 @@ def talker() -> Iterator[Talker]:
             assert found.answers()
             yield found
             assert process.poll() is None
-            wait_until(found.answers, "its network traffic", timeout_s=2)
+            wait_until(found.answers, "its network traffic")
             process.kill()
 
 
@@ -126,9 +127,9 @@ def test_nothing_is_sent_while_the_target_is_stopped_and_nothing_is_lost(
     assert done.code == 0, done
     information = mirror_json(tmp_path / "m")
     assert information["network_held"] is True and information["downtime_s"] > 1
-    wait_until(talker.answers, "its network traffic", timeout_s=2)
+    wait_until(talker.answers, "its network traffic")
     received = len(reader.numbers)
-    wait_until(lambda: len(reader.numbers) > received + 10, "more numbers", timeout_s=10)
+    wait_until(lambda: len(reader.numbers) > received + 10, "more numbers")
     assert reader.numbers == list(range(len(reader.numbers)))
 
 
@@ -153,8 +154,8 @@ def test_traffic_resumes_when_redirty_or_the_freezer_is_killed(
         freezer = wait_held(talker, sender)
         os.kill(sender.pid if victim == "redirty" else freezer, signal.SIGKILL)
         started = time.monotonic()
-        wait_until(lambda: tracer_of(talker.pid) == 0, "the resumed target", timeout_s=2)
-        wait_until(talker.answers, "its network traffic", timeout_s=2)
+        wait_until(lambda: tracer_of(talker.pid) == 0, "the resumed target")
+        wait_until(talker.answers, "its network traffic")
         assert time.monotonic() - started < 2
         if victim == "redirty":
             sender.communicate()
@@ -163,7 +164,7 @@ def test_traffic_resumes_when_redirty_or_the_freezer_is_killed(
             # it tries again, as what was read is not of one moment
             sender.terminate()
             finish(sender)
-        wait_until(talker.answers, "its network traffic", timeout_s=2)
+        wait_until(talker.answers, "its network traffic")
 
 
 def test_traffic_resumes_when_redirty_hangs(talker: Talker, tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_traffic_resumes_when_redirty_hangs(talker: Talker, tmp_path: Path) -> N
     wait_held(talker, sender)
     os.kill(sender.pid, signal.SIGSTOP)
     assert not talker.answers()
-    wait_until(talker.answers, "its network traffic", timeout_s=14)
+    wait_until(talker.answers, "its network traffic")
     assert tracer_of(talker.pid) == 0
     os.kill(sender.pid, signal.SIGCONT)
     sender.terminate()
@@ -191,10 +192,9 @@ def test_a_namespace_that_others_use_is_refused(talker: Talker, tmp_path: Path) 
 
 
 def test_the_machines_own_network_is_refused(tmp_path: Path) -> None:
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with idle_process() as process:
         words = ["mirror", "-p", process.pid, "--to", tmp_path / "m", "--hold-network"]
         done = run_redirty(*words)
-        process.kill()
     assert done.code == 1 and "not in the target" in done.err, done
     done = run_redirty("mirror", "--vm", os.getpid(), "--to", tmp_path / "m", "--hold-network")
     assert done.code == 2 and "a stopped guest sends nothing" in done.err, done

@@ -31,8 +31,6 @@ from redirty.collector.mirror.transport.protocol import (
 from tests.support.redirty_cli import REDIRTY
 from tests.tiers import require, require_root
 
-pytestmark = pytest.mark.timeout(120)
-
 # Greets a sender as redirty receive does, and reports how many bytes came after that.
 _OTHER_USER = """
 import json, os, socket, sys

@@ -23,7 +23,6 @@ AREA_MIB = 16
 TIMES_CRITICAL = 12.0
 
 
-@pytest.mark.timeout(300)
 def test_a_migration_of_a_guest_is_recorded_and_compared(tmp_path: Path) -> None:
     require_root()
     require_program("qemu-system-x86_64", "qemu-system-x86")

@@ -30,17 +30,14 @@ TIMES = int(os.environ.get("REDIRTY_FAULTS", "1"))
 SEED = int(os.environ.get("REDIRTY_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
 SLOW = ("--bandwidth", "60MiB")  # so that a pass over the writer's 64 MiB takes a second or so
 
-pytestmark = [
-    pytest.mark.usefixtures("tracing"),
-    pytest.mark.timeout(300 + 60 * TIMES),
-]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 @pytest.fixture
 def writer() -> Iterator[Writer]:
     """Start a target that writes all the time, and check at the end that it is unharmed."""
     with Writer(64) as target:
-        target.start("uniform", 2000, 16_384, 600)
+        target.start("uniform", 2000, 16_384)
         before = Condition.of(target.pid)
         yield target
         assert_released(target, before)
@@ -95,13 +92,13 @@ def test_a_killed_sender_leaves_a_verified_mirror_or_none(writer: Writer, tmp_pa
             time.sleep(moment)
             sender.kill()
             sender.communicate()
-            code = other.wait(90)
+            code = other.wait()
         assert code in (0, 1)
         if code == 1:
             assert not to.exists()
         else:
             assert mirror_json(to)["verified"]
-        wait_until(lambda: Path(f"/proc/{writer.pid}").exists(), "the target", timeout_s=1)
+        wait_until(lambda: Path(f"/proc/{writer.pid}").exists(), "the target")
 
 
 def test_a_receiver_killed_and_started_again_resumes(writer: Writer, tmp_path: Path) -> None:
@@ -109,9 +106,7 @@ def test_a_receiver_killed_and_started_again_resumes(writer: Writer, tmp_path: P
         to = tmp_path / f"m{i}"
         first = Receive(to, tmp_path / "log")
         sender = start_mirror(writer, first.port, *SLOW, "--leave", "stopped")
-        wait_until(
-            to.exists, "the connection", timeout_s=60
-        )  # before that there is no session to resume
+        wait_until(to.exists, "the connection")  # before that there is no session to resume
         time.sleep(moment)
         first.kill()
         time.sleep(0.3)
@@ -167,7 +162,7 @@ def test_a_link_may_be_down_for_five_seconds(writer: Writer, tmp_path: Path) -> 
     with receive(to, tmp_path / "log") as other:
         wire = Wire(other.port)
         sender = start_mirror(writer, wire.port, *SLOW, "--leave", "stopped")
-        wait_until(lambda: wire.passed > 10 << 20, "some pages", timeout_s=30)
+        wait_until(lambda: wire.passed > 10 << 20, "some pages")
         wire.hold(5)
         done = finish(sender)
         assert done.code == 0, done
@@ -234,7 +229,7 @@ def test_a_target_that_maps_and_unmaps_gigabytes_is_mirrored(tmp_path: Path) -> 
                     phases.mapnew(f"big{i}", "anon_private", 1024)
                     phases.write(f"big{i}", "stride:64")
                     phases.unmap(f"big{i}")
-            done = finish(sender, 120)
+            done = finish(sender)
             assert done.code == 0, done
             assert other.wait() == 0
             try:

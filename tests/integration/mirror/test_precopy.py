@@ -31,7 +31,7 @@ from tests.support.redirty_cli import finish, start_redirty
 from tests.support.tested_methods import ARM, PROBE
 from tests.workloads.driver import Phases, Uring, Writer
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 class Watcher(MirrorObserver):
@@ -234,7 +234,7 @@ def test_the_rate_limit_is_kept(mib: int, tmp_path: Path) -> None:
     make up for.
     """
     with Writer(320) as writer, receive(tmp_path / "m", tmp_path / "log") as other:
-        writer.start("cyclic", 10, 81_920, 600)
+        writer.start("cyclic", 10, 81_920)
         wire = Wire(other.port)
         words = ["-p", writer.pid, "--to", f"127.0.0.1:{wire.port}", "--bandwidth", f"{mib}MiB"]
         sender = start_redirty("mirror", *words)
@@ -259,7 +259,7 @@ def test_the_rate_limit_is_kept(mib: int, tmp_path: Path) -> None:
 
 def test_decisions_are_printed_and_recorded(tmp_path: Path) -> None:
     with Writer(64) as writer:
-        writer.start("uniform", 3000, 16_384, 600)
+        writer.start("uniform", 3000, 16_384)
         words = ["-p", writer.pid, "--to", tmp_path / "m", "--bandwidth", "100MiB"]
         done = finish(start_redirty("mirror", *words, "--downtime", "50ms"))
         writer.signal(signal.SIGKILL)

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from redirty.collector.linux.smaps import starts_with_flag
 
 from tests.bench.migration.qmp import Qmp
@@ -61,14 +60,13 @@ def running_guest(
             server.close()
 
 
-@pytest.mark.timeout(400)
 def test_guest_memory_equals_pmemsave(tmp_path: Path) -> None:
     to = tmp_path / "m"
     with running_guest(guest_parameters(RATE, AREA_MIB), MEMORY_MIB) as (server, socket, work):
         ram = ram_of(server.pid)
         goal = ["--downtime", "3s", "--verify", "--leave", "stopped"]
         words = ["mirror", "--vm", server.pid, "--to", to, "--qmp", socket, *goal]
-        done = run_redirty(*words, timeout_s=120)
+        done = run_redirty(*words)
         assert done.code == 0, done
         monitor = Qmp(socket, lambda: server.alive)
         assert monitor.ask("query-status")["running"] is False
@@ -109,7 +107,6 @@ NODES = [
 # fmt: on
 
 
-@pytest.mark.timeout(400)
 def test_guest_memory_in_several_pieces_is_at_its_guest_physical_addresses(tmp_path: Path) -> None:
     to = tmp_path / "m"
     with running_guest(
@@ -119,7 +116,7 @@ def test_guest_memory_in_several_pieces_is_at_its_guest_physical_addresses(tmp_p
     ) as (server, socket, work):
         goal = ["--downtime", "3s", "--leave", "stopped"]
         words = ["mirror", "--vm", server.pid, "--to", to, "--qmp", socket, *goal]
-        done = run_redirty(*words, timeout_s=120)
+        done = run_redirty(*words)
         assert done.code == 0, done
         done = run_redirty("export-guest", to, "-o", work / "raw")
         assert done.code == 0 and len(done.lines) == 1, done

@@ -17,7 +17,7 @@ from tests.support.target_state import Condition, assert_released
 from tests.support.waiting import wait_until
 from tests.workloads.driver import Writer
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -29,10 +29,10 @@ def test_a_mirror_at_a_bit_a_second_can_be_cancelled(
     with Writer(8) as writer:
         before = Condition.of(writer.pid)
         sender = start_redirty("mirror", "-p", writer.pid, "--to", to, "--bandwidth", "1bit")
-        wait_until(lambda: any(to.glob("*")), "the copy", timeout_s=60)
+        wait_until(lambda: any(to.glob("*")), "the copy")
         time.sleep(0.5)
         sender.send_signal(number)
-        done = finish(sender, 60)
+        done = finish(sender)
         assert done.code == 130, done
         assert not to.exists()
         assert_released(writer, before)
@@ -58,7 +58,7 @@ def test_a_deadline_in_a_later_pass_stops_the_target(tmp_path: Path) -> None:
     """The pass ends early, and the target is stopped for the rest."""
     to = tmp_path / "m"
     with Writer(64) as writer:
-        writer.start("uniform", 20_000, 16_384, 600)
+        writer.start("uniform", 20_000, 16_384)
         words = ["-p", writer.pid, "--to", to, "--bandwidth", "20MiB", "--passes", "50"]
         done = run_redirty("mirror", "--json", *words, "--deadline", "8s", "--verify")
         assert done.code == 0, done

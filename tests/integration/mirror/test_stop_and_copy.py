@@ -26,18 +26,18 @@ from tests.workloads.driver import Checksum, Crowd, Writer
 
 PTRACE = str(Path(freezer_client.__file__).parent)
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 @pytest.fixture
 def large() -> Iterator[Writer]:
     """Start a target with enough memory for the comparison of --verify to take a while."""
     with Writer(512) as target:
-        target.start("cyclic", 200_000, 131_072, 600)
+        target.start("cyclic", 200_000, 131_072)
         time.sleep(1)
         before = Condition.of(target.pid)
         yield target
-        wait_until(lambda: tracer_of(target.pid) == 0, "the end of tracing", timeout_s=5)
+        wait_until(lambda: tracer_of(target.pid) == 0, "the end of tracing")
         assert_released(target, before)
         target.signal(signal.SIGKILL)
 
@@ -144,7 +144,7 @@ def test_a_freeze_ends_with_its_time() -> None:
         assert [s.pid for s in states] == [writer.pid] * count and states[0].registers
         assert states[0].stat.startswith(f"{writer.pid} (".encode())
         assert tracer_of(writer.pid)
-        wait_until(lambda: not tracer_of(writer.pid), "the end of the freeze", timeout_s=2)
+        wait_until(lambda: not tracer_of(writer.pid), "the end of the freeze")
         with pytest.raises(FreezeError, match="time limit exceeded"):
             freezer.release()
         freezer.stop([writer.pid], 5, 1)
@@ -166,7 +166,7 @@ def test_a_hold_ends_with_its_time_though_its_answer_is_not_read(
         freezer = Freezer()
         freezer.stop([crowd.pid], 0.5, 5)
         freezer.request_states()
-        wait_until(lambda: not tracer_of(crowd.pid), "the end of the freeze", timeout_s=20)
+        wait_until(lambda: not tracer_of(crowd.pid), "the end of the freeze")
         with pytest.raises(FreezeError, match="ended; the target keeps running"):
             freezer.states()
 
@@ -196,7 +196,7 @@ def test_a_guest_continues_when_redirty_is_killed(states: str, tmp_path: Path) -
         thread.join(30)
         assert not thread.is_alive()
         assert commands[-1] == "cont", commands
-        wait_until(lambda: not tracer_of(crowd.pid), "its threads run", timeout_s=20)
+        wait_until(lambda: not tracer_of(crowd.pid), "its threads run")
 
 
 def _as_qemu(listener: socket.socket, commands: list[str]) -> None:
@@ -219,7 +219,7 @@ def test_memory_of_a_process_killed_while_it_is_stopped_is_gone() -> None:
         freezer.stop([crowd.pid], 30, 5)
         assert source.alive()
         os.kill(crowd.pid, signal.SIGKILL)
-        wait_until(lambda: not source.alive(), "the end of its memory", timeout_s=20)
+        wait_until(lambda: not source.alive(), "the end of its memory")
         assert Path(f"/proc/{crowd.pid}").exists()
         freezer.close()
         source.close()
@@ -261,4 +261,4 @@ def test_a_process_that_is_traced_already_is_not_stopped(tmp_path: Path) -> None
         assert tracer_of(writer.pid)
         first.close()
         second.close()
-        wait_until(lambda: not tracer_of(writer.pid), "the end of the freeze", timeout_s=2)
+        wait_until(lambda: not tracer_of(writer.pid), "the end of the freeze")

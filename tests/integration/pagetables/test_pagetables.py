@@ -268,7 +268,6 @@ def test_what_a_recording_has_registered_stays(relocator_of: list[Relocator]) ->
         assert set(range(first, first + (8 << 8))) <= set(pages.tolist())
 
 
-@pytest.mark.timeout(max(600, 10 * KILLS))
 @pytest.mark.parametrize("also_injector", [False, True])
 def test_killed_at_random_moments(tracing: None, also_injector: bool, tmp_path: Path) -> None:
     """After kill -9 of the mover memory is in its place, and the target continues.
@@ -324,7 +323,7 @@ def test_killed_at_random_moments(tracing: None, also_injector: bool, tmp_path: 
 
 
 def _wait_gone(mark: str) -> None:
-    wait_until(lambda: not processes_with(mark), "all its processes have ended", timeout_s=10)
+    wait_until(lambda: not processes_with(mark), "all its processes have ended")
 
 
 def _traced(pid: int) -> bool:
@@ -332,9 +331,7 @@ def _traced(pid: int) -> bool:
 
 
 def _outcome(target: Checksum, before: Condition) -> str:
-    wait_until(
-        lambda: not target.alive or not _traced(target.pid), "the target is released", timeout_s=5
-    )
+    wait_until(lambda: not target.alive or not _traced(target.pid), "the target is released")
     if not target.alive:
         return "died"
     if any(m.perms == "rwxp" for m in detailed(target.pid)):
@@ -349,18 +346,14 @@ def test_a_stopped_target_stays_stopped(relocator_of: list[Relocator]) -> None:
     with Mapped("private", 8) as target:
         os.kill(target.pid, 19)
         wait_until(
-            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(),
-            "stopped",
-            timeout_s=5,
+            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(), "stopped"
         )
         relocator = Relocator(target.pid, 4)
         relocator_of.append(relocator)
         moved, _, _ = relocator.round()
         assert moved
         wait_until(
-            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(),
-            "stopped",
-            timeout_s=5,
+            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(), "stopped"
         )
         os.kill(target.pid, 18)
         assert target.wrong() == 0

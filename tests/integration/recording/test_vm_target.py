@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from tests.support.processes import idle_process
 from tests.support.redirty_cli import REDIRTY, run_redirty
 from tests.support.tested_methods import ARM, PROBE
+from tests.support.waiting import PATIENCE_S
 from tests.tiers import require_root
 
 PAGES = 2048
@@ -80,7 +82,7 @@ def test_only_the_guests_memory_counts(tmp_path: Path) -> None:
     directory = tmp_path / "recording"
     with program() as (child, ram):
         words = ["--vm", child.pid, *HOW, "200ms", 5, "-o", directory]
-        done = run_redirty("record", *words, timeout_s=120)
+        done = run_redirty("record", *words)
     assert done.code == 0, done
     assert dirty_pages(directory) == written(ram)
     rounds = pd.read_csv(directory / "rounds.csv")
@@ -112,7 +114,7 @@ def test_memory_that_is_plugged_in_later_counts(tmp_path: Path) -> None:
             child.stdin.write("more\n")
             child.stdin.flush()
             more = int(child.stdout.readline())
-            assert recording.wait(120) == 0
+            assert recording.wait(PATIENCE_S) == 0
     assert dirty_pages(directory) == written(ram) | written(more)
     late = pd.read_csv(directory / "rounds.csv").iloc[-1]
     assert late["dirty_pages"] == len(written(ram) | written(more))
@@ -120,9 +122,8 @@ def test_memory_that_is_plugged_in_later_counts(tmp_path: Path) -> None:
 
 def test_a_process_that_is_no_vm_is_refused(tmp_path: Path) -> None:
     require_root()
-    with subprocess.Popen(["sleep", "60"]) as child:
+    with idle_process() as child:
         done = run_redirty("record", "--vm", child.pid, "-o", tmp_path / "recording")
-        child.kill()
     assert done.code == 1
     (line,) = done.err.splitlines()
     assert f"-p {child.pid}" in line

@@ -29,7 +29,7 @@ from tests.support.tmux import Terminal
 from tests.support.waiting import wait_until
 from tests.workloads.driver import Crowd, Hold, Writer
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 def children(pid: int) -> list[int]:
@@ -56,58 +56,54 @@ def programs(directory: Path) -> tuple[int, int]:
 
 def test_redis_under_load(tmp_path: Path) -> None:
     """Each view of redis under load shows what it should, and keys have their effects."""
-    with redis() as server:
-        load = server.load(seconds_at_most=800, keys=20_000, size=256)
-        try:
-            words = [REDIRTY, "top", "-p", server.pid, "500ms", "--bandwidth", "1Gbit"]
-            words += ["--max-overhead", "100%"]
-            with Terminal(words, tmp_path, 160, 48) as terminal:
-                shown = terminal.wait("round 3")
-                assert f"process {server.pid}: redis-server" in shown
-                assert " live " in shown
-                assert re.search(r"dirty [1-9][\d.]* MiB/s", shown)
-                assert "tracing costs" in shown
-                assert re.search(r"page tables [1-9][\d.]* [KM]iB", shown)
-                assert (
-                    "converges in" in shown or "will not converge" in shown or "uncertain" in shown
-                )
-                assert "anon_private" in shown
-                terminal.keys("3")
-                assert "0x" in terminal.wait("a column per round")
-                terminal.keys("b")
-                terminal.wait("bandwidth:")
-                terminal.keys(*"100kbit", "Enter")
-                terminal.wait("bandwidth:", gone=True)
-                terminal.keys("4")
-                terminal.wait("100.0 kbit/s")
-                terminal.wait("will not converge")
-                terminal.keys("Space")
-                paused = terminal.wait("PAUSED")
-                time.sleep(1.5)
-                assert _round(terminal.screen()) == _round(paused)
-                terminal.keys("Space")
-                terminal.wait("PAUSED", gone=True)
-                terminal.keys("-")
-                terminal.wait("(0.25 s)")
-                terminal.keys("6")
-                terminal.wait("not traced")
-                terminal.keys("w")
-                shown = terminal.wait(f"{server.pid} (pid {server.pid})")
-                terminal.wait("redis-server:")
-                terminal.keys("?")
-                terminal.wait("re-dirtied  those of them")
-                terminal.keys("Escape")
-                terminal.wait(
-                    "re-dirtied  those of them", gone=True
-                )  # else the keys are taken for alt+e
-                terminal.keys("e")
-                terminal.wait("exported")
-                terminal.keys("q")
-                assert terminal.exit_code() == 0
-            assert list(tmp_path.glob("redirty-writers-*.csv"))
-            assert server.ask("ping") == "PONG"
-        finally:
-            load.close()
+    with redis() as server, server.load(keys=20_000, size=256):
+        words = [REDIRTY, "top", "-p", server.pid, "500ms", "--bandwidth", "1Gbit"]
+        words += ["--max-overhead", "100%"]
+        with Terminal(words, tmp_path, 160, 48) as terminal:
+            shown = terminal.wait("round 3")
+            assert f"process {server.pid}: redis-server" in shown
+            assert " live " in shown
+            assert re.search(r"dirty [1-9][\d.]* MiB/s", shown)
+            assert "tracing costs" in shown
+            assert re.search(r"page tables [1-9][\d.]* [KM]iB", shown)
+            assert (
+                "converges in" in shown or "will not converge" in shown or "uncertain" in shown
+            )
+            assert "anon_private" in shown
+            terminal.keys("3")
+            assert "0x" in terminal.wait("a column per round")
+            terminal.keys("b")
+            terminal.wait("bandwidth:")
+            terminal.keys(*"100kbit", "Enter")
+            terminal.wait("bandwidth:", gone=True)
+            terminal.keys("4")
+            terminal.wait("100.0 kbit/s")
+            terminal.wait("will not converge")
+            terminal.keys("Space")
+            paused = terminal.wait("PAUSED")
+            time.sleep(1.5)
+            assert _round(terminal.screen()) == _round(paused)
+            terminal.keys("Space")
+            terminal.wait("PAUSED", gone=True)
+            terminal.keys("-")
+            terminal.wait("(0.25 s)")
+            terminal.keys("6")
+            terminal.wait("not traced")
+            terminal.keys("w")
+            shown = terminal.wait(f"{server.pid} (pid {server.pid})")
+            terminal.wait("redis-server:")
+            terminal.keys("?")
+            terminal.wait("re-dirtied  those of them")
+            terminal.keys("Escape")
+            terminal.wait(
+                "re-dirtied  those of them", gone=True
+            )  # else the keys are taken for alt+e
+            terminal.keys("e")
+            terminal.wait("exported")
+            terminal.keys("q")
+            assert terminal.exit_code() == 0
+        assert list(tmp_path.glob("redirty-writers-*.csv"))
+        assert server.ask("ping") == "PONG"
 
 
 def _round(shown: str) -> int:
@@ -121,7 +117,7 @@ def test_the_rates_on_the_screen_are_those_of_the_recording(tmp_path: Path) -> N
     directory = tmp_path / "rec"
     shown: dict[int, str] = {}
     with Writer(mib=64) as writer:
-        writer.start("cyclic", rate=3000, pages=8000, seconds=3600)
+        writer.start("cyclic", rate=3000, pages=8000)
         words = [REDIRTY, "top", "-p", writer.pid, "500ms", "-o", directory]
         with Terminal([*words, "--max-overhead", "100%"], tmp_path) as terminal:
             terminal.wait("round 0")
@@ -161,7 +157,7 @@ def test_a_guests_memory_alone(tmp_path: Path) -> None:
 
 def test_a_target_that_ends(tmp_path: Path) -> None:
     with Writer(mib=8) as writer:
-        writer.start("cyclic", rate=1000, pages=1000, seconds=3600)
+        writer.start("cyclic", rate=1000, pages=1000)
         with Terminal([REDIRTY, "top", "-p", writer.pid, "200ms"], tmp_path) as terminal:
             terminal.wait("round 2")
             writer.signal(signal.SIGKILL)
@@ -197,9 +193,7 @@ def test_killed_with_sigkill(tmp_path: Path, who: str) -> None:
             for pid in {"guard": [guard], "screen": [screen], "both": [guard, screen]}[who]:
                 os.kill(pid, signal.SIGKILL)
             terminal.wait("exit-code:")
-            wait_until(
-                lambda: not Path(f"/proc/{screen}").exists(), "the end of the screen", timeout_s=120
-            )
+            wait_until(lambda: not Path(f"/proc/{screen}").exists(), "the end of the screen")
             if who == "screen":
                 assert terminal.exit_code() == 128 + signal.SIGKILL
                 assert "ended by SIGKILL" in terminal.screen()
@@ -219,7 +213,7 @@ def test_terminated_with_sigterm(tmp_path: Path) -> None:
 
 def test_resized_while_drawing(tmp_path: Path) -> None:
     with Writer(mib=8) as writer:
-        writer.start("cyclic", rate=1000, pages=1000, seconds=3600)
+        writer.start("cyclic", rate=1000, pages=1000)
         words = [REDIRTY, "top", "-p", writer.pid, "50ms", "--max-overhead", "100%"]
         with Terminal(words, tmp_path) as terminal:
             terminal.wait("round 2")
@@ -249,7 +243,7 @@ def test_sixty_thousand_mappings(tmp_path: Path) -> None:
 
 def test_costly_tracing_makes_rounds_longer(tmp_path: Path) -> None:
     with Writer(mib=64) as writer:
-        writer.start("cyclic", rate=20_000, pages=16_000, seconds=3600)
+        writer.start("cyclic", rate=20_000, pages=16_000)
         words = [REDIRTY, "top", "-p", writer.pid, "100ms", "--max-overhead", "0.01%"]
         with Terminal(words, tmp_path, 160, 48) as terminal:
             terminal.wait("rounds lengthened")
@@ -297,25 +291,21 @@ def _words(pid: int) -> bytes:
 
 
 def test_overview_and_back(tmp_path: Path) -> None:
-    with redis() as server:
-        load = server.load(seconds_at_most=800, keys=20_000, size=256)
-        try:
-            with Terminal([REDIRTY, "top"], tmp_path, 120, 30) as terminal:
-                terminal.wait("write faults/s")
-                terminal.keys("/")
-                terminal.keys(*str(server.pid), "Enter")
-                terminal.wait(f"filter: {server.pid}")
-                terminal.wait("1 of ")
-                terminal.keys("Enter")
-                terminal.wait(f"process {server.pid}: redis-server")
-                terminal.wait("round 1")
-                terminal.keys("Escape")
-                terminal.wait("write faults/s")
-                terminal.keys("q")
-                assert terminal.exit_code() == 0
-            assert server.ask("ping") == "PONG"
-        finally:
-            load.close()
+    with redis() as server, server.load(keys=20_000, size=256):
+        with Terminal([REDIRTY, "top"], tmp_path, 120, 30) as terminal:
+            terminal.wait("write faults/s")
+            terminal.keys("/")
+            terminal.keys(*str(server.pid), "Enter")
+            terminal.wait(f"filter: {server.pid}")
+            terminal.wait("1 of ")
+            terminal.keys("Enter")
+            terminal.wait(f"process {server.pid}: redis-server")
+            terminal.wait("round 1")
+            terminal.keys("Escape")
+            terminal.wait("write faults/s")
+            terminal.keys("q")
+            assert terminal.exit_code() == 0
+        assert server.ask("ping") == "PONG"
 
 
 def test_without_colour(tmp_path: Path) -> None:
