@@ -29,6 +29,7 @@ from redirty.collector.mirror.transport.protocol import (
 )
 
 from tests.support.redirty_cli import REDIRTY
+from tests.support.waiting import PATIENCE_S
 from tests.tiers import require, require_root
 
 # Greets a sender as redirty receive does, and reports how many bytes came after that.
@@ -71,7 +72,7 @@ def paired() -> Iterator[tuple[Listener, ReplaceableConnection, socket.socket, b
         target=lambda: found.append(connect("127.0.0.1", listener.port, code))
     )
     thread.start()
-    accepted = listener.accept(30)
+    accepted = listener.accept(PATIENCE_S)
     thread.join()
     assert accepted is not None
     guarded = ReplaceableConnection(accepted, listener)

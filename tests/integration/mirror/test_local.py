@@ -22,6 +22,8 @@ from tests.workloads.torture import Torture
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
+PATIENT = ("--downtime", "1h", "--passes", "3")  # that converge on any machine
+
 
 def mirror(*words: object, code: int = 0) -> Done:
     done = run_redirty("mirror", *words)
@@ -33,7 +35,7 @@ def mirror(*words: object, code: int = 0) -> Done:
 @contextlib.contextmanager
 def stopped_mirror(*target: object, to: Path, **more: object) -> Iterator[Done]:
     """Make a mirror, and leave the target stopped so that both can be compared; resume it at the end."""
-    done = mirror(*target, "--to", to, "--leave", "stopped", "--verify", "--downtime", "2s")
+    done = mirror(*target, "--to", to, "--leave", "stopped", "--verify", *PATIENT)
     pids = mirror_json(to)["target"]["pids"]
     try:
         yield done
@@ -108,7 +110,7 @@ def test_large_pages_and_files_are_mirrored(tmp_path: Path, kind: str) -> None:
 
 def test_the_target_is_unharmed(target: Checksum, tmp_path: Path) -> None:
     for i in range(2):
-        mirror("-p", target.pid, "--to", tmp_path / f"m{i}")
+        mirror("-p", target.pid, "--to", tmp_path / f"m{i}", *PATIENT)
     result = target.stop()
     assert result.errors == 0, result
     assert result.loops > 0

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +22,14 @@ from tests.support.mirror_oracle import assert_same_memory, let_run, mirror_json
 from tests.support.receiver import Receive, Wire, receive
 from tests.support.redirty_cli import Done, finish, run_redirty, start_redirty
 from tests.support.target_state import Condition, assert_released
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 from tests.tiers import require
 from tests.workloads.driver import Hold, Phases, Writer
 
 TIMES = int(os.environ.get("REDIRTY_FAULTS", "1"))
 SEED = int(os.environ.get("REDIRTY_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
 SLOW = ("--bandwidth", "60MiB")  # so that a pass over the writer's 64 MiB takes a second or so
+PATIENT = ("--downtime", "1h", "--patience", "1h")
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
@@ -45,8 +46,30 @@ def writer() -> Iterator[Writer]:
 
 
 def start_mirror(target: Writer, port: int, *more: object) -> subprocess.Popen[str]:
-    words = ["-p", target.pid, "--to", f"127.0.0.1:{port}", "--downtime", "1s", "--verify"]
-    return start_redirty("mirror", *words, *more)
+    """Start a mirror of three passes, in as much time as they and whoever reconnects may need."""
+    words = ["-p", target.pid, "--to", f"127.0.0.1:{port}", "--verify"]
+    return start_redirty("mirror", *words, *PATIENT, "--passes", "3", *more)
+
+
+def connected(
+    to: Path, log: Path, start: Callable[[int], subprocess.Popen[str]]
+) -> tuple[Receive, subprocess.Popen[str]]:
+    """Start a receiver that soon gives up when its sender is gone, and a sender, given the port.
+
+    It waits as long for the first connection: on a busy machine it is started again, to wait for longer.
+    """
+    for wait_s in (2, 16, 128, 1024):
+        other = Receive(to, log, "--wait", f"{wait_s}s")
+        sender = start(other.port)
+
+        def settled(other: Receive = other, sender: subprocess.Popen[str] = sender) -> bool:
+            return to.exists() or sender.poll() is not None or not other.alive
+
+        wait_until(settled, "the connection")
+        if "no sender connected" not in other.text():
+            return other, sender
+        finish(sender)
+    raise AssertionError("no sender connected")
 
 
 def assert_clean(done: Done) -> None:
@@ -87,8 +110,10 @@ def test_mirrors_over_loopback_with_tls_and_compressed_are_equal(
 def test_a_killed_sender_leaves_a_verified_mirror_or_none(writer: Writer, tmp_path: Path) -> None:
     for i, moment in moments(2.5):
         to = tmp_path / f"m{i}"
-        with receive(to, tmp_path / "log", "--wait", "2s") as other:
-            sender = start_mirror(writer, other.port, *SLOW)
+        other, sender = connected(
+            to, tmp_path / "log", lambda port: start_mirror(writer, port, *SLOW)
+        )
+        with other:
             time.sleep(moment)
             sender.kill()
             sender.communicate()
@@ -128,7 +153,8 @@ def test_a_receiver_that_does_not_come_back_ends_the_mirror(writer: Writer, tmp_
     to = tmp_path / "m"
     other = Receive(to, tmp_path / "log")
     sender = start_mirror(writer, other.port, *SLOW, "--patience", "1s")
-    time.sleep(1)
+    wait_until(to.exists, "the connection")
+    time.sleep(0.5)
     other.kill()
     done = finish(sender)
     assert done.code == 1 and "the target keeps running" in done.err, done
@@ -142,6 +168,7 @@ def test_a_cut_connection_is_resumed(writer: Writer, tmp_path: Path) -> None:
         with receive(to, tmp_path / "log") as other:
             wire = Wire(other.port)
             sender = start_mirror(writer, wire.port, *SLOW, "--leave", "stopped")
+            wait_until(lambda w=wire: w.passed > 1 << 20, "some pages")  # type: ignore[misc]
             time.sleep(moment)
             wire.cut()
             time.sleep(moment / 3)
@@ -197,10 +224,14 @@ def test_a_full_disk_leaves_nothing(writer: Writer, tmp_path: Path) -> None:
 def test_a_target_that_ends_is_reported(how: str, tmp_path: Path) -> None:
     for i, moment in moments(1.0):
         to = tmp_path / f"m{i}"
-        with Hold("sleep") as target, receive(to, tmp_path / "log", "--wait", "2s") as other:
+        with Hold("sleep") as target:
             target.write(0, 200)
-            words = ["-p", target.pid, "--to", f"127.0.0.1:{other.port}", "--bandwidth", "2MiB"]
-            sender = start_redirty("mirror", *words)
+
+            def start(port: int, target: Hold = target) -> subprocess.Popen[str]:
+                words = ["-p", target.pid, "--to", f"127.0.0.1:{port}", "--bandwidth", "2MiB"]
+                return start_redirty("mirror", *words)
+
+            other, sender = connected(to, tmp_path / "log", start)
             time.sleep(moment)
             if how == "exit":
                 target.signal(signal.SIGKILL)
@@ -210,9 +241,10 @@ def test_a_target_that_ends_is_reported(how: str, tmp_path: Path) -> None:
             assert_clean(done)
             if how == "exit":
                 assert done.code in (1, 3), done
-            if done.code:
-                other.wait()
-                assert_no_mirror(to)
+            with other:
+                if done.code:
+                    other.wait()
+                    assert_no_mirror(to)
 
 
 def test_a_target_that_maps_and_unmaps_gigabytes_is_mirrored(tmp_path: Path) -> None:
@@ -220,7 +252,7 @@ def test_a_target_that_maps_and_unmaps_gigabytes_is_mirrored(tmp_path: Path) -> 
     with Phases({"anon": ("anon_private", 8)}) as phases:
         phases.write("anon")
         with receive(to, tmp_path / "log") as other:
-            words = ["-p", phases.pid, "--to", f"127.0.0.1:{other.port}", "--downtime", "2s"]
+            words = ["-p", phases.pid, "--to", f"127.0.0.1:{other.port}", *PATIENT]
             sender = start_redirty("mirror", *words, "--verify", "--leave", "stopped", *SLOW)
             for i in range(6):
                 if sender.poll() is not None or _stopped(phases.pid):
@@ -252,7 +284,7 @@ def test_a_wrong_code_and_a_missing_certificate_are_refused(writer: Writer, tmp_
         # without TLS, as an unknown process of this machine would
         with socket.create_connection(("127.0.0.1", other.port)) as stranger:
             stranger.sendall(b"RDM1" + bytes(100))
-            stranger.settimeout(15)
+            stranger.settimeout(PATIENCE_S)
             with contextlib.suppress(OSError):
                 while stranger.recv(100):
                     pass

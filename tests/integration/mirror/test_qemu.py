@@ -54,7 +54,7 @@ def running_guest(
         options = ["-qmp", f"unix:{socket},server=on,wait=off", *more]
         server = guest(work, kernel.image, archive, parameters, memory_mib, options)
         try:
-            server.wait_ready(lambda: server.text().count('"progress"') >= 2, 240)
+            server.wait_ready(lambda: server.text().count('"progress"') >= 2)
             yield server, socket, work
         finally:
             server.close()
@@ -64,7 +64,7 @@ def test_guest_memory_equals_pmemsave(tmp_path: Path) -> None:
     to = tmp_path / "m"
     with running_guest(guest_parameters(RATE, AREA_MIB), MEMORY_MIB) as (server, socket, work):
         ram = ram_of(server.pid)
-        goal = ["--downtime", "3s", "--verify", "--leave", "stopped"]
+        goal = ["--downtime", "1h", "--passes", "3", "--verify", "--leave", "stopped"]
         words = ["mirror", "--vm", server.pid, "--to", to, "--qmp", socket, *goal]
         done = run_redirty(*words)
         assert done.code == 0, done
@@ -89,7 +89,7 @@ def test_guest_memory_equals_pmemsave(tmp_path: Path) -> None:
         monitor.ask("cont")
         monitor.close()
         before = server.text().count('"progress"')
-        server.wait_ready(lambda: server.text().count('"progress"') > before, 60)
+        server.wait_ready(lambda: server.text().count('"progress"') > before)
     assert mirror_json(to)["verified"]
 
 
@@ -114,7 +114,7 @@ def test_guest_memory_in_several_pieces_is_at_its_guest_physical_addresses(tmp_p
         2 * PIECES_MIB,
         *NODES,
     ) as (server, socket, work):
-        goal = ["--downtime", "3s", "--leave", "stopped"]
+        goal = ["--downtime", "1h", "--passes", "3", "--leave", "stopped"]
         words = ["mirror", "--vm", server.pid, "--to", to, "--qmp", socket, *goal]
         done = run_redirty(*words)
         assert done.code == 0, done
