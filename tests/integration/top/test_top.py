@@ -131,12 +131,13 @@ def test_the_rates_on_the_screen_are_those_of_the_recording(tmp_path: Path) -> N
             assert terminal.exit_code() == 0
         writer.signal(signal.SIGKILL)
     rounds = pd.read_csv(directory / "rounds.csv").set_index("round")
+    rows = rounds.to_dict("index")
     for number, screens in shown.items():
-        row = rounds.loc[number]
+        row = rows[number]
         for name, column in (("dirty", "dirty_pages"), ("re-dirtied", "redirtied_pages")):
             rate = row[column] / row["duration_s"] * 4096
             # One may have been caught while it was drawn.
-            said = f"{name} {show_bytes(float(rate))}/s"
+            said = f"{name} {show_bytes(rate)}/s"
             assert any(said in screen for screen in screens), (number, said, screens)
     assert rounds["dirty_pages"].sum() > 0
 
