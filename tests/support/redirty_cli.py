@@ -13,6 +13,8 @@ from pathlib import Path
 from tests.support.waiting import PATIENCE_S
 from tests.tiers import require
 
+# Goals of a mirror that converges on any machine, and beside any load.
+PATIENT_GOALS = ("--downtime", "1h", "--passes", "2")
 REDIRTY = Path(sys.executable).with_name("redirty")
 
 

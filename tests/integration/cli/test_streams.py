@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.kill_points import wait_rounds
 from tests.support.processes import idle_process
-from tests.support.redirty_cli import REDIRTY, finish, run_redirty, start_redirty
+from tests.support.redirty_cli import PATIENT_GOALS, REDIRTY, finish, run_redirty, start_redirty
 from tests.support.target_state import descriptors
 from tests.support.waiting import PATIENCE_S, wait_until
 from tests.tiers import require, require_root
@@ -70,7 +70,9 @@ def test_a_report_that_cannot_be_written(recording: Path, more: list[str]) -> No
 
 def test_a_summary_that_cannot_be_written_costs_no_mirror(pid: int, tmp_path: Path) -> None:
     mirror = tmp_path / "mirror"
-    done = redirected(">/dev/full", "mirror", "-p", pid, "--to", mirror, "--json", "-q")
+    done = redirected(
+        ">/dev/full", "mirror", "-p", pid, "--to", mirror, *PATIENT_GOALS, "--json", "-q"
+    )
     assert (done.returncode, done.stderr) == (1, FULL)
     assert json.loads((mirror / "mirror.json").read_text())["passes"]
 
@@ -87,7 +89,11 @@ def test_a_recording_needs_no_streams(pid: int, tmp_path: Path, how: str) -> Non
 
 @pytest.mark.parametrize("verb", ["check", "pagetables", "mirror"])
 def test_closed_stdout_is_not_an_error(pid: int, tmp_path: Path, verb: str) -> None:
-    words = {"check": [], "pagetables": ["-p", pid], "mirror": ["-p", pid, "--to", tmp_path / "m"]}
+    words = {
+        "check": [],
+        "pagetables": ["-p", pid],
+        "mirror": ["-p", pid, "--to", tmp_path / "m", *PATIENT_GOALS],
+    }
     done = redirected(">&-", verb, *words[verb])
     assert done.returncode == 0, done
     assert "error" not in done.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mirror_oracle import mirror_json
-from tests.support.redirty_cli import REDIRTY, finish, run_redirty, start_redirty
+from tests.support.redirty_cli import PATIENT_GOALS, REDIRTY, finish, run_redirty, start_redirty
 from tests.support.target_state import Condition, assert_released
 from tests.support.waiting import wait_until
 from tests.workloads.driver import Writer
@@ -105,7 +105,7 @@ def test_a_receiver_without_a_parent_directory_fails_at_once(tmp_path: Path) -> 
 def test_a_tree_that_contains_redirty_is_mirrored_without_it(tmp_path: Path) -> None:
     """All processes of redirty are left out, helpers included."""
     to = tmp_path / "m"
-    line = f"{shlex.quote(str(REDIRTY))} mirror --tree $$ --to {shlex.quote(str(to))} --verify; exit $?"
+    line = f"{shlex.quote(str(REDIRTY))} mirror --tree $$ --to {shlex.quote(str(to))} {' '.join(PATIENT_GOALS)} --verify; exit $?"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(mirror_json(to)["cores"]) == 1

@@ -20,7 +20,7 @@ from redirty.collector.ptrace import freezer_client
 from redirty.collector.ptrace.freezer_client import FreezeError, Freezer, ThreadState
 
 from tests.support.mirror_oracle import let_run, mirror_json
-from tests.support.redirty_cli import Done, finish, run_redirty, start_redirty
+from tests.support.redirty_cli import PATIENT_GOALS, Done, finish, run_redirty, start_redirty
 from tests.support.target_state import (
     Condition,
     assert_released,
@@ -119,7 +119,7 @@ def test_the_target_runs_when_redirty_hangs(tmp_path: Path) -> None:
 
 def test_a_target_that_was_left_stopped_resumes(target: Checksum, tmp_path: Path) -> None:
     to = tmp_path / "m"
-    done = run_redirty("mirror", "-p", target.pid, "--to", to, "--leave", "stopped")
+    done = run_redirty("mirror", "-p", target.pid, "--to", to, *PATIENT_GOALS, "--leave", "stopped")
     assert done.code == 0, done
     states = task_fields(target.pid, "TracerPid", "State")
     assert all(tracer == "0" and state[0] == "T" for tracer, state in states.values()), states
@@ -131,7 +131,9 @@ def test_a_target_that_was_left_stopped_resumes(target: Checksum, tmp_path: Path
 def test_two_hundred_threads_are_stopped_and_released(tmp_path: Path) -> None:
     with Crowd("threads", 200) as crowd:
         before = Condition.of(crowd.pid)
-        done = run_redirty("mirror", "-p", crowd.pid, "--to", tmp_path / "m", "--verify")
+        done = run_redirty(
+            "mirror", "-p", crowd.pid, "--to", tmp_path / "m", *PATIENT_GOALS, "--verify"
+        )
         assert done.code == 0, done
         assert mirror_json(tmp_path / "m")["threads"] == 201
         assert_released(crowd, before)
