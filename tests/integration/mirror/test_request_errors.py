@@ -105,7 +105,8 @@ def test_a_receiver_without_a_parent_directory_fails_at_once(tmp_path: Path) -> 
 def test_a_tree_that_contains_redirty_is_mirrored_without_it(tmp_path: Path) -> None:
     """All processes of redirty are left out, helpers included."""
     to = tmp_path / "m"
-    line = f"{shlex.quote(str(REDIRTY))} mirror --tree $$ --to {shlex.quote(str(to))} {' '.join(PATIENT_GOALS)} --verify; exit $?"
+    words = shlex.join([str(REDIRTY), "mirror", "--to", str(to), "--verify", *PATIENT_GOALS])
+    line = f"{words} --tree $$; exit $?"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(mirror_json(to)["cores"]) == 1
