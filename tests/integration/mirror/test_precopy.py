@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redirty.collector.errors import RedirtyError
 from redirty.collector.mirror import session
 from redirty.collector.mirror.decision import Goals
 from redirty.collector.mirror.image.image import Image
@@ -182,19 +183,28 @@ def test_only_re_dirtied_pages_are_sent_again(tmp_path: Path, states: list[Mirro
 def test_pages_that_are_written_in_each_round_are_deferred(
     tmp_path: Path, states: list[MirrorState]
 ) -> None:
-    with Phases(AREAS) as phases:
-        phases.write("anon")
+    # Where stopping alone takes most of the downtime, on a busy machine, everything is tried at a slower rate.
+    for scale in (1, 4, 16):
+        to = tmp_path / f"m{scale}"
+        with Phases(AREAS) as phases:
+            phases.write("anon")
 
-        def write(number: int) -> None:
-            if number <= 6:
-                phases.write("anon", "range:0", seed=number, count=20)
-            if number <= 4:  # other pages each time
-                phases.write("anon", f"range:{number * 500 - 480}", seed=number, count=500)
+            def write(number: int, phases: Phases = phases) -> None:
+                if number <= 6:
+                    phases.write("anon", "range:0", seed=number, count=20)
+                if number <= 4:  # other pages each time
+                    phases.write("anon", f"range:{number * 500 - 480}", seed=number, count=500)
 
-        done = mirror_in_process(
-            phases.pid, tmp_path / "m", write, Goals(40.0, passes=7), states, bandwidth=4 << 20
-        )
-    deferred = [report.deferred_pages for report in done.reports]
+            goals, rate = Goals(0.4 * scale), (4 << 20) // scale
+            states.clear()
+            try:
+                done = mirror_in_process(phases.pid, to, write, goals, states, bandwidth=rate)
+            except RedirtyError as e:
+                assert "stopping alone takes" in str(e) and scale < 16, e
+                continue
+        deferred = [report.deferred_pages for report in done.reports]
+        if max(deferred) >= 20:
+            break
     assert deferred[:3] == [0, 0, 0] and max(deferred) >= 20, deferred
     at = next(i for i, n in enumerate(deferred) if n)
     hot = {p for sent in done.sent[1:at] for s in sent.values() for p in page_numbers(s).tolist()}
@@ -203,7 +213,7 @@ def test_pages_that_are_written_in_each_round_are_deferred(
     assert set(range(area, area + 20)) <= hot, "they were sent before they were known to be hot"
     assert not set(range(area, area + 20)) & later, "they were not sent after that"
     assert done.information["passes"][-1]["sent_pages"] >= 20
-    core = CoreFile(tmp_path / "m" / "memory.core")
+    core = CoreFile(to / "memory.core")
     assert any(core.read(area * 4096, 20 * 4096))
     core.close()
 
