@@ -257,4 +257,6 @@ def _chained(
         levels.append(Level(elapsed_s, values, new_pages * scale, by_class))
         if length & (length - 1) == 0:
             bases[length] = (windows.number[a:b], pages[a:b], float(values.sum()) / len(values))
-    return tuple(levels)
+    # Where rounds differ much in length, the few windows of more rounds may be shorter on average.
+    longest = np.maximum.accumulate([0.0] + [level.elapsed_s for level in levels])
+    return tuple(level for level, gain in zip(levels, np.diff(longest), strict=True) if gain > 0)

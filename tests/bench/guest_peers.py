@@ -143,13 +143,13 @@ def by_redirty(pid: int, downtime_s: float) -> dict[str, Any]:
         before = sent_bytes()
         code = ("--code-file", Path(name, "code"))  # without it, no byte goes over the interface
         paths = Path(name, "m"), Path(name, "log")
-        with receive(*paths, *code, patience_s=_PATIENCE_S) as other:
+        with receive(*paths, *code) as other:
             # detaching fentry's programs takes an emulated machine a minute, after the mirror is made
             goal = ["--downtime", f"{downtime_s * 1e3:.0f}ms", "--json", "--probe", "tracepoint"]
             words = ["mirror", "-p", pid, "--to", f"127.0.0.1:{other.port}", *code, *goal]
             done = run_redirty(*words, timeout_s=900)
             if done.code == 0:
-                other.wait(60)
+                other.wait()
         if done.code:
             reason = re.sub(r"\s+", " ", done.err)[-300:]
             return {"bytes": sent_bytes() - before, "why": reason}

@@ -16,10 +16,10 @@ from typing import Any
 
 import aiohttp
 
+from tests.support.waiting import PATIENCE_S
 from tests.tiers import require
 
 _PROGRAMS = ("chromium-headless-shell", "chromium", "google-chrome")
-_TIMEOUT_S = 60.0
 
 
 class Page:
@@ -62,7 +62,7 @@ class Page:
             message["sessionId"] = self._session
         answer = self._answers[number]
         await self._socket.send_json(message)
-        reply = await asyncio.wait_for(answer, _TIMEOUT_S)
+        reply = await asyncio.wait_for(answer, PATIENCE_S)
         assert "error" not in reply, reply
         return reply["result"]
 
@@ -98,7 +98,7 @@ class Page:
 
     async def wait_for_text(self, text: str) -> None:
         """Wait until the server has sent a text."""
-        deadline = asyncio.get_running_loop().time() + _TIMEOUT_S
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while text not in "".join(self.frames):
             assert asyncio.get_running_loop().time() < deadline, f"{text!r} was not sent"
             await asyncio.sleep(0.05)
@@ -131,7 +131,7 @@ async def browser() -> AsyncIterator[Page]:
         )
         try:
             port_file = Path(profile) / "DevToolsActivePort"
-            for _ in range(int(_TIMEOUT_S / 0.1)):
+            for _ in range(int(PATIENCE_S / 0.1)):
                 if port_file.exists() and len(port_file.read_text().splitlines()) == 2:
                     break
                 await asyncio.sleep(0.1)
@@ -147,7 +147,7 @@ async def browser() -> AsyncIterator[Page]:
                     await page.close()
                     await socket.send_json({"id": 0, "method": "Browser.close"})
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(process.wait(), _TIMEOUT_S)
+                        await asyncio.wait_for(process.wait(), PATIENCE_S)
         finally:
             with contextlib.suppress(ProcessLookupError):  # what was found may be a wrapper script
                 os.killpg(process.pid, signal.SIGKILL)

@@ -49,7 +49,7 @@ def wait_rounds(directory: Path, process: subprocess.Popen[str]) -> None:
             raise ProgramError(f"redirty ended: {finish(process)}")
         return rounds.exists() and rounds.read_bytes().count(b"\n") > 1
 
-    wait_until(some, "a first round", timeout_s=30)
+    wait_until(some, "a first round")
 
 
 def spin(seconds: float) -> None:

@@ -19,10 +19,10 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 
 from tests.support.screen_factories import REDIS
+from tests.support.waiting import PATIENCE_S
 
 SMALL, LARGE = (80, 24), (160, 48)
 SLOW_LINK = ConvergenceQuestion(12e6, 0.1)  # bytes per second: less than the recorded redis dirties
-TIMEOUT_S = 60.0
 _POLL_S = 0.03
 
 
@@ -30,7 +30,7 @@ def run(test: Awaitable[None]) -> None:
     """Run an async test, for a bounded time."""
 
     async def bounded() -> None:
-        await asyncio.wait_for(test, TIMEOUT_S * 4)
+        await asyncio.wait_for(test, PATIENCE_S)
 
     asyncio.run(bounded())
 
@@ -76,9 +76,9 @@ def is_read(screen: ReplayScreen) -> bool:
 async def run_app_until(pilot: Pilot[int], condition: Callable[[], object], what: str) -> None:
     """Let the application run until a condition holds. what: names it in the error."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + TIMEOUT_S
+    deadline = loop.time() + PATIENCE_S
     while not condition():
-        assert loop.time() < deadline, f"{what}: not within {TIMEOUT_S:g} s\n{text(pilot)}"
+        assert loop.time() < deadline, f"{what}: not within {PATIENCE_S:g} s\n{text(pilot)}"
         await pilot.pause(_POLL_S)
     await pilot.pause()
 

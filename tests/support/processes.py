@@ -84,3 +84,8 @@ class ManagedProcess(Closing):
 
     def _request_end(self) -> None:
         self._process.send_signal(self._stop)
+
+
+def idle_process() -> ManagedProcess:
+    """Start a process that sleeps until its `with` block ends."""
+    return ManagedProcess(subprocess.Popen(["sleep", "infinity"]))

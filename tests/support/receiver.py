@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.support.processes import ManagedProcess
 from tests.support.redirty_cli import REDIRTY, ProgramError
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 
 
 class Receive(ManagedProcess):
@@ -26,9 +26,7 @@ class Receive(ManagedProcess):
         port: the port it listens on.
     """
 
-    def __init__(
-        self, to: Path, log: Path, *more: object, port: int = 0, patience_s: float = 30
-    ) -> None:
+    def __init__(self, to: Path, log: Path, *more: object, port: int = 0) -> None:
         self.log = log
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -40,11 +38,7 @@ class Receive(ManagedProcess):
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
         super().__init__(process)
-        wait_until(
-            lambda: self._port() or not self.alive,
-            "listening",
-            timeout_s=patience_s,
-        )
+        wait_until(lambda: self._port() or not self.alive, "listening")
         if not self._port():
             raise ProgramError(f"receive ended: {self.text()}")
         self.port = self._port()
@@ -57,7 +51,7 @@ class Receive(ManagedProcess):
         """Return what it has printed."""
         return self.log.read_text(errors="replace")
 
-    def wait(self, timeout_s: float = 60) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """Wait for its end, assert that it printed no internal error, and return its exit code."""
         code = super().wait(timeout_s)
         assert "Traceback" not in self.text(), self.text()
@@ -66,11 +60,9 @@ class Receive(ManagedProcess):
 
 
 @contextlib.contextmanager
-def receive(
-    to: Path, log: Path, *more: object, port: int = 0, patience_s: float = 30
-) -> Iterator[Receive]:
+def receive(to: Path, log: Path, *more: object, port: int = 0) -> Iterator[Receive]:
     """Run `redirty receive`; it ends with the block."""
-    running = Receive(to, log, *more, port=port, patience_s=patience_s)
+    running = Receive(to, log, *more, port=port)
     try:
         yield running
     finally:
@@ -104,7 +96,7 @@ class Wire:
             except OSError:
                 return
             try:
-                far = socket.create_connection(("127.0.0.1", self.to), timeout=5)
+                far = socket.create_connection(("127.0.0.1", self.to))
             except OSError:
                 near.close()
                 continue

@@ -13,7 +13,7 @@ from redirty.collector.analyze import load
 from tests.support.processes import ManagedProcess
 from tests.support.redirty_cli import Done, finish, start_redirty
 from tests.support.tested_methods import METHOD_OPTIONS
-from tests.support.waiting import PATIENCE_S, wait_until
+from tests.support.waiting import wait_until
 from tests.workloads.pages import Area, Pages
 
 
@@ -54,23 +54,19 @@ class Recorded(ManagedProcess):
                 raise AssertionError(f"redirty ended: {finish(self._process)}")
             return self.rounds >= goal
 
-        wait_until(there, f"{count} rounds", timeout_s=PATIENCE_S)
+        wait_until(there, f"{count} rounds")
 
     def wait_for(self, pid: int) -> None:
         """Wait until a process that joined the target has been armed for a round."""
         mappings = self.directory / "mappings.csv"
         known = f",{pid},0x"
-        wait_until(
-            lambda: known in mappings.read_text(),
-            f"process {pid} is recorded",
-            timeout_s=PATIENCE_S,
-        )
+        wait_until(lambda: known in mappings.read_text(), f"process {pid} is recorded")
 
     def close(self) -> None:
         """Interrupt redirty and collect what it printed."""
         if self.alive:
             self._request_end()
-        self.done = finish(self._process, PATIENCE_S)
+        self.done = finish(self._process)
 
     def __exit__(
         self,

@@ -10,8 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.waiting import PATIENCE_S
 from tests.tiers import require
 
+# Goals of a mirror that converges on any machine, and beside any load.
+PATIENT_GOALS = ("--downtime", "1h", "--passes", "2")
 REDIRTY = Path(sys.executable).with_name("redirty")
 
 
@@ -55,7 +58,7 @@ def start_redirty(
     )
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 60) -> Done:
+def finish(process: subprocess.Popen[str], timeout_s: float = PATIENCE_S) -> Done:
     """Wait for redirty's end.
 
     Raises: ProgramError when it does not end within `timeout_s`; it is killed then.
@@ -71,7 +74,7 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 60) -> Done:
 
 def run_redirty(
     *words: object,
-    timeout_s: float = 60,
+    timeout_s: float = PATIENCE_S,
     env: Mapping[str, str] | None = None,
     wrapper: Sequence[str] = (),
 ) -> Done:

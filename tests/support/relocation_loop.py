@@ -14,7 +14,7 @@ from redirty.collector.pagetables.planner import StepPlanner, plan
 from redirty.collector.pagetables.walker import Tables, Walker
 from redirty.collector.ptrace.injector_client import AddressesInUseError, Injector
 
-TIMEOUT_S = 2.0
+STOP_S = 30.0  # less than the injector may take to answer
 
 
 def movable(tables: Tables) -> dict[int, int]:
@@ -33,8 +33,10 @@ class Relocator:
         refused: why steps were not done.
     """
 
-    def __init__(self, pid: int, regions: int) -> None:
+    def __init__(self, pid: int, regions: int, stop_s: float = STOP_S) -> None:
+        """Prepare it; stop_s: how long the threads may take to stop."""
         self.pid = pid
+        self.stop_s = stop_s
         self.regions = regions
         self.walker = Walker(numa.read_nodes().highest)
         self.injector = Injector()
@@ -65,7 +67,7 @@ class Relocator:
         while step := steps.next(self.regions):
             try:
                 took, moves_s = self.injector.relocate(
-                    self.pid, 0, step.runs, step.segments, TIMEOUT_S
+                    self.pid, 0, step.runs, step.segments, self.stop_s
                 )
                 longest = max(longest, took)
                 self.stopped_s += took

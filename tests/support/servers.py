@@ -13,8 +13,12 @@ from pathlib import Path
 
 from tests.support.processes import ManagedProcess
 from tests.support.redirty_cli import ProgramError
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 from tests.tiers import require, require_program
+
+# What runs until it is told to end dies with this process, even when that is killed with -9.
+_DEATH = ("setpriv", "--pdeathsig", "KILL", "--")
+_FOR_EVER_S = 1_000_000
 
 
 class Server(ManagedProcess):
@@ -45,7 +49,7 @@ class Server(ManagedProcess):
         """Return what it has printed."""
         return self.output.read_text(errors="replace")
 
-    def wait_ready(self, ready: Callable[[], object], timeout_s: float = 60) -> None:
+    def wait_ready(self, ready: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
         """Wait until it can be used.
 
         Raises: ProgramError when it ends.
@@ -69,7 +73,7 @@ def scratch(prefix: str, owner: str | None = None) -> Iterator[Path]:
         yield directory
 
 
-def _ask(argv: Sequence[object], timeout_s: float = 120) -> str:
+def _ask(argv: Sequence[object]) -> str:
     """Run a client and return its answer.
 
     Raises: ProgramError when it fails.
@@ -79,7 +83,7 @@ def _ask(argv: Sequence[object], timeout_s: float = 120) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=timeout_s,
+        timeout=PATIENCE_S,
         check=False,
     )
     if done.returncode:
@@ -102,12 +106,13 @@ class Redis:
         """
         return _ask(["redis-cli", "-e", "-s", self.socket, *words])
 
-    def load(self, seconds_at_most: float, keys: int = 50_000, size: int = 512) -> Server:
+    def load(self, keys: int = 50_000, size: int = 512) -> Server:
         """Start a redis-benchmark that sets random keys until it is closed."""
+        # -l: it starts over after each of its runs, and never ends.
         argv = ["redis-benchmark", "-s", self.socket, "-t", "set", "-r", keys, "-d", size]
-        argv += ["-c", 8, "-n", 200_000_000, "-q"]
-        bound = ["timeout", "--preserve-status", "--signal=INT", f"{seconds_at_most:g}"]
-        return Server([*bound, *argv], self.server.directory, output=self.socket.with_name("load"))
+        argv += ["-c", 8, "-n", 200_000_000, "-q", "-l"]
+        output = self.socket.with_name("load")
+        return Server([*_DEATH, *argv], self.server.directory, signal.SIGINT, output)
 
 
 @contextlib.contextmanager
@@ -148,10 +153,13 @@ class Postgres:
         """Fill pgbench's tables: 100,000 accounts for each step of the scale."""
         _ask([self._programs / "pgbench", *self._where, "-i", "-q", "-s", scale, "bench"])
 
-    def load(self, seconds: int, clients: int = 4) -> Server:
-        """Start a pgbench of its TPC-B-like transactions."""
-        options = ["-n", "-c", clients, "-j", 1, "-T", seconds]
-        argv = [self._programs / "pgbench", *self._where, *options, "bench"]
+    def load(self, clients: int = 4) -> Server:
+        """Start a pgbench of its TPC-B-like transactions until it is closed or gets SIGALRM.
+
+        On SIGALRM, by which it also tells that its time is over, it ends its transactions and reports.
+        """
+        options = ["-n", "-c", clients, "-j", 1, "-T", _FOR_EVER_S]
+        argv = [*_DEATH, self._programs / "pgbench", *self._where, *options, "bench"]
         return Server(argv, self.server.directory, output=self.server.directory / "load")
 
 
@@ -218,8 +226,6 @@ def guest(
     # clock takes a busy host for a broken clock.
     line = f"console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable {append}"
     boot = ["-kernel", kernel, "-initrd", initramfs, "-append", line]
-    # QEMU dies with this process, even when that is killed with -9.
-    death = ["setpriv", "--pdeathsig", "KILL", "--"]
     return Server(
-        [*wrapper, *death, program, "-accel", "tcg", *size, *plain, *boot, *more], directory
+        [*wrapper, *_DEATH, program, "-accel", "tcg", *size, *plain, *boot, *more], directory
     )

@@ -41,6 +41,14 @@ def tracer_of(pid: int) -> int:
     return 0
 
 
+def is_freezer(tracer: int) -> bool:
+    """Return whether a tracer is redirty's freezer, which stops a target; the injector arms it."""
+    try:
+        return b"HELPER=freezer" in Path(f"/proc/{tracer}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
 def descriptors(pid: int) -> dict[int, str]:
     """Return what each descriptor of a process refers to."""
     found = {}
@@ -88,7 +96,7 @@ def debugged(pid: int) -> Iterator[None]:
         signal.pause()
         os._exit(1)
     try:
-        wait_until(lambda: tracer_of(pid) == child, "traced", timeout_s=60)
+        wait_until(lambda: tracer_of(pid) == child, "traced")
         yield
     finally:
         os.kill(child, signal.SIGKILL)

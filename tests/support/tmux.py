@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.waiting import PATIENCE_S
 from tests.tiers import require_program
 
-TIMEOUT_S = 240.0  # compiling BPF takes minutes on a busy machine
 _NUMBERS = itertools.count()
 
 
@@ -38,7 +39,7 @@ class Terminal:
         command = shlex.join(map(str, words))
         script = (
             f"cd {shlex.quote(str(directory))}; stty -g > before; {env} {command}; "
-            "echo exit-code:$?:; stty -g > after; sleep 1000"
+            "echo exit-code:$?:; stty -g > after; exec sleep infinity"
         )
         self._do("-f", "/dev/null", "new-session", "-d", "-x", columns, "-y", lines, script)
 
@@ -67,20 +68,36 @@ class Terminal:
         """Change the size."""
         self._do("resize-window", "-x", columns, "-y", lines)
 
-    def wait(self, text: str, timeout_s: float = TIMEOUT_S, gone: bool = False) -> str:
-        """Wait until a text is on the screen, or gone from it; return the screen."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            shown = self.screen()
-            if (text in shown) is not gone:
-                return shown
-            assert time.monotonic() < deadline, f"{text!r}: not within {timeout_s:g} s\n{shown}"
+    def wait(self, *texts: str, gone: bool = False) -> str:
+        """Wait until each of some texts has been on the screen, or gone from it; return the screen.
+
+        Not all at once: what is drawn may be caught in the middle, and goes on.
+        """
+        for text in texts:
+            shown = self.wait_for(lambda shown, text=text: (text in shown) is not gone, repr(text))  # type: ignore[misc]
+        return shown
+
+    def wait_round(self, number: int) -> str:
+        """Wait until that round or a later one is on the screen; return the screen."""
+
+        def there(shown: str) -> bool:
+            match = re.search(r"round (\d+)", shown)
+            return match is not None and int(match[1]) >= number
+
+        return self.wait_for(there, f"round {number}")
+
+    def wait_for(self, condition: Callable[[str], object], what: str) -> str:
+        """Wait until the text on the screen meets a condition; return it. what: names it in the error."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition(shown := self.screen()):
+            assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_S:g} s\n{shown}"
             time.sleep(0.05)
+        return shown
 
     def exit_code(self) -> int:
         """Wait for the command's end and return its exit code; assert that the terminal is restored."""
         shown = self.wait("exit-code:")
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + PATIENCE_S
         while not (self._directory / "after").exists() or not self._after:
             assert time.monotonic() < deadline
             time.sleep(0.02)

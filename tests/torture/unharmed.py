@@ -30,6 +30,9 @@ from tests.support.waiting import PATIENCE_S, wait_until
 from tests.workloads.process import Program, WorkloadError
 
 _BATCH = 50  # times, after which the program is asked
+_STOP_S = 1.0
+# Nothing hinders these states' threads: they stop, if late on a busy machine.
+_PATIENT, _PATIENT_STOP_S = ("quiet", "forking", "crowded"), 30.0
 _KILL_DELAYS_S = (0.001, 0.005, 0.02)  # after the process appears, at most
 
 
@@ -81,16 +84,25 @@ def attached(pid: int) -> bool:
 
 
 class Actions:
-    """The things that redirty does to a target, by name; kill: whether the process that does it is killed meanwhile."""
+    """The things that redirty does to a target, by name."""
 
-    def __init__(self, pid: int, rng: random.Random, *, kill: bool) -> None:
+    def __init__(
+        self, pid: int, rng: random.Random, *, kill: bool, stop_s: float = _STOP_S
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            kill: whether the process that does it is killed meanwhile.
+            stop_s: how long its threads may take to stop.
+        """
+        self.stop_s = stop_s
         self.pid = pid
         self.kill = kill
         self.outcomes: Counter[str] = Counter()
         self._rng = rng
         self._injector = Injector()
         self._freezer = Freezer()
-        self._relocator = Relocator(pid, 2)
+        self._relocator = Relocator(pid, 2, stop_s)
 
     def act(self, name: str) -> None:
         """Do it once, and count how it ended."""
@@ -106,13 +118,13 @@ class Actions:
     def inject(self) -> None:
         """Inject a userfaultfd, and close it."""
         with self._killed_meanwhile(lambda: self._child_of(self._injector)):
-            descriptor, _ = self._injector.userfaultfd(self.pid, 2.0)
+            descriptor, _ = self._injector.userfaultfd(self.pid, self.stop_s)
             os.close(descriptor)
 
     def hold(self) -> None:
         """Stop all threads, read their states, resume them."""
         with self._killed_meanwhile(lambda: self._freezer._process.pid):
-            self._freezer.stop([self.pid], limit_s=1.0, wait_s=1.0)
+            self._freezer.stop([self.pid], limit_s=10 * self.stop_s, wait_s=self.stop_s)
             self._freezer.request_states()
             self._freezer.states()
             self._freezer.release()
@@ -342,7 +354,12 @@ def run(state: str, action: str, times: int, seed: int, *, kill: bool) -> Counte
         # a call begin again, that one ends as after any stop.
         tolerant = kill or state.startswith(("frozen", "thawing", "stopped"))
         with Unharmed(mode, crowd, tolerant=tolerant) as program:
-            actions = Actions(program.pid, rng, kill=kill)
+            actions = Actions(
+                program.pid,
+                rng,
+                kill=kill,
+                stop_s=_PATIENT_STOP_S if state in _PATIENT else _STOP_S,
+            )
             try:
                 if state == "ending":
                     _end_meanwhile(program, actions, action, rng)

@@ -234,7 +234,6 @@ def wait_for_khugepaged(phases: Phases, area: Area) -> bool:
     wait_until(
         lambda: huge_kib(phases.pid, area) or int(scans.read_text()) >= begin + 3,
         "khugepaged has been everywhere",
-        timeout_s=120,
     )
     return huge_kib(phases.pid, area) > 0
 

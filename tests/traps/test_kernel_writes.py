@@ -19,7 +19,7 @@ from tests.support.phase_walk import Start, Walk, every_kind, span
 from tests.support.redirty_cli import run_redirty
 from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, within
 from tests.support.tested_methods import METHOD_OPTIONS, arm_method
-from tests.support.waiting import PATIENCE_S, wait_idle
+from tests.support.waiting import wait_idle
 from tests.traps.common import not_applicable
 from tests.traps.foreign_writes import poke, write_into, write_memory_file
 from tests.traps.settings import on_disk
@@ -166,12 +166,11 @@ def test_23_pinned_pages_are_reported(uring: Uring, tmp_path: Path) -> None:
         "2",
         "-o",
         directory,
-        timeout_s=PATIENCE_S,
     )
     assert done.code == 0, done.err
     assert json.loads((directory / "meta.json").read_text())["pinned_kib"] == 192
     assert "192 KiB of the target are pinned" in done.err
-    assert "pinned: 192 KiB" in run_redirty("report", directory, timeout_s=PATIENCE_S).out
+    assert "pinned: 192 KiB" in run_redirty("report", directory).out
 
 
 # ---- 24: another process ----

@@ -42,7 +42,9 @@ def booted(
         raise
 
 
-def in_guest(vm: machine.Vm, script: str, *arguments: str, timeout_s: float = 900.0) -> Any:
+def in_guest(
+    vm: machine.Vm, script: str, *arguments: str, timeout_s: float = machine.LIMIT_S
+) -> Any:
     """Run a script of this directory; return its output, parsed as JSON. Its stderr is this process's."""
     done = vm.run(
         [PYTHON, str(SCRIPTS / script), *arguments],

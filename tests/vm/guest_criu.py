@@ -49,7 +49,7 @@ def start() -> int:
         cwd="/",
     ):
         pass
-    wait_until(lambda: PROGRESS.exists() and PROGRESS.read_text(), "counting", timeout_s=60)
+    wait_until(lambda: PROGRESS.exists() and PROGRESS.read_text(), "counting")
     (pid,) = (int(p.name) for p in Path("/proc").iterdir()
               if p.name.isdigit() and (p / "comm").read_text() == "counting\n")  # fmt: skip
     return pid
@@ -90,14 +90,14 @@ def pages_of(pid: int, images: Path) -> dict[str, int]:
 def continues() -> dict[str, int]:
     """Return what it counts after it was restored: until it has checked all memory a few times."""
     count, checks, _ = progress()
-    wait_until(lambda: progress()[1] >= checks + _CHECKS, "counting again", timeout_s=120)
+    wait_until(lambda: progress()[1] >= checks + _CHECKS, "counting again")
     now = progress()
     return {"before": count, "after": now[0], "wrong": now[2]}
 
 
 def end(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its end", timeout_s=30)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its end")
 
 
 def corrupt(pid: int, address: int) -> None:
@@ -139,10 +139,10 @@ def main() -> int:
     mirror = WORK / "mirror"
     # CRIU learns from the soft-dirty bits what was written since: the mirror has to be armed by them.
     how = ["--arm", "soft-dirty", "--passes", "3", "--json"]
-    done = run_redirty("mirror", "-p", pid, "--to", mirror, *how, timeout_s=600)
+    done = run_redirty("mirror", "-p", pid, "--to", mirror, *how)
     if done.code:
         raise ProgramError(f"redirty mirror ended with {done.code}: {done.err}")
-    exported = run_redirty("export-criu", mirror, "-o", PARENT, timeout_s=600)
+    exported = run_redirty("export-criu", mirror, "-o", PARENT)
     if exported.code:
         raise ProgramError(f"redirty export-criu ended with {exported.code}: {exported.err}")
     time.sleep(1)

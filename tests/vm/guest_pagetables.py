@@ -114,7 +114,7 @@ def redis(times: str) -> dict[str, Any]:
 
     with started() as server:
         server.ask("set", "kept", "as it was")
-        load = server.load(seconds_at_most=7200, keys=8_000)
+        load = server.load(keys=8_000)
         try:
             server.server.wait_ready(lambda: int(server.ask("dbsize")) > 2_000)
             found = there_and_back(server.pid, int(times))
@@ -186,7 +186,7 @@ def watched() -> dict[str, Any]:
 
         for node in (0, FAR):
             Mover(target.pid).to(node)
-            wait_until(functools.partial(on_node, node), f"tables on node {node}", timeout_s=600)
+            wait_until(functools.partial(on_node, node), f"tables on node {node}")
         watch.close()
     return {"output": texts}
 
@@ -201,11 +201,9 @@ def recorded(probe: str) -> dict[str, Any]:
 
             def rounds_go_by(more: int) -> None:
                 count = written.read_text().count("\n") if written.exists() else 0
-                wait_until(
-                    lambda: written.read_text().count("\n") >= count + more, "rounds", timeout_s=120
-                )
+                wait_until(lambda: written.read_text().count("\n") >= count + more, "rounds")
 
-            wait_until(written.exists, "the recording", timeout_s=300)
+            wait_until(written.exists, "the recording")
             rounds_go_by(2)
             mover = Mover(target.pid)
             target.write(3)

@@ -36,6 +36,8 @@ POLL_S = 0.05
 P = ParamSpec("P")
 T = TypeVar("T")
 TRIES = 3
+LIMIT_S = 3000.0  # of what hangs: an emulated machine on a busy one is slow
+
 # The kernel changes its own code by putting an int3 there first. Before 8.1 QEMU with a thread for each
 # emulated processor may translate the int3 just when it is removed again, and keep it: the kernel then
 # dies of a trap without an owner (upstream: "accel/tcg: Always lock pages before translation").
@@ -120,7 +122,7 @@ class Vm:
         append: str = "",
         shares: Sequence[Path] = (),
         qemu_args: Sequence[str] = (),
-        boot_timeout_s: float = 240.0,
+        boot_timeout_s: float = LIMIT_S,
     ) -> None:
         """Prepare the machine.
 
@@ -165,7 +167,7 @@ class Vm:
         self,
         argv: Sequence[str],
         *,
-        timeout_s: float = 300.0,
+        timeout_s: float = LIMIT_S,
         env: Mapping[str, str] | None = None,
         cwd: Path = PROJECT,
         follow: Collection[str] = (),

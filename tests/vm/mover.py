@@ -151,7 +151,7 @@ def killed(
                 os._exit(1)
         time.sleep(rng.uniform(0, span_s))
         if turn % 2:  # the target is stopped for only a tenth of the time
-            wait_until(lambda: tracer_of(mover.pid), "held", timeout_s=span_s + 60)
+            wait_until(lambda: tracer_of(mover.pid), "held")
             time.sleep(rng.uniform(0, _STOP_S))
         held += tracer_of(mover.pid) != 0
         os.kill(child, signal.SIGKILL)

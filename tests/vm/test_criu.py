@@ -16,8 +16,6 @@ MIB, HOT = 24, 512
 PAGES = MIB * 256
 _SPARE = 200  # pages of its stack, data and heap that may be written besides
 
-pytestmark = pytest.mark.timeout(1200)
-
 
 @despite_the_emulator
 def test_criu_dumps_on_top_of_a_mirror() -> None:

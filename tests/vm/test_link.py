@@ -19,7 +19,6 @@ OF_SOME_KIND = "other_qdiscs or lies_on or bond or of_a_class"
 KERNELS = [name for name in os.environ.get("REDIRTY_TEST_KERNELS", "").split(",") if name]
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.skipif(not KERNELS, reason="takes minutes; REDIRTY_TEST_KERNELS=6.12 runs it")
 @pytest.mark.parametrize("kernel", KERNELS)
 @despite_the_emulator
@@ -30,7 +29,6 @@ def test_links_of_all_kinds(kernel: str) -> None:
         done = vm.run(
             [*PYTEST, "tests/integration/predict/test_link.py", "-k", OF_SOME_KIND],
             env={"REDIRTY_REQUIRE": "1"},
-            timeout_s=600,
         )
     output = done.stdout.decode()
     assert done.exit_code == 0, output[-6000:]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.vm.guest import REDIRTY, booted
 from tests.vm.machine import despite_the_emulator
 
 PROBES = ("fentry", "kprobe", "tracepoint")
-
-pytestmark = pytest.mark.timeout(1800)
 
 
 @despite_the_emulator

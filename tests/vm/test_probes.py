@@ -34,7 +34,7 @@ mount -o loop /tmp/ext4.image /tmp/ext4
 
 Run = dict[str, Any]
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("one machine")]
+pytestmark = pytest.mark.xdist_group("one machine")
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +293,6 @@ def test_only_a_guests_memory_counts(vm: machine.Vm) -> None:
             **{"REDIRTY_TEST_PROBE": "fentry", "REDIRTY_TEST_ARM": "soft-dirty"},
             "REDIRTY_REQUIRE": "1",
         },
-        timeout_s=600,
     )
     assert done.exit_code == 0, done.stdout.decode()[-6000:]
 

@@ -22,7 +22,6 @@ def only(way: str) -> Choice:
     return lambda ways: [w for w in ways if w.partition(":")[0] == way]
 
 
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("way", WAYS)
 def test_traps(way: str, record_property: Callable[[str, object], None]) -> None:
     found = run_kernel(KERNEL, marked=True, chosen=only(way))

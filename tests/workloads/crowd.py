@@ -17,7 +17,7 @@ class Crowd(Program):
 
     def write(self, area: str, seed: int, count: int) -> Touched:
         """Write up to `count` pages at random; in mode `threads`, each by the thread of its number."""
-        answer = self.command("write", area, seed, count, timeout_s=300)
+        answer = self.command("write", area, seed, count)
         return Touched.from_json(self.areas[area], answer)
 
     def join(self, area: str, page: int) -> None:

@@ -126,7 +126,7 @@ class Program(ManagedProcess):
         self._process.stdin.close()
 
     def _obituary(self) -> str:
-        status = self._process.wait(10)
+        status = self._process.wait(PATIENCE_S)
         self._stderr.seek(0)
         said = self._stderr.read().decode(errors="replace").strip()
         return f"{self.name} ended with status {status}" + (f": {said}" if said else "")

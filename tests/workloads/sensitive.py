@@ -47,7 +47,7 @@ class Checksum(Program):
 
     def stop(self) -> ChecksumResult:
         """End the calculation, after one check of all memory, and the program."""
-        return self._result(self.command("stop", timeout_s=120))
+        return self._result(self.command("stop"))
 
     @staticmethod
     def _result(answer: Answer) -> ChecksumResult:
@@ -96,7 +96,6 @@ class Hold(Program):
             pages,
             life_ms,
             "chain" if chain else "flat",
-            timeout_s=60 + count * life_ms / 1000,
         )
         area = self.areas["children"]
         return [Child(child["pid"], area.expand(child["ranges"])) for child in answer["children"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class Sweep(ProgramWithFiles):
 
     def flood(self, seconds: int, threads: int = 1, mib: int = 2) -> Answer:
         """Map, touch and unmap at full speed; answers pages, faults, ns, faults_per_s."""
-        return self.command("flood", seconds, threads, f"mib={mib}", timeout_s=seconds + 60)
+        return self.command("flood", seconds, threads, f"mib={mib}")
 
 
 @dataclass(frozen=True)
@@ -119,32 +120,55 @@ class WriteRun:
         return found
 
 
+FOR_EVER_S = 1_000_000
+
+
 class Writer(Program):
     """Writes `rate` pages a second over `pages` pages; pattern: one of PATTERNS."""
 
     def __init__(self, mib: int = 64, wrapper: Sequence[str] = ()) -> None:
+        self._runs = False
         super().__init__("writer", [mib], wrapper=wrapper)
         self.area = areas_of(self.greeting)["writer"]
 
     def start(
-        self, pattern: str, rate: int, pages: int, seconds: int, seed: int = 1, log: bool = False
+        self,
+        pattern: str,
+        rate: int,
+        pages: int,
+        seconds: int = FOR_EVER_S,
+        seed: int = 1,
+        log: bool = False,
     ) -> None:
-        """Start a run and return at once; finish() waits for it. log: keep one, see WriteRun."""
-        self.send("run", pattern, rate, pages, seconds, seed, int(log))
+        """Start a run and return at once; finish() waits for it, and the end of the `with` block kills it.
 
-    def finish(self, timeout_s: float = 600) -> WriteRun:
+        log: keep one, see WriteRun.
+        """
+        self.send("run", pattern, rate, pages, seconds, seed, int(log))
+        self._runs = True
+
+    def finish(self) -> WriteRun:
         """Wait for the end of the run."""
-        answer = self.receive(timeout_s)
+        answer = self.receive()
+        self._runs = False
         answer.pop("ok")
         return WriteRun(**{**answer, "moments": tuple(answer.get("moments", ()))})
+
+    def end(self) -> WriteRun:
+        """End the run early."""
+        self.signal(signal.SIGTERM)
+        return self.finish()
+
+    def close(self) -> None:
+        """End the program, in the middle of a run if need be."""
+        if self._runs:
+            self.signal(signal.SIGKILL)
+        super().close()
 
     def run(self, pattern: str, rate: int, pages: int, seconds: int, seed: int = 1) -> WriteRun:
         """Run from start to end."""
         self.start(pattern, rate, pages, seconds, seed)
-        return self.finish(seconds + 60)
-
-
-_TURNS_S = 500.0  # a busy machine may seldom schedule a thread that spins
+        return self.finish()
 
 
 @dataclass(frozen=True)
@@ -168,16 +192,16 @@ class Flusher(Program):
 
     def flush(self, how: str, count: int, pages: int) -> Flushed:
         """Flush by mprotect, dontneed or munmap; writes a new piece of `pages` pages before each call."""
-        answer = self.command(how, count, pages, timeout_s=_TURNS_S)
+        answer = self.command(how, count, pages)
         return Flushed(answer["flushes"], answer["pages"])
 
     def pageout(self, path: Path) -> None:
         """Map and read a file on a real file system, and have reclaim unmap its pages."""
-        self.command("pageout", path, timeout_s=_TURNS_S)
+        self.command("pageout", path)
 
     def touch(self) -> None:
         """Write some pages, so that an arm has something to protect."""
-        self.command("touch", timeout_s=_TURNS_S)
+        self.command("touch")
 
 
 PATTERNS = ("cyclic", "uniform", "hot_cold", "bursty")

@@ -68,6 +68,6 @@ class Torture(ProgramWithFiles):
         """Allow a child to write shared memory, too; a child that has ended since is ignored."""
         self.command("armed", pid)
 
-    def rest(self, timeout_s: float = 120) -> Rest:
+    def rest(self) -> Rest:
         """Stop all writing, and wait for that."""
-        return Rest.from_json(self.command("rest", timeout_s=timeout_s))
+        return Rest.from_json(self.command("rest"))

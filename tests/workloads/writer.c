@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -47,6 +48,14 @@ struct job {
 	/* NULL, or called about once a second */
 	void (*report)(const struct memory *memory, const struct result *result);
 };
+
+static volatile sig_atomic_t told_to_end;
+
+static void end_run(int number)
+{
+	(void)number;
+	told_to_end = 1;
+}
 
 static struct memory map_memory(uint64_t mib)
 {
@@ -100,7 +109,7 @@ static void note(struct log *log, const struct result *result)
 
 /*
  * Times are counted from the start, never from the last batch: a late wake-up is caught up with, and the
- * total is rate x seconds exactly.
+ * total is rate x seconds exactly, unless a signal ended the run.
  */
 static struct result run(struct memory *memory, const struct job *job)
 {
@@ -129,7 +138,7 @@ static struct result run(struct memory *memory, const struct job *job)
 			reported = elapsed / SECOND_NS;
 			job->report(memory, &result);
 		}
-		if (length && at == length)
+		if ((length && at == length) || told_to_end)
 			break;
 	}
 	result.end_ns = now_ns();
@@ -160,7 +169,7 @@ static void put_log(const struct log *log)
 	printf("]");
 }
 
-/* run PATTERN RATE PAGES SECONDS [SEED [LOG]] */
+/* run PATTERN RATE PAGES SECONDS [SEED [LOG]]; SIGTERM ends it after its batch. */
 static void do_run(const struct line *line, struct memory *memory)
 {
 	struct log log = {0};
@@ -180,7 +189,10 @@ static void do_run(const struct line *line, struct memory *memory)
 		log = new_log(job.seconds);
 		job.log = &log;
 	}
+	told_to_end = 0;
+	sigaction(SIGTERM, &(struct sigaction){.sa_handler = end_run, .sa_flags = (int)SA_RESTART}, NULL);
 	result = run(memory, &job);
+	sigaction(SIGTERM, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
 	printf("{\"ok\":true,");
 	put_result(&result);
 	if (logged)

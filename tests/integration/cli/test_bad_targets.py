@@ -66,11 +66,7 @@ def test_process_that_ends_in_a_round(tmp_path: Path) -> None:
     rounds = output / "rounds.csv"
 
     def wait_rounds(number: int) -> None:
-        wait_until(
-            lambda: rounds.exists() and rounds.read_bytes().count(b"\n") > number,
-            "rounds",
-            timeout_s=30,
-        )
+        wait_until(lambda: rounds.exists() and rounds.read_bytes().count(b"\n") > number, "rounds")
 
     with Hold("sleep") as target:
         process = start_redirty("record", "-p", target.pid, "50ms", "-o", output)
@@ -132,9 +128,7 @@ def test_cgroup_mounted_at_a_place_with_an_odd_name(tmp_path: Path, name: str) -
 def test_two_at_once(sleeper: Hold, tmp_path: Path) -> None:
     first = start_redirty("record", "-p", sleeper.pid, "50ms", "-o", tmp_path / "first")
     rounds = tmp_path / "first" / "rounds.csv"
-    wait_until(
-        lambda: rounds.exists() and rounds.read_bytes().count(b"\n") > 1, "a round", timeout_s=30
-    )
+    wait_until(lambda: rounds.exists() and rounds.read_bytes().count(b"\n") > 1, "a round")
     second = run_redirty("record", "-p", sleeper.pid, "50ms", "2", "-o", tmp_path / "second")
     first.send_signal(signal.SIGINT)
     assert finish(first).code == 130

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import os
 import random
 import signal
@@ -17,18 +18,18 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from tests.support.kill_points import (
     INTERVAL,
     MOMENTS,
     SEED,
+    in_window,
     spin,
     start_s,
     wait_rounds,
     wait_seized,
 )
-from tests.support.redirty_cli import ProgramError, finish, processes_with, start_redirty
+from tests.support.redirty_cli import finish, processes_with, start_redirty
 from tests.support.target_state import Condition, assert_released, task_fields, tracer_of
 from tests.support.waiting import wait_until
 from tests.tiers import require_root
@@ -36,14 +37,13 @@ from tests.workloads.driver import Checksum, Cost, WorkloadError
 
 KILLS = int(os.environ.get("REDIRTY_KILLS", "30"))
 INJECTOR_KILLS = int(os.environ.get("REDIRTY_INJECTOR_KILLS", "12"))
-# Time limit for the kernel and the collector's helper process to release the target.
-COST_BACK_S = 1.0
-ALL_GONE_S = 2.0
+# How long the default number of kills may take; beyond, on a slow machine, a few of each moment suffice.
+BUDGET_S = math.inf if "REDIRTY_KILLS" in os.environ else 240
+FEW = 2 * len(MOMENTS)
+MOST_TRIES = 100  # of hitting the millisecond in which the target is held
 # Share of the pages written in a sweep that may fault without being protected (a page that the kernel is
 # moving just then); while armed all of them fault.
 STRAY_FAULTS = 0.02
-
-pytestmark = pytest.mark.timeout(max(600, 10 * KILLS))
 
 
 def armed_costs(target: Checksum, directory: Path) -> list[Cost]:
@@ -51,10 +51,15 @@ def armed_costs(target: Checksum, directory: Path) -> list[Cost]:
     process = start_redirty("record", "-p", target.pid, "200ms", "-o", directory)
     try:
         wait_rounds(directory, process)
-        costs = []
-        for _ in range(5):
+        costs: list[Cost] = []
+
+        def all_protected() -> bool:
             time.sleep(0.25)  # in the first sweep after an arm every page is protected
             costs.append(target.cost())
+            return costs[-1].faults > 0.9 * costs[-1].pages
+
+        # Without this the comparison with the cost after a kill could never fail.
+        wait_until(all_protected, "a sweep in which every page is protected")
     finally:
         process.send_signal(signal.SIGTERM)
         finish(process)
@@ -67,58 +72,72 @@ def median_ns(costs: list[Cost]) -> float:
 
 def test_killed_at_random_moments(target: Checksum, tmp_path: Path) -> None:
     rng = random.Random(SEED)
-    print(f"REDIRTY_SEED={SEED}, {KILLS} kills")
+    print(f"REDIRTY_SEED={SEED}, {KILLS} kills or fewer")
     unarmed = [target.cost() for _ in range(5)]
     armed = armed_costs(target, tmp_path / "armed")
     start = start_s(target, tmp_path / "start")
-    # Without this the comparison below could never fail.
-    assert max(cost.faults for cost in armed) > 0.9 * armed[0].pages, armed
     before = Condition.of(target.pid)
     seen: Counter[str] = Counter()
     costs: list[Cost] = []
     gone_after: list[float] = []
-    for number in range(KILLS):
-        moment = MOMENTS[number % len(MOMENTS)]
+    began = time.monotonic()
+    number = 0
+    while _goes_on(number, took_s := time.monotonic() - began, hit=seen["seized"] > 0):
+        moment = (
+            MOMENTS[number % len(MOMENTS)] if number < KILLS and took_s < BUDGET_S else in_window
+        )
         directory = tmp_path / f"kill{number}"
         mark = f"REDIRTY_TEST_MARK={SEED}.{os.getpid()}.{number}"
         env = dict([mark.split("=", 1)])
         process = start_redirty("record", "-p", target.pid, INTERVAL, "-o", directory, env=env)
         moment(rng, target, directory, process, start)
         seen["seized"] += tracer_of(target.pid) != 0
+        family = processes_with(mark)
         process.kill()
         killed = time.monotonic()
         process.wait()
-        gone_after.append(wait_all_gone(mark) - killed)
+        wait_all_gone(mark, family)
+        gone_after.append(time.monotonic() - killed)
         finish(process)
-        assert gone_after[-1] < ALL_GONE_S, f"kill {number} ({moment.__name__})"
-        spin(max(0.0, min(0.02, COST_BACK_S - gone_after[-1])))
         # Only the first of several sweeps would hit pages that are still protected.
         costs.append(target.cost())
         assert_released(target, before)
         assert costs[-1].faults <= STRAY_FAULTS * costs[-1].pages, f"kill {number}: {costs[-1]}"
         seen[cut_off(directory)] += 1
+        number += 1
     result = target.stop()
     print(
         f"a write: unarmed {median_ns(unarmed):.0f} ns, armed {median_ns(armed):.0f} ns, after a kill "
         f"{median_ns(costs):.0f} ns (at most {max(cost.ns for cost in costs):.0f} ns, "
         f"{max(cost.faults for cost in costs)} of {costs[0].pages} faulted); all gone after at most "
-        f"{max(gone_after) * 1e3:.0f} ms; start-up {start:.2f} s; {dict(seen)}; "
+        f"{max(gone_after) * 1e3:.0f} ms; {number} kills; start-up {start:.2f} s; {dict(seen)}; "
         f"{result.loops} loops of checks"
     )
     assert result.ok and result.errors == 0, result
-    assert seen["seized"] or KILLS < 10, "no kill hit the moment in which the target is held"
+    assert seen["seized"] or KILLS < FEW, "no kill hit the moment in which the target is held"
 
 
-def wait_all_gone(mark: str) -> float:
-    """Wait until no process of redirty is left; return the time."""
-    deadline = time.monotonic() + 2 * ALL_GONE_S
-    while left := processes_with(mark):
-        if time.monotonic() > deadline:
-            said = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left}
-            where = {pid: Path(f"/proc/{pid}/stack").read_text() for pid in left}
-            raise ProgramError(f"still there: {said} {where}")
-        time.sleep(0.002)
-    return time.monotonic()
+def _goes_on(number: int, took_s: float, *, hit: bool) -> bool:
+    """Return whether to kill once more. On a busy machine this process may not run in the millisecond in which
+    the target is held: that is tried again, so that it is hit once.
+    """
+    if number < FEW or (number < KILLS and took_s < BUDGET_S):
+        return number < KILLS
+    return not hit and FEW <= KILLS and number < MOST_TRIES
+
+
+def wait_all_gone(mark: str, known: set[int]) -> None:
+    """Wait until no process of redirty is left, known ones with all their descriptors closed."""
+    wait_until(lambda: not processes_with(mark), "no process of redirty is left")
+    wait_until(lambda: all(map(ended, known)), f"the end of {known}")
+
+
+def ended(pid: int) -> bool:
+    """Return whether all threads of a process have ended: its memory is gone before its descriptors are."""
+    try:
+        return all(state[0] in "ZX" for (state,) in task_fields(pid, "State").values())
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def cut_off(directory: Path) -> str:
@@ -178,11 +197,7 @@ def test_injector_killed_while_it_holds_the_target(tmp_path: Path) -> None:
 
 def _outcome(victim: Checksum, before: Condition) -> str:
     try:
-        wait_until(
-            lambda: not victim.alive or tracer_of(victim.pid) == 0,
-            "the target is let go",
-            timeout_s=2,
-        )
+        wait_until(lambda: not victim.alive or tracer_of(victim.pid) == 0, "the target is let go")
         time.sleep(0.05)
         if victim.alive:
             states = task_fields(victim.pid, "State")

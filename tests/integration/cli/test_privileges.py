@@ -14,6 +14,7 @@ from redirty.collector.cli.main import main
 
 from tests.support.error_assertions import COULD_NOT, assert_refused, assert_valid
 from tests.support.redirty_cli import REDIRTY, Done, run_redirty
+from tests.support.waiting import PATIENCE_S
 from tests.tiers import require
 from tests.workloads.driver import Hold
 
@@ -137,7 +138,7 @@ def test_without_bcc(sleeper: Hold, tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=PATIENCE_S,
         )
         assert_refused(Done(done.returncode, done.stdout, done.stderr), COULD_NOT, "python3-bpfcc")
     assert not (tmp_path / "recording").exists()

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.kill_points import wait_rounds
-from tests.support.redirty_cli import REDIRTY, finish, run_redirty, start_redirty
-from tests.support.waiting import wait_until
+from tests.support.processes import idle_process
+from tests.support.redirty_cli import PATIENT_GOALS, REDIRTY, finish, run_redirty, start_redirty
+from tests.support.target_state import descriptors
+from tests.support.waiting import PATIENCE_S, wait_until
 from tests.tiers import require, require_root
 
 WRITER = """
@@ -56,7 +58,7 @@ def redirected(how: str, *words: object) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
 
 
@@ -68,7 +70,9 @@ def test_a_report_that_cannot_be_written(recording: Path, more: list[str]) -> No
 
 def test_a_summary_that_cannot_be_written_costs_no_mirror(pid: int, tmp_path: Path) -> None:
     mirror = tmp_path / "mirror"
-    done = redirected(">/dev/full", "mirror", "-p", pid, "--to", mirror, "--json", "-q")
+    done = redirected(
+        ">/dev/full", "mirror", "-p", pid, "--to", mirror, *PATIENT_GOALS, "--json", "-q"
+    )
     assert (done.returncode, done.stderr) == (1, FULL)
     assert json.loads((mirror / "mirror.json").read_text())["passes"]
 
@@ -85,7 +89,11 @@ def test_a_recording_needs_no_streams(pid: int, tmp_path: Path, how: str) -> Non
 
 @pytest.mark.parametrize("verb", ["check", "pagetables", "mirror"])
 def test_closed_stdout_is_not_an_error(pid: int, tmp_path: Path, verb: str) -> None:
-    words = {"check": [], "pagetables": ["-p", pid], "mirror": ["-p", pid, "--to", tmp_path / "m"]}
+    words = {
+        "check": [],
+        "pagetables": ["-p", pid],
+        "mirror": ["-p", pid, "--to", tmp_path / "m", *PATIENT_GOALS],
+    }
     done = redirected(">&-", verb, *words[verb])
     assert done.returncode == 0, done
     assert "error" not in done.stderr
@@ -106,9 +114,7 @@ def test_ignored_signals_stay_ignored(pid: int, tmp_path: Path) -> None:
 def test_ignored_signals_stay_ignored_by_a_mirror(pid: int, tmp_path: Path) -> None:
     words = ["mirror", "-p", pid, "--to", tmp_path / "m", "--bandwidth", "64KiB"]
     process = start_redirty(*words, wrapper=NOBODY_CARES)
-    wait_until(
-        (tmp_path / "m").exists, "a mirror begun", timeout_s=60
-    )  # when its handlers are there
+    wait_until((tmp_path / "m").exists, "a mirror begun")  # when its handlers are there
     assert heard(process) == {signal.SIGTERM}
     process.send_signal(signal.SIGTERM)
     assert finish(process).code == 130
@@ -116,8 +122,8 @@ def test_ignored_signals_stay_ignored_by_a_mirror(pid: int, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_interrupted_while_sampling(pid: int, number: signal.Signals) -> None:
-    process = start_redirty("pagetables", "-p", pid, "--sample", "60s")
-    wait_until(lambda: listens(process), "it listens", timeout_s=30)
+    process = start_redirty("pagetables", "-p", pid, "--sample", "1h")
+    wait_until(lambda: listens(process), "it listens")
     process.send_signal(number)
     done = finish(process)
     assert (done.code, done.out, done.err) == (130, "", "redirty: interrupted\n")
@@ -150,10 +156,19 @@ def heard(process: subprocess.Popen[str]) -> set[signal.Signals]:
     return {n for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if caught >> (n - 1) & 1}
 
 
+def reads_page_tables(process: subprocess.Popen[str]) -> bool:
+    """Return whether redirty has loaded the program that reads page tables, right before it samples."""
+    assert process.poll() is None, finish(process)
+    return any("bpf-prog" in to for to in descriptors(process.pid).values())
+
+
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_a_target_that_ends_while_it_is_sampled(more: list[str]) -> None:
     require_root()
-    with subprocess.Popen(["sleep", "1.5"]) as target:
-        done = run_redirty("pagetables", "-p", target.pid, "--sample", "3s", *more)
+    with idle_process() as target:
+        process = start_redirty("pagetables", "-p", target.pid, "--sample", "3s", *more)
+        wait_until(lambda: reads_page_tables(process), "its program is loaded")
+        target.signal(signal.SIGKILL)  # and it is not reaped, so that its PID stays its own
+        done = finish(process)
     assert (done.code, done.out) == (3, "")
-    assert len(done.lines) == 1 and f"process {target.pid} ended" in done.err
+    assert len(done.lines) == 1 and f"process {target.pid}" in done.err and "ended" in done.err

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.mirror_oracle import CoreFile
-from tests.support.redirty_cli import run_redirty
+from tests.support.redirty_cli import PATIENT_GOALS, run_redirty
 from tests.workloads.driver import Phases
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 def messages(data: bytes) -> list[dict[int, int]]:
@@ -55,7 +55,7 @@ def test_crit_reads_what_the_mirror_has(tmp_path: Path) -> None:
     with Phases({"anon": ("anon_private", 8), "file": ("file_private", 4)}) as phases:
         written = phases.write("anon", "stride:3").pages
         changed = phases.write("file", "stride:5").pages
-        assert run_redirty("mirror", "-p", phases.pid, "--to", to).code == 0
+        assert run_redirty("mirror", "-p", phases.pid, "--to", to, *PATIENT_GOALS).code == 0
         pid = phases.pid
     done = run_redirty("export-criu", to)
     assert done.code == 0, done
@@ -103,7 +103,7 @@ def test_a_truncated_mirror_and_one_of_another_version_are_refused(tmp_path: Pat
     to = tmp_path / "m"
     with Phases({"anon": ("anon_private", 8)}) as phases:
         phases.write("anon", "stride:3")
-        assert run_redirty("mirror", "-p", phases.pid, "--to", to).code == 0
+        assert run_redirty("mirror", "-p", phases.pid, "--to", to, *PATIENT_GOALS).code == 0
     core = to / "memory.core"
     size = core.stat().st_size
     os.truncate(core, size - 4096)
@@ -123,7 +123,7 @@ def test_a_full_disk_leaves_no_partial_images(tmp_path: Path) -> None:
     to, small = tmp_path / "m", tmp_path / "small"
     with Phases({"anon": ("anon_private", 8)}) as phases:
         phases.write("anon", "stride:2")
-        assert run_redirty("mirror", "-p", phases.pid, "--to", to).code == 0
+        assert run_redirty("mirror", "-p", phases.pid, "--to", to, *PATIENT_GOALS).code == 0
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", small], check=True)
     try:

@@ -15,6 +15,7 @@ from tests.bench.migration import run, table
 from tests.bench.migration.results import Load, Predicted, Real, Sample, read
 from tests.bench.migration.verdicts import compare, summary
 from tests.bench.migration.workloads import PAGE_BYTES, writer
+from tests.support.waiting import PATIENCE_S
 from tests.tiers import require, require_program, require_root
 from tests.vm.kernels import KernelError, fetch
 
@@ -23,7 +24,6 @@ AREA_MIB = 16
 TIMES_CRITICAL = 12.0
 
 
-@pytest.mark.timeout(300)
 def test_a_migration_of_a_guest_is_recorded_and_compared(tmp_path: Path) -> None:
     require_root()
     require_program("qemu-system-x86_64", "qemu-system-x86")
@@ -32,7 +32,7 @@ def test_a_migration_of_a_guest_is_recorded_and_compared(tmp_path: Path) -> None
     except KernelError as e:
         require(False, f"needs a guest kernel: {e}")
         raise
-    settings = run.settings_of(kernel, 0.3, 120.0, 1e9, "1s", 2)
+    settings = run.settings_of(kernel, 0.3, PATIENCE_S, 1e9, "1s", 2)
     plan = run.Plan(tmp_path / "out", settings, kernel, [TIMES_CRITICAL])
     run.prepare(plan)
     # This raises if the guest did not arrive, or found a page that differs from what it wrote.

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redirty.collector.mirror.image.core_reader import CoreFile
 from redirty.collector.pageset import PAGE_SIZE
 
-from tests.support.mirror_oracle import mirror_json
+from tests.support.mirror_oracle import CoreFile, mirror_json
 from tests.support.redirty_cli import run_redirty
 
 pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(400)]
@@ -65,9 +64,9 @@ def test_a_sparse_file_is_mirrored(target: tuple[int, int], tmp_path: Path) -> N
     core = CoreFile(to / "memory.core")
     try:
         for i in range(8):
-            page = (address + i * ((TIB << 40) // 8)) // PAGE_SIZE
+            at = address + i * ((TIB << 40) // 8)
             expected = bytes([i + 1]) * PAGE_SIZE + bytes(PAGE_SIZE)
-            assert bytes(core.read(page, 2)) == expected
+            assert core.read(at, 2 * PAGE_SIZE) == expected
     finally:
         core.close()
 

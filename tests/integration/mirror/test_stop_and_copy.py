@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,60 +17,63 @@ from pathlib import Path
 import pytest
 from redirty.collector.mirror.sources.spaces import SpaceSource
 from redirty.collector.ptrace import freezer_client
-from redirty.collector.ptrace.freezer_client import FreezeError, Freezer
+from redirty.collector.ptrace.freezer_client import FreezeError, Freezer, ThreadState
 
 from tests.support.mirror_oracle import let_run, mirror_json
-from tests.support.redirty_cli import Done, finish, run_redirty, start_redirty
-from tests.support.target_state import Condition, assert_released, task_fields, tracer_of
-from tests.support.waiting import wait_until
+from tests.support.redirty_cli import PATIENT_GOALS, Done, finish, run_redirty, start_redirty
+from tests.support.target_state import (
+    Condition,
+    assert_released,
+    is_freezer,
+    task_fields,
+    tracer_of,
+)
+from tests.support.waiting import PATIENCE_S, wait_until
 from tests.workloads.driver import Checksum, Crowd, Writer
 
 PTRACE = str(Path(freezer_client.__file__).parent)
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 @pytest.fixture
 def large() -> Iterator[Writer]:
     """Start a target with enough memory for the comparison of --verify to take a while."""
     with Writer(512) as target:
-        target.start("cyclic", 200_000, 131_072, 600)
-        time.sleep(1)
+        target.start("cyclic", 200_000, 131_072)
         before = Condition.of(target.pid)
         yield target
-        wait_until(lambda: tracer_of(target.pid) == 0, "the end of tracing", timeout_s=5)
+        wait_until(lambda: tracer_of(target.pid) == 0, "the end of tracing")
         assert_released(target, before)
         target.signal(signal.SIGKILL)
 
 
 def wait_stopped(target: Writer, sender: subprocess.Popen[str]) -> int:
-    """Wait until the target is stopped for the last pass, and return the PID of its tracer."""
-    since = 0.0
+    """Wait until the target is stopped for the last pass, and return the PID of the freezer."""
+    freezer = 0
 
     def stopped() -> bool:
-        nonlocal since
+        nonlocal freezer
         assert sender.poll() is None, sender.communicate()
         tracer = tracer_of(target.pid)
-        since = (since or time.monotonic()) if tracer else 0.0
-        return bool(tracer) and time.monotonic() - since > 0.03  # arming takes a millisecond
+        freezer = tracer if tracer and is_freezer(tracer) else 0
+        return freezer != 0
 
-    deadline = time.monotonic() + 60
-    while not stopped():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    return tracer_of(target.pid)
+    wait_until(stopped, "the target is stopped")
+    return freezer
 
 
 def start_mirror(target: Writer, to: Path) -> subprocess.Popen[str]:
-    return start_redirty("mirror", "-p", target.pid, "--to", to, "--downtime", "2s", "--verify")
+    words = ["-p", target.pid, "--to", to, "--passes", "2", "--downtime", "1h", "--verify"]
+    return start_redirty("mirror", *words)
 
 
-def assert_runs_within(target: Writer, seconds: float) -> None:
+def wait_runs(target: Writer) -> None:
     def runs() -> bool:
         states = task_fields(target.pid, "TracerPid", "State").values()
         return all(tracer == "0" and state[0] in "RS" for tracer, state in states)
 
-    wait_until(runs, "the target runs", timeout_s=seconds)
+    wait_until(runs, "the target runs")
 
 
 def assert_consistent(done: Done, to: Path) -> None:
@@ -81,7 +85,7 @@ def test_the_target_runs_when_redirty_is_killed(large: Writer, tmp_path: Path) -
     sender = start_mirror(large, tmp_path / "m")
     wait_stopped(large, sender)
     sender.kill()
-    assert_runs_within(large, 1)
+    wait_runs(large)
     sender.communicate()
     assert not (tmp_path / "m" / "mirror.json").exists()
 
@@ -95,29 +99,27 @@ def test_a_killed_freezer_fails_the_attempt(large: Writer, tmp_path: Path) -> No
     assert_consistent(done, tmp_path / "m")
 
 
-def test_the_target_runs_when_redirty_hangs(large: Writer, tmp_path: Path) -> None:
+def test_the_target_runs_when_redirty_hangs(tmp_path: Path) -> None:
     """The freezer releases the target when its time is over."""
-    words = ["-p", large.pid, "--to", tmp_path / "m", "--downtime", "300ms", "--bandwidth", "1GiB"]
-    sender = start_redirty("mirror", *words, "--passes", "2", "--downtime", "2s")
-    deadline = time.monotonic() + 60
-    while True:
-        assert sender.poll() is None and time.monotonic() < deadline
-        tracer = tracer_of(large.pid)
-        if tracer:
-            os.kill(sender.pid, signal.SIGSTOP)
-            time.sleep(0.02)
-            if tracer_of(large.pid) == tracer:
-                break
-            os.kill(sender.pid, signal.SIGCONT)  # it was being armed, not stopped for the last pass
-        time.sleep(0.0005)
-    assert_runs_within(large, 6)
-    os.kill(sender.pid, signal.SIGCONT)
-    assert_consistent(finish(sender), tmp_path / "m")
+    with Writer(24) as target:
+        target.start("cyclic", 20_000, 6144)
+        before = Condition.of(target.pid)
+        # All memory is pending after the only pass, and takes a second and a half: long enough to be seen.
+        words = ["-p", target.pid, "--to", tmp_path / "m", "--bandwidth", "16MiB", "--passes", "1"]
+        sender = start_redirty("mirror", *words, "--downtime", "8s")
+        freezer = wait_stopped(target, sender)
+        os.kill(sender.pid, signal.SIGSTOP)
+        assert tracer_of(target.pid) in (freezer, 0), "nobody else stops it"
+        wait_runs(target)
+        os.kill(sender.pid, signal.SIGCONT)
+        assert_consistent(finish(sender), tmp_path / "m")
+        wait_until(lambda: tracer_of(target.pid) == 0, "the end of tracing")
+        assert_released(target, before)
 
 
 def test_a_target_that_was_left_stopped_resumes(target: Checksum, tmp_path: Path) -> None:
     to = tmp_path / "m"
-    done = run_redirty("mirror", "-p", target.pid, "--to", to, "--leave", "stopped")
+    done = run_redirty("mirror", "-p", target.pid, "--to", to, *PATIENT_GOALS, "--leave", "stopped")
     assert done.code == 0, done
     states = task_fields(target.pid, "TracerPid", "State")
     assert all(tracer == "0" and state[0] == "T" for tracer, state in states.values()), states
@@ -129,27 +131,39 @@ def test_a_target_that_was_left_stopped_resumes(target: Checksum, tmp_path: Path
 def test_two_hundred_threads_are_stopped_and_released(tmp_path: Path) -> None:
     with Crowd("threads", 200) as crowd:
         before = Condition.of(crowd.pid)
-        done = run_redirty("mirror", "-p", crowd.pid, "--to", tmp_path / "m", "--verify")
+        done = run_redirty(
+            "mirror", "-p", crowd.pid, "--to", tmp_path / "m", *PATIENT_GOALS, "--verify"
+        )
         assert done.code == 0, done
         assert mirror_json(tmp_path / "m")["threads"] == 201
         assert_released(crowd, before)
 
 
+def states_in_time(freezer: Freezer, pid: int) -> tuple[list[ThreadState], int]:
+    """Stop a process for a short time, in which its states are read; return them, and the number of threads."""
+    for limit_s in (0.2, 2, 20, 200):
+        count = freezer.stop([pid], limit_s, PATIENCE_S)
+        freezer.request_states()
+        try:
+            return freezer.states().by_process()[pid], count
+        except FreezeError:  # over before, on a busy machine
+            with contextlib.suppress(FreezeError):
+                freezer.release()
+    raise AssertionError("no time is enough")
+
+
 def test_a_freeze_ends_with_its_time() -> None:
     with Writer(4) as writer:
         freezer = Freezer()
-        count = freezer.stop([writer.pid], 0.2, 1)
-        freezer.request_states()
-        states = freezer.states().by_process()[writer.pid]
+        states, count = states_in_time(freezer, writer.pid)
         assert [s.pid for s in states] == [writer.pid] * count and states[0].registers
         assert states[0].stat.startswith(f"{writer.pid} (".encode())
-        assert tracer_of(writer.pid)
-        wait_until(lambda: not tracer_of(writer.pid), "the end of the freeze", timeout_s=2)
+        wait_until(lambda: not tracer_of(writer.pid), "the end of the freeze")
         with pytest.raises(FreezeError, match="time limit exceeded"):
             freezer.release()
-        freezer.stop([writer.pid], 5, 1)
+        freezer.stop([writer.pid], PATIENCE_S, PATIENCE_S)
         freezer.request_states()  # without waiting for the answer
-        freezer.extend(5)
+        freezer.extend(PATIENCE_S)
         assert freezer.release() > 0
         assert not tracer_of(writer.pid)
         with pytest.raises(FreezeError):
@@ -164,9 +178,9 @@ def test_a_hold_ends_with_its_time_though_its_answer_is_not_read(
     monkeypatch.setattr(freezer_client, "_SEND_BUFFER_BYTES", 4096)
     with Crowd("threads", 100) as crowd:
         freezer = Freezer()
-        freezer.stop([crowd.pid], 0.5, 5)
+        freezer.stop([crowd.pid], 0.5, PATIENCE_S)
         freezer.request_states()
-        wait_until(lambda: not tracer_of(crowd.pid), "the end of the freeze", timeout_s=20)
+        wait_until(lambda: not tracer_of(crowd.pid), "the end of the freeze")
         with pytest.raises(FreezeError, match="ended; the target keeps running"):
             freezer.states()
 
@@ -183,8 +197,8 @@ def test_a_guest_continues_when_redirty_is_killed(states: str, tmp_path: Path) -
         child = os.fork()
         if child == 0:
             freezer = Freezer()
-            freezer.stop_machine(str(tmp_path / "qmp"), 30, 5)
-            freezer.stop([crowd.pid], 30, 5)
+            freezer.stop_machine(str(tmp_path / "qmp"), PATIENCE_S, PATIENCE_S)
+            freezer.stop([crowd.pid], PATIENCE_S, PATIENCE_S)
             if states != "not requested":
                 freezer.request_states()
             if states == "read":
@@ -193,10 +207,10 @@ def test_a_guest_continues_when_redirty_is_killed(states: str, tmp_path: Path) -
                 time.sleep(0.3)  # for the answer
             os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(child, 0)
-        thread.join(30)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
         assert commands[-1] == "cont", commands
-        wait_until(lambda: not tracer_of(crowd.pid), "its threads run", timeout_s=20)
+        wait_until(lambda: not tracer_of(crowd.pid), "its threads run")
 
 
 def _as_qemu(listener: socket.socket, commands: list[str]) -> None:
@@ -216,10 +230,10 @@ def test_memory_of_a_process_killed_while_it_is_stopped_is_gone() -> None:
     with Crowd("threads", 3) as crowd:
         source = SpaceSource(1, crowd.pid, scan=True)
         freezer = Freezer()
-        freezer.stop([crowd.pid], 30, 5)
+        freezer.stop([crowd.pid], PATIENCE_S, PATIENCE_S)
         assert source.alive()
         os.kill(crowd.pid, signal.SIGKILL)
-        wait_until(lambda: not source.alive(), "the end of its memory", timeout_s=20)
+        wait_until(lambda: not source.alive(), "the end of its memory")
         assert Path(f"/proc/{crowd.pid}").exists()
         freezer.close()
         source.close()
@@ -240,7 +254,7 @@ def test_floating_point_registers_are_those_of_the_kernel() -> None:
     """The freezer takes them from the extended ones, which start with them."""
     with Crowd("threads", 3) as crowd:  # its threads sleep
         freezer = Freezer()
-        freezer.stop([crowd.pid], 5, 1)
+        freezer.stop([crowd.pid], PATIENCE_S, PATIENCE_S)
         freezer.request_states()
         threads = freezer.states().by_process()[crowd.pid]
         freezer.release()
@@ -255,10 +269,10 @@ def test_floating_point_registers_are_those_of_the_kernel() -> None:
 def test_a_process_that_is_traced_already_is_not_stopped(tmp_path: Path) -> None:
     with Writer(4) as writer:
         first, second = Freezer(), Freezer()
-        first.stop([writer.pid], 20, 1)
+        first.stop([writer.pid], PATIENCE_S, PATIENCE_S)
         with pytest.raises(FreezeError, match="debugging"):
-            second.stop([writer.pid], 1, 1)
+            second.stop([writer.pid], PATIENCE_S, PATIENCE_S)
         assert tracer_of(writer.pid)
         first.close()
         second.close()
-        wait_until(lambda: not tracer_of(writer.pid), "the end of the freeze", timeout_s=2)
+        wait_until(lambda: not tracer_of(writer.pid), "the end of the freeze")

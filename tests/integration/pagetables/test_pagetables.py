@@ -39,7 +39,7 @@ from tests.support.relocation_loop import Relocator
 from tests.support.stepped_rounds import LiveRounds
 from tests.support.target_state import Condition, assert_released, debugged
 from tests.support.tested_methods import arm_method
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_idle, wait_until
 from tests.tiers import require
 from tests.workloads.driver import Checksum
 
@@ -64,7 +64,7 @@ def vm_pte_pages(pid: int) -> int:
 @pytest.mark.parametrize("kind", ["private", "shared"])
 def test_the_walk_finds_what_the_kernel_counts(walker: Walker, kind: str) -> None:
     with Mapped(kind, 40) as target:
-        time.sleep(0.05)  # its other thread falls asleep
+        wait_idle(target.pid)  # its other thread falls asleep
         tables = walker.walk(target.pid)
         # one in reserve for each huge page, where the C library's memory has some
         walked = (tables.level < tables.top).sum() + len(tables.huge)
@@ -233,7 +233,8 @@ def test_a_program_that_checks_itself_notices_nothing(relocator_of: list[Relocat
         relocator_of.append(relocator)
         end = time.monotonic() + 5
         moved = rounds = 0
-        while time.monotonic() < end:
+        # So many checks as are to notice nothing, however busy the machine is.
+        while time.monotonic() < end or target.status().loops <= 10:
             found, _, _ = relocator.round()
             moved, rounds = moved + found, rounds + 1
         assert moved > 10 * rounds
@@ -268,7 +269,6 @@ def test_what_a_recording_has_registered_stays(relocator_of: list[Relocator]) ->
         assert set(range(first, first + (8 << 8))) <= set(pages.tolist())
 
 
-@pytest.mark.timeout(max(600, 10 * KILLS))
 @pytest.mark.parametrize("also_injector", [False, True])
 def test_killed_at_random_moments(tracing: None, also_injector: bool, tmp_path: Path) -> None:
     """After kill -9 of the mover memory is in its place, and the target continues.
@@ -283,7 +283,10 @@ def test_killed_at_random_moments(tracing: None, also_injector: bool, tmp_path: 
     target = Checksum(threads=3, mib=4)
     try:
         before = Condition.of(target.pid)
-        for number in range(KILLS):
+        number = 0
+        # On a busy machine it may take more kills until one hits a stopped target.
+        while number < KILLS or (not held and not also_injector and number < 10 * KILLS):
+            number += 1
             mark = f"REDIRTY_TEST_MARK={SEED}.{os.getpid()}.{also_injector}.{number}"
             words = [sys.executable, "-m", "tests.support.relocation_loop", str(target.pid), "4"]
             with stderr.open("a") as err:
@@ -311,11 +314,11 @@ def test_killed_at_random_moments(tracing: None, also_injector: bool, tmp_path: 
                 target = Checksum(threads=3, mib=4)
                 before = Condition.of(target.pid)
         print(
-            f"REDIRTY_SEED={SEED}; {KILLS} kills, {held} while the target was stopped: {outcomes}"
+            f"REDIRTY_SEED={SEED}; {number} kills, {held} while the target was stopped: {outcomes}"
         )
         if not also_injector:
-            assert outcomes == {"unharmed": KILLS}
-            assert held or KILLS < 10
+            assert outcomes == {"unharmed": number}
+            assert held
             result = target.stop()
             assert result.errors == 0, result
         assert stderr.read_text() == ""
@@ -324,7 +327,7 @@ def test_killed_at_random_moments(tracing: None, also_injector: bool, tmp_path: 
 
 
 def _wait_gone(mark: str) -> None:
-    wait_until(lambda: not processes_with(mark), "all its processes have ended", timeout_s=10)
+    wait_until(lambda: not processes_with(mark), "all its processes have ended")
 
 
 def _traced(pid: int) -> bool:
@@ -332,9 +335,7 @@ def _traced(pid: int) -> bool:
 
 
 def _outcome(target: Checksum, before: Condition) -> str:
-    wait_until(
-        lambda: not target.alive or not _traced(target.pid), "the target is released", timeout_s=5
-    )
+    wait_until(lambda: not target.alive or not _traced(target.pid), "the target is released")
     if not target.alive:
         return "died"
     if any(m.perms == "rwxp" for m in detailed(target.pid)):
@@ -349,18 +350,14 @@ def test_a_stopped_target_stays_stopped(relocator_of: list[Relocator]) -> None:
     with Mapped("private", 8) as target:
         os.kill(target.pid, 19)
         wait_until(
-            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(),
-            "stopped",
-            timeout_s=5,
+            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(), "stopped"
         )
         relocator = Relocator(target.pid, 4)
         relocator_of.append(relocator)
         moved, _, _ = relocator.round()
         assert moved
         wait_until(
-            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(),
-            "stopped",
-            timeout_s=5,
+            lambda: "T (stopped)" in Path(f"/proc/{target.pid}/status").read_text(), "stopped"
         )
         os.kill(target.pid, 18)
         assert target.wrong() == 0

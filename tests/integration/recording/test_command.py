@@ -16,7 +16,7 @@ from redirty.collector.target.command import Command
 from tests.support.redirty_cli import run_redirty
 from tests.support.stepped_rounds import NONE, LiveRounds, assert_same, space_of, within
 from tests.support.tested_methods import METHOD_OPTIONS
-from tests.support.waiting import PATIENCE_S, wait_idle, wait_until
+from tests.support.waiting import wait_idle, wait_until
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
@@ -85,7 +85,7 @@ def test_command_by_the_command_line(early: Path, tmp_path: Path) -> None:
     """A recording by the command line that lasts as long as its command is complete."""
     said, directory = tmp_path / "where", tmp_path / "rec"
     words = ("50ms", "-o", directory, "--", early, said, "short")
-    done = run_redirty("record", *METHOD_OPTIONS, *words, timeout_s=PATIENCE_S)
+    done = run_redirty("record", *METHOD_OPTIONS, *words)
     assert done.code == 0, done.err
     first = int(said.read_text())
     with (directory / "pages.csv").open(newline="") as file:

@@ -10,6 +10,8 @@ from redirty.collector.bpf import btf, hooks, loader
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.probe_support import PROBES
 
+from tests.support.waiting import PATIENCE_S
+
 pytestmark = pytest.mark.usefixtures("tracing")
 
 
@@ -55,6 +57,6 @@ def test_two_threads_at_once() -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done

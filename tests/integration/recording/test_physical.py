@@ -23,7 +23,7 @@ from tests.support.pagemap_oracle import frames_of_pages as frames
 from tests.support.recorded_run import Recorded
 from tests.support.redirty_cli import run_redirty
 from tests.support.stepped_rounds import LiveRounds, assert_same
-from tests.support.waiting import PATIENCE_S, wait_idle
+from tests.support.waiting import wait_idle
 from tests.tiers import require
 from tests.workloads.driver import Hold, Phases
 from tests.workloads.pages import Area, Pages, union
@@ -322,10 +322,7 @@ def test_the_files(tmp_path: Path) -> None:
     assert np.isin(both, every).all() and np.isin(list(truth.values()), every).all()
     said = summary.summarise(directory)
     assert said["distinct_frames"] == len(every)
-    assert (
-        f"page frames: {len(every)} ever dirty"
-        in run_redirty("report", directory, timeout_s=PATIENCE_S).out
-    )
+    assert f"page frames: {len(every)} ever dirty" in run_redirty("report", directory).out
     assert second.first_page << 12 in last
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 
-import pytest
-
 from tests.support.kill_points import SEED
 from tests.support.tested_methods import ARM, PROBE
 from tests.torture.run import Plan, torture
@@ -16,7 +14,6 @@ from tests.torture.run import Plan, torture
 SECONDS = float(os.environ.get("REDIRTY_TORTURE_S", "60"))
 
 
-@pytest.mark.timeout(SECONDS + 600)
 def test_nothing_is_lost(tracing: None) -> None:
     tally = torture(Plan(SECONDS, SEED, arm=ARM, probe=PROBE))
     print(f"seed {SEED}: {tally}")

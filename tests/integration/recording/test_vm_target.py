@@ -6,6 +6,7 @@ that every page of it is known, and maps more of it while it is traced.
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from tests.support.redirty_cli import REDIRTY, run_redirty
-from tests.support.tested_methods import ARM, PROBE
+from tests.support.processes import idle_process
+from tests.support.recorded_run import Recorded
+from tests.support.redirty_cli import run_redirty
+from tests.support.waiting import wait_until
 from tests.tiers import require_root
 
 PAGES = 2048
 EVERY = 3
-HOW = ("--probe", PROBE, "--arm", ARM)
 
 # Writes every 3rd page of its guest's memory, every page of another area and of its heap, repeatedly;
 # at a line of input it maps more for the guest.
@@ -75,24 +77,32 @@ def dirty_pages(directory: Path) -> set[int]:
     return {int(address, 16) // 4096 for address in pages["address"]}
 
 
+def full_rounds(recorded: Recorded, pages: set[int]) -> int:
+    """Return the number of complete rounds in which as many pages were written."""
+    lines = (recorded.directory / "rounds.csv").read_text().rpartition("\n")[0]
+    return int((pd.read_csv(io.StringIO(lines))["dirty_pages"] == len(pages)).sum())
+
+
 def test_only_the_guests_memory_counts(tmp_path: Path) -> None:
     require_root()
-    directory = tmp_path / "recording"
     with program() as (child, ram):
-        words = ["--vm", child.pid, *HOW, "200ms", 5, "-o", directory]
-        done = run_redirty("record", *words, timeout_s=120)
-    assert done.code == 0, done
+        with Recorded(tmp_path, "--vm", child.pid, interval="200ms") as recorded:
+            wait_until(lambda: full_rounds(recorded, written(ram)) >= 4, "rounds with all pages")
+        directory = recorded.directory
+    count = len(written(ram))
     assert dirty_pages(directory) == written(ram)
     rounds = pd.read_csv(directory / "rounds.csv")
-    assert (rounds["dirty_pages"] <= len(written(ram))).all()
+    assert (rounds["dirty_pages"] <= count).all()
     assert (rounds["missed_pages"].iloc[1:] == 0).all(), rounds
-    # Only touched pages are present, and after the first round all of them were present before.
-    assert (rounds["present_pages"].iloc[1:] == len(written(ram))).all(), rounds
-    assert (rounds["redirtied_pages"].iloc[1:] == len(written(ram))).all(), rounds
-    # Each page faults once a round: the other pages that the program writes would be 4 times as many.
-    assert rounds["write_faults"].iloc[1:].max() <= 1.1 * len(written(ram)), rounds
+    # Only touched pages are present; and once all were written all of them were present before.
+    after = rounds.iloc[int((rounds["dirty_pages"] == count).to_numpy().argmax()) + 1 :]
+    assert (after["present_pages"] == count).all(), rounds
+    assert (after["redirtied_pages"] == after["dirty_pages"]).all(), rounds
+    # Each page faults once a round, or twice if it was written while the round was armed: the other pages that the
+    # program writes would be 4 times as many.
+    assert after["write_faults"].max() <= 2 * count, rounds
     curve = pd.read_csv(directory / "curve.csv")
-    assert curve["unique_dirty_pages"].max() <= len(written(ram))
+    assert curve["unique_dirty_pages"].max() <= count
     meta = json.loads((directory / "meta.json").read_text())
     assert meta["target"]["kind"] == "vm"
     assert meta["target"]["description"] == f"virtual machine of process {child.pid}"
@@ -100,29 +110,22 @@ def test_only_the_guests_memory_counts(tmp_path: Path) -> None:
 
 def test_memory_that_is_plugged_in_later_counts(tmp_path: Path) -> None:
     require_root()
-    directory = tmp_path / "recording"
     with program() as (child, ram):
         assert child.stdin is not None
         assert child.stdout is not None
-        with subprocess.Popen(
-            [REDIRTY, "record", "--vm", str(child.pid), *HOW, "200ms", "12", "-q", "-o", directory]
-        ) as recording:
-            while not (directory / "rounds.csv").exists():
-                assert recording.poll() is None
+        with Recorded(tmp_path, "--vm", child.pid, interval="200ms") as recorded:
             child.stdin.write("more\n")
             child.stdin.flush()
             more = int(child.stdout.readline())
-            assert recording.wait(120) == 0
-    assert dirty_pages(directory) == written(ram) | written(more)
-    late = pd.read_csv(directory / "rounds.csv").iloc[-1]
-    assert late["dirty_pages"] == len(written(ram) | written(more))
+            both = written(ram) | written(more)
+            wait_until(lambda: full_rounds(recorded, both) >= 1, "a round with the pages of both")
+    assert dirty_pages(recorded.directory) == both
 
 
 def test_a_process_that_is_no_vm_is_refused(tmp_path: Path) -> None:
     require_root()
-    with subprocess.Popen(["sleep", "60"]) as child:
+    with idle_process() as child:
         done = run_redirty("record", "--vm", child.pid, "-o", tmp_path / "recording")
-        child.kill()
     assert done.code == 1
     (line,) = done.err.splitlines()
     assert f"-p {child.pid}" in line

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tests.support.processes import idle_process
 from tests.support.redirty_cli import run_redirty
 from tests.support.tested_methods import ARM, PROBE
 from tests.tiers import require_root
@@ -77,8 +78,7 @@ def table_kib(status: Path) -> int:
 def test_without_the_switch_there_is_no_file(tmp_path: Path) -> None:
     require_root()
     directory = tmp_path / "recording"
-    with subprocess.Popen(["sleep", "60"]) as child:
+    with idle_process() as child:
         done = run_redirty("record", "-p", child.pid, "50ms", 1, "-o", directory)
-        child.kill()
     assert done.code == 0, done
     assert not (directory / "zeros.csv").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.redirty_cli import run_redirty
+from tests.support.redirty_cli import PATIENT_GOALS, run_redirty
 from tests.support.target_state import assert_released, descriptors, task_fields
 from tests.support.waiting import PATIENCE_S, wait_until
 from tests.workloads.process import build
@@ -83,7 +83,7 @@ def test_it_lives_on_and_is_recorded(odd: Odd, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("odd", ["filter-last", "filter-all", "full"], indirect=True)
 def test_it_lives_on_and_is_mirrored(odd: Odd, tmp_path: Path) -> None:
-    result = run_redirty("mirror", "-p", odd.pid, "--to", tmp_path / "m", "-q")
+    result = run_redirty("mirror", "-p", odd.pid, "--to", tmp_path / "m", "-q", *PATIENT_GOALS)
     assert result.code == 0, result.err
     assert odd.end() == 0
 

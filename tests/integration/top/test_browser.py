@@ -8,17 +8,17 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import aiohttp
-import pytest
 from aiohttp import web
 from redirty.tui import web_page
 
 from tests.support.browser import browser
 from tests.support.paths import TESTS
 from tests.support.redirty_cli import REDIRTY
+from tests.support.waiting import PATIENCE_S, wait_until
 from tests.tiers import require
 
 RECORDING = TESTS / "data" / "redis"
@@ -42,15 +42,19 @@ def served(*words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
         yield server, match[1]
     finally:
         server.send_signal(signal.SIGTERM)
-        stderr = server.communicate(timeout=30)[1]
+        stderr = server.communicate(timeout=PATIENCE_S)[1]
     assert stderr == ""
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until a condition holds, while the browser goes on."""
+    await asyncio.to_thread(wait_until, condition, what)
 
 
 def _visits(server: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
 
 
-@pytest.mark.timeout(200)
 def test_the_page_renders_and_takes_keys() -> None:
     async def test(server: int, address: str) -> None:
         async with browser() as page:
@@ -65,20 +69,12 @@ def test_the_page_renders_and_takes_keys() -> None:
             )
             await page.key("6")
             await page.wait_for_text("who writes")
-            for _ in range(100):
-                if await page.picture() != summary:
-                    break
+            while await page.picture() == summary:
                 await asyncio.sleep(0.1)
-            else:
-                raise AssertionError("the page did not change after the key")
             await page.key("?")
             await page.wait_for_text("press escape to close")
             assert len(_visits(server)) == 1
-        for _ in range(300):  # the page is closed, which ends its program
-            if not _visits(server):
-                break
-            await asyncio.sleep(0.1)
-        assert not _visits(server)
+        await until(lambda: not _visits(server), "the page is closed, which ends its program")
 
     with served("--replay", RECORDING) as (server, address):
         asyncio.run(test(server.pid, address))
@@ -264,7 +260,7 @@ def test_a_terminated_server_ends_its_visits() -> None:
             visits = _visits(server)
             assert len(visits) == 1
             process.send_signal(signal.SIGTERM)
-            await asyncio.to_thread(process.wait, 30)
+            await asyncio.to_thread(process.wait, PATIENCE_S)
             return [pid for pid in visits if Path(f"/proc/{pid}").exists()]
 
     with served("--replay", RECORDING) as (process, address):
@@ -279,11 +275,10 @@ def test_a_killed_server_leaves_no_process() -> None:
             visits = _visits(server)
             assert len(visits) == 1
             process.kill()
-            for _ in range(300):
-                if not any(Path(f"/proc/{pid}").exists() for pid in visits):
-                    break
-                await asyncio.sleep(0.1)
-            return [pid for pid in visits if Path(f"/proc/{pid}").exists()]
+            await until(
+                lambda: not any(Path(f"/proc/{pid}").exists() for pid in visits), "their end"
+            )
+            return visits
 
     with served("--replay", RECORDING) as (process, address):
         assert asyncio.run(visit(process.pid, address)) == []

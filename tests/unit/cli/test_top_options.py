@@ -190,7 +190,7 @@ def test_the_process_table_follows_starts_and_ends() -> None:
     assert (
         2 not in table.processes or table.processes[2].rss_bytes > 0
     )  # kernel threads are left out
-    child = subprocess.Popen(["sleep", "100"])
+    child = subprocess.Popen(["sleep", "infinity"])
     try:
         ended = table.poll()  # others of this machine may end meanwhile
         assert child.pid not in ended

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from redirty.collector.mirror.transport.destination import (
     ReceiverDestination,
 )
 from redirty.collector.mirror.transport.pairing import new_code, parse_code
+
+from tests.support.processes import idle_process
 
 
 def options(*words: object) -> argparse.Namespace:
@@ -39,9 +40,8 @@ def root(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def pid() -> Iterator[int]:
     """Start a process that can be a target."""
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with idle_process() as process:
         yield process.pid
-        process.kill()
 
 
 @pytest.mark.parametrize(

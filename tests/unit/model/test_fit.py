@@ -337,3 +337,35 @@ def test_near_the_critical_bandwidth_it_is_uncertain(policy: str) -> None:
 def test_classes_are_codes() -> None:
     seen = record(cyclic(100, 100.0), 2, 1.0, PRESENT)
     assert set(seen.points.mapping_class.tolist()) == {ALL}
+
+
+@pytest.mark.parametrize("long_s", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_rounds_of_very_different_lengths_give_a_curve(long_s: float, seed: int) -> None:
+    """On a busy machine windows of more rounds may be shorter on average than windows of fewer."""
+    seen = record(uniform(20000, 20_000.0), 60, 0.1, PRESENT)
+    duration_s = np.full(60, 0.1)
+    duration_s[np.random.default_rng(seed).choice(60, 5, replace=False)] = long_s
+    ends = np.append(0.0, np.cumsum(duration_s))
+    points = seen.points
+    whole = points.rounds > 0
+    elapsed_s = points.elapsed_s.copy()
+    first, last = points.number[whole], (points.number + points.rounds)[whole]
+    elapsed_s[whole] = ends[last] - ends[first]
+    every, by_class = (
+        dataclasses.replace(points, elapsed_s=elapsed_s, mapping_class=np.full(len(whole), code))
+        for code in (ALL, 0)
+    )
+    both = Points(
+        *(
+            np.concatenate(pair)
+            for pair in zip(dataclasses.astuple(every), dataclasses.astuple(by_class), strict=True)
+        )
+    )
+    found = fit(
+        dataclasses.replace(seen, duration_s=duration_s, points=both, classes=("anon_private",))
+    )
+    assert (np.diff(found.by_class["anon_private"].elapsed_s) > 0).all()
+    assert (np.diff(found.curve.elapsed_s) > 0).all()
+    assert found.curve.measured_s > 1.0
+    assert answer(found, Question(1e9, 0.3)).middle.passes

@@ -16,6 +16,7 @@ from redirty.collector import VERSION
 from redirty.collector.ptrace.spawn import reap, start_helper
 
 from tests.support.paths import ROOT
+from tests.support.waiting import PATIENCE_S
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
@@ -147,5 +148,5 @@ def test_a_helper_starts_and_ends_with_its_peer(helper: str, kind: socket.Socket
     local, peer = socket.socketpair(socket.AF_UNIX, kind)
     process = start_helper(helper, peer)
     local.close()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=PATIENCE_S) == 0
     reap(process)

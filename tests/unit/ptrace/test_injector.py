@@ -20,6 +20,7 @@ from redirty.collector.ptrace.helpers.errors import TraceeError
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.ptrace.spawn import reap, start_helper
 
+from tests.support.waiting import PATIENCE_S
 from tests.tiers import require, require_program
 
 
@@ -134,7 +135,7 @@ def link() -> Iterator[socket.socket]:
     """Run the injector as a process; return the collector's end of its socket."""
     local, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     program = start_helper("injector", peer)
-    local.settimeout(60)
+    local.settimeout(PATIENCE_S)
     yield local
     local.close()
     reap(program)

@@ -41,7 +41,7 @@ def test_process_ids_are_positive(given: dict[str, Any]) -> None:
 
 
 def test_kinds_of_targets() -> None:
-    child = subprocess.Popen(["sleep", "100"])
+    child = subprocess.Popen(["sleep", "infinity"])
     try:
         pids = target_of(options_with(pid=[child.pid, child.pid]))
         assert isinstance(pids, targets.Pids)

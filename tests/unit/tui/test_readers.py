@@ -116,7 +116,7 @@ def test_a_replay_knows_the_zero_pages_that_were_counted(tmp_path: Path) -> None
     def replayed(recording: Path) -> TargetSnapshot:
         replay = Replay(recording, question)
         replay.start()
-        wait_until(lambda: is_read(replay), "the recording", timeout_s=30)
+        wait_until(lambda: is_read(replay), "the recording")
         replay.close()
         assert replay.latest is not None
         return replay.latest

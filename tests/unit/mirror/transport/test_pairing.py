@@ -10,6 +10,8 @@ import pytest
 from redirty.collector.errors import RedirtyError
 from redirty.collector.mirror.transport import pairing
 
+from tests.support.waiting import PATIENCE_S
+
 
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[str, str]:
     """Do a handshake, and return the error of each end, '' if it succeeded."""
@@ -17,7 +19,7 @@ def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[str, str]
     found = {}
 
     def one_end(name: str, sock: socket.socket, context: ssl.SSLContext, **more: object) -> None:
-        sock.settimeout(5)
+        sock.settimeout(PATIENCE_S)
         try:
             with context.wrap_socket(sock, **more) as wrapped:  # type: ignore[arg-type]
                 wrapped.sendall(b"x")
