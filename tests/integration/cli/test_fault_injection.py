@@ -20,7 +20,7 @@ from tests.support.target_state import Condition, assert_released
 from tests.tiers import require
 from tests.workloads.driver import Checksum
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 ALL = os.environ.get("REDIRTY_MACHINE_FAULTS") == "1"
 REDIS = TESTS / "data" / "redis"

@@ -10,7 +10,7 @@ from tests.support.error_assertions import COULD_NOT, TARGET_ENDED
 from tests.support.redirty_cli import run_redirty
 from tests.workloads.driver import Checksum
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 @pytest.mark.parametrize("verb", ["record", "mirror"])

@@ -23,7 +23,7 @@ from tests.support.mirror_oracle import CoreFile, mirror_json
 from tests.support.redirty_cli import Done, run_redirty
 from tests.tiers import require
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 def program(kind: str, directory: Path, *names: str, sharing: str = "private") -> MappedFiles:

@@ -25,7 +25,6 @@ from tests.support.strangers import UID, Stranger
 from tests.support.waiting import wait_until
 from tests.tiers import require, require_program, require_root
 
-pytestmark = pytest.mark.timeout(300)
 PAGE = 4096
 
 

@@ -289,7 +289,7 @@ def test_exports_of_the_screens(protection: int, scene: Scene, tmp_path: Path) -
         terminal.keys("e")
         terminal.wait("exported")
         terminal.keys("E")
-        wait_until(lambda: len(_exports(scene.shared)) == 2, "the second export", timeout_s=120)
+        wait_until(lambda: len(_exports(scene.shared)) == 2, "the second export")
         terminal.keys("q")
         assert terminal.exit_code() == 0
     scene.assert_nothing_won(Done(0, "", ""), single_file=True)

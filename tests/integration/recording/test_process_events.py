@@ -17,7 +17,7 @@ from redirty.collector.recording.process_names import ProcessNames
 from tests.support.redirty_cli import run_redirty
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 @pytest.fixture
@@ -103,9 +103,7 @@ def test_a_tree_is_recorded_in_a_storm_of_other_processes(tmp_path: Path) -> Non
     storm = [sys.executable, "-I", "-S", "-c", STORM, "100000000", "0.05"]
     with subprocess.Popen(storm) as other, subprocess.Popen(storm) as own:
         try:
-            done = run_redirty(
-                "record", "--tree", own.pid, "200ms", "5", "-o", tmp_path / "r", timeout_s=200
-            )
+            done = run_redirty("record", "--tree", own.pid, "200ms", "5", "-o", tmp_path / "r")
         finally:
             for process in (other, own):
                 process.kill()

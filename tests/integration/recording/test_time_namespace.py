@@ -13,7 +13,7 @@ import pytest
 from tests.support.redirty_cli import run_redirty
 from tests.tiers import require
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 WRITER = """

@@ -16,7 +16,7 @@ from tests.support.error_assertions import COULD_NOT, assert_refused
 from tests.support.redirty_cli import run_redirty
 from tests.tiers import require
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 PROGRAM = """
 import sys, threading

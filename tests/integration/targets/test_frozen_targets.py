@@ -58,7 +58,7 @@ def test_a_newcomer_that_is_frozen_is_traced_when_it_runs(tmp_path: Path, cgroup
             many = rounds.read_bytes().count(b"\n")
             wait_until(lambda: rounds.read_bytes().count(b"\n") > many + 4, "more rounds")
             process.terminate()
-            done = finish(process, 300)
+            done = finish(process)
             assert done.code in (0, 130), done
             first.assert_unharmed()
             second.assert_unharmed()

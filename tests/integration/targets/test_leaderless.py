@@ -22,7 +22,7 @@ from tests.support.leaderless import FULL, PAGE, PAGES, Leaderless
 from tests.support.mirror_oracle import CoreFile, mirror_json
 from tests.support.redirty_cli import run_redirty, start_redirty
 
-pytestmark = [pytest.mark.usefixtures("tracing"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.usefixtures("tracing")
 
 
 def test_every_reader_finds_it() -> None:

@@ -149,7 +149,7 @@ def test_requests_that_are_none_are_no_tracebacks() -> None:
         name, _, port = host.partition(":")
         for request in NO_REQUESTS:
             with socket.create_connection((name, int(port))) as stranger:
-                stranger.settimeout(60)
+                stranger.settimeout(PATIENCE_S)
                 stranger.sendall(request.replace(b"HERE", host.encode()))
                 with contextlib.suppress(ConnectionResetError):
                     answer = stranger.recv(4096)
