@@ -203,7 +203,14 @@ TABLES: dict[str, Table] = {
     "zeros": _table(
         columns.ZEROS,
         _COUNT,
-        {"pid": _PID, "start": Address(), "end": Address(), "mapping_class": _CLASS},
+        {
+            "pid": _PID,
+            "start": Address(),
+            "end": Address(),
+            "mapping_class": _CLASS,
+            "unread_pages": _COUNT_OR_EMPTY,
+        },
+        "zero_pages",
         at_most=(("present_pages", "pages"), ("zero_pages", "present_pages"), *_RANGE),
     ),
     "events": _table(
