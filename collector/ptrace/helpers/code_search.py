@@ -74,9 +74,18 @@ def search(pid: int, arch: Architecture) -> Code:
     """Search a process's code: the vdso, then the C library, then the rest, up to a limit.
 
     Raises:
-        TraceeError: No system call instruction was found (ENOENT).
+        TraceeError: No system call instruction was found (ENOENT), or it may not be traced (EPERM).
         OSError: The process is gone.
     """
+    try:
+        return _search(pid, arch)
+    except PermissionError:
+        raise TraceeError(
+            errno.EPERM, "the kernel does not allow it to be traced (ptrace)"
+        ) from None
+
+
+def _search(pid: int, arch: Architecture) -> Code:
     with open(f"{procfs.directory(pid)}/maps", "rb", buffering=0) as maps:
         found = procfs.parse_maps(maps.readall())
     code = [
