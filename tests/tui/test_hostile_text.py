@@ -112,8 +112,8 @@ def test_an_export_from_a_directory_that_is_markup(tmp_path: Path) -> None:
     directory.mkdir(parents=True)
 
     async def test() -> None:
-        async with replaying() as (pilot, _):
-            with working_in(directory):
+        with working_in(directory):  # exports go to where the screen was started
+            async with replaying() as (pilot, _):
                 await press(pilot, "e")
                 await run_app_until(pilot, lambda: "exported" in text(pilot), "the notice")
 

@@ -79,8 +79,8 @@ def test_a_deadline_in_a_later_pass_stops_the_target(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--downtime", "99999999999h"], "--downtime must be at most 30 days"),
-        (["--deadline", "30000000000s"], "--deadline must be at most 30 days"),
+        (["--downtime", "99999h"], "--downtime must be at most 30 days"),
+        (["--deadline", "3000000000s"], "--deadline must be at most 30 days"),
         (["--qmp", "/nonexistent"], "got /nonexistent"),
         (["--to", ":7411"], "HOST:PORT"),
         (["--to", "::1:7411"], "HOST:PORT"),
