@@ -49,6 +49,8 @@ def serve(port: int) -> int:
     if not logging.getLogger().isEnabledFor(logging.DEBUG):
         # requests that are no HTTP: nobody's mistake but the stranger's
         logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+        # a visit's program that ends after the server has
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
     _Loopback(shlex.join(argv_without_serve(sys.argv)), bound, port).serve()
     return 0
 
