@@ -22,7 +22,14 @@ import pytest
 
 from tests.support.processes import ManagedProcess
 from tests.support.receiver import receive
-from tests.support.redirty_cli import REDIRTY, Done, finish, run_redirty, start_redirty
+from tests.support.redirty_cli import (
+    PATIENT_GOALS,
+    REDIRTY,
+    Done,
+    finish,
+    run_redirty,
+    start_redirty,
+)
 from tests.support.tmux import Terminal
 from tests.support.waiting import wait_until
 from tests.tiers import require
@@ -203,7 +210,7 @@ def target(tracing: None) -> Iterator[int]:
 def safe_mirror(target: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Mirror the target, and let it look like a QEMU, for export-guest."""
     directory = tmp_path_factory.mktemp("safe") / "mirror"
-    done = run_redirty("mirror", "-p", target, "--to", directory, "-q", timeout_s=LIMIT_S)
+    done = run_redirty("mirror", "-p", target, "--to", directory, "-q", *PATIENT_GOALS)
     assert done.code == 0, done
     manifest = directory / "mirror.json"
     information = json.loads(manifest.read_text())
