@@ -225,6 +225,8 @@ def test_an_image_that_a_damaged_journal_describes(tmp_path: Path) -> None:
         (to / NAME).write_bytes(wire_fuzz.journal(rng))
         for number in (0, 1):
             (to / f".{number}.pages").write_bytes(b"x" * 5000)
+        for path in to.iterdir():
+            path.chmod(0o600)
         with contextlib.suppress(RedirtyError):
             Image.resume(Folder.open_own(to)).discard()
             resumed += 1
