@@ -44,7 +44,7 @@ def require_root() -> None:
     reason = pid_namespace()
     if reason:
         raise RedirtyError(reason)
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)  # the other one is raised to it
     if limit < MIN_DESCRIPTORS:
         raise RedirtyError(
             f"tracing needs {MIN_DESCRIPTORS} descriptors and more, but the limit is {limit}: raise it (ulimit -n)"

@@ -29,6 +29,9 @@ NT_PRSTATUS = 1
 EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_STOP = 2, 3, 4, 128
 WALL = 0x40000000
 STOP_TIMEOUT_S = 2.0
+# For a step that must be waited for: one on a busy machine takes its time, and while others move processes between
+# cgroups no thread can be started.
+_OVERDUE_S = 15.0
 SYSCALL_STOP = signal.SIGTRAP | 0x80
 _YIELD_S, _SLOW_POLL_S = 0.0002, 0.02
 
@@ -59,7 +62,7 @@ class Tracee:
         tid: Its thread ID.
         stopped: Whether it is in a ptrace stop.
         postponed: Signals that are sent again at its release.
-        overdue: Called once when the thread does not come back within STOP_TIMEOUT_S from a step that
+        overdue: Called once when the thread does not come back within 15 s from a step that
             must be waited for.
 
     Raises:
@@ -137,7 +140,7 @@ class Tracee:
 
     def wait(self, timeout_s: float | None) -> int:
         """Wait for the thread's next stop; return the wait status. Raises: see interrupt()."""
-        limit_s = STOP_TIMEOUT_S if timeout_s is None else timeout_s
+        limit_s = _OVERDUE_S if timeout_s is None else timeout_s
         started = time.monotonic()
         deadline = started + limit_s
         pause = 0.00002
