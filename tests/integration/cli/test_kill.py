@@ -38,7 +38,7 @@ from tests.workloads.driver import Checksum, Cost, WorkloadError
 KILLS = int(os.environ.get("REDIRTY_KILLS", "30"))
 INJECTOR_KILLS = int(os.environ.get("REDIRTY_INJECTOR_KILLS", "12"))
 # How long the default number of kills may take; beyond, on a slow machine, a few of each moment suffice.
-BUDGET_S = math.inf if "REDIRTY_KILLS" in os.environ else 240
+BUDGET_S = math.inf if "REDIRTY_KILLS" in os.environ else 120
 FEW = 2 * len(MOMENTS)
 MOST_TRIES = 100  # of hitting the millisecond in which the target is held
 # Share of the pages written in a sweep that may fault without being protected (a page that the kernel is
