@@ -212,6 +212,11 @@ class BorrowedThread:
         self.saved = thread.registers()
         if self.saved[arch.mode] != arch.mode_value:
             raise TraceeError(errno.ENOSYS, "it is a 32-bit program")
+        if code.is_part_of(self.saved[arch.counter], arch):
+            # Below its stack lie the frames of an injector that was killed: they must stay.
+            raise TraceeError(
+                errno.ETIMEDOUT, "it is still on its way back from an earlier injection"
+            )
         if tracee.catches_calls(thread):
             raise TraceeError(errno.EPERM, DISPATCHED)
         set_options(thread)

@@ -39,6 +39,12 @@ class Code:
         """Return whether a thread can come back from a call by itself."""
         return bool(self.call_return and self.sigreturn)
 
+    def is_part_of(self, at: int, arch: Architecture) -> bool:
+        """Return whether an address lies in the code that leads back from a call."""
+        return self.leads_back and (
+            0 <= at - self.call_return <= len(arch.instruction) or 0 <= at - self.sigreturn < 16
+        )
+
     def still_there(self, memory: int, arch: Architecture) -> bool:
         """Return whether a process still has the system call instructions.
 
