@@ -24,12 +24,18 @@ class _Running(Protocol):
 
 
 def task_fields(pid: int, *names: str) -> dict[int, tuple[str, ...]]:
-    """Return fields of /proc/PID/task/TID/status by TID."""
+    """Return fields of /proc/PID/task/TID/status by TID, of those that are there.
+
+    Raises: FileNotFoundError when the process is gone.
+    """
     found = {}
     for tid in sorted(int(entry.name) for entry in os.scandir(f"/proc/{pid}/task")):
-        text = Path(f"/proc/{pid}/task/{tid}/status").read_text(errors="replace")
-        fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-        found[tid] = tuple(fields[name].strip() for name in names)
+        with contextlib.suppress(
+            FileNotFoundError, ProcessLookupError
+        ):  # a thread that ended meanwhile
+            text = Path(f"/proc/{pid}/task/{tid}/status").read_text(errors="replace")
+            fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+            found[tid] = tuple(fields[name].strip() for name in names)
     return found
 
 

@@ -9,6 +9,7 @@
  *   full-threads     the same, and another thread opens and closes one all the time
  *   no-vdso          has unmapped what the kernel gave it, and mapped 16 TiB of executable nothing
  *   small-stacks     runs on a stack of 8 KiB in the middle of an array that another thread uses
+ *   handler          its first thread is in a signal handler, on an alternate stack
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -259,6 +260,36 @@ static int small_stacks(void)
 	return spoilt ? 6 : 0;
 }
 
+/* ---- an alternate stack ---- */
+
+static void on_signal(int number)
+{
+	(void)number;
+	touch_until_told();
+}
+
+static void *idler(void *arg)
+{
+	(void)arg;
+	while (!*flag)
+		usleep(1000);
+	return NULL;
+}
+
+static int handler(void)
+{
+	struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_ONSTACK};
+	stack_t stack = {.ss_sp = map(1 << 16, PROT_READ | PROT_WRITE), .ss_size = 1 << 16};
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, idler, NULL);
+	sigaltstack(&stack, NULL);
+	sigaction(SIGUSR1, &action, NULL);
+	greet();
+	raise(SIGUSR1);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	pthread_t thread;
@@ -278,6 +309,8 @@ int main(int argc, char **argv)
 		return no_vdso();
 	if (!strcmp(argv[1], "small-stacks"))
 		return small_stacks();
+	if (!strcmp(argv[1], "handler"))
+		return handler();
 	if (!strcmp(argv[1], "filter-all")) {
 		greet();
 		filtered(NULL);

@@ -17,6 +17,7 @@ import signal
 import struct
 
 from . import procfs, return_frame, tracee
+from .arch import Architecture
 from .code_search import Code
 from .errors import TraceeError
 from .tracee import Tracee
@@ -25,11 +26,13 @@ NT_X86_XSTATE = 0x202
 _RED_ZONE_BYTES = 128
 _GAP_BYTES = 512
 _SPARE_STACK_BYTES = 4096
+_ROOM_BYTES = 16384  # more than any processor's extended registers, both frames and that
 _GUARD_BYTES = 1 << 20  # the largest that a guard below a stack is expected to be
 _MINUS_ONE = 0xFFFF_FFFF_FFFF_FFFF
 
 # a thread that shares the memory but not the descriptors, while the calling one waits for its end
 _CLONE = 0x100 | 0x800 | 0x4000 | 0x10000  # VM, SIGHAND, VFORK, THREAD
+_ERESTARTNOINTR = 513
 _PIDFD_OPEN, _PIDFD_GETFD = 434, 438
 PIDFD_THREAD = os.O_EXCL
 
@@ -74,6 +77,12 @@ def stack_below(code: Code, pointer: int) -> int:
     return 0
 
 
+def is_on_stack(code: Code, words: "ctypes.Array[ctypes.c_uint64]", arch: Architecture) -> bool:
+    """Return whether a thread with these registers is on a stack with room for all that is written there."""
+    back = code.is_part_of(words[arch.counter], arch)
+    return not back and stack_below(code, words[arch.stack]) > _ROOM_BYTES
+
+
 def set_options(thread: Tracee) -> None:
     """Set the ptrace options for running calls in a stopped thread.
 
@@ -105,6 +114,13 @@ def duplicate(tid: int, number: int, flags: int) -> int:
         return int(copy)
     finally:
         os.close(pidfd)
+
+
+class NoWayHomeError(TraceeError):
+    """A thread would not find home by itself, as now its stack is none that is known to be one."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ETIMEDOUT, "its thread is not on its own stack")
 
 
 class Steps:
@@ -194,17 +210,22 @@ class BorrowedThread:
         survives: Whether the target also survives the end of this process.
 
     Raises:
+        NoWayHomeError: See __init__().
         TraceeError: The thread cannot be borrowed.
         OSError: It has ended.
     """
 
-    def __init__(self, thread: Tracee, code: Code, memory: int) -> None:
+    def __init__(
+        self, thread: Tracee, code: Code, memory: int, *, needs_home: bool = False
+    ) -> None:
         """Borrow a stopped thread.
 
         Args:
             thread: The thread.
             code: Code of its process.
             memory: Descriptor of its /proc/PID/mem, open for writing.
+            needs_home: Raise NoWayHomeError rather than borrow one that would not survive the end of
+                this process.
         """
         self.thread = thread
         self._memory = memory
@@ -228,6 +249,8 @@ class BorrowedThread:
         self._original = b""
         home = self._write_frames(code)
         self.survives = home != 0
+        if needs_home and not home:
+            raise NoWayHomeError
         at = code.call_return if home else code.call
         self.steps = Steps(thread, self.saved, at, arch.sigreturn if home else arch.getpid)
         if home:
@@ -315,11 +338,14 @@ class BorrowedThread:
         if not self.survives:
             return None
         arch = self.thread.arch
-        self.steps.enter(arch.clone, _CLONE, self._base, 0, 0, 0)
         events = (tracee.EVENT_VFORK, tracee.EVENT_CLONE)
-        if self.steps.step(*events) >> 16 not in events:
-            self.steps.leave()
-            return None
+        while True:
+            self.steps.enter(arch.clone, _CLONE, self._base, 0, 0, 0)
+            if self.steps.step(*events) >> 16 in events:
+                break
+            # With a signal pending, which also SIGSTOP and a freezer are, the kernel wants it made again.
+            if self.steps.leave() != -_ERESTARTNOINTR:
+                return None
         message = ctypes.c_ulong()
         tracee.ptrace(tracee.GETEVENTMSG, self.thread.tid, 0, ctypes.addressof(message))
         thread = Tracee(message.value, arch, 0, seize=False)

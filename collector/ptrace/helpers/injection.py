@@ -16,6 +16,7 @@ from .tracee import Tracee
 
 _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | 1  # USER_MODE_ONLY: allowed to every user's process
 _LAST_RESORT_S = 0.5
+_CHOICE = 4  # threads, one of which should be on a stack of its own
 
 
 def require_usable(pid: int) -> None:
@@ -78,8 +79,10 @@ def inject(
     """
     deadline = time.monotonic() + timeout_s
     tids = thread_choice.candidates(pid, architecture())
+    # At first only one that would find home by itself, then any.
+    attempts = [(tid, True) for tid in tids[:_CHOICE]] + [(tid, False) for tid in tids]
     failure = TraceeError(errno.ESRCH, "the process ended")
-    for left, tid in zip(range(len(tids) - 1, -1, -1), tids, strict=True):
+    for left, (tid, needs_home) in zip(range(len(attempts) - 1, -1, -1), attempts, strict=True):
         started = time.monotonic()
         rest_s = max(deadline - started, 0.0)
         thread = None
@@ -87,7 +90,8 @@ def inject(
             thread = seize(pid, tid, 0)
             thread.overdue = overdue
             thread.interrupt(rest_s if left == 0 else min(rest_s, _LAST_RESORT_S))
-            return get_userfaultfd(thread, pid, code), time.monotonic() - started
+            descriptor = get_userfaultfd(thread, pid, code, needs_home=needs_home)
+            return descriptor, time.monotonic() - started
         except OSError as e:
             if e.errno != errno.ESRCH:
                 raise
@@ -101,19 +105,20 @@ def inject(
     raise failure
 
 
-def get_userfaultfd(thread: Tracee, pid: int, code: Code) -> int:
+def get_userfaultfd(thread: Tracee, pid: int, code: Code, *, needs_home: bool = False) -> int:
     """Create a userfaultfd in a stopped thread and duplicate it into this process.
 
     Nothing of it stays in the target.
 
     Raises:
+        NoWayHomeError: See BorrowedThread.
         TraceeError: The target cannot run the system call, or the kernel refused it.
         OSError: The process is gone.
     """
     with open(f"{procfs.directory(pid)}/mem", "r+b", buffering=0) as memory:
         if not code.still_there(memory.fileno(), thread.arch):
             code = code_search.search(pid, thread.arch)
-        with BorrowedThread(thread, code, memory.fileno()) as lent:
+        with BorrowedThread(thread, code, memory.fileno(), needs_home=needs_home) as lent:
             descriptor = in_new_thread(lent)
             return in_shared_table(lent, pid) if descriptor is None else descriptor
 

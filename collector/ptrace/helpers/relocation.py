@@ -15,7 +15,7 @@ import struct
 import time
 from collections.abc import Callable
 
-from . import procfs, relocation_stub, tracee
+from . import borrowed, procfs, relocation_stub, tracee
 from .arch import Architecture
 from .borrowed import DISPATCHED, BorrowedThread
 from .code_search import Code
@@ -102,7 +102,7 @@ class StubRun:
     """A move of some segments, away and back, with all threads stopped.
 
     Attributes:
-        threads: All threads of the target.
+        threads: All threads of the target, the mover first.
         mover: The one that moves memory; the others are parked.
         code: Code of the target for system calls.
         memory: Descriptor of its /proc/PID/mem.
@@ -119,8 +119,14 @@ class StubRun:
         Raises:
             TraceeError: A thread cannot run the stub.
         """
-        self.threads: list[Tracee] = target.threads
-        self.mover: Tracee = target.threads[0]
+        self.mover: Tracee = next(
+            (t for t in target.threads if borrowed.is_on_stack(code, t.registers(), t.arch)),
+            target.threads[0],
+        )
+        self.threads: list[Tracee] = [
+            self.mover,
+            *(thread for thread in target.threads if thread is not self.mover),
+        ]
         self.code = code
         self.memory = memory
         self.place = 0
@@ -312,8 +318,8 @@ def relocate(
             areas = [tracee.rseq_area(thread) for thread in target.threads]
             require_unused([area for area in areas if area], ready.segments)
             require_unarmed(pid, ready.segments)
-            target.threads[0].overdue = overdue
             stub_run = StubRun(target, code, memory.fileno())
+            stub_run.mover.overdue = overdue
             shared = stub_run.run(ready.place, ready.shared)
         finally:
             target.release()

@@ -16,6 +16,7 @@ from .errors import TraceeError
 PATIENCE_S = 0.3
 _POLL_S = 0.005
 _MAX_THREADS = 64  # that are looked at
+_ENOUGH = 4  # that are, if one of them notices nothing
 _MSG_WAITALL = 0x100
 _PARTIAL = 4
 
@@ -62,7 +63,7 @@ def candidates(pid: int, arch: Architecture) -> "list[int]":
                 costs.append((cost(pid, tid, arch), tid))
             except OSError:
                 continue  # it ended
-            if costs[-1][0] == 0:
+            if len(costs) >= _ENOUGH and min(costs)[0] == 0:
                 break
         costs.sort(key=lambda one: one[0])
         if costs and (costs[0][0] < _PARTIAL or time.monotonic() > deadline):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redirty.collector.ptrace.helpers import code_search, injection
+from redirty.collector.ptrace.helpers.arch import architecture
+from redirty.collector.ptrace.helpers.borrowed import BorrowedThread
 
 from tests.support.redirty_cli import PATIENT_GOALS, run_redirty
 from tests.support.target_state import assert_released, descriptors, task_fields
@@ -23,6 +27,7 @@ USABLE = (
     "full-threads",
     "small-stacks",
     "no-vdso",
+    "handler",
 )
 
 
@@ -37,7 +42,13 @@ class Odd:
         )
         assert self._process.stdout is not None
         self.pid = int(self._process.stdout.readline())
-        threads = {"filter-last": 2, "filter-low": 2, "small-stacks": 2, "full-threads": 2}
+        threads = {
+            "filter-last": 2,
+            "filter-low": 2,
+            "small-stacks": 2,
+            "full-threads": 2,
+            "handler": 2,
+        }
         wait_until(lambda: len(task_fields(self.pid, "State")) >= threads.get(mode, 1), "threads")
         if mode.startswith("filter"):
             wait_until(self._filtered, "a filter is in place")
@@ -108,4 +119,24 @@ def test_nothing_is_left_in_it(odd: Odd, tmp_path: Path) -> None:
     before = Condition.of(odd.pid)
     assert run_redirty("record", "-p", odd.pid, "-d", "1", "-o", tmp_path / "r").code == 0
     assert_released(odd, before)
+    assert odd.end() == 0
+
+
+@pytest.mark.parametrize("odd", ["handler"], indirect=True)
+def test_a_thread_is_taken_that_finds_home_by_itself(
+    odd: Odd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fails where the first thread is borrowed: on its alternate stack nothing may be written.
+    survives = []
+    in_new_thread = injection.in_new_thread
+
+    def create(lent: BorrowedThread) -> int | None:
+        survives.append(lent.survives)
+        return in_new_thread(lent)
+
+    monkeypatch.setattr(injection, "in_new_thread", create)
+    code = code_search.search(odd.pid, architecture())
+    descriptor, _ = injection.inject(odd.pid, code, PATIENCE_S, lambda: None)
+    os.close(descriptor)
+    assert survives == [True]
     assert odd.end() == 0

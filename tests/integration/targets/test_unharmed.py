@@ -14,18 +14,7 @@ from tests.torture.unharmed import ACTIONS, STATES, freezers, run
 pytestmark = pytest.mark.usefixtures("tracing")
 
 TIMES = int(os.environ.get("REDIRTY_UNHARMED", "5"))
-
-
-# Known and not understood yet: a target that is stopped and continued all the time, and whose injector is killed,
-# exited once in some dozens. python -m tests.torture.unharmed --state stopped --kill yes shows it.
-OPEN = {("stopped", "inject", True), ("stopped", "move", True)}
-CASES = [
-    (state, action, kill)
-    for state in STATES
-    for action in ACTIONS
-    for kill in (False, True)
-    if (state, action, kill) not in OPEN
-]
+CASES = [(state, action, kill) for state in STATES for action in ACTIONS for kill in (False, True)]
 
 
 @pytest.mark.parametrize(("state", "action", "kill"), CASES)
