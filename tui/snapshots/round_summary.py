@@ -233,4 +233,5 @@ def points_of(points: list[Point]) -> Points:
         elapsed_s=column(lambda p: p.elapsed_s),
         dirty=column(lambda p: p.dirty),
         redirtied=column(lambda p: np.nan if p.redirtied is None else p.redirtied),
+        raced=column(lambda p: np.nan if p.raced is None else p.raced),
     )
