@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from . import arch as architectures
+from . import procfs
 from .errors import TraceeError
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,6 +35,7 @@ STOP_TIMEOUT_S = 2.0
 # cgroups no thread can be started.
 _OVERDUE_S = 15.0
 SYSCALL_STOP = signal.SIGTRAP | 0x80
+_REAP_EVERY = 32  # pauses, some 50 ms
 _YIELD_S, _SLOW_POLL_S = 0.0002, 0.02
 
 # A call that the thread intercepts ends in SIGSYS: blocked, that would kill the process.
@@ -73,6 +75,23 @@ def poll_stop(tid: int) -> int:
     except ChildProcessError:
         raise TraceeError(errno.ESRCH, "the process ended") from None
     return found.si_status << 8 | _STOPPED
+
+
+def reap_ended(tid: int) -> None:
+    """Reap the traced threads of a thread's process that have ended.
+
+    One that executes a program kills all others, and waits until their tracers have done so.
+    """
+    try:
+        threads = procfs.threads_of(tid)
+    except OSError:
+        return
+    for thread in threads:
+        if thread != tid:
+            try:
+                poll_stop(thread)
+            except TraceeError:
+                pass  # not traced by this process
 
 
 class Tracee:
@@ -163,7 +182,7 @@ class Tracee:
         limit_s = _OVERDUE_S if timeout_s is None else timeout_s
         started = time.monotonic()
         deadline = started + limit_s
-        pause = 0.00002
+        pause, pauses = 0.00002, 0
         while True:
             if status := poll_stop(self.tid):
                 break
@@ -179,6 +198,9 @@ class Tracee:
                 if self.overdue is not None:
                     self.overdue()
                     self.overdue = None
+            pauses += 1
+            if pauses % _REAP_EVERY == 0:
+                reap_ended(self.tid)
             time.sleep(pause)
             pause = min(pause * 1.5, 0.002 if now < deadline else _SLOW_POLL_S)
         if not os.WIFSTOPPED(status):
@@ -239,6 +261,10 @@ class Tracee:
             for number in self.postponed:
                 os.kill(self.tid, number)
         except OSError:
+            try:
+                poll_stop(self.tid)  # if it has ended, that releases it, too
+            except TraceeError:
+                pass
             return False
         return True
 

@@ -9,8 +9,9 @@ import sys
 import time
 
 import pytest
-from redirty.collector.ptrace.helpers import tracee
+from redirty.collector.ptrace.helpers import procfs, tracee
 from redirty.collector.ptrace.helpers.arch import architecture
+from redirty.collector.ptrace.helpers.errors import TraceeError
 from redirty.collector.ptrace.helpers.tracee import Tracee
 
 from tests.support.waiting import PATIENCE_S
@@ -57,5 +58,48 @@ def _see_a_signal_and_die(pid: int, wait: str) -> None:
             time.sleep(0.001)
         assert os.WSTOPSIG(status) == signal.SIGUSR1
         os.kill(os.getpid(), signal.SIGKILL)
+    finally:
+        os._exit(1)
+
+
+EXECUTES = """
+import os, sys, threading, time
+def execute():
+    os.read(0, 1)
+    os.execv(sys.executable, [sys.executable, "-c", "import os, time; os.write(1, b'executed'); time.sleep(1e6)"])
+for work in (execute, lambda: time.sleep(1e6)):
+    threading.Thread(target=work).start()
+while len(os.listdir("/proc/self/task")) < 3:
+    time.sleep(0.001)
+os.write(1, b"ready")
+time.sleep(1e6)
+"""
+
+
+def test_a_process_can_execute_a_program_while_a_thread_is_waited_for() -> None:
+    # Fails where only the thread that is waited for is reaped: the program waits for the other one's end.
+    command = [sys.executable, "-c", EXECUTES]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as target:
+        assert target.stdout is not None and target.stdin is not None
+        assert os.read(target.stdout.fileno(), 100) == b"ready"
+        tids = procfs.threads_of(target.pid)
+        tracer = os.fork()
+        if tracer == 0:
+            _wait_for_the_first(tids, target.stdin.fileno())
+        _, status = os.waitpid(tracer, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert os.read(target.stdout.fileno(), 100) == b"executed"
+        target.kill()
+
+
+def _wait_for_the_first(tids: list[int], command: int) -> None:
+    """Trace threads, have the process execute a program, and wait for its first thread to stop or end."""
+    try:
+        first, _ = [Tracee(tid, architecture(), 0) for tid in (tids[0], tids[2])]
+        os.write(command, b"\n")
+        try:
+            first.wait(None)
+        except TraceeError:
+            os._exit(0)
     finally:
         os._exit(1)
