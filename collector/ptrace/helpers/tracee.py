@@ -4,6 +4,7 @@ Used by the injector and the freezer, which run with the bare library, as this m
 Sources: ptrace(2), rseq(2); kernel/ptrace.c, kernel/rseq.c.
 """
 
+import _thread
 import ctypes
 import errno
 import os
@@ -35,6 +36,7 @@ STOP_TIMEOUT_S = 2.0
 # cgroups no thread can be started.
 _OVERDUE_S = 15.0
 SYSCALL_STOP = signal.SIGTRAP | 0x80
+_WATCH_S, _WATCH_IDLE = 0.05, 100
 _REAP_EVERY = 32  # pauses, some 50 ms
 _YIELD_S, _SLOW_POLL_S = 0.0002, 0.02
 
@@ -77,21 +79,73 @@ def poll_stop(tid: int) -> int:
     return found.si_status << 8 | _STOPPED
 
 
-def reap_ended(tid: int) -> None:
-    """Reap the traced threads of a thread's process that have ended.
+def reap_ended() -> None:
+    """Reap the threads traced by this process that have ended.
 
     One that executes a program kills all others, and waits until their tracers have done so.
     """
-    try:
-        threads = procfs.threads_of(tid)
-    except OSError:
-        return
-    for thread in threads:
-        if thread != tid:
-            try:
-                poll_stop(thread)
-            except TraceeError:
-                pass  # not traced by this process
+    threads = set(_traced)
+    for tid in _traced.copy():
+        try:
+            threads.update(procfs.threads_of(tid))  # with one whose start was not reported yet
+        except OSError:
+            continue
+        break
+    for tid in threads:
+        try:
+            poll_stop(tid)
+        except TraceeError:
+            pass  # reaped already, or not traced by this process
+
+
+class _SeizeWatch:
+    """Reaps ended threads while this process is held up in seizing another one.
+
+    The kernel lets nobody seize a thread of a process that is about to execute a program, which in turn waits for
+    this process to reap its threads: without another thread that does so, both would wait for ever.
+
+    Attributes:
+        number: Seizes so far.
+        seizing: Whether one is under way.
+        running: Whether the thread runs; it ends after a while without a seize.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.seizing = False
+        self.running = False
+
+    def __enter__(self) -> None:
+        self.number += 1
+        self.seizing = True
+        if not self.running:
+            self.running = True
+            _thread.start_new_thread(self.run, ())
+
+    def __exit__(self, *_: object) -> None:
+        self.seizing = False
+
+    def run(self) -> None:
+        """Look again and again whether it is still the same seize."""
+        number, idle = self.number, 0
+        while idle < _WATCH_IDLE:
+            time.sleep(_WATCH_S)
+            if self.number != number:
+                number, idle = self.number, 0
+            elif self.seizing:
+                reap_ended()
+            else:
+                idle += 1
+            if idle == _WATCH_IDLE:
+                self.running = False
+                if (
+                    self.number != number
+                ):  # one has begun just now, and saw that this thread was running
+                    self.running, idle = True, 0
+
+
+_traced: set[int] = set()
+_watch = _SeizeWatch()
 
 
 class Tracee:
@@ -115,7 +169,9 @@ class Tracee:
         self.tid = tid
         self.arch = arch
         if seize:
-            ptrace(SEIZE, tid, 0, options)
+            with _watch:
+                ptrace(SEIZE, tid, 0, options)
+        _traced.add(tid)
         self.stopped = False
         self.overdue: Callable[[], None] | None = None
         self.postponed: list[int] = []
@@ -200,7 +256,7 @@ class Tracee:
                     self.overdue = None
             pauses += 1
             if pauses % _REAP_EVERY == 0:
-                reap_ended(self.tid)
+                reap_ended()
             time.sleep(pause)
             pause = min(pause * 1.5, 0.002 if now < deadline else _SLOW_POLL_S)
         if not os.WIFSTOPPED(status):
@@ -266,6 +322,7 @@ class Tracee:
             except TraceeError:
                 pass
             return False
+        _traced.discard(self.tid)
         return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -76,8 +77,10 @@ time.sleep(1e6)
 """
 
 
-def test_a_process_can_execute_a_program_while_a_thread_is_waited_for() -> None:
-    # Fails where only the thread that is waited for is reaped: the program waits for the other one's end.
+@pytest.mark.parametrize("seize", [False, True])
+def test_a_process_can_execute_a_program_while_it_is_traced(seize: bool) -> None:
+    # Fails where only the thread that is waited for is reaped, and where none is while a third one is seized: the
+    # program waits for the other one's end.
     command = [sys.executable, "-c", EXECUTES]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as target:
         assert target.stdout is not None and target.stdin is not None
@@ -85,21 +88,36 @@ def test_a_process_can_execute_a_program_while_a_thread_is_waited_for() -> None:
         tids = procfs.threads_of(target.pid)
         tracer = os.fork()
         if tracer == 0:
-            _wait_for_the_first(tids, target.stdin.fileno())
+            _wait_for_the_first(tids, target.stdin.fileno(), seize)
         _, status = os.waitpid(tracer, 0)
         assert os.waitstatus_to_exitcode(status) == 0
         assert os.read(target.stdout.fileno(), 100) == b"executed"
         target.kill()
 
 
-def _wait_for_the_first(tids: list[int], command: int) -> None:
-    """Trace threads, have the process execute a program, and wait for its first thread to stop or end."""
+def _wait_for_the_first(tids: list[int], command: int, seize: bool) -> None:
+    """Trace threads, have the process execute a program, and wait for its first thread to stop or end.
+
+    With seize, try first to seize the one that executes it.
+    """
     try:
         first, _ = [Tracee(tid, architecture(), 0) for tid in (tids[0], tids[2])]
         os.write(command, b"\n")
         try:
+            if seize:
+                while not _is_about_to_execute(tids[1]):
+                    time.sleep(0.001)
+                with contextlib.suppress(OSError):  # the thread is another one by then
+                    Tracee(tids[1], architecture(), 0)
+                os._exit(0)
             first.wait(None)
         except TraceeError:
             os._exit(0)
     finally:
         os._exit(1)
+
+
+def _is_about_to_execute(tid: int) -> bool:
+    """Return whether a thread waits in the kernel for the others to end."""
+    state = procfs.status_field(tid, "State")
+    return state.startswith(("D", "Z")) or not state
