@@ -91,7 +91,7 @@ def _rates(rounds: pd.DataFrame, duration_s: float) -> dict[str, float]:
     return found
 
 
-def _means(rounds: pd.DataFrame) -> dict[str, float]:
+def _means(rounds: pd.DataFrame) -> dict[str, float | None]:
     """Return means over rounds, and the share of dirty pages that were re-dirtied."""
     dirty, redirtied = int(rounds["dirty_pages"].sum()), int(rounds["redirtied_pages"].sum())
     some = len(rounds) > 0
@@ -99,6 +99,7 @@ def _means(rounds: pd.DataFrame) -> dict[str, float]:
         "present_pages_mean": round(float(rounds["present_pages"].mean()), 1) if some else 0,
         "arm_s_mean": round(float(rounds["arm_s"].mean()), 6) if some else 0.0,
         "redirtied_share": round(redirtied / dirty, 4) if dirty else 0.0,
+        "written_1s_pages_mean": _mean(rounds["written_1s_pages"]),
     }
 
 
@@ -135,6 +136,12 @@ def _total(column: pd.Series[Any]) -> float | int | None:
         return None
     total = float(known.sum())
     return int(total) if total.is_integer() else round(total, 9)
+
+
+def _mean(column: pd.Series[Any]) -> float | None:
+    """Return the mean of what is known of a column; None when nothing is."""
+    known = column.dropna()
+    return None if known.empty else round(float(known.mean()), 1)
 
 
 def _share_in_pages(pages: pd.DataFrame, dirty_pages: int) -> float | None:
@@ -210,6 +217,10 @@ def as_text(s: dict[str, Any]) -> str:
     ]
     if s["rounds"] == 0:
         return "\n".join([*lines, "no round was completed: nothing to report"]) + "\n"
+    if s["written_1s_pages_mean"] is not None:
+        lines.append(
+            f"  {'rewrites':<11} {show_pages(s['written_1s_pages_mean']):>11} within 1 s, however long the rounds are"
+        )
     lines += [
         _rate("dirty", s["dirty_pages_per_s"], s["dirty_pages"]),
         _rate("re-dirtied", s["redirtied_pages_per_s"], s["redirtied_pages"])

@@ -7,6 +7,7 @@ ROUNDS = (
     "tlb_flushes", "tlb_flush_s",
     "first_touch_faults", "write_protect_faults", "cow_faults", "mkwrite_faults", "huge_faults",
     "dirty_frames", "frameless_pages", "stayed_dirty_pages", "boundary_s",
+    "written_1s_pages",
 )
 MAPPINGS = (
     "round", "pid", "start", "end", "perms", "mapping_class", "path",

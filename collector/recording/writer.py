@@ -131,9 +131,10 @@ class RecordingWriter:
                 tlb_rows += tlb.rows(result.number, space.pid, space.stats, self.meta.hooks)
         self._mappings.append(mapping_rows)
         self._tlb.append(tlb_rows)
-        self._curve_files.add(result)
+        written_1s = self._curve_files.add(result)
         stayed = self._streaks.stayed_pages()
-        self._rounds.append_record(round_row(result, self.meta.hooks, physical, stayed))
+        row = round_row(result, self.meta.hooks, physical, stayed, written_1s)
+        self._rounds.append_record(row)
         self.rounds += 1
         for space in result.spaces:
             counts = self._pages.setdefault(space.pid, PageHistory())
@@ -270,6 +271,7 @@ def round_row(
     hooks: frozenset[str],
     physical: PhysicalRound | None = None,
     stayed: int | None = None,
+    written_1s: float | None = None,
 ) -> dict[str, object]:
     """Return the row of rounds.csv, by column.
 
@@ -278,6 +280,7 @@ def round_row(
         hooks: see Meta.
         physical: its page frames, if they are recorded.
         stayed: pages that were dirty in the previous round, too; None if there was no previous round.
+        written_1s: pages written within a second, as last known; None if not known yet.
     """
     spaces = result.spaces
     dirty = sum(len(s.dirty) for s in spaces)
@@ -303,6 +306,7 @@ def round_row(
         "frameless_pages": None if physical is None else physical.frameless,
         "stayed_dirty_pages": stayed,
         "boundary_s": f"{result.boundary_s:.6f}",
+        "written_1s_pages": None if written_1s is None else round(written_1s),
         **_fault_counts(result.stats["kinds"].sum(axis=0), hooks),
     }
 

@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class FirstWrites:
-    """What the histogram of a round does not tell about one address space.
+    """Times of one address space that the histogram of a round does not have.
 
     Attributes:
         elapsed_s: (n,) ascending, of pages that are not in the histogram: seconds since the page was protected.

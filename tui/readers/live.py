@@ -12,6 +12,7 @@ from typing import Any
 from redirty.collector.arming.fault_cost import fault_s
 from redirty.collector.errors import TargetEndedError, one_line
 from redirty.collector.linux.cpu_time import CpuTimeSampler
+from redirty.collector.metrics.within import WrittenWithin
 from redirty.collector.metrics.write_curves import WindowCurves, inside
 from redirty.collector.recording.options import RecordingOptions
 from redirty.collector.recording.outputs import Outputs
@@ -252,6 +253,7 @@ class LiveSink:
         self._names = names
         self._add = add
         self._curves = WindowCurves(max_rounds=KEPT)
+        self._within = WrittenWithin()
         self._cpu = CpuTimeSampler()
         self._writers: WriterCounts | None = None
         self._follow_fork = options.target.follow_fork
@@ -278,11 +280,12 @@ class LiveSink:
         """See RoundSink."""
         if self._files is not None:
             self._files.add(result)
-        points = points_of([*inside(result), *self._curves.add(result).points])
+        points = [*inside(result), *self._curves.add(result).points]
+        written_1s = self._within.add(points)
         cpu_s = self._cpu.take(space.pid for space in result.spaces)
         writers = () if self._writers is None else self._writers.take()
         hooks = self._recorder.tracer.hooks
-        self._add(of_round(result, hooks, points, cpu_s, writers))
+        self._add(of_round(result, hooks, points_of(points), cpu_s, writers, written_1s))
 
     def hurry(self) -> None:
         """See RoundSink."""

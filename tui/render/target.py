@@ -72,8 +72,11 @@ def _rates(s: TargetSnapshot) -> Row:
     if not len(s.series):
         return [("arming …" if s.state is ReaderState.STARTING else "no round yet", "dim")]
     series = s.series
+    written = float(series["written_1s_pages"][-1])
     row: Row = [
-        ("dirty ", "dim"),
+        ("rewrites ", "dim"),
+        ("…" if math.isnan(written) else show_pages(written), ""),
+        (" in 1 s  dirty ", "dim"),
         (per_s(float(series.per_s("dirty_pages")[-1])), ""),
         ("  re-dirtied ", "dim"),
         (per_s(float(series.per_s("redirtied_pages")[-1])), "again"),

@@ -123,6 +123,7 @@ def of_round(
     points: Points,
     cpu_s: float | None,
     writers: tuple[Writer, ...] = (),
+    written_1s: float | None = None,
 ) -> RoundSummary:
     """Summarize a round that has just ended, with the values that a recording of it would have.
 
@@ -132,8 +133,9 @@ def of_round(
         points: points of the write curves that end with this round.
         cpu_s: CPU time used by the target's processes; None: unknown.
         writers: threads and stacks.
+        written_1s: pages written within a second, as last known; None: not known yet.
     """
-    row = round_row(result, hooks)
+    row = round_row(result, hooks, written_1s=written_1s)
     tlb: list[tuple[object, ...]] = []
     for space in result.spaces:
         if len(space.stats):
