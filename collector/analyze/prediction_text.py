@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from redirty.collector.analyze import ascii_plot
+from redirty.collector.model.breakdown import STOP_STEPS
 from redirty.collector.model.prediction import Answer
 from redirty.collector.units import plural, show_bytes, show_time
 
@@ -16,16 +17,8 @@ _MIN_WIDTH = 9
 
 def as_text(a: Answer, found: dict[str, Any]) -> str:
     """Format a prediction as text. found: the same prediction from predict.as_json()."""
-    goal = found["downtime_goal_s"]
-    limit = f", downtime at most {show_time(goal)}" if goal is not None else ""
     lines = [
-        f"{found['policy']} at {show_bytes(found['bandwidth_bytes_per_s'])}/s{limit}: "
-        f"{found['verdict']}",
-        "",
-        *_figures(found),
-        *[f"  - {line}" for line in found["reasons"]],
-        "",
-        *_passes(found["passes"], ends=found["total_s"] is not None),
+        *verdict_lines(found),
         "",
         "W(t), distinct pages written within t of an arm:",
         *_plot(a),
@@ -35,6 +28,23 @@ def as_text(a: Answer, found: dict[str, Any]) -> str:
         *[f"note: {line}" for line in found["notes"]],
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def verdict_lines(found: dict[str, Any]) -> list[str]:
+    """Format the verdict, its figures, reasons, parts and passes."""
+    goal = found["downtime_goal_s"]
+    limit = f", downtime at most {show_time(goal)}" if goal is not None else ""
+    return [
+        f"{found['policy']} at {show_bytes(found['bandwidth_bytes_per_s'])}/s{limit}: "
+        f"{found['verdict']}",
+        "",
+        *_figures(found),
+        *[f"  - {line}" for line in found["reasons"]],
+        "",
+        *_parts(found),
+        "",
+        *_passes(found["passes"], ends=found["total_s"] is not None),
+    ]
 
 
 def _time(seconds: float | None) -> str:
@@ -65,6 +75,44 @@ def _figures(found: dict[str, Any]) -> list[str]:
     seconds = f"{basis['seconds']:.1f} s"
     lines.append(f"  {'measured':<13}{seconds:>11}  over {plural(basis['rounds'], 'round')}")
     return lines
+
+
+def _parts(found: dict[str, Any]) -> list[str]:
+    """Format the parts of the total: those while the target runs, then those of its downtime."""
+    p = found["parts"]
+    zero = (
+        f", {show_bytes(p['zero_pages_bytes'])} of it zero pages" if p["zero_pages_bytes"] else ""
+    )
+    rows = [("first pass", p["first_pass_s"], f"{show_bytes(p['first_pass_bytes'])}{zero}")]
+    if p["passes"]:
+        more = plural(p["passes"], "more pass", "more passes")
+        rows.append((more, p["passes_s"], show_bytes(p["passes_bytes"])))
+    if p["arms_s"]:
+        rows.append(("arms", p["arms_s"], "before and between passes"))
+    if p["stop_s"] is not None:
+        rows += [
+            (
+                "final pass",
+                p["final_pass_s"],
+                f"{show_bytes(p['final_pass_bytes'])}, target stopped",
+            ),
+            ("stop", p["stop_s"], f"target stopped: {_stop(found)}"),
+        ]
+    return ["parts:", *[f"  {name:<13}{show_time(s):>11}  {why}" for name, s, why in rows]]
+
+
+def _stop(found: dict[str, Any]) -> str:
+    """Describe the fixed part of a stop: each step, and how it was measured."""
+    stop = found["parts"]["stop"]
+    steps = {name: stop[f"{name}_s"] for name in STOP_STEPS}
+    if stop["given"]:
+        return ", ".join(steps) + ", as given"
+    known = [f"{name} {show_time(s)}" for name, s in steps.items() if s is not None]
+    unknown = ", ".join(name for name, s in steps.items() if s is None)
+    if known:
+        between = f"{show_time(stop['low_s'])} to {show_time(stop['high_s'])}"
+        known[-1] += f" ({between} at {plural(stop['boundaries'], 'boundary', 'boundaries')})"
+    return "; ".join([*known, f"{unknown} not measured: --stop-cost"])
 
 
 def _passes(passes: list[dict[str, Any]], *, ends: bool) -> list[str]:

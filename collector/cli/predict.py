@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redirty.collector.cli.arguments.bandwidth import Bandwidth, add_bandwidth, bandwidth_of
 from redirty.collector.cli.arguments.interval import interval_of
+from redirty.collector.cli.arguments.question import add_question, question_of
 from redirty.collector.cli.arguments.target import add_target, target_of, targets_named
 from redirty.collector.errors import TargetEndedError, UsageError
-from redirty.collector.units import parse_positive_time, parse_rate, parse_size, parse_time, plural
+from redirty.collector.units import parse_rate, parse_size, parse_time, plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,15 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("directory", metavar="DIR", nargs="?", help="a recording")
     add_bandwidth(parser, "bandwidth of the mirror's link; one of", required=True)
-    parser.add_argument(
-        "--downtime", metavar="TIME", help="the longest downtime of the target (default: 300ms)"
-    )
-    parser.add_argument(
-        "--policy",
-        default="redirty",
-        metavar="P",
-        help="redirty, qemu, criu:N, passes:N or xen (default: redirty)",
-    )
+    add_question(parser)
     parser.add_argument(
         "--memory",
         metavar="SIZE",
@@ -116,38 +110,28 @@ def run(options: argparse.Namespace) -> int:
 
 def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
     """Build the question except for the bandwidth: usage errors must not wait for the measurement of a link."""
-    downtime_s = None
-    if options.downtime is not None:
-        downtime_s = parse_positive_time(options.downtime, "--downtime")
+    question_at = question_of(options)
     memory = None if options.memory is None else parse_size(options.memory, "--memory")
     zero = None if options.zero is None else parse_size(options.zero, "--zero")
     last = None
     if options.last_bandwidth is not None:
         last = parse_rate(options.last_bandwidth, "--last-bandwidth")
-    from redirty.collector.model.policy import policy_of
-    from redirty.collector.model.prediction import Question
-
-    policy_of(options.policy, downtime_s)
-    return lambda b: Question(b.bytes_per_s, downtime_s, options.policy, memory, zero, last)
+    return lambda b: replace(
+        question_at(b.bytes_per_s), memory=memory, zero=zero, last_bandwidth=last
+    )
 
 
 def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json: bool) -> None:
     from redirty.collector import json_text
-    from redirty.collector.analyze import load, observations, prediction_text
-    from redirty.collector.model import predict
-    from redirty.collector.model.fit import fit
+    from redirty.collector.analyze import load, prediction_text
+    from redirty.collector.analyze.prediction import predict
 
-    meta = load.load_meta(directory)
-    seen = observations.observe(directory, meta)
-    answer = predict.answer(fit(seen), question, seen.layout)
-    found = predict.as_json(answer, seen.mappings)
+    answer, found = predict(directory, question)
     found["link"] = bandwidth.as_json()["link"]
-    if not meta.get("complete"):
-        found["notes"].append("the recording ended early: only its complete rounds count")
     if as_json:
         print(json_text.dump(found))
         return
-    target = meta["target"]
+    target = load.load_meta(directory)["target"]
     from redirty.collector.errors import one_line
 
     print(one_line(f"{target['description']}: {target['comm']}"))

@@ -80,7 +80,9 @@ class Policy(Protocol):
         downtime_s: the goal; None when the policy has none.
         endless: whether it continues forever when it does not converge.
         compares: whether pages whose contents were sent already are not sent again.
-        boundary_s: time between two passes, and before the last one, in addition to sending.
+        boundary_s: time between two passes, in addition to sending.
+        stop_s: the fixed part of a stop: how long the target is stopped in addition to sending.
+        counts_stop: whether the goal includes stop_s; otherwise it limits the sending alone.
     """
 
     @property
@@ -104,6 +106,12 @@ class Policy(Protocol):
     @property
     def boundary_s(self) -> float: ...
 
+    @property
+    def stop_s(self) -> float: ...
+
+    @property
+    def counts_stop(self) -> bool: ...
+
     def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
         """Decide how much of the work left this pass sends."""
 
@@ -125,6 +133,8 @@ class Qemu:
     endless: bool = True
     compares: bool = False
     boundary_s: float = 0.0
+    stop_s: float = 0.0
+    counts_stop: bool = False
 
     @property
     def name(self) -> str:
@@ -149,7 +159,7 @@ class Goal:
 
     It stops the target when everything that was written fits, as unchanged pages are recognized only when they
     are read. keep_hot: defer pages that will almost certainly be written again to the last pass, as far as they
-    fit the goal.
+    fit the goal. stop_cost_s: the fixed part of a stop; None: a boundary.
     """
 
     downtime_s: float
@@ -159,10 +169,17 @@ class Goal:
     zero_page_bytes: float | None = 0.0
     header_bytes: float = 0.0
     endless: bool = True
+    stop_cost_s: float | None = None
+    counts_stop: bool = True
 
     @property
     def name(self) -> str:
         return "redirty"
+
+    @property
+    def stop_s(self) -> float:
+        """See Policy."""
+        return self.boundary_s if self.stop_cost_s is None else self.stop_cost_s
 
     def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
         """See Policy."""
@@ -179,11 +196,11 @@ class Goal:
     def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
         """See Policy."""
         fits = left.pending_bytes + left.meanwhile_bytes <= self._capacity(bandwidth)
-        return fits and self.boundary_s <= self.downtime_s
+        return fits and self.stop_s <= self.downtime_s
 
     def _capacity(self, bandwidth: float) -> float:
         """Return the bytes that the last pass can carry within the downtime goal."""
-        return bandwidth * max(self.downtime_s - self.boundary_s, 0.0)
+        return bandwidth * max(self.downtime_s - self.stop_s, 0.0)
 
 
 @dataclass(frozen=True)
@@ -198,6 +215,8 @@ class Fixed:
     endless: bool = False
     compares: bool = False
     boundary_s: float = 0.0
+    stop_s: float = 0.0
+    counts_stop: bool = True
 
     @property
     def name(self) -> str:
@@ -224,6 +243,8 @@ class Xen:
     endless: bool = False
     compares: bool = False
     boundary_s: float = 0.0
+    stop_s: float = 0.0
+    counts_stop: bool = True
 
     @property
     def name(self) -> str:
@@ -238,23 +259,30 @@ class Xen:
         return number >= self.passes or left.pending_bytes < self.few_bytes
 
 
-def policy_of(text: str, downtime_s: float | None = None, boundary_s: float = 0.0) -> Policy:
+def policy_of(
+    text: str,
+    downtime_s: float | None = None,
+    boundary_s: float = 0.0,
+    stop_s: float | None = None,
+) -> Policy:
     """Return a policy by its name.
 
     Args:
         text: one of NAMES.
         downtime_s: the goal; without it 0.3 s where the policy needs one.
         boundary_s: see Policy; used for redirty's own only, as it was not measured for other tools.
+        stop_s: the fixed part of a stop; None: a boundary for redirty's own, nothing for others.
 
     Raises: UsageError for an unknown name.
     """
     goal = DEFAULT_DOWNTIME_S if downtime_s is None else downtime_s
+    stop = stop_s or 0.0
     if text == "redirty":
-        return Goal(goal, boundary_s)
+        return Goal(goal, boundary_s, stop_cost_s=stop_s)
     if text == "qemu":
-        return Qemu(goal)
+        return Qemu(goal, stop_s=stop)
     if text == "xen":
-        return Xen(downtime_s=downtime_s)
+        return Xen(downtime_s=downtime_s, stop_s=stop)
     kind, _, number = text.partition(":")
     if kind in ("criu", "passes"):
         # Python refuses to convert more than 4,300 digits.
@@ -263,5 +291,5 @@ def policy_of(text: str, downtime_s: float | None = None, boundary_s: float = 0.
             raise UsageError(
                 f"--policy {kind} needs a number of passes between 1 and 10000, like {kind}:3, got {text[:100]!r}"
             )
-        return Fixed(int(number), kind, downtime_s)
+        return Fixed(int(number), kind, downtime_s, stop_s=stop)
     raise UsageError(f"unknown policy {text!r}: choose {NAMES}")

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from redirty.collector.model.fit import Fit
+from redirty.collector.model import breakdown
+from redirty.collector.model.fit import Fit, fit
 from redirty.collector.model.memory import Memory
-from redirty.collector.model.observations import Layout, MappingRate
+from redirty.collector.model.observations import Layout, MappingRate, Observations
 from redirty.collector.model.policy import Policy
 from redirty.collector.model.prediction import Answer, Question
 from redirty.collector.model.reasons import reasons_of
@@ -16,6 +17,7 @@ from redirty.collector.model.simulation import Outcome, simulate
 from redirty.collector.model.thresholds import min_bandwidth, min_downtime
 from redirty.collector.model.write_curve import WriteCurve
 
+SCHEMA = 1  # of the JSON object; grows when a key is added
 _FACTORS = (1 / 4, 1 / 2, 1, 2, 4)  # of the requested bandwidth
 _DOWNTIMES_S = (0.03, 0.1, 0.3, 1.0)
 _NEAR = 1.1  # times the critical bandwidth: up to it no verdict is certain
@@ -33,25 +35,49 @@ def memory_of(fit: Fit, question: Question, policy: Policy, layout: Layout | Non
     return Memory(pages, min((question.zero or 0.0) / page, pages), page)
 
 
-def answer(fit: Fit, question: Question, layout: Layout | None = None) -> Answer:
+def forecast(seen: Observations, question: Question, slack: float = 1.0) -> Answer:
+    """Predict the outcome of a mirror from what was observed: the one way to a prediction, for every command.
+
+    slack: as for answer().
+
+    Raises: UsageError for an unknown policy; ValueError when there is no round.
+    """
+    return answer(fit(seen), question, seen.layout, slack)
+
+
+def answer(
+    fit: Fit, question: Question, layout: Layout | None = None, slack: float = 1.0
+) -> Answer:
     """Predict the outcome of a mirror. Fast: a live screen calls it each round.
 
-    layout: that of the observations.
+    Args:
+        fit: the write curves of the target.
+        question: bandwidth, goal and policy.
+        layout: that of the observations.
+        slack: factor by which the bandwidth may also be less, or more, for the ends of the interval: a screen
+            that has said "uncertain" says anything else only when it is that far from being so.
 
     Raises: UsageError for an unknown policy.
     """
-    policy = question.policy_for(question.downtime_s, fit.boundary_s)
+
+    def policy_of(boundary_s: float) -> Policy:
+        return question.policy_for(question.downtime_s, boundary_s)
+
+    policy = policy_of(fit.stop.usual_s)
     memory = memory_of(fit, question, policy, layout)
 
-    def outcome(curve: WriteCurve, factor: float = 1.0) -> Outcome:
+    def outcome(curve: WriteCurve, boundary_s: float, factor: float = 1.0) -> Outcome:
         bandwidth = question.bandwidth * factor
-        return simulate(memory, curve, policy, bandwidth, question.last_bandwidth)
+        return simulate(memory, curve, policy_of(boundary_s), bandwidth, question.last_bandwidth)
 
-    middle, low, high = outcome(fit.curve), outcome(fit.low), outcome(fit.high)
+    middle = outcome(fit.curve, fit.stop.usual_s)
+    low = outcome(fit.low, fit.stop.low_s, slack)
+    high = outcome(fit.high, fit.stop.high_s, 1 / slack)
+    near = _NEAR * slack
     # That close to the critical bandwidth, chance decides.
-    if high.converges and not (below := outcome(fit.curve, 1 / _NEAR)).converges:
+    if high.converges and not (below := outcome(fit.curve, fit.stop.usual_s, 1 / near)).converges:
         high = below
-    if not low.converges and (above := outcome(fit.curve, _NEAR)).converges:
+    if not low.converges and (above := outcome(fit.curve, fit.stop.usual_s, near)).converges:
         low = above
     return Answer(question, fit, policy, memory, middle, low, high)
 
@@ -65,6 +91,7 @@ def as_json(a: Answer, mappings: tuple[MappingRate, ...] = ()) -> dict[str, Any]
     if not a.policy.endless:
         goal = a.middle.downtime_s
     return {
+        "schema": SCHEMA,
         "converges": a.middle.converges,
         "verdict": a.verdict,
         "passes": [
@@ -92,7 +119,9 @@ def as_json(a: Answer, mappings: tuple[MappingRate, ...] = ()) -> dict[str, Any]
             "zero_pages": round(a.memory.zero_pages) if a.memory.zero_pages else None,
             "page_size": fit.page_size,
             "boundary_s": round(a.policy.boundary_s, 6),
+            "stop_s": round(a.policy.stop_s, 6),
         },
+        "parts": breakdown.as_json(a),
         "changed_in_rounds": list(fit.changes),
         "new_pages_per_s": round(fit.growth_per_s, 3),
         "reasons": reasons_of(a, _classes(a), mappings),

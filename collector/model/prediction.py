@@ -23,6 +23,7 @@ class Question:
         memory: bytes that the first pass copies; None: as observed.
         zero: bytes of zero pages among them; None: as observed.
         last_bandwidth: see simulate().
+        stop_cost_s: the fixed part of a stop; None: as measured.
     """
 
     bandwidth: float
@@ -31,13 +32,18 @@ class Question:
     memory: float | None = None
     zero: float | None = None
     last_bandwidth: float | None = None
+    stop_cost_s: float | None = None
 
     def policy_for(self, downtime_s: float | None, boundary_s: float) -> Policy:
         """Return the policy with another goal. boundary_s: see Policy.
 
+        A stop includes a boundary, so a boundary takes no longer than a stop is said to take.
+
         Raises: UsageError for an unknown policy.
         """
-        return policy_of(self.policy, downtime_s, boundary_s)
+        if self.stop_cost_s is not None:
+            boundary_s = min(boundary_s, self.stop_cost_s)
+        return policy_of(self.policy, downtime_s, boundary_s, self.stop_cost_s)
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,8 @@ class Answer:
     Attributes:
         question, fit, policy, memory: what the answer is based on.
         middle: the expected outcome.
-        low, high: the outcomes with the fewest and the most pages written, or, near the critical bandwidth,
-            with a bandwidth that is 10 % away.
+        low, high: the outcomes with the fewest and the most pages written, in quiet and in busy moments, or, near
+            the critical bandwidth, with a bandwidth that is 10 % away.
     """
 
     question: Question
@@ -61,7 +67,7 @@ class Answer:
 
     def policy_for(self, downtime_s: float | None) -> Policy:
         """Return the policy with another goal."""
-        return self.question.policy_for(downtime_s, self.fit.boundary_s)
+        return self.question.policy_for(downtime_s, self.fit.stop.usual_s)
 
     @property
     def verdict(self) -> str:

@@ -53,6 +53,7 @@ class Outcome:
         downtime_s: how long the target is stopped; infinite in the same case.
         transferred_bytes: bytes on the link.
         left_bytes: bytes that each pass leaves when the policy never stops the target, else 0.
+        pending_bytes: what the policy compares with its goal then: whole pages, and what is written until it stops.
     """
 
     converges: bool
@@ -61,6 +62,7 @@ class Outcome:
     downtime_s: float
     transferred_bytes: float
     left_bytes: float
+    pending_bytes: float
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ class Simulation:
 
         stalled = self._stalled(state, to_do)
         if policy.endless and (stalled >= _MAX_STALLED or len(self.passes) >= _MAX_PASSES):
-            return self._never_stopped(pending if policy.compares else to_do, stalled)
+            compared = pending + (self._meanwhile_bytes if policy.counts_stop else 0.0)
+            return self._never_stopped(pending if policy.compares else to_do, compared, stalled)
         if policy.compares:
             changed = self._changed_before_read(unchanged, round_s, to_do)
             order = tuple(a + b for a, b in zip(order, changed, strict=True))
@@ -227,19 +230,26 @@ class Simulation:
         policy = self.policy
         last_pass = Pass(len(self.passes) + 1, left, left / (self.last_bandwidth or self.bandwidth))
         passes = (*self.passes, last_pass)
-        goal, downtime_s = policy.downtime_s, last_pass.duration_s + policy.boundary_s
+        goal, downtime_s = policy.downtime_s, last_pass.duration_s + policy.stop_s
+        limited_s = downtime_s if policy.counts_stop else last_pass.duration_s
         return Outcome(
-            converges=goal is None or downtime_s <= goal * (1 + 1e-9),
+            converges=goal is None or limited_s <= goal * (1 + 1e-9),
             passes=passes,
-            # one arm at the start, one after each pass, and one when the target is stopped
-            total_s=sum(p.duration_s for p in passes) + (len(passes) + 1) * policy.boundary_s,
+            # a boundary at the start, and one after each pass before the stop
+            total_s=sum(p.duration_s for p in passes)
+            + len(passes) * policy.boundary_s
+            + policy.stop_s,
             downtime_s=downtime_s,
             transferred_bytes=sum(p.bytes for p in passes),
             left_bytes=0.0,
+            pending_bytes=0.0,
         )
 
-    def _never_stopped(self, left: float, stalled: int) -> Outcome:
-        """Return the outcome of a policy that would continue forever. left: bytes that each pass leaves."""
+    def _never_stopped(self, left: float, pending: float, stalled: int) -> Outcome:
+        """Return the outcome of a policy that would continue forever.
+
+        left, pending: bytes that each pass leaves, on the link, and what the policy compares with its goal.
+        """
         shown = self.passes[: len(self.passes) - stalled + 1] if stalled else self.passes
         return Outcome(
             converges=False,
@@ -248,6 +258,7 @@ class Simulation:
             downtime_s=math.inf,
             transferred_bytes=sum(p.bytes for p in self.passes),
             left_bytes=left,
+            pending_bytes=pending,
         )
 
 

@@ -81,6 +81,9 @@ def convergence(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     rows = [question_row(c, width), *verdict_rows(c, width)]
     if c.sufficient is not None and c.good:
         rows.append([("  needs at least ", "dim"), (f"{show_bytes(c.sufficient)}/s", "")])
+    if c.stop_s and math.isfinite(c.downtime_s):
+        sent = show_time(c.downtime_s - c.stop_s)
+        rows.append([("  stopped for ", "dim"), (f"{show_time(c.stop_s)} + {sent} of sending", "")])
     note_rows = [row for note in c.notes for row in wrapped("note: " + note, width, "dim", "  ")]
     space = max(height - len(rows) - min(len(note_rows), max(height // 4, 1)), 1)
     rows += _passes(c, width, space)

@@ -222,7 +222,7 @@ class TargetScreen(Watch):
         """Ask for the downtime goal."""
 
         def apply(downtime_s: float) -> None:
-            self.reader.ask(replace(self.reader.question, downtime_s=downtime_s))
+            self.reader.ask(self.reader.question.with_downtime(downtime_s))
 
         prompt(self.app, "downtime: 300ms, 2s", parse_downtime, apply)
 
