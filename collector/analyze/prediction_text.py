@@ -9,7 +9,7 @@ from typing import Any
 from redirty.collector.analyze import ascii_plot
 from redirty.collector.model.breakdown import STOP_STEPS
 from redirty.collector.model.prediction import Answer
-from redirty.collector.units import plural, show_bytes, show_time
+from redirty.collector.units import RateUnit, plural, show_bytes, show_rate, show_time
 
 _MAX_PASSES = 12  # lines for passes
 _MIN_WIDTH = 9
@@ -18,27 +18,27 @@ _MIN_WIDTH = 9
 def as_text(a: Answer, found: dict[str, Any]) -> str:
     """Format a prediction as text. found: the same prediction from predict.as_json()."""
     lines = [
-        *verdict_lines(found),
+        *verdict_lines(a, found),
         "",
         "W(t), distinct pages written within t of an arm:",
         *_plot(a),
         "",
-        *_table(found["table"]),
+        *_table(found["table"], a.question.unit),
         "",
         *[f"note: {line}" for line in found["notes"]],
     ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def verdict_lines(found: dict[str, Any]) -> list[str]:
+def verdict_lines(a: Answer, found: dict[str, Any]) -> list[str]:
     """Format the verdict, its figures, reasons, parts and passes."""
     goal = found["downtime_goal_s"]
     limit = f", downtime at most {show_time(goal)}" if goal is not None else ""
     return [
-        f"{found['policy']} at {show_bytes(found['bandwidth_bytes_per_s'])}/s{limit}: "
+        f"{found['policy']} at {show_rate(found['bandwidth_bytes_per_s'], a.question.unit)}{limit}: "
         f"{found['verdict']}",
         "",
-        *_figures(found),
+        *_figures(found, a.question.unit),
         *[f"  - {line}" for line in found["reasons"]],
         "",
         *_parts(found),
@@ -51,7 +51,7 @@ def _time(seconds: float | None) -> str:
     return "never" if seconds is None else show_time(seconds)
 
 
-def _figures(found: dict[str, Any]) -> list[str]:
+def _figures(found: dict[str, Any], unit: RateUnit | None) -> list[str]:
     basis = found["basis"]
     low, high = found["low"], found["high"]
     lines = []
@@ -64,7 +64,7 @@ def _figures(found: dict[str, Any]) -> list[str]:
     lines.append(f"  {'transferred':<13}{sent:>11}  in {passes}{end}")
     enough, goal = found["min_bandwidth_bytes_per_s"], found["min_downtime_s"]
     if enough is not None:
-        lines.append(f"  {'needs':<13}{show_bytes(enough) + '/s':>11}  for this downtime")
+        lines.append(f"  {'needs':<13}{show_rate(enough, unit):>11}  for this downtime")
     if goal is not None and found["downtime_goal_s"] is not None:
         lines.append(
             f"  {'allows':<13}{show_time(goal):>11}  of downtime, or more, at this bandwidth"
@@ -139,7 +139,7 @@ def _plot(a: Answer) -> list[str]:
     return lines or ["  nothing was written"]
 
 
-def _table(rows: list[dict[str, Any]]) -> list[str]:
+def _table(rows: list[dict[str, Any]], unit: RateUnit | None) -> list[str]:
     """Format the table of total times: a line for each bandwidth, a column for each downtime goal."""
     goals = list(dict.fromkeys(row["downtime_goal_s"] for row in rows))
     heads = ["ends in" if g is None else f"in {show_time(g)}" for g in goals]
@@ -155,6 +155,6 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
             else "never"
             for row in group
         ]
-        shown = f"{show_bytes(bandwidth)}/s"
+        shown = show_rate(bandwidth, unit)
         lines.append(f"  {shown:>13}" + "".join(f" {cell:>{width}}" for cell in cells))
     return lines

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from redirty.collector.model.prediction import Question
 
+_EXIT_CODES = {"converges": 0, "does not converge": 4, "uncertain": 5}
+
 _EPILOG = """\
 A mirror copies all memory, then repeatedly what was written meanwhile, and finally stops the target
 and copies the rest. Whether that ends, and how soon, follows from the bandwidth and from W(t), the
@@ -70,6 +72,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="bandwidth of the last pass, while the target is stopped",
     )
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.add_argument(
+        "--exit-code",
+        action="store_true",
+        help="exit with 0 if it converges, 4 if it does not, 5 if that is uncertain",
+    )
     add_target(parser)
     live = parser.add_argument_group("with a target")
     live.add_argument(
@@ -104,8 +111,7 @@ def run(options: argparse.Namespace) -> int:
         return _live(options, question_at)
     bandwidth = bandwidth_of(options)
     assert bandwidth is not None  # required by the parser
-    _show(Path(options.directory), question_at(bandwidth), bandwidth, as_json=options.json)
-    return 0
+    return _show(Path(options.directory), question_at(bandwidth), bandwidth, options)
 
 
 def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
@@ -121,16 +127,20 @@ def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
     )
 
 
-def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json: bool) -> None:
+def _show(
+    directory: Path, question: Question, bandwidth: Bandwidth, options: argparse.Namespace
+) -> int:
+    """Print the prediction; return the exit code of its verdict."""
     from redirty.collector import json_text
     from redirty.collector.analyze import load, prediction_text
     from redirty.collector.analyze.prediction import predict
 
     answer, found = predict(directory, question)
     found["link"] = bandwidth.as_json()["link"]
-    if as_json:
+    code = _EXIT_CODES[answer.verdict] if options.exit_code else 0
+    if options.json:
         print(json_text.dump(found))
-        return
+        return code
     target = load.load_meta(directory)["target"]
     from redirty.collector.errors import one_line
 
@@ -138,11 +148,16 @@ def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json:
     if bandwidth.link is not None:
         print(bandwidth.source)
     print(prediction_text.as_text(answer, found), end="")
+    return code
 
 
 def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Question]) -> int:
     """Record a target, then predict; return the exit code."""
-    duration_s = 10.0 if options.duration is None else parse_time(options.duration, "--duration")
+    duration_s = (
+        10.0
+        if options.duration is None
+        else parse_time(options.duration, "--duration", bare_seconds=True)
+    )
     interval_s = 0.5 if options.interval is None else interval_of(options.interval, "--interval")
     if duration_s < interval_s:
         raise UsageError(
@@ -168,7 +183,7 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
             session.run()
         except TargetEndedError as e:
             if session.rounds:
-                _show(directory, question, bandwidth, as_json=options.json)
+                _show(directory, question, bandwidth, options)
             rounds = plural(session.rounds, "complete round")
             raise TargetEndedError(
                 f"{target.description} ended before {duration_s:g} s had passed: "
@@ -177,5 +192,5 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
         if session.interrupted and not session.rounds:
             print("redirty: interrupted before a round was complete", file=sys.stderr)
             return session.exit_code
-        _show(directory, question, bandwidth, as_json=options.json)
-    return session.exit_code
+        code = _show(directory, question, bandwidth, options)
+    return session.exit_code or code

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     if bandwidth is not None and found["rounds"]:
         from redirty.collector.analyze.prediction import predict
 
-        _, predicted = predict(directory, question_at(bandwidth.bytes_per_s))
+        answer, predicted = predict(directory, question_at(bandwidth.bytes_per_s))
     if options.json:
         if bandwidth is not None:
             found |= {**bandwidth.as_json(), "prediction": predicted}
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     if predicted is not None:
         from redirty.collector.analyze.prediction_text import verdict_lines
 
-        print("", *verdict_lines(predicted), sep="\n")
+        print("", *verdict_lines(answer, predicted), sep="\n")
     curve = ascii_plot.of_recording(directory)
     if curve:
         print("\nW(t), distinct pages written within t of an arm:", *curve, sep="\n")

@@ -50,7 +50,11 @@ def choices_of(options: argparse.Namespace) -> TopChoices:
 
 
 def _trace_options(options: argparse.Namespace) -> TopOptions:
-    interval_s = 1.0 if options.interval is None else parse_time(options.interval, "interval")
+    interval_s = (
+        1.0
+        if options.interval is None
+        else parse_time(options.interval, "interval", bare_seconds=True)
+    )
     if interval_s < MIN_INTERVAL_S:
         raise UsageError(f"interval must be at least 10ms, got {options.interval}")
     directory = None if options.output is None else Path(options.output)
@@ -84,6 +88,7 @@ def _question(options: argparse.Namespace) -> tuple[ConvergenceQuestion, Measure
         policy=asked.policy,
         source=_ASSUMED_SOURCE,
         stop_cost_s=asked.stop_cost_s,
+        unit=asked.unit,
         downtime_asked=asked.downtime_s is not None,
     )
     if options.link is not None or options.to is not None:

@@ -8,6 +8,7 @@ from redirty.collector.model.fit import Fit
 from redirty.collector.model.memory import Memory
 from redirty.collector.model.policy import Policy, policy_of
 from redirty.collector.model.simulation import Outcome
+from redirty.collector.units import RateUnit
 
 CONVERGES, DOES_NOT, UNCERTAIN = "converges", "does not converge", "uncertain"
 
@@ -24,6 +25,7 @@ class Question:
         zero: bytes of zero pages among them; None: as observed.
         last_bandwidth: see simulate().
         stop_cost_s: the fixed part of a stop; None: as measured.
+        unit: in which the bandwidth was given, for display.
     """
 
     bandwidth: float
@@ -33,6 +35,7 @@ class Question:
     zero: float | None = None
     last_bandwidth: float | None = None
     stop_cost_s: float | None = None
+    unit: RateUnit | None = None
 
     def policy_for(self, downtime_s: float | None, boundary_s: float) -> Policy:
         """Return the policy with another goal. boundary_s: see Policy.

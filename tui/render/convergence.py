@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from redirty.collector.pageset import PAGE_SIZE
-from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
+from redirty.collector.units import show_bits, show_bytes, show_pages, show_rate, show_time
 from redirty.tui.render.charts import LABEL, Canvas, axis, nice
 from redirty.tui.render.rows import Row, clipped, wrapped
 from redirty.tui.render.target import waiting
@@ -80,7 +80,7 @@ def convergence(s: TargetSnapshot, width: int, height: int) -> list[Row]:
         return waiting(s)
     rows = [question_row(c, width), *verdict_rows(c, width)]
     if c.sufficient is not None and c.good:
-        rows.append([("  needs at least ", "dim"), (f"{show_bytes(c.sufficient)}/s", "")])
+        rows.append([("  needs at least ", "dim"), (show_rate(c.sufficient, c.question.unit), "")])
     if c.stop_s and math.isfinite(c.downtime_s):
         sent = show_time(c.downtime_s - c.stop_s)
         rows.append([("  stopped for ", "dim"), (f"{show_time(c.stop_s)} + {sent} of sending", "")])

@@ -14,7 +14,13 @@ from redirty.collector.model.prediction import CONVERGES, UNCERTAIN, Answer, Que
 from redirty.collector.model.reasons import obstacle
 from redirty.collector.model.simulation import Pass
 from redirty.collector.model.thresholds import min_bandwidth
-from redirty.collector.units import parse_positive_time, show_bytes, show_time
+from redirty.collector.units import (
+    RateUnit,
+    parse_positive_time,
+    show_bytes,
+    show_rate,
+    show_time,
+)
 from redirty.tui.snapshots.history import MappingTable
 from redirty.tui.snapshots.round_summary import Floats
 
@@ -35,6 +41,7 @@ class ConvergenceQuestion:
         policy: name of the stop policy.
         source: origin of the bandwidth, for display.
         stop_cost_s: the fixed part of a stop; None: as measured.
+        unit: in which the bandwidth was given, for display; None: bits.
         downtime_asked: False: downtime_s is the default, and counts for policies that need one.
     """
 
@@ -44,11 +51,14 @@ class ConvergenceQuestion:
     source: str = AS_TYPED
     stop_cost_s: float | None = None
     downtime_asked: bool = True
+    unit: RateUnit | None = None
 
     def for_model(self) -> Question:
         """Return the question in the model's terms."""
         downtime_s = self.downtime_s if self.downtime_asked else None
-        return Question(self.bandwidth, downtime_s, self.policy, stop_cost_s=self.stop_cost_s)
+        return Question(
+            self.bandwidth, downtime_s, self.policy, stop_cost_s=self.stop_cost_s, unit=self.unit
+        )
 
     def scale_bandwidth(self, factor: float) -> ConvergenceQuestion:
         """Return a copy with the bandwidth multiplied, within 1 kB/s and 10 TB/s."""
@@ -184,7 +194,8 @@ def verdict(
         f"in {passes} {'pass' if passes == 1 else 'passes'}, {show_time(found.middle.total_s)}, "
         f"downtime {show_time(found.middle.downtime_s)}"
     )
-    suffices = "" if sufficient is None else f"; {show_bytes(sufficient)}/s would suffice"
+    unit = found.question.unit
+    suffices = "" if sufficient is None else f"; {show_rate(sufficient, unit)} would suffice"
     if good:
         return f"converges {how}"
     if good is None:

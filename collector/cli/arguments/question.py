@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from redirty.collector.units import parse_positive_time, parse_time
+from redirty.collector.units import parse_positive_time, parse_time, rate_unit
 
 if TYPE_CHECKING:
     from redirty.collector.model.prediction import Question
@@ -42,10 +42,13 @@ def question_of(options: argparse.Namespace) -> Callable[[float], Question]:
     if options.downtime is not None:
         downtime_s = parse_positive_time(options.downtime, "--downtime")
     if options.stop_cost is not None:
-        stop_cost_s = parse_time(options.stop_cost, "--stop-cost", unit_needed=True)
+        stop_cost_s = parse_time(options.stop_cost, "--stop-cost")
     from redirty.collector.model.policy import policy_of
     from redirty.collector.model.prediction import Question
 
     policy: str = DEFAULT_POLICY if options.policy is None else options.policy
     policy_of(policy, downtime_s)
-    return lambda bandwidth: Question(bandwidth, downtime_s, policy, stop_cost_s=stop_cost_s)
+    unit = None if options.bandwidth is None else rate_unit(options.bandwidth)
+    return lambda bandwidth: Question(
+        bandwidth, downtime_s, policy, stop_cost_s=stop_cost_s, unit=unit
+    )
