@@ -13,6 +13,7 @@ from redirty.collector.units import RateUnit, plural, show_bytes, show_rate, sho
 
 _MAX_PASSES = 12  # lines for passes
 _MIN_WIDTH = 9
+_WORTH_A_LINE_S = 1e-6
 
 
 def as_text(a: Answer, found: dict[str, Any]) -> str:
@@ -39,11 +40,12 @@ def verdict_lines(a: Answer, found: dict[str, Any]) -> list[str]:
         f"{found['verdict']}",
         "",
         *_figures(found, a.question.unit),
+        *_settings(found, a.question.unit),
         *[f"  - {line}" for line in found["reasons"]],
         "",
         *_parts(found),
         "",
-        *_passes(found["passes"], ends=found["total_s"] is not None),
+        *_passes(found["passes"]),
     ]
 
 
@@ -77,6 +79,21 @@ def _figures(found: dict[str, Any], unit: RateUnit | None) -> list[str]:
     return lines
 
 
+def _settings(found: dict[str, Any], unit: RateUnit | None) -> list[str]:
+    """Format in one line what would make it converge, where it does not for sure."""
+    if found["verdict"] == "converges" or found["downtime_goal_s"] is None:
+        return []
+    least, goal = found["settings"], found["downtime_goal_s"]
+    ways = []
+    if least["bandwidth_bytes_per_s"] is not None:
+        ways.append(f"a bandwidth of {show_rate(least['bandwidth_bytes_per_s'], unit)}")
+    if least["downtime_s"] is not None and least["downtime_s"] > goal:
+        ways.append(f"a downtime of {show_time(least['downtime_s'])}")
+    if least["throttle_percent"]:
+        ways.append(f"a throttle of {least['throttle_percent']}%")
+    return [f"  {'set':<13}at least {', or '.join(ways)}"] if ways else []
+
+
 def _parts(found: dict[str, Any]) -> list[str]:
     """Format the parts of the total: those while the target runs, then those of its downtime."""
     p = found["parts"]
@@ -87,6 +104,8 @@ def _parts(found: dict[str, Any]) -> list[str]:
     if p["passes"]:
         more = plural(p["passes"], "more pass", "more passes")
         rows.append((more, p["passes_s"], show_bytes(p["passes_bytes"])))
+    if p["until_timeout_s"] > _WORTH_A_LINE_S:
+        rows.append(("such passes", p["until_timeout_s"], "until the timeout"))
     if p["arms_s"]:
         rows.append(("arms", p["arms_s"], "before and between passes"))
     if p["stop_s"] is not None:
@@ -115,7 +134,7 @@ def _stop(found: dict[str, Any]) -> str:
     return "; ".join([*known, f"{unknown} not measured: --stop-cost"])
 
 
-def _passes(passes: list[dict[str, Any]], *, ends: bool) -> list[str]:
+def _passes(passes: list[dict[str, Any]]) -> list[str]:
     lines = [f"  {'pass':>6} {'bytes':>11} {'takes':>11}"]
     for one in passes:
         number, last = one["pass"], len(passes)
@@ -123,7 +142,7 @@ def _passes(passes: list[dict[str, Any]], *, ends: bool) -> list[str]:
             if number == _MAX_PASSES // 2 + 1:
                 lines.append(f"  {'...':>6}")
             continue
-        down = "  target stopped" if ends and number == last else ""
+        down = "  target stopped" if one["stopped"] else ""
         lines.append(
             f"  {number:>6} {show_bytes(one['bytes']):>11} {show_time(one['duration_s']):>11}{down}"
         )

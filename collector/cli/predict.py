@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from dataclasses import replace
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from redirty.collector.model.prediction import Question
 
+_MAX_RATIO = 1000
 _EXIT_CODES = {"converges": 0, "does not converge": 4, "uncertain": 5}
 
 _EPILOG = """\
@@ -32,7 +34,12 @@ policies:
   redirty    passes until the rest fits the downtime; pages that will almost certainly be written
              again are deferred to the last pass
   qemu       passes until the pending pages fit bandwidth x downtime, checked every 100 ms
-  criu:N     N pre-dumps, then the dump      passes:N   N passes, then the rest
+  qemu-auto-converge      the same, and the guest is throttled by 20 %, then 10 % more at a time
+  qemu-dirty-limit:RATE   the same, and the guest is limited to RATE of written memory
+  qemu-multifd            the same with multifd's packets, zero pages found
+  qemu-postcopy           one pass, then the guest runs at the other end while the rest follows
+  cloud-hypervisor[:force]   passes until the rest fits, or 3600 s: cancelled, or stopped by force
+  criu:N, criu-page-server:N   N pre-dumps, then the dump      passes:N   N passes, then the rest
   xen        five passes, fewer when fewer than 50 pages are left
 
 examples:
@@ -65,6 +72,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--zero",
         metavar="SIZE",
         help="how much of it is zero pages (default: as counted with --zeros, else none)",
+    )
+    parser.add_argument(
+        "--compression",
+        metavar="RATIO",
+        help="how many times smaller compression makes a page that is sent: 2.5 (default: 1)",
     )
     parser.add_argument(
         "--last-bandwidth",
@@ -119,11 +131,25 @@ def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
     question_at = question_of(options)
     memory = None if options.memory is None else parse_size(options.memory, "--memory")
     zero = None if options.zero is None else parse_size(options.zero, "--zero")
+    compression = 1.0 if options.compression is None else _ratio(options.compression)
     last = None
     if options.last_bandwidth is not None:
         last = parse_rate(options.last_bandwidth, "--last-bandwidth")
     return lambda b: replace(
-        question_at(b.bytes_per_s), memory=memory, zero=zero, last_bandwidth=last
+        question_at(b.bytes_per_s),
+        memory=memory,
+        zero=zero,
+        last_bandwidth=last,
+        compression=compression,
+    )
+
+
+def _ratio(text: str) -> float:
+    """Return the ratio of a compression. Raises: UsageError when it is none."""
+    if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) and 1 <= float(text) <= _MAX_RATIO:
+        return float(text)
+    raise UsageError(
+        f"--compression must be a ratio between 1 and {_MAX_RATIO}, like 2.5, got {text[:20]!r}"
     )
 
 

@@ -21,6 +21,7 @@ class Parts:
         zero_pages_s, zero_pages_bytes: what its zero pages take of that.
         passes: number of passes after the first, the final one excluded.
         passes_s, passes_bytes: those passes.
+        until_timeout_s: passes like the last ones, until a policy stops the target by force.
         arms_s: boundaries before the first pass and between passes.
         final_pass_s, final_pass_bytes: the pass while the target is stopped; None: it never is.
         stop_s: the fixed part of the stop; None: the target is never stopped.
@@ -33,6 +34,7 @@ class Parts:
     passes: int
     passes_s: float
     passes_bytes: float
+    until_timeout_s: float
     arms_s: float
     final_pass_s: float | None
     final_pass_bytes: float | None
@@ -48,6 +50,8 @@ def parts_of(a: Answer) -> Parts:
     each = policy.zero_page_bytes
     each = a.memory.page_bytes(policy) if each is None else each
     zero_bytes = min(a.memory.zero_pages * each, first.bytes)
+    counted_s = sum(p.duration_s for p in outcome.passes) + policy.stop_s
+    arms_s = len(outcome.passes) * policy.boundary_s
     return Parts(
         first_pass_s=first.duration_s,
         first_pass_bytes=first.bytes,
@@ -56,7 +60,8 @@ def parts_of(a: Answer) -> Parts:
         passes=len(rest),
         passes_s=sum(p.duration_s for p in rest),
         passes_bytes=sum(p.bytes for p in rest),
-        arms_s=len(outcome.passes) * policy.boundary_s,
+        until_timeout_s=max(outcome.total_s - counted_s - arms_s, 0.0) if policy.forced else 0.0,
+        arms_s=arms_s,
         final_pass_s=None if final is None else final.duration_s,
         final_pass_bytes=None if final is None else final.bytes,
         stop_s=policy.stop_s if ends else None,

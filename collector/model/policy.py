@@ -1,25 +1,19 @@
-"""Policies of redirty and other tools: when a mirror makes another pass, and when it stops the target.
+"""Policies: when a mirror makes another pass, and when it stops the target. Those of redirty, CRIU and Xen.
 
-A policy is consulted after each pass with the work left. Sources: QEMU 7.2 (migration/migration.c:
-migration_iteration_run, migration_update_counters, migration_completion; migration/ram.c:
-ram_save_pending, save_zero_page_to_file); CRIU's pre-dump; Xen tools/libs/light/libxl_dom_save.c and
-tools/libs/guest sg_save_domain.c (the legacy stop conditions: 5 rounds, 50 pages).
+A policy is consulted after each pass with the work left. Sources: CRIU's pre-dump; Xen
+tools/libs/light/libxl_dom_save.c and tools/libs/guest sg_save_domain.c (the legacy stop conditions: 5 rounds, 50
+pages). Those of hypervisors are in hypervisors.py, their names in policies.py.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from redirty.collector.errors import UsageError
+from redirty.collector.model.throttle import Throttle
 from redirty.collector.pageset import PAGE_SIZE
 
-NAMES = "redirty, qemu, criu:N, passes:N or xen"
-QEMU_ZERO_PAGE_BYTES = 9  # an 8-byte header and the byte that is repeated
-QEMU_PAGE_HEADER_BYTES = 8
-QEMU_POLL_S = 0.1  # BUFFER_DELAY: how often its thread checks whether the rest fits the limit
 SURE = 0.9  # a page is deferred when it will be written again with this probability
 
 DEFAULT_DOWNTIME_S = 0.3
@@ -83,6 +77,10 @@ class Policy(Protocol):
         boundary_s: time between two passes, in addition to sending.
         stop_s: the fixed part of a stop: how long the target is stopped in addition to sending.
         counts_stop: whether the goal includes stop_s; otherwise it limits the sending alone.
+        throttle: how the target is slowed down when it writes too fast, before it is; None: not at all.
+        postcopy: whether the rest is sent after the target runs at the other end.
+        timeout_s: when it gives up; None: never.
+        forced: whether the target is stopped then whatever is left; otherwise the migration is cancelled.
     """
 
     @property
@@ -112,6 +110,18 @@ class Policy(Protocol):
     @property
     def counts_stop(self) -> bool: ...
 
+    @property
+    def throttle(self) -> Throttle | None: ...
+
+    @property
+    def postcopy(self) -> bool: ...
+
+    @property
+    def timeout_s(self) -> float | None: ...
+
+    @property
+    def forced(self) -> bool: ...
+
     def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
         """Decide how much of the work left this pass sends."""
 
@@ -119,42 +129,18 @@ class Policy(Protocol):
         """Decide whether the target is stopped now, after pass `number` (from 1)."""
 
 
-@dataclass(frozen=True)
-class Qemu:
-    """QEMU: passes until the rest fits the downtime limit.
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What only some tools do: see Policy."""
 
-    Every 100 ms it compares the rest of the pass, in whole pages, with bandwidth x limit; once that fits, it
-    adds what was written meanwhile, so a pass ends early.
-    """
-
-    downtime_s: float
-    zero_page_bytes: float | None = QEMU_ZERO_PAGE_BYTES
-    header_bytes: float = QEMU_PAGE_HEADER_BYTES
-    endless: bool = True
-    compares: bool = False
-    boundary_s: float = 0.0
-    stop_s: float = 0.0
-    counts_stop: bool = False
-
-    @property
-    def name(self) -> str:
-        return "qemu"
-
-    def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
-        """See Policy."""
-        step = bandwidth * QEMU_POLL_S
-        fits = left.of_the_last(bandwidth * self.downtime_s)
-        # With exactly the limit pending it continues.
-        steps = max(1.0, math.floor((left.bytes - fits) / step) + 1)
-        return PassSent(min(left.bytes, steps * step))
-
-    def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
-        """See Policy."""
-        return left.pending_bytes < bandwidth * self.downtime_s or left.pending_bytes == 0
+    throttle: Throttle | None = None
+    postcopy: bool = False
+    timeout_s: float | None = None
+    forced: bool = False
 
 
 @dataclass(frozen=True)
-class Goal:
+class Goal(Extras):
     """redirty: passes until the rest fits the downtime goal.
 
     It stops the target when everything that was written fits, as unchanged pages are recognized only when they
@@ -204,7 +190,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Extras):
     """A fixed number of passes, then the rest: CRIU's pre-dumps, the 2009 module."""
 
     passes: int
@@ -232,7 +218,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Xen:
+class Xen(Extras):
     """Xen: at most five passes, fewer when fewer than 50 pages are left."""
 
     passes: int = 5
@@ -257,39 +243,3 @@ class Xen:
     def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
         """See Policy."""
         return number >= self.passes or left.pending_bytes < self.few_bytes
-
-
-def policy_of(
-    text: str,
-    downtime_s: float | None = None,
-    boundary_s: float = 0.0,
-    stop_s: float | None = None,
-) -> Policy:
-    """Return a policy by its name.
-
-    Args:
-        text: one of NAMES.
-        downtime_s: the goal; without it 0.3 s where the policy needs one.
-        boundary_s: see Policy; used for redirty's own only, as it was not measured for other tools.
-        stop_s: the fixed part of a stop; None: a boundary for redirty's own, nothing for others.
-
-    Raises: UsageError for an unknown name.
-    """
-    goal = DEFAULT_DOWNTIME_S if downtime_s is None else downtime_s
-    stop = stop_s or 0.0
-    if text == "redirty":
-        return Goal(goal, boundary_s, stop_cost_s=stop_s)
-    if text == "qemu":
-        return Qemu(goal, stop_s=stop)
-    if text == "xen":
-        return Xen(downtime_s=downtime_s, stop_s=stop)
-    kind, _, number = text.partition(":")
-    if kind in ("criu", "passes"):
-        # Python refuses to convert more than 4,300 digits.
-        digits = number.isascii() and number.isdigit() and len(number) < 4000
-        if not (digits and 1 <= int(number) <= 10_000):
-            raise UsageError(
-                f"--policy {kind} needs a number of passes between 1 and 10000, like {kind}:3, got {text[:100]!r}"
-            )
-        return Fixed(int(number), kind, downtime_s, stop_s=stop)
-    raise UsageError(f"unknown policy {text!r}: choose {NAMES}")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from redirty.collector.model import breakdown
+from redirty.collector.model import breakdown, settings
 from redirty.collector.model.fit import Fit, fit
 from redirty.collector.model.memory import Memory
 from redirty.collector.model.observations import Layout, MappingRate, Observations
@@ -14,7 +14,6 @@ from redirty.collector.model.policy import Policy
 from redirty.collector.model.prediction import Answer, Question
 from redirty.collector.model.reasons import reasons_of
 from redirty.collector.model.simulation import Outcome, simulate
-from redirty.collector.model.thresholds import min_bandwidth, min_downtime
 from redirty.collector.model.write_curve import WriteCurve
 
 SCHEMA = 1  # of the JSON object; grows when a key is added
@@ -30,9 +29,10 @@ def memory_of(fit: Fit, question: Question, policy: Policy, layout: Layout | Non
     given = question.memory is not None or question.zero is not None
     if layout is not None and not given and policy.zero_page_bytes is not None:
         pages, zero = float(layout.pages.sum()), float(layout.zero.sum())
-        return Memory(pages, zero, page, (layout.pages, layout.zero))
+        return Memory(pages, zero, page, (layout.pages, layout.zero), question.compression)
     pages = fit.present if question.memory is None else question.memory / page
-    return Memory(pages, min((question.zero or 0.0) / page, pages), page)
+    zero = min((question.zero or 0.0) / page, pages)
+    return Memory(pages, zero, page, compression=question.compression)
 
 
 def forecast(seen: Observations, question: Question, slack: float = 1.0) -> Answer:
@@ -86,16 +86,20 @@ def as_json(a: Answer, mappings: tuple[MappingRate, ...] = ()) -> dict[str, Any]
     """Return the object of `predict --json`. Times of a mirror that never ends are null."""
     fit, curve = a.fit, a.fit.curve
     question = a.question
-    enough = min_bandwidth(a.memory, curve, a.policy)
-    goal = min_downtime(a.memory, curve, a.policy_for, question.bandwidth)
-    if not a.policy.endless:
-        goal = a.middle.downtime_s
+    found = settings.settings_of(a)
+    stops = math.isfinite(a.middle.total_s) and not a.policy.postcopy
+    enough, goal = found.bandwidth, found.downtime_s
     return {
         "schema": SCHEMA,
         "converges": a.middle.converges,
         "verdict": a.verdict,
         "passes": [
-            {"pass": p.number, "bytes": round(p.bytes), "duration_s": round(p.duration_s, 6)}
+            {
+                "pass": p.number,
+                "bytes": round(p.bytes),
+                "duration_s": round(p.duration_s, 6),
+                "stopped": stops and p is a.middle.passes[-1],
+            }
             for p in a.middle.passes
         ],
         "total_s": _finite(a.middle.total_s),
@@ -104,11 +108,13 @@ def as_json(a: Answer, mappings: tuple[MappingRate, ...] = ()) -> dict[str, Any]
         "left_bytes": round(a.middle.left_bytes),
         "min_bandwidth_bytes_per_s": None if enough is None else round(enough),
         "min_downtime_s": _finite(math.inf if goal is None else goal),
+        "settings": settings.as_json(found),
         "low": _end(a, min),
         "high": _end(a, max),
         "policy": a.policy.name,
         "bandwidth_bytes_per_s": question.bandwidth,
         "downtime_goal_s": a.policy.downtime_s,
+        "compression": question.compression,
         "basis": {
             "rounds": fit.rounds,
             "seconds": round(fit.seconds, 6),

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from redirty.collector.model.fit import Fit
 from redirty.collector.model.memory import Memory
-from redirty.collector.model.policy import Policy, policy_of
+from redirty.collector.model.policies import policy_of
+from redirty.collector.model.policy import Policy
 from redirty.collector.model.simulation import Outcome
 from redirty.collector.units import RateUnit
 
@@ -25,6 +26,7 @@ class Question:
         zero: bytes of zero pages among them; None: as observed.
         last_bandwidth: see simulate().
         stop_cost_s: the fixed part of a stop; None: as measured.
+        compression: how many times smaller compression makes a page.
         unit: in which the bandwidth was given, for display.
     """
 
@@ -36,6 +38,7 @@ class Question:
     last_bandwidth: float | None = None
     stop_cost_s: float | None = None
     unit: RateUnit | None = None
+    compression: float = 1.0
 
     def policy_for(self, downtime_s: float | None, boundary_s: float) -> Policy:
         """Return the policy with another goal. boundary_s: see Policy.

@@ -48,6 +48,11 @@ def reasons_of(
 
 def _how_it_converges(a: Answer) -> str:
     down, goal, stop_s = a.middle.passes[-1], a.policy.downtime_s, a.policy.stop_s
+    if a.policy.postcopy:
+        return (
+            f"the target moves after one pass: {show_bytes(down.bytes)} follow while it runs at the other end, "
+            f"in {show_time(down.duration_s)}"
+        )
     takes = f"which take {show_time(down.duration_s)}"
     if stop_s:
         takes += f", and stopping {show_time(stop_s)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +25,17 @@ from redirty.collector.units import (
 from redirty.tui.snapshots.history import MappingTable
 from redirty.tui.snapshots.round_summary import Floats
 
-POLICIES = ("redirty", "qemu", "criu:3", "passes:5", "xen")
+POLICIES = (
+    "redirty",
+    "qemu",
+    "qemu-auto-converge",
+    "qemu-postcopy",
+    "qemu-multifd",
+    "cloud-hypervisor",
+    "criu:3",
+    "passes:5",
+    "xen",
+)
 AS_TYPED = "as typed"
 _CURVE_POINTS = 96
 _SLACK = 1.15  # see predict.answer()
@@ -91,6 +102,7 @@ class Convergence:
         total_s: predicted duration of the mirror; infinite if it never ends.
         downtime_s: predicted downtime.
         stop_s: the fixed part of it.
+        stopped: whether the target is stopped in the last pass.
         transferred_bytes: predicted amount sent.
         sufficient: bandwidth in bytes per second that meets the downtime; None if none does, or if
             the policy has no downtime goal.
@@ -109,6 +121,7 @@ class Convergence:
     total_s: float
     downtime_s: float
     stop_s: float
+    stopped: bool
     transferred_bytes: float
     sufficient: float | None
     elapsed_s: Floats
@@ -143,7 +156,9 @@ def convergence(
     good = None if found.verdict == UNCERTAIN else found.verdict == CONVERGES
     if before is not None and good is (not before.good):
         good = None  # one verdict turns into the other by way of "uncertain" only
-    sufficient = min_bandwidth(found.memory, fitted.curve, found.policy)
+    sufficient = None
+    if not found.policy.postcopy:
+        sufficient = min_bandwidth(found.memory, fitted.curve, found.policy)
     times = _times(fitted)
     pages, low, high = (
         np.array([curve(t) for t in times.tolist()])
@@ -157,6 +172,7 @@ def convergence(
         total_s=found.middle.total_s,
         downtime_s=found.middle.downtime_s,
         stop_s=found.policy.stop_s,
+        stopped=math.isfinite(found.middle.total_s) and not found.policy.postcopy,
         transferred_bytes=found.middle.transferred_bytes,
         sufficient=sufficient,
         elapsed_s=times,

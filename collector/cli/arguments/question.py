@@ -22,7 +22,9 @@ def add_question(parser: argparse._ActionsContainer, goal: str = "default: 300ms
     parser.add_argument(
         "--policy",
         metavar="P",
-        help="redirty, qemu, criu:N, passes:N or xen (default: redirty)",
+        help="redirty, qemu, qemu-auto-converge, qemu-postcopy, qemu-multifd, qemu-dirty-limit:RATE, "
+        "cloud-hypervisor, cloud-hypervisor:force, criu:N, criu-page-server:N, passes:N or xen "
+        "(default: redirty)",
     )
     parser.add_argument(
         "--stop-cost",
@@ -43,7 +45,7 @@ def question_of(options: argparse.Namespace) -> Callable[[float], Question]:
         downtime_s = parse_positive_time(options.downtime, "--downtime")
     if options.stop_cost is not None:
         stop_cost_s = parse_time(options.stop_cost, "--stop-cost")
-    from redirty.collector.model.policy import policy_of
+    from redirty.collector.model.policies import policy_of
     from redirty.collector.model.prediction import Question
 
     policy: str = DEFAULT_POLICY if options.policy is None else options.policy
