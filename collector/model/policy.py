@@ -131,7 +131,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Extras:
-    """What only some tools do: see Policy."""
+    """Hold what only some tools do: see Policy."""
 
     throttle: Throttle | None = None
     postcopy: bool = False

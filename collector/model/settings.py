@@ -1,4 +1,4 @@
-"""What to set so that a migration converges: the smallest bandwidth, downtime limit and throttle that do."""
+"""Settings that make a migration converge: the smallest bandwidth, downtime limit and throttle that do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How QEMU slows a guest down that writes too fast: auto-converge, and the dirty limit.
+"""Throttling of a guest that writes too fast, as QEMU does it: auto-converge, and the dirty limit.
 
 Source: migration/ram.c of QEMU 8.2: migration_bitmap_sync, migration_trigger_throttle, mig_throttle_guest_down,
 migration_dirty_limit_guest; softmmu/cpu-throttle.c: a throttled vCPU runs for 1 - percent / 100 of the time.

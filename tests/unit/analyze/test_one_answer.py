@@ -1,4 +1,4 @@
-"""One model, one answer: predict, report, top --replay and a mirror say the same of the same rounds."""
+"""Answers of all commands: predict, report, top --replay and a mirror say the same of the same rounds."""
 
 from __future__ import annotations
 
