@@ -26,6 +26,7 @@ BPF_F_TABLE("hash", u64, struct rd_bits, bits1, RD_REGIONS, 0);
 BPF_F_TABLE("array", u32, struct rd_row, rows, RD_ROWS * 2, MMAPABLE);
 /* Indices of the rows in use, in the order of their allocation: the collector reads only these. */
 BPF_F_TABLE("array", u32, u32, taken, RD_REGIONS * 2, MMAPABLE);
+BPF_F_TABLE("array", u32, struct rd_arm_write, arm_writes, RD_ARM_WRITES * 2, MMAPABLE);
 #endif
 
 /* Never looked up: when user space changes a map of maps, the kernel waits for running programs. */
@@ -244,24 +245,54 @@ static __always_inline void count(struct rd_stats *s, u32 kind)
 	__sync_fetch_and_add(&s->kinds[kind & (RD_KINDS - 1)], 1);
 }
 
+#ifndef RD_NO_ATOMIC_OR
+/* Log a write to a page around its target's arm; return whether there was room. */
+static __always_inline bool log_arm_write(struct rd_config *cfg, u64 t, u64 address, u64 epoch, u64 now)
+{
+	u64 number = __sync_fetch_and_add(&cfg->arm_writes[epoch & 1], 1);
+
+	if (number >= RD_ARM_WRITES)
+		return false;
+	u32 i = number + (epoch & 1) * RD_ARM_WRITES;
+	struct rd_arm_write *w = arm_writes.lookup(&i);
+
+	if (!w)
+		return false;
+	w->page = (address >> PAGE_SHIFT) | (u64)slot_of(t) << RD_ARM_SLOT_SHIFT;
+	w->ns = now;
+	return true;
+}
+#endif
+
 /*
  * Count pages newly marked, by time. Reading the clock may take longer than everything else, so after the
- * first pages only every RD_CLOCK_EVERY-th reads it, for itself and those before it. Return the time, or 0.
+ * first pages, and those around the arm, only every RD_CLOCK_EVERY-th reads it, for itself and those before it.
+ * Return the time, or 0.
  */
-static __always_inline u64 count_pages(struct rd_stats *s, u64 fresh)
+static __always_inline u64 count_pages(struct rd_config *cfg, struct rd_stats *s, u64 t, u64 address,
+				       u64 epoch, u64 fresh)
 {
 #ifdef RD_NO_ATOMIC_OR /* nor an addition that returns the sum */
 	__sync_fetch_and_add(&s->pages, fresh);
 #else
 	u64 before = __sync_fetch_and_add(&s->pages, fresh);
+	u64 until = s->arm_writes_until;
 
-	if (fresh == 1 && before >= RD_CLOCK_EACH) {
+	if (fresh == 1 && before >= RD_CLOCK_EACH && !until) {
 		if ((before + 1) & (RD_CLOCK_EVERY - 1))
 			return 0;
 		fresh = RD_CLOCK_EVERY;
 	}
 #endif
 	u64 now = bpf_ktime_get_ns();
+#ifndef RD_NO_ATOMIC_OR
+	if (until) {
+		if (now >= until)
+			s->arm_writes_until = 0;
+		else if (fresh == 1 && log_arm_write(cfg, t, address, epoch, now))
+			return now;
+	}
+#endif
 	u64 ref = s->ref_ns;
 	u64 slot = hist_slot(now > ref ? now - ref : 0);
 
@@ -307,7 +338,14 @@ static __always_inline void record(void *ctx, struct rd_config *cfg, u64 t, u64 
 	if (kind != RD_HUGE)
 		count(s, kind);
 	if (fresh)
-		now = count_pages(s, fresh);
+		now = count_pages(cfg, s, t, address, epoch, fresh);
+#ifndef RD_NO_ATOMIC_OR
+	else if (s->arm_writes_until && !huge) { /* its first fault was maybe before it was protected */
+		now = bpf_ktime_get_ns();
+		if (now < s->arm_writes_until)
+			log_arm_write(cfg, t, address, epoch, now);
+	}
+#endif
 #ifdef RD_STACKS
 	stack = stacks.get_stackid(ctx, BPF_F_USER_STACK);
 	if (fresh) {

@@ -18,6 +18,8 @@
 #define RD_HASH_FACTOR (0x9E3779B97F4A7C15ULL) /* 2^64 / the golden ratio: spreads adjacent keys evenly */
 #define RD_CLOCK_EACH 512 /* the first pages of a round that read the clock each; then one in RD_CLOCK_EVERY does */
 #define RD_CLOCK_EVERY 8
+#define RD_ARM_WRITES 32768 /* room of an epoch's log of writes around its arm */
+#define RD_ARM_SLOT_SHIFT 48
 #define RD_HIST 512
 #define RD_HIST_FIRST_OCTAVE 10 /* slot 0: less than 2^10 ns after the arm */
 #define RD_HIST_PER_OCTAVE 16
@@ -62,6 +64,7 @@ struct rd_config {
 	__u64 changes; /* the last such number of the kernel side */
 	__u64 used[2]; /* rows in use in each epoch's table; past RD_REGIONS they are not listed */
 	__u64 arming;  /* 1 + the slot of the target that the collector is arming; 0: none */
+	__u64 arm_writes[2]; /* entries taken in each epoch's log of writes around its arm, or refused */
 	/* With RD_PART only these ranges of a target are recorded; ranges are only added. */
 	__u64 chosen_count;
 	struct rd_bounds chosen[RD_CHOSEN];
@@ -107,8 +110,19 @@ struct rd_tlb {
 	__u64 cpus;         /* other CPUs interrupted, summed over the flushes */
 };
 
+/*
+ * A write to a page while its target is armed, and for a while afterwards. In the histogram the time would count
+ * from the end of the arm; from this the collector tells how long after its own protection each page was written,
+ * or that it was before.
+ */
+struct rd_arm_write {
+	__u64 ns;   /* 0: not written yet */
+	__u64 page; /* page number, and the slot from RD_ARM_SLOT_SHIFT on */
+};
+
 struct rd_stats { /* index: slot * 2 + epoch */
 	__u64 ref_ns;         /* CLOCK_MONOTONIC: when the target was armed */
+	__u64 arm_writes_until; /* CLOCK_MONOTONIC: until then writes go to that log; 0: none do */
 	__u64 kinds[RD_KINDS];
 	__u64 pages;          /* bits set */
 	__u64 lost;           /* faults for which a map had no room */

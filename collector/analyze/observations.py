@@ -98,6 +98,7 @@ def _points(curves: pd.DataFrame, classes: tuple[str, ...]) -> Points:
         curves["elapsed_s"].to_numpy(np.float64),
         curves["dirty_pages"].to_numpy(np.float64),
         curves["redirtied_pages"].to_numpy(np.float64),
+        curves["raced_pages"].to_numpy(np.float64),
     )
 
 

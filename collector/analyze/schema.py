@@ -172,8 +172,10 @@ TABLES: dict[str, Table] = {
             "elapsed_s": _SECONDS,
             "dirty_pages": _MEAN,
             "redirtied_pages": _COUNT_OR_EMPTY,
+            "raced_pages": _COUNT_OR_EMPTY,
         },
-        at_most=_REDIRTIED,
+        "redirtied_pages",
+        at_most=(*_REDIRTIED, ("raced_pages", "dirty_pages")),
     ),
     "tlb": _table(
         columns.TLB,

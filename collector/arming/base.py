@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from redirty.collector.arming.protection import Protection
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.pageset import PageSet
 
@@ -26,12 +27,14 @@ class Armed(Protocol):
             memory under another userfaultfd).
         one_step: Whether reading and protecting a page is one step, with no write in between.
         moved_looks_written: Whether memory that mremap has moved looks written.
+        protection: The course of the latest arm; None before the first.
     """
 
     stopped_s: float
     unarmed: int
     one_step: bool
     moved_looks_written: bool
+    protection: Protection | None
 
     def arm(self, mappings: Mappings, present: PageSet | None = None) -> PageSet:
         """Write-protect every page.

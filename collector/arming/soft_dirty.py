@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 from redirty.collector.arming.base import Part, whole
+from redirty.collector.arming.protection import Protection
 from redirty.collector.errors import ArmError, GoneError, why
 from redirty.collector.linux import pagemap as pm
 from redirty.collector.linux import procfs
@@ -73,6 +74,7 @@ class SoftDirtyArmed:
             raise ArmError(
                 f"cannot arm process {pid} with soft-dirty bits: {why(e)}", e.errno or 0
             ) from None
+        self.protection: Protection | None = None
         self._last_entries: tuple[PageSet, PageSet] = (empty(), empty())
         self._huge = HugetlbMappings(pid)
         self._huge_starts: frozenset[int] = frozenset()
@@ -90,7 +92,9 @@ class SoftDirtyArmed:
         changed = mappings is not self._known
         if changed:
             self._known, self._before = mappings, frozenset(mappings.items)
+        self.protection = Protection(empty() if present is None else present)
         self.protect()
+        self.protection.finished()
         now = self._maps.read()
         if now is None:
             raise GoneError

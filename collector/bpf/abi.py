@@ -13,6 +13,7 @@ NEAR = 4096
 HASH_FACTOR = 0x9E37_79B9_7F4A_7C15
 PROBES = 64
 CLOCK_EACH, CLOCK_EVERY = 512, 8
+ARM_WRITES, ARM_SLOT_SHIFT = 32768, 48
 HIST = 512
 HIST_FIRST_OCTAVE = 10
 HIST_PER_OCTAVE = 16
@@ -46,17 +47,20 @@ CONFIG = np.dtype(
         ("changes", "<u8"),
         ("used", "<u8", (2,)),
         ("arming", "<u8"),
+        ("arm_writes", "<u8", (2,)),
         ("chosen_count", "<u8"),
         ("chosen", BOUNDS, (CHOSEN,)),
     ]
 )
 ROW = np.dtype([("key", "<u8"), ("bits", "<u8", (8,))])
 TARGET = np.dtype([("space", "<u4"), ("slot", "<u4")])
+ARM_WRITE = np.dtype([("ns", "<u8"), ("page", "<u8")])
 TLB_COUNTS = ("flushes", "pages", "full_flushes", "ns", "ranges", "cpus")
 TLB = np.dtype([(name, "<u8") for name in TLB_COUNTS])
 STATS = np.dtype(
     [
         ("ref_ns", "<u8"),
+        ("arm_writes_until", "<u8"),
         ("kinds", "<u8", (KINDS,)),
         ("pages", "<u8"),
         ("lost", "<u8"),

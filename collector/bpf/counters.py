@@ -9,17 +9,26 @@ import numpy.typing as npt
 from redirty.collector.bpf import abi, fault_log, syscalls
 from redirty.collector.bpf.kernel_clock import kernel_ns
 
+_END_OF_TIME = (1 << 64) - 1
+
 
 class Counters:
     """The statistics of each slot in both epochs, in shared memory."""
 
-    def __init__(self, fd: int, slots: int) -> None:
-        """Map the statistics of a number of slots; those of slot 0 are shared."""
+    def __init__(self, fd: int, slots: int, *, arm_log: bool) -> None:
+        """Map the statistics.
+
+        Args:
+            fd: The map.
+            slots: Number of slots; that of slot 0 is shared.
+            arm_log: Whether writes around an arm are logged (arm_log.py).
+        """
         size = fault_log.whole_pages(abi.STATS.itemsize * slots * 2)
         self._map = mmap.mmap(fd, size)
         self._stats = np.frombuffer(self._map, abi.STATS, slots * 2).reshape(slots, 2)
         self._stats["ref_ns"] = kernel_ns()
         self._slots_used = 1
+        self._arm_log = arm_log
 
     def use(self, slot: int) -> None:
         """Count for a slot from now on."""
@@ -28,12 +37,21 @@ class Counters:
             self._slots_used = slot + 1
 
     def start(self, epoch: int, now_ns: int) -> None:
-        """Start the write curves of an epoch at a time (CLOCK_MONOTONIC, in ns)."""
+        """Start the write curves of an epoch at a time (CLOCK_MONOTONIC, in ns); the arms follow."""
         self._stats["ref_ns"][: self._slots_used, epoch] = kernel_ns(now_ns)
+        if self._arm_log:
+            self._stats["arm_writes_until"][1 : self._slots_used, epoch] = _END_OF_TIME
 
     def restart(self, slot: int, epoch: int) -> None:
-        """Start the write curve of a slot now."""
-        self._stats["ref_ns"][slot, epoch] = kernel_ns()
+        """Start the write curve of a slot now, as it has been armed.
+
+        Writes are logged singly for as long again as its arm took. From then on it matters no more that the
+        histogram has the same lag for all pages.
+        """
+        now, begun = kernel_ns(), int(self._stats["ref_ns"][slot, epoch])
+        self._stats["ref_ns"][slot, epoch] = now
+        if self._arm_log and slot:
+            self._stats["arm_writes_until"][slot, epoch] = 2 * now - begun
 
     def take(self, epoch: int) -> npt.NDArray[np.void]:
         """Return (slots used so far,) counters of an epoch, and set them to 0."""

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.bpf import abi, fault_log, hooks, syscalls
+from redirty.collector.bpf.arm_log import ArmLog, ArmWrites
 from redirty.collector.bpf.counters import Counters, StackCounts
 from redirty.collector.bpf.epoch_logs import EpochLogs
 from redirty.collector.bpf.loader import Options, load
@@ -56,7 +57,8 @@ class Tracer:
             grace_inner_fd=self._fd("grace_inner"),
             mprotected_fd=self._fd("opened") if "opened" in self.hooks else None,
         )
-        self._counters = Counters(self._fd("stats"), options.slots)
+        self._counters = Counters(self._fd("stats"), options.slots, arm_log=not self.byte_maps)
+        self._arm_log = None if self.byte_maps else ArmLog(self._fd("arm_writes"), self._config)
         self._stacks = (
             StackCounts(self._fd("stack_pages"), self._fd("stacks")) if options.stacks else None
         )
@@ -183,6 +185,14 @@ class Tracer:
             kinds[:, abi.WRITE_FAULTS] = kinds[:, abi.FIRST_TOUCH] + kinds[:, abi.WRITE_PROTECT]
         return taken
 
+    def take_arm_writes(self) -> ArmWrites | None:
+        """Take the writes around the previous epoch's arm. Call it after wait_grace().
+
+        Returns:
+            The writes of targets that have a slot; None: this kernel's BPF cannot log them.
+        """
+        return None if self._arm_log is None else self._arm_log.take(1 - self.epoch)
+
     def tlb_counts(self, slot: int) -> npt.NDArray[np.void]:
         """Return the (TLB_REASONS,) flushes of a slot's target so far in this epoch."""
         return self._counters.tlb(slot, self.epoch)
@@ -205,6 +215,8 @@ class Tracer:
             self.ring.close()
             self.ring = None
         self._counters.close()
+        if self._arm_log is not None:
+            self._arm_log.close()
         del self._targets, self._ranges, self._logs, self._config  # they refer to the mapping
         self._config_map.close()
         self._bpf.cleanup()

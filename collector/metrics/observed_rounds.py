@@ -34,6 +34,7 @@ def points_of(points: Iterable[Point]) -> Points:
         elapsed_s=column(lambda p: p.elapsed_s).round(_DIGITS),
         dirty=column(lambda p: float(f"{p.dirty:.10g}")),
         redirtied=column(lambda p: np.nan if p.redirtied is None else p.redirtied),
+        raced=column(lambda p: np.nan if p.raced is None else p.raced),
     )
 
 

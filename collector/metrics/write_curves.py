@@ -14,6 +14,7 @@ import numpy.typing as npt
 from redirty.collector.bpf import abi
 from redirty.collector.linux.maps import CLASSES, Mappings
 from redirty.collector.pageset import PageSet, count_in, empty
+from redirty.collector.tracking.first_writes import NOT_KNOWN, FirstWrites
 from redirty.collector.tracking.rounds import Round
 
 Floats = npt.NDArray[np.float64]
@@ -35,6 +36,8 @@ class Point:
         elapsed_s: seconds since the arm.
         dirty: distinct pages written within that time.
         redirtied: those of them that were present at the arm; None when not known.
+        raced: those of them that were written only before they were protected, while the first round was armed;
+            None when not known, and inside a round, where dirty is without them.
     """
 
     round: int
@@ -43,27 +46,43 @@ class Point:
     elapsed_s: float
     dirty: float
     redirtied: int | None
+    raced: int | None = None
 
 
 def inside(result: Round) -> Iterator[Point]:
     """Yield the curve inside one round, of all its processes together, without its end.
 
-    The time of a page starts when that page was protected, on average half an arm before its whole process
-    was armed. Missed pages are assumed to have been written at the same times as the others.
+    The time of a page starts when that page was protected: known for pages written around the arm, for others of
+    a process their mean. Missed pages are assumed to have been written at the same times as the others.
     """
-    hist = result.stats["hist"].sum(axis=0).astype(np.float64)
-    total = float(hist.sum())
+    seen = _logged(result)
+    total = sum(float(hist.sum()) + len(first.elapsed_s) for hist, first in seen)
     if not total:
         return
-    dirty = sum(len(s.dirty) for s in result.spaces)
-    pages = np.cumsum(hist) * (dirty / total)
-    armed = max(1, sum(1 for s in result.spaces if len(s.stats)))
-    times = _EDGES_S + result.arm_s / armed / 2
+    times = _EDGES_S[::_STEP]
+    pages = np.zeros(len(times))
+    for hist, first in seen:
+        reached = np.insert(np.cumsum(hist), 0, 0.0)
+        pages += np.interp(times - first.lag_s, np.insert(_EDGES_S, 0, 0.0), reached)
+        pages += np.searchsorted(first.elapsed_s, times, side="right")
+    raced = sum(len(first.raced) for _, first in seen if first.raced is not None)
+    dirty = sum(len(s.dirty) for s in result.spaces) - raced
+    pages *= max(dirty, 0) / total
     used = (pages > 0) & (times < result.duration_s)
-    used &= np.arange(len(times)) % _STEP == 0
     times, pages = thinned(times[used], np.minimum(pages[used], dirty))
     for t, w in zip(times.tolist(), pages.tolist(), strict=True):
         yield Point(result.number, 0, "", t, w, None)
+
+
+def _logged(result: Round) -> list[tuple[Floats, FirstWrites]]:
+    """Return the histograms of a round, with the times that are not in them: by process, and the rest."""
+    rest = result.stats["hist"].sum(axis=0).astype(np.float64)
+    found = []
+    for space in result.spaces:
+        hist = space.stats["hist"].sum(axis=0).astype(np.float64)
+        rest -= hist
+        found.append((hist, space.first_writes))
+    return [*found, (np.maximum(rest, 0.0), NOT_KNOWN)]
 
 
 def thinned(times: Floats, pages: Floats) -> tuple[Floats, Floats]:
@@ -115,16 +134,23 @@ class _Window:
         duration_s: their total length.
         by_space: (pages written, pages present when the first round started, last known mappings) by
             process and address space.
+        raced: pages of the first round that were written only before they were protected then, and not in the
+            later rounds, by process and address space; None if not known.
     """
 
     first: int
     rounds: int
     duration_s: float
     by_space: dict[tuple[int, int], tuple[PageSet, PageSet, Mappings]] = field(repr=False)
+    raced: dict[tuple[int, int], PageSet] | None = field(repr=False, default=None)
 
     def joined(self, later: _Window) -> _Window:
         """Return this window joined with the one after it."""
-        both = dict(self.by_space)
+        both, raced = dict(self.by_space), self.raced
+        if raced:
+            written = {space: dirty for space, (dirty, _, _) in later.by_space.items()}
+            left = {space: pages - written.get(space, empty()) for space, pages in raced.items()}
+            raced = {space: pages for space, pages in left.items() if len(pages.keys)}
         for space, (dirty, _, mappings) in later.by_space.items():
             old = both.get(space)
             if old is None:  # created since: none of its pages was present then
@@ -133,7 +159,7 @@ class _Window:
                 kept = mappings if mappings.items else old[2]
                 both[space] = (old[0] | dirty, old[1], kept)
         rounds, duration_s = self.rounds + later.rounds, self.duration_s + later.duration_s
-        return _Window(self.first, rounds, duration_s, both)
+        return _Window(self.first, rounds, duration_s, both, raced)
 
     def point(self) -> Point:
         """Return the end of the window as a point of the curve."""
@@ -141,7 +167,8 @@ class _Window:
         for written, present, _ in self.by_space.values():
             dirty += len(written)
             redirtied += len(written & present)
-        return Point(self.first, self.rounds, "", self.duration_s, float(dirty), redirtied)
+        raced = None if self.raced is None else sum(map(len, self.raced.values()))
+        return Point(self.first, self.rounds, "", self.duration_s, float(dirty), redirtied, raced)
 
     def by_class(self) -> Iterator[Point]:
         """Yield the end of the window for each mapping class that was written."""
@@ -167,6 +194,19 @@ class _Window:
                 yield WorkingSet(self.first, self.rounds, pid, pages)
 
 
+def _raced(result: Round) -> dict[tuple[int, int], PageSet] | None:
+    """Return the pages of each address space that were written only before they were protected, if known of all."""
+    found: dict[tuple[int, int], PageSet] = {}
+    for space in result.spaces:
+        raced = space.first_writes.raced
+        if raced is None:
+            if len(space.dirty.keys):
+                return None
+        elif len(raced.keys):
+            found[space.pid, space.space] = raced
+    return found
+
+
 _FINE = 4  # a window grows in 2^4 steps
 
 
@@ -189,6 +229,7 @@ class WindowCurves:
             1,
             result.duration_s,
             {(s.pid, s.space): (s.dirty, s.present, s.mappings) for s in result.spaces},
+            _raced(result),
         )
         points = [whole.point(), *whole.by_class()]
         working_sets: list[WorkingSet] = []

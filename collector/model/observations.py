@@ -24,6 +24,8 @@ class Points:
         elapsed_s: seconds since the arm.
         dirty: distinct pages of the class that were written within that time.
         redirtied: those of them that were present at the arm; NaN when unknown.
+        raced: those of them that were written only before they were protected, while the first round was armed;
+            NaN when unknown, and inside a round, where dirty is without them.
     """
 
     number: Ints
@@ -32,12 +34,17 @@ class Points:
     elapsed_s: Floats
     dirty: Floats
     redirtied: Floats
+    raced: Floats
 
     @classmethod
     def none(cls) -> Points:
         """Return no points: an older recording has none."""
         ints, floats = np.empty(0, np.int64), np.empty(0)
-        return cls(ints, ints, ints, floats, floats, floats)
+        return cls(ints, ints, ints, floats, floats, floats, floats)
+
+    def without_raced(self) -> Points:
+        """Return the points without the pages that are known to be raced."""
+        return replace(self, dirty=self.dirty - np.nan_to_num(self.raced))
 
     def chosen(self, which: npt.NDArray[np.bool_]) -> Points:
         """Return the points that a mask (m,) selects."""
@@ -48,6 +55,7 @@ class Points:
             self.elapsed_s[which],
             self.dirty[which],
             self.redirtied[which],
+            self.raced[which],
         )
 
 

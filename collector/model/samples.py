@@ -58,16 +58,18 @@ def tabulate(seen: Observations, first: int) -> Samples:
     )
     if not len(near.number):
         return _from_averages(seen, first, usual)
-    number, rows, times = _inside(near, usual)
+    ends = points.chosen((points.rounds > 0) & (points.number >= seen.number[first]))
+    # Counted in new recordings; in older ones, estimated for the length of an arm.
+    counted = not np.isnan(ends.raced[ends.mapping_class == ALL]).any()
+    arm_s = np.zeros_like(duration_s) if counted else seen.arm_s[first:]
+    number, rows, times = _inside(near.without_raced(), usual)
     dirty = seen.dirty[first:]
     at = np.searchsorted(seen.number[first:], number)
-    excess = _raced(dirty, seen.arm_s[first:], dirty[at], rows[:, -1], usual)
+    excess = _raced(dirty, arm_s, dirty[at], rows[:, -1], usual)
     inside = np.maximum(rows[:, :-1] - excess[at][:, None], 0.0)
     reached = ~np.isnan(inside).all(axis=0)
-    ends = points.chosen((points.rounds > 0) & (points.number >= seen.number[first]))
-    return Samples(
-        times[:-1][reached], inside[:, reached], _levels(seen, ends, usual, excess, first)
-    )
+    levels = _levels(seen, ends, usual, excess, arm_s, first)
+    return Samples(times[:-1][reached], inside[:, reached], levels)
 
 
 def _from_averages(seen: Observations, first: int, usual: float) -> Samples:
@@ -84,6 +86,8 @@ def _from_averages(seen: Observations, first: int, usual: float) -> Samples:
 
 def _raced(dirty: Floats, arm_s: Floats, ends: Floats, half: Floats, usual: float) -> Floats:
     """Estimate the pages in a round's log that were written while it was armed, each before it was protected.
+
+    For older recordings, which do not have their number.
 
     They belong to the previous round alone. None of them was written earlier in that round, so they appear at
     the rate at which new pages appear at the end of a round, for half of the arm.
@@ -137,6 +141,7 @@ class _Windows:
     Attributes:
         number: (m,) first round of each window, ascending within a length.
         dirty, new: (m,) distinct pages written, and those of them that are new.
+        raced: (m,) those of dirty that are known to be raced (see Points).
         lengths: (l,) lengths in rounds, ascending.
         starts, counts: (l,) index of the first window of each length, and the number of windows.
         mean_s: (l,) mean duration of the windows of each length.
@@ -145,6 +150,7 @@ class _Windows:
     number: npt.NDArray[np.int64]
     dirty: Floats
     new: Floats
+    raced: Floats
     lengths: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
@@ -157,7 +163,7 @@ class _Windows:
 
 
 def _levels(
-    seen: Observations, points: Points, usual: float, excess: Floats, first: int
+    seen: Observations, points: Points, usual: float, excess: Floats, arm_s: Floats, first: int
 ) -> tuple[Level, ...]:
     """Build the levels: rounds, and windows of several rounds, by length."""
     complete = points.elapsed_s >= usual * _SHORT * points.rounds
@@ -166,7 +172,7 @@ def _levels(
         values = seen.dirty[-1:]
         return (Level(usual, values, float(seen.dirty[-1] - seen.redirtied[-1])),)
     windows = _by_length(ends)
-    pages = _without_raced(windows, seen.number[first:], seen.arm_s[first:], excess)
+    pages = _without_raced(windows, seen.number[first:], arm_s, excess)
     classes = points.chosen(complete & (points.mapping_class != ALL))
     class_sums = np.zeros((len(windows.lengths), len(seen.classes)))
     known = np.isin(classes.rounds, windows.lengths)
@@ -184,6 +190,7 @@ def _by_length(ends: Points) -> _Windows:
         number=ends.number[order],
         dirty=dirty,
         new=np.maximum(dirty - ends.redirtied[order], 0.0),
+        raced=np.nan_to_num(ends.raced[order]),
         lengths=lengths,
         starts=starts,
         counts=counts,
@@ -196,14 +203,16 @@ def _without_raced(
 ) -> Floats:
     """Return the pages of each window, (m,), without those written while its first round was armed.
 
-    For a single round they are known (see _raced()). For a longer window they appear at the rate at which new
-    pages appear at its end, for half of the arm. number, arm_s, excess: of all rounds.
+    Where they were not counted, they are estimated: for a single round see _raced(); for a longer window they
+    appear at the rate at which new pages appear at its end, for half of the arm. number, arm_s, excess: of all
+    rounds; arm_s is 0 if they were counted.
     """
     at = np.searchsorted(number, windows.number)
     slope = _rate_at_the_end(windows.lengths, windows.mean_s, windows.mean(windows.dirty))
     late = arm_s[at] / 2 * np.repeat(slope, windows.counts)
     single = np.repeat(windows.lengths, windows.counts) == 1
-    return np.maximum(windows.dirty - np.where(single, excess[at], late), 0.0)
+    estimated = np.where(single, excess[at], late)
+    return np.maximum(windows.dirty - windows.raced - estimated, 0.0)
 
 
 def _rate_at_the_end(lengths: npt.NDArray[np.int64], mean_s: Floats, mean: Floats) -> Floats:

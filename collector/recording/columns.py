@@ -17,7 +17,9 @@ PAGES = (
     "first_round", "last_round", "runs",
 )
 CURVE = ("pid", "elapsed_s", "unique_dirty_pages")
-CURVES = ("round", "rounds", "mapping_class", "elapsed_s", "dirty_pages", "redirtied_pages")
+CURVES = (
+    "round", "rounds", "mapping_class", "elapsed_s", "dirty_pages", "redirtied_pages", "raced_pages",
+)
 TLB = (
     "round", "pid", "reason", "flushes", "pages", "time_s", "full_flushes", "ranges", "cpus",
     "arm_flushes", "arm_pages", "arm_time_s", "arm_full_flushes", "arm_ranges", "arm_cpus",

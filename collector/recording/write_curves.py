@@ -26,7 +26,7 @@ class CurveFiles:
         self._points.append(
             (
                 p.round, p.rounds, p.mapping_class,
-                f"{p.elapsed_s:.6f}", f"{p.dirty:.10g}", p.redirtied,
+                f"{p.elapsed_s:.6f}", f"{p.dirty:.10g}", p.redirtied, p.raced,
             )
             for p in (*inside(result), *finished.points)
         )  # fmt: skip

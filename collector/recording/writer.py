@@ -143,7 +143,7 @@ class RecordingWriter:
                 self._last_mappings[space.pid] = space.mappings
             if len(space.stats):
                 curve = self._curves.setdefault(space.pid, CurveSum())
-                curve.add(space.stats["hist"][0], result.duration_s, len(space.dirty))
+                curve.add(space.hist, result.duration_s, len(space.dirty))
         if time.monotonic() > self._sums_due:
             self._write_sums()
 

@@ -6,6 +6,7 @@ import logging
 import time
 
 from redirty.collector.arming.base import Armed
+from redirty.collector.arming.protection import Protection
 from redirty.collector.errors import GoneError
 from redirty.collector.linux import io_uring
 from redirty.collector.linux import pagemap as pm
@@ -78,6 +79,11 @@ class AddressSpace:
     def pid(self) -> int:
         """The process ID."""
         return self.process.pid
+
+    @property
+    def protection(self) -> Protection | None:
+        """The course of the latest arm; None before the first, and of memory that is not armed."""
+        return None if self.armed is None else self.armed.protection
 
     def refresh(self, *, stopped: bool = False) -> bool:
         """Read mappings and presence, just before an arm. Return False when this memory is gone.

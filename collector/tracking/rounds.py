@@ -18,7 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from redirty.collector.arming.protection import Protection
 from redirty.collector.bpf import abi
+from redirty.collector.bpf.arm_log import ArmWrites
+from redirty.collector.bpf.kernel_clock import offset_ns
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.errors import TargetEndedError
 from redirty.collector.linux.maps import Mappings
@@ -26,8 +29,10 @@ from redirty.collector.pageset import PageSet, empty
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.target.targets import TargetSet
 from redirty.collector.tracking.address_space import AddressSpace
+from redirty.collector.tracking.first_writes import NOT_KNOWN, FirstWrites, first_writes
 from redirty.collector.tracking.members import Members
 
+_HIST_EDGES_S = abi.hist_edges_ns()[:-1] / 1e9
 _PEEK_REGIONS = 4096  # of a system call each
 
 
@@ -46,6 +51,7 @@ class SpaceRound:
         redirtied: dirty pages that were present when the round started.
         scanned_pages: number of pages that the scan found; None when there was no scan.
         stats: (1,) abi.STATS of its slot, (0,) when it has none of its own.
+        first_writes: Times that are not in the histogram of stats.
     """
 
     pid: int
@@ -58,6 +64,15 @@ class SpaceRound:
     redirtied: PageSet
     scanned_pages: int | None
     stats: npt.NDArray[np.void]
+    first_writes: FirstWrites = NOT_KNOWN
+
+    @property
+    def hist(self) -> npt.NDArray[np.uint64]:
+        """(abi.HIST,) pages by the time of their first write, those around the arm included."""
+        counts: npt.NDArray[np.uint64] = self.stats["hist"].sum(axis=0, dtype=np.uint64)
+        slots = np.searchsorted(_HIST_EDGES_S, self.first_writes.elapsed_s, side="right")
+        counts += np.bincount(slots, minlength=abi.HIST).astype(np.uint64)
+        return counts
 
     @classmethod
     def of_log(cls, number: int, log: PageSet, stats: npt.NDArray[np.void]) -> SpaceRound:
@@ -99,6 +114,31 @@ class Round:
     boundary_s: float = 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class _Ended:
+    """A round that ends: what is known of it, by number of the address space or for all.
+
+    Attributes:
+        candidates: What the arm that ends it returned.
+        protections: The arm that began it.
+        stats: (slots,) abi.STATS.
+        arm_writes: Writes around the arm that began it; None: the kernel cannot log them.
+    """
+
+    candidates: dict[int, PageSet]
+    protections: dict[int, Protection | None]
+    stats: npt.NDArray[np.void]
+    arm_writes: ArmWrites | None
+
+    def first_writes(self, space: AddressSpace, dirty: PageSet) -> FirstWrites:
+        """Return the first writes of an address space that are not in its histogram."""
+        if self.arm_writes is None or not space.slot:
+            return NOT_KNOWN
+        ref_ns = int(self.stats["ref_ns"][space.slot]) + offset_ns()
+        protection = self.protections.get(space.number)
+        return first_writes(self.arm_writes.of_slot(space.slot), protection, ref_ns, dirty)
+
+
 class Recorder:
     """Runs rounds over a target. Use: begin(), then end_round() repeatedly, then close()."""
 
@@ -132,6 +172,7 @@ class Recorder:
         drained = self.tracer.drain()
         self.tracer.drain_mprotected()
         self.tracer.take_stats()
+        self.tracer.take_arm_writes()
         for space in self.spaces.values():
             space.resolve(drained.get(space.number, empty()), candidates[space.number])
 
@@ -188,6 +229,7 @@ class Recorder:
 
     def _turn(self, started: float, *, stopped: bool = False) -> Round:
         arm_s = self._arm_s
+        protections = {number: space.protection for number, space in self.spaces.items()}
         self._restrict()
         flipped = self.tracer.flip()
         candidates = self._arm(stopped=stopped)
@@ -196,15 +238,17 @@ class Recorder:
             if number in self.spaces:  # a page that was not present faults when it is written
                 known = pages & self.spaces[number].present
                 drained[number] = drained.get(number, empty()) | known
-        stats = self.tracer.take_stats()
-        spaces = self._results(drained, candidates, stats)
+        ended = _Ended(
+            candidates, protections, self.tracer.take_stats(), self.tracer.take_arm_writes()
+        )
+        spaces = self._results(drained, ended)
         result = Round(
             number=self._round,
             start_s=(self._round_ns - self.started_ns) / 1e9,
             duration_s=(flipped - self._round_ns) / 1e9,
             arm_s=arm_s,
             spaces=spaces,
-            stats=stats,
+            stats=ended.stats,
             boundary_s=time.monotonic() - started,
         )
         self._round += 1
@@ -212,16 +256,11 @@ class Recorder:
         self.members.reap()
         return result
 
-    def _results(
-        self,
-        drained: dict[int, PageSet],
-        candidates: dict[int, PageSet],
-        stats: npt.NDArray[np.void],
-    ) -> tuple[SpaceRound, ...]:
+    def _results(self, drained: dict[int, PageSet], ended: _Ended) -> tuple[SpaceRound, ...]:
         found = []
         for number, space in self.spaces.items():
             logged = drained.pop(number, empty()) | self._open.pop(number, empty())
-            found.append(self._of_known(space, logged, candidates[number], stats))
+            found.append(self._of_known(space, logged, ended))
         unseen = drained.keys() | self._open.keys()
         alive = {n for n, _ in self.tracer.targets().values()} if unseen else set()
         for number in unseen:
@@ -229,14 +268,12 @@ class Recorder:
             if number in alive:
                 self._open[number] = logged
             # Started and ended within the round, or not armed yet: its mappings were never read.
-            found.append(SpaceRound.of_log(number, logged, stats))
+            found.append(SpaceRound.of_log(number, logged, ended.stats))
         return tuple(found)
 
-    def _of_known(
-        self, space: AddressSpace, logged: PageSet, scanned: PageSet, stats: npt.NDArray[np.void]
-    ) -> SpaceRound:
+    def _of_known(self, space: AddressSpace, logged: PageSet, ended: _Ended) -> SpaceRound:
         """Build the round of an address space whose mappings are known."""
-        present = space.present
+        scanned, present = ended.candidates[space.number], space.present
         logged, missed = self._without_raced(space.number, logged, space.resolve(logged, scanned))
         dirty = logged | missed
         has_scan = space.armed is not None and not space.gone
@@ -250,7 +287,8 @@ class Recorder:
             dirty=dirty,
             redirtied=dirty & present,
             scanned_pages=len(scanned & logged) + len(missed) if has_scan else None,
-            stats=stats[space.slot : space.slot + 1 if space.slot else 0].copy(),
+            stats=ended.stats[space.slot : space.slot + 1 if space.slot else 0].copy(),
+            first_writes=ended.first_writes(space, dirty),
         )
 
     def _without_raced(

@@ -14,7 +14,7 @@ from redirty.collector.bpf import hooks, syscalls
 from redirty.collector.bpf.loader import Options
 from redirty.collector.bpf.tracer import Tracer
 from redirty.collector.linux.maps import Mappings, MapsFile
-from redirty.collector.pageset import PAGE_SHIFT
+from redirty.collector.pageset import PAGE_SHIFT, empty
 from redirty.collector.ptrace.injector_client import Injector
 
 from tests.support.closing import Closing
@@ -153,7 +153,7 @@ class Target:
 
     def first_writes(self) -> float:
         """Arm, then have every page written; return ns per page, of processor time."""
-        self.armed.scan_and_protect(self.mappings)
+        self.armed.scan_and_protect(self.mappings, empty())
         return self.writes()
 
     def writes(self) -> float:

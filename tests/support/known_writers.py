@@ -157,5 +157,6 @@ def observed(
             elapsed_s=table[:, 2],
             dirty=table[:, 3],
             redirtied=table[:, 4],
+            raced=np.full(len(table), np.nan),
         ),
     )

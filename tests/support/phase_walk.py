@@ -110,7 +110,8 @@ class Walk:
         counted = int(stats["pages"])
         twice = kinds[abi.WRITE_FAULTS] - len(space.log) if self.live.tracer.byte_maps else 0
         assert len(space.log) <= counted <= len(space.log) + max(twice, 0)
-        waiting = counted - int(stats["hist"].sum())
+        raced = space.first_writes.raced
+        waiting = counted - int(space.hist.sum()) - (0 if raced is None else len(raced))
         assert waiting == 0 or (waiting < abi.CLOCK_EVERY and len(space.log) > abi.CLOCK_EACH)
         assert kinds[abi.WRITE_FAULTS] >= logged
         if "first_touch" in features:

@@ -39,6 +39,7 @@ def wipe(tracer: Tracer) -> None:
         tracer.wait_grace()
         tracer.drain()
         tracer.take_stats()
+        tracer.take_arm_writes()
 
 
 class LiveRounds(Closing):

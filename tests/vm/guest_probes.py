@@ -81,7 +81,7 @@ def run(directory: str, arm: str, tracer: Tracer, injector: Injector) -> dict[st
                         "log_pages": len(seen.log),
                         "kinds": stats["kinds"].tolist(),
                         "lost": int(stats["lost"]),
-                        "hist_pages": int(stats["hist"].sum()),
+                        "hist_pages": int(seen.hist.sum()) + len(seen.first_writes.raced or ()),
                         "tlb_flushes": stats["tlb"]["flushes"].tolist(),
                         "tlb_ns": stats["tlb"]["ns"].tolist(),
                     }

@@ -9,6 +9,7 @@
  *   full-threads     the same, and another thread opens and closes one all the time
  *   no-vdso          has unmapped what the kernel gave it, and mapped 16 TiB of executable nothing
  *   small-stacks     runs on a stack of 8 KiB in the middle of an array that another thread uses
+ *   deaf             ignores SIGTRAP
  *   handler          its first thread is in a signal handler, on an alternate stack
  */
 #define _GNU_SOURCE
@@ -311,6 +312,12 @@ int main(int argc, char **argv)
 		return small_stacks();
 	if (!strcmp(argv[1], "handler"))
 		return handler();
+	if (!strcmp(argv[1], "deaf")) {
+		signal(SIGTRAP, SIG_IGN);
+		greet();
+		touch_until_told();
+		return 0;
+	}
 	if (!strcmp(argv[1], "filter-all")) {
 		greet();
 		filtered(NULL);

@@ -1,8 +1,9 @@
 #include "pattern.h"
 
+#include <math.h>
 #include <string.h>
 
-static const char *const order_names[ORDERS] = {"cyclic", "uniform", "hot_cold", "bursty"};
+static const char *const order_names[ORDERS] = {"cyclic", "uniform", "hot_cold", "bursty", "zipf"};
 
 bool order_find(const char *name, enum order *order)
 {
@@ -48,6 +49,12 @@ uint64_t pattern_page(struct pattern *pattern)
 		return xorshift64(&pattern->state) % pattern->pages;
 	if (pattern->order == HOT_COLD)
 		return hot_or_cold(pattern);
+	if (pattern->order == ZIPF) {
+		double part = (double)(xorshift64(&pattern->state) >> 11) / (double)(1ull << 53);
+
+		page = (uint64_t)pow((double)pattern->pages + 1, part) - 1;
+		return page < pattern->pages ? page : pattern->pages - 1;
+	}
 	page = pattern->next++;
 	pattern->next = pattern->next == pattern->pages ? 0 : pattern->next;
 	return page;

@@ -7,9 +7,10 @@
 #define SECOND_NS 1000000000u
 #define HOT_PART 10                            /* a tenth of the pages is hot */
 #define COLD_WRITES_PART 10                    /* a tenth of the writes goes to the others */
+/* zipf: page i, from 0, gets log((i + 2) / (i + 1)) / log(pages + 1) of the writes, nearly as 1 / (i + 1) */
 #define BURST_PART 4                           /* bursts fill the first quarter of each second */
 
-enum order { CYCLIC, UNIFORM, HOT_COLD, BURSTY, ORDERS };
+enum order { CYCLIC, UNIFORM, HOT_COLD, BURSTY, ZIPF, ORDERS };
 
 struct pattern {
 	enum order order;

@@ -204,7 +204,7 @@ class Flusher(Program):
         self.command("touch")
 
 
-PATTERNS = ("cyclic", "uniform", "hot_cold", "bursty")
+PATTERNS = ("cyclic", "uniform", "hot_cold", "bursty", "zipf")
 # The same as in pattern.h: a tenth of the pages gets nine tenths of the writes; bursts fill a quarter of each second.
 _HOT_PAGES, _HOT_WRITES = 0.1, 0.9
 _BURST_S = 0.25
@@ -228,6 +228,9 @@ def expected_distinct(pattern: str, rate: float, pages: int, seconds: float) -> 
         begin = np.arange(_PHASES) / _PHASES
         writes = _in_bursts(rate, begin + seconds) - _in_bursts(rate, begin)
         return float(np.minimum(writes, pages).mean())
+    if pattern == "zipf":
+        shares = np.diff(np.log(np.arange(1, pages + 2))) / np.log(pages + 1)
+        return float(-np.expm1(rate * seconds * np.log1p(-shares)).sum())
     raise ValueError(f"no pattern {pattern}")
 
 

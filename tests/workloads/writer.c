@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #define PACE_NS 1000000u                       /* between two batches */
+#define NOTED_WRITES 64
 
 struct memory {
 	char *start;
@@ -131,8 +132,11 @@ static struct result run(struct memory *memory, const struct job *job)
 			result.latest_ns = elapsed - at;
 		wanted = pattern_due(&pattern, length && elapsed > length ? length : elapsed);
 		note(job->log, &result);
-		while (result.writes < wanted)
+		while (result.writes < wanted) {
 			write_page(memory, pattern_page(&pattern), &result);
+			if (result.writes % NOTED_WRITES == 0)
+				note(job->log, &result); /* in a long batch, after a late wake-up */
+		}
 		note(job->log, &result);
 		if (job->report && elapsed / SECOND_NS > reported) {
 			reported = elapsed / SECOND_NS;
@@ -151,10 +155,11 @@ static void put_result(const struct result *result)
 	       result->distinct, result->start_ns, result->end_ns, result->latest_ns);
 }
 
-/* Room for both ends of each batch. Its pages are there before the run, and written in it. */
-static struct log new_log(uint64_t seconds)
+/* Room for both ends of each batch, and more in long ones. Its pages are there before the run, and written in it. */
+static struct log new_log(const struct job *job)
 {
-	struct log log = {.room = 2 * (seconds * (SECOND_NS / PACE_NS) + 1)};
+	struct log log = {.room = 2 * (job->seconds * (SECOND_NS / PACE_NS) + 1) +
+				  job->seconds * job->pattern.rate / NOTED_WRITES};
 
 	log.moments = must_alloc(log.room * sizeof(*log.moments));
 	memset(log.moments, 1, log.room * sizeof(*log.moments));
@@ -182,11 +187,11 @@ static void do_run(const struct line *line, struct memory *memory)
 	    !word_u64(line, 3, 0, &pattern->pages) || !word_u64(line, 4, 0, &job.seconds) || !word_u64(line, 5, 1, &job.seed) ||
 	    !word_u64(line, 6, 0, &logged) ||
 	    pattern->rate < 1 || job.seconds < 1 || pattern->pages < 1 || pattern->pages > memory->pages) {
-		answer_error("run cyclic|uniform|hot_cold|bursty RATE PAGES SECONDS [SEED [LOG]], with up to %lu pages", memory->pages);
+		answer_error("run cyclic|uniform|hot_cold|bursty|zipf RATE PAGES SECONDS [SEED [LOG]], with up to %lu pages", memory->pages);
 		return;
 	}
 	if (logged) {
-		log = new_log(job.seconds);
+		log = new_log(&job);
 		job.log = &log;
 	}
 	told_to_end = 0;

@@ -177,8 +177,8 @@ def _points(frame: pd.DataFrame, numbers: I64) -> list[Points]:
     order = np.argsort(ends, kind="stable")
     classes = np.array([codes[name] for name in frame["mapping_class"]], np.int64)[order]
     first, rounds = first[order], rounds[order]
-    names = ("elapsed_s", "dirty_pages", "redirtied_pages")
-    elapsed_s, dirty, redirtied = (frame[c].to_numpy(np.float64)[order] for c in names)
+    names = ("elapsed_s", "dirty_pages", "redirtied_pages", "raced_pages")
+    elapsed_s, dirty, redirtied, raced = (frame[c].to_numpy(np.float64)[order] for c in names)
     return [
         Points(
             number=first[a:b],
@@ -187,6 +187,7 @@ def _points(frame: pd.DataFrame, numbers: I64) -> list[Points]:
             elapsed_s=elapsed_s[a:b],
             dirty=dirty[a:b],
             redirtied=redirtied[a:b],
+            raced=raced[a:b],
         )
         for a, b in _bounds(ends[order], numbers)
     ]

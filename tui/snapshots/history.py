@@ -310,4 +310,5 @@ def _joined(parts: Sequence[Points]) -> Points:
         elapsed_s=np.concatenate([p.elapsed_s for p in used]),
         dirty=np.concatenate([p.dirty for p in used]),
         redirtied=np.concatenate([p.redirtied for p in used]),
+        raced=np.concatenate([p.raced for p in used]),
     )

@@ -120,7 +120,7 @@ class NoWayHomeError(TraceeError):
     """A thread would not find home by itself, as now its stack is none that is known to be one."""
 
     def __init__(self) -> None:
-        super().__init__(errno.ETIMEDOUT, "its thread is not on its own stack")
+        super().__init__(errno.ETIMEDOUT, "")
 
 
 class Steps:

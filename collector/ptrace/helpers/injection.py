@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import time
 from collections.abc import Callable
 
@@ -23,7 +22,7 @@ def require_usable(pid: int) -> None:
     """Check that system calls can be run in a process.
 
     Raises:
-        TraceeError: The process is traced (EBUSY), frozen (ETIMEDOUT: that may pass), or ignores SIGTRAP (ENOSYS).
+        TraceeError: The process is traced (EBUSY), or frozen (ETIMEDOUT: that may pass).
         OSError: The process is gone.
     """
     tracer = procfs.status_field(pid, "TracerPid")
@@ -33,8 +32,6 @@ def require_usable(pid: int) -> None:
         raise TraceeError(
             errno.ETIMEDOUT, f"it is frozen (paused) by its cgroup {group}; thaw it first"
         )
-    if int(procfs.status_field(pid, "SigIgn") or "0", 16) & 1 << (signal.SIGTRAP - 1):
-        raise TraceeError(errno.ENOSYS, "it ignores SIGTRAP, which a step needs")
 
 
 def seize(pid: int, tid: int, options: int) -> Tracee:

@@ -200,9 +200,8 @@ class StubRun:
         mover.resume(tracee.CONT)
         done = struct.pack("<I", relocation_stub.DONE)
         while self._read(relocation_stub.STATE, 4) != done:
-            got, status = os.waitpid(mover.tid, os.WNOHANG | tracee.WALL)
-            if got == mover.tid:
-                if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+            if status := tracee.poll_stop(mover.tid):
+                if not os.WIFSTOPPED(status):
                     raise TraceeError(errno.ESRCH, "the process ended")
                 mover.resume(tracee.CONT, max(mover.hold_back(status), 0))
             # A target that is frozen meanwhile takes as long as its owner wants.

@@ -27,7 +27,8 @@ O_TRACEEXEC, O_SUSPEND_SECCOMP = 0x10, 1 << 21
 GET_RSEQ, GET_DISPATCH = 0x420F, 0x4211
 NT_PRSTATUS = 1
 EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_STOP = 2, 3, 4, 128
-WALL = 0x40000000
+_WALL, _STOPPED = 0x40000000, 0x7F
+_LOOK = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL
 STOP_TIMEOUT_S = 2.0
 # For a step that must be waited for: one on a busy machine takes its time, and while others move processes between
 # cgroups no thread can be started.
@@ -35,12 +36,11 @@ _OVERDUE_S = 15.0
 SYSCALL_STOP = signal.SIGTRAP | 0x80
 _YIELD_S, _SLOW_POLL_S = 0.0002, 0.02
 
-# SIGTRAP reports a step; SIGSYS a call that the thread intercepts: blocked, it would kill the process.
-_OPEN = (signal.SIGTRAP, signal.SIGSYS)
-BLOCKED = struct.pack("<Q", ~sum(1 << (number - 1) for number in _OPEN) & (1 << 64) - 1)
+# A call that the thread intercepts ends in SIGSYS: blocked, that would kill the process.
+BLOCKED = struct.pack("<Q", ~(1 << (signal.SIGSYS - 1)) & (1 << 64) - 1)
 """The signal mask of a thread that is borrowed. A handler would not find its way back: it would run on the stack
 below the frames that lead home, and over those that end a thread."""
-BLOCKED_ALL = struct.pack("<Q", ~(1 << (signal.SIGTRAP - 1)) & (1 << 64) - 1)
+BLOCKED_ALL = b"\xff" * 8
 """The mask of a thread that may run no handler at all: one whose memory is away."""
 
 ERESTARTNOHAND = 514
@@ -53,6 +53,26 @@ def ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
     if result == -1 and ctypes.get_errno():
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
+
+
+def poll_stop(tid: int) -> int:
+    """Return the status of a thread that has stopped or ended, as waitpid(2) reports it; 0: neither.
+
+    A stop is only looked at, and stays reported until the thread is resumed: a signal of which the kernel has
+    told a tracer is lost when that dies before it resumes the thread with it.
+
+    Raises:
+        TraceeError: The thread is gone, as another one executed a program (ESRCH).
+    """
+    try:
+        found = os.waitid(os.P_PID, tid, _LOOK)
+        if found is None:
+            return 0
+        if found.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED):
+            return os.waitpid(tid, os.WNOHANG | _WALL)[1]
+    except ChildProcessError:
+        raise TraceeError(errno.ESRCH, "the process ended") from None
+    return found.si_status << 8 | _STOPPED
 
 
 class Tracee:
@@ -145,11 +165,7 @@ class Tracee:
         deadline = started + limit_s
         pause = 0.00002
         while True:
-            try:
-                got, status = os.waitpid(self.tid, os.WNOHANG | WALL)
-            except ChildProcessError:  # another thread executed a program: this one is gone
-                raise TraceeError(errno.ESRCH, "the process ended") from None
-            if got == self.tid:
+            if status := poll_stop(self.tid):
                 break
             now = time.monotonic()
             if now - started < _YIELD_S:
@@ -165,7 +181,7 @@ class Tracee:
                     self.overdue = None
             time.sleep(pause)
             pause = min(pause * 1.5, 0.002 if now < deadline else _SLOW_POLL_S)
-        if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+        if not os.WIFSTOPPED(status):
             raise TraceeError(errno.ESRCH, "the process ended")
         self.stopped = True
         return status

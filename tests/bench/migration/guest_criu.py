@@ -26,7 +26,7 @@ from tests.support.redirty_cli import ProgramError, run_redirty
 from tests.workloads.driver import Writer
 
 MIB, PAGES = 64, 16_384
-RATES = {"cyclic": 800, "uniform": 800, "hot_cold": 1_600, "bursty": 800}
+RATES = {"cyclic": 800, "uniform": 800, "hot_cold": 1_600, "bursty": 800, "zipf": 800}
 _LIFE_S = 100_000
 _SETTLE_S = 3.0
 

@@ -28,6 +28,7 @@ USABLE = (
     "small-stacks",
     "no-vdso",
     "handler",
+    "deaf",
 )
 
 

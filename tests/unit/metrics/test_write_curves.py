@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from redirty.collector.linux.maps import CLASSES, Mappings
 from redirty.collector.metrics.write_curves import Point, WindowCurves, inside, thinned
 from redirty.collector.pageset import PageSet
 from redirty.collector.recording.writer import RecordingWriter
+from redirty.collector.tracking.first_writes import FirstWrites
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.support.factories import MAPPINGS, meta, one_round, pages
@@ -116,25 +118,59 @@ def test_working_sets_are_unions(rounds: list[tuple[set[int], ...]]) -> None:
     assert found == truth
 
 
+def with_first_writes(result: Round, found: FirstWrites) -> Round:
+    """Return the round with times of writes around its arm."""
+    (space,) = result.spaces
+    return replace(result, spaces=(replace(space, first_writes=found),))
+
+
 def test_inside_a_round() -> None:
-    """Times are measured from the middle of the arm; missed pages are spread like the others."""
-    result = one_round(0, log=pages(16, 17, 33), missed=pages(34), present=pages())
+    """Times count from when a page was protected; missed pages are spread like the others; raced ones left out."""
+    result = one_round(0, log=pages(16, 17, 18, 19, 33), missed=pages(34), present=pages())
     hist = result.stats["hist"]
     hist[:] = 0
     edges = abi.hist_edges_ns() / 1e9
-    early, late = 100, 200
-    hist[1, early], hist[1, late] = 1, 2
-    points = list(inside(result))
+    late, lag_s = 200, 0.0002
+    hist[1, late] = result.spaces[0].stats["hist"][0, late] = 2
+    result.spaces[0].stats["hist"][0, :late] = 0
+    found = FirstWrites(np.array([0.001, 0.002]), lag_s, pages(33))
+    points = list(inside(with_first_writes(result, found)))
     times = np.array([p.elapsed_s for p in points])
     count = np.array([p.dirty for p in points])
     assert {(p.round, p.rounds, p.mapping_class, p.redirtied) for p in points} == {(0, 0, "", None)}
-    assert times[0] == pytest.approx(edges[early] + 0.0002)
-    assert count[0] == pytest.approx(4 / 3)
-    assert (count[times < edges[late]] < 2).all()
+    scale = 5 / 4  # 6 dirty pages, one of them raced, and 4 with a time
+    assert edges[edges > 0.001][0] <= times[0] <= edges[edges > 0.001][1]
+    assert count[0] == pytest.approx(scale)
+    between = (times > 0.0022) & (times < edges[late - 1])
+    assert between.any() and count[between] == pytest.approx(2 * scale)
+    assert (count[times >= edges[late] + lag_s] == 5).all()
+    at = np.interp(edges[late] + lag_s * 0.9, times, count)
+    assert at < 5, "the end of a slot is as much later as its pages were protected earlier"
     assert (np.diff(times) > 0).all() and (np.diff(count) >= 0).all()
-    assert count[-1] == 4
     assert times[-1] < result.duration_s
     assert len(points) < 25, "of a stretch with nothing in it both ends tell all"
+
+
+def test_raced_pages_of_windows() -> None:
+    """Count those of the window's first round that are not written later in it."""
+    windows = WindowCurves()
+    raced = [{16, 17, 18}, {19}, set(), set()]
+    written = [{16, 17, 18, 20}, {16, 19}, {17}, {30}]
+    found = {}
+    for number, (early, dirty) in enumerate(zip(raced, written, strict=True)):
+        result = one_round(number, log=pages(*dirty), missed=pages(), present=pages())
+        result = with_first_writes(result, FirstWrites(np.empty(0), 0.0, pages(*early)))
+        for point in windows.add(result).points:
+            if not point.mapping_class:
+                found[point.round, point.rounds] = point.raced
+    assert found == {
+        (0, 1): 3, (1, 1): 1, (2, 1): 0, (3, 1): 0, (0, 2): 2, (2, 2): 0, (0, 3): 1, (0, 4): 1,
+    }  # fmt: skip
+
+
+def test_raced_pages_are_not_known_unless_they_are_of_all() -> None:
+    result = one_round(0, log=pages(16), missed=pages(), present=pages())
+    assert [p.raced for p in WindowCurves().add(result).points if not p.mapping_class] == [None]
 
 
 @pytest.mark.parametrize("rate", [0.0, 100.0, 1e6])

@@ -25,6 +25,7 @@ INTERNAL = {
     "FrameError": "the receiver prints it after 'connection lost:', which has a row",
     "ConnectionLostError": "part of 'connection lost:' and 'refused the mirror:', which have rows",
     "StoreError": "part of 'cannot store the mirror:' and 'cannot mirror this target:'",
+    "NoWayHomeError": "has no text: another thread is taken then, or this one all the same",
 }
 # Exceptions whose text is the reason at the end of another message. Its place among the arguments.
 REASONS = {"TraceeError": 1, "InUseError": 1, "QmpError": 0}

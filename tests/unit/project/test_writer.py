@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from tests.workloads.driver import Writer, expected_distinct
+from tests.workloads.timed import PATTERNS
 
 RATE, PAGES = 6_000, 4_000
 
 
-@pytest.mark.parametrize("pattern", ["cyclic", "uniform", "hot_cold", "bursty"])
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("seconds", [1, 2])
 def test_distinct_pages_follow_the_closed_form(pattern: str, seconds: int) -> None:
     with Writer(mib=16) as writer:
