@@ -3,34 +3,81 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from redirty.collector.errors import UsageError
 
-_PREFIX = {"": 1.0}
-_PREFIX |= {p: 1000.0**i for i, p in enumerate(("k", "M", "G", "T"), 1)}
-_PREFIX |= {"K": 1000.0}
-_PREFIX |= {f"{p}i": 1024.0**i for i, p in enumerate(("K", "M", "G", "T"), 1)}
 _NUMBER = r"(\d+\.?\d*|\.\d+)"  # 1, 1.5, 1., .5
-_RATE = re.compile(_NUMBER + r"\s*([kKMGT]i?)?(bit|bits|b|B)(?:/s|ps)?")
-_SIZE = re.compile(_NUMBER + r"\s*([kKMGT]i?)?B")
+# Bits or bytes, which a single b or B tells apart; a lower-case prefix goes with a unit spelled out, or with none.
+_RATE = re.compile(
+    _NUMBER
+    + r"\s*(?:(?P<prefix>[kKMGT]i?)?(?P<letter>[bB])(?:/s|ps)?"
+    + r"|(?P<bits>[kKmMgGtT]i?)?(?:[bB][iI][tT][sS]?(?:/s|ps)?|(?<=[mgt])bps)"
+    + r"|(?P<bare>[kKmMgGtT]))"
+)
+_EITHER = re.compile(_NUMBER + r"\s*[mgt]i?[bB](?:/s)?")  # 10gb: bits or bytes
+_SIZE = re.compile(_NUMBER + r"\s*(?:(?P<prefix>[kKmMgGtT]i?)?[bB]|(?P<bare>[kKmMgGtT]i?))")
 _TIME = re.compile(_NUMBER + r"\s*(us|ms|s|m|min|h)?")
 _DAY_S = 86400.0
 # No link, memory or time is beyond these; within them the model's figures are finite.
 _MIN_RATE, _MAX_RATE = 1 / 8, 1e20
 _MAX_SIZE = float(1 << 64)
 _MIN_TIME_S, _MAX_TIME_S = 1e-9, 1e10
+_TERA = 4  # the highest power of a prefix
+_MIN_SHOWN, _MAX_SHOWN = 0.01, 9999.5  # numbers that are shown with the user's prefix
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
-def parse_rate(text: str, name: str) -> float:
-    """Parse a rate such as 10Gbit, 1.25GB or 200MiB; return bytes per second.
+@dataclass(frozen=True)
+class RateUnit:
+    """The unit in which a rate was given.
 
-    name: of the option or input, for messages.
-
-    Raises: UsageError when it is not a rate, or has no unit: bits and bytes could not be told apart.
+    Attributes:
+        letter: bit or B.
+        binary: whether prefixes are powers of 1024.
+        power: of the prefix: 0 none, 1 k, 2 M, 3 G, 4 T.
     """
+
+    letter: str
+    binary: bool
+    power: int
+
+    def scaled(self, bytes_per_s: float, power: int) -> float:
+        """Return a rate in this unit, with another prefix."""
+        base = 1024.0 if self.binary else 1000.0
+        return bytes_per_s * (8 if self.letter == "bit" else 1) / base**power
+
+
+def _rate_of(text: str) -> tuple[float, RateUnit] | None:
+    """Return the number and the unit of a rate; None when the text is none."""
     match = _RATE.fullmatch(text.strip())
     if not match:
+        return None
+    prefix = match["prefix"] or match["bits"] or match["bare"] or ""
+    letter = "B" if match["letter"] == "B" else "bit"
+    power = "KMGT".index(prefix[0].upper()) + 1 if prefix else 0
+    return float(match[1]), RateUnit(letter, prefix.endswith("i"), power)
+
+
+def rate_unit(text: str) -> RateUnit | None:
+    """Return the unit of a rate as a user wrote it; None when the text is no rate."""
+    found = _rate_of(text)
+    return None if found is None else found[1]
+
+
+def parse_rate(text: str, name: str) -> float:
+    """Parse a rate such as 10Gbit, 10G, 40 Mbps, 1.25GB or 200MiB; return bytes per second.
+
+    A prefix alone means bits, as on every network card. name: of the option or input, for messages.
+
+    Raises: UsageError when it is not a rate, or when bits and bytes cannot be told apart.
+    """
+    found = _rate_of(text)
+    if found is None:
+        if _EITHER.fullmatch(text.strip()):
+            raise UsageError(
+                f"{name}: rate {text!r} may be bits or bytes; write 10Gbit or 10GB (per second)"
+            )
         if re.fullmatch(r"[\d.]+\s*[kKMGT]?i?", text.strip()):
             raise UsageError(
                 f"{name}: rate {text!r} has no unit; write 10Gbit, 1.25GB or 200MiB (per second)"
@@ -38,8 +85,8 @@ def parse_rate(text: str, name: str) -> float:
         raise UsageError(
             f"{name}: invalid rate {text!r}; write 10Gbit, 1.25GB or 200MiB (per second)"
         )
-    number, prefix, unit = match.groups()
-    rate = float(number) * _PREFIX[prefix or ""] / (1 if unit == "B" else 8)
+    number, unit = found
+    rate = number / unit.scaled(1.0, unit.power)
     if rate <= 0:
         raise UsageError(f"{name} must be positive, got {text}")
     if not _MIN_RATE <= rate <= _MAX_RATE:
@@ -51,49 +98,53 @@ def parse_rate(text: str, name: str) -> float:
 
 
 def parse_size(text: str, name: str) -> float:
-    """Parse a size such as 512MiB, 1.5GB or 4096B; return bytes, possibly 0.
+    """Parse a size such as 512MiB, 1.5GB, 8G or 4096B; return bytes, possibly 0.
 
-    name: of the option or input, for messages.
+    A prefix alone is a power of 1024, as for a guest's memory. name: of the option or input, for messages.
 
     Raises: UsageError when it is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise UsageError(f"{name}: invalid size {text!r}; write 512MiB or 1.5GB")
-    size = float(match[1]) * _PREFIX[match[2] or ""]
+    prefix = match["bare"] or match["prefix"] or ""
+    base = 1024.0 if match["bare"] or prefix.endswith("i") else 1000.0
+    size = float(match[1]) * base ** ("KMGT".index(prefix[0].upper()) + 1 if prefix else 0)
     if size > _MAX_SIZE:
         raise UsageError(f"{name}: size {text[:20]!r}... is too large; write 512MiB or 1.5GB")
     return size
 
 
-def parse_time(text: str, name: str, *, unit_needed: bool = False) -> float:
+def parse_time(text: str, name: str, *, bare_seconds: bool = False) -> float:
     """Parse a time such as 200ms, 1.5s or 2m; return seconds.
 
-    A bare number is in seconds, unless unit_needed. name: of the option or input, for messages.
+    bare_seconds: a number without a unit is in seconds, as vmstat's interval; else only 0 needs none. name: of the
+    option or input, for messages.
 
     Raises: UsageError when it is not a time.
     """
     match = _TIME.fullmatch(text.strip())
     if not match:
         raise UsageError(f"{name}: invalid time {text!r}; write 200ms or 1.5s")
-    if unit_needed and not match[2]:
-        raise UsageError(f"{name}: time {text!r} has no unit; write 200ms or 1.5s")
     seconds = float(match[1]) * _SECONDS[match[2] or "s"]
     if seconds > _MAX_TIME_S:
         raise UsageError(f"{name}: time {text[:20]!r}... is too long; write 200ms or 1.5s")
+    if not (match[2] or bare_seconds) and seconds >= _MIN_TIME_S:
+        number = match[1]
+        raise UsageError(f"{name}: time {number!r} has no unit; write {number}ms or {number}s")
     return seconds
 
 
 def parse_positive_time(
-    text: str, name: str, max_s: float | None = None, *, unit_needed: bool = False
+    text: str, name: str, max_s: float | None = None, *, bare_seconds: bool = False
 ) -> float:
     """Parse a time above zero; return seconds. name: of the option or input, for messages.
 
-    unit_needed: as for parse_time().
+    bare_seconds: as for parse_time().
 
     Raises: UsageError when it is not a time, not positive, or above `max_s`.
     """
-    seconds = parse_time(text, name, unit_needed=unit_needed)
+    seconds = parse_time(text, name, bare_seconds=bare_seconds)
     if seconds <= 0:
         raise UsageError(f"{name} must be positive, got {text}")
     if seconds < _MIN_TIME_S:
@@ -128,6 +179,28 @@ def show_bits(bytes_per_s: float) -> str:
             return f"{bits:.0f} {unit}" if unit == "bit/s" else f"{bits:.1f} {unit}"
         bits /= 1000
     return f"{bits:.1f} Tbit/s"
+
+
+def show_rate(bytes_per_s: float, unit: RateUnit | None) -> str:
+    """Format the rate of a link in the unit of the user, with another prefix where its number would be unhandy.
+
+    unit: None: bits.
+    """
+    if unit is None:
+        return show_bits(bytes_per_s)
+    power = unit.power
+    while power < _TERA and unit.scaled(bytes_per_s, power) >= _MAX_SHOWN:
+        power += 1
+    while power > 0 and unit.scaled(bytes_per_s, power) < _MIN_SHOWN:
+        power -= 1
+    value = unit.scaled(bytes_per_s, power)
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3
+    number = f"{value:.{digits}f}"
+    if "." in number:
+        number = number.rstrip("0").rstrip(".")
+    prefix = ("", "Ki" if unit.binary else "k", "M", "G", "T")[power]
+    i = "i" if unit.binary and power > 1 else ""
+    return f"{number} {prefix}{i}{unit.letter}/s"
 
 
 def show_time(seconds: float) -> str:

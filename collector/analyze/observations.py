@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,26 +44,25 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observations
     def column(name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         return rounds[name].fillna(0).to_numpy(np.float64)
 
-    duration_s, dirty = column("duration_s"), column("dirty_pages")
-    first = change_points.find(dirty / np.maximum(duration_s, 1e-9)).first
     curves = load.load_curves(directory, _CURVES_BYTES)
     classes = tuple(sorted(set(curves["mapping_class"].unique()) - {""}))
-    return Observations(
+    seen = Observations(
         page_size=int(meta["page_size"]),
         number=number,
-        duration_s=duration_s,
+        duration_s=column("duration_s"),
         arm_s=column("arm_s"),
         present=column("present_pages"),
-        dirty=dirty,
+        dirty=column("dirty_pages"),
         redirtied=column("redirtied_pages"),
         missed=column("missed_pages"),
         points=_points(curves, classes),
         classes=classes,
         average=average_curve(directory) if curves.empty else None,
-        mappings=_mapping_rates(directory, rounds.iloc[first:]),
         layout=layout_of(load.load_zeros(directory)),
-        boundary_s=float(np.median(column("boundary_s")[first:])),
+        boundary_s=rounds["boundary_s"].to_numpy(np.float64),
     )
+    first = change_points.find(change_points.rates_of(seen)).first
+    return replace(seen, mappings=_mapping_rates(directory, rounds.iloc[first:]))
 
 
 def layout_of(zeros: pd.DataFrame) -> Layout | None:

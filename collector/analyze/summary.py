@@ -189,9 +189,9 @@ def _curve(frame: pd.DataFrame) -> list[dict[str, float]]:
     return found
 
 
-def print_json(directory: Path, more: dict[str, Any] | None = None) -> None:
-    """Print the summary, and further keys, as JSON. Raises: RedirtyError as summarise() does."""
-    print(json_text.dump(summarise(directory) | (more or {})))
+def print_json(directory: Path) -> None:
+    """Print the summary as JSON. Raises: RedirtyError as summarise() does."""
+    print(json_text.dump(summarise(directory)))
 
 
 def against(s: dict[str, Any], bandwidth: float, source: str) -> str:

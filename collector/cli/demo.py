@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     rate = parse_rate(options.rate, "--rate")
-    seconds = parse_time(options.duration, "--duration")
+    seconds = parse_time(options.duration, "--duration", bare_seconds=True)
     if seconds < 1:
         raise UsageError(f"--duration must be at least 1s, got {options.duration}")
     from redirty.collector.files import require_new

@@ -62,7 +62,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Show page-table placement, or move page tables."""
     sample_s = parse_positive_time(options.sample, "--sample")
-    max_pause_s = parse_positive_time(options.max_pause, "--max-pause", unit_needed=True)
+    max_pause_s = parse_positive_time(options.max_pause, "--max-pause")
     if options.to_node is None and (options.yes or options.split_huge):
         raise UsageError("--yes and --split-huge need --to-node N")
     if options.command:

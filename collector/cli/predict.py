@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redirty.collector.cli.arguments.bandwidth import Bandwidth, add_bandwidth, bandwidth_of
 from redirty.collector.cli.arguments.interval import interval_of
+from redirty.collector.cli.arguments.question import add_question, question_of
 from redirty.collector.cli.arguments.target import add_target, target_of, targets_named
 from redirty.collector.errors import TargetEndedError, UsageError
-from redirty.collector.units import parse_positive_time, parse_rate, parse_size, parse_time, plural
+from redirty.collector.units import parse_rate, parse_size, parse_time, plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redirty.collector.model.prediction import Question
+
+_MAX_RATIO = 1000
+_EXIT_CODES = {"converges": 0, "does not converge": 4, "uncertain": 5}
 
 _EPILOG = """\
 A mirror copies all memory, then repeatedly what was written meanwhile, and finally stops the target
@@ -28,7 +34,12 @@ policies:
   redirty    passes until the rest fits the downtime; pages that will almost certainly be written
              again are deferred to the last pass
   qemu       passes until the pending pages fit bandwidth x downtime, checked every 100 ms
-  criu:N     N pre-dumps, then the dump      passes:N   N passes, then the rest
+  qemu-auto-converge      the same, and the guest is throttled by 20 %, then 10 % more at a time
+  qemu-dirty-limit:RATE   the same, and the guest is limited to RATE of written memory
+  qemu-multifd            the same with multifd's packets, zero pages found
+  qemu-postcopy           one pass, then the guest runs at the other end while the rest follows
+  cloud-hypervisor[:force]   passes until the rest fits, or 3600 s: cancelled, or stopped by force
+  criu:N, criu-page-server:N   N pre-dumps, then the dump      passes:N   N passes, then the rest
   xen        five passes, fewer when fewer than 50 pages are left
 
 examples:
@@ -51,15 +62,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("directory", metavar="DIR", nargs="?", help="a recording")
     add_bandwidth(parser, "bandwidth of the mirror's link; one of", required=True)
-    parser.add_argument(
-        "--downtime", metavar="TIME", help="the longest downtime of the target (default: 300ms)"
-    )
-    parser.add_argument(
-        "--policy",
-        default="redirty",
-        metavar="P",
-        help="redirty, qemu, criu:N, passes:N or xen (default: redirty)",
-    )
+    add_question(parser)
     parser.add_argument(
         "--memory",
         metavar="SIZE",
@@ -71,11 +74,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="how much of it is zero pages (default: as counted with --zeros, else none)",
     )
     parser.add_argument(
+        "--compression",
+        metavar="RATIO",
+        help="how many times smaller compression makes a page that is sent: 2.5 (default: 1)",
+    )
+    parser.add_argument(
         "--last-bandwidth",
         metavar="RATE",
         help="bandwidth of the last pass, while the target is stopped",
     )
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.add_argument(
+        "--exit-code",
+        action="store_true",
+        help="exit with 0 if it converges, 4 if it does not, 5 if that is uncertain",
+    )
     add_target(parser)
     live = parser.add_argument_group("with a target")
     live.add_argument(
@@ -110,55 +123,67 @@ def run(options: argparse.Namespace) -> int:
         return _live(options, question_at)
     bandwidth = bandwidth_of(options)
     assert bandwidth is not None  # required by the parser
-    _show(Path(options.directory), question_at(bandwidth), bandwidth, as_json=options.json)
-    return 0
+    return _show(Path(options.directory), question_at(bandwidth), bandwidth, options)
 
 
 def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
     """Build the question except for the bandwidth: usage errors must not wait for the measurement of a link."""
-    downtime_s = None
-    if options.downtime is not None:
-        downtime_s = parse_positive_time(options.downtime, "--downtime")
+    question_at = question_of(options)
     memory = None if options.memory is None else parse_size(options.memory, "--memory")
     zero = None if options.zero is None else parse_size(options.zero, "--zero")
+    compression = 1.0 if options.compression is None else _ratio(options.compression)
     last = None
     if options.last_bandwidth is not None:
         last = parse_rate(options.last_bandwidth, "--last-bandwidth")
-    from redirty.collector.model.policy import policy_of
-    from redirty.collector.model.prediction import Question
+    return lambda b: replace(
+        question_at(b.bytes_per_s),
+        memory=memory,
+        zero=zero,
+        last_bandwidth=last,
+        compression=compression,
+    )
 
-    policy_of(options.policy, downtime_s)
-    return lambda b: Question(b.bytes_per_s, downtime_s, options.policy, memory, zero, last)
+
+def _ratio(text: str) -> float:
+    """Return the ratio of a compression. Raises: UsageError when it is none."""
+    if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) and 1 <= float(text) <= _MAX_RATIO:
+        return float(text)
+    raise UsageError(
+        f"--compression must be a ratio between 1 and {_MAX_RATIO}, like 2.5, got {text[:20]!r}"
+    )
 
 
-def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json: bool) -> None:
+def _show(
+    directory: Path, question: Question, bandwidth: Bandwidth, options: argparse.Namespace
+) -> int:
+    """Print the prediction; return the exit code of its verdict."""
     from redirty.collector import json_text
-    from redirty.collector.analyze import load, observations, prediction_text
-    from redirty.collector.model import predict
-    from redirty.collector.model.fit import fit
+    from redirty.collector.analyze import load, prediction_text
+    from redirty.collector.analyze.prediction import predict
 
-    meta = load.load_meta(directory)
-    seen = observations.observe(directory, meta)
-    answer = predict.answer(fit(seen), question, seen.layout)
-    found = predict.as_json(answer, seen.mappings)
+    answer, found = predict(directory, question)
     found["link"] = bandwidth.as_json()["link"]
-    if not meta.get("complete"):
-        found["notes"].append("the recording ended early: only its complete rounds count")
-    if as_json:
+    code = _EXIT_CODES[answer.verdict] if options.exit_code else 0
+    if options.json:
         print(json_text.dump(found))
-        return
-    target = meta["target"]
+        return code
+    target = load.load_meta(directory)["target"]
     from redirty.collector.errors import one_line
 
     print(one_line(f"{target['description']}: {target['comm']}"))
     if bandwidth.link is not None:
         print(bandwidth.source)
     print(prediction_text.as_text(answer, found), end="")
+    return code
 
 
 def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Question]) -> int:
     """Record a target, then predict; return the exit code."""
-    duration_s = 10.0 if options.duration is None else parse_time(options.duration, "--duration")
+    duration_s = (
+        10.0
+        if options.duration is None
+        else parse_time(options.duration, "--duration", bare_seconds=True)
+    )
     interval_s = 0.5 if options.interval is None else interval_of(options.interval, "--interval")
     if duration_s < interval_s:
         raise UsageError(
@@ -184,7 +209,7 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
             session.run()
         except TargetEndedError as e:
             if session.rounds:
-                _show(directory, question, bandwidth, as_json=options.json)
+                _show(directory, question, bandwidth, options)
             rounds = plural(session.rounds, "complete round")
             raise TargetEndedError(
                 f"{target.description} ended before {duration_s:g} s had passed: "
@@ -193,5 +218,5 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
         if session.interrupted and not session.rounds:
             print("redirty: interrupted before a round was complete", file=sys.stderr)
             return session.exit_code
-        _show(directory, question, bandwidth, as_json=options.json)
-    return session.exit_code
+        code = _show(directory, question, bandwidth, options)
+    return session.exit_code or code

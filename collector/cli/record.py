@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"count must be at least 1, got {options.count}")
     duration_s = 0.0
     if options.duration is not None:
-        duration_s = parse_positive_time(options.duration, "--duration")
+        duration_s = parse_positive_time(options.duration, "--duration", bare_seconds=True)
     directory = Path(options.output)
     _require(options, directory)
     target = target_of(options)

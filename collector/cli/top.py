@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redirty.collector.cli.arguments.bandwidth import add_bandwidth
+from redirty.collector.cli.arguments.question import add_question
 from redirty.collector.cli.arguments.target import add_target, targets_named
 from redirty.collector.errors import UsageError
 
@@ -44,15 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the target's CPU time that tracing may cost (default: 2%%)",
     )
     add_bandwidth(parser, "of the link to compare with (default: 10Gbit); one of")
-    parser.add_argument(
-        "--downtime", metavar="TIME", help="longest acceptable downtime (default: 300ms)"
-    )
-    parser.add_argument(
-        "--policy",
-        default="redirty",
-        metavar="P",
-        help="redirty, qemu, criu:N, passes:N or xen (default: redirty)",
-    )
+    add_question(parser)
     parser.add_argument(
         "--config",
         metavar="FILE",

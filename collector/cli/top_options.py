@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from redirty.collector.cli.arguments.bandwidth import bandwidth_of
+from redirty.collector.cli.arguments.question import question_of
 from redirty.collector.cli.arguments.target import target_of, targets_named
 from redirty.collector.errors import UsageError
-from redirty.collector.units import parse_positive_time, parse_time
+from redirty.collector.model.policy import DEFAULT_DOWNTIME_S
+from redirty.collector.units import parse_time
 from redirty.tui.options import TopChoices
 from redirty.tui.readers.live import MIN_INTERVAL_S, TopOptions
 from redirty.tui.snapshots.convergence import ConvergenceQuestion
@@ -47,7 +50,11 @@ def choices_of(options: argparse.Namespace) -> TopChoices:
 
 
 def _trace_options(options: argparse.Namespace) -> TopOptions:
-    interval_s = 1.0 if options.interval is None else parse_time(options.interval, "interval")
+    interval_s = (
+        1.0
+        if options.interval is None
+        else parse_time(options.interval, "interval", bare_seconds=True)
+    )
     if interval_s < MIN_INTERVAL_S:
         raise UsageError(f"interval must be at least 10ms, got {options.interval}")
     directory = None if options.output is None else Path(options.output)
@@ -74,20 +81,22 @@ def parse_percent(text: str) -> float:
 
 def _question(options: argparse.Namespace) -> tuple[ConvergenceQuestion, Measure | None]:
     """Return the question to the model, and a function that measures the link if one is named."""
-    downtime_s = ConvergenceQuestion(1.0).downtime_s
-    if options.downtime is not None:
-        downtime_s = parse_positive_time(options.downtime, "--downtime")
-    from redirty.collector.model.policy import policy_of
-
-    policy_of(options.policy, downtime_s)
+    asked = question_of(options)(_ASSUMED)
+    question = ConvergenceQuestion(
+        bandwidth=_ASSUMED,
+        downtime_s=DEFAULT_DOWNTIME_S if asked.downtime_s is None else asked.downtime_s,
+        policy=asked.policy,
+        source=_ASSUMED_SOURCE,
+        stop_cost_s=asked.stop_cost_s,
+        unit=asked.unit,
+        downtime_asked=asked.downtime_s is not None,
+    )
     if options.link is not None or options.to is not None:
-        source = "the link is being measured"
-        question = ConvergenceQuestion(_ASSUMED, downtime_s, options.policy, source)
-        return question, lambda: _measure(options)
+        return replace(question, source="the link is being measured"), lambda: _measure(options)
     found = bandwidth_of(options)
     if found is None:
-        return ConvergenceQuestion(_ASSUMED, downtime_s, options.policy, _ASSUMED_SOURCE), None
-    return ConvergenceQuestion(found.bytes_per_s, downtime_s, options.policy, "as given"), None
+        return question, None
+    return replace(question, bandwidth=found.bytes_per_s, source="as given"), None
 
 
 def _measure(options: argparse.Namespace) -> tuple[float, str]:

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from redirty.collector.metrics.observed_rounds import ObservedRounds
 from redirty.collector.mirror.observer import PassReport, ProgressReport
 from redirty.collector.mirror.pipeline import PassCounts
 from redirty.collector.mirror.request import MirrorRequest
+from redirty.collector.model.fit import Fit, fit
 from redirty.collector.model.memory import Memory
-from redirty.collector.model.policy import Fixed, Goal, Policy
-from redirty.collector.model.simulation import simulate
+from redirty.collector.model.predict import answer
+from redirty.collector.model.prediction import Question
+from redirty.collector.model.simulation import Outcome, simulate
 from redirty.collector.model.write_curve import WriteCurve
 from redirty.collector.pageset import PAGE_SIZE
 from redirty.collector.tracking.rounds import Round
@@ -56,8 +59,14 @@ class Estimator:
         self.started = clock()
         self._measured = False
         self._boundaries: list[float] = []
-        self._points: dict[float, float] = {}  # W(t) of all rounds
+        self._points: dict[float, float] = {}  # W(t) in the first pass
+        self._ended: list[
+            tuple[Round, float]
+        ] = []  # rounds that the model has not seen, boundaries
+        self._observed = ObservedRounds()
+        self._fit: Fit | None = None  # of all rounds
         self._pages = 0  # in the first pass
+        self._zero_pages = 0  # of these, known from its end on
         self._pass = (0, 0, 0.0, 0)  # number, pages, start, bytes sent before
         self._due = 0.0
         self._dirty_per_s: float | None = None
@@ -82,6 +91,8 @@ class Estimator:
 
     def end_pass(self, number: int, counts: PassCounts, sent_bytes: int, took_s: float) -> None:
         """End a pass, and measure its rate if it sent enough bytes."""
+        if number == 1:
+            self._zero_pages = counts.zero_pages
         if number == 1 and sent_bytes:
             self.rate = sent_bytes / took_s
         elif sent_bytes >= _MIN_SAMPLE_BYTES:
@@ -119,7 +130,7 @@ class Estimator:
         # The target writes until it is stopped: more pages become pending at the rate of this round.
         meanwhile_s = newly_dirty_pages * PAGE_SIZE / duration_s * boundary_s / self.rate
         self.fixed_s = boundary_s + reread_bytes / _REREAD_RATE + meanwhile_s
-        self._points[duration_s] = report.dirty_pages
+        self._ended.append((result, took_s))
 
     # ---- progress ----
 
@@ -152,16 +163,39 @@ class Estimator:
 
     def _predict(self, rate: float) -> tuple[float | None, float | None]:
         """Predict the seconds until the mirror is complete, and the downtime; None: never, or unknown."""
-        if not self._points or self.elapsed_s <= 0:
+        goals = self._request.goals
+        name = f"passes:{goals.passes or 1}"
+        if goals.downtime_s is not None and goals.passes is None:
+            name = "redirty"
+        found = self.forecast(
+            Question(
+                bandwidth=rate,
+                downtime_s=goals.downtime_s,
+                policy=name,
+                memory=float(self._pages * PAGE_SIZE),
+                zero=float(self._zero_pages * PAGE_SIZE),
+            )
+        )
+        if found is None or not found.converges:
             return None, None
+        return max(found.total_s - self.elapsed_s, 0.0), found.downtime_s
+
+    def forecast(self, question: Question) -> Outcome | None:
+        """Return the outcome that `redirty predict` expects on the rounds so far; None: nothing is known yet.
+
+        Within the first pass there is no round yet: what was written so far counts.
+        """
+        if self._ended:  # not at the end of a round: the target writes meanwhile
+            for result, took_s in self._ended:
+                self._observed.add(result, took_s)
+            self._ended.clear()
+            self._fit = fit(self._observed.observations())
+        if self._fit is not None:
+            return answer(self._fit, question).middle
+        if not self._points or self.elapsed_s <= 0:
+            return None
         times = np.array(sorted(self._points))
         pages = np.maximum.accumulate([self._points[t] for t in times.tolist()])
         curve = WriteCurve(times, pages, limit=float(max(self._pages, pages[-1])))
-        goals = self._request.goals
-        policy: Policy = Fixed(goals.passes or 1)
-        if goals.downtime_s is not None and goals.passes is None:
-            policy = Goal(goals.downtime_s, min(self._boundaries, default=0.0))
-        found = simulate(Memory(self._pages, 0, PAGE_SIZE), curve, policy, rate)
-        if not found.converges:
-            return None, None
-        return max(found.total_s - self.elapsed_s, 0.0), found.downtime_s
+        policy = question.policy_for(question.downtime_s, 0.0)
+        return simulate(Memory(self._pages, 0, PAGE_SIZE), curve, policy, question.bandwidth)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from redirty.collector.model.observations import ALL, Observations
 
 Floats = npt.NDArray[np.float64]
 
@@ -14,6 +15,8 @@ MIN_ROUNDS = 5  # length of a phase
 _MIN_SHARE = 1 / 16  # of all rounds, for the last phase to count alone
 _MIN_CHANGE = 0.2  # of the larger of the two rates
 _MIN_SIGNIFICANCE = 5.0  # times the noise
+_LONGER = 1.25  # times a short round: from here on lengths differ
+_SHORT = 0.1  # quantile of the lengths
 _SIMILAR = 0.25  # relative difference of two rates that count as the same
 
 
@@ -32,6 +35,31 @@ class ChangePoints:
     changes: tuple[int, ...]
     comes_back: bool
     too_late: bool = False
+
+
+def rates_of(seen: Observations) -> Floats:
+    """Return the dirty rate of each round, (n,) in pages per second, as if all had the same length.
+
+    The longer a round, the fewer distinct pages a second: where lengths differ, what a long round wrote by the
+    end of a short one counts, as far as its curve is known.
+    """
+    duration_s = np.maximum(seen.duration_s, 1e-9)
+    rates: Floats = seen.dirty / duration_s
+    short_s = float(np.quantile(duration_s, _SHORT)) if len(duration_s) else 0.0
+    long = np.flatnonzero(duration_s > _LONGER * short_s)
+    if not len(long):
+        return rates
+    inside = seen.points.chosen((seen.points.rounds == 0) & (seen.points.mapping_class == ALL))
+    order = np.lexsort((inside.elapsed_s, inside.number))
+    number, elapsed_s, pages = inside.number[order], inside.elapsed_s[order], inside.dirty[order]
+    starts = np.searchsorted(number, seen.number[long])
+    ends = np.searchsorted(number, seen.number[long], side="right")
+    for i, a, b in zip(long.tolist(), starts.tolist(), ends.tolist(), strict=True):
+        if a < b:
+            times = np.concatenate(([0.0], elapsed_s[a:b], [duration_s[i]]))
+            written = np.concatenate(([0.0], pages[a:b], [seen.dirty[i]]))
+            rates[i] = np.interp(short_s, times, written) / short_s
+    return rates
 
 
 def find(rate: Floats) -> ChangePoints:

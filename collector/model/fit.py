@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.model import change_points
+from redirty.collector.model import change_points, stop_cost
 from redirty.collector.model.extrapolation import fit_mixture
 from redirty.collector.model.observations import Observations
 from redirty.collector.model.samples import Samples, tabulate
@@ -45,7 +45,7 @@ class Fit:
         rounds_seen: number of all rounds.
         changes: numbers of the rounds in which the dirty rate changed.
         notes: caveats for a reader, one sentence each.
-        boundary_s: see Observations.
+        stop: the fixed part of a stop.
     """
 
     curve: WriteCurve
@@ -61,7 +61,7 @@ class Fit:
     rounds_seen: int
     changes: tuple[int, ...]
     notes: tuple[str, ...]
-    boundary_s: float = 0.0
+    stop: stop_cost.StopCost = field(default_factory=stop_cost.StopCost)
 
 
 def fit(seen: Observations) -> Fit:
@@ -71,8 +71,7 @@ def fit(seen: Observations) -> Fit:
     """
     if seen.rounds == 0:
         raise ValueError("no round")
-    rate = seen.dirty / np.maximum(seen.duration_s, 1e-9)
-    found = change_points.find(rate)
+    found = change_points.find(change_points.rates_of(seen))
     samples = tabulate(seen, found.first)
     counted = slice(found.first, None)
     present = float(seen.present[-1] + seen.dirty[-1] - seen.redirtied[-1])
@@ -94,7 +93,9 @@ def fit(seen: Observations) -> Fit:
         rounds_seen=seen.rounds,
         changes=tuple(int(seen.number[i]) for i in found.changes),
         notes=tuple(_notes(seen, found, count, missed)),
-        boundary_s=seen.boundary_s,
+        stop=stop_cost.StopCost()
+        if seen.boundary_s is None
+        else stop_cost.measured(seen.boundary_s[counted]),
     )
 
 

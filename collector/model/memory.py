@@ -20,6 +20,7 @@ class Memory:
         pages: pages present.
         zero_pages: those of them that are all zeros.
         page_size: in bytes.
+        compression: how many times smaller the contents of a page are on the link.
         layout: (pages, zero pages) of the pieces of the memory, (n,) each, in the order in which they are
             copied. Without it, zero pages are assumed to be spread evenly.
     """
@@ -28,6 +29,7 @@ class Memory:
     zero_pages: float
     page_size: int
     layout: tuple[Floats, Floats] | None = None
+    compression: float = 1.0
 
     def first_pass_bytes(self, policy: Policy) -> float:
         """Return the bytes on the link of a pass over all memory."""
@@ -41,7 +43,7 @@ class Memory:
 
     def page_bytes(self, policy: Policy) -> float:
         """Return the bytes on the link of a page that is not zero."""
-        return self.page_size + policy.header_bytes
+        return self.page_size / self.compression + policy.header_bytes
 
     def first_pass(self, policy: Policy) -> Remaining:
         """Return the work left before the first pass."""

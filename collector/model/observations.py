@@ -110,7 +110,7 @@ class Observations:
         average: (elapsed_s, pages) of an average curve, for recordings that have no points.
         mappings: recent write rates, the fastest first.
         layout: positions of the zero pages, if they were counted.
-        boundary_s: usual time that the end of a round takes.
+        boundary_s: (n,) how long the end of each round took, NaN where unknown; None: not measured.
     """
 
     page_size: int
@@ -126,9 +126,28 @@ class Observations:
     average: tuple[Floats, Floats] | None = None
     mappings: tuple[MappingRate, ...] = field(default=())
     layout: Layout | None = None
-    boundary_s: float = 0.0
+    boundary_s: Floats | None = None
 
     @property
     def rounds(self) -> int:
         """The number of rounds."""
         return len(self.number)
+
+    def until(self, count: int) -> Observations:
+        """Return the first `count` rounds, as if the observation had ended with them."""
+        if count >= self.rounds:
+            return self
+        cut = slice(0, count)
+        ends = self.points.number + np.maximum(self.points.rounds, 1) - 1
+        return replace(
+            self,
+            number=self.number[cut],
+            duration_s=self.duration_s[cut],
+            arm_s=self.arm_s[cut],
+            present=self.present[cut],
+            dirty=self.dirty[cut],
+            redirtied=self.redirtied[cut],
+            missed=self.missed[cut],
+            points=self.points.chosen(ends <= self.number[count - 1]),
+            boundary_s=None if self.boundary_s is None else self.boundary_s[cut],
+        )

@@ -1,25 +1,19 @@
-"""Policies of redirty and other tools: when a mirror makes another pass, and when it stops the target.
+"""Policies: when a mirror makes another pass, and when it stops the target. Those of redirty, CRIU and Xen.
 
-A policy is consulted after each pass with the work left. Sources: QEMU 7.2 (migration/migration.c:
-migration_iteration_run, migration_update_counters, migration_completion; migration/ram.c:
-ram_save_pending, save_zero_page_to_file); CRIU's pre-dump; Xen tools/libs/light/libxl_dom_save.c and
-tools/libs/guest sg_save_domain.c (the legacy stop conditions: 5 rounds, 50 pages).
+A policy is consulted after each pass with the work left. Sources: CRIU's pre-dump; Xen
+tools/libs/light/libxl_dom_save.c and tools/libs/guest sg_save_domain.c (the legacy stop conditions: 5 rounds, 50
+pages). Those of hypervisors are in hypervisors.py, their names in policies.py.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from redirty.collector.errors import UsageError
+from redirty.collector.model.throttle import Throttle
 from redirty.collector.pageset import PAGE_SIZE
 
-NAMES = "redirty, qemu, criu:N, passes:N or xen"
-QEMU_ZERO_PAGE_BYTES = 9  # an 8-byte header and the byte that is repeated
-QEMU_PAGE_HEADER_BYTES = 8
-QEMU_POLL_S = 0.1  # BUFFER_DELAY: how often its thread checks whether the rest fits the limit
 SURE = 0.9  # a page is deferred when it will be written again with this probability
 
 DEFAULT_DOWNTIME_S = 0.3
@@ -80,7 +74,13 @@ class Policy(Protocol):
         downtime_s: the goal; None when the policy has none.
         endless: whether it continues forever when it does not converge.
         compares: whether pages whose contents were sent already are not sent again.
-        boundary_s: time between two passes, and before the last one, in addition to sending.
+        boundary_s: time between two passes, in addition to sending.
+        stop_s: the fixed part of a stop: how long the target is stopped in addition to sending.
+        counts_stop: whether the goal includes stop_s; otherwise it limits the sending alone.
+        throttle: how the target is slowed down when it writes too fast, before it is; None: not at all.
+        postcopy: whether the rest is sent after the target runs at the other end.
+        timeout_s: when it gives up; None: never.
+        forced: whether the target is stopped then whatever is left; otherwise the migration is cancelled.
     """
 
     @property
@@ -104,6 +104,24 @@ class Policy(Protocol):
     @property
     def boundary_s(self) -> float: ...
 
+    @property
+    def stop_s(self) -> float: ...
+
+    @property
+    def counts_stop(self) -> bool: ...
+
+    @property
+    def throttle(self) -> Throttle | None: ...
+
+    @property
+    def postcopy(self) -> bool: ...
+
+    @property
+    def timeout_s(self) -> float | None: ...
+
+    @property
+    def forced(self) -> bool: ...
+
     def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
         """Decide how much of the work left this pass sends."""
 
@@ -111,45 +129,23 @@ class Policy(Protocol):
         """Decide whether the target is stopped now, after pass `number` (from 1)."""
 
 
-@dataclass(frozen=True)
-class Qemu:
-    """QEMU: passes until the rest fits the downtime limit.
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """Hold what only some tools do: see Policy."""
 
-    Every 100 ms it compares the rest of the pass, in whole pages, with bandwidth x limit; once that fits, it
-    adds what was written meanwhile, so a pass ends early.
-    """
-
-    downtime_s: float
-    zero_page_bytes: float | None = QEMU_ZERO_PAGE_BYTES
-    header_bytes: float = QEMU_PAGE_HEADER_BYTES
-    endless: bool = True
-    compares: bool = False
-    boundary_s: float = 0.0
-
-    @property
-    def name(self) -> str:
-        return "qemu"
-
-    def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
-        """See Policy."""
-        step = bandwidth * QEMU_POLL_S
-        fits = left.of_the_last(bandwidth * self.downtime_s)
-        # With exactly the limit pending it continues.
-        steps = max(1.0, math.floor((left.bytes - fits) / step) + 1)
-        return PassSent(min(left.bytes, steps * step))
-
-    def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
-        """See Policy."""
-        return left.pending_bytes < bandwidth * self.downtime_s or left.pending_bytes == 0
+    throttle: Throttle | None = None
+    postcopy: bool = False
+    timeout_s: float | None = None
+    forced: bool = False
 
 
 @dataclass(frozen=True)
-class Goal:
+class Goal(Extras):
     """redirty: passes until the rest fits the downtime goal.
 
     It stops the target when everything that was written fits, as unchanged pages are recognized only when they
     are read. keep_hot: defer pages that will almost certainly be written again to the last pass, as far as they
-    fit the goal.
+    fit the goal. stop_cost_s: the fixed part of a stop; None: a boundary.
     """
 
     downtime_s: float
@@ -159,10 +155,17 @@ class Goal:
     zero_page_bytes: float | None = 0.0
     header_bytes: float = 0.0
     endless: bool = True
+    stop_cost_s: float | None = None
+    counts_stop: bool = True
 
     @property
     def name(self) -> str:
         return "redirty"
+
+    @property
+    def stop_s(self) -> float:
+        """See Policy."""
+        return self.boundary_s if self.stop_cost_s is None else self.stop_cost_s
 
     def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
         """See Policy."""
@@ -179,15 +182,15 @@ class Goal:
     def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
         """See Policy."""
         fits = left.pending_bytes + left.meanwhile_bytes <= self._capacity(bandwidth)
-        return fits and self.boundary_s <= self.downtime_s
+        return fits and self.stop_s <= self.downtime_s
 
     def _capacity(self, bandwidth: float) -> float:
         """Return the bytes that the last pass can carry within the downtime goal."""
-        return bandwidth * max(self.downtime_s - self.boundary_s, 0.0)
+        return bandwidth * max(self.downtime_s - self.stop_s, 0.0)
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Extras):
     """A fixed number of passes, then the rest: CRIU's pre-dumps, the 2009 module."""
 
     passes: int
@@ -198,6 +201,8 @@ class Fixed:
     endless: bool = False
     compares: bool = False
     boundary_s: float = 0.0
+    stop_s: float = 0.0
+    counts_stop: bool = True
 
     @property
     def name(self) -> str:
@@ -213,7 +218,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Xen:
+class Xen(Extras):
     """Xen: at most five passes, fewer when fewer than 50 pages are left."""
 
     passes: int = 5
@@ -224,6 +229,8 @@ class Xen:
     endless: bool = False
     compares: bool = False
     boundary_s: float = 0.0
+    stop_s: float = 0.0
+    counts_stop: bool = True
 
     @property
     def name(self) -> str:
@@ -236,32 +243,3 @@ class Xen:
     def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
         """See Policy."""
         return number >= self.passes or left.pending_bytes < self.few_bytes
-
-
-def policy_of(text: str, downtime_s: float | None = None, boundary_s: float = 0.0) -> Policy:
-    """Return a policy by its name.
-
-    Args:
-        text: one of NAMES.
-        downtime_s: the goal; without it 0.3 s where the policy needs one.
-        boundary_s: see Policy; used for redirty's own only, as it was not measured for other tools.
-
-    Raises: UsageError for an unknown name.
-    """
-    goal = DEFAULT_DOWNTIME_S if downtime_s is None else downtime_s
-    if text == "redirty":
-        return Goal(goal, boundary_s)
-    if text == "qemu":
-        return Qemu(goal)
-    if text == "xen":
-        return Xen(downtime_s=downtime_s)
-    kind, _, number = text.partition(":")
-    if kind in ("criu", "passes"):
-        # Python refuses to convert more than 4,300 digits.
-        digits = number.isascii() and number.isdigit() and len(number) < 4000
-        if not (digits and 1 <= int(number) <= 10_000):
-            raise UsageError(
-                f"--policy {kind} needs a number of passes between 1 and 10000, like {kind}:3, got {text[:100]!r}"
-            )
-        return Fixed(int(number), kind, downtime_s)
-    raise UsageError(f"unknown policy {text!r}: choose {NAMES}")

@@ -6,16 +6,17 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from redirty.collector.model.fit import Fit
+from redirty.collector.model import breakdown, settings
+from redirty.collector.model.fit import Fit, fit
 from redirty.collector.model.memory import Memory
-from redirty.collector.model.observations import Layout, MappingRate
+from redirty.collector.model.observations import Layout, MappingRate, Observations
 from redirty.collector.model.policy import Policy
 from redirty.collector.model.prediction import Answer, Question
 from redirty.collector.model.reasons import reasons_of
 from redirty.collector.model.simulation import Outcome, simulate
-from redirty.collector.model.thresholds import min_bandwidth, min_downtime
 from redirty.collector.model.write_curve import WriteCurve
 
+SCHEMA = 1  # of the JSON object; grows when a key is added
 _FACTORS = (1 / 4, 1 / 2, 1, 2, 4)  # of the requested bandwidth
 _DOWNTIMES_S = (0.03, 0.1, 0.3, 1.0)
 _NEAR = 1.1  # times the critical bandwidth: up to it no verdict is certain
@@ -28,30 +29,55 @@ def memory_of(fit: Fit, question: Question, policy: Policy, layout: Layout | Non
     given = question.memory is not None or question.zero is not None
     if layout is not None and not given and policy.zero_page_bytes is not None:
         pages, zero = float(layout.pages.sum()), float(layout.zero.sum())
-        return Memory(pages, zero, page, (layout.pages, layout.zero))
+        return Memory(pages, zero, page, (layout.pages, layout.zero), question.compression)
     pages = fit.present if question.memory is None else question.memory / page
-    return Memory(pages, min((question.zero or 0.0) / page, pages), page)
+    zero = min((question.zero or 0.0) / page, pages)
+    return Memory(pages, zero, page, compression=question.compression)
 
 
-def answer(fit: Fit, question: Question, layout: Layout | None = None) -> Answer:
+def forecast(seen: Observations, question: Question, slack: float = 1.0) -> Answer:
+    """Predict the outcome of a mirror from what was observed: the one way to a prediction, for every command.
+
+    slack: as for answer().
+
+    Raises: UsageError for an unknown policy; ValueError when there is no round.
+    """
+    return answer(fit(seen), question, seen.layout, slack)
+
+
+def answer(
+    fit: Fit, question: Question, layout: Layout | None = None, slack: float = 1.0
+) -> Answer:
     """Predict the outcome of a mirror. Fast: a live screen calls it each round.
 
-    layout: that of the observations.
+    Args:
+        fit: the write curves of the target.
+        question: bandwidth, goal and policy.
+        layout: that of the observations.
+        slack: factor by which the bandwidth may also be less, or more, for the ends of the interval: a screen
+            that has said "uncertain" says anything else only when it is that far from being so.
 
     Raises: UsageError for an unknown policy.
     """
-    policy = question.policy_for(question.downtime_s, fit.boundary_s)
+
+    def policy_of(boundary_s: float) -> Policy:
+        return question.policy_for(question.downtime_s, boundary_s)
+
+    policy = policy_of(fit.stop.usual_s)
     memory = memory_of(fit, question, policy, layout)
 
-    def outcome(curve: WriteCurve, factor: float = 1.0) -> Outcome:
+    def outcome(curve: WriteCurve, boundary_s: float, factor: float = 1.0) -> Outcome:
         bandwidth = question.bandwidth * factor
-        return simulate(memory, curve, policy, bandwidth, question.last_bandwidth)
+        return simulate(memory, curve, policy_of(boundary_s), bandwidth, question.last_bandwidth)
 
-    middle, low, high = outcome(fit.curve), outcome(fit.low), outcome(fit.high)
+    middle = outcome(fit.curve, fit.stop.usual_s)
+    low = outcome(fit.low, fit.stop.low_s, slack)
+    high = outcome(fit.high, fit.stop.high_s, 1 / slack)
+    near = _NEAR * slack
     # That close to the critical bandwidth, chance decides.
-    if high.converges and not (below := outcome(fit.curve, 1 / _NEAR)).converges:
+    if high.converges and not (below := outcome(fit.curve, fit.stop.usual_s, 1 / near)).converges:
         high = below
-    if not low.converges and (above := outcome(fit.curve, _NEAR)).converges:
+    if not low.converges and (above := outcome(fit.curve, fit.stop.usual_s, near)).converges:
         low = above
     return Answer(question, fit, policy, memory, middle, low, high)
 
@@ -60,15 +86,20 @@ def as_json(a: Answer, mappings: tuple[MappingRate, ...] = ()) -> dict[str, Any]
     """Return the object of `predict --json`. Times of a mirror that never ends are null."""
     fit, curve = a.fit, a.fit.curve
     question = a.question
-    enough = min_bandwidth(a.memory, curve, a.policy)
-    goal = min_downtime(a.memory, curve, a.policy_for, question.bandwidth)
-    if not a.policy.endless:
-        goal = a.middle.downtime_s
+    found = settings.settings_of(a)
+    stops = math.isfinite(a.middle.total_s) and not a.policy.postcopy
+    enough, goal = found.bandwidth, found.downtime_s
     return {
+        "schema": SCHEMA,
         "converges": a.middle.converges,
         "verdict": a.verdict,
         "passes": [
-            {"pass": p.number, "bytes": round(p.bytes), "duration_s": round(p.duration_s, 6)}
+            {
+                "pass": p.number,
+                "bytes": round(p.bytes),
+                "duration_s": round(p.duration_s, 6),
+                "stopped": stops and p is a.middle.passes[-1],
+            }
             for p in a.middle.passes
         ],
         "total_s": _finite(a.middle.total_s),
@@ -77,11 +108,13 @@ def as_json(a: Answer, mappings: tuple[MappingRate, ...] = ()) -> dict[str, Any]
         "left_bytes": round(a.middle.left_bytes),
         "min_bandwidth_bytes_per_s": None if enough is None else round(enough),
         "min_downtime_s": _finite(math.inf if goal is None else goal),
+        "settings": settings.as_json(found),
         "low": _end(a, min),
         "high": _end(a, max),
         "policy": a.policy.name,
         "bandwidth_bytes_per_s": question.bandwidth,
         "downtime_goal_s": a.policy.downtime_s,
+        "compression": question.compression,
         "basis": {
             "rounds": fit.rounds,
             "seconds": round(fit.seconds, 6),
@@ -92,7 +125,9 @@ def as_json(a: Answer, mappings: tuple[MappingRate, ...] = ()) -> dict[str, Any]
             "zero_pages": round(a.memory.zero_pages) if a.memory.zero_pages else None,
             "page_size": fit.page_size,
             "boundary_s": round(a.policy.boundary_s, 6),
+            "stop_s": round(a.policy.stop_s, 6),
         },
+        "parts": breakdown.as_json(a),
         "changed_in_rounds": list(fit.changes),
         "new_pages_per_s": round(fit.growth_per_s, 3),
         "reasons": reasons_of(a, _classes(a), mappings),

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from redirty.collector.model.fit import Fit
 from redirty.collector.model.memory import Memory
-from redirty.collector.model.policy import Policy, policy_of
+from redirty.collector.model.policies import policy_of
+from redirty.collector.model.policy import Policy
 from redirty.collector.model.simulation import Outcome
+from redirty.collector.units import RateUnit
 
 CONVERGES, DOES_NOT, UNCERTAIN = "converges", "does not converge", "uncertain"
 
@@ -23,6 +25,9 @@ class Question:
         memory: bytes that the first pass copies; None: as observed.
         zero: bytes of zero pages among them; None: as observed.
         last_bandwidth: see simulate().
+        stop_cost_s: the fixed part of a stop; None: as measured.
+        compression: how many times smaller compression makes a page.
+        unit: in which the bandwidth was given, for display.
     """
 
     bandwidth: float
@@ -31,13 +36,20 @@ class Question:
     memory: float | None = None
     zero: float | None = None
     last_bandwidth: float | None = None
+    stop_cost_s: float | None = None
+    unit: RateUnit | None = None
+    compression: float = 1.0
 
     def policy_for(self, downtime_s: float | None, boundary_s: float) -> Policy:
         """Return the policy with another goal. boundary_s: see Policy.
 
+        A stop includes a boundary, so a boundary takes no longer than a stop is said to take.
+
         Raises: UsageError for an unknown policy.
         """
-        return policy_of(self.policy, downtime_s, boundary_s)
+        if self.stop_cost_s is not None:
+            boundary_s = min(boundary_s, self.stop_cost_s)
+        return policy_of(self.policy, downtime_s, boundary_s, self.stop_cost_s)
 
 
 @dataclass(frozen=True)
@@ -47,8 +59,8 @@ class Answer:
     Attributes:
         question, fit, policy, memory: what the answer is based on.
         middle: the expected outcome.
-        low, high: the outcomes with the fewest and the most pages written, or, near the critical bandwidth,
-            with a bandwidth that is 10 % away.
+        low, high: the outcomes with the fewest and the most pages written, in quiet and in busy moments, or, near
+            the critical bandwidth, with a bandwidth that is 10 % away.
     """
 
     question: Question
@@ -61,7 +73,7 @@ class Answer:
 
     def policy_for(self, downtime_s: float | None) -> Policy:
         """Return the policy with another goal."""
-        return self.question.policy_for(downtime_s, self.fit.boundary_s)
+        return self.question.policy_for(downtime_s, self.fit.stop.usual_s)
 
     @property
     def verdict(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from redirty.collector.errors import one_line
@@ -24,31 +25,12 @@ def reasons_of(
     """
     page = a.fit.page_size
     bandwidth = a.question.bandwidth
-    goal = a.policy.downtime_s
     found = []
-    if not a.fit.curve.pages[-1]:
+    if a.middle.converges and not a.fit.curve.pages[-1]:
         return ["nothing was written: one pass copies everything"]
-    if a.middle.converges:
-        down = a.middle.passes[-1]
-        within = f", within {show_time(goal)}" if goal is not None else ""
-        found.append(
-            f"after {plural(len(a.middle.passes) - 1, 'pass', 'passes')} {show_bytes(down.bytes)} are left, which take "
-            f"{show_time(down.duration_s)}{within}"
-        )
-    elif goal is not None and a.middle.passes:
-        if a.policy.endless:
-            seconds = a.middle.passes[-1].duration_s
-            left = a.middle.left_bytes
-            found.append(
-                f"a pass of {show_time(seconds)} leaves {show_bytes(left)} to copy, and so does "
-                f"the next; in {show_time(goal)} the link carries {show_bytes(bandwidth * goal)}"
-            )
-        else:
-            down = a.middle.passes[-1]
-            found.append(
-                f"the last pass copies {show_bytes(down.bytes)} in {show_time(down.duration_s)}, "
-                f"more than {show_time(goal)}"
-            )
+    found.append(_how_it_converges(a) if a.middle.converges else obstacle(a))
+    if a.verdict == "uncertain":
+        found.append(_why_uncertain(a))
     growth = a.fit.growth_per_s * page
     if growth >= 0.05 * bandwidth:
         found.append(
@@ -62,6 +44,59 @@ def reasons_of(
         )
     found += _mapping_lines(mappings, page)
     return found
+
+
+def _how_it_converges(a: Answer) -> str:
+    down, goal, stop_s = a.middle.passes[-1], a.policy.downtime_s, a.policy.stop_s
+    if a.policy.postcopy:
+        return (
+            f"the target moves after one pass: {show_bytes(down.bytes)} follow while it runs at the other end, "
+            f"in {show_time(down.duration_s)}"
+        )
+    takes = f"which take {show_time(down.duration_s)}"
+    if stop_s:
+        takes += f", and stopping {show_time(stop_s)}"
+    within = "" if goal is None else f", within {show_time(goal)}"
+    if stop_s and goal is not None and not a.policy.counts_stop:
+        within += f" for the sending: {a.policy.name} does not count the rest"
+    return (
+        f"after {plural(len(a.middle.passes) - 1, 'pass', 'passes')} {show_bytes(down.bytes)} are left, "
+        f"{takes}{within}"
+    )
+
+
+def obstacle(a: Answer) -> str:
+    """Return why the expected outcome does not converge: the very comparison that the policy makes."""
+    goal, stop_s = a.policy.downtime_s or 0.0, a.policy.stop_s
+    counted_s = stop_s if a.policy.counts_stop else 0.0
+    if counted_s > goal:
+        return f"stopping alone takes {show_time(stop_s)}, more than {show_time(goal)}, at any bandwidth"
+    last = a.middle.passes[-1]
+    if math.isfinite(a.middle.total_s):
+        and_stop = f" and stopping takes {show_time(stop_s)}" if counted_s else ""
+        return (
+            f"the last pass copies {show_bytes(last.bytes)} in {show_time(last.duration_s)}{and_stop}, "
+            f"more than {show_time(goal)}"
+        )
+    left, carried = a.middle.pending_bytes, a.question.bandwidth * (goal - counted_s)
+    shown, limit = show_bytes(left), show_bytes(carried)
+    if shown == limit:
+        limit += ", a little less"
+    within = show_time(goal)
+    if counted_s:
+        within = f"the {show_time(goal - counted_s)} that stopping leaves of {within}"
+    return (
+        f"a pass of {show_time(last.duration_s)} leaves {shown} to copy, and so does the next; "
+        f"in {within} the link carries {limit}"
+    )
+
+
+def _why_uncertain(a: Answer) -> str:
+    if a.middle.converges:
+        when, verdict = "the most written of the rounds, in a busy moment or at a tenth less", "not"
+    else:
+        when, verdict = "the least written of the rounds, in a quiet moment or at a tenth more", ""
+    return f"uncertain: with {when} bandwidth it would {verdict} converge".replace("  ", " ")
 
 
 def _mapping_lines(mappings: tuple[MappingRate, ...], page: int) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from redirty.collector.model.memory import Memory, share
 from redirty.collector.model.policy import PassSent, Policy, Remaining
 from redirty.collector.model.rewrites import met_before_read, rewritten, written_again
+from redirty.collector.model.throttle import Throttle
 from redirty.collector.model.write_curve import WriteModel
 
 # If this number of consecutive passes left no less than the best pass before them, to a relative
@@ -53,6 +54,7 @@ class Outcome:
         downtime_s: how long the target is stopped; infinite in the same case.
         transferred_bytes: bytes on the link.
         left_bytes: bytes that each pass leaves when the policy never stops the target, else 0.
+        pending_bytes: what the policy compares with its goal then: whole pages, and what is written until it stops.
     """
 
     converges: bool
@@ -61,6 +63,7 @@ class Outcome:
     downtime_s: float
     transferred_bytes: float
     left_bytes: float
+    pending_bytes: float
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class PassState:
     Attributes:
         left: the work left.
         previous_round_s: length of the round of the previous pass; None before the first one.
+        throttle: state of the policy's throttle; None: it has none.
         order: (_PARTS,) bytes that the next pass sends of each part of the memory, as if all parts were like it.
         least_bytes: minimum that any pass has left so far.
         stalled: number of consecutive passes that left no less than that.
@@ -80,6 +84,7 @@ class PassState:
     order: tuple[float, ...]
     least_bytes: float
     stalled: int
+    throttle: Throttle | None = None
 
 
 class Simulation:
@@ -102,7 +107,8 @@ class Simulation:
         if not bandwidth > 0 or (last_bandwidth is not None and not last_bandwidth > 0):
             raise ValueError("a bandwidth must be positive")
         self.memory = memory
-        self.written = written
+        self._unthrottled = written
+        self._pace = 1.0  # share of the time for which the target runs
         self.policy = policy
         self.bandwidth = bandwidth
         self.last_bandwidth = last_bandwidth
@@ -119,7 +125,12 @@ class Simulation:
             order=(1.0,) * _PARTS,
             least_bytes=math.inf,
             stalled=0,
+            throttle=self.policy.throttle,
         )
+
+    def written(self, elapsed_s: float) -> float:
+        """Return W(t) of the target as it is throttled now."""
+        return self._unthrottled(elapsed_s * self._pace)
 
     def step(self, state: PassState) -> PassState | Outcome:
         """Make one pass. Return the state after it, or the outcome if no other pass follows."""
@@ -146,9 +157,19 @@ class Simulation:
         if policy.stop(len(self.passes), left, self.bandwidth):
             return self._stopped(to_do + self._meanwhile_bytes)
 
-        stalled = self._stalled(state, to_do)
+        throttle = state.throttle
+        if throttle is not None:
+            throttle = throttle.after(sent.bytes, dirty, round_s)
+            self._pace = throttle.pace(self._unthrottled, page_bytes)
+        stalled = self._stalled(state, to_do, throttle)
+        elapsed_s = sum(p.duration_s for p in self.passes) if policy.timeout_s is not None else 0.0
+        if policy.forced and (stalled >= _MAX_STALLED or elapsed_s >= (policy.timeout_s or 0.0)):
+            return self._stopped(to_do, max((policy.timeout_s or 0.0) - elapsed_s, 0.0))
+        if policy.timeout_s is not None and elapsed_s >= policy.timeout_s:
+            return self._never_stopped(to_do, pending, stalled)
         if policy.endless and (stalled >= _MAX_STALLED or len(self.passes) >= _MAX_PASSES):
-            return self._never_stopped(pending if policy.compares else to_do, stalled)
+            compared = pending + (self._meanwhile_bytes if policy.counts_stop else 0.0)
+            return self._never_stopped(pending if policy.compares else to_do, compared, stalled)
         if policy.compares:
             changed = self._changed_before_read(unchanged, round_s, to_do)
             order = tuple(a + b for a, b in zip(order, changed, strict=True))
@@ -159,6 +180,7 @@ class Simulation:
             order=order,
             least_bytes=min(state.least_bytes, to_do),
             stalled=stalled,
+            throttle=throttle,
         )
 
     def _written_again(self, seconds: float) -> tuple[float, float]:
@@ -218,28 +240,46 @@ class Simulation:
             more = sum(changed) / _PARTS * self._page_bytes
         return changed
 
-    def _stalled(self, state: PassState, to_do: float) -> int:
-        """Return the number of consecutive passes, this one included, that left no less than the best one."""
+    def _stalled(self, state: PassState, to_do: float, throttle: Throttle | None) -> int:
+        """Return the number of consecutive passes, this one included, that left no less than the best one.
+
+        A target that will be throttled more has not stalled.
+        """
+        if throttle is not None and not throttle.settled:
+            return 0
         return 0 if to_do < state.least_bytes * (1 - _LESS) else state.stalled + 1
 
-    def _stopped(self, left: float) -> Outcome:
-        """Return the outcome of stopping the target now, with this number of bytes left."""
+    def _stopped(self, left: float, waited_s: float = 0.0) -> Outcome:
+        """Return the outcome of stopping the target, with this number of bytes left.
+
+        waited_s: until then passes like the last ones go on.
+        """
         policy = self.policy
         last_pass = Pass(len(self.passes) + 1, left, left / (self.last_bandwidth or self.bandwidth))
         passes = (*self.passes, last_pass)
-        goal, downtime_s = policy.downtime_s, last_pass.duration_s + policy.boundary_s
+        goal, downtime_s = policy.downtime_s, last_pass.duration_s + policy.stop_s
+        if policy.postcopy:
+            downtime_s = policy.stop_s
+        limited_s = downtime_s if policy.counts_stop else last_pass.duration_s
         return Outcome(
-            converges=goal is None or downtime_s <= goal * (1 + 1e-9),
+            converges=goal is None or limited_s <= goal * (1 + 1e-9),
             passes=passes,
-            # one arm at the start, one after each pass, and one when the target is stopped
-            total_s=sum(p.duration_s for p in passes) + (len(passes) + 1) * policy.boundary_s,
+            # a boundary at the start, and one after each pass before the stop
+            total_s=sum(p.duration_s for p in passes)
+            + len(passes) * policy.boundary_s
+            + policy.stop_s
+            + waited_s,
             downtime_s=downtime_s,
-            transferred_bytes=sum(p.bytes for p in passes),
+            transferred_bytes=sum(p.bytes for p in passes) + waited_s * self.bandwidth,
             left_bytes=0.0,
+            pending_bytes=0.0,
         )
 
-    def _never_stopped(self, left: float, stalled: int) -> Outcome:
-        """Return the outcome of a policy that would continue forever. left: bytes that each pass leaves."""
+    def _never_stopped(self, left: float, pending: float, stalled: int) -> Outcome:
+        """Return the outcome of a policy that would continue forever.
+
+        left, pending: bytes that each pass leaves, on the link, and what the policy compares with its goal.
+        """
         shown = self.passes[: len(self.passes) - stalled + 1] if stalled else self.passes
         return Outcome(
             converges=False,
@@ -248,6 +288,7 @@ class Simulation:
             downtime_s=math.inf,
             transferred_bytes=sum(p.bytes for p in self.passes),
             left_bytes=left,
+            pending_bytes=pending,
         )
 
 

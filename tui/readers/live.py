@@ -12,6 +12,7 @@ from typing import Any
 from redirty.collector.arming.fault_cost import fault_s
 from redirty.collector.errors import TargetEndedError, one_line
 from redirty.collector.linux.cpu_time import CpuTimeSampler
+from redirty.collector.metrics.observed_rounds import points_of
 from redirty.collector.metrics.within import WrittenWithin
 from redirty.collector.metrics.write_curves import WindowCurves, inside
 from redirty.collector.recording.options import RecordingOptions
@@ -27,7 +28,7 @@ from redirty.tui.readers.writers import WriterCounts
 from redirty.tui.snapshots.convergence import ConvergenceQuestion
 from redirty.tui.snapshots.cost import DEFAULT_MAX, Cost, cost_of, longer_interval
 from redirty.tui.snapshots.history import KEPT, MEAN, History
-from redirty.tui.snapshots.round_summary import RoundSummary, of_round, points_of
+from redirty.tui.snapshots.round_summary import RoundSummary, of_round
 from redirty.tui.snapshots.snapshot import ReaderState, TargetInfo
 
 log = logging.getLogger(__name__)
@@ -105,8 +106,6 @@ class Live(TargetReader):
         with self._wake:
             self._settled = -_SETTLE_ROUNDS
             self._note = note
-            last = self._history.last
-            self.model.first_round = 0 if last is None else last.number + 2
             self.about = replace(self.about, interval_s=session.interval_s)
             self._changed()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from redirty.collector.analyze import load
-from redirty.collector.analyze.observations import layout_of
+from redirty.collector.analyze.observations import observe
 from redirty.collector.analyze.schema import TABLES, Kind, Number
 from redirty.collector.analyze.tables import parquet_files, read_csv_bytes
 from redirty.collector.analyze.writers import round_of
@@ -87,7 +87,7 @@ class LoadedRecording:
         rounds: ascending.
         start_s: start of the first round.
         ends_s: (n,) end of each round.
-        layout: layout of the target's memory; None unless zero pages were counted.
+        observed: the model's input, that of `redirty predict`.
 
     Raises:
         RedirtyError: the recording is damaged, or has no complete round.
@@ -128,7 +128,7 @@ class LoadedRecording:
         start_s, duration_s = (rounds[c].to_numpy(np.float64) for c in ("start_s", "duration_s"))
         self.ends_s: Floats = start_s + duration_s
         self.start_s = float(start_s[0])
-        self.layout = layout_of(load.load_zeros(directory))
+        self.observed = observe(directory, self.meta)
 
 
 def _bounds(column: I64, numbers: I64) -> list[tuple[int, int]]:

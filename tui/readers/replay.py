@@ -74,7 +74,6 @@ class Replay(TargetReader):
         )
         if not meta.get("complete"):
             self._message = "the recording ended early; its complete rounds are shown"
-        self.model.layout = recorded.layout
         with self._wake:
             self._recorded = recorded
             self._position_s = float(recorded.ends_s[-1])
@@ -109,7 +108,13 @@ class Replay(TargetReader):
             position_s=float(ends[at]) - start_s,
             length_s=float(ends[-1]) - start_s,
         )
-        shown = self.snapshot(history, ReaderState.REPLAY, self._message, force=not playing)
+        shown = self.snapshot(
+            history,
+            ReaderState.REPLAY,
+            self._message,
+            force=not playing,
+            observe=lambda: recorded.observed.until(at + 1),
+        )
         self.publish(
             replace(
                 shown,

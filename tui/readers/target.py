@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from redirty.collector.model.observations import Observations
 from redirty.tui.readers.base import Reader, error_text
 from redirty.tui.readers.model_schedule import ModelSchedule
 from redirty.tui.snapshots.convergence import ConvergenceQuestion
@@ -64,9 +66,25 @@ class TargetReader(Reader[TargetSnapshot]):
         )
 
     def snapshot(
-        self, history: History, state: ReaderState, message: str = "", *, force: bool = True
+        self,
+        history: History,
+        state: ReaderState,
+        message: str = "",
+        *,
+        force: bool = True,
+        observe: Callable[[], Observations | None] | None = None,
     ) -> TargetSnapshot:
-        """Return a snapshot with a prediction. force: run the model even if it is not due."""
+        """Return a snapshot with a prediction.
+
+        Args:
+            history: the latest rounds.
+            state: of the reader.
+            message: what happened.
+            force: run the model even if it is not due, and whatever it said before.
+            observe: returns the model's input; None: that of the history.
+        """
         common = self.common(history, state, message)
-        found = self.model.answer(history, common.mappings, self.question, force=force)
+        found = self.model.answer(
+            observe or history.observed, common.mappings, self.question, force=force
+        )
         return replace(common, convergence=found)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from redirty.collector.pageset import PAGE_SIZE
-from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
+from redirty.collector.units import show_bits, show_bytes, show_pages, show_rate, show_time
 from redirty.tui.render.charts import LABEL, Canvas, axis, nice
 from redirty.tui.render.rows import Row, clipped, wrapped
 from redirty.tui.render.target import waiting
@@ -80,7 +80,10 @@ def convergence(s: TargetSnapshot, width: int, height: int) -> list[Row]:
         return waiting(s)
     rows = [question_row(c, width), *verdict_rows(c, width)]
     if c.sufficient is not None and c.good:
-        rows.append([("  needs at least ", "dim"), (f"{show_bytes(c.sufficient)}/s", "")])
+        rows.append([("  needs at least ", "dim"), (show_rate(c.sufficient, c.question.unit), "")])
+    if c.stop_s and c.stopped:
+        sent = show_time(c.downtime_s - c.stop_s)
+        rows.append([("  stopped for ", "dim"), (f"{show_time(c.stop_s)} + {sent} of sending", "")])
     note_rows = [row for note in c.notes for row in wrapped("note: " + note, width, "dim", "  ")]
     space = max(height - len(rows) - min(len(note_rows), max(height // 4, 1)), 1)
     rows += _passes(c, width, space)
@@ -91,7 +94,6 @@ def _passes(c: Convergence, width: int, room: int) -> list[Row]:
     """Return a bar for each pass; only the first and last ones if there are too many."""
     passes = c.passes
     longest_s = max((p.duration_s for p in passes), default=0.0) or 1.0
-    ends = math.isfinite(c.total_s)
     shown: list[int | None] = list(range(len(passes)))
     if len(passes) > room:
         tail = max((room - 1) // 2, 1)
@@ -104,7 +106,7 @@ def _passes(c: Convergence, width: int, room: int) -> list[Row]:
             rows.append([(f"  …  {len(passes)} passes", "dim")])
             continue
         p = passes[i]
-        stopped = ends and i == len(passes) - 1
+        stopped = c.stopped and i == len(passes) - 1
         bar = "█" * max(round(p.duration_s / longest_s * length), 1)
         style = "warn" if stopped else "again"
         amount = f"{show_bytes(p.bytes):>11} {show_time(p.duration_s):>10}"

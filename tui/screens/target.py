@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from redirty.collector.units import parse_rate
+from redirty.collector.units import RateUnit, parse_rate, rate_unit
 from redirty.tui import export
 from redirty.tui.readers.link_watch import LinkWatch
 from redirty.tui.readers.replay import Replay
@@ -209,12 +209,13 @@ class TargetScreen(Watch):
     def action_type_bandwidth(self) -> None:
         """Ask for the link's bandwidth."""
 
-        def apply(bandwidth: float) -> None:
+        def apply(found: tuple[float, RateUnit | None]) -> None:
+            bandwidth, unit = found
             question = self.reader.question
-            self.reader.ask(replace(question, bandwidth=bandwidth, source=AS_TYPED))
+            self.reader.ask(replace(question, bandwidth=bandwidth, source=AS_TYPED, unit=unit))
 
-        def parse(text: str) -> float:
-            return parse_rate(text, "bandwidth")
+        def parse(text: str) -> tuple[float, RateUnit | None]:
+            return parse_rate(text, "bandwidth"), rate_unit(text)
 
         prompt(self.app, "bandwidth: 10Gbit, 1.25GB, 200MiB", parse, apply)
 
@@ -222,7 +223,7 @@ class TargetScreen(Watch):
         """Ask for the downtime goal."""
 
         def apply(downtime_s: float) -> None:
-            self.reader.ask(replace(self.reader.question, downtime_s=downtime_s))
+            self.reader.ask(self.reader.question.with_downtime(downtime_s))
 
         prompt(self.app, "downtime: 300ms, 2s", parse_downtime, apply)
 

@@ -232,12 +232,13 @@ class History:
         ]
         return tuple(sorted(rows, key=lambda r: (bool(r.writer.stack), -r.pages_per_s)))
 
-    def observed(self, first: int = 0) -> Observations | None:
-        """Return the model's input from round number `first` on; None if there is no such round."""
-        rounds = [r for r in self._rounds if r.number >= first]
+    def observed(self) -> Observations | None:
+        """Return the model's input; None before the first round."""
+        rounds = list(self._rounds)
         if not rounds:
             return None
-        known = np.nan_to_num(np.stack([r.values for r in rounds]))
+        found = np.stack([r.values for r in rounds])
+        known = np.nan_to_num(found)
         values = {name: known[:, i] for name, i in COLUMN.items()}
         points = _joined([r.points for r in rounds])
         return Observations(
@@ -252,6 +253,7 @@ class History:
             points=points.chosen(points.number >= rounds[0].number),
             classes=CLASSES,
             mappings=self._hottest(),
+            boundary_s=found[:, COLUMN["boundary_s"]],
         )
 
     def _hottest(self) -> tuple[MappingRate, ...]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.linux.maps import CLASSES, Mapping
-from redirty.collector.metrics.write_curves import Point
-from redirty.collector.model.observations import ALL, Points
+from redirty.collector.linux.maps import Mapping
+from redirty.collector.model.observations import Points
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, count_in
 from redirty.collector.recording.columns import ROUNDS, TLB
 from redirty.collector.recording.tlb import rows as tlb_rows
@@ -217,23 +215,3 @@ def merge(keys: U64, pages: I64) -> tuple[U64, I64]:
         return keys, pages
     starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
     return keys[starts], np.add.reduceat(pages, starts)
-
-
-def points_of(points: list[Point]) -> Points:
-    """Convert points of curves to the model's form; mapping classes become indexes of CLASSES."""
-    if not points:
-        return Points.none()
-
-    def column(value: Callable[[Point], float]) -> Floats:
-        return np.array([value(p) for p in points], np.float64)
-
-    classes = [ALL if not p.mapping_class else CLASSES.index(p.mapping_class) for p in points]
-    return Points(
-        number=column(lambda p: p.round).astype(np.int64),
-        rounds=column(lambda p: p.rounds).astype(np.int64),
-        mapping_class=np.array(classes),
-        elapsed_s=column(lambda p: p.elapsed_s),
-        dirty=column(lambda p: p.dirty),
-        redirtied=column(lambda p: np.nan if p.redirtied is None else p.redirtied),
-        raced=column(lambda p: np.nan if p.raced is None else p.raced),
-    )

@@ -13,7 +13,7 @@ def interval_of(text: str, name: str) -> float:
 
     Raises: UsageError when it is not a time, or too short.
     """
-    interval_s = parse_time(text, name)
+    interval_s = parse_time(text, name, bare_seconds=True)
     if interval_s < _MIN_S:
         raise UsageError(f"{name} must be at least 1ms, got {text}; 100ms is usual")
     return interval_s

@@ -243,7 +243,7 @@ def test_live_text(tmp_path: Path) -> None:
         )
     assert done.code == 0, done
     assert f"process {writer.pid}: writer" in done.out
-    assert "qemu at 953.7 MiB/s, downtime at most 300.0 ms" in done.out
+    assert "qemu at 1 GB/s, downtime at most 300.0 ms" in done.out
 
 
 def test_a_command_that_ends_early(tmp_path: Path) -> None:

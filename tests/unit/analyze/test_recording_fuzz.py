@@ -211,7 +211,6 @@ def replayed(directory: Path) -> int:
         return 1
     reader = Replay(directory, ConvergenceQuestion(125e6, 0.3, "redirty"))
     reader.publish(reader.common(History(first_rounds(directory)), ReaderState.STARTING))
-    reader.model.layout = recorded.layout
     for position_s in (0.0, np.inf):
         reader._position_s = position_s
         reader._publish(recorded)

@@ -187,7 +187,7 @@ def test_the_last_pass_at_another_bandwidth(
 def test_text(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["predict", str(recording), "--bandwidth", "100MiB"]) == 0
     shown = capsys.readouterr().out
-    assert "redirty at 100.0 MiB/s, downtime at most 300.0 ms: converges" in shown
+    assert "redirty at 100 MiB/s, downtime at most 300.0 ms: converges" in shown
     for words in ("total", "downtime", "transferred", "target stopped", "W(t)", "by bandwidth and"):
         assert words in shown
     assert "*" in shown and shown.isascii()
@@ -243,6 +243,9 @@ def test_more_bandwidth_than_memory_has(
         (["--bandwidth", "1GB", "--downtime", "0"], "--downtime must be positive, got 0"),
         (["--bandwidth", "1GB", "--downtime", "0ms"], "--downtime must be positive, got 0ms"),
         (["--bandwidth", "1GB", "--downtime", "soon"], "invalid time"),
+        (["--bandwidth", "1GB", "--downtime", "300"], "write 300ms or 300s"),
+        (["--bandwidth", "1GB", "--stop-cost", "5"], "write 5ms or 5s"),
+        (["--bandwidth", "10gb"], "may be bits or bytes"),
         (["--bandwidth", "1GB", "--policy", "magic"], "unknown policy"),
         (["--bandwidth", "1GB", "--policy", "criu:0"], "criu:3"),
         (["--bandwidth", "1GB", "--memory", "1Gbit"], "512MiB"),
@@ -363,3 +366,37 @@ def test_plot() -> None:
 def test_a_plot_of_nothing() -> None:
     assert ascii_plot.plot(lambda t: 0.0, 0.001, 10.0, 1.0) == []
     assert ascii_plot.plot(lambda t: t, 1.0, 1.0, 1.0) == []
+
+
+@pytest.mark.parametrize(
+    ("times", "verdict", "code"),
+    [(2.0, "converges", 0), (0.3, "does not converge", 4), (1.02, "uncertain", 5)],
+)
+def test_the_exit_code_of_a_verdict(
+    times: float, verdict: str, code: int, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only on request: without the option a prediction that was made ends with 0."""
+    asked = predicted(capsys, recording, "--bandwidth", "1Gbit")["min_bandwidth_bytes_per_s"]
+    words = ["predict", str(recording), "--bandwidth", f"{asked * times:.0f}B"]
+    assert cli.main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == verdict
+    for more in ([], ["--json"]):
+        assert cli.main([*words, "--exit-code", *more]) == code
+    assert cli.main([*words, "--exit-code", "--policy", "magic"]) == 2
+
+
+def test_the_answer_is_in_the_unit_of_the_question(
+    recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(bandwidth: str) -> str:
+        assert cli.main(["predict", str(recording), "--bandwidth", bandwidth]) == 0
+        return capsys.readouterr().out
+
+    bits, short, octets = answer("10Gbit"), answer("10 G"), answer("1.25GB/s")
+    assert "redirty at 10 Gbit/s, downtime at most" in bits
+    assert "  needs        0.21 Gbit/s  for" in bits
+    assert bits == short
+    assert "redirty at 1.25 GB/s" in octets and "  needs         0.026 GB/s  for" in octets
+    for text in (bits, octets):
+        table = text.split("total time, by bandwidth")[1]
+        assert ("Gbit/s" in table) != ("GB/s" in table)

@@ -15,8 +15,9 @@ from redirty.collector.analyze import load, observations
 from redirty.collector.folders import Folder
 from redirty.collector.linux.maps import Mapping, Mappings
 from redirty.collector.metrics.zero_pages import ZeroPages, ZeroRange, joined, runs, zero_pages
+from redirty.collector.model.hypervisors import Qemu
 from redirty.collector.model.memory import Memory
-from redirty.collector.model.policy import Fixed, Goal, Qemu
+from redirty.collector.model.policy import Fixed, Goal
 from redirty.collector.model.simulation import simulate
 from redirty.collector.pageset import PAGE_SIZE
 from redirty.collector.recording.zeros import write_zeros

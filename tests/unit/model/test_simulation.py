@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redirty.collector.errors import UsageError
+from redirty.collector.model.hypervisors import Qemu
 from redirty.collector.model.memory import Memory
-from redirty.collector.model.policy import Fixed, Goal, Qemu, Remaining, Xen, policy_of
+from redirty.collector.model.policies import policy_of
+from redirty.collector.model.policy import Fixed, Goal, Remaining, Xen
 from redirty.collector.model.rewrites import written_again
 from redirty.collector.model.simulation import simulate
 from redirty.collector.model.thresholds import min_bandwidth, min_downtime

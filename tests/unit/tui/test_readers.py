@@ -133,13 +133,6 @@ def test_a_replay_knows_the_zero_pages_that_were_counted(tmp_path: Path) -> None
     assert without.passes[0].bytes > found.passes[0].bytes
 
 
-def test_the_model_uses_rounds_from_a_given_one_on() -> None:
-    history = History(make_round(n, 2) for n in range(20))
-    observed = history.observed(15)
-    assert observed is not None
-    assert observed.number.tolist() == [15, 16, 17, 18, 19]
-
-
 @given(st.lists(st.integers(0, 1 << 45), min_size=1, max_size=400))
 def test_blocks_hold_all_pages(numbers: list[int]) -> None:
     pages = from_pages(np.unique(np.array(numbers, np.uint64)))
