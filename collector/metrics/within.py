@@ -1,4 +1,4 @@
-"""How much is written within a fixed time, whatever the length of the rounds: the rate that is no artefact."""
+"""Pages written within a fixed time, whatever the length of the rounds: the rate that is no artefact."""
 
 from __future__ import annotations
 
