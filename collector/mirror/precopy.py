@@ -21,10 +21,13 @@ from redirty.collector.mirror.deferral import cold_first, defer
 from redirty.collector.mirror.image.page_store import MAX_WINDOWS
 from redirty.collector.mirror.observer import PassReport
 from redirty.collector.mirror.pipeline import Job, PassCounts, batch_pages
+from redirty.collector.mirror.request import VERIFY_FULL
 from redirty.collector.mirror.running import RunningMirror
 from redirty.collector.mirror.sources.source import Source
+from redirty.collector.mirror.stop_time import urgent
 from redirty.collector.mirror.switchover import MAX_ATTEMPTS, Switchover
 from redirty.collector.mirror.transport.protocol import ConnectionLostError
+from redirty.collector.mirror.verification import full_comparison_note
 from redirty.collector.pageset import PAGE_SIZE, empty
 from redirty.collector.tracking.address_space import AddressSpace
 from redirty.collector.tracking.rounds import Round
@@ -65,6 +68,9 @@ class Precopy:
         mirror = self._mirror
         mirror.state.sync(mirror.living(), None)
         require_room(mirror.state.sources())
+        if mirror.request.verify == VERIFY_FULL:
+            size, goal_s = mirror.state.left_bytes(), mirror.request.goals.downtime_s
+            mirror.observer.on_note(full_comparison_note(size, goal_s))
         while True:
             jobs, deferred = self._jobs()
             report = self._pass(jobs, deferred)
@@ -91,7 +97,7 @@ class Precopy:
         goals, estimator = self._mirror.request.goals, self._mirror.estimator
         if self.passes and goals.downtime_s is not None and goals.passes is None:
             sending_s = max(goals.downtime_s - estimator.fixed_s, 0)
-            limit = int(sending_s * estimator.rate) // PAGE_SIZE
+            limit = int(sending_s * estimator.stop_rate) // PAGE_SIZE
             deferred = defer([s.dirty for s in sources], [s.pending for s in sources], limit)
         cold_jobs, hot_jobs = [], []
         for source, kept in zip(sources, deferred, strict=True):
@@ -163,8 +169,9 @@ class Precopy:
         """Arm, update the pending pages, and add the round to the report and to the estimates."""
         mirror, recorder, state = self._mirror, self._mirror.recorder, self._mirror.state
         started = time.monotonic()
-        result = recorder.end_round()
-        state.sync(mirror.living(), result)
+        with urgent():  # as when the target is stopped: this measures how long that will take
+            result = recorder.end_round()
+            state.sync(mirror.living(), result)
         state.untracked_spaces = {
             number for number, s in recorder.spaces.items() if _can_be_written_untracked(s)
         }
@@ -181,7 +188,7 @@ class Precopy:
     def _decide(self) -> Decision:
         self._mirror.check()
         decision = decide(self._mirror.request.goals, self._situation())
-        if decision.action == PASS and self._switchover.failed >= MAX_ATTEMPTS:
+        if decision.action == PASS and len(self._switchover.failed) >= MAX_ATTEMPTS:
             raise RedirtyError(
                 "cannot stop the target in time; it keeps running, the mirror was discarded"
             )
@@ -194,7 +201,7 @@ class Precopy:
         return Situation(
             number=len(self.passes),
             left=self.left,
-            rate=estimator.rate,
+            rate=estimator.stop_rate,
             fixed_s=estimator.fixed_s,
             elapsed_s=estimator.elapsed_s,
         )
