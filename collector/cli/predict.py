@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redirty.collector.cli.arguments.bandwidth import Bandwidth, add_bandwidth, bandwidth_of
+from redirty.collector.cli.arguments.destination import add_destination, as_copied, destination_of
 from redirty.collector.cli.arguments.interval import interval_of
 from redirty.collector.cli.arguments.target import add_target, target_of, targets_named
 from redirty.collector.errors import TargetEndedError, UsageError
@@ -17,6 +18,7 @@ from redirty.collector.units import parse_positive_time, parse_rate, parse_size,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from redirty.collector.mirror.calibration import Kind
     from redirty.collector.model.prediction import Question
 
 _EPILOG = """\
@@ -75,6 +77,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RATE",
         help="bandwidth of the last pass, while the target is stopped",
     )
+    add_destination(parser)
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
     add_target(parser)
     live = parser.add_argument_group("with a target")
@@ -106,10 +109,12 @@ def run(options: argparse.Namespace) -> int:
             if given is not None:
                 raise UsageError(f"{name} needs a target: {options.directory} is recorded already")
     question_at = _question(options)
+    kind = destination_of(options, live=live)
     if live:
-        return _live(options, question_at)
+        return _live(options, question_at, kind)
     bandwidth = bandwidth_of(options)
     assert bandwidth is not None  # required by the parser
+    bandwidth = as_copied(bandwidth, kind)
     _show(Path(options.directory), question_at(bandwidth), bandwidth, as_json=options.json)
     return 0
 
@@ -142,6 +147,7 @@ def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json:
     answer = predict.answer(fit(seen), question, seen.layout)
     found = predict.as_json(answer, seen.mappings)
     found["link"] = bandwidth.as_json()["link"]
+    found["copier_bytes_per_s"] = bandwidth.copier
     if not meta.get("complete"):
         found["notes"].append("the recording ended early: only its complete rounds count")
     if as_json:
@@ -153,10 +159,14 @@ def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json:
     print(one_line(f"{target['description']}: {target['comm']}"))
     if bandwidth.link is not None:
         print(bandwidth.source)
+    if bandwidth.copier_limits:
+        print(bandwidth.copier_limits)
     print(prediction_text.as_text(answer, found), end="")
 
 
-def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Question]) -> int:
+def _live(
+    options: argparse.Namespace, question_at: Callable[[Bandwidth], Question], kind: Kind | None
+) -> int:
     """Record a target, then predict; return the exit code."""
     duration_s = 10.0 if options.duration is None else parse_time(options.duration, "--duration")
     interval_s = 0.5 if options.interval is None else interval_of(options.interval, "--interval")
@@ -171,6 +181,7 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
     target = target_of(options)
     bandwidth = bandwidth_of(options)
     assert bandwidth is not None  # required by the parser
+    bandwidth = as_copied(bandwidth, kind)
     question = question_at(bandwidth)
     from redirty.collector.cli.recording_session import RecordingSession, recording_options
 

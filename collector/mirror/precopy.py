@@ -31,8 +31,9 @@ from redirty.collector.mirror.verification import full_comparison_note
 from redirty.collector.pageset import PAGE_SIZE, empty
 from redirty.collector.tracking.address_space import AddressSpace
 from redirty.collector.tracking.rounds import Round
-from redirty.collector.units import show_pages, show_time
+from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
 
+_FULL = 0.8  # of the bandwidth: less has another reason
 # log2 of the regions of 2 MiB in one of the image's windows, of 1 GiB
 _WINDOW_REGIONS = 9
 
@@ -77,6 +78,8 @@ class Precopy:
             result = self._end_round(report)
             self.passes.append(report)
             mirror.observer.on_pass(report, result)
+            if len(self.passes) == 1 and not report.broken:
+                self._note_limit(report)
             if report.broken:
                 continue  # the pending pages show nothing about convergence
             self.left.append(float(mirror.state.left_bytes()))
@@ -182,6 +185,17 @@ class Precopy:
         )
         report.new_pages = report.dirty_pages - sum(len(s.redirtied) for s in result.spaces)
         return result
+
+    def _note_limit(self, first: PassReport) -> None:
+        """Say when the first pass shows that it is not the bandwidth that limits the mirror."""
+        bandwidth = self._mirror.request.bandwidth
+        rate = first.bytes / first.duration_s
+        mostly_sent = first.counts.sent_pages > first.counts.pages / 2
+        if bandwidth is not None and mostly_sent and rate < _FULL * bandwidth:
+            slow = "the destination" if first.counts.link_s > first.duration_s / 2 else "the copier"
+            self._mirror.observer.on_note(
+                f"limited by {slow}: {show_bytes(rate)}/s; --bandwidth allows {show_bits(bandwidth)}"
+            )
 
     # ---- decisions ----
 

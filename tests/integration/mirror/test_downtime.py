@@ -130,7 +130,7 @@ def test_a_full_comparison_says_before_what_it_will_take(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("to", ["directory", "loopback"])
 def test_contents_that_changed_on_their_way_are_found(to: str, tmp_path: Path) -> None:
-    """One byte of a page that is sent once changes at the other end, while the target runs."""
+    """Change a byte of a page that is sent once, at the other end, while the target runs."""
     folder = tmp_path / "m"
     with Writer(32) as target:
         target.start("cyclic", 1, 8192)
