@@ -1,4 +1,4 @@
-"""What the copier reaches here limits a prediction, and is said; what it wrote is gone afterwards."""
+"""Measure the copier: a prediction is limited by what it reaches here, says so, and leaves nothing behind."""
 
 from __future__ import annotations
 
