@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def kept(goal_s: float | None, downtime_s: float, failed: Sequence[FailedStop]) 
     return longest <= allowed_s(goal_s)
 
 
-def broken(information: dict[str, Any]) -> str:
+def broken(information: Mapping[str, Any]) -> str:
     """Say how a mirror exceeded its downtime, from the contents of mirror.json; empty if it did not."""
     goal_s = information.get("downtime_goal_s")
     if goal_s is None or information.get("kept_downtime") is not False:

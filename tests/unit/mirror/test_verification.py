@@ -125,7 +125,7 @@ def test_pages_of_unknown_contents_may_be_at_the_other_end() -> None:
 
 
 def test_a_receiver_of_an_older_version_is_refused() -> None:
-    """Its WELCOME says nothing of hashes, and it would answer DIGEST with that of the contents."""
+    """Send a WELCOME without hashes: such a receiver would answer DIGEST with that of the contents."""
     near, far = socket.socketpair()
 
     def answer() -> None:
@@ -183,7 +183,7 @@ def test_the_slowest_of_the_last_passes_counts_and_late_stops_teach() -> None:
 
 
 def test_of_compressed_pages_the_rate_is_that_of_pages() -> None:
-    """What is left is counted in pages, so that a fifth of the bytes takes a fifth of the time."""
+    """Count pages as what is left is counted, not the bytes that they became."""
     estimator = make_estimator(bandwidth=1 << 20, compressed=True)
     counts = PassCounts(pages=2560, sent_pages=2560, batches=4)
     estimator.end_pass(1, counts, 2 << 20, 2.0)
