@@ -11,7 +11,6 @@ import contextlib
 import mmap
 import os
 import secrets
-import shutil
 import socket
 import statistics
 import subprocess
@@ -32,8 +31,8 @@ from redirty.collector.mirror.sources.page_hashes import PageHashes
 from redirty.collector.mirror.transport import compression, pairing
 from redirty.collector.mirror.transport.local_sink import LocalSink
 from redirty.collector.mirror.transport.network_sink import NetworkSink
-from redirty.collector.mirror.transport.protocol import ConnectionLostError
-from redirty.collector.mirror.transport.receiver import AbandonedError, Receiver
+from redirty.collector.mirror.transport.protocol import ConnectionLostError, FrameError
+from redirty.collector.mirror.transport.receiver import Receiver
 from redirty.collector.mirror.transport.sink import PageSink
 from redirty.collector.mirror.transport.sockets import tune
 from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, U64, Bools, PageSet, empty, from_ranges
@@ -176,27 +175,15 @@ def _copy(sink: PageSink, pipeline: Pipeline, number: int, scratch: _Scratch) ->
 @contextlib.contextmanager
 def _opened(kind: Kind) -> Iterator[PageSink]:
     """Open a sink of a kind; what it stores is removed at the end."""
-    try:
-        place = Path(
-            tempfile.mkdtemp(
-                prefix=".redirty-", dir=kind.directory if kind.destination == LOCAL else None
-            )
-        )
-    except OSError as e:
-        raise RedirtyError(
-            f"cannot measure the copier's speed in {kind.directory}: {why(e)}; give another --destination"
-        ) from None
-    with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, place, ignore_errors=True)
-        if kind.destination == LOCAL:
-            sink: PageSink = LocalSink(
-                Image.create(place / "m", secrets.token_hex(16)), RateLimiter(None)
-            )
-        else:
-            code = secrets.token_bytes(_CODE_BYTES) if kind.destination == TLS else b""
-            sink = stack.enter_context(_far(place / "m", code))
-        stack.callback(sink.close)
-        yield sink
+    name = f".redirty-{secrets.token_hex(8)}"
+    if kind.destination == LOCAL:
+        image = Image.create(kind.directory / name, secrets.token_hex(16))
+        with contextlib.closing(LocalSink(image, RateLimiter(None))) as sink:
+            yield sink
+        return
+    code = secrets.token_bytes(_CODE_BYTES) if kind.destination == TLS else b""
+    with _far(Path(tempfile.gettempdir()) / name, code) as far, contextlib.closing(far):
+        yield far
 
 
 @contextlib.contextmanager
@@ -245,6 +232,6 @@ def far_end() -> None:
         context = pairing.context(bytes.fromhex(code), pairing.RECEIVER)
         connection = context.wrap_socket(connection, server_side=True)
     receiver = Receiver(Path(directory), decompress=compression.decompress)
-    with contextlib.suppress(AbandonedError, ConnectionLostError):
+    with contextlib.suppress(RedirtyError, FrameError, ConnectionLostError):
         receiver.serve(connection)
     receiver.discard()

@@ -52,7 +52,7 @@ def test_the_rate_is_that_of_pages(tmp_path: Path) -> None:
         (["--destination", "local:"], "--destination must be local"),
         (["--destination", "local+zstd"], "--destination must be local"),
         (["--destination", "tls", "--policy", "qemu"], "--destination is for the policy redirty"),
-        (["--destination", "local:/nonexistent/x"], "cannot measure the copier's speed in /nonex"),
+        (["--destination", "local:/nonexistent/x"], "cannot create /nonexistent/x/.redirty-"),
     ],
 )
 def test_a_wrong_destination_is_refused_in_one_line(words: list[str], says: str) -> None:
