@@ -55,13 +55,24 @@ class Kept:
         """The longest stop as a multiple of the downtime asked for."""
         return max(self.seen_s, *self.stops_s, 0.0) / self.goal_s
 
+    def __str__(self) -> str:
+        """Return a line about it."""
+        stops = " ".join(f"{s * 1e3:.1f}" for s in self.stops_s)
+        return (
+            f"  {self.ratio:.3f} of {self.goal_s * 1e3:.0f} ms, exit {self.code}, said {self.said}, "
+            f"stops [{stops}] ms, seen {self.seen_s * 1e3:.1f}, {self.settings}"
+        )
+
 
 def rows(quick: bool) -> Iterator[Row]:
     """Make 100 mirrors, half of them verified, half of them while the machine is busy."""
     count = 12 if quick else 50
     for busy in (False, True):
         with _busy() if busy else contextlib.nullcontext():
-            found = list(_mirrors(count))
+            found = []
+            for one in _mirrors(count):
+                print(one, file=sys.stderr, flush=True)
+                found.append(one)
         yield from _rows_of(found, "busy" if busy else "idle")
 
 
@@ -69,14 +80,6 @@ def _rows_of(found: list[Kept], machine: str) -> Iterator[Row]:
     ratios = np.array([k.ratio for k in found])
     made = [k for k in found if k.code == 0]
     unsaid = sum(k.ratio > _ALLOWED and not k.said for k in found)
-    print(f"downtime kept, {machine}: longest stop / asked, one for each mirror", file=sys.stderr)
-    for k in sorted(found, key=lambda k: k.ratio):
-        stops = " ".join(f"{s * 1e3:.1f}" for s in k.stops_s)
-        print(
-            f"  {k.ratio:.3f}  {k.goal_s * 1e3:6.0f} ms  exit {k.code}  said {k.said!s:5}  stops [{stops}] ms, "
-            f"seen {k.seen_s * 1e3:.1f}  {k.settings}",
-            file=sys.stderr,
-        )
     shares = ", ".join(f"{q} % {np.percentile(ratios, q):.2f}" for q in (10, 50, 90, 99, 100))
     retried = sum(len(k.stops_s) > 1 for k in found)
     yield Row(

@@ -97,7 +97,7 @@ def test_a_freezer_that_is_late_is_reported_and_another_pass_follows(tmp_path: P
     assert done.code == 0, done
     information = mirror_json(tmp_path / "m")
     assert information["kept_downtime"] is False
-    (failed,) = information["failed_stops"]
+    failed = max(information["failed_stops"], key=lambda f: f["downtime_s"])
     assert failed["downtime_s"] > late_s and failed["reason"], failed
     assert "target resumed after" in done.err, done
 
