@@ -66,8 +66,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--verify",
-        action="store_true",
-        help="compare all memory with the mirror while the target is stopped, which adds downtime",
+        choices=("sent", "full"),
+        nargs="?",
+        const="sent",
+        help="compare the mirror with digests of what was sent, after the target was resumed; full: with all memory, "
+        "while the target is stopped, however long that takes",
     )
     parser.add_argument(
         "--leave",
@@ -252,11 +255,17 @@ def print_summary(information: dict[str, Any], options: argparse.Namespace) -> N
         print(json.dumps(information, indent=2))
     elif not options.quiet:
         print(f"redirty: {summary(information, options.to)}", file=sys.stderr)
+        return
+    from redirty.collector.mirror import promise
+
+    too_long = promise.broken(information)
+    if too_long:  # not progress: it is said in any case
+        print(f"redirty: {too_long}", file=sys.stderr)
 
 
 def summary(information: dict[str, Any], to: str) -> str:
     """Summarize the contents of mirror.json in one line."""
-    from redirty.collector.mirror import missing
+    from redirty.collector.mirror import missing, promise
 
     passes = len(information["passes"])
     parts = [
@@ -265,8 +274,12 @@ def summary(information: dict[str, Any], to: str) -> str:
         f"downtime {show_time(information['downtime_s'])}",
     ]
     if information["verified"]:
-        parts.append(f"verified, digest {information['digest']}")
+        what = "all memory" if information["verified_by"] == "full" else "what was sent"
+        parts.append(f"verified with {what}, digest {information['digest']}")
     elif information["digest"]:
         parts.append("what could be read is verified")
+    too_long = promise.broken(information)
+    if too_long:
+        parts.append(too_long)
     parts += missing.summary(information)
     return "; ".join(parts)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redirty.collector.cli.arguments.bandwidth import Bandwidth, add_bandwidth, bandwidth_of
+from redirty.collector.cli.arguments.destination import add_destination, as_copied, destination_of
 from redirty.collector.cli.arguments.interval import interval_of
 from redirty.collector.cli.arguments.question import add_question, question_of
 from redirty.collector.cli.arguments.target import add_target, target_of, targets_named
@@ -20,6 +21,7 @@ from redirty.collector.units import parse_rate, parse_size, parse_time, plural
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from redirty.collector.mirror.calibration import Kind
     from redirty.collector.model.prediction import Question
 
 _MAX_RATIO = 1000
@@ -83,6 +85,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RATE",
         help="bandwidth of the last pass, while the target is stopped",
     )
+    add_destination(parser)
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
     parser.add_argument(
         "--exit-code",
@@ -119,10 +122,12 @@ def run(options: argparse.Namespace) -> int:
             if given is not None:
                 raise UsageError(f"{name} needs a target: {options.directory} is recorded already")
     question_at = _question(options)
+    kind = destination_of(options, live=live)
     if live:
-        return _live(options, question_at)
+        return _live(options, question_at, kind)
     bandwidth = bandwidth_of(options)
     assert bandwidth is not None  # required by the parser
+    bandwidth = as_copied(bandwidth, kind)
     return _show(Path(options.directory), question_at(bandwidth), bandwidth, options)
 
 
@@ -163,6 +168,7 @@ def _show(
 
     answer, found = predict(directory, question)
     found["link"] = bandwidth.as_json()["link"]
+    found["copier_bytes_per_s"] = bandwidth.copier
     code = _EXIT_CODES[answer.verdict] if options.exit_code else 0
     if options.json:
         print(json_text.dump(found))
@@ -173,11 +179,15 @@ def _show(
     print(one_line(f"{target['description']}: {target['comm']}"))
     if bandwidth.link is not None:
         print(bandwidth.source)
+    if bandwidth.copier_limits:
+        print(bandwidth.copier_limits)
     print(prediction_text.as_text(answer, found), end="")
     return code
 
 
-def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Question]) -> int:
+def _live(
+    options: argparse.Namespace, question_at: Callable[[Bandwidth], Question], kind: Kind | None
+) -> int:
     """Record a target, then predict; return the exit code."""
     duration_s = (
         10.0
@@ -196,6 +206,7 @@ def _live(options: argparse.Namespace, question_at: Callable[[Bandwidth], Questi
     target = target_of(options)
     bandwidth = bandwidth_of(options)
     assert bandwidth is not None  # required by the parser
+    bandwidth = as_copied(bandwidth, kind)
     question = question_at(bandwidth)
     from redirty.collector.cli.recording_session import RecordingSession, recording_options
 

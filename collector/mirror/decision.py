@@ -16,6 +16,7 @@ PASS, QUIESCE, GIVE_UP = "pass", "quiesce", "give up"
 # Not converging: the minimum of pending bytes did not fall by at least this share in this many passes.
 _STUCK_PASSES = 6
 _MIN_PROGRESS = 0.03
+_SURE_PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def _choose(goals: Goals, now: Situation) -> tuple[str, str]:
         return QUIESCE, f"{takes}: no time for another pass before the deadline"
     if fits:
         return QUIESCE, f"{takes}, within {show_time(goals.downtime_s)}"
-    if now.fixed_s > goals.downtime_s:
+    # A busy moment of the machine may have delayed the first boundaries.
+    if now.fixed_s > goals.downtime_s and now.number >= _SURE_PASSES:
         why = f"stopping alone takes {show_time(now.fixed_s)}"
         return GIVE_UP, f"{why}, more than {show_time(goals.downtime_s)}"
     if _stuck(now.left):

@@ -27,6 +27,9 @@ _BOUNDARIES = (
     3  # the median of several: one boundary that a busy machine delayed says little about the next
 )
 _MIN_SAMPLE_S = 1e-3
+_RATES = 3
+_OPTIMISM = 2.0
+_MORE_CAUTION = 1.5
 
 
 class Estimator:
@@ -36,6 +39,7 @@ class Estimator:
         rate: bytes a second that passes send.
         batch_overhead_s: time per batch, not counting the wait for the link.
         fixed_s: overhead of stopping the target, not counting the sending.
+        stop_rate: bytes a second that can be relied on while the target is stopped.
         started: the start of the mirror, by the clock.
     """
 
@@ -58,6 +62,11 @@ class Estimator:
         self.fixed_s = 0.0
         self.started = clock()
         self._measured = False
+        self._rates: list[float] = []  # after the last passes
+        self._expansion = 1.0  # bytes of pages for each byte sent
+        self._mostly_sent = False  # the pages of the last pass
+        self._caution = 1.0  # how much slower than passes stop-and-copy was
+        self._late_fixed_s: list[float] = []  # overheads of stops that were too late
         self._boundaries: list[float] = []
         self._points: dict[float, float] = {}  # W(t) in the first pass
         self._ended: list[
@@ -81,6 +90,22 @@ class Estimator:
         """Bytes a second that the link is assumed to carry; before anything was measured, the limit."""
         return self.rate if self._measured else self._request.bandwidth or self.rate
 
+    @property
+    def stop_rate(self) -> float:
+        """Bytes a second that can be relied on while the target is stopped: those of the slowest of the last passes."""
+        return min(self._rates, default=self.rate) / self._caution
+
+    def least_s(self, size: float) -> float:
+        """Return the time that a number of pending bytes takes at the very least."""
+        rate = _OPTIMISM * self.rate
+        # Pages whose contents are unchanged are only compared.
+        return size / (rate if self._mostly_sent else max(rate, _REREAD_RATE))
+
+    def late_stop(self, fixed_s: float) -> None:
+        """Learn from a stop that was too late. fixed_s: how long it took before anything was copied."""
+        self._caution *= _MORE_CAUTION
+        self._late_fixed_s = [*self._late_fixed_s[-1:], fixed_s]
+
     # ---- passes ----
 
     def start_pass(self, number: int, pages: int, sent_bytes: int) -> None:
@@ -93,15 +118,18 @@ class Estimator:
         """End a pass, and measure its rate if it sent enough bytes."""
         if number == 1:
             self._zero_pages = counts.zero_pages
+        if self._request.compress is not None and sent_bytes and counts.sent_pages:
+            self._expansion = counts.sent_pages * PAGE_SIZE / sent_bytes
+        rate = sent_bytes * self._expansion / took_s
         if number == 1 and sent_bytes:
-            self.rate = sent_bytes / took_s
+            self.rate = rate
         elif sent_bytes >= _MIN_SAMPLE_BYTES:
             # If many pages were unchanged the time was spent on reading, not on sending.
-            mostly_sent = counts.sent_pages > _MOSTLY * counts.pages
-            rate = sent_bytes / took_s
-            self.rate = rate if mostly_sent else max(self.rate, rate)
+            self._mostly_sent = counts.sent_pages > _MOSTLY * counts.pages
+            self.rate = rate if self._mostly_sent else max(self.rate, rate)
         if self._request.bandwidth is not None:
-            self.rate = min(self.rate, self._request.bandwidth)
+            self.rate = min(self.rate, self._request.bandwidth * self._expansion)
+        self._rates = [*self._rates[1 - _RATES :], self.rate]
         self._measured = True
         if counts.batches:
             self.batch_overhead_s = max(took_s - counts.link_s, 0.0) / counts.batches
@@ -130,6 +158,8 @@ class Estimator:
         # The target writes until it is stopped: more pages become pending at the rate of this round.
         meanwhile_s = newly_dirty_pages * PAGE_SIZE / duration_s * boundary_s / self.rate
         self.fixed_s = boundary_s + reread_bytes / _REREAD_RATE + meanwhile_s
+        if len(self._late_fixed_s) > 1:  # one may have been a busy moment of the machine
+            self.fixed_s = max(self.fixed_s, min(self._late_fixed_s))
         self._ended.append((result, took_s))
 
     # ---- progress ----
@@ -149,7 +179,7 @@ class Estimator:
             if number == 1:
                 self._points[elapsed_s] = written
         rate = (sent_bytes - sent_before) / elapsed_s
-        left_s, downtime_s = self._predict(rate if rate > 0 else self.link_rate)
+        left_s, downtime_s = self._predict(rate * self._expansion if rate > 0 else self.link_rate)
         return ProgressReport(
             number=number,
             pages=pages,

@@ -11,7 +11,9 @@ from redirty.collector.mirror.decision import Decision
 from redirty.collector.mirror.image.committed import SCHEMA
 from redirty.collector.mirror.missing import unread_pages
 from redirty.collector.mirror.observer import PassReport
-from redirty.collector.mirror.request import MirrorRequest
+from redirty.collector.mirror.promise import FailedStop, kept
+from redirty.collector.mirror.request import VERIFY_SENT, MirrorRequest
+from redirty.collector.mirror.sources.page_hashes import SEED
 from redirty.collector.mirror.stop_and_copy import StopResult
 from redirty.collector.target.qemu import Piece, ram_blocks
 
@@ -22,6 +24,9 @@ def make_manifest(
     decisions: Sequence[Decision],
     stopped: StopResult,
     *,
+    failed: Sequence[FailedStop],
+    digest: str | None,
+    verify_s: float,
     sent_bytes: int,
     total_s: float,
     unmirrored: list[dict[str, Any]],
@@ -36,12 +41,15 @@ def make_manifest(
         passes: all passes, stop-and-copy included.
         decisions: made between the passes.
         stopped: the result of stop-and-copy.
+        failed: the stops before, after which the target was resumed.
+        digest: of the mirror and of what it was compared with; None: it was not verified.
+        verify_s: how long the comparison took.
         sent_bytes: sent in all passes.
         total_s: time from the start of the mirror.
         unmirrored: what the mirror lacks, see missing.unmirrored().
         guest_memory: guest-physical addresses of a QEMU's memory.
     """
-    digests = stopped.digests
+    goal_s = request.goals.downtime_s
     return {
         "schema": SCHEMA,
         "redirty": VERSION,
@@ -55,9 +63,16 @@ def make_manifest(
         "bytes": sent_bytes,
         "total_s": round(total_s, 6),
         **stopped.as_json(),
-        "digest": None if digests is None else digests[0],
+        "downtime_goal_s": goal_s,
+        "kept_downtime": kept(goal_s, stopped.downtime_s, failed),
+        "failed_stops": [f.as_json() for f in failed],
+        "verify_s": verify_s,
+        "digest": digest,
         # What could not be read was not compared either.
-        "verified": digests is not None and not unread_pages(unmirrored),
+        "verified": digest is not None and not unread_pages(unmirrored),
+        "verified_by": request.verify if digest is not None else None,
+        # as text: programs that read JSON's numbers as floating point would round it
+        "digest_seed": f"{SEED:#x}" if digest and request.verify == VERIFY_SENT else None,
         "network_held": request.network is not None,
         "left": "stopped" if request.leave_stopped else "running",
         "unmirrored": unmirrored,

@@ -21,15 +21,19 @@ from redirty.collector.mirror.deferral import cold_first, defer
 from redirty.collector.mirror.image.page_store import MAX_WINDOWS
 from redirty.collector.mirror.observer import PassReport
 from redirty.collector.mirror.pipeline import Job, PassCounts, batch_pages
+from redirty.collector.mirror.request import VERIFY_FULL
 from redirty.collector.mirror.running import RunningMirror
 from redirty.collector.mirror.sources.source import Source
+from redirty.collector.mirror.stop_time import urgent
 from redirty.collector.mirror.switchover import MAX_ATTEMPTS, Switchover
 from redirty.collector.mirror.transport.protocol import ConnectionLostError
+from redirty.collector.mirror.verification import full_comparison_note
 from redirty.collector.pageset import PAGE_SIZE, empty
 from redirty.collector.tracking.address_space import AddressSpace
 from redirty.collector.tracking.rounds import Round
-from redirty.collector.units import show_pages, show_time
+from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
 
+_FULL = 0.8  # of the bandwidth: less has another reason
 # log2 of the regions of 2 MiB in one of the image's windows, of 1 GiB
 _WINDOW_REGIONS = 9
 
@@ -65,12 +69,17 @@ class Precopy:
         mirror = self._mirror
         mirror.state.sync(mirror.living(), None)
         require_room(mirror.state.sources())
+        if mirror.request.verify == VERIFY_FULL:
+            size, goal_s = mirror.state.left_bytes(), mirror.request.goals.downtime_s
+            mirror.observer.on_note(full_comparison_note(size, goal_s))
         while True:
             jobs, deferred = self._jobs()
             report = self._pass(jobs, deferred)
             result = self._end_round(report)
             self.passes.append(report)
             mirror.observer.on_pass(report, result)
+            if len(self.passes) == 1 and not report.broken:
+                self._note_limit(report)
             if report.broken:
                 continue  # the pending pages show nothing about convergence
             self.left.append(float(mirror.state.left_bytes()))
@@ -91,7 +100,7 @@ class Precopy:
         goals, estimator = self._mirror.request.goals, self._mirror.estimator
         if self.passes and goals.downtime_s is not None and goals.passes is None:
             sending_s = max(goals.downtime_s - estimator.fixed_s, 0)
-            limit = int(sending_s * estimator.rate) // PAGE_SIZE
+            limit = int(sending_s * estimator.stop_rate) // PAGE_SIZE
             deferred = defer([s.dirty for s in sources], [s.pending for s in sources], limit)
         cold_jobs, hot_jobs = [], []
         for source, kept in zip(sources, deferred, strict=True):
@@ -163,8 +172,9 @@ class Precopy:
         """Arm, update the pending pages, and add the round to the report and to the estimates."""
         mirror, recorder, state = self._mirror, self._mirror.recorder, self._mirror.state
         started = time.monotonic()
-        result = recorder.end_round()
-        state.sync(mirror.living(), result)
+        with urgent():  # as when the target is stopped: this measures how long that will take
+            result = recorder.end_round()
+            state.sync(mirror.living(), result)
         state.untracked_spaces = {
             number for number, s in recorder.spaces.items() if _can_be_written_untracked(s)
         }
@@ -176,12 +186,23 @@ class Precopy:
         report.new_pages = report.dirty_pages - sum(len(s.redirtied) for s in result.spaces)
         return result
 
+    def _note_limit(self, first: PassReport) -> None:
+        """Say when the first pass shows that it is not the bandwidth that limits the mirror."""
+        bandwidth = self._mirror.request.bandwidth
+        rate = first.bytes / first.duration_s
+        mostly_sent = first.counts.sent_pages > first.counts.pages / 2
+        if bandwidth is not None and mostly_sent and rate < _FULL * bandwidth:
+            slow = "the destination" if first.counts.link_s > first.duration_s / 2 else "the copier"
+            self._mirror.observer.on_note(
+                f"limited by {slow}: {show_bytes(rate)}/s; --bandwidth allows {show_bits(bandwidth)}"
+            )
+
     # ---- decisions ----
 
     def _decide(self) -> Decision:
         self._mirror.check()
         decision = decide(self._mirror.request.goals, self._situation())
-        if decision.action == PASS and self._switchover.failed >= MAX_ATTEMPTS:
+        if decision.action == PASS and len(self._switchover.failed) >= MAX_ATTEMPTS:
             raise RedirtyError(
                 "cannot stop the target in time; it keeps running, the mirror was discarded"
             )
@@ -194,7 +215,7 @@ class Precopy:
         return Situation(
             number=len(self.passes),
             left=self.left,
-            rate=estimator.rate,
+            rate=estimator.stop_rate,
             fixed_s=estimator.fixed_s,
             elapsed_s=estimator.elapsed_s,
         )

@@ -10,6 +10,9 @@ from redirty.collector.mirror.network_hold import NetworkHold
 from redirty.collector.mirror.transport.destination import Destination
 from redirty.collector.target.targets import TargetSet
 
+# What a mirror is compared with: what was sent, after the target was resumed; all memory, while it is stopped.
+VERIFY_SENT, VERIFY_FULL = "sent", "full"
+
 
 @dataclass(frozen=True)
 class MirrorRequest:
@@ -20,7 +23,7 @@ class MirrorRequest:
         destination: where the mirror goes.
         goals: when to stop the target.
         bandwidth: limit in bytes a second; None: no limit.
-        verify: compare the mirror with the target while it is stopped.
+        verify: what the mirror is compared with: VERIFY_SENT or VERIFY_FULL; None: not at all.
         leave_stopped: leave the target stopped, as by SIGSTOP.
         arm: method of arming: auto, soft-dirty or uffd.
         probe: kind of probes: auto, fentry, kprobe or tracepoint.
@@ -33,7 +36,7 @@ class MirrorRequest:
     destination: Destination
     goals: Goals = field(default_factory=Goals)
     bandwidth: float | None = None
-    verify: bool = False
+    verify: str | None = None
     leave_stopped: bool = False
     arm: str = "auto"
     probe: str = "auto"

@@ -24,10 +24,11 @@ from redirty.collector.mirror.observer import MirrorObserver
 from redirty.collector.mirror.pipeline import Pipeline
 from redirty.collector.mirror.precopy import Precopy
 from redirty.collector.mirror.rate_limiter import RateLimiter
-from redirty.collector.mirror.request import MirrorRequest
+from redirty.collector.mirror.request import VERIFY_SENT, MirrorRequest
 from redirty.collector.mirror.running import RunningMirror, living
 from redirty.collector.mirror.state import MirrorState
 from redirty.collector.mirror.switchover import Switchover
+from redirty.collector.mirror.verification import require_hashes
 from redirty.collector.ptrace.freezer_client import Freezer
 from redirty.collector.ptrace.injector_client import Injector
 from redirty.collector.target.command import Command
@@ -89,6 +90,8 @@ class MirrorSession:
         rate_limiter.check = self.check
         sink = request.destination.open(rate_limiter)
         stack.callback(sink.close)
+        if request.verify == VERIFY_SENT:
+            require_hashes(sink)
         tracer = Tracer(self._tracer_options())
         stack.callback(tracer.close)
         trim_heap()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from redirty.collector.errors import RESOURCE_ERRNOS, GoneError, RedirtyError, why
 from redirty.collector.linux.maps import Mappings
 from redirty.collector.mirror.image.image import FILE, SPACE
@@ -28,6 +29,7 @@ from redirty.collector.pageset import (
     PAGE_SIZE,
     PageSet,
     empty,
+    from_pages,
     page_numbers,
     page_runs,
     runs_of,
@@ -166,7 +168,8 @@ class MirrorState:
     def _remove_space(self, number: int) -> None:
         space = self.spaces.pop(number)
         self._scan_s.pop(number, None)
-        starts, ends = page_runs(space.have)
+        unsure = space.sent.maybe_sent(page_numbers(space.pending))
+        starts, ends = page_runs(space.have | from_pages(unsure))
         self._sink.zero(space.number, starts, ends - starts)
         space.close()
 
@@ -211,8 +214,10 @@ class MirrorState:
     def _update(self, source: Source, current: PageSet, dirty: PageSet) -> None:
         """Update the pending pages, given the pages that exist now and those that were written."""
         gone = source.have - current
-        if len(gone.keys):
-            numbers = page_numbers(gone)
+        # Of pages that a lost connection made pending again the other end may have older contents.
+        unsure = source.sent.maybe_sent(page_numbers(source.pending - current))
+        numbers = np.union1d(page_numbers(gone), unsure)
+        if len(numbers):
             self._sink.zero(source.number, *runs_of(numbers))
             source.sent.mark_never_sent(numbers)
             source.have = source.have - gone

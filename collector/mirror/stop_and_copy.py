@@ -6,10 +6,7 @@ are still pending, so that another pass can follow.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +21,12 @@ from redirty.collector.mirror.image.core_notes import (
 from redirty.collector.mirror.image.digest import digest_of
 from redirty.collector.mirror.image.process_image import PlacedProcess
 from redirty.collector.mirror.pipeline import PassCounts, batches
+from redirty.collector.mirror.promise import limit_s
+from redirty.collector.mirror.request import VERIFY_FULL
 from redirty.collector.mirror.running import RunningMirror
+from redirty.collector.mirror.stop_time import Timeline, urgent
 from redirty.collector.ptrace.freezer_client import FreezeError, ThreadStates
-from redirty.collector.units import show_time
+from redirty.collector.units import show_bytes, show_time
 
 _MAX_DOWNTIME_S = 60.0  # without a downtime goal
 _MAX_STOP_S = 1.0
@@ -48,12 +48,12 @@ class StopResult:
         stop_s: time to stop all threads.
         boundary_s: time to arm, and to find what was written until the stop.
         copy_s: time to copy.
-        verify_s: time to compare target and mirror.
+        verify_s: time to compare target and mirror, while the target was stopped.
         threads: number of threads stopped.
         ns_pids: PIDs of the processes in their own PID namespaces.
         uptime_s: uptime of the machine when the target was stopped.
         processes: the processes with their mappings and notes.
-        digests: digests of target and mirror; None: not verified.
+        digests: digests of target and mirror; None: not compared.
     """
 
     counts: PassCounts
@@ -75,45 +75,9 @@ class StopResult:
             "stop_s": self.stop_s,
             "boundary_s": self.boundary_s,
             "copy_s": self.copy_s,
-            "verify_s": self.verify_s,
             "threads": self.threads,
             "uptime_s": self.uptime_s,
         }
-
-
-class Timeline:
-    """Measures consecutive phases. start: CLOCK_MONOTONIC in seconds."""
-
-    def __init__(self) -> None:
-        self.start = self._last = time.monotonic()
-        self._ends: dict[str, float] = {}
-        self._durations: dict[str, float] = {}
-
-    def end(self, phase: str) -> None:
-        """End a phase now; it started at the end of the phase before."""
-        now = time.monotonic()
-        self._ends[phase], self._durations[phase] = now, now - self._last
-        self._last = now
-
-    def duration_s(self, phase: str) -> float:
-        """Return how long a phase took."""
-        return self._durations[phase]
-
-    def end_of(self, phase: str) -> float:
-        """Return when a phase ended, CLOCK_MONOTONIC in seconds."""
-        return self._ends[phase]
-
-
-@contextlib.contextmanager
-def gc_paused() -> Iterator[None]:
-    """Pause the cyclic garbage collector: one collection can take longer than a whole stop-and-copy pass."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -125,7 +89,7 @@ class _Copied:
         counts: pages by how they were handled.
         states: registers of all threads.
         files: files in /proc by PID.
-        digests: digests of target and mirror; None: not verified.
+        digests: digests of target and mirror; None: not compared.
         downtime_s: for how long the target was stopped.
     """
 
@@ -138,18 +102,25 @@ class _Copied:
 
 
 class StopAndCopy:
-    """Makes one attempt at the stop-and-copy pass."""
+    """Makes one attempt at the stop-and-copy pass.
 
-    def __init__(self, mirror: RunningMirror, limit_s: float | None) -> None:
+    Attributes:
+        stood_still_s: for how long the target stood still at most, if the attempt failed.
+        fixed_s: how much of that passed before anything was copied.
+    """
+
+    def __init__(self, mirror: RunningMirror, goal_s: float | None) -> None:
         """Prepare an attempt.
 
         Args:
             mirror: the mirror.
-            limit_s: for how long the target may be stopped, not counting the verification; None: 60 s.
+            goal_s: for how long the target may be stopped, not counting a full comparison; None: 60 s.
         """
         self._mirror = mirror
         self._freezer = mirror.freezer
-        self._limit_s = _MAX_DOWNTIME_S if limit_s is None else limit_s
+        self._limit_s = _MAX_DOWNTIME_S if goal_s is None else limit_s(goal_s)
+        self.stood_still_s = 0.0
+        self.fixed_s = 0.0
 
     def run(self) -> StopResult:
         """Stop the target, copy the pending pages, and resume it.
@@ -163,17 +134,19 @@ class StopAndCopy:
         In each of these cases the target runs.
         """
         timeline = Timeline()
-        with gc_paused():
+        with urgent():
             try:
                 copied = self._stop_and_copy(timeline)
             except FreezeError as e:
+                self._note_released(timeline, e)
                 raise StopAndCopyError(f"cannot stop the target: {e}") from None
             except GoneError:
                 raise StopAndCopyError("a process ended while it was stopped") from None
             except OSError as e:
                 raise StopAndCopyError(f"cannot read a process: {e}") from None
             finally:
-                self._ensure_released()  # before anything else
+                self._ensure_released(timeline)  # before anything else
+                self.fixed_s = timeline.duration_s("stop") + timeline.duration_s("arm")
         return self._result(timeline, copied)
 
     def _stop_and_copy(self, timeline: Timeline) -> _Copied:
@@ -185,13 +158,14 @@ class StopAndCopy:
         self._freezer.request_states()  # they are read while this process arms and copies
         self._arm()
         timeline.end("arm")
+        self._require_possible(deadline)
         counts = self._copy(deadline)
         states, files = self._snapshot_threads()
         sink.flush()
         _require_in_time(deadline)
         timeline.end("copy")
         sink.deadline = None
-        digests = self._verify() if request.verify else None
+        digests = self._compare() if request.verify == VERIFY_FULL else None
         timeline.end("verify")
         equal = digests is None or digests[0] == digests[1]
         downtime_s = self._freezer.release(stop=request.leave_stopped and equal)
@@ -265,17 +239,34 @@ class StopAndCopy:
             raise GoneError  # killed: what was read since is invalid
         return states, {s.pid: read_proc_files(s.pid, s.vmas) for s in spaces}
 
-    def _verify(self) -> tuple[str, str]:
-        """Return the digests of the target and of the mirror."""
+    def _compare(self) -> tuple[str, str]:
+        """Read all memory again, and return the digests of the target and of the mirror."""
         self._freezer.extend(_VERIFY_S)
         parts = batches(self._mirror.state.all_pages())
         local = digest_of((source.number, numbers, source.read) for source, numbers in parts)
         return local, self._mirror.sink.digest()
 
-    def _ensure_released(self) -> None:
+    def _require_possible(self, deadline: float) -> None:
+        """Give an attempt up as soon as it is clear that it will be late: each moment of it harms the target."""
+        left, estimator = self._mirror.state.left_bytes(), self._mirror.estimator
+        needed_s = estimator.least_s(left)
+        if time.monotonic() + needed_s > deadline:
+            raise StopAndCopyError(
+                f"{show_bytes(left)} were left when the target had stopped, which would take {show_time(needed_s)} "
+                "or more"
+            )
+
+    def _ensure_released(self, timeline: Timeline) -> None:
         if self._freezer.frozen:
-            with contextlib.suppress(FreezeError):  # the target has resumed already
-                self._freezer.release()
+            try:
+                self.stood_still_s = self._freezer.release()
+            except FreezeError as e:  # the target has resumed already
+                self._note_released(timeline, e)
+
+    def _note_released(self, timeline: Timeline, error: FreezeError) -> None:
+        """Note for how long the target stood still: a freezer that has ended cannot tell, but has released it."""
+        since_s = time.monotonic() - timeline.start
+        self.stood_still_s = since_s if error.held_s is None else error.held_s
 
     def _result(self, timeline: Timeline, copied: _Copied) -> StopResult:
         threads_of, files = copied.states.by_process(), copied.files

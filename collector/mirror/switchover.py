@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,22 +14,26 @@ from redirty.collector.mirror.decision import Decision
 from redirty.collector.mirror.image import elf_core
 from redirty.collector.mirror.manifest import make_manifest
 from redirty.collector.mirror.observer import PassReport
+from redirty.collector.mirror.promise import FailedStop
+from redirty.collector.mirror.request import VERIFY_SENT
 from redirty.collector.mirror.running import RunningMirror
 from redirty.collector.mirror.sources.external_writers import writable_outside
 from redirty.collector.mirror.stop_and_copy import StopAndCopy, StopAndCopyError, StopResult
 from redirty.collector.mirror.transport.protocol import ConnectionLostError
+from redirty.collector.mirror.verification import compare_with_sent
 from redirty.collector.target.qemu import Piece, memory_of
+from redirty.collector.units import show_time
 
 MAX_ATTEMPTS = 4
 
 
 class Switchover:
-    """Attempts the stop-and-copy pass, up to MAX_ATTEMPTS times. failed: attempts that failed."""
+    """Attempts the stop-and-copy pass, up to MAX_ATTEMPTS times. failed: the attempts that failed."""
 
     def __init__(self, mirror: RunningMirror) -> None:
         self._mirror = mirror
         self._guest_memory: list[Piece] = []
-        self.failed = 0
+        self.failed: list[FailedStop] = []
 
     def run(
         self, passes: Sequence[PassReport], decisions: Sequence[Decision]
@@ -45,17 +50,15 @@ class Switchover:
         self._prepare()
         goal_s = mirror.request.goals.downtime_s
         sent_before = sink.sent_bytes
+        attempt = StopAndCopy(mirror, goal_s)
         try:
-            stopped = StopAndCopy(mirror, None if goal_s is None else 2 * goal_s).run()
+            stopped = attempt.run()
         except StopAndCopyError as e:
-            self.failed += 1
-            mirror.observer.on_note(
-                f"{e}; target resumed (attempt {self.failed} of {MAX_ATTEMPTS})"
-            )
+            self._note_failed(attempt, e)
             self._require_attempts_left(e)
             return None
         except ConnectionLostError as e:
-            self.failed += 1
+            self._note_failed(attempt, e)
             sink.deadline = None
             mirror.reconnect(e)
             self._require_attempts_left(e)
@@ -92,8 +95,17 @@ class Switchover:
             self._mirror.observer.on_note(f"cannot get guest-physical addresses from QEMU: {e}")
             return []
 
+    def _note_failed(self, attempt: StopAndCopy, error: Exception) -> None:
+        """Report a stop after which the target was resumed, and learn from it."""
+        self.failed.append(FailedStop(attempt.stood_still_s, str(error)))
+        self._mirror.estimator.late_stop(attempt.fixed_s)
+        self._mirror.observer.on_note(
+            f"{error}; target resumed after {show_time(attempt.stood_still_s)} "
+            f"(attempt {len(self.failed)} of {MAX_ATTEMPTS})"
+        )
+
     def _require_attempts_left(self, error: Exception) -> None:
-        if self.failed >= MAX_ATTEMPTS:
+        if len(self.failed) >= MAX_ATTEMPTS:
             raise RedirtyError(
                 f"{error}, {MAX_ATTEMPTS} times; the target keeps running, the mirror was discarded"
             ) from None
@@ -108,11 +120,21 @@ class Switchover:
                 "the mirror differs from the target's memory: a device or a process outside the target wrote "
                 "to it untracked while the target was stopped; the mirror was discarded"
             )
+        digest, verify_s = None, stopped.verify_s
+        if stopped.digests is not None:
+            digest = stopped.digests[0]
+        elif mirror.request.verify == VERIFY_SENT:
+            started = time.monotonic()
+            digest = self._compare_with_sent(stopped)
+            verify_s = time.monotonic() - started
         manifest = make_manifest(
             mirror.request,
             passes,
             decisions,
             stopped,
+            failed=self.failed,
+            digest=digest,
+            verify_s=verify_s,
             sent_bytes=mirror.sink.sent_bytes,
             total_s=mirror.estimator.elapsed_s,
             unmirrored=mirror.state.unmirrored(),
@@ -130,6 +152,13 @@ class Switchover:
             self._resume_if_left_stopped(stopped)
             raise
         return manifest
+
+    def _compare_with_sent(self, stopped: StopResult) -> str:
+        try:
+            return compare_with_sent(self._mirror)
+        except BaseException:
+            self._resume_if_left_stopped(stopped)
+            raise
 
     def _resume_if_left_stopped(self, stopped: StopResult) -> None:
         """Resume processes that were left stopped for a mirror that failed."""

@@ -23,7 +23,15 @@ _FXSAVE_BYTES, _FXSAVE_OWN_BYTES = 512, 464
 
 
 class FreezeError(RedirtyError):
-    """The target could not be stopped, or not for long enough; it keeps running."""
+    """The target could not be stopped, or not for long enough; it keeps running.
+
+    Attributes:
+        held_s: For how long it stood still; None: not known.
+    """
+
+    def __init__(self, message: str, held_s: float | None = None) -> None:
+        super().__init__(message)
+        self.held_s = held_s
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ class Freezer:
         self._ended = bool(answer["ends"])
         if not answer["ok"]:
             self.frozen = False
-            raise FreezeError(str(answer["why"]))
+            raise FreezeError(str(answer["why"]), float(str(answer["held_s"])))
         return answer
 
     def stop(self, pids: list[int], limit_s: float, wait_s: float) -> int:

@@ -23,6 +23,7 @@ GROUPS = {
     "predictions": "predicting from a recording, and live",
     "startup": "waiting for redirty",
     "mirror": "mirroring a target",
+    "downtime": "the downtime asked for, and the one that was had",
     "converge": "mirrors as they were predicted",
     "peers": "mirroring, next to CRIU and QEMU",
     "servers": "redis under load",

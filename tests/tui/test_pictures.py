@@ -41,7 +41,7 @@ PICTURES = Path(__file__).with_name("pictures")
 DOCS = ROOT / "docs" / "pictures"
 COMMAND = MirrorCommand(
     "process 2556: redis-server", ("-p", "2556"), (), "/var/tmp/redis-mirror", 0.29, 25e6,
-    verify=True, present_pages=7040,
+    verify=True, present_pages=6852,
 )  # fmt: skip
 WRITE = os.environ.get("REDIRTY_WRITE_PICTURES") == "1"
 
@@ -102,7 +102,7 @@ def test_mirror(size: tuple[int, int]) -> None:
         async with shown(lambda: MirrorScreen(IdleMirror(COMMAND)), size) as pilot:
             screen = pilot.app.screen
             assert isinstance(screen, MirrorScreen)
-            for name, count, elapsed_s in (("running", 2, 2.4), ("done", None, 5.8)):
+            for name, count, elapsed_s in (("running", 2, 1.2), ("done", None, 3.4)):
                 snapshot = mirror_snapshot(COMMAND, count, elapsed_s)
                 screen.reader.publish(snapshot)
                 await run_app_until(pilot, partial(shows, screen, snapshot), name)

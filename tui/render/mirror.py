@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redirty.collector.mirror import missing
+from redirty.collector.mirror import missing, promise
 from redirty.collector.units import show_bits, show_bytes, show_pages, show_time
 from redirty.tui.render.rows import Row, cell, clipped, message_rows, width_of, wrapped
 from redirty.tui.snapshots.mirror import MirrorCommand, MirrorSnapshot
@@ -36,13 +36,17 @@ def confirmation(command: MirrorCommand, verdict: str, width: int) -> list[Row]:
         else f"into {command.to}, a new directory"
     )
     downtime = show_time(command.downtime_s)
-    verified = " and verified, which takes longer" if command.verify else ""
+    verified = (
+        " Before the mirror counts, it is verified against digests of what was sent, while the target runs."
+        if command.verify
+        else ""
+    )
     texts = [
         f"All memory of {command.title}{amount} is copied {into}, while the target runs; then, "
         "pass by pass, the pages it wrote meanwhile.",
         f"When the rest can be copied within {downtime}, the target is stopped, the rest is "
-        f"copied{verified}, and the target is resumed: after {show_time(2 * command.downtime_s)} "
-        "at the latest, complete or not.",
+        f"copied, and the target is resumed: after {show_time(promise.limit_s(command.downtime_s))} "
+        f"at the latest, complete or not.{verified}",
         "If it does not converge, the target is not stopped. Press x to cancel. In both cases the "
         "target keeps running and the mirror is discarded.",
         "The mirror contains all of the target's memory, including secrets (mode 0600). Tracing "
@@ -92,14 +96,18 @@ def outcome(s: MirrorSnapshot, width: int) -> list[Row]:
     p = s.progress
     if p.stage is Stage.DONE and p.result is not None:
         r = p.result
+        too_long = promise.broken(r)
         text = (
-            f"✔ mirrored to {s.command.to} in {len(r['passes'])} passes, {show_time(r['total_s'])}; "
-            f"{show_bytes(r['bytes'])} sent; downtime {show_time(r['downtime_s'])}"
+            f"{'' if too_long else '✔ '}mirrored to {s.command.to} in {len(r['passes'])} passes, "
+            f"{show_time(r['total_s'])}; {show_bytes(r['bytes'])} sent; downtime {show_time(r['downtime_s'])}"
         )
         if r["verified"]:
-            text += f", {show_time(r['verify_s'])} of it to verify the mirror: identical"
+            text += (
+                f"; verified in {show_time(r['verify_s'])} while it ran: identical to what was sent"
+            )
+        text += f"; {too_long}" if too_long else ""
         text += "".join(f"; {lacking}" for lacking in missing.summary(r))
-        return message_rows(text, width, "good")
+        return message_rows(text, width, "warn" if too_long else "good")
     if s.message:
         bad = p.stage is Stage.FAILED
         return message_rows(("✘ " if bad else "") + s.message, width, "bad" if bad else "warn")

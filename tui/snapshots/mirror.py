@@ -24,7 +24,7 @@ class MirrorCommand:
         downtime_s: longest acceptable downtime.
         bandwidth: limit in bytes per second; None: no limit.
         code_file: file with the pairing code of redirty receive.
-        verify: compare the mirror with the memory while the target is stopped.
+        verify: compare the mirror with what was sent, when the target runs again.
         arm: arming method.
         probe: probe type.
         present_pages: pages to copy, as far as known; 0: unknown.

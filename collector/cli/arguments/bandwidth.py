@@ -23,11 +23,15 @@ class Bandwidth:
         bytes_per_s: free bandwidth in bytes per second.
         source: its origin, one line for the user.
         link: the measured link; None when the rate was given.
+        copier: bytes of pages a second that the copier reaches here; None: not measured.
+        copier_limits: says that this is less than the link carries, and is what bytes_per_s is; empty: it is not.
     """
 
     bytes_per_s: float
     source: str
     link: LinkBandwidth | None = None
+    copier: float | None = None
+    copier_limits: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON-serializable dict, with the link's values under `link`."""

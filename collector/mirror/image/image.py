@@ -17,7 +17,7 @@ from typing import Any
 from redirty.collector.errors import RedirtyError, why
 from redirty.collector.folders import Folder
 from redirty.collector.mirror.image import elf_core
-from redirty.collector.mirror.image.digest import digest_of
+from redirty.collector.mirror.image.digest import digest_of, hash_digest_of
 from redirty.collector.mirror.image.journal import MAX_SOURCES, Journal
 from redirty.collector.mirror.image.page_store import MAX_WINDOWS, PageStore, StoreError
 from redirty.collector.pageset import U64, runs_of
@@ -147,19 +147,22 @@ class Image:
         """
         self.stores[number].zero(firsts, lengths)
 
-    def digest(self) -> str:
-        """Return the digest of all contents, see digest.py."""
+    def digest(self, seed: int | None = None) -> str:
+        """Return the digest of all contents, or with a seed that of the hashes of all pages; see digest.py.
 
-        def parts() -> Iterator[tuple[int, U64, Any]]:
-            for number, store in sorted(self.stores.items()):
+        Raises:
+            OSError: the disk fails.
+        """
+        return digest_of(self._parts()) if seed is None else hash_digest_of(self._parts(), seed)
 
-                def read(pages: U64, buffer: memoryview, store: PageStore = store) -> None:
-                    store.read_into(*runs_of(pages), buffer)
+    def _parts(self) -> Iterator[tuple[int, U64, Any]]:
+        for number, store in sorted(self.stores.items()):
 
-                for window in sorted(store.filled):
-                    yield number, store.filled_pages(window), read
+            def read(pages: U64, buffer: memoryview, store: PageStore = store) -> None:
+                store.read_into(*runs_of(pages), buffer)
 
-        return digest_of(parts())
+            for window in sorted(store.filled):
+                yield number, store.filled_pages(window), read
 
     def discard(self) -> None:
         """Remove everything that was written, and the directory if it is then empty."""

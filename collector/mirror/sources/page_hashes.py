@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from redirty.collector.pageset import (
     page_numbers,
 )
 
-_SEED = secrets.randbits(64)
+SEED = secrets.randbits(64)
 # Special values: nothing was sent; the page is zero; the contents at the other end are unknown.
 NEVER, _ZERO, _UNKNOWN = np.uint64(0), np.uint64(1), np.uint64(2)
 
@@ -38,9 +38,9 @@ def zero_pages(contents: U64) -> Bools:
     return np.asarray(zero)
 
 
-def hashes_of(pages: Sequence[memoryview], zero: Bools) -> U64:
+def hashes_of(pages: Sequence[memoryview], zero: Bools, seed: int = SEED) -> U64:
     """Return (n,) hashes of pages: 1 for zero pages, above 2 for all others."""
-    digests = map(xxhash.xxh3_64_intdigest, pages, itertools.repeat(_SEED))
+    digests = map(xxhash.xxh3_64_intdigest, pages, itertools.repeat(seed))
     found = np.fromiter(digests, np.uint64, len(pages))
     found[found <= _UNKNOWN] = np.uint64(3)
     found[zero] = _ZERO
@@ -84,6 +84,18 @@ class PageHashes:
         """Note that the other end no longer has these pages."""
         known = np.isin(pages >> np.uint64(9), self._keys)
         self._hashes.reshape(-1)[self._index(pages[known])] = NEVER
+
+    def sent(self) -> Iterator[tuple[U64, U64]]:
+        """Yield the pages of which contents were sent that are not zero, ascending, with their hashes."""
+        for key, row in zip(self._keys.tolist(), self._hashes, strict=True):
+            index = np.flatnonzero(row > _ZERO).astype(np.uint64)
+            if len(index):
+                yield index + np.uint64(key << 9), row[index]
+
+    def maybe_sent(self, pages: U64) -> U64:
+        """Return those of the pages that the other end may have, with whatever contents."""
+        known = pages[np.isin(pages >> np.uint64(9), self._keys)]
+        return np.asarray(known[self.get(known) != NEVER])
 
     def zero_among(self, pages: PageSet) -> U64:
         """Return those of the pages that were zero when they were read last, ascending."""

@@ -35,6 +35,7 @@ class Connection:
     Attributes:
         deadline: CLOCK_MONOTONIC in seconds after which no method waits any longer; None: no deadline.
         sent_bytes: all bytes sent, over all connections.
+        peer_hashes: the receiver can digest the hashes of pages.
         finished: the mirror was committed, or refused by the receiver: nothing is left to abandon.
         on_ack: called with the frame number of each acknowledgement.
     """
@@ -58,6 +59,7 @@ class Connection:
         self._losses = 0
         self.deadline: float | None = None
         self.sent_bytes = 0
+        self.peer_hashes = False
         self.finished = False
         self.on_ack: Callable[[int], None] = lambda number: None
 
@@ -90,9 +92,10 @@ class Connection:
     def _frames_in(self, welcome: bytes) -> int:
         """Return the number of the last frame that the receiver has, as its WELCOME says."""
         try:
-            done = protocol.parse_json(welcome).get("done")
+            found = protocol.parse_json(welcome)
         except FrameError as e:
             self._refuse(str(e))
+        done, self.peer_hashes = found.get("done"), found.get("hashes") is True
         if isinstance(done, bool) or not isinstance(done, int) or done < 0:
             self._refuse("invalid WELCOME")
         return done

@@ -52,10 +52,15 @@ class LocalSink:
         """Return no pages: there is no connection that could be lost."""
         return []
 
-    def digest(self) -> str:
+    @property
+    def hashes(self) -> bool:
+        """Return True: the other end is this one."""
+        return True
+
+    def digest(self, seed: int | None = None) -> str:
         """See PageSink."""
         with _store_errors(self._image):
-            return self._image.digest()
+            return self._image.digest(seed)
 
     def commit(
         self, processes: Sequence[PlacedProcess], machine: int, information: dict[str, Any]

@@ -87,9 +87,15 @@ class NetworkSink:
         """See PageSink."""
         return self._frames.resume(self._connection.reopen())
 
-    def digest(self) -> str:
+    @property
+    def hashes(self) -> bool:
+        """Whether the receiver can digest hashes, which those of older versions cannot."""
+        return self._connection.peer_hashes
+
+    def digest(self, seed: int | None = None) -> str:
         """See PageSink."""
-        self._connection.send(protocol.head(protocol.DIGEST))
+        payload = b"" if seed is None else protocol.SEED.pack(seed)
+        self._connection.send(protocol.head(protocol.DIGEST, payload=len(payload)) + payload)
         return self._connection.wait_answer(_COMMIT_S).decode(errors="replace")
 
     def commit(

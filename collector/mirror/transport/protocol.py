@@ -21,6 +21,7 @@ _MAGIC = b"RDM1"
 _SESSION = re.compile(r"[0-9A-Za-z-]{16,64}")
 # magic, type, flags, source, sequence number, runs, bytes of payload
 HEAD = struct.Struct("<4sBBxxIQII")
+SEED = struct.Struct("<Q")  # the payload of a DIGEST of hashes
 RUN = np.dtype([("first", "<u8"), ("length", "<u4")])
 
 HELLO, SOURCE, PAGES, ZERO, FLUSH, DIGEST, PART, COMMIT, ABANDON = range(1, 10)  # to the receiver
@@ -137,6 +138,19 @@ def parse_hello(body: bytes | memoryview) -> str:
     if not isinstance(session, str) or not _SESSION.fullmatch(session):
         raise FrameError("invalid name of a session")
     return session
+
+
+def parse_seed(body: bytes | memoryview) -> int | None:
+    """Return the seed of a DIGEST; None: it is of the contents.
+
+    Raises:
+        FrameError: the payload has another size.
+    """
+    if len(body) == 0:
+        return None
+    if len(body) != SEED.size:
+        raise FrameError("invalid DIGEST")
+    return int(SEED.unpack(body)[0])
 
 
 def pack_runs(firsts: U64, lengths: U64) -> bytes:

@@ -72,7 +72,7 @@ class Receiver:
         self._parts: list[bytearray] = []
         self._parts_bytes = 0
         self._digests = 0
-        self._digest: str | None = None  # of the contents as they are
+        self._digest: dict[int | None, str] = {}  # of the contents as they are, by seed
 
     def serve(self, stream: Stream) -> None:
         """Serve a connection until the mirror is committed.
@@ -149,7 +149,8 @@ class Receiver:
                 stream, protocol.ERROR, payload=b"it is waiting for the sender of another mirror"
             )
             raise FrameError("this is the sender of another mirror")
-        self._send(stream, protocol.WELCOME, payload=json.dumps({"done": self._done}).encode())
+        welcome = {"done": self._done, "hashes": True}
+        self._send(stream, protocol.WELCOME, payload=json.dumps(welcome).encode())
 
     def _process(self, stream: Stream, head: Head, body: memoryview) -> None:
         assert self.image is not None
@@ -157,7 +158,7 @@ class Receiver:
             if head.number > self._done:
                 if head.number != self._done + 1:
                     raise FrameError(f"frame {self._done + 1} is missing")
-                self._digest = None
+                self._digest = {}
                 self._apply(self.image, head, body)
                 self._done = head.number
                 self.image.journal.done(head.number)
@@ -165,7 +166,8 @@ class Receiver:
         elif head.type == protocol.FLUSH:
             self._send(stream, protocol.ACK, number=self._done)
         elif head.type == protocol.DIGEST:
-            self._send(stream, protocol.ANSWER, payload=self._digest_of(self.image).encode())
+            digest = self._digest_of(self.image, protocol.parse_seed(body))
+            self._send(stream, protocol.ANSWER, payload=digest.encode())
         elif head.type == protocol.PART:
             self._add_part(head, body)
         elif head.type == protocol.COMMIT:
@@ -205,14 +207,14 @@ class Receiver:
             raise FrameError("the payload is not as large as the pages")
         image.write(head.source, firsts, lengths, data)
 
-    def _digest_of(self, image: Image) -> str:
+    def _digest_of(self, image: Image, seed: int | None) -> str:
         """Return the digest of the contents, which takes as long as reading them."""
-        if self._digest is None:
+        if seed not in self._digest:
             self._digests += 1
             if self._digests > protocol.MAX_DIGESTS:
                 raise FrameError(f"more than {protocol.MAX_DIGESTS} digests")
-            self._digest = image.digest()
-        return self._digest
+            self._digest[seed] = image.digest(seed)
+        return self._digest[seed]
 
     def _add_part(self, head: Head, body: memoryview) -> None:
         """Collect a piece of the mappings (part 0) or of a process's notes (the others)."""

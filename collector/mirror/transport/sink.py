@@ -19,6 +19,10 @@ class PageSink(Protocol):
     deadline: float | None
 
     @property
+    def hashes(self) -> bool:
+        """Whether digest() takes a seed."""
+
+    @property
     def sent_bytes(self) -> int:
         """All bytes sent."""
 
@@ -59,8 +63,8 @@ class PageSink(Protocol):
             RedirtyError: the connection cannot be re-established.
         """
 
-    def digest(self) -> str:
-        """Return the digest of all contents at the other end.
+    def digest(self, seed: int | None = None) -> str:
+        """Return the digest of all contents at the other end, or with a seed that of the hashes of all pages.
 
         Raises:
             ConnectionLostError: the connection is lost.

@@ -19,8 +19,8 @@ Protocol, over a stream socket (argv[1] is its descriptor): a line of JSON each 
       -> {"ok": true}; what their network namespaces send is dropped, too; with trial this is only checked
   {"op": "more", "limit_s": T}     -> {"ok": true}, the time limit is restarted
   {"op": "release", "stop": false} -> {"ok": true, "held_s": T}, with stop under SIGSTOP
-On failure: {"ok": false, "errno": N, "why": text}; the target then runs. With "ends": true in an answer
-this process ends after it.
+On failure: {"ok": false, "errno": N, "why": text, "held_s": T}; the target then runs, after it stood still for T.
+With "ends": true in an answer this process ends after it.
 """
 
 import ctypes
@@ -111,7 +111,7 @@ class FrozenThreads:
         Raises:
             TraceeError: A thread cannot be stopped, or not within wait_s; all are released then.
         """
-        deadline = time.monotonic() + wait_s
+        deadline = min(time.monotonic() + wait_s, self.until)
         try:
             while True:
                 seized = []
@@ -160,6 +160,7 @@ class FrozenThreads:
         parts = []
         known = set()
         for tid, (pid, thread) in self.threads.items():
+            self.require_time()
             general, extended = (
                 register_set(tid, tracee.NT_PRSTATUS),
                 register_set(tid, NT_X86_XSTATE),
@@ -213,6 +214,16 @@ class FrozenThreads:
             why = f"time limit exceeded: resumed after {self.frozen_s:.3f} s"
             raise TraceeError(errno.ETIMEDOUT, why)
 
+    def require_time(self) -> None:
+        """End the freeze if its time is over: work of this process must not prolong it. Raises: TraceeError."""
+        if time.monotonic() > self.until:
+            self.release(stay=False)
+            self.require_frozen()
+
+    def wait_s(self, request: "dict[str, object]") -> float:
+        """Return for how long a request may wait: never longer than the freeze lasts."""
+        return max(min(float(str(request["wait_s"])), self.until - time.monotonic()), 0.001)
+
     def hold_networks(self, request: "dict[str, object]") -> "tuple[dict[str, object], bytes]":
         """Carry out the request "network". Raises: TraceeError."""
         trial = bool(request["trial"])
@@ -233,11 +244,11 @@ class FrozenThreads:
         if operation == "stop":
             self.start(float(str(request["limit_s"])))
             pids = [int(str(pid)) for pid in list(request["pids"])]  # type: ignore[call-overload]
-            self.stop(pids, float(str(request["wait_s"])))
+            self.stop(pids, self.wait_s(request))
             return {"ok": True, "threads": len(self.threads)}, b""
         if operation == "machine":
             self.start(float(str(request["limit_s"])))
-            self.machine = qmp.StoppedGuest(str(request["path"]), float(str(request["wait_s"])))
+            self.machine = qmp.StoppedGuest(str(request["path"]), self.wait_s(request))
             return {"ok": True}, b""
         if operation == "network":
             return self.hold_networks(request)
@@ -287,9 +298,10 @@ def serve_with(frozen: FrozenThreads, link: socket.socket) -> None:
             except (TraceeError, OSError) as e:
                 frozen.release(stay=False)
                 code = getattr(e, "code", None) or getattr(e, "errno", None) or errno.EIO
-                answer = {"ok": False, "errno": code, "why": str(e)}
+                answer = {"ok": False, "errno": code, "why": str(e), "held_s": frozen.frozen_s}
             except Exception as e:  # any: without an answer the collector would wait
-                answer = {"ok": False, "errno": errno.EIO, "why": f"{type(e).__name__}: {e}"}
+                why = f"{type(e).__name__}: {e}"
+                answer = {"ok": False, "errno": errno.EIO, "why": why, "held_s": frozen.frozen_s}
             # An answer that nobody reads must not keep anyone frozen.
             link.settimeout(max(frozen.until - time.monotonic(), 0.001) if frozen.frozen else None)
             answer["ends"] = frozen.must_exit
@@ -302,4 +314,9 @@ def serve_with(frozen: FrozenThreads, link: socket.socket) -> None:
 def main() -> None:
     """Run the freezer; argv[1] is its end of the socket."""
     tracee.outlive_others()
+    try:
+        # It has little to do, and all that it does late prolongs a stop.
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+    except OSError:
+        pass
     serve(socket.socket(fileno=int(sys.argv[1])))

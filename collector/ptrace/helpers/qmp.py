@@ -18,6 +18,9 @@ class QmpError(OSError):
 class Monitor:
     """A connection to a QMP socket. What answers may be any program: its answers are bounded in size and time.
 
+    Attributes:
+        until: When all requests end, whatever their own limits (time.monotonic()); None: no such time.
+
     Raises:
         OSError: The connection failed, QEMU refused, or has not answered in time; also by every method.
         ValueError: The answer is not QMP; also by every method.
@@ -26,6 +29,7 @@ class Monitor:
     def __init__(self, path: str, timeout_s: float) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._timeout_s = timeout_s
+        self.until: float | None = None
         self._data = bytearray()
         self._start()
         try:
@@ -38,8 +42,11 @@ class Monitor:
 
     def _start(self) -> None:
         """Start the time limit of a request."""
-        self._end = time.monotonic() + self._timeout_s
-        self._socket.settimeout(self._timeout_s)
+        now = time.monotonic()
+        self._end = now + self._timeout_s
+        if self.until is not None:
+            self._end = min(self._end, self.until)
+        self._socket.settimeout(max(self._end - now, 0.001))
 
     def _line(self) -> "dict[str, object]":
         searched = 0
@@ -84,7 +91,7 @@ class Monitor:
 
 
 class StoppedGuest:
-    """A guest that is stopped until resume().
+    """A guest that is stopped until resume(), within timeout_s in all.
 
     Attributes:
         running: Whether it ran before, and is to run again.
@@ -96,8 +103,10 @@ class StoppedGuest:
     def __init__(self, path: str, timeout_s: float) -> None:
         self.running = False
         self._monitor: Monitor | None = None
+        until = time.monotonic() + timeout_s
         try:
             self._monitor = Monitor(path, timeout_s)
+            self._monitor.until = until
             status = self._monitor.execute("query-status")
             # set before the stop: should the answer never come, the guest is resumed nevertheless
             self.running = isinstance(status, dict) and bool(status.get("running"))
@@ -111,6 +120,7 @@ class StoppedGuest:
         """Resume the guest if it ran before."""
         if self._monitor is None:
             return
+        self._monitor.until = None
         try:
             if self.running:
                 self._monitor.execute("cont")

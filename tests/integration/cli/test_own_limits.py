@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.error_assertions import COULD_NOT, TARGET_ENDED
-from tests.support.redirty_cli import run_redirty
+from tests.support.redirty_cli import PATIENT_GOALS, run_redirty
 from tests.workloads.driver import Checksum
 
 pytestmark = pytest.mark.usefixtures("tracing")
@@ -20,7 +20,9 @@ def test_few_descriptors(verb: str, tmp_path: Path) -> None:
     with Checksum(threads=2, mib=1) as target:
         for limit in (24, 44, 60, 512):
             where = tmp_path / f"{verb}{limit}"
-            words = ["200ms", "2", "-o", where] if verb == "record" else ["--to", where]
+            words = (
+                ["200ms", "2", "-o", where] if verb == "record" else ["--to", where, *PATIENT_GOALS]
+            )
             done = run_redirty(
                 verb, "-p", target.pid, *words, wrapper=("prlimit", f"--nofile={limit}:{limit}")
             )

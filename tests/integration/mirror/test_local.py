@@ -35,7 +35,7 @@ def mirror(*words: object, code: int = 0) -> Done:
 @contextlib.contextmanager
 def stopped_mirror(*target: object, to: Path, **more: object) -> Iterator[Done]:
     """Make a mirror, and leave the target stopped so that both can be compared; resume it at the end."""
-    done = mirror(*target, "--to", to, "--leave", "stopped", "--verify", *PATIENT)
+    done = mirror(*target, "--to", to, "--leave", "stopped", "--verify=full", *PATIENT)
     pids = mirror_json(to)["target"]["pids"]
     try:
         yield done

@@ -233,7 +233,7 @@ def test_pages_that_the_kernel_writes_untracked_are_read_again(
                 uring.read(0, 32, "fixed")
 
         goals = Goals(None, passes=2)
-        done = mirror_in_process(uring.pid, tmp_path / "m", write, goals, states, verify=True)
+        done = mirror_in_process(uring.pid, tmp_path / "m", write, goals, states, verify="full")
     assert done.information["verified"]
 
 

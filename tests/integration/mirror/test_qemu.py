@@ -64,7 +64,7 @@ def test_guest_memory_equals_pmemsave(tmp_path: Path) -> None:
     to = tmp_path / "m"
     with running_guest(guest_parameters(RATE, AREA_MIB), MEMORY_MIB) as (server, socket, work):
         ram = ram_of(server.pid)
-        goal = ["--downtime", "1h", "--passes", "3", "--verify", "--leave", "stopped"]
+        goal = ["--downtime", "1h", "--passes", "3", "--verify=full", "--leave", "stopped"]
         words = ["mirror", "--vm", server.pid, "--to", to, "--qmp", socket, *goal]
         done = run_redirty(*words)
         assert done.code == 0, done

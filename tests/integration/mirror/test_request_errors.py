@@ -62,7 +62,7 @@ def test_a_deadline_in_a_later_pass_stops_the_target(tmp_path: Path) -> None:
         words = ["-p", writer.pid, "--to", to, "--bandwidth", "20MiB", "--passes", "1000"]
         for deadline_s in (8, 40, 200, 1000):
             done = run_redirty(
-                "mirror", "--json", *words, "--deadline", f"{deadline_s}s", "--verify"
+                "mirror", "--json", *words, "--deadline", f"{deadline_s}s", "--verify=full"
             )
             # On a busy machine it is over before the start, or the first pass.
             if "cannot meet the deadline" not in done.err:
@@ -105,7 +105,7 @@ def test_a_receiver_without_a_parent_directory_fails_at_once(tmp_path: Path) -> 
 def test_a_tree_that_contains_redirty_is_mirrored_without_it(tmp_path: Path) -> None:
     """All processes of redirty are left out, helpers included."""
     to = tmp_path / "m"
-    words = shlex.join([str(REDIRTY), "mirror", "--to", str(to), "--verify", *PATIENT_GOALS])
+    words = shlex.join([str(REDIRTY), "mirror", "--to", str(to), "--verify=full", *PATIENT_GOALS])
     line = f"{words} --tree $$; exit $?"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -35,7 +35,7 @@ def program(kind: str, directory: Path, *names: str, sharing: str = "private") -
 
 
 def mirror(pid: int, to: Path) -> tuple[Done, dict[str, Any]]:
-    done = run_redirty("mirror", "-p", pid, "--to", to, "--verify", "--downtime", "2s")
+    done = run_redirty("mirror", "-p", pid, "--to", to, "--verify=full", "--downtime", "4s")
     assert done.code == 0, done
     return done, mirror_json(to)
 

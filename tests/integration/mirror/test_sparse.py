@@ -53,7 +53,7 @@ def test_a_sparse_file_is_mirrored(target: tuple[int, int], tmp_path: Path) -> N
     pid, address = target
     to = tmp_path / "m"
     done = run_redirty(
-        *("mirror", "-p", pid, "--to", to, "--verify", "--downtime", "5s"),
+        *("mirror", "-p", pid, "--to", to, "--verify=full", "--downtime", "10s"),
         wrapper=BOUNDED,
     )
     assert done.code == 0, done

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("tracing")
 
 @pytest.fixture
 def large() -> Iterator[Writer]:
-    """Start a target with enough memory for the comparison of --verify to take a while."""
+    """Start a target with enough memory for the comparison of --verify=full to take a while."""
     with Writer(512) as target:
         target.start("cyclic", 200_000, 131_072)
         before = Condition.of(target.pid)
@@ -64,7 +64,7 @@ def wait_stopped(target: Writer, sender: subprocess.Popen[str]) -> int:
 
 
 def start_mirror(target: Writer, to: Path) -> subprocess.Popen[str]:
-    words = ["-p", target.pid, "--to", to, "--passes", "2", "--downtime", "1h", "--verify"]
+    words = ["-p", target.pid, "--to", to, "--passes", "2", "--downtime", "1h", "--verify=full"]
     return start_redirty("mirror", *words)
 
 
@@ -132,7 +132,7 @@ def test_two_hundred_threads_are_stopped_and_released(tmp_path: Path) -> None:
     with Crowd("threads", 200) as crowd:
         before = Condition.of(crowd.pid)
         done = run_redirty(
-            "mirror", "-p", crowd.pid, "--to", tmp_path / "m", *PATIENT_GOALS, "--verify"
+            "mirror", "-p", crowd.pid, "--to", tmp_path / "m", *PATIENT_GOALS, "--verify=full"
         )
         assert done.code == 0, done
         assert mirror_json(tmp_path / "m")["threads"] == 201

@@ -110,7 +110,8 @@ def record(scene: Scene, to: Path) -> Done:
 
 
 def mirror(scene: Scene, to: Path) -> Done:
-    return run_redirty("mirror", "-p", scene.target, "--to", to, "-q", timeout_s=LIMIT_S)
+    words = ["--to", to, "-q", *PATIENT_GOALS]
+    return run_redirty("mirror", "-p", scene.target, *words, timeout_s=LIMIT_S)
 
 
 def received(scene: Scene, to: Path, code: Path, wait: str) -> Done:
@@ -339,7 +340,7 @@ def test_a_code_is_good_for_one_mirror(target: int, tmp_path: Path) -> None:
     with receive(tmp_path / "m", tmp_path / "log", "--code-file", code) as receiver:
         assert stat.S_IMODE(code.stat().st_mode) == 0o600
         shutil.copy(code, kept)
-        words = ["--to", f"127.0.0.1:{receiver.port}", "--code-file", kept, "-q"]
+        words = ["--to", f"127.0.0.1:{receiver.port}", "--code-file", kept, "-q", *PATIENT_GOALS]
         assert run_redirty("mirror", "-p", target, *words, timeout_s=LIMIT_S).code == 0
         assert receiver.wait() == 0
         assert f"{code} is removed: a code is good for one mirror" in receiver.text()

@@ -91,7 +91,18 @@ def test_it_is_recorded(option: str, tmp_path: Path) -> None:
 def test_it_is_mirrored(tmp_path: Path) -> None:
     with Leaderless() as program:
         program.write(3, 1, 7)
-        done = run_redirty("mirror", "-p", program.pid, "--to", tmp_path / "m", "--verify")
+        done = run_redirty(
+            "mirror",
+            "-p",
+            program.pid,
+            "--to",
+            tmp_path / "m",
+            "--downtime",
+            "1h",
+            "--passes",
+            "2",
+            "--verify=full",
+        )
         assert done.code == 0, done
         assert mirror_json(tmp_path / "m")["verified"]
         core = CoreFile(tmp_path / "m" / "memory.core")

@@ -29,7 +29,8 @@ def test_each_situation_has_its_decision() -> None:
     assert decide(goals, situation(19)).action == QUIESCE
     assert decide(goals, situation(21)).action == PASS
     assert decide(goals, situation(19, fixed_s=0.05)).action == PASS
-    assert decide(goals, situation(1, fixed_s=0.3)).action == GIVE_UP
+    assert decide(goals, situation(1, fixed_s=0.3)).action == PASS, "it may have been a busy moment"
+    assert decide(goals, situation(1, 1, 1, fixed_s=0.3)).action == GIVE_UP
     assert decide(goals, situation(90, 80, 70, 60, 50, 40, 30)).action == PASS
     stuck = decide(goals, situation(30, *[30] * 6))
     assert stuck.action == GIVE_UP and "did not reduce" in stuck.reason

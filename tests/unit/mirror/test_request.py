@@ -118,7 +118,7 @@ def test_options_become_fields_of_the_request(tmp_path: Path, root: None, pid: i
     )
     assert repr(parse_code(text)) not in repr(request), "the code is a secret"
     assert request.bandwidth == 1e7
-    assert (request.verify, request.leave_stopped) == (True, True)
+    assert (request.verify, request.leave_stopped) == ("sent", True)
     assert request.network == NetworkHold(shared=True, remote=True)
     assert request.compress is compress
     assert (request.arm, request.probe) == ("uffd", "kprobe")
@@ -127,6 +127,6 @@ def test_options_become_fields_of_the_request(tmp_path: Path, root: None, pid: i
 def test_the_defaults_of_a_request(root: None, pid: int) -> None:
     request = request_from(options("-p", pid))
     assert request.destination == DirectoryDestination(Path("/nonexistent/m"))
-    assert (request.verify, request.leave_stopped) == (False, False)
+    assert (request.verify, request.leave_stopped) == (None, False)
     assert request.bandwidth is None and request.compress is None
     assert request.qmp is None and request.network is None

@@ -159,5 +159,5 @@ def test_the_confirmation_explains_the_mirror() -> None:
         assert words in shown
     over = MirrorCommand("x", ("-p", "1"), (1,), "h:1", 0.3, 1e6, verify=True)
     shown = " ".join(text(draw.confirmation(over, "", 74)).split())
-    for words in ("redirty receive must be listening", "8.0 Mbit/s", "and verified"):
+    for words in ("redirty receive must be listening", "8.0 Mbit/s", "verified against digests"):
         assert words in shown

@@ -1,0 +1,72 @@
+"""The argument that names where a mirror would go, whose copier may be slower than the link."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from redirty.collector.cli.arguments.bandwidth import Bandwidth
+from redirty.collector.errors import UsageError
+from redirty.collector.units import show_bits, show_bytes
+
+if TYPE_CHECKING:
+    from redirty.collector.mirror.calibration import Kind
+
+_POLICY = "redirty"  # the others are carried out by other copiers
+_DEFAULT = "tls"  # how a mirror goes to another machine
+
+
+def add_destination(parser: argparse.ArgumentParser) -> None:
+    """Add --destination."""
+    parser.add_argument(
+        "--destination",
+        metavar="KIND",
+        help="where redirty mirror would copy to: local, local:DIR, tcp, tls, tcp+zstd or tls+zstd; its speed there is "
+        "measured for a second, and counts where it is below the bandwidth (default: tls with a target, --link or "
+        "--to; otherwise the bandwidth alone counts)",
+    )
+
+
+def destination_of(options: argparse.Namespace, *, live: bool) -> Kind | None:
+    """Return the kind of destination whose speed counts; None: the bandwidth alone counts.
+
+    Args:
+        options: the command line.
+        live: a target of this machine is predicted, and not a recording, which may be of another one.
+
+    Raises:
+        UsageError: it is not valid, or does not go with the policy.
+    """
+    if options.destination is not None and options.policy != _POLICY:
+        raise UsageError(
+            f"--destination is for the policy {_POLICY}, whose copier is redirty's own; the policy is {options.policy}"
+        )
+    measured = live or options.link is not None or options.to is not None
+    if options.policy != _POLICY or not (measured or options.destination is not None):
+        return None
+    from redirty.collector.mirror.calibration import parse_kind
+
+    return parse_kind(
+        _DEFAULT if options.destination is None else options.destination, "--destination"
+    )
+
+
+def as_copied(bandwidth: Bandwidth, kind: Kind | None) -> Bandwidth:
+    """Return the bandwidth, or what the copier reaches here where that is less.
+
+    Raises:
+        RedirtyError: the copier's speed cannot be measured.
+    """
+    if kind is None:
+        return bandwidth
+    from redirty.collector.mirror.calibration import copier_rate
+
+    rate = copier_rate(kind)
+    if rate >= bandwidth.bytes_per_s:
+        return replace(bandwidth, copier=rate)
+    text = (
+        f"limited by the copier: {show_bytes(rate)}/s {kind} here, as measured now; the link would carry "
+        f"{show_bits(bandwidth.bytes_per_s)}"
+    )
+    return replace(bandwidth, bytes_per_s=rate, copier=rate, copier_limits=text)
