@@ -133,7 +133,7 @@ def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
 
 def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json: bool) -> None:
     from redirty.collector import json_text
-    from redirty.collector.analyze import load, observations, prediction_text
+    from redirty.collector.analyze import counted_once, load, observations, prediction_text
     from redirty.collector.model import predict
     from redirty.collector.model.fit import fit
 
@@ -142,6 +142,7 @@ def _show(directory: Path, question: Question, bandwidth: Bandwidth, *, as_json:
     answer = predict.answer(fit(seen), question, seen.layout)
     found = predict.as_json(answer, seen.mappings)
     found["link"] = bandwidth.as_json()["link"]
+    found["notes"] += counted_once.notes(meta, load.load_rounds(directory))
     if not meta.get("complete"):
         found["notes"].append("the recording ended early: only its complete rounds count")
     if as_json:

@@ -7,12 +7,13 @@ distinct pages of windows of 2, 3, 4 ... rounds are counted from their page sets
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.bpf import abi
 from redirty.collector.linux.maps import CLASSES, Mappings
+from redirty.collector.metrics.counted_once import CountedOnce
 from redirty.collector.pageset import PageSet, count_in, empty
 from redirty.collector.tracking.rounds import Round
 
@@ -35,6 +36,7 @@ class Point:
         elapsed_s: seconds since the arm.
         dirty: distinct pages written within that time.
         redirtied: those of them that were present at the arm; None when not known.
+        dirty_once, redirtied_once: the same with shared memory counted once, see CountedOnce; None when not known.
     """
 
     round: int
@@ -43,9 +45,11 @@ class Point:
     elapsed_s: float
     dirty: float
     redirtied: int | None
+    dirty_once: float | None = None
+    redirtied_once: int | None = None
 
 
-def inside(result: Round) -> Iterator[Point]:
+def inside(result: Round, once: CountedOnce | None = None) -> Iterator[Point]:
     """Yield the curve inside one round, of all its processes together, without its end.
 
     The time of a page starts when that page was protected, on average half an arm before its whole process
@@ -62,8 +66,9 @@ def inside(result: Round) -> Iterator[Point]:
     used = (pages > 0) & (times < result.duration_s)
     used &= np.arange(len(times)) % _STEP == 0
     times, pages = thinned(times[used], np.minimum(pages[used], dirty))
-    for t, w in zip(times.tolist(), pages.tolist(), strict=True):
-        yield Point(result.number, 0, "", t, w, None)
+    union = [None] * len(times) if once is None else once.union_of(pages / dirty).tolist()
+    for t, w, u in zip(times.tolist(), pages.tolist(), union, strict=True):
+        yield Point(result.number, 0, "", t, w, None, u)
 
 
 def thinned(times: Floats, pages: Floats) -> tuple[Floats, Floats]:
@@ -115,12 +120,14 @@ class _Window:
         duration_s: their total length.
         by_space: (pages written, pages present when the first round started, last known mappings) by
             process and address space.
+        once: with every page counted once; None if that is not known.
     """
 
     first: int
     rounds: int
     duration_s: float
     by_space: dict[tuple[int, int], tuple[PageSet, PageSet, Mappings]] = field(repr=False)
+    once: CountedOnce | None = None
 
     def joined(self, later: _Window) -> _Window:
         """Return this window joined with the one after it."""
@@ -133,7 +140,8 @@ class _Window:
                 kept = mappings if mappings.items else old[2]
                 both[space] = (old[0] | dirty, old[1], kept)
         rounds, duration_s = self.rounds + later.rounds, self.duration_s + later.duration_s
-        return _Window(self.first, rounds, duration_s, both)
+        once = self.once and later.once and self.once.joined(later.once)
+        return _Window(self.first, rounds, duration_s, both, once)
 
     def point(self) -> Point:
         """Return the end of the window as a point of the curve."""
@@ -141,7 +149,11 @@ class _Window:
         for written, present, _ in self.by_space.values():
             dirty += len(written)
             redirtied += len(written & present)
-        return Point(self.first, self.rounds, "", self.duration_s, float(dirty), redirtied)
+        point = Point(self.first, self.rounds, "", self.duration_s, float(dirty), redirtied)
+        if self.once is None:
+            return point
+        pages, again = self.once.dirty_pages, self.once.redirtied_pages
+        return replace(point, dirty_once=float(pages), redirtied_once=again)
 
     def by_class(self) -> Iterator[Point]:
         """Yield the end of the window for each mapping class that was written."""
@@ -153,9 +165,11 @@ class _Window:
                     counts[number] += [
                         int(count_in(pages, starts, ends).sum()) for pages in (written, redirtied)
                     ]
+        once = {} if self.once is None else self.once.by_class()
         for name, (d, r) in zip(CLASSES, counts.tolist(), strict=True):
             if d:
-                yield Point(self.first, self.rounds, name, self.duration_s, float(d), r)
+                pages = once.get(name, (None, None))
+                yield Point(self.first, self.rounds, name, self.duration_s, float(d), r, *pages)
 
     def working_sets(self) -> Iterator[WorkingSet]:
         """Yield the number of distinct pages in the window, by process."""
@@ -182,13 +196,14 @@ class WindowCurves:
         self._max_rounds = max_rounds
         self._growing: dict[int, _Window] = {}  # by j
 
-    def add(self, result: Round) -> FinishedWindows:
-        """Add a round; return what ends with it."""
+    def add(self, result: Round, once: CountedOnce | None = None) -> FinishedWindows:
+        """Add a round; return what ends with it. once: the same round with every page counted once."""
         whole = _Window(
             result.number,
             1,
             result.duration_s,
             {(s.pid, s.space): (s.dirty, s.present, s.mappings) for s in result.spaces},
+            once,
         )
         points = [whole.point(), *whole.by_class()]
         working_sets: list[WorkingSet] = []

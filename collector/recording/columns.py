@@ -7,6 +7,7 @@ ROUNDS = (
     "tlb_flushes", "tlb_flush_s",
     "first_touch_faults", "write_protect_faults", "cow_faults", "mkwrite_faults", "huge_faults",
     "dirty_frames", "frameless_pages", "stayed_dirty_pages", "boundary_s",
+    "present_once_pages", "dirty_once_pages", "redirtied_once_pages",
 )
 MAPPINGS = (
     "round", "pid", "start", "end", "perms", "mapping_class", "path",
@@ -17,7 +18,10 @@ PAGES = (
     "first_round", "last_round", "runs",
 )
 CURVE = ("pid", "elapsed_s", "unique_dirty_pages")
-CURVES = ("round", "rounds", "mapping_class", "elapsed_s", "dirty_pages", "redirtied_pages")
+CURVES = (
+    "round", "rounds", "mapping_class", "elapsed_s", "dirty_pages", "redirtied_pages",
+    "dirty_once_pages", "redirtied_once_pages",
+)
 TLB = (
     "round", "pid", "reason", "flushes", "pages", "time_s", "full_flushes", "ranges", "cpus",
     "arm_flushes", "arm_pages", "arm_time_s", "arm_full_flushes", "arm_ranges", "arm_cpus",
@@ -35,6 +39,9 @@ ZEROS = (
     "present_pages",
     "zero_pages",
     "unread_pages",
+    "once_pages",
+    "present_once_pages",
+    "zero_once_pages",
 )
 EVENTS = ("time_s", "pid", "tid", "address", "ip", "kind", "stack_id")
 

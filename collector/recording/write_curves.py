@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from redirty.collector import files
 from redirty.collector.folders import Folder
+from redirty.collector.metrics.counted_once import CountedOnce
 from redirty.collector.metrics.write_curves import WindowCurves, inside
 from redirty.collector.recording import columns
 from redirty.collector.tracking.rounds import Round
@@ -20,15 +21,16 @@ class CurveFiles:
         self._working_sets = files.CsvFile(folder, "working_set.csv", columns.WORKING_SET)
         self._windows = WindowCurves()
 
-    def add(self, result: Round) -> None:
+    def add(self, result: Round, once: CountedOnce | None = None) -> None:
         """Write what ends with this round. Raises: RedirtyError when the disk is full."""
-        finished = self._windows.add(result)
+        finished = self._windows.add(result, once)
         self._points.append(
             (
                 p.round, p.rounds, p.mapping_class,
                 f"{p.elapsed_s:.6f}", f"{p.dirty:.10g}", p.redirtied,
+                None if p.dirty_once is None else f"{p.dirty_once:.10g}", p.redirtied_once,
             )
-            for p in (*inside(result), *finished.points)
+            for p in (*inside(result, once), *finished.points)
         )  # fmt: skip
         self._working_sets.append(
             (w.first_round, w.rounds, w.pid, w.dirty_pages) for w in finished.working_sets

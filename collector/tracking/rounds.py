@@ -14,7 +14,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,7 @@ class SpaceRound:
         redirtied: dirty pages that were present when the round started.
         scanned_pages: number of pages that the scan found; None when there was no scan.
         stats: (1,) abi.STATS of its slot, (0,) when it has none of its own.
+        unowned: present pages that are not its own: see arming.base.Presence.
     """
 
     pid: int
@@ -58,6 +59,7 @@ class SpaceRound:
     redirtied: PageSet
     scanned_pages: int | None
     stats: npt.NDArray[np.void]
+    unowned: PageSet = field(default_factory=empty)
 
     @classmethod
     def of_log(cls, number: int, log: PageSet, stats: npt.NDArray[np.void]) -> SpaceRound:
@@ -236,7 +238,7 @@ class Recorder:
         self, space: AddressSpace, logged: PageSet, scanned: PageSet, stats: npt.NDArray[np.void]
     ) -> SpaceRound:
         """Build the round of an address space whose mappings are known."""
-        present = space.present
+        present, unowned = space.present, space.unowned
         logged, missed = self._without_raced(space.number, logged, space.resolve(logged, scanned))
         dirty = logged | missed
         has_scan = space.armed is not None and not space.gone
@@ -251,6 +253,7 @@ class Recorder:
             redirtied=dirty & present,
             scanned_pages=len(scanned & logged) + len(missed) if has_scan else None,
             stats=stats[space.slot : space.slot + 1 if space.slot else 0].copy(),
+            unowned=unowned,
         )
 
     def _without_raced(

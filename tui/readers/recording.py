@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from redirty.collector.analyze import load
+from redirty.collector.analyze import counted_once, load
 from redirty.collector.analyze.observations import layout_of
 from redirty.collector.analyze.schema import TABLES, Kind, Number
 from redirty.collector.analyze.tables import parquet_files, read_csv_bytes
@@ -128,7 +128,7 @@ class LoadedRecording:
         start_s, duration_s = (rounds[c].to_numpy(np.float64) for c in ("start_s", "duration_s"))
         self.ends_s: Floats = start_s + duration_s
         self.start_s = float(start_s[0])
-        self.layout = layout_of(load.load_zeros(directory))
+        self.layout = layout_of(load.load_zeros(directory), rounds)
 
 
 def _bounds(column: I64, numbers: I64) -> list[tuple[int, int]]:
@@ -177,8 +177,12 @@ def _points(frame: pd.DataFrame, numbers: I64) -> list[Points]:
     order = np.argsort(ends, kind="stable")
     classes = np.array([codes[name] for name in frame["mapping_class"]], np.int64)[order]
     first, rounds = first[order], rounds[order]
-    names = ("elapsed_s", "dirty_pages", "redirtied_pages")
-    elapsed_s, dirty, redirtied = (frame[c].to_numpy(np.float64)[order] for c in names)
+    columns = (
+        frame["elapsed_s"],
+        counted_once.column(frame, "dirty"),
+        counted_once.column(frame, "redirtied"),
+    )
+    elapsed_s, dirty, redirtied = (c.to_numpy(np.float64)[order] for c in columns)
     return [
         Points(
             number=first[a:b],

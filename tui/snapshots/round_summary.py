@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.linux.maps import CLASSES, Mapping
+from redirty.collector.metrics.counted_once import CountedOnce
 from redirty.collector.metrics.write_curves import Point
 from redirty.collector.model.observations import ALL, Points
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, count_in
@@ -123,6 +124,7 @@ def of_round(
     points: Points,
     cpu_s: float | None,
     writers: tuple[Writer, ...] = (),
+    once: CountedOnce | None = None,
 ) -> RoundSummary:
     """Summarize a round that has just ended, with the values that a recording of it would have.
 
@@ -132,8 +134,9 @@ def of_round(
         points: points of the write curves that end with this round.
         cpu_s: CPU time used by the target's processes; None: unknown.
         writers: threads and stacks.
+        once: the same round with every page counted once.
     """
-    row = round_row(result, hooks)
+    row = round_row(result, hooks, once=once)
     tlb: list[tuple[object, ...]] = []
     for space in result.spaces:
         if len(space.stats):
@@ -217,8 +220,13 @@ def merge(keys: U64, pages: I64) -> tuple[U64, I64]:
     return keys[starts], np.add.reduceat(pages, starts)
 
 
+def _redirtied(p: Point) -> float:
+    pages = p.redirtied if p.redirtied_once is None else p.redirtied_once
+    return np.nan if pages is None else pages
+
+
 def points_of(points: list[Point]) -> Points:
-    """Convert points of curves to the model's form; mapping classes become indexes of CLASSES."""
+    """Convert points of curves to the model's form: every page once, mapping classes as indexes of CLASSES."""
     if not points:
         return Points.none()
 
@@ -231,6 +239,6 @@ def points_of(points: list[Point]) -> Points:
         rounds=column(lambda p: p.rounds).astype(np.int64),
         mapping_class=np.array(classes),
         elapsed_s=column(lambda p: p.elapsed_s),
-        dirty=column(lambda p: p.dirty),
-        redirtied=column(lambda p: np.nan if p.redirtied is None else p.redirtied),
+        dirty=column(lambda p: p.dirty if p.dirty_once is None else p.dirty_once),
+        redirtied=column(_redirtied),
     )
