@@ -148,7 +148,8 @@ class CountedOnce:
             written[:, ~shared] = mean[:, None]
         total = (written * (k * pages)).sum(axis=1)
         union = ((1 - (1 - written) ** k) * pages).sum(axis=1)
-        return np.interp(sums, total / total[-1], union)
+        found: Floats = np.interp(sums, total / total[-1], union)
+        return found
 
 
 class OnceCounter:
@@ -243,9 +244,9 @@ def pages_of_files(pages: PageSet, shows: Shown) -> dict[int, PageSet]:
         numbers = page_numbers(pages)
         at = np.searchsorted(shows.starts, numbers, side="right") - 1
         places = (numbers.astype(np.int64) + shows.distance[at]).astype(np.uint64)
-        file = shows.file[at]
-        for number in np.unique(file).tolist():
-            found[number] = from_pages(places[file == number])
+        files = shows.file[at]
+        for number in np.unique(files).tolist():
+            found[number] = from_pages(places[files == number])
         return found
     for row in rows.tolist():
         part = pages

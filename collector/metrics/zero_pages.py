@@ -80,7 +80,7 @@ def runs(chosen: Bools) -> list[tuple[int, int]]:
 def zero_pages(data: bytes) -> Bools:
     """Return (n,) which of the whole pages contain only zeros."""
     words = np.frombuffer(data, np.uint64, len(data) // PAGE_SIZE * _WORDS).reshape(-1, _WORDS)
-    found: Bools = ~words.any(axis=1)
+    found: Bools = np.logical_not(words.any(axis=1))
     return found
 
 

@@ -20,7 +20,6 @@ from redirty.collector.analyze import load, schema, tables
 from redirty.collector.cli import main as cli
 from redirty.collector.errors import RedirtyError
 from redirty.collector.recording import columns
-from redirty.collector.recording import columns
 from redirty.tui.readers.recording import LoadedRecording, first_rounds
 
 from tests.support.mutations import limited_memory

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -327,7 +328,7 @@ def test_files_count_as_far_as_they_are_mapped(tmp_path: Any) -> None:
 
 def test_devices_are_no_memory() -> None:
     require_root()  # the kernel shows the files behind mappings only to it
-    with open("/dev/zero", "r+b") as device:
+    with Path("/dev/zero").open("r+b") as device:
         area = mmap.mmap(device.fileno(), 5 * PAGE, flags=mmap.MAP_PRIVATE)
         assert update(MappedFiles(), mapped([area])) == [0]
 

@@ -165,7 +165,8 @@ def test_other_policies_ignore_the_positions_of_zero_pages() -> None:
     )
 )
 def test_pages_of_files_are_seen_once(reads: list[tuple[int, int, set[int]]]) -> None:
-    seen, truth = SeenPages(), set()
+    truth: set[tuple[int, int]] = set()
+    seen = SeenPages()
     for file, first, offsets in reads:
         assert seen.first(file) == (file not in {f for f, _ in truth})
         truth.add((file, -1))
