@@ -238,6 +238,8 @@ def within(pages: PageSet, starts: U64, ends: U64) -> PageSet:
 
 def shifted(pages: PageSet, by: int) -> PageSet:
     """Return the pages with their numbers increased by `by`, which may be negative; none may become negative."""
+    if not by:
+        return pages
     regions, bits = by >> 9, by & (PAGES_PER_REGION - 1)
     keys = (pages.keys.astype(np.int64) + regions).astype(np.uint64)
     if not bits or len(keys) == 0:

@@ -15,9 +15,10 @@ from operator import attrgetter, itemgetter
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from redirty.collector.errors import RedirtyError, one_line, require_resources
 from redirty.collector.linux import procfs
-from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, within
+from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, count_in, within
 
 T = TypeVar("T")
 
@@ -216,6 +217,20 @@ class Mappings:
             one = np.ones(min(len(starts), 1), np.bool_)
             found.append((starts[np.append(one, apart)], ends[np.append(apart, one)]))
         return tuple(found)
+
+    @cached_property
+    def _ranges_by_class(self) -> tuple[U64, U64, list[int]]:
+        """Ranges of all classes, and where those of each begin."""
+        starts, ends = zip(*self.class_ranges, strict=True)
+        firsts = np.cumsum([0, *map(len, starts)]).tolist()
+        return np.concatenate(starts), np.concatenate(ends), firsts
+
+    def count_by_class(self, pages: PageSet) -> npt.NDArray[np.int64]:
+        """Return the number of pages in mappings of each of CLASSES."""
+        starts, ends, firsts = self._ranges_by_class
+        before = np.append(0, np.cumsum(count_in(pages, starts, ends)))
+        found: npt.NDArray[np.int64] = np.diff(before[firsts])
+        return found
 
     @cached_property
     def _read_only_shared(self) -> list[int]:

@@ -109,14 +109,14 @@ class CountedOnce:
 
     def by_class(self) -> dict[str, tuple[int, int]]:
         """Return (pages written, those present at the start) by mapping class."""
-        counts = {name: np.zeros(2, np.int64) for name in CLASSES}
-        for own in self.own.values():
-            sets = own.dirty, own.dirty & own.present
-            for name, (starts, ends) in zip(CLASSES, own.mappings.class_ranges, strict=True):
-                if len(starts):
-                    counts[name] += [int(count_in(pages, starts, ends).sum()) for pages in sets]
-        for file, pages in self.files.items():
-            counts[self.classes[file]] += (len(pages), len(pages) - self._new(file))
+        own = np.zeros((len(CLASSES), 2), np.int64)
+        for pages in self.own.values():
+            if len(pages.dirty.keys):
+                own[:, 0] += pages.mappings.count_by_class(pages.dirty)
+                own[:, 1] += pages.mappings.count_by_class(pages.dirty & pages.present)
+        counts = dict(zip(CLASSES, own, strict=True))
+        for file, written in self.files.items():
+            counts[self.classes[file]] += (len(written), len(written) - self._new(file))
         return {name: (int(found[0]), int(found[1])) for name, found in counts.items()}
 
     def union_of(self, sums: Floats) -> Floats:
@@ -213,11 +213,12 @@ def counted(
     """
     own: dict[int, OwnPages] = {}
     writes: dict[int, list[PageSet]] = {}
+    origins: dict[int, int] = {}
     for space in result.spaces:
         shows = shown(space.space)
         in_files = within(space.dirty, shows.starts, shows.ends)
         if len(in_files.keys):
-            for file, pages in pages_of_files(in_files, shows).items():
+            for file, pages in _by_file(in_files, shows, origins).items():
                 writes.setdefault(file, []).append(pages)
         if space.space in there:
             dirty = space.dirty - in_files if len(in_files.keys) else space.dirty
@@ -226,7 +227,8 @@ def counted(
     writers[1, 1] = sum(len(pages.dirty) for pages in own.values())
     files = {}
     for file, sets in writes.items():
-        files[file], found = _joined(sets)
+        union, found = _joined(sets)
+        files[file] = shifted(union, origins[file])
         writers += found
     return CountedOnce(own, files, classes, before, after, +writers)
 
@@ -236,24 +238,30 @@ def _own_present(space: SpaceRound, shows: Shown) -> PageSet:
     return own - within(own, shows.starts, shows.ends) if len(shows.starts) else own
 
 
-def pages_of_files(pages: PageSet, shows: Shown) -> dict[int, PageSet]:
-    """Translate pages of an address space, all of them in its shared mappings, to pages of files."""
+def _by_file(pages: PageSet, shows: Shown, origins: dict[int, int]) -> dict[int, PageSet]:
+    """Translate pages of an address space, all of them in its shared mappings, to pages of files.
+
+    origins: by file, the distance that is still to be added to all its pages: mostly all processes have the file at
+        the same addresses, so that it is added once.
+    """
     found: dict[int, PageSet] = {}
     rows = np.flatnonzero(count_in(pages, shows.starts, shows.ends))
     if len(rows) > _FEW:
         numbers = page_numbers(pages)
         at = np.searchsorted(shows.starts, numbers, side="right") - 1
-        places = (numbers.astype(np.int64) + shows.distance[at]).astype(np.uint64)
+        places = numbers.astype(np.int64) + shows.distance[at]
         files = shows.file[at]
-        for number in np.unique(files).tolist():
-            found[number] = from_pages(places[files == number])
+        for file in np.unique(files).tolist():
+            origin = origins.setdefault(file, 0)
+            found[file] = from_pages((places[files == file] - origin).astype(np.uint64))
         return found
     for row in rows.tolist():
         part = pages
         if len(rows) > 1:
             part = within(pages, shows.starts[row : row + 1], shows.ends[row : row + 1])
-        moved = shifted(part, int(shows.distance[row]))
-        file = int(shows.file[row])
+        file, distance = int(shows.file[row]), int(shows.distance[row])
+        # At most 0, so that no number becomes negative in between.
+        moved = shifted(part, distance - origins.setdefault(file, min(distance, 0)))
         found[file] = found[file] | moved if file in found else moved
     return found
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from redirty.collector.bpf import abi
 from redirty.collector.linux.maps import CLASSES, Mappings
 from redirty.collector.metrics.counted_once import CountedOnce
-from redirty.collector.pageset import PageSet, count_in, empty
+from redirty.collector.pageset import PageSet, empty
 from redirty.collector.tracking.rounds import Round
 
 Floats = npt.NDArray[np.float64]
@@ -159,12 +159,8 @@ class _Window:
         """Yield the end of the window for each mapping class that was written."""
         counts = np.zeros((len(CLASSES), 2), np.int64)
         for written, present, mappings in self.by_space.values():
-            redirtied = written & present
-            for number, (starts, ends) in enumerate(mappings.class_ranges):
-                if len(starts):
-                    counts[number] += [
-                        int(count_in(pages, starts, ends).sum()) for pages in (written, redirtied)
-                    ]
+            counts[:, 0] += mappings.count_by_class(written)
+            counts[:, 1] += mappings.count_by_class(written & present)
         once = {} if self.once is None else self.once.by_class()
         for name, (d, r) in zip(CLASSES, counts.tolist(), strict=True):
             if d:
