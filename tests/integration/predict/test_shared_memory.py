@@ -23,8 +23,15 @@ HOT, ALL = 2048, 12288  # pages that are written again and again, and all
 # Fills shared memory, then writes its first pages again and again: by four children that inherit it, by a second
 # program that maps a part of it elsewhere, or through a second mapping of the same process.
 _PROGRAM = """
-import mmap, os, sys, time
+import ctypes, mmap, os, sys, time
 kind, ready, hot, pages = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+
+def fork():
+    # The child ends with its parent, which the test ends.
+    child = os.fork()
+    if child == 0:
+        ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+    return child
 
 def write(*areas):
     byte = 0
@@ -43,12 +50,11 @@ os.ftruncate(fd, pages << 12)
 area = mmap.mmap(-1 if kind == "prefork" else fd, pages << 12)
 for at in range(0, pages << 12, 1 << 20):
     area[at : at + (1 << 20)] = os.urandom(1 << 20)
-workers = []
 if kind == "prefork":
     for _ in range(4):
-        if os.fork() == 0:
+        if fork() == 0:
             write(area)
-if kind == "memfd" and os.fork() == 0:
+if kind == "memfd" and fork() == 0:
     os.set_inheritable(fd, True)
     os.execv(sys.executable, [sys.executable, __file__, "second", ready, str(hot), str(pages), str(fd)])
 open(ready, "w").close()
@@ -94,8 +100,6 @@ def test_a_page_that_many_write_is_one_page(kind: str, mapped_by: int, tmp_path:
         rounds = record(server.pid, tmp_path / "rec", "1s", 4)
         first = first_pass_of_a_mirror(server.pid, tmp_path / "mirror")
     finally:
-        server.close()
-        # children end with the memory of their parent's session
         server.close()
     once, sums = rounds["dirty_once_pages"], rounds["dirty_pages"]
     # A process writes little more than that: its stack, the heap of its interpreter.
