@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from redirty.collector.errors import RESOURCE_ERRNOS, RedirtyError, why
+from redirty.collector.errors import require_resources
 from redirty.collector.linux import procfs
 from redirty.collector.linux.maps import SYSTEM_V_PATH, Mapping, Mappings
 from redirty.collector.linux.shared_mappings import (
@@ -125,7 +125,8 @@ class MappedFile:
                 tid = procfs.living_thread(pid)
                 return file_size(map_file(tid, mapping.start, mapping.end))
             except OSError as e:
-                _require_resources(e)  # else ended, or unmapped meanwhile
+                # else it ended, or unmapped the file meanwhile
+                require_resources(e, f"cannot read the mappings of process {pid}")
         return None
 
 
@@ -137,11 +138,6 @@ def _length(parts: Iterable[tuple[int, int]], most: int) -> int:
         total += max(0, last - max(first, at))
         at = max(at, last)
     return total
-
-
-def _require_resources(e: OSError) -> None:
-    if e.errno in RESOURCE_ERRNOS:
-        raise RedirtyError(f"cannot examine what the target maps: {why(e)}") from None
 
 
 @dataclass(eq=False)
@@ -251,7 +247,7 @@ class _Identifier:
                 namespace = os.stat(f"{procfs.directory(self._pid)}/ns/ipc").st_ino  # noqa: PTH116
             return identity(map_file(self._tid, mapping.start, mapping.end), namespace)
         except OSError as e:
-            _require_resources(e)
+            require_resources(e, f"cannot read the mappings of process {self._pid}")
             return None
 
 
