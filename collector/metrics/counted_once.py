@@ -170,7 +170,7 @@ class OnceCounter:
         self._pages = self._count()
 
     def _count(self) -> dict[int, int]:
-        return {n: file.pages for n, file in enumerate(self._files.files) if file.pages}
+        return {n: file.pages for n, file in self._files.files.items() if file.pages}
 
     def shown(self, space: int) -> Shown:
         """Return what an address space shows of files."""
@@ -185,7 +185,7 @@ class OnceCounter:
         ]
         self._files.update(living)
         before, self._pages = self._pages, self._count()
-        classes = {n: file.mapping_class for n, file in enumerate(self._files.files)}
+        classes = {n: file.mapping_class for n, file in self._files.files.items()}
         there = {number for number, *_ in living}
         if (
             not there

@@ -6,6 +6,7 @@ and break a lease that the target has.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -69,10 +70,12 @@ class MappedFile:
     """A file, or a piece of shared memory.
 
     Attributes:
+        key: what identifies it.
         mapping_class: of the mappings that show it.
         pages: pages of it that mappings show and that hold data.
     """
 
+    key: Identity
     mapping_class: str
     pages: int = 0
     # by address space: a process and a mapping by which it can be asked, and the ranges of its pages shown
@@ -100,6 +103,11 @@ class MappedFile:
         for of_space in (self._shown_by, self._parts):
             of_space.pop(space, None)
         self._shared.discard(space)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether an address space shows it."""
+        return bool(self._shown_by)
 
     def update(self) -> None:
         """Count its pages again, if their number may have changed."""
@@ -154,11 +162,12 @@ class MappedFiles:
     """The files of a target.
 
     Attributes:
-        files: in the order of their numbers.
+        files: by number. One that is no longer mapped stays until the next update().
     """
 
     def __init__(self) -> None:
-        self.files: list[MappedFile] = []
+        self.files: dict[int, MappedFile] = {}
+        self._next = itertools.count()
         self._numbers: dict[Identity, int] = {}
         self._spaces: dict[int, _Space] = {}
 
@@ -173,6 +182,8 @@ class MappedFiles:
         Raises:
             RedirtyError: this process has no file descriptors or memory left.
         """
+        for number in [n for n, file in self.files.items() if not file.mapped]:
+            del self._numbers[self.files.pop(number).key]
         there = {number: (pid, mappings) for number, pid, mappings in living}
         for number in self._spaces.keys() - there.keys():
             known = self._spaces[number]
@@ -185,7 +196,7 @@ class MappedFiles:
             old = self._spaces.get(number)
             if old is None or old.mappings is not mappings:
                 self._update_space(number, pid, mappings, old)
-        for file in self.files:
+        for file in self.files.values():
             file.update()
 
     def _forget(self, number: int, known: _Space) -> None:
@@ -217,8 +228,8 @@ class MappedFiles:
         if key is None:
             return None
         if key not in self._numbers:
-            self._numbers[key] = len(self.files)
-            self.files.append(MappedFile(mapping.mapping_class))
+            self._numbers[key] = number = next(self._next)
+            self.files[number] = MappedFile(key, mapping.mapping_class)
         return self._numbers[key]
 
 

@@ -286,7 +286,7 @@ def mapped(areas: list[mmap.mmap]) -> Mappings:
 
 def update(files: MappedFiles, mappings: Mappings, space: int = 1) -> list[int]:
     files.update([(space, os.getpid(), mappings)])
-    return [file.pages for file in files.files]
+    return [file.pages for file in files.files.values()]
 
 
 def test_memory_that_is_mapped_twice_is_one_file(memory: int) -> None:
@@ -309,6 +309,7 @@ def test_memory_that_is_mapped_twice_is_one_file(memory: int) -> None:
     assert len(files.shown(1).starts), "what it wrote before it ended is still counted"
     files.update([])
     assert not len(files.shown(1).starts)
+    assert not files.files, "what nobody maps any more is forgotten"
 
 
 def test_files_count_as_far_as_they_are_mapped(tmp_path: Any) -> None:
