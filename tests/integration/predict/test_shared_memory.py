@@ -15,6 +15,7 @@ from redirty.tui.readers.recording import LoadedRecording
 
 from tests.support.redirty_cli import run_redirty
 from tests.support.servers import Server, postgres
+from tests.support.tested_methods import METHOD_OPTIONS
 from tests.tiers import require_root
 
 PAGE = 4096
@@ -69,7 +70,8 @@ else:
 
 def first_pass_of_a_mirror(pid: int, directory: Path) -> dict[str, Any]:
     """Mirror a tree; return the first pass."""
-    done = run_redirty("mirror", "--tree", pid, "--passes", 1, "--to", directory, "--json", "-q")
+    words = ["--tree", pid, "--passes", 1, "--to", directory, "--json", "-q", *METHOD_OPTIONS]
+    done = run_redirty("mirror", *words)
     assert done.code == 0, done
     found: dict[str, Any] = json.loads(done.out)["passes"][0]
     return found
@@ -83,7 +85,7 @@ def predicted(recording: Path, *words: object) -> dict[str, Any]:
 
 
 def record(pid: int, directory: Path, *words: object) -> pd.DataFrame:
-    done = run_redirty("record", "--tree", pid, *words, "--zeros", "-o", directory)
+    done = run_redirty("record", "--tree", pid, *words, *METHOD_OPTIONS, "--zeros", "-o", directory)
     assert done.code == 0, done
     return pd.read_csv(directory / "rounds.csv")
 
