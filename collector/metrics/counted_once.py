@@ -185,7 +185,8 @@ class OnceCounter:
         ]
         self._files.update(living)
         before, self._pages = self._pages, self._count()
-        classes = {n: file.mapping_class for n, file in self._files.files.items()}
+        files = self._files.files.items()
+        classes = {n: file.mapping_class for n, file in files if file.memory}
         there = {number for number, *_ in living}
         if (
             not there
@@ -208,7 +209,7 @@ def counted(
     Args:
         result: the round.
         shown: what its address spaces show.
-        classes, before, after: see CountedOnce.
+        classes, before, after: see CountedOnce; files without a class are no memory, and are left out.
         there: numbers of the address spaces whose own pages count.
     """
     own: dict[int, OwnPages] = {}
@@ -219,7 +220,8 @@ def counted(
         in_files = within(space.dirty, shows.starts, shows.ends)
         if len(in_files.keys):
             for file, pages in _by_file(in_files, shows, origins).items():
-                writes.setdefault(file, []).append(pages)
+                if file in classes:
+                    writes.setdefault(file, []).append(pages)
         if space.space in there:
             dirty = space.dirty - in_files if len(in_files.keys) else space.dirty
             own[space.space] = OwnPages(dirty, _own_present(space, shows), space.mappings)

@@ -73,11 +73,13 @@ class MappedFile:
         key: what identifies it.
         mapping_class: of the mappings that show it.
         pages: pages of it that mappings show and that hold data.
+        memory: whether it is memory: a device is not, nor is a ring of the kernel, which a mirror leaves out.
     """
 
     key: Identity
     mapping_class: str
     pages: int = 0
+    memory: bool = True
     # by address space: a process and a mapping by which it can be asked, and the ranges of its pages shown
     _shown_by: dict[int, tuple[int, Mapping]] = field(default_factory=dict)
     _parts: dict[int, frozenset[tuple[int, int]]] = field(default_factory=dict)
@@ -117,6 +119,8 @@ class MappedFile:
         if size == self._size and not self._changed:
             return
         self._size, self._changed = size, False
+        if size is not None:
+            self.memory = size.memory
         if size is None or not size.memory:
             self.pages = 0
             return

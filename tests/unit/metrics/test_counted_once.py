@@ -331,7 +331,12 @@ def test_devices_are_no_memory() -> None:
     require_root()  # the kernel shows the files behind mappings only to it
     with Path("/dev/zero").open("r+b") as device:
         area = mmap.mmap(device.fileno(), 5 * PAGE, flags=mmap.MAP_PRIVATE)
-        assert update(MappedFiles(), mapped([area])) == [0]
+        files = MappedFiles()
+        assert update(files, mapped([area])) == [0]
+        assert not files.files[0].memory
+    result = a_round(0, {2: {0x10, 0x40, 0x90}}, {})
+    once = counted(result, SHOWN.__getitem__, {1: "file_shared"}, {}, {1: 9}, {2})
+    assert once.dirty_pages == 2, "file 0 is no memory"
 
 
 def test_the_last_round_of_a_target_counts_what_it_wrote() -> None:
