@@ -236,6 +236,24 @@ def within(pages: PageSet, starts: U64, ends: U64) -> PageSet:
     return PageSet(pages.keys[whole], pages.words[whole]) | part
 
 
+def shifted(pages: PageSet, by: int) -> PageSet:
+    """Return the pages with their numbers increased by `by`, which may be negative; none may become negative."""
+    if not by:
+        return pages
+    regions, bits = by >> 9, by & (PAGES_PER_REGION - 1)
+    keys = (pages.keys.astype(np.int64) + regions).astype(np.uint64)
+    if not bits or len(keys) == 0:
+        return PageSet(keys, pages.words)
+    # Each region's bits lie in two regions afterwards.
+    both = np.zeros((len(keys), 2 * WORDS_PER_REGION), np.uint64)
+    word, bit = bits >> 6, np.uint64(bits & 63)
+    both[:, word : word + WORDS_PER_REGION] = pages.words << bit
+    if bit:
+        both[:, word + 1 : word + 1 + WORDS_PER_REGION] |= pages.words >> (np.uint64(64) - bit)
+    low, high = both[:, :WORDS_PER_REGION], both[:, WORDS_PER_REGION:]
+    return drop_empty(PageSet(keys, low) | PageSet(keys + np.uint64(1), high))
+
+
 def pages_in_covered_regions(part: PageSet, of: PageSet, min_pages: int) -> int:
     """Count the pages of `part` in regions where it covers all pages of `of`, at least min_pages."""
     at, found = find(of.keys, part.keys)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from redirty.collector.analyze import load
+from redirty.collector.analyze import counted_once, load
 from redirty.collector.errors import RedirtyError
 from redirty.collector.model import change_points
 from redirty.collector.model.observations import (
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _CURVES_BYTES = 8 << 20
 _MAPPINGS_BYTES = 4 << 20
 _AVERAGE_POINTS = 128
+_ZEROS = ("pages", "present_pages", "zero_pages")
 
 
 def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observations:
@@ -44,6 +45,10 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observations
     def column(name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         return rounds[name].fillna(0).to_numpy(np.float64)
 
+    def once(name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return counted_once.column(rounds, name).to_numpy(np.float64)
+
+    dirty = once("dirty")
     curves = load.load_curves(directory, _CURVES_BYTES)
     classes = tuple(sorted(set(curves["mapping_class"].unique()) - {""}))
     seen = Observations(
@@ -51,25 +56,31 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observations
         number=number,
         duration_s=column("duration_s"),
         arm_s=column("arm_s"),
-        present=column("present_pages"),
-        dirty=column("dirty_pages"),
-        redirtied=column("redirtied_pages"),
-        missed=column("missed_pages"),
+        present=once("present"),
+        dirty=dirty,
+        redirtied=once("redirtied"),
+        # the share of them is what counts
+        missed=column("missed_pages") * dirty / np.maximum(column("dirty_pages"), 1.0),
         points=_points(curves, classes),
         classes=classes,
         average=average_curve(directory) if curves.empty else None,
-        layout=layout_of(load.load_zeros(directory)),
+        layout=layout_of(load.load_zeros(directory), rounds),
         boundary_s=rounds["boundary_s"].to_numpy(np.float64),
     )
     first = change_points.find(change_points.rates_of(seen)).first
     return replace(seen, mappings=_mapping_rates(directory, rounds.iloc[first:]))
 
 
-def layout_of(zeros: pd.DataFrame) -> Layout | None:
+def layout_of(zeros: pd.DataFrame, rounds: pd.DataFrame | None = None) -> Layout | None:
     """Return the memory of zeros.csv in the order in which it is copied; None when that file is empty.
 
     Larger mappings come first, as QEMU copies the blocks of a guest's memory. Pages of anonymous memory that
-    were never touched are copied as zero pages; those of files are not.
+    were never touched are copied as zero pages; those of files are not. Last come pages of files that no page
+    table showed when the zero pages were counted.
+
+    Args:
+        zeros: zeros.csv as loaded.
+        rounds: rounds.csv as loaded, at least one.
     """
     if zeros.empty:
         return None
@@ -79,26 +90,37 @@ def layout_of(zeros: pd.DataFrame) -> Layout | None:
     ordered = zeros.assign(area=area, size=size).sort_values(
         ["size", "area", "start"], ascending=[False, True, True]
     )
-    pages, present, zero = (
-        ordered[name].to_numpy(np.float64) for name in ("pages", "present_pages", "zero_pages")
-    )
+    once = bool(zeros["once_pages"].notna().all())
+    names = ("once_pages", "present_once_pages", "zero_once_pages") if once else _ZEROS
+    pages, present, zero = (ordered[name].to_numpy(np.float64) for name in names)
     anonymous = ordered["mapping_class"].str.startswith("anon").to_numpy()
     untouched = np.where(anonymous, pages - present, 0.0)
-    return Layout(present + untouched, zero + untouched)
+    pages, zero = present + untouched, zero + untouched
+    if once and rounds is not None:
+        last = rounds.iloc[-1]
+        whole = last["present_once_pages"] + last["dirty_once_pages"] - last["redirtied_once_pages"]
+        rest = float(whole) - float(present.sum())
+        if rest > 0:
+            pages, zero = np.append(pages, rest), np.append(zero, 0.0)
+    return Layout(pages, zero)
 
 
 def _points(curves: pd.DataFrame, classes: tuple[str, ...]) -> Points:
     if curves.empty:
         return Points.none()
+    dirty = counted_once.column(curves, "dirty")
     codes = {"": ALL, **{name: i for i, name in enumerate(classes)}}
     return Points(
         curves["round"].to_numpy(np.int64),
         curves["rounds"].to_numpy(np.int64),
         np.asarray(curves["mapping_class"].map(codes), np.int64),
         curves["elapsed_s"].to_numpy(np.float64),
-        curves["dirty_pages"].to_numpy(np.float64),
-        curves["redirtied_pages"].to_numpy(np.float64),
-        curves["raced_pages"].to_numpy(np.float64),
+        dirty.to_numpy(np.float64),
+        counted_once.column(curves, "redirtied").to_numpy(np.float64),
+        # as many of them as of all pages are counted once
+        (curves["raced_pages"] * dirty / curves["dirty_pages"])
+        .fillna(curves["raced_pages"])
+        .to_numpy(np.float64),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from redirty.collector.analyze import load
+from redirty.collector.analyze import counted_once, load
 from redirty.collector.analyze.observations import observe
 from redirty.collector.model.predict import as_json, forecast
 from redirty.collector.model.prediction import Answer, Question
@@ -21,6 +21,7 @@ def predict(directory: Path, question: Question) -> tuple[Answer, dict[str, Any]
     seen = observe(directory, meta)
     answer = forecast(seen, question)
     found = as_json(answer, seen.mappings)
+    found["notes"] += counted_once.notes(meta, load.load_rounds(directory))
     if not meta.get("complete"):
         found["notes"].append("the recording ended early: only its complete rounds count")
     return answer, found

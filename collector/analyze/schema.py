@@ -52,6 +52,7 @@ _PID = Number(0, (1 << 31) - 1)
 _SECONDS, _SECONDS_OR_EMPTY = Number(0, 1e9, whole=False), Number(0, 1e9, whole=False, empty=True)
 _DURATION = Number(1e-9, 1e9, whole=False)
 _MEAN = Number(0, MOST_PAGES, whole=False)
+_MEAN_OR_EMPTY = Number(0, MOST_PAGES, whole=False, empty=True)
 MOST_WORD = (1 << 64) - 1
 _WORD = Number(0, MOST_WORD)
 _TEXT, _CLASS = Text(), Text(_CLASSES)
@@ -99,6 +100,7 @@ def _table(
 
 
 _REDIRTIED = (("redirtied_pages", "dirty_pages"),)
+_REDIRTIED_ONCE = (*_REDIRTIED, ("redirtied_once_pages", "dirty_once_pages"))
 _RANGE = (("start", "end"),)
 TABLES: dict[str, Table] = {
     "rounds": _table(
@@ -117,7 +119,7 @@ TABLES: dict[str, Table] = {
         },
         "new_pages",
         ("round",),
-        _REDIRTIED,
+        _REDIRTIED_ONCE,
         unique=True,
     ),
     # An address space, and after an exec another one of the same process, may have a mapping at one address.
@@ -173,9 +175,11 @@ TABLES: dict[str, Table] = {
             "dirty_pages": _MEAN,
             "redirtied_pages": _COUNT_OR_EMPTY,
             "raced_pages": _COUNT_OR_EMPTY,
+            "dirty_once_pages": _MEAN_OR_EMPTY,
+            "redirtied_once_pages": _COUNT_OR_EMPTY,
         },
         "redirtied_pages",
-        at_most=(*_REDIRTIED, ("raced_pages", "dirty_pages")),
+        at_most=(*_REDIRTIED_ONCE, ("raced_pages", "dirty_pages")),
     ),
     "tlb": _table(
         columns.TLB,
@@ -210,10 +214,20 @@ TABLES: dict[str, Table] = {
             "start": Address(),
             "end": Address(),
             "mapping_class": _CLASS,
-            "unread_pages": _COUNT_OR_EMPTY,
+            **dict.fromkeys(
+                ("unread_pages", "once_pages", "present_once_pages", "zero_once_pages"),
+                _COUNT_OR_EMPTY,
+            ),
         },
         "zero_pages",
-        at_most=(("present_pages", "pages"), ("zero_pages", "present_pages"), *_RANGE),
+        at_most=(
+            ("present_pages", "pages"),
+            ("zero_pages", "present_pages"),
+            ("once_pages", "pages"),
+            ("present_once_pages", "once_pages"),
+            ("zero_once_pages", "present_once_pages"),
+            *_RANGE,
+        ),
     ),
     "events": _table(
         columns.EVENTS,

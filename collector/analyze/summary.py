@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redirty.collector import json_text
-from redirty.collector.analyze import load, mappings, redirtying, tlb, writers
+from redirty.collector.analyze import counted_once, load, mappings, redirtying, tlb, writers
 from redirty.collector.errors import one_line
 from redirty.collector.units import plural, show_bytes, show_pages, show_time
 
@@ -32,6 +32,7 @@ def summarise(directory: Path) -> dict[str, Any]:
         **_rates(rounds, duration_s),
         **{column: _total(rounds[column]) for column in _TOTALS},
         **_means(rounds),
+        **counted_once.summarise(directory, rounds, duration_s),
         **_mappings(directory, rounds, pages, duration_s),
         **_pages(directory, rounds, pages),
         **writers.summarise(directory, rounds),
@@ -178,7 +179,7 @@ def _curve(frame: pd.DataFrame) -> list[dict[str, float]]:
     if frame.empty:
         return []
     longest = float(frame["elapsed_s"].max())
-    times = [t for t in (0.001, 0.01, 0.1, 1.0, 10.0, 100.0) if t < longest] + [longest]
+    times = [t for t in counted_once.TIMES_S if t < longest] + [longest]
     found = []
     for t in times:
         total = 0.0
@@ -198,7 +199,7 @@ def against(s: dict[str, Any], bandwidth: float, source: str) -> str:
     """Format the re-dirty rate relative to a link. bandwidth: in bytes per second; source: its origin."""
     if not s["rounds"]:
         return ""
-    share = s["redirtied_pages_per_s"] * s["page_size"] / bandwidth
+    share = counted_once.counted(s, "redirtied", "_per_s") * s["page_size"] / bandwidth
     return (
         f"\nagainst a link of {show_bytes(bandwidth)}/s ({one_line(source)}): re-dirtied at "
         f"{share:.0%} of it\n"
@@ -221,12 +222,18 @@ def as_text(s: dict[str, Any]) -> str:
         lines.append(
             f"  {'rewrites':<11} {show_pages(s['written_1s_pages_mean']):>11} within 1 s, however long the rounds are"
         )
+    dirty, again = counted_once.counted(s, "dirty"), counted_once.counted(s, "redirtied")
+    dirty_per_s, again_per_s = (
+        counted_once.counted(s, "dirty", "_per_s"),
+        counted_once.counted(s, "redirtied", "_per_s"),
+    )
     lines += [
-        _rate("dirty", s["dirty_pages_per_s"], s["dirty_pages"]),
-        _rate("re-dirtied", s["redirtied_pages_per_s"], s["redirtied_pages"])
-        + f"  {s['redirtied_share']:.0%} of dirty",
-        _rate("new", s["new_pages_per_s"], s["new_pages"]),
-        f"  {'present':<11} {show_pages(s['present_pages_mean']):>11}",
+        _rate("dirty", dirty_per_s, int(dirty)),
+        _rate("re-dirtied", again_per_s, int(again))
+        + f"  {again / dirty if dirty else 0:.0%} of dirty",
+        _rate("new", dirty_per_s - again_per_s, int(dirty - again)),
+        f"  {'present':<11} {show_pages(counted_once.counted(s, 'present', '_mean')):>11}",
+        *counted_once.as_lines(s),
         "",
         *_fault_lines(s),
         *_shared_lines(s),
@@ -238,7 +245,7 @@ def as_text(s: dict[str, Any]) -> str:
         + (
             ", ".join(
                 f"{show_time(p['elapsed_s'])}: {show_pages(p['unique_dirty_pages'])}"
-                for p in s["curve"]
+                for p in s["curve_once"] or s["curve"]
             )
             or ("unknown: curve.csv has no points" if s["dirty_pages"] else "nothing")
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from redirty.collector.arming.protection import Protection
 from redirty.collector.linux.maps import Mappings
@@ -16,6 +16,19 @@ Part = Callable[[Mappings], Mappings]
 def whole(mappings: Mappings) -> Mappings:
     """Select all mappings."""
     return mappings
+
+
+class Presence(NamedTuple):
+    """Pages that page tables show.
+
+    Attributes:
+        pages: Those present or swapped out.
+        unowned: Those of them that belong to a file or to shared memory, and the kernel's zero pages. In a
+            private mapping the others are the process's own.
+    """
+
+    pages: PageSet
+    unowned: PageSet
 
 
 class Armed(Protocol):
@@ -68,8 +81,8 @@ class Armed(Protocol):
             GoneError: The memory is gone.
         """
 
-    def present(self, mappings: Mappings, first: int, last: int) -> PageSet:
-        """Return the pages present or swapped out, of page numbers first to last exclusive.
+    def present(self, mappings: Mappings, first: int, last: int) -> Presence:
+        """Read which pages are present or swapped out, of page numbers first to last exclusive.
 
         Raises:
             GoneError: The memory is gone.

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 
 import numpy as np
-from redirty.collector.arming.base import Part, whole
+from redirty.collector.arming.base import Part, Presence, whole
 from redirty.collector.arming.protection import Protection
 from redirty.collector.errors import ArmError, GoneError, why
 from redirty.collector.linux import pagemap as pm
@@ -86,7 +86,7 @@ class SoftDirtyArmed:
         """Read, then clear all soft-dirty bits; see Armed."""
         dirty, written, here = self._read(mappings, self._soft_dirty)
         if self._unread.items:
-            moved = self.present(self._unread, 0, 1 << 52)
+            moved = self.present(self._unread, 0, 1 << 52).pages
             dirty, written, here = dirty | moved, written | moved, here | moved
         self._last_entries = (written, here)
         changed = mappings is not self._known
@@ -190,9 +190,7 @@ class SoftDirtyArmed:
         A mapping is soft-dirty as a whole until the first clearing after it was created, so pages
         only read since then have the bit as well.
         """
-        if zero := zero_page_frame():
-            zero_page = pm.ENTRY_PRESENT | np.uint64(zero)
-            chosen = chosen & ((entries & (pm.ENTRY_PRESENT | pm.ENTRY_FRAME)) != zero_page)
+        chosen = chosen & ~_is_zero_page(entries)
         if mapping.perms[3] != "s":
             own: Bools = chosen & ((entries & pm.ENTRY_FILE) == 0)
             return own
@@ -214,9 +212,10 @@ class SoftDirtyArmed:
         written, present = self._last_entries
         return candidates & written, candidates & present
 
-    def present(self, mappings: Mappings, first: int, last: int) -> PageSet:
+    def present(self, mappings: Mappings, first: int, last: int) -> Presence:
         """Read which pages are present or swapped out; see Armed."""
-        found = []
+        found: list[PageSet] = []
+        unowned: list[PageSet] = []
         for mapping in mappings.items:
             page = max(mapping.start >> PAGE_SHIFT, first)
             end = min(mapping.end >> PAGE_SHIFT, last)
@@ -225,10 +224,12 @@ class SoftDirtyArmed:
                 if len(entries) == 0:
                     break
                 here = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_SWAPPED)) != 0
-                if here.any():
-                    found.append(pm.pages_where(page, here))
+                others = here & (((entries & pm.ENTRY_FILE) != 0) | _is_zero_page(entries))
+                for chosen, into in ((here, found), (others, unowned)):
+                    if chosen.any():
+                        into.append(pm.pages_where(page, chosen))
                 page += len(entries)
-        return _joined(found)
+        return Presence(_joined(found), _joined(unowned))
 
     def close(self) -> None:
         """Release the target; see Armed.
@@ -238,6 +239,16 @@ class SoftDirtyArmed:
         os.close(self._clear_refs)
         self._pagemap.close()
         self._maps.close()
+
+
+def _is_zero_page(entries: U64) -> Bools:
+    """Return (n,) which raw entries show the kernel's zero page; none where it hides frames."""
+    zero = zero_page_frame()
+    if not zero:
+        return np.zeros(len(entries), np.bool_)
+    zero_page = pm.ENTRY_PRESENT | np.uint64(zero)
+    found: Bools = (entries & (pm.ENTRY_PRESENT | pm.ENTRY_FRAME)) == zero_page
+    return found
 
 
 def _joined(parts: list[PageSet]) -> PageSet:

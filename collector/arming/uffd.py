@@ -15,6 +15,7 @@ import os
 import struct
 
 import numpy as np
+from redirty.collector.arming.base import Presence
 from redirty.collector.arming.protection import Protection
 from redirty.collector.arming.uffd_registration import Registration
 from redirty.collector.errors import ArmError, GoneError, require_resources, why
@@ -175,20 +176,24 @@ class UffdArmed:
         unwritten = unwritten | mappings.pages_of(present, read_only_shared=unchanged)
         return present - unwritten, present
 
-    def present(self, mappings: Mappings, first: int, last: int) -> PageSet:
+    def present(self, mappings: Mappings, first: int, last: int) -> Presence:
         """Scan for present and swapped out pages; see Armed."""
         end = min(last << PAGE_SHIFT, mappings.items[-1].end)
         start = first << PAGE_SHIFT
         if start >= end:
-            return empty()
+            return Presence(empty(), empty())
         swap = pm.swapped_kib(self.pid)
         kinds = pm.PRESENT | (pm.SWAPPED if swap else 0)
-        regions = self._pagemap.scan(start, end, mask=0, anyof=kinds, returned=kinds)
+        returned = kinds | pm.FILE | pm.PFNZERO
+        regions = self._pagemap.scan(start, end, mask=0, anyof=kinds, returned=returned)
+        categories = regions["categories"]
+        unowned = pm.to_pages(regions[(categories & (pm.FILE | pm.PFNZERO)) != 0])
         if not swap:
-            return pm.to_pages(regions)
-        out = (regions["categories"] & pm.SWAPPED) != 0
+            return Presence(pm.to_pages(regions), unowned)
+        out = (categories & pm.SWAPPED) != 0
         swapped = pm.to_pages(regions[out])
-        return pm.to_pages(regions[~out]) | self._pagemap.without_markers(swapped)
+        pages = pm.to_pages(regions[~out]) | self._pagemap.without_markers(swapped)
+        return Presence(pages, unowned & pages)
 
     def close(self) -> None:
         """Close the last copy of the descriptor, which lifts the protection; see Armed."""

@@ -15,9 +15,10 @@ from operator import attrgetter, itemgetter
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from redirty.collector.errors import RedirtyError, one_line, require_resources
 from redirty.collector.linux import procfs
-from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, within
+from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, count_in, within
 
 T = TypeVar("T")
 
@@ -50,6 +51,11 @@ def mapping_class(perms: str, path: str) -> str:
         return ANON_SHARED if path.startswith(_ANON_SHARED) else FILE_SHARED
     anonymous = not path or path.startswith(("[", ANON_HUGEPAGE_PATH))
     return ANON_PRIVATE if anonymous else FILE_PRIVATE
+
+
+def shows_file(perms: str, path: str, inode: int) -> bool:
+    """Return whether the pages of a mapping show a file or shared memory, unless they are private copies."""
+    return inode != 0 and (perms[3:4] == "s" or not path.startswith(("[", ANON_HUGEPAGE_PATH)))
 
 
 class MapsError(RedirtyError):
@@ -99,7 +105,15 @@ def decode_path(path: bytes) -> str:
 
 
 class Mapping(NamedTuple):
-    """A mapping. start, end: addresses, end exclusive."""
+    """A mapping.
+
+    Attributes:
+        start, end: Addresses, end exclusive.
+        perms: Four letters, as in MapsLine.
+        path: What is mapped; empty for anonymous memory.
+        offset: Of `start` in the file, in bytes.
+        device, inode: Of the file, as maps shows them, which does not identify it: see shared_mappings.
+    """
 
     # a tuple: a process may have 65,530 of them, and tuples are quick to make, compare and hash
 
@@ -107,15 +121,29 @@ class Mapping(NamedTuple):
     end: int
     perms: str
     path: str
+    offset: int = 0
+    device: str = ""
+    inode: int = 0
 
     @property
     def mapping_class(self) -> str:
         """Class of the mapping, one of CLASSES."""
         return mapping_class(self.perms, self.path)
 
+    @property
+    def shared(self) -> bool:
+        """Whether writes go to the file."""
+        return self.perms[3:4] == "s"
+
+    @property
+    def has_file(self) -> bool:
+        """Whether its pages show a file or shared memory, unless they are private copies."""
+        return shows_file(self.perms, self.path, self.inode)
+
     def starting_at(self, start: int) -> Mapping:
         """Return the part of the mapping from an address on."""
-        return self._replace(start=start)
+        offset = self.offset + start - self.start if self.inode else self.offset
+        return self._replace(start=start, offset=offset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +197,11 @@ class Mappings:
         return frozenset(m.path for m in self.items)
 
     @cached_property
+    def of_files(self) -> tuple[Mapping, ...]:
+        """The mappings that show a file or shared memory."""
+        return tuple(m for m in self.items if m.inode and m.has_file)
+
+    @cached_property
     def _private_file(self) -> list[int]:
         return [i for i, m in enumerate(self.items) if m.mapping_class == FILE_PRIVATE]
 
@@ -184,6 +217,20 @@ class Mappings:
             one = np.ones(min(len(starts), 1), np.bool_)
             found.append((starts[np.append(one, apart)], ends[np.append(apart, one)]))
         return tuple(found)
+
+    @cached_property
+    def _ranges_by_class(self) -> tuple[U64, U64, list[int]]:
+        """Ranges of all classes, and where those of each begin."""
+        starts, ends = zip(*self.class_ranges, strict=True)
+        firsts = np.cumsum([0, *map(len, starts)]).tolist()
+        return np.concatenate(starts), np.concatenate(ends), firsts
+
+    def count_by_class(self, pages: PageSet) -> npt.NDArray[np.int64]:
+        """Return the number of pages in mappings of each of CLASSES."""
+        starts, ends, firsts = self._ranges_by_class
+        before = np.append(0, np.cumsum(count_in(pages, starts, ends)))
+        found: npt.NDArray[np.int64] = np.diff(before[firsts])
+        return found
 
     @cached_property
     def _read_only_shared(self) -> list[int]:
@@ -204,10 +251,10 @@ def appeared(before: Mappings, now: Mappings) -> Mappings:
                 break
             if (old.perms, old.path) == (mapping.perms, mapping.path):
                 if old.start > at:
-                    found.append(mapping._replace(start=at, end=old.start))
+                    found.append(mapping.starting_at(at)._replace(end=old.start))
                 at = max(at, old.end)
         if at < mapping.end:
-            found.append(mapping._replace(start=at))
+            found.append(mapping.starting_at(at))
     return Mappings.of(tuple(sorted(found, key=lambda m: m.start)))
 
 
@@ -225,7 +272,11 @@ def parse_line(line: bytes) -> Mapping | None:
     if path in SPECIAL_PATHS:
         return None
     start, end = bounds_of(fields.bounds)
-    return Mapping(start, end, fields.perms.decode(), path)
+    inode = int(fields.inode)
+    if not inode:
+        return Mapping(start, end, fields.perms.decode(), path)
+    place = int(fields.offset, 16), fields.device.decode(), inode
+    return Mapping(start, end, fields.perms.decode(), path, *place)
 
 
 def parsed(line: bytes, parse: Callable[[bytes], T]) -> T:

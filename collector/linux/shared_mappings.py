@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -50,8 +51,11 @@ _MEMORY_IN_DEV = ("/dev/shm/", "/dev/hugepages/", "/dev/dax", "/dev/zero (delete
 _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD, _AT_SYMLINK_FOLLOW, _AT_HANDLE_FID = -100, 0x400, 0x200
 # Without asking the server of a FUSE or network file system, which may be silent.
-_AT_STATX_DONT_SYNC, _STATX_INO, _STATX_SIZE = 0x4000, 0x100, 256
-_INODE, _DEVICE = struct.Struct("Q"), struct.Struct("II")  # stx_ino; stx_dev_major, stx_dev_minor
+_AT_STATX_DONT_SYNC, _STATX_SIZE = 0x4000, 256
+_STATX_MASK = 0x1 | 0x100 | 0x200 | 0x400  # type, inode, size, blocks
+_MODE = struct.Struct("H")  # stx_mode
+_FILE = struct.Struct("QQQ")  # stx_ino, stx_size, stx_blocks
+_DEVICE = struct.Struct("II")  # stx_dev_major, stx_dev_minor
 _MAX_HANDLE = 128  # MAX_HANDLE_SZ
 _HANDLE = struct.Struct("Ii")  # length, type
 
@@ -71,13 +75,45 @@ def identity(path: str, namespace: int = 0) -> Identity:
     Raises:
         OSError: There is no such mapping (any more), or it may not be examined.
     """
-    name, answer = os.fsencode(path), ctypes.create_string_buffer(_STATX_SIZE)
-    if _libc.statx(_AT_FDCWD, name, _AT_STATX_DONT_SYNC, _STATX_INO, answer):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), path)
-    (inode,) = _INODE.unpack_from(answer, 32)
+    name = os.fsencode(path)
+    answer = _statx(name)
+    inode, _, _ = _FILE.unpack_from(answer, 32)
     device = os.makedev(*_DEVICE.unpack_from(answer, 136))
     return Identity(device, inode, namespace, _handle(name))
+
+
+class FileSize(NamedTuple):
+    """The size of a file.
+
+    Attributes:
+        memory: Whether it holds data that can be mapped: a device does not, nor does a ring of the kernel.
+        size: In bytes.
+        allocated: Bytes that are no holes, at most.
+    """
+
+    memory: bool
+    size: int
+    allocated: int
+
+
+def file_size(path: str) -> FileSize:
+    """Return the size of a file, which is not opened; path: such as map_file().
+
+    Raises:
+        OSError: As in identity().
+    """
+    answer = _statx(os.fsencode(path))
+    (mode,) = _MODE.unpack_from(answer, 28)
+    _, size, blocks = _FILE.unpack_from(answer, 32)
+    return FileSize(stat.S_ISREG(mode), size, blocks * 512)
+
+
+def _statx(name: bytes) -> ctypes.Array[ctypes.c_char]:
+    answer = ctypes.create_string_buffer(_STATX_SIZE)
+    if _libc.statx(_AT_FDCWD, name, _AT_STATX_DONT_SYNC, _STATX_MASK, answer):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), os.fsdecode(name))
+    return answer
 
 
 def _handle(name: bytes) -> bytes:

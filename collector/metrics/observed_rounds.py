@@ -18,7 +18,7 @@ _DIGITS = 6  # of seconds, as in a recording
 
 
 def points_of(points: Iterable[Point]) -> Points:
-    """Convert points of curves to the model's form; mapping classes become indexes of CLASSES."""
+    """Convert points of curves to the model's form: every page once, mapping classes as indexes of CLASSES."""
     points = list(points)
     if not points:
         return Points.none()
@@ -32,10 +32,15 @@ def points_of(points: Iterable[Point]) -> Points:
         rounds=column(lambda p: p.rounds).astype(np.int64),
         mapping_class=np.array(classes),
         elapsed_s=column(lambda p: p.elapsed_s).round(_DIGITS),
-        dirty=column(lambda p: float(f"{p.dirty:.10g}")),
-        redirtied=column(lambda p: np.nan if p.redirtied is None else p.redirtied),
-        raced=column(lambda p: np.nan if p.raced is None else p.raced),
+        dirty=column(lambda p: float(f"{p.pages:.10g}")),
+        redirtied=column(_redirtied),
+        raced=column(lambda p: np.nan if p.raced_of_pages is None else p.raced_of_pages),
     )
+
+
+def _redirtied(point: Point) -> float:
+    pages = point.redirtied if point.redirtied_once is None else point.redirtied_once
+    return np.nan if pages is None else pages
 
 
 class ObservedRounds:

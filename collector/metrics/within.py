@@ -39,7 +39,7 @@ class WrittenWithin:
         return self.pages
 
     def _follow(self, point: Point) -> None:
-        now = _Reached(point.elapsed_s, point.dirty - (point.raced or 0))
+        now = _Reached(point.elapsed_s, point.pages - (point.raced_of_pages or 0))
         before = self._before.get(point.round, _Reached(0.0, 0.0))
         if now.elapsed_s < self._seconds:
             self._before[point.round] = now

@@ -7,13 +7,14 @@ distinct pages of windows of 2, 3, 4 ... rounds are counted from their page sets
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.bpf import abi
 from redirty.collector.linux.maps import CLASSES, Mappings
-from redirty.collector.pageset import PageSet, count_in, empty
+from redirty.collector.metrics.counted_once import CountedOnce
+from redirty.collector.pageset import PageSet, empty
 from redirty.collector.tracking.first_writes import NOT_KNOWN, FirstWrites
 from redirty.collector.tracking.rounds import Round
 
@@ -38,6 +39,7 @@ class Point:
         redirtied: those of them that were present at the arm; None when not known.
         raced: those of them that were written only before they were protected, while the first round was armed;
             None when not known, and inside a round, where dirty is without them.
+        dirty_once, redirtied_once: the same with shared memory counted once, see CountedOnce; None when not known.
     """
 
     round: int
@@ -47,9 +49,21 @@ class Point:
     dirty: float
     redirtied: int | None
     raced: int | None = None
+    dirty_once: float | None = None
+    redirtied_once: int | None = None
+
+    @property
+    def pages(self) -> float:
+        """The number of pages written, each counted once if that is known."""
+        return self.dirty if self.dirty_once is None else self.dirty_once
+
+    @property
+    def raced_of_pages(self) -> float | None:
+        """The raced ones of `pages`: as many of them as of all are counted once. None if not known."""
+        return None if self.raced is None else self.raced * self.pages / max(self.dirty, 1)
 
 
-def inside(result: Round) -> Iterator[Point]:
+def inside(result: Round, once: CountedOnce | None = None) -> Iterator[Point]:
     """Yield the curve inside one round, of all its processes together, without its end.
 
     The time of a page starts when that page was protected: known for pages written around the arm, for others of
@@ -57,7 +71,9 @@ def inside(result: Round) -> Iterator[Point]:
     """
     seen = _logged(result)
     total = sum(float(hist.sum()) + len(first.elapsed_s) for hist, first in seen)
-    if not total:
+    raced = sum(len(first.raced) for _, first in seen if first.raced is not None)
+    dirty = sum(len(s.dirty) for s in result.spaces) - raced
+    if not total or dirty <= 0:
         return
     times = _EDGES_S[::_STEP]
     pages = np.zeros(len(times))
@@ -65,13 +81,12 @@ def inside(result: Round) -> Iterator[Point]:
         reached = np.insert(np.cumsum(hist), 0, 0.0)
         pages += np.interp(times - first.lag_s, np.insert(_EDGES_S, 0, 0.0), reached)
         pages += np.searchsorted(first.elapsed_s, times, side="right")
-    raced = sum(len(first.raced) for _, first in seen if first.raced is not None)
-    dirty = sum(len(s.dirty) for s in result.spaces) - raced
-    pages *= max(dirty, 0) / total
+    pages *= dirty / total
     used = (pages > 0) & (times < result.duration_s)
     times, pages = thinned(times[used], np.minimum(pages[used], dirty))
-    for t, w in zip(times.tolist(), pages.tolist(), strict=True):
-        yield Point(result.number, 0, "", t, w, None)
+    union = [None] * len(times) if once is None else once.union_of(pages / dirty).tolist()
+    for t, w, u in zip(times.tolist(), pages.tolist(), union, strict=True):
+        yield Point(result.number, 0, "", t, w, None, dirty_once=u)
 
 
 def _logged(result: Round) -> list[tuple[Floats, FirstWrites]]:
@@ -136,6 +151,7 @@ class _Window:
             process and address space.
         raced: pages of the first round that were written only before they were protected then, and not in the
             later rounds, by process and address space; None if not known.
+        once: with every page counted once; None if that is not known.
     """
 
     first: int
@@ -143,6 +159,7 @@ class _Window:
     duration_s: float
     by_space: dict[tuple[int, int], tuple[PageSet, PageSet, Mappings]] = field(repr=False)
     raced: dict[tuple[int, int], PageSet] | None = field(repr=False, default=None)
+    once: CountedOnce | None = None
 
     def joined(self, later: _Window) -> _Window:
         """Return this window joined with the one after it."""
@@ -159,7 +176,8 @@ class _Window:
                 kept = mappings if mappings.items else old[2]
                 both[space] = (old[0] | dirty, old[1], kept)
         rounds, duration_s = self.rounds + later.rounds, self.duration_s + later.duration_s
-        return _Window(self.first, rounds, duration_s, both, raced)
+        once = self.once and later.once and self.once.joined(later.once)
+        return _Window(self.first, rounds, duration_s, both, raced, once)
 
     def point(self) -> Point:
         """Return the end of the window as a point of the curve."""
@@ -168,21 +186,23 @@ class _Window:
             dirty += len(written)
             redirtied += len(written & present)
         raced = None if self.raced is None else sum(map(len, self.raced.values()))
-        return Point(self.first, self.rounds, "", self.duration_s, float(dirty), redirtied, raced)
+        point = Point(self.first, self.rounds, "", self.duration_s, float(dirty), redirtied, raced)
+        if self.once is None:
+            return point
+        pages, again = self.once.dirty_pages, self.once.redirtied_pages
+        return replace(point, dirty_once=float(pages), redirtied_once=again)
 
     def by_class(self) -> Iterator[Point]:
         """Yield the end of the window for each mapping class that was written."""
         counts = np.zeros((len(CLASSES), 2), np.int64)
         for written, present, mappings in self.by_space.values():
-            redirtied = written & present
-            for number, (starts, ends) in enumerate(mappings.class_ranges):
-                if len(starts):
-                    counts[number] += [
-                        int(count_in(pages, starts, ends).sum()) for pages in (written, redirtied)
-                    ]
+            counts[:, 0] += mappings.count_by_class(written)
+            counts[:, 1] += mappings.count_by_class(written & present)
+        once = {} if self.once is None else self.once.by_class()
         for name, (d, r) in zip(CLASSES, counts.tolist(), strict=True):
             if d:
-                yield Point(self.first, self.rounds, name, self.duration_s, float(d), r)
+                pages = once.get(name, (None, None))
+                yield Point(self.first, self.rounds, name, self.duration_s, float(d), r, *pages)
 
     def working_sets(self) -> Iterator[WorkingSet]:
         """Yield the number of distinct pages in the window, by process."""
@@ -222,14 +242,15 @@ class WindowCurves:
         self._max_rounds = max_rounds
         self._growing: dict[int, _Window] = {}  # by j
 
-    def add(self, result: Round) -> FinishedWindows:
-        """Add a round; return what ends with it."""
+    def add(self, result: Round, once: CountedOnce | None = None) -> FinishedWindows:
+        """Add a round; return what ends with it. once: the same round with every page counted once."""
         whole = _Window(
             result.number,
             1,
             result.duration_s,
             {(s.pid, s.space): (s.dirty, s.present, s.mappings) for s in result.spaces},
             _raced(result),
+            once,
         )
         points = [whole.point(), *whole.by_class()]
         working_sets: list[WorkingSet] = []

@@ -8,6 +8,7 @@ ROUNDS = (
     "first_touch_faults", "write_protect_faults", "cow_faults", "mkwrite_faults", "huge_faults",
     "dirty_frames", "frameless_pages", "stayed_dirty_pages", "boundary_s",
     "written_1s_pages",
+    "present_once_pages", "dirty_once_pages", "redirtied_once_pages",
 )
 MAPPINGS = (
     "round", "pid", "start", "end", "perms", "mapping_class", "path",
@@ -20,6 +21,7 @@ PAGES = (
 CURVE = ("pid", "elapsed_s", "unique_dirty_pages")
 CURVES = (
     "round", "rounds", "mapping_class", "elapsed_s", "dirty_pages", "redirtied_pages", "raced_pages",
+    "dirty_once_pages", "redirtied_once_pages",
 )
 TLB = (
     "round", "pid", "reason", "flushes", "pages", "time_s", "full_flushes", "ranges", "cpus",
@@ -38,6 +40,9 @@ ZEROS = (
     "present_pages",
     "zero_pages",
     "unread_pages",
+    "once_pages",
+    "present_once_pages",
+    "zero_once_pages",
 )
 EVENTS = ("time_s", "pid", "tid", "address", "ip", "kind", "stack_id")
 

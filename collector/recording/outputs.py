@@ -10,6 +10,7 @@ from typing import Any
 from redirty.collector.bpf.kernel_clock import kernel_ns
 from redirty.collector.files import FirstError
 from redirty.collector.foreign.symbols import Symbols
+from redirty.collector.metrics.counted_once import OnceCounter
 from redirty.collector.metrics.frame_tracking import FrameTracker
 from redirty.collector.recording.events import EventFile
 from redirty.collector.recording.options import RecordingOptions
@@ -23,6 +24,8 @@ from redirty.collector.tracking.rounds import Recorder, Round
 
 class Outputs:
     """The files of a running recording in its directory, `folder`; a RoundSink.
+
+    once: counts pages of shared memory once.
 
     Raises: RedirtyError when a file cannot be written.
     """
@@ -62,6 +65,8 @@ class Outputs:
         if options.physical:
             self._frames = PhysicalFiles(folder)
             self._physical = FrameTracker()
+        self.once = OnceCounter()
+        self.once.start(recorder.spaces)
         self._sharers = Sharers(self._members())
 
     def _target(self) -> dict[str, Any]:
@@ -107,7 +112,8 @@ class Outputs:
         for space in result.spaces:
             if space.pid not in self._names.processes:
                 self._names.note(space.pid)
-        self._recording.add(result, physical)
+        once = self.once.count(result, self._recorder.spaces)
+        self._recording.add(result, physical, once)
 
     def hurry(self) -> None:
         """See RoundSink."""

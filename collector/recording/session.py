@@ -179,8 +179,9 @@ class Session:
             with contextlib.suppress(RedirtyError):  # the first error is the one to report
                 self._finish(recorder, complete=False)
             raise
-        counted = options.zeros and options.directory is not None
-        zeros = ZeroPages(recorder.spaces.values()) if counted else None
+        zeros = None
+        if options.zeros and isinstance(self._sink, Outputs):
+            zeros = ZeroPages(recorder.spaces.values(), self._sink.once.shown)
         recorder.close()
         stopped_by_hand = outcome == "interrupted" and not options.bounded
         self._finish(recorder, complete=outcome == "planned" or to_its_end or stopped_by_hand)

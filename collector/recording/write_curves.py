@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from redirty.collector import files
 from redirty.collector.folders import Folder
+from redirty.collector.metrics.counted_once import CountedOnce
 from redirty.collector.metrics.within import WrittenWithin
 from redirty.collector.metrics.write_curves import WindowCurves, inside
 from redirty.collector.recording import columns
@@ -22,17 +23,18 @@ class CurveFiles:
         self._windows = WindowCurves()
         self._within = WrittenWithin()
 
-    def add(self, result: Round) -> float | None:
+    def add(self, result: Round, once: CountedOnce | None = None) -> float | None:
         """Write what ends with this round; return the pages written within a second, as last known.
 
         Raises: RedirtyError when the disk is full.
         """
-        finished = self._windows.add(result)
-        points = [*inside(result), *finished.points]
+        finished = self._windows.add(result, once)
+        points = [*inside(result, once), *finished.points]
         self._points.append(
             (
                 p.round, p.rounds, p.mapping_class,
                 f"{p.elapsed_s:.6f}", f"{p.dirty:.10g}", p.redirtied, p.raced,
+                None if p.dirty_once is None else f"{p.dirty_once:.10g}", p.redirtied_once,
             )
             for p in points
         )  # fmt: skip

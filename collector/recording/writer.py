@@ -19,6 +19,7 @@ from redirty.collector.bpf import abi
 from redirty.collector.errors import RedirtyError
 from redirty.collector.folders import Folder
 from redirty.collector.linux.maps import Mappings
+from redirty.collector.metrics.counted_once import CountedOnce
 from redirty.collector.metrics.frame_tracking import PhysicalRound
 from redirty.collector.metrics.page_counts import CurveSum, PageHistory
 from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, U64, count_in
@@ -117,8 +118,18 @@ class RecordingWriter:
     def _save_meta(self, complete: bool) -> None:
         files.write_json(self.folder, "meta.json", self.meta.content(complete, self.rounds))
 
-    def add(self, result: Round, physical: PhysicalRound | None = None) -> None:
-        """Write one round. physical: its page frames, if they are recorded.
+    def add(
+        self,
+        result: Round,
+        physical: PhysicalRound | None = None,
+        once: CountedOnce | None = None,
+    ) -> None:
+        """Write one round.
+
+        Args:
+            result: the round.
+            physical: its page frames, if they are recorded.
+            once: the same round with every page counted once.
 
         Raises: RedirtyError when the disk is full; earlier rounds are kept.
         """
@@ -131,9 +142,9 @@ class RecordingWriter:
                 tlb_rows += tlb.rows(result.number, space.pid, space.stats, self.meta.hooks)
         self._mappings.append(mapping_rows)
         self._tlb.append(tlb_rows)
-        written_1s = self._curve_files.add(result)
+        written_1s = self._curve_files.add(result, once)
         stayed = self._streaks.stayed_pages()
-        row = round_row(result, self.meta.hooks, physical, stayed, written_1s)
+        row = round_row(result, self.meta.hooks, physical, stayed, once, written_1s)
         self._rounds.append_record(row)
         self.rounds += 1
         for space in result.spaces:
@@ -271,6 +282,7 @@ def round_row(
     hooks: frozenset[str],
     physical: PhysicalRound | None = None,
     stayed: int | None = None,
+    once: CountedOnce | None = None,
     written_1s: float | None = None,
 ) -> dict[str, object]:
     """Return the row of rounds.csv, by column.
@@ -280,6 +292,7 @@ def round_row(
         hooks: see Meta.
         physical: its page frames, if they are recorded.
         stayed: pages that were dirty in the previous round, too; None if there was no previous round.
+        once: the same round with every page counted once; None if that is not known.
         written_1s: pages written within a second, as last known; None if not known yet.
     """
     spaces = result.spaces
@@ -307,6 +320,9 @@ def round_row(
         "stayed_dirty_pages": stayed,
         "boundary_s": f"{result.boundary_s:.6f}",
         "written_1s_pages": None if written_1s is None else round(written_1s),
+        "present_once_pages": None if once is None else once.present_pages,
+        "dirty_once_pages": None if once is None else once.dirty_pages,
+        "redirtied_once_pages": None if once is None else once.redirtied_pages,
         **_fault_counts(result.stats["kinds"].sum(axis=0), hooks),
     }
 

@@ -24,6 +24,9 @@ def write_zeros(folder: Folder, found: Iterable[ZeroRange]) -> None:
             z.present,
             z.zero,
             z.unread,
+            z.once,
+            z.present_once,
+            z.zero_once,
         )
         for z in found
     )

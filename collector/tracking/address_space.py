@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from redirty.collector.arming.base import Armed
+from redirty.collector.arming.base import Armed, Presence
 from redirty.collector.arming.protection import Protection
 from redirty.collector.errors import GoneError
 from redirty.collector.linux import io_uring
@@ -44,6 +44,7 @@ class AddressSpace:
         maps: its /proc/PID/maps file.
         mappings: the mappings that belong to the target, as of the last refresh().
         present: pages present when the round started.
+        unowned: see arming.base.Presence.
         pinned_kib: maximum of pinned memory, in KiB.
         unarmed: maximum number of mappings that could not be armed.
         moved_pages: pages, in all rounds, that looked written because they had been moved.
@@ -66,7 +67,8 @@ class AddressSpace:
         self.maps = MapsFile(process.pid)
         self.mappings = Mappings.of(())
         self.present = empty()
-        self._next_present = empty()
+        self.unowned = empty()
+        self._next = Presence(empty(), empty())
         self._cursor = 0
         self._armed_before = False
         self._pinned_due = 0.0
@@ -97,7 +99,7 @@ class AddressSpace:
             return False
         self.mappings = self._target.part(mappings)
         if stopped:
-            self._next_present = self.present
+            self._next = Presence(self.present, self.unowned)
             return True
         if time.monotonic() >= self._pinned_due:
             self.update_pinned()
@@ -120,27 +122,28 @@ class AddressSpace:
         if self.armed is None:
             return
         if len(self.present) <= 2 * PRESENCE_PAGES_A_ROUND:
-            self._next_present = self._present(self.armed, 0, _LAST_PAGE)
+            self._next = self._present(self.armed, 0, _LAST_PAGE)
             return
         first, last = self._next_slice()
         fresh = self._present(self.armed, first, last)
-        keys = self.present.keys
-        keep = (keys < first >> 9) | (keys >= last >> 9)
-        kept = PageSet(keys[keep], self.present.words[keep])
-        self._next_present = kept | fresh
+        self._next = Presence(
+            _outside(self.present, first, last) | fresh.pages,
+            _outside(self.unowned, first, last) | fresh.unowned,
+        )
 
-    def _present(self, armed: Armed, first: int, last: int) -> PageSet:
+    def _present(self, armed: Armed, first: int, last: int) -> Presence:
         if not self._target.partial:
             return armed.present(self.mappings, first, last)
-        found = empty()
+        found, unowned = empty(), empty()
         # What lies between the mappings does not belong to the target.
         for start, end in zip(
             self.mappings.starts.tolist(), self.mappings.ends.tolist(), strict=True
         ):
             a, b = max(first, start), min(last, end)
             if a < b:
-                found = found | armed.present(self.mappings, a, b)
-        return found
+                part = armed.present(self.mappings, a, b)
+                found, unowned = found | part.pages, unowned | part.unowned
+        return Presence(found, unowned)
 
     def _next_slice(self) -> tuple[int, int]:
         """Return the page numbers [first, last) to walk in this round, in whole regions."""
@@ -160,7 +163,7 @@ class AddressSpace:
         if self.armed is None:
             return empty()
         try:
-            found = self.armed.arm(self.mappings, self._next_present)
+            found = self.armed.arm(self.mappings, self._next.pages)
         except GoneError:
             self.gone = True
             return empty()
@@ -185,14 +188,15 @@ class AddressSpace:
         if self.armed is None or self.gone:
             return empty()
         unlogged = candidates - log_pages
-        appeared = log_pages - self._next_present
+        appeared = log_pages - self._next.pages
         try:
             written, present = self.armed.resolve(unlogged | appeared, self.mappings)
         except GoneError:
             self.gone = True
             return empty()
-        before, self.present = self.present, self._next_present | present
-        self._next_present = empty()
+        before, self.present = self.present, self._next.pages | present
+        self.unowned = self._next.unowned
+        self._next = Presence(empty(), empty())
         if not self._armed_before:
             # Nothing was protected before, so the page tables do not show writes yet: all pages that
             # exist (such as those inherited by a child) are present, and were not "missed".
@@ -211,3 +215,10 @@ class AddressSpace:
             self.armed.close()
         self.maps.close()
         self.process.close()
+
+
+def _outside(pages: PageSet, first: int, last: int) -> PageSet:
+    """Return the pages that are not among the page numbers [first, last), in whole regions."""
+    keys = pages.keys
+    keep = (keys < first >> 9) | (keys >= last >> 9)
+    return PageSet(keys[keep], pages.words[keep])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,7 @@ class SpaceRound:
         scanned_pages: number of pages that the scan found; None when there was no scan.
         stats: (1,) abi.STATS of its slot, (0,) when it has none of its own.
         first_writes: Times that are not in the histogram of stats.
+        unowned: present pages that are not its own: see arming.base.Presence.
     """
 
     pid: int
@@ -65,6 +66,7 @@ class SpaceRound:
     scanned_pages: int | None
     stats: npt.NDArray[np.void]
     first_writes: FirstWrites = NOT_KNOWN
+    unowned: PageSet = field(default_factory=empty)
 
     @property
     def hist(self) -> npt.NDArray[np.uint64]:
@@ -273,7 +275,8 @@ class Recorder:
 
     def _of_known(self, space: AddressSpace, logged: PageSet, ended: _Ended) -> SpaceRound:
         """Build the round of an address space whose mappings are known."""
-        scanned, present = ended.candidates[space.number], space.present
+        scanned = ended.candidates[space.number]
+        present, unowned = space.present, space.unowned
         logged, missed = self._without_raced(space.number, logged, space.resolve(logged, scanned))
         dirty = logged | missed
         has_scan = space.armed is not None and not space.gone
@@ -289,6 +292,7 @@ class Recorder:
             scanned_pages=len(scanned & logged) + len(missed) if has_scan else None,
             stats=ended.stats[space.slot : space.slot + 1 if space.slot else 0].copy(),
             first_writes=ended.first_writes(space, dirty),
+            unowned=unowned,
         )
 
     def _without_raced(

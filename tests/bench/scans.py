@@ -46,7 +46,7 @@ def _size(name: str, mib: int, count: int, target_cpu: int, own_cpu: int) -> Ite
         ScanFloor(target.sweep.pid, wrapper=here) as full,
     ):
         pages = mib * 256
-        present = target.armed.present(target.mappings, 0, 1 << 52)
+        present = target.armed.present(target.mappings, 0, 1 << 52).pages
 
         def dirtied(stride: int) -> None:
             target.sweep.sweep(stride=stride)

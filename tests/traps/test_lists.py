@@ -84,7 +84,7 @@ def test_36_gone_for_a_moment(tracing: None) -> None:
             def arm() -> PageSet:
                 mappings = maps.read()
                 assert mappings is not None
-                candidates = armed.arm(mappings, armed.present(mappings, 0, 1 << 52))
+                candidates = armed.arm(mappings, armed.present(mappings, 0, 1 << 52).pages)
                 return armed.resolve(candidates, mappings)[0]
 
             arm()
@@ -94,7 +94,7 @@ def test_36_gone_for_a_moment(tracing: None) -> None:
             before = maps.read()
             assert before is not None
             phases.unmap("a")
-            armed.arm(before, armed.present(before, 0, 1 << 52))
+            armed.arm(before, armed.present(before, 0, 1 << 52).pages)
             phases.mapnew("a", "anon_private", 2, area.start)
             again = maps.read()
             assert again is not None and again.items == before.items, "not the same list"
@@ -285,7 +285,7 @@ def test_35_stack_in_the_last_page_of_all(tracing: None) -> None:
         mappings = maps.read()
         assert mappings is not None
         for _ in range(2):
-            armed.arm(mappings, armed.present(mappings, 0, 1 << 52))
+            armed.arm(mappings, armed.present(mappings, 0, 1 << 52).pages)
         last = mappings.items[-1].end // 4096 - 1
         written, there = armed.resolve(from_pages(np.array([last], np.uint64)), mappings)
         assert page_numbers(there).tolist() == [last]

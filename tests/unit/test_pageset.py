@@ -204,3 +204,9 @@ def test_pages_in_covered_regions() -> None:
     assert pageset.pages_in_covered_regions(part, of, 101) == 512
     assert pageset.pages_in_covered_regions(pageset.empty(), of, 1) == 0
     assert pageset.pages_in_covered_regions(part, pageset.empty(), 1) == 0
+
+
+@given(_PAGES, st.integers(-2000, 2000) | st.sampled_from([-(1 << 40), 1 << 30, 512, -64]))
+def test_shifted(pages: set[int], by: int) -> None:
+    pages = {p for p in pages if p + by >= 0}
+    assert listed(pageset.shifted(made(pages), by)) == sorted(p + by for p in pages)

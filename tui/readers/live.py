@@ -12,6 +12,7 @@ from typing import Any
 from redirty.collector.arming.fault_cost import fault_s
 from redirty.collector.errors import TargetEndedError, one_line
 from redirty.collector.linux.cpu_time import CpuTimeSampler
+from redirty.collector.metrics.counted_once import OnceCounter
 from redirty.collector.metrics.observed_rounds import points_of
 from redirty.collector.metrics.within import WrittenWithin
 from redirty.collector.metrics.write_curves import WindowCurves, inside
@@ -261,9 +262,13 @@ class LiveSink:
         if options.events:
             comms = {pid: str(p["comm"]) for pid, p in names.processes.items()}
             self._writers = WriterCounts(recorder.tracer, comms)
+        self._once: OnceCounter | None = None
         self._files: Outputs | None = None
         if options.directory is not None:
             self._files = Outputs(replace(options, events=False, stacks=False), recorder, names)
+        else:
+            self._once = OnceCounter()
+            self._once.start(recorder.spaces)
         self._cpu.take(space.pid for space in recorder.spaces.values())
 
     def tick(self) -> None:
@@ -277,14 +282,19 @@ class LiveSink:
 
     def add(self, result: Round) -> None:
         """See RoundSink."""
-        if self._files is not None:
+        if self._once is not None:
+            once = self._once.count(result, self._recorder.spaces)
+        else:
+            assert self._files is not None
             self._files.add(result)
-        points = [*inside(result), *self._curves.add(result).points]
+            assert self._files.once.last is not None
+            once = self._files.once.last
+        points = [*inside(result, once), *self._curves.add(result, once).points]
         written_1s = self._within.add(points)
         cpu_s = self._cpu.take(space.pid for space in result.spaces)
         writers = () if self._writers is None else self._writers.take()
         hooks = self._recorder.tracer.hooks
-        self._add(of_round(result, hooks, points_of(points), cpu_s, writers, written_1s))
+        self._add(of_round(result, hooks, points_of(points), cpu_s, writers, once, written_1s))
 
     def hurry(self) -> None:
         """See RoundSink."""

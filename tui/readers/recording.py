@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from redirty.collector.analyze import load
+from redirty.collector.analyze import counted_once, load
 from redirty.collector.analyze.observations import observe
 from redirty.collector.analyze.schema import TABLES, Kind, Number
 from redirty.collector.analyze.tables import parquet_files, read_csv_bytes
@@ -177,8 +177,11 @@ def _points(frame: pd.DataFrame, numbers: I64) -> list[Points]:
     order = np.argsort(ends, kind="stable")
     classes = np.array([codes[name] for name in frame["mapping_class"]], np.int64)[order]
     first, rounds = first[order], rounds[order]
-    names = ("elapsed_s", "dirty_pages", "redirtied_pages", "raced_pages")
-    elapsed_s, dirty, redirtied, raced = (frame[c].to_numpy(np.float64)[order] for c in names)
+    pages = counted_once.column(frame, "dirty")
+    # as many of the raced ones as of all pages are counted once
+    known = (frame["raced_pages"] * pages / frame["dirty_pages"]).fillna(frame["raced_pages"])
+    columns = (frame["elapsed_s"], pages, counted_once.column(frame, "redirtied"), known)
+    elapsed_s, dirty, redirtied, raced = (c.to_numpy(np.float64)[order] for c in columns)
     return [
         Points(
             number=first[a:b],

@@ -72,18 +72,19 @@ def _rates(s: TargetSnapshot) -> Row:
     if not len(s.series):
         return [("arming …" if s.state is ReaderState.STARTING else "no round yet", "dim")]
     series = s.series
+    dirty, again = (float(series.once_per_s(name)[-1]) for name in ("dirty", "redirtied"))
     written = float(series["written_1s_pages"][-1])
     row: Row = [
         ("rewrites ", "dim"),
         ("…" if math.isnan(written) else show_pages(written), ""),
         (" in 1 s  dirty ", "dim"),
-        (per_s(float(series.per_s("dirty_pages")[-1])), ""),
+        (per_s(dirty), ""),
         ("  re-dirtied ", "dim"),
-        (per_s(float(series.per_s("redirtied_pages")[-1])), "again"),
+        (per_s(again), "again"),
         ("  new ", "dim"),
-        (per_s(float(series.per_s("new_pages")[-1])), "new"),
+        (per_s(dirty - again), "new"),
         ("  present ", "dim"),
-        (show_pages(float(series["present_pages"][-1])), ""),
+        (show_pages(float(series.once("present")[-1])), ""),
     ]
     missed, lost = float(series["missed_pages"][-1]), float(series["lost_events"].sum())
     row.append((f"  missed {'?' if math.isnan(missed) else int(missed)}", "dim"))
@@ -116,7 +117,7 @@ def rates(s: TargetSnapshot, width: int, height: int) -> list[Row]:
     series = s.series
     if not len(series):
         return waiting(s)
-    again, dirty = series.per_s("redirtied_pages"), series.per_s("dirty_pages")
+    again, dirty = series.once_per_s("redirtied"), series.once_per_s("dirty")
     rows = bars(again, dirty, width, max(height - 1, 1), show_pages)
     return [*rows, _time_axis(series, width)]
 

@@ -134,7 +134,7 @@ class LiveScreen(TargetScreen):
             return
         s = self.shown
         verdict = "" if s is None or s.convergence is None else s.convergence.verdict
-        present = 0 if s is None or not len(s.series) else int(s.series["present_pages"][-1])
+        present = 0 if s is None or not len(s.series) else int(s.series.once("present")[-1])
         command = MirrorCommand(
             title=self.live.about.title,
             target=arguments,

@@ -41,9 +41,19 @@ class Series:
         found: Floats = self.values[:, COLUMN[column]]
         return found
 
+    def once(self, name: str) -> Floats:
+        """Return present, dirty or redirtied pages, (n,), each page counted once where that is known."""
+        pages, all_pages = self[f"{name}_once_pages"], self[f"{name}_pages"]
+        found: Floats = np.where(np.isnan(pages), all_pages, pages)
+        return found
+
     def per_s(self, column: str) -> Floats:
         """Return a column divided by the length of its round, (n,)."""
         return self[column] / np.maximum(self["duration_s"], 1e-9)
+
+    def once_per_s(self, name: str) -> Floats:
+        """Return what once() returns, divided by the length of its round, (n,)."""
+        return self.once(name) / np.maximum(self["duration_s"], 1e-9)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,23 +247,25 @@ class History:
         rounds = list(self._rounds)
         if not rounds:
             return None
-        found = np.stack([r.values for r in rounds])
-        known = np.nan_to_num(found)
+        series = Series(np.stack([r.values for r in rounds]))
+        known = np.nan_to_num(series.values)
         values = {name: known[:, i] for name, i in COLUMN.items()}
+        dirty = np.nan_to_num(series.once("dirty"))
         points = _joined([r.points for r in rounds])
         return Observations(
             page_size=PAGE_SIZE,
             number=values["round"].astype(np.int64),
             duration_s=values["duration_s"],
             arm_s=values["arm_s"],
-            present=values["present_pages"],
-            dirty=values["dirty_pages"],
-            redirtied=values["redirtied_pages"],
-            missed=values["missed_pages"],
+            present=np.nan_to_num(series.once("present")),
+            dirty=dirty,
+            redirtied=np.nan_to_num(series.once("redirtied")),
+            # the share of them is what counts
+            missed=values["missed_pages"] * dirty / np.maximum(values["dirty_pages"], 1.0),
             points=points.chosen(points.number >= rounds[0].number),
             classes=CLASSES,
             mappings=self._hottest(),
-            boundary_s=found[:, COLUMN["boundary_s"]],
+            boundary_s=series["boundary_s"],
         )
 
     def _hottest(self) -> tuple[MappingRate, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from redirty.collector.linux.maps import Mapping
+from redirty.collector.metrics.counted_once import CountedOnce
 from redirty.collector.model.observations import Points
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, count_in
 from redirty.collector.recording.columns import ROUNDS, TLB
@@ -121,6 +122,7 @@ def of_round(
     points: Points,
     cpu_s: float | None,
     writers: tuple[Writer, ...] = (),
+    once: CountedOnce | None = None,
     written_1s: float | None = None,
 ) -> RoundSummary:
     """Summarize a round that has just ended, with the values that a recording of it would have.
@@ -131,9 +133,10 @@ def of_round(
         points: points of the write curves that end with this round.
         cpu_s: CPU time used by the target's processes; None: unknown.
         writers: threads and stacks.
+        once: the same round with every page counted once.
         written_1s: pages written within a second, as last known; None: not known yet.
     """
-    row = round_row(result, hooks, written_1s=written_1s)
+    row = round_row(result, hooks, once=once, written_1s=written_1s)
     tlb: list[tuple[object, ...]] = []
     for space in result.spaces:
         if len(space.stats):

@@ -14,14 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 from redirty.collector.linux import maps, procfs, shared_mappings
-from redirty.collector.linux.maps import ANON_HUGEPAGE_PATH, IncrementalMaps, Mappings
+from redirty.collector.linux.maps import IncrementalMaps, Mappings
 from redirty.collector.pageset import PAGE_SHIFT, U64, PageSet, empty, from_ranges
 
 Key = shared_mappings.Identity
 """Identifies a file or a piece of memory."""
 without_overlaps = maps.without_overlaps
-
-_NO_FILE = ("[", ANON_HUGEPAGE_PATH)
 
 
 class Vma(NamedTuple):
@@ -43,7 +41,7 @@ class Vma(NamedTuple):
     @property
     def has_file(self) -> bool:
         """Whether its pages show a file or shared memory, unless they are private copies."""
-        return self.inode != 0 and (self.shared or not self.path.startswith(_NO_FILE))
+        return maps.shows_file(self.perms, self.path, self.inode)
 
     def pages_of_file(self) -> tuple[int, int]:
         """Return (first, end) page numbers within the file."""

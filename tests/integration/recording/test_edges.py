@@ -45,7 +45,7 @@ def _arm_uffd(pid: int, pages: list[int] | None = None) -> tuple[list[int], list
             mappings = MapsFile(pid).read()
             assert mappings is not None
             for _ in range(2):
-                armed.arm(mappings, armed.present(mappings, 0, 1 << 52))
+                armed.arm(mappings, armed.present(mappings, 0, 1 << 52).pages)
             last = mappings.items[-1].end // 4096 - 1
             chosen = from_pages(np.array(pages or [last], np.uint64))
             written, present = armed.resolve(chosen, mappings)

@@ -93,6 +93,7 @@ def test_an_older_recording_has_none_of_it(tmp_path: Path) -> None:
     for name in ("rounds", "mappings", "pages"):
         table = pd.read_csv(rec / f"{name}.csv", keep_default_na=False)
         newer = {"stayed_dirty_pages", "boundary_s", "written_1s_pages", "runs"}
+        newer |= {c for c in table.columns if "once" in c}
         older = table[[c for c in table.columns if c not in newer]]
         older.to_csv(rec / f"{name}.csv", index=False, lineterminator="\r\n")
     (rec / "runs.csv").unlink()

@@ -103,6 +103,15 @@ def test_soft_dirty_pages_are_candidates(armed: SoftDirtyArmed) -> None:
         }
 
 
+def test_pages_of_files_and_the_zero_page_are_nobodys_own(armed: SoftDirtyArmed) -> None:
+    found = armed.present(Mappings.of(MAPPINGS), 0, 1 << 52)
+    assert by_mapping(found.pages) == {number: [1, 2, 3, 4, 5, 6] for number in range(5)}
+    files = [i for i, e in enumerate(ENTRIES) if e & int(pagemap.ENTRY_FILE)]
+    zero = [i for i, e in enumerate(ENTRIES) if e & (1 << 63) and e & ((1 << 55) - 1) == ZERO]
+    assert files and zero
+    assert by_mapping(found.unowned) == {number: sorted({*files, *zero}) for number in range(5)}
+
+
 def test_all_present_pages_are_candidates_when_the_log_may_lack_some(armed: SoftDirtyArmed) -> None:
     mappings = Mappings.of(MAPPINGS)
     candidates = armed.arm(mappings)

@@ -5,15 +5,21 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from redirty.collector.analyze import load, observations
 from redirty.collector.folders import Folder
 from redirty.collector.linux.maps import Mapping, Mappings
+from redirty.collector.metrics.mapped_files import Shown
+from redirty.collector.metrics.seen_pages import SeenPages
 from redirty.collector.metrics.zero_pages import ZeroPages, ZeroRange, joined, runs, zero_pages
 from redirty.collector.model.hypervisors import Qemu
 from redirty.collector.model.memory import Memory
@@ -30,7 +36,8 @@ FILE = Mapping(0x20000000, 0x20000000 + 10 * PAGE, "rw-p", "/x")
 
 def zero_range(mapping: Mapping, first: int, last: int, present: int, zero: int) -> ZeroRange:
     start = mapping.start + first * PAGE
-    return ZeroRange(7, mapping, start, mapping.start + last * PAGE, present, zero)
+    end = mapping.start + last * PAGE
+    return ZeroRange(7, mapping, start, end, present, zero, 0, last - first, present, zero)
 
 
 def test_runs() -> None:
@@ -42,9 +49,11 @@ def test_runs() -> None:
 def test_zero_pages() -> None:
     last = bytearray(PAGE)
     last[-1] = 1
-    assert zero_pages(bytes(PAGE) + b"x" * PAGE + bytes(PAGE) + bytes(last)) == 2
-    assert zero_pages(b"") == 0
-    assert zero_pages(bytes(PAGE) + bytes(100)) == 1, "a part of a page does not count"
+    assert zero_pages(bytes(PAGE) + b"x" * PAGE + bytes(PAGE) + bytes(last)).sum() == 2
+    assert len(zero_pages(b"")) == 0
+    assert zero_pages(bytes(PAGE) + bytes(100)).tolist() == [True], (
+        "a part of a page does not count"
+    )
 
 
 def test_neighbours_that_are_alike_are_joined() -> None:
@@ -91,7 +100,7 @@ def own_space(area: mmap.mmap, *, gone: bool = False) -> Any:
     """Return an address space of this process that consists of one area."""
     start = ctypes.addressof(ctypes.c_char.from_buffer(area))
     mapping = Mapping(start, start + len(area), "rw-p", "")
-    return SimpleNamespace(pid=os.getpid(), mappings=Mappings.of((mapping,)), gone=gone)
+    return SimpleNamespace(pid=os.getpid(), number=1, mappings=Mappings.of((mapping,)), gone=gone)
 
 
 def test_memory_is_read_page_by_page() -> None:
@@ -146,3 +155,68 @@ def test_other_policies_ignore_the_positions_of_zero_pages() -> None:
     for policy in (Goal(0.3), Fixed(3)):
         placed = simulate(Memory(1000, 500, PAGE, layout), never, policy, 1e6)
         assert placed == simulate(Memory(1000, 500, PAGE), never, policy, 1e6)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 1), st.integers(0, 1500), st.sets(st.integers(0, 599), max_size=60)
+        ),
+        max_size=12,
+    )
+)
+def test_pages_of_files_are_seen_once(reads: list[tuple[int, int, set[int]]]) -> None:
+    truth: set[tuple[int, int]] = set()
+    seen = SeenPages()
+    for file, first, offsets in reads:
+        assert seen.first(file) == (file not in {f for f, _ in truth})
+        truth.add((file, -1))
+        here = np.zeros(600, np.bool_)
+        here[list(offsets)] = True
+        new = {o for o in offsets if (file, first + o) not in truth}
+        assert set(np.flatnonzero(seen.of_file(file, first, here)).tolist()) == new
+        truth |= {(file, first + o) for o in offsets}
+
+
+def test_shared_memory_is_counted_once() -> None:
+    """An area that is mapped twice: by every mapping, and once."""
+    memory = os.memfd_create("zeros")
+    os.ftruncate(memory, 700 * PAGE)
+    areas = [mmap.mmap(memory, 700 * PAGE), mmap.mmap(memory, 600 * PAGE, offset=100 * PAGE)]
+    os.close(memory)
+    for page in range(90, 200):
+        areas[0][page * PAGE] = page % 2
+    for page in range(150, 220):
+        areas[1][(page - 100) * PAGE] = 1
+    spaces = [own_space(area) for area in areas]
+    for number, space in enumerate(spaces):
+        (mapping,) = space.mappings.items
+        mapping = mapping._replace(perms="rw-s", offset=100 * number * PAGE)
+        space.mappings, space.number = Mappings.of((mapping,)), number
+    shown = [Shown.of([(space.mappings.items[0], 5)]) for space in spaces]
+    zeros = ZeroPages(spaces, shown.__getitem__)
+    found = list(zeros.count())
+    zeros.close()
+    assert sum(z.present for z in found) == 110 + 70
+    assert sum(z.present_once for z in found) == 130, "pages 90 to 219"
+    assert sum(z.zero_once for z in found) == 30, "the even ones below 150"
+    # What nobody touched belongs to the first mapping.
+    assert sum(z.once for z in found) == 700 + 20
+
+
+def test_the_rest_of_a_memory_is_in_files(tmp_path: Path) -> None:
+    """Pages that no page table shows are copied from files: they come last, and count as not zero."""
+    first = replace(zero_range(RAM, 0, 512, 512, 100), once=512, present_once=500, zero_once=90)
+    again = replace(zero_range(RAM, 0, 512, 512, 100), once=0, present_once=0, zero_once=0)
+    write_zeros(Folder.hold(tmp_path), [first, again])
+    frame = load.load_zeros(tmp_path)
+    last = {"present_once_pages": 800.0, "dirty_once_pages": 100.0, "redirtied_once_pages": 60.0}
+    layout = observations.layout_of(frame, pd.DataFrame([last]))
+    assert layout is not None
+    assert layout.pages.tolist() == [512, 0, 340]
+    assert layout.zero.tolist() == [102, 0, 0]
+    unknown = pd.DataFrame([dict.fromkeys(last, np.nan)])
+    for rounds in (unknown, None):
+        layout = observations.layout_of(frame, rounds)
+        assert layout is not None
+        assert layout.pages.tolist() == [512, 0]
