@@ -42,10 +42,23 @@ class RateUnit:
     binary: bool
     power: int
 
+    @property
+    def base(self) -> float:
+        """Return by how much one prefix is more than the one before."""
+        return 1024.0 if self.binary else 1000.0
+
+    @property
+    def per_byte(self) -> int:
+        """Return how many of the unit without a prefix are a byte."""
+        return 8 if self.letter == "bit" else 1
+
     def scaled(self, bytes_per_s: float, power: int) -> float:
         """Return a rate in this unit, with another prefix."""
-        base = 1024.0 if self.binary else 1000.0
-        return bytes_per_s * (8 if self.letter == "bit" else 1) / base**power
+        return bytes_per_s * self.per_byte / self.base**power
+
+    def bytes_per_s(self, number: float) -> float:
+        """Return the rate that a number of this unit is, exactly where it is whole."""
+        return number * self.base**self.power / self.per_byte
 
 
 def _rate_of(text: str) -> tuple[float, RateUnit] | None:
@@ -86,7 +99,7 @@ def parse_rate(text: str, name: str) -> float:
             f"{name}: invalid rate {text!r}; write 10Gbit, 1.25GB or 200MiB (per second)"
         )
     number, unit = found
-    rate = number / unit.scaled(1.0, unit.power)
+    rate = unit.bytes_per_s(number)
     if rate <= 0:
         raise UsageError(f"{name} must be positive, got {text}")
     if not _MIN_RATE <= rate <= _MAX_RATE:

@@ -21,6 +21,7 @@ def predict(directory: Path, question: Question) -> tuple[Answer, dict[str, Any]
     seen = observe(directory, meta)
     answer = forecast(seen, question)
     found = as_json(answer, seen.mappings)
+    found["copier_bytes_per_s"] = None  # not measured here
     found["notes"] += counted_once.notes(meta, load.load_rounds(directory))
     if not meta.get("complete"):
         found["notes"].append("the recording ended early: only its complete rounds count")

@@ -74,10 +74,11 @@ def _rates(s: TargetSnapshot) -> Row:
     series = s.series
     dirty, again = (float(series.once_per_s(name)[-1]) for name in ("dirty", "redirtied"))
     written = float(series["written_1s_pages"][-1])
-    row: Row = [
-        ("rewrites ", "dim"),
-        ("…" if math.isnan(written) else show_pages(written), ""),
-        (" in 1 s  dirty ", "dim"),
+    row: Row = []
+    if not math.isnan(written):
+        row += [("rewrites ", "dim"), (show_pages(written), ""), (" in 1 s  ", "dim")]
+    row += [
+        ("dirty ", "dim"),
         (per_s(dirty), ""),
         ("  re-dirtied ", "dim"),
         (per_s(again), "again"),

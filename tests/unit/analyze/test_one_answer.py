@@ -112,7 +112,9 @@ def recorded(kind: Kind, directory: Path) -> Path:
     write_recording(directory, kind.rounds(), complete=kind.complete)
     if kind.zero:
         area = Mapping(FIRST_PAGE * PAGE_SIZE, (FIRST_PAGE + PRESENT) * PAGE_SIZE, "rw-p", "")
-        zeros = ZeroRange(77, area, area.start, area.end, PRESENT, kind.zero)
+        zeros = ZeroRange(
+            77, area, area.start, area.end, PRESENT, kind.zero, 0, PRESENT, PRESENT, kind.zero
+        )
         write_zeros(Folder.hold(directory), [zeros])
     return directory
 
