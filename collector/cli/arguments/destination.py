@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from redirty.collector.cli.arguments.bandwidth import Bandwidth
+from redirty.collector.cli.arguments.question import DEFAULT_POLICY
 from redirty.collector.errors import UsageError
 from redirty.collector.units import show_bits, show_bytes
 
 if TYPE_CHECKING:
     from redirty.collector.mirror.calibration import Kind
 
-_POLICY = "redirty"  # the others are carried out by other copiers
 _DEFAULT = "tls"  # how a mirror goes to another machine
 
 
@@ -38,12 +38,14 @@ def destination_of(options: argparse.Namespace, *, live: bool) -> Kind | None:
     Raises:
         UsageError: it is not valid, or does not go with the policy.
     """
-    if options.destination is not None and options.policy != _POLICY:
+    ours = options.policy in (None, DEFAULT_POLICY)
+    if options.destination is not None and not ours:
         raise UsageError(
-            f"--destination is for the policy {_POLICY}, whose copier is redirty's own; the policy is {options.policy}"
+            f"--destination is for the policy {DEFAULT_POLICY}, whose copier is redirty's own; the policy is "
+            f"{options.policy}"
         )
     measured = live or options.link is not None or options.to is not None
-    if options.policy != _POLICY or not (measured or options.destination is not None):
+    if not ours or not (measured or options.destination is not None):
         return None
     from redirty.collector.mirror.calibration import parse_kind
 

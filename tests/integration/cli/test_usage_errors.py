@@ -85,7 +85,7 @@ def test_not_exactly_one_target(sleeper: Hold, tmp_path: Path) -> None:
     assert not output.exists()
 
 
-@pytest.mark.parametrize("rate", ["200", "1.5", "10G", "fast", "0MiB", "-3MiB"])
+@pytest.mark.parametrize("rate", ["200", "1.5", "10gb", "fast", "0MiB", "-3MiB"])
 def test_rate_needs_a_unit(rate: str) -> None:
     assert_refused(run_redirty("demo", f"--rate={rate}"), WRONG_USAGE, rate)
 
