@@ -97,6 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         except (OSError, RedirtyError):  # the first error is the one to report
             streams.drop_output()
+        if argv is None and isinstance(e, ImportError | MemoryError):
+            # A library that was loaded in part may crash in the interpreter's end.
+            os._exit(code)
     interrupts.exit_on_signals(handled, code)
     return code
 

@@ -66,11 +66,19 @@ class Server(ManagedProcess):
 @contextlib.contextmanager
 def scratch(prefix: str, owner: str | None = None) -> Iterator[Path]:
     """Create a temporary directory, owned by another user if need be: a server may not run as root."""
-    with tempfile.TemporaryDirectory(prefix=f"redirty-{prefix}-") as name:
-        directory = Path(name)
+    directory = Path(tempfile.mkdtemp(prefix=f"redirty-{prefix}-"))
+    try:
         if owner is not None:
             shutil.chown(directory, owner, owner)
         yield directory
+    finally:
+        wait_until(lambda: _removed(directory), f"{directory} can be removed")
+
+
+def _removed(directory: Path) -> bool:
+    """Remove a directory; return whether that worked: a server that ends may still write there."""
+    shutil.rmtree(directory, ignore_errors=True)
+    return not directory.exists()
 
 
 def _ask(argv: Sequence[object]) -> str:
