@@ -54,7 +54,8 @@ def test_the_rates_on_the_screen_are_those_of_the_recording() -> None:
 
     async def test() -> None:
         async with replaying() as (pilot, _):
-            assert f"dirty {dirty:.1f} MiB/s  re-dirtied {again:.1f} MiB/s" in text(pilot)
+            assert f"  dirty {dirty:.1f} MiB/s" in text(pilot)
+            assert f"re-dirtied {again:.1f} MiB/s" in text(pilot)
             assert f"round {last['round']:.0f} " in text(pilot)
 
     run(test())

@@ -77,15 +77,16 @@ def _rates(s: TargetSnapshot) -> Row:
     row: Row = []
     if not math.isnan(written):
         row += [("rewrites ", "dim"), (show_pages(written), ""), (" in 1 s  ", "dim")]
+    # In this order: what a narrow screen cuts off is at the end.
     row += [
-        ("dirty ", "dim"),
-        (per_s(dirty), ""),
-        ("  re-dirtied ", "dim"),
+        ("re-dirtied ", "dim"),
         (per_s(again), "again"),
-        ("  new ", "dim"),
-        (per_s(dirty - again), "new"),
         ("  present ", "dim"),
         (show_pages(float(series.once("present")[-1])), ""),
+        ("  dirty ", "dim"),
+        (per_s(dirty), ""),
+        ("  new ", "dim"),
+        (per_s(dirty - again), "new"),
     ]
     missed, lost = float(series["missed_pages"][-1]), float(series["lost_events"].sum())
     row.append((f"  missed {'?' if math.isnan(missed) else int(missed)}", "dim"))

@@ -1,4 +1,4 @@
-"""What is rewritten within one second is the same whatever the length of the rounds."""
+"""Compare what is rewritten within one second between rounds of several lengths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOLERANCE = 0.10
 
 @pytest.mark.parametrize("length_s", LENGTHS_S)
 def test_it_does_not_depend_on_the_rounds(length_s: float) -> None:
-    """It is the writer's own rate, by its log: a page is written again only after 2.7 s."""
+    """Compare it with the writer's own rate, by its log: a page is written again only after 2.7 s."""
     windows, within = WindowCurves(), WrittenWithin()
     found: list[float] = []
     with Writer(mib=PAGES >> 8) as writer, LiveRounds(writer.pid) as live:
