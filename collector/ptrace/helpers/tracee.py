@@ -36,6 +36,7 @@ STOP_TIMEOUT_S = 2.0
 # cgroups no thread can be started.
 _OVERDUE_S = 15.0
 SYSCALL_STOP = signal.SIGTRAP | 0x80
+_FEW_STOPS = 3
 _WATCH_S, _WATCH_IDLE = 0.05, 100
 _REAP_EVERY = 32  # pauses, some 50 ms
 _YIELD_S, _SLOW_POLL_S = 0.0002, 0.02
@@ -190,12 +191,21 @@ class Tracee:
 
     def wait_for_stop(self, timeout_s: float | None) -> None:
         """Wait for the requested stop. Raises: see interrupt()."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        stops = 0
         while True:
-            status = self.wait(timeout_s)
+            left_s = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            status = self.wait(left_s)
             if status >> 16 == EVENT_STOP:
                 return
             # A signal came first: it is delivered, the interruption comes after it.
             self.resume(CONT, 0 if status >> 16 else os.WSTOPSIG(status))
+            stops += 1
+            if stops > _FEW_STOPS:
+                # Maybe it never comes: by an exec another traced thread has become this one.
+                ptrace(INTERRUPT, self.tid)
+            if left_s == 0:
+                raise TraceeError(errno.ETIMEDOUT, "the thread does not stop (many signals)")
 
     def hold_back(self, status: int) -> int:
         """Keep the signal at which a borrowed thread has stopped, if any, until release().

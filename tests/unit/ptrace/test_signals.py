@@ -121,3 +121,40 @@ def _is_about_to_execute(tid: int) -> bool:
     """Return whether a thread waits in the kernel for the others to end."""
     state = procfs.status_field(tid, "State")
     return state.startswith(("D", "Z")) or not state
+
+
+SIGNALS = """
+import os, signal, sys, threading, time
+program = "import os, signal, time; signal.signal(signal.SIGALRM, lambda *_: None); " \\
+    "signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001); os.write(1, b'executed'); time.sleep(1e6)"
+def execute():
+    os.read(0, 1)
+    os.execv(sys.executable, [sys.executable, "-c", program])
+threading.Thread(target=execute).start()
+while len(os.listdir("/proc/self/task")) < 2:
+    time.sleep(0.001)
+os.write(1, b"ready")
+time.sleep(1e6)
+"""
+
+
+def test_a_thread_that_another_one_has_become_is_stopped() -> None:
+    # Fails (hangs) where the stop was requested once, of the thread that had this number before the exec, and
+    # where each of the many signals starts the time limit anew.
+    command = [sys.executable, "-c", SIGNALS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as target:
+        assert target.stdout is not None and target.stdin is not None
+        assert os.read(target.stdout.fileno(), 100) == b"ready"
+        tids = procfs.threads_of(target.pid)
+        tracer = os.fork()
+        if tracer == 0:
+            try:
+                first, _ = [Tracee(tid, architecture(), 0) for tid in tids]
+                os.write(target.stdin.fileno(), b"\n")
+                first.wait_for_stop(PATIENCE_S)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(tracer, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        target.kill()
