@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -161,6 +162,9 @@ static struct log new_log(const struct job *job)
 	struct log log = {.room = 2 * (job->seconds * (SECOND_NS / PACE_NS) + 1) +
 				  job->seconds * job->pattern.rate / NOTED_WRITES};
 
+	/* A huge page would be written as a whole: 512 pages at once that nobody expects. */
+	if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0))
+		die("prctl: no small pages alone");
 	log.moments = must_alloc(log.room * sizeof(*log.moments));
 	memset(log.moments, 1, log.room * sizeof(*log.moments));
 	return log;
