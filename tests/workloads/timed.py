@@ -10,6 +10,9 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from redirty.collector.linux.procfs import status_kib
+
+from tests.support.waiting import wait_until
 
 from .pages import areas_of
 from .process import Answer, Program, ProgramWithFiles
@@ -146,6 +149,12 @@ class Writer(Program):
         """
         self.send("run", pattern, rate, pages, seconds, seed, int(log))
         self._runs = True
+
+    def wait_until_it_writes(self, rate: int, seconds: int) -> None:
+        """Wait until the log of a run that was started is there: its pages are none of those that the run writes."""
+        room = 2 * seconds * 1000 + seconds * rate // 64
+        expected_kib = (self.area.end - self.area.start) // 1024 + room * 8 // 1024
+        wait_until(lambda: status_kib(self.pid, "VmRSS") >= expected_kib, "the writer writes")
 
     def finish(self) -> WriteRun:
         """Wait for the end of the run."""

@@ -29,6 +29,7 @@ def test_it_does_not_depend_on_the_rounds(length_s: float) -> None:
     found: list[float] = []
     with Writer(mib=PAGES >> 8) as writer, LiveRounds(writer.pid) as live:
         writer.start("cyclic", RATE, PAGES, LOG_S, log=True)
+        writer.wait_until_it_writes(RATE, LOG_S)
         live.begin()
         begin_ns = float(live.recorder.started_ns)
         for number in range(max(int(SPAN_S / length_s), LEAST_ROUNDS)):

@@ -122,6 +122,7 @@ def recorded(pattern: str, present: int, directory: Path) -> Recorded:
     starts_ns, ends_ns = [], []
     with Writer(mib=present * PAGE_SIZE >> 20) as writer, LiveRounds(writer.pid) as live:
         writer.start(pattern, RATE, PAGES, LOG_S, log=True)
+        writer.wait_until_it_writes(RATE, LOG_S)
         live.begin()
         for number in range(ROUNDS):
             time.sleep(INTERVAL_S)
