@@ -84,7 +84,9 @@ def inside(result: Round, once: CountedOnce | None = None) -> Iterator[Point]:
     pages *= dirty / total
     used = (pages > 0) & (times < result.duration_s)
     times, pages = thinned(times[used], np.minimum(pages[used], dirty))
-    union = [None] * len(times) if once is None else once.union_of(pages / dirty).tolist()
+    union: list[float | None] = [None] * len(times)
+    if once is not None:
+        union = np.minimum(once.union_of(pages / dirty), pages).tolist()
     for t, w, u in zip(times.tolist(), pages.tolist(), union, strict=True):
         yield Point(result.number, 0, "", t, w, None, dirty_once=u)
 
