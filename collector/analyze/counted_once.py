@@ -30,6 +30,12 @@ def column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
     return frame[f"{name}_once_pages"].fillna(frame[f"{name}_pages"])
 
 
+def raced(curves: pd.DataFrame) -> pd.Series[Any]:
+    """Return the raced pages of curves.csv: as many of them as of all pages are counted once."""
+    share = column(curves, "dirty") / curves["dirty_pages"]
+    return (curves["raced_pages"] * share).fillna(curves["raced_pages"])
+
+
 def notes(meta: dict[str, Any], rounds: pd.DataFrame) -> list[str]:
     """Return a caveat if the recording counts shared memory more than once. rounds: rounds.csv as loaded."""
     several = len(meta["target"].get("pids", ())) > 1

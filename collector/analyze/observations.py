@@ -108,19 +108,15 @@ def layout_of(zeros: pd.DataFrame, rounds: pd.DataFrame | None = None) -> Layout
 def _points(curves: pd.DataFrame, classes: tuple[str, ...]) -> Points:
     if curves.empty:
         return Points.none()
-    dirty = counted_once.column(curves, "dirty")
     codes = {"": ALL, **{name: i for i, name in enumerate(classes)}}
     return Points(
         curves["round"].to_numpy(np.int64),
         curves["rounds"].to_numpy(np.int64),
         np.asarray(curves["mapping_class"].map(codes), np.int64),
         curves["elapsed_s"].to_numpy(np.float64),
-        dirty.to_numpy(np.float64),
+        counted_once.column(curves, "dirty").to_numpy(np.float64),
         counted_once.column(curves, "redirtied").to_numpy(np.float64),
-        # as many of them as of all pages are counted once
-        (curves["raced_pages"] * dirty / curves["dirty_pages"])
-        .fillna(curves["raced_pages"])
-        .to_numpy(np.float64),
+        counted_once.raced(curves).to_numpy(np.float64),
     )
 
 

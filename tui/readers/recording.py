@@ -178,9 +178,8 @@ def _points(frame: pd.DataFrame, numbers: I64) -> list[Points]:
     classes = np.array([codes[name] for name in frame["mapping_class"]], np.int64)[order]
     first, rounds = first[order], rounds[order]
     pages = counted_once.column(frame, "dirty")
-    # as many of the raced ones as of all pages are counted once
-    known = (frame["raced_pages"] * pages / frame["dirty_pages"]).fillna(frame["raced_pages"])
-    columns = (frame["elapsed_s"], pages, counted_once.column(frame, "redirtied"), known)
+    again, raced_pages = counted_once.column(frame, "redirtied"), counted_once.raced(frame)
+    columns = (frame["elapsed_s"], pages, again, raced_pages)
     elapsed_s, dirty, redirtied, raced = (c.to_numpy(np.float64)[order] for c in columns)
     return [
         Points(
