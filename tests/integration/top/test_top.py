@@ -235,7 +235,7 @@ def test_sixty_thousand_mappings(tmp_path: Path) -> None:
     ):
         terminal.wait_round(1)
         crowd.write("private", 1, 5000)
-        terminal.wait("MiB/s  re-dirtied")
+        terminal.wait("MiB/s  new")
         terminal.keys("2", "End")
         terminal.wait("anon_")
         terminal.keys("q")
