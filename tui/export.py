@@ -10,7 +10,7 @@ from pathlib import Path
 
 from redirty.collector import files, text
 from redirty.collector.errors import RedirtyError
-from redirty.collector.folders import Folder
+from redirty.collector.folders import Folder, give_to_caller
 from redirty.collector.recording.columns import ROUNDS
 from redirty.tui.snapshots.mirror import MirrorSnapshot
 from redirty.tui.snapshots.snapshot import TargetSnapshot
@@ -59,6 +59,7 @@ def save(folder: Folder | None, view: str, ending: str, content: bytes) -> Path:
     path = folder.path / name
     try:
         files.write_all(fd, [content])
+        give_to_caller(fd)
     except OSError as e:
         folder.remove(name)
         raise files.write_error(path, e) from None

@@ -19,7 +19,8 @@ Without a target, top lists all processes by their write faults, counted without
 traces one. With a target, it shows each round as it ends. Press ? on any screen for its keys.
 
 Tracing costs the target one fault for the first write to a page in each round. When faults and arming
-take more than --max-overhead of its CPU time, rounds are made longer.
+take more than --max-overhead of a core, or of its CPU time where that is more than a core, rounds are made
+longer, up to 2 s.
 
 examples:
   sudo redirty top                                 which processes write?
@@ -42,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-overhead",
         metavar="PERCENT",
-        help="share of the target's CPU time that tracing may cost (default: 2%%)",
+        help="share of a core, or of the target's CPU time if that is more, that tracing may cost it (default: 2%%)",
     )
     add_bandwidth(parser, "of the link to compare with (default: 10Gbit); one of")
     add_question(parser)

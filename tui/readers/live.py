@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +50,8 @@ class TopOptions:
         arm: arming method, or auto.
         probe: probe type, or auto.
         directory: directory of the recording to write; None: no recording.
-        max_overhead: share of the target's CPU time that tracing may cost before rounds are made longer.
+        max_overhead: share of a core, or of the target's CPU time if that is more, that tracing may cost before rounds
+            are made longer.
         writers: trace threads and stacks.
     """
 
@@ -235,7 +237,7 @@ class Live(TargetReader):
             self.set_interval(
                 after,
                 f"rounds lengthened from {before:.3g} s to {after:.3g} s: tracing cost "
-                f"{cost.share or 0:.1%}, limit {cost.limit:.1%}",
+                f"{cost.share:.1%}, limit {cost.limit:.1%}",
             )
 
 
@@ -255,6 +257,7 @@ class LiveSink:
         self._curves = WindowCurves(max_rounds=KEPT)
         self._within = WrittenWithin()
         self._cpu = CpuTimeSampler()
+        self._own_s = time.process_time()
         self._writers: WriterCounts | None = None
         self._follow_fork = options.target.follow_fork
         for space in recorder.spaces.values():
@@ -292,9 +295,11 @@ class LiveSink:
         points = [*inside(result, once), *self._curves.add(result, once).points]
         written_1s = self._within.add(points)
         cpu_s = self._cpu.take(space.pid for space in result.spaces)
+        before, self._own_s = self._own_s, time.process_time()
         writers = () if self._writers is None else self._writers.take()
         hooks = self._recorder.tracer.hooks
-        self._add(of_round(result, hooks, points_of(points), cpu_s, writers, once, written_1s))
+        summary = of_round(result, hooks, points_of(points), cpu_s, writers, once, written_1s)
+        self._add(replace(summary, own_cpu_s=self._own_s - before))
 
     def hurry(self) -> None:
         """See RoundSink."""
@@ -307,3 +312,8 @@ class LiveSink:
             self._writers.close()
         if self._files is not None:
             self._files.close(complete=complete, lost_events=lost_events, extra=extra)
+
+    def done(self) -> None:
+        """See RoundSink."""
+        if self._files is not None:
+            self._files.done()

@@ -62,8 +62,8 @@ leaves W(t) to copy again, so passes get shorter where + is above the curve
   missed      pages that faults did not report, only page tables; they are included in the counts
 
 Tracing costs the target one fault for the first write to a page in each round. The time of these faults, as \
-measured on this machine, and the time of arming are shown as a share of the target's CPU time; if it exceeds \
---max-overhead, rounds are made longer.
+measured on this machine, and the time of arming are shown as a share of a core, next to what redirty itself uses; \
+if it exceeds --max-overhead of a core (of the target's CPU time if that is more), rounds are made longer, up to 2 s.
 
 On a machine with several NUMA nodes, the nodes that hold the target's page tables and those it recently ran on \
 are shown. A page walk is slower if the table is on another node than the thread; redirty pagetables shows \

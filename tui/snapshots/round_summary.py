@@ -100,6 +100,7 @@ class RoundSummary:
         page_counts: dirty pages by address block.
         cpu_s: CPU time used by the target's processes; None: unknown.
         writers: threads and stacks; empty: not traced.
+        own_cpu_s: CPU time used by redirty itself; None: unknown.
     """
 
     number: int
@@ -110,6 +111,7 @@ class RoundSummary:
     page_counts: PageCounts
     cpu_s: float | None = None
     writers: tuple[Writer, ...] = ()
+    own_cpu_s: float | None = None
 
     def __getitem__(self, column: str) -> float:
         """Return a value of rounds.csv."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,27 +170,34 @@ def test_texts_of_verdicts() -> None:
 # ---- the overhead guard ----
 
 
-def test_cost_is_faults_and_arming_as_a_share_of_the_targets_cpu() -> None:
-    cost = cost_of([make_round(0, 250_000, 4, cpu_s=0.5)], 1e-6, 0.02)
+@pytest.mark.parametrize(
+    ("cpu_s", "of_s"),
+    [(0.5, 1.0), (0.0, 1.0), (None, 1.0), (1.0, 1.0), (3.0, 3.0)],
+)
+def test_cost_is_a_share_of_a_core_or_of_what_the_target_uses(
+    cpu_s: float | None, of_s: float
+) -> None:
+    a_round = make_round(0, 250_000, 4, cpu_s=cpu_s)
+    cost = cost_of([a_round], 1e-6, 0.02)
     assert cost is not None
-    assert cost.faults_s == pytest.approx(1.0)  # a million faults of a microsecond
-    assert cost.share == pytest.approx((1.0 + 0.001) / 0.5)
-    assert cost.too_high
-    assert cost_of([make_round(0, 1, cpu_s=None)], 1e-6, 0.02) is None
-    idle = cost_of([make_round(0, 1, cpu_s=0.0)], 1e-6, 0.02)
-    assert idle is not None
-    assert idle.share is None
-    assert not idle.too_high
+    assert cost.faults_s == pytest.approx(1.0)  # a million faults of a microsecond in a second
+    assert cost.share * of_s == pytest.approx(cost.faults_s + cost.arm_s)
+    assert cost.too_high and cost.own_s is None
+    few = cost_of([replace(a_round, own_cpu_s=0.25)], 1e-9, 0.02)
+    assert few is not None and not few.too_high
+    assert few.own_s == pytest.approx(0.25)
+    assert few.text().endswith("; redirty uses 25.0%")
+    assert cost_of([], 1e-6, 0.02) is None
 
 
 @given(st.floats(0.001, 1.0), st.floats(0.001, 0.5), st.floats(0.01, 60.0))
 def test_the_interval_is_made_longer_in_steps(share: float, limit: float, interval: float) -> None:
-    found = longer_interval(interval, Cost(share, 0.0, 0.0, 1e-6, limit))
+    found = longer_interval(interval, Cost(share, 0.0, 0.0, None, limit))
     if share <= limit:
         assert found == interval
     elif interval < MAX_INTERVAL_S:
         assert interval < found <= min(2 * interval, MAX_INTERVAL_S)
-    assert found <= MAX_INTERVAL_S
+    assert found <= max(MAX_INTERVAL_S, interval)
 
 
 # ---- rounds on schedule ----
