@@ -19,6 +19,8 @@ from redirty.collector.errors import RedirtyError, why
 _BASE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_NO_ID = 2**32 - 1  # means "unchanged" to chown
+_ID_DIGITS = 10
 _MAX_LINKS = 40  # as the kernel
 
 
@@ -28,11 +30,34 @@ class ForeignError(RedirtyError):
 
 def own_users() -> frozenset[int]:
     """Return the users whose files are trusted as input: this process's, root, and who called sudo."""
-    called_sudo = os.environ.get("SUDO_UID", "")
     users = {0, os.geteuid()}
-    if os.geteuid() == 0 and called_sudo.isascii() and called_sudo.isdigit():
-        users.add(int(called_sudo))
+    if (caller := _sudo_id("SUDO_UID")) is not None:
+        users.add(caller)
     return frozenset(users)
+
+
+def sudo_caller() -> tuple[int, int] | None:
+    """Return user and group of who called sudo to run this process as root; None if nobody did, or root."""
+    uid, gid = _sudo_id("SUDO_UID"), _sudo_id("SUDO_GID")
+    return (uid, gid) if uid and gid is not None else None
+
+
+def _sudo_id(name: str) -> int | None:
+    """Return an ID that sudo has set for root; None: there is none."""
+    text = os.environ.get(name, "")
+    if os.geteuid() != 0 or not (text.isascii() and text.isdigit()):
+        return None
+    return int(text) if len(text) <= _ID_DIGITS and int(text) < _NO_ID else None
+
+
+def give_to_caller(fd: int) -> None:
+    """Give an open file or directory that is complete to who called sudo, if anybody did; its mode stays.
+
+    A file system that knows no owners leaves it as it is.
+    """
+    if (caller := sudo_caller()) is not None:
+        with contextlib.suppress(OSError):
+            os.fchown(fd, *caller)
 
 
 class Folder:
@@ -224,6 +249,20 @@ class Folder:
                 found = os.stat(self.path.name, dir_fd=parent.fd, follow_symlinks=False)
                 if os.path.samestat(found, os.fstat(self.fd)):
                     parent.remove_empty(self.path.name)
+
+    def give_to_caller(self) -> None:
+        """Give the directory and its files to who called sudo, if anybody did: nothing is written here any more."""
+        if sudo_caller() is None:
+            return
+        with contextlib.suppress(OSError):
+            for name in self.names():
+                with contextlib.suppress(OSError, ForeignError):
+                    fd = self.open_file(name, os.O_RDONLY)
+                    try:
+                        give_to_caller(fd)
+                    finally:
+                        os.close(fd)
+        give_to_caller(self.fd)
 
     def sync(self) -> None:
         """Write the directory's names to the disk. Raises: OSError."""

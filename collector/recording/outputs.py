@@ -152,3 +152,7 @@ class Outputs:
                 },
             )
         errors.raise_first()
+
+    def done(self) -> None:
+        """See RoundSink."""
+        self.folder.give_to_caller()

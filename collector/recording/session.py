@@ -144,6 +144,8 @@ class Session:
             if tracer is not None:
                 tracer.close()
             injector.close()
+            if self._sink is not None:
+                self._sink.done()
             self.names.close()
             if isinstance(self.options.target, Command):
                 self.options.target.abandon()

@@ -24,3 +24,6 @@ class RoundSink(Protocol):
 
         complete: whether it ran as long as planned. extra: further keys of meta.json.
         """
+
+    def done(self) -> None:
+        """Give what was written to the user: nothing is written any more."""

@@ -241,3 +241,43 @@ def test_only_our_own_files_are_opened(tmp_path: Path) -> None:
     for name in ("fifo", "link", "foreign", "open", "twice"):
         with pytest.raises((OSError, ForeignError)):
             folder.open_file(name, os.O_RDWR)
+
+
+# ---- sudo ----
+
+
+def owners(*paths: Path) -> set[tuple[int, int]]:
+    return {(p.stat().st_uid, p.stat().st_gid) for p in paths}
+
+
+def test_what_is_complete_belongs_to_who_called_sudo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_root()
+    monkeypatch.setenv("SUDO_UID", str(NOBODY))
+    monkeypatch.setenv("SUDO_GID", str(NOBODY))
+    outside = tmp_path / "outside"
+    outside.write_text("not ours to give")
+    folder = Folder.create(tmp_path / "rec")
+    os.close(folder.new_file("a.csv"))
+    (folder.path / "link").symlink_to(outside)
+    os.link(outside, folder.path / "second-name")
+    made = [folder.path, folder.path / "a.csv"]
+    assert owners(*made) == {(0, 0)}, "nobody else may change it while it grows"
+    folder.give_to_caller()
+    assert owners(*made) == {(NOBODY, NOBODY)}
+    assert [stat.S_IMODE(p.stat().st_mode) for p in made] == [0o700, 0o600]
+    assert owners(outside) == {(0, 0)}, "neither a link nor another name of a file is followed"
+
+
+@pytest.mark.parametrize("uid", ["", "0", "-1", "4294967295", "nobody", "٣", "99999999999"])
+def test_who_did_not_call_sudo_gets_nothing(
+    uid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_root()
+    monkeypatch.setenv("SUDO_UID", uid)
+    monkeypatch.setenv("SUDO_GID", str(NOBODY))
+    folder = Folder.create(tmp_path / "rec")
+    os.close(folder.new_file("a.csv"))
+    folder.give_to_caller()
+    assert owners(folder.path, folder.path / "a.csv") == {(0, 0)}

@@ -65,6 +65,7 @@ def export(directory: Path, to: Path) -> int:
         stack.callback(_discard, folder)
         total = _export_into(folder, directory, uptime_us, found)
         folder.require_there()
+        folder.give_to_caller()
         stack.pop_all()
     return total
 

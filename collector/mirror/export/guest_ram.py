@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from redirty.collector.errors import RedirtyError, why
-from redirty.collector.folders import Folder
+from redirty.collector.folders import Folder, give_to_caller
 from redirty.collector.mirror.image.committed import Field, processes, read_manifest
 from redirty.collector.mirror.image.core_reader import CoreFile
 from redirty.collector.pageset import PAGE_SIZE
@@ -65,6 +65,7 @@ def export(directory: Path, to: Path) -> tuple[int, bool]:
                 _copy(core, fd, part)
             size = max(part.guest_address + part.size for part in parts)
             os.ftruncate(fd, size)
+            give_to_caller(fd)
         except BaseException:
             folder.remove(to.name)  # a partial file could be mistaken for a complete one
             raise

@@ -69,6 +69,7 @@ def commit(
     image.close()
     image.journal.remove()
     image.folder.remove(*map(image.name_of, leftover))
+    image.folder.give_to_caller()
 
 
 def _check(image: Image, processes: Sequence[PlacedProcess]) -> None:
