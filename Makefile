@@ -6,6 +6,14 @@ PYTHON := .venv/bin/python
 setup:
 	@.ci/setup run
 
+# for all users: PREFIX is /usr/local by default, DESTDIR stands for /
+.PHONY: install uninstall
+install: setup
+	@.ci/install
+
+uninstall:
+	@.ci/install uninstall
+
 demo: setup
 	@.venv/bin/redirty demo
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
+
+SCHEMA = 1  # of the objects that commands print; grows when a key is added
 
 
 def parse(text: bytes) -> object:
@@ -28,6 +31,30 @@ def _finite(text: str) -> float | None:
 def dump(content: object, indent: int | None = 2) -> str:
     """Format as JSON in ASCII. Numbers that are not finite become null."""
     return json.dumps(_with_null(content), indent=indent, allow_nan=False)
+
+
+class Answer:
+    """The one JSON object that a command with --json prints. printed: whether it was."""
+
+    def __init__(self) -> None:
+        self.printed = False
+
+    def print(self, content: dict[str, Any]) -> None:
+        """Print the answer, with the version of its schema."""
+        self.print_file({"schema": SCHEMA, **content})
+
+    def print_file(self, content: dict[str, Any]) -> None:
+        """Print the answer just as a file has it."""
+        print(dump(content))
+        self.printed = True
+
+    def print_error(self, message: str, exit_code: int) -> None:
+        """Print the error in place of an answer; with one, the exit code and stderr report it."""
+        if not self.printed:
+            self.print({"error": {"message": message, "exit_code": exit_code}})
+
+
+answer = Answer()
 
 
 def _with_null(content: object) -> object:

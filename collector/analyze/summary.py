@@ -192,7 +192,7 @@ def _curve(frame: pd.DataFrame) -> list[dict[str, float]]:
 
 def print_json(directory: Path) -> None:
     """Print the summary as JSON. Raises: RedirtyError as summarise() does."""
-    print(json_text.dump(summarise(directory)))
+    json_text.answer.print(summarise(directory))
 
 
 def against(s: dict[str, Any], bandwidth: float, source: str) -> str:

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
 
     found = host_check.probe_host()
     if options.json:
-        print(json_text.dump(host_check.as_json(found)))
+        json_text.answer.print(host_check.as_json(found))
     else:
         print(host_check.as_text(found), end="")
     return 0 if found.ok else 1

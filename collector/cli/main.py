@@ -8,12 +8,13 @@ import sys
 
 from redirty.collector import VERSION
 from redirty.collector.cli import interrupts, streams
-from redirty.collector.errors import RedirtyError, failure_of_the_machine, one_line
+from redirty.collector.errors import RedirtyError, UsageError, failure_of_the_machine, one_line
 
 TYPE_CHECKING = False  # not typing's: what is imported here delays the answer to ctrl-C
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import Any
 
 # command -> (module, one line); the module is imported only when its command is used
 VERBS = {
@@ -28,7 +29,11 @@ VERBS = {
     "top": ("top", "show a target live, or replay a recording"),
     "pagetables": ("pagetables", "show where page tables are, or move them to another NUMA node"),
     "demo": ("demo", "record a built-in workload and check the result"),
+    "completion": ("completion", "print a script that completes command lines in a shell"),
 }
+
+_JSON = "redirty.collector.json_text"
+_SHOWN = 100  # characters of a word that is no command
 
 _EPILOG = """\
 examples:
@@ -62,18 +67,36 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"redirty {VERSION}")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    for name, (module, line) in VERBS.items():
-        sub = verbs.add_parser(
-            name,
-            help=line,
-            description=line[0].upper() + line[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,  # an abbreviation's meaning changes when an option is added
-        )
-        sub.add_argument("-v", "--verbose", action="store_true", help="log more on stderr")
+    for name, (_, line) in VERBS.items():
+        sub = verbs.add_parser(name, help=line, **_settings(line))
         if name == verb:
-            importlib.import_module(f"redirty.collector.cli.{module}").arguments(sub)
+            _add_arguments(sub, name)
     return parser
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """Build the parser of one command."""
+    from redirty.collector.cli.arguments.parser import Parser
+
+    parser = Parser(prog=f"redirty {verb}", **_settings(VERBS[verb][1]))
+    _add_arguments(parser, verb)
+    return parser
+
+
+def _settings(line: str) -> dict[str, Any]:
+    """Return the settings of a command's parser. line: what it does."""
+    import argparse
+
+    return {
+        "description": line[0].upper() + line[1:] + ".",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "allow_abbrev": False,  # an abbreviation's meaning changes when an option is added
+    }
+
+
+def _add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more on stderr")
+    importlib.import_module(f"redirty.collector.cli.{VERBS[verb][0]}").arguments(parser)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,17 +105,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv: the arguments; None: those of the process, whose streams and signals are then set up.
     """
     handled: list[int] = []
+    words = list(sys.argv[1:] if argv is None else argv)
+    if _JSON in sys.modules:  # of an earlier call in this process
+        sys.modules[_JSON].answer.printed = False
     try:
         try:
             if argv is None:
                 streams.repair_streams()
                 handled = interrupts.handle_signals()
-            code = _run(list(sys.argv[1:] if argv is None else argv))
+            code = _run(words)
             sys.stdout.flush()
         finally:
             interrupts.exit_on_signals(handled, 130)
     except BaseException as e:
-        code = _report(e)
+        code = _report(e, as_json=_wants_json(words))
         try:
             sys.stdout.flush()
         except (OSError, RedirtyError):  # the first error is the one to report
@@ -111,6 +137,15 @@ def _run(words: list[str]) -> int:
         at = words.index("--")
         words, command = words[:at], words[at + 1 :]
     verb = next((w for w in words if not w.startswith("-")), None)
+    if verb == "help":  # as other programs have it: help, help COMMAND
+        words = [*[w for w in words if w != "help"][:1], "--help"]
+        verb = words[0] if len(words) > 1 else None
+    if verb is not None and verb not in VERBS:
+        from redirty.collector.cli.arguments.parser import did_you_mean
+
+        raise UsageError(
+            f"there is no command {verb[:_SHOWN]!r}{did_you_mean(verb, VERBS)}; 'redirty --help' lists the commands"
+        )
     try:
         options = _parser(verb).parse_args(words)
     except SystemExit as e:  # argparse has printed the reason
@@ -127,10 +162,17 @@ def _run(words: list[str]) -> int:
     return code
 
 
-def _report(error: BaseException) -> int:
-    """Print one line that says why the program ended; return the exit code."""
+def _wants_json(words: list[str]) -> bool:
+    """Return whether a command line asks for JSON; what follows -- is another command's."""
+    return "--json" in (words[: words.index("--")] if "--" in words else words)
+
+
+def _report(error: BaseException, *, as_json: bool) -> int:
+    """Print one line that says why the program ended; return the exit code. as_json: also print it as an answer."""
     if isinstance(error, RedirtyError):
         print(f"redirty: {one_line(str(error))}", file=sys.stderr)
+        if as_json:
+            importlib.import_module(_JSON).answer.print_error(one_line(str(error)), error.exit_code)
         return error.exit_code
     if isinstance(error, BrokenPipeError):  # the reader of the output is gone
         streams.drop_output()

@@ -237,10 +237,10 @@ def _destination_from(options: argparse.Namespace) -> Destination:
 
 def _observer_from(options: argparse.Namespace) -> MirrorObserver:
     if options.json_lines:
-        from redirty.collector.cli.mirror_events import MirrorEvents
+        from redirty.collector.cli.output.mirror_events import MirrorEvents
 
         return MirrorEvents()
-    from redirty.collector.cli.mirror_progress import MirrorProgressLine
+    from redirty.collector.cli.output.mirror_progress import MirrorProgressLine
 
     return MirrorProgressLine(quiet=options.quiet)
 
@@ -250,9 +250,9 @@ def print_summary(information: dict[str, Any], options: argparse.Namespace) -> N
     if options.json_lines:
         return
     if options.json:
-        import json
+        from redirty.collector import json_text
 
-        print(json.dumps(information, indent=2))
+        json_text.answer.print_file(information)
     elif not options.quiet:
         print(f"redirty: {summary(information, options.to)}", file=sys.stderr)
         return

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from redirty.collector import json_text
 from redirty.collector.cli.arguments.target import add_target, target_of
 from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
 from redirty.collector.units import parse_positive_time
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         if options.to_node is None:
             found = placement.measure(target.members(), walker, nodes, sample_s)
             if options.json:
-                print(json.dumps(report.as_json(found, nodes, reason), indent=2))
+                json_text.answer.print(report.as_json(found, nodes, reason))
             else:
                 print(report.as_text(found, nodes, reason), end="")
             return 0
@@ -118,5 +118,5 @@ def _move(
         if not options.json:
             print(move.as_text(answer), end="")
     if options.json:
-        print(json.dumps({"to_node": options.to_node, "processes": answers}, indent=2))
+        json_text.answer.print({"to_node": options.to_node, "processes": answers})
     return 0

@@ -171,7 +171,7 @@ def _show(
     found["copier_bytes_per_s"] = bandwidth.copier
     code = _EXIT_CODES[answer.verdict] if options.exit_code else 0
     if options.json:
-        print(json_text.dump(found))
+        json_text.answer.print(found)
         return code
     target = load.load_meta(directory)["target"]
     from redirty.collector.errors import one_line

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from redirty.collector.arming.methods import SOFT_DIRTY_NOTE
-from redirty.collector.cli.progress import RecordProgressLine
+from redirty.collector.cli.output.progress import RecordProgressLine
 from redirty.collector.recording.options import RecordingOptions
 from redirty.collector.recording.session import Session
 from redirty.collector.target.targets import TargetSet

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         if bandwidth is not None:
             found |= {**bandwidth.as_json(), "prediction": predicted}
-        print(json_text.dump(found))
+        json_text.answer.print(found)
         return 0
     from redirty.collector.analyze import ascii_plot
 

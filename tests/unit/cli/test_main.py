@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -47,6 +48,70 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         for flag in ("--pid", "--tree", "--cgroup", "--arm", "--probe", "--events", "--stacks"):
             assert flag in shown.out
         assert "redirty record TARGET [interval [count]] [-d TIME] -o DIR" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["recrod"], "there is no command 'recrod'; did you mean record?"),
+        (["reprot", "rec"], "there is no command 'reprot'; did you mean report?"),
+        (["pagetable", "-p", "1"], "did you mean pagetables?"),
+        (["miror", "--to", "x"], "did you mean mirror?"),
+        (["tpo"], "did you mean top?"),
+        (["xyzzy"], "there is no command 'xyzzy'; 'redirty --help' lists the commands"),
+        (["record", "--duraton", "5"], "did you mean --duration?; 'redirty record --help'"),
+        (["record", "--ouput=rec"], "did you mean --output?; 'redirty record --help'"),
+        (["predict", "rec", "--bandwith", "1Gbit", "--link", "lo"], "did you mean --bandwidth?"),
+        (["report", "rec", "--jsn"], "did you mean --json?; 'redirty report --help'"),
+        (["top", "--max-overhed", "1%"], "did you mean --max-overhead?"),
+        (["check", "--xyzzy"], "unrecognized arguments: --xyzzy; 'redirty check --help'"),
+    ],
+)
+def test_a_typo_is_answered_with_what_was_meant(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1
+    assert says in shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "code"),
+    [
+        (["report", "/nonexistent", "--json"], "/nonexistent", 1),
+        (["predict", "/nonexistent", "--json", "--bandwidth", "1Gbit"], "/nonexistent", 1),
+        (["predict", "rec", "--json", "--bandwidth", "fast"], "--bandwidth", 2),
+        (["record", "--json", "--duraton", "5"], "--duraton", 2),
+        (["recrod", "--json"], "recrod", 2),
+        (["mirror", "--json", "-p", "1"], "--to", 2),
+    ],
+)
+def test_an_error_of_a_command_that_answers_in_json_is_json_too(
+    words: list[str], says: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == code
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert found["schema"] >= 1 and found["error"]["exit_code"] == code
+    assert says in found["error"]["message"]
+    assert shown.err == f"redirty: {found['error']['message']}\n", "for people, as without --json"
+    assert cli.main([word for word in words if word != "--json"]) == code
+    assert capsys.readouterr().out == ""
+
+
+def test_the_json_of_the_command_that_is_traced_is_its_own(
+    requests: list[argparse.Namespace], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["record", "-o", "x", "--bogus", "--", "redis-cli", "--json"]) == 2
+    assert capsys.readouterr().out == "" and not requests
+
+
+@pytest.mark.parametrize("words", [["help"], ["help", "record"], ["record", "help", "--help"]])
+def test_help_is_a_command_too(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 0
+    usage = "usage: redirty record" if "record" in words else "usage: redirty [-h]"
+    assert capsys.readouterr().out.startswith(usage)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +167,7 @@ def test_wrong_usage_exits_with_2_and_says_where_the_usage_is(
     verb = f"{words[0]} " if words and words[0] in cli.VERBS else ""
     assert shown.out == ""
     assert shown.err.startswith("redirty: ") and shown.err.count("\n") == 1
-    assert verb == "record " or shown.err.endswith(f"; 'redirty {verb}--help' shows the usage\n")
+    assert verb == "record " or f"; 'redirty {verb}--help' " in shown.err
 
 
 @pytest.mark.parametrize(

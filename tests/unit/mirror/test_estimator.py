@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from redirty.collector.cli.mirror_progress import progress_line
+from redirty.collector.cli.output.mirror_progress import progress_line
 from redirty.collector.mirror.decision import Goals
 from redirty.collector.mirror.estimator import Estimator
 from redirty.collector.mirror.observer import PassReport, ProgressReport

@@ -194,12 +194,13 @@ def examples() -> Iterator[tuple[str, str]]:
             for line in block.replace("\\\n", " ").splitlines():
                 found = re.match(r"\s*(?:\$ )?(?:sudo )?(?:\.venv/bin/)?redirty (.*)", line)
                 if found:
-                    yield str(page.relative_to(ROOT)), found[1]
+                    yield str(page.relative_to(ROOT)), found[1].partition(" | ")[0]
     for command in VERBS:
         epilog = parser_of(command).epilog or ""
         for line in epilog.splitlines():
             if found := re.match(r"\s+(?:sudo )?redirty (\S.*)", line):
-                yield f"redirty {command} --help", re.split(r"\s{3,}", found[1])[0]
+                example = re.split(r"\s{3,}", found[1])[0]
+                yield f"redirty {command} --help", example.partition(" | ")[0]
 
 
 EXAMPLES = sorted(set(examples()))
