@@ -7,23 +7,26 @@ from typing import Any
 
 from redirty.collector.errors import UsageError
 
-_HELP = "one of -p, --tree, --cgroup, --vm, or -- COMMAND at the end"
+_HELP = "one of -p, --tree, --cgroup, --unit, --container, --vm, or -- COMMAND at the end"
 
 
 def add_target(parser: argparse.ArgumentParser, *, tracing: bool = True) -> None:
-    """Add -p PID (repeatable), --tree PID, --cgroup PATH and --vm PID; -- COMMAND was split off already.
+    """Add the options that name a target; -- COMMAND was split off already.
 
     tracing: also add --arm and --probe.
     """
     group = parser.add_argument_group("target", _HELP)
     group.add_argument(
-        "-p", "--pid", type=int, action="append", metavar="PID", help="a process (repeatable)"
+        "-p",
+        "--pid",
+        action="append",
+        metavar="PID",
+        help="a process, by its PID or the name of its program (repeatable)",
     )
     group.add_argument(
         "--tree",
-        type=int,
         metavar="PID",
-        help="a process and its descendants, including future ones",
+        help="a process, by its PID or name, and its descendants, including future ones",
     )
     group.add_argument(
         "--cgroup",
@@ -31,10 +34,17 @@ def add_target(parser: argparse.ArgumentParser, *, tracing: bool = True) -> None
         help="a cgroup: its directory, or its path below the mount point",
     )
     group.add_argument(
+        "--unit", metavar="NAME", help="a unit of systemd: redis.service, or redis for short"
+    )
+    group.add_argument(
+        "--container",
+        metavar="NAME",
+        help="a container of Docker, Podman, containerd, CRI-O or LXC, by its name or ID",
+    )
+    group.add_argument(
         "--vm",
-        type=int,
         metavar="PID",
-        help="a virtual machine: the guest's memory in a QEMU process",
+        help="a virtual machine, by the PID of its QEMU or its name: the guest's memory",
     )
     if not tracing:
         return
@@ -60,6 +70,8 @@ def targets_named(options: argparse.Namespace) -> int:
             bool(options.pid),
             options.tree is not None,
             options.cgroup is not None,
+            options.unit is not None,
+            options.container is not None,
             options.vm is not None,
             bool(options.command),
         )
@@ -75,21 +87,22 @@ def target_of(options: argparse.Namespace, *, apart: bool = False) -> Any:
     """
     if targets_named(options) != 1:
         raise UsageError(f"specify exactly one target: {_HELP}")
-    for pid in [*(options.pid or ()), options.tree, options.vm]:
-        if pid is not None and pid <= 0:
-            raise UsageError(f"a process ID must be positive, got {pid}")
-    from redirty.collector.target import targets
+    from redirty.collector.target import names, targets
 
     if options.pid:
-        return targets.Pids(options.pid)
+        return targets.Pids([names.process_of(text) for text in options.pid])
     if options.tree is not None:
-        return targets.Tree(options.tree)
+        return targets.Tree(names.tree_of(options.tree))
     if options.cgroup is not None:
         return targets.Cgroup(options.cgroup)
+    if options.unit is not None:
+        return targets.Cgroup(str(names.unit_cgroup(options.unit)))
+    if options.container is not None:
+        return targets.Cgroup(str(names.container_cgroup(options.container)))
     if options.vm is not None:
         from redirty.collector.target.guest import Guest
 
-        return Guest(options.vm)
+        return Guest(names.machine_of(options.vm))
     from redirty.collector.target.command import Command
 
     return Command(options.command, apart)

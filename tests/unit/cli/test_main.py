@@ -149,7 +149,7 @@ def test_help_imports_nothing_heavy() -> None:
         ["--dance"],
         ["record"],
         ["record", "-p", "1"],
-        ["record", "-p", "x", "-o", "d"],
+        ["record", "-p", "-1", "-o", "d"],
         ["record", "-p", "1", "-o", "d", "1s", "many"],
         ["record", "-p", "1", "-o", "d", "--arm", "magic"],
         ["record", "-p", "1", "-o", "d", "--probe", "magic"],
@@ -253,7 +253,7 @@ def test_words_after_two_dashes_are_the_command(requests: list[argparse.Namespac
 def test_arguments_come_in_any_order(requests: list[argparse.Namespace]) -> None:
     assert cli.main(["record", "-o", "rec", "-p", "7", "--pid", "8", "2s", "-q", "-v"]) == 0
     (options,) = requests
-    assert (options.pid, options.interval, options.count) == ([7, 8], "2s", None)
+    assert (options.pid, options.interval, options.count) == (["7", "8"], "2s", None)
     assert (options.quiet, options.verbose, options.command) == (True, True, [])
     assert (options.arm, options.probe) == ("auto", "auto")
 

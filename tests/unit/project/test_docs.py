@@ -132,7 +132,19 @@ def options_of(command: str) -> set[str]:
 
 # Options of every command, and of all commands that take a target: the man page has them in one place.
 COMMON = {"-h", "--help", "-v", "--verbose"}
-TARGET = {"-p", "--pid", "--tree", "--cgroup", "--vm", "--arm", "--probe", "-q", "--quiet"}
+TARGET = {
+    "-p",
+    "--pid",
+    "--tree",
+    "--cgroup",
+    "--unit",
+    "--container",
+    "--vm",
+    "--arm",
+    "--probe",
+    "-q",
+    "--quiet",
+}
 LINKED = {"--link", "--to", "--sample", "--bandwidth"}
 
 

@@ -15,17 +15,18 @@ from redirty.collector.target import command, targets
 
 
 def options_with(**given: Any) -> argparse.Namespace:
-    nothing: dict[str, Any] = {"pid": None, "tree": None, "cgroup": None, "vm": None, "command": []}
-    return argparse.Namespace(**(nothing | given))
+    names = ("pid", "tree", "cgroup", "unit", "container", "vm")
+    return argparse.Namespace(**(dict.fromkeys(names) | {"command": []} | given))
 
 
 @pytest.mark.parametrize(
     "given",
     [
         {},
-        {"pid": [1], "tree": 1},
-        {"pid": [1], "command": ["x"]},
-        {"cgroup": "x", "tree": 1},
+        {"pid": ["1"], "tree": "1"},
+        {"pid": ["1"], "command": ["x"]},
+        {"cgroup": "x", "tree": "1"},
+        {"unit": "x", "container": "x"},
     ],
     ids=str,
 )
@@ -34,7 +35,7 @@ def test_exactly_one_target(given: dict[str, Any]) -> None:
         target_of(options_with(**given))
 
 
-@pytest.mark.parametrize("given", [{"pid": [0]}, {"pid": [1, -5]}, {"tree": 0}], ids=str)
+@pytest.mark.parametrize("given", [{"pid": ["0"]}, {"pid": ["1", "-5"]}, {"tree": "0"}], ids=str)
 def test_process_ids_are_positive(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="must be positive"):
         target_of(options_with(**given))
@@ -43,11 +44,11 @@ def test_process_ids_are_positive(given: dict[str, Any]) -> None:
 def test_kinds_of_targets() -> None:
     child = subprocess.Popen(["sleep", "infinity"])
     try:
-        pids = target_of(options_with(pid=[child.pid, child.pid]))
+        pids = target_of(options_with(pid=[str(child.pid)] * 2))
         assert isinstance(pids, targets.Pids)
         assert pids.members() == [child.pid]
         assert not pids.follow_fork
-        tree = target_of(options_with(tree=child.pid))
+        tree = target_of(options_with(tree=str(child.pid)))
         assert isinstance(tree, targets.Tree)
         assert tree.members() == [child.pid]
         assert tree.follow_fork
