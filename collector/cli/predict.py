@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 from redirty.collector.cli.arguments.bandwidth import Bandwidth, add_bandwidth, bandwidth_of
 from redirty.collector.cli.arguments.destination import add_destination, as_copied, destination_of
 from redirty.collector.cli.arguments.interval import interval_of
-from redirty.collector.cli.arguments.question import add_question, question_of
+from redirty.collector.cli.arguments.question import DEFAULT_POLICY, add_question, question_of
 from redirty.collector.cli.arguments.target import add_target, target_of, targets_named
-from redirty.collector.errors import TargetEndedError, UsageError
+from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
 from redirty.collector.units import parse_rate, parse_size, parse_time, plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from redirty.collector.mirror.calibration import Kind
+    from redirty.collector.mirror.calibration.copier import Kind
     from redirty.collector.model.prediction import Question
+    from redirty.collector.model.stop_cost import StopSteps
+    from redirty.collector.target.targets import TargetSet
 
 _MAX_RATIO = 1000
 _EXIT_CODES = {"converges": 0, "does not converge": 4, "uncertain": 5}
@@ -229,5 +231,18 @@ def _live(
         if session.interrupted and not session.rounds:
             print("redirty: interrupted before a round was complete", file=sys.stderr)
             return session.exit_code
+        if question.policy == DEFAULT_POLICY and question.stop_cost_s is None:
+            question = replace(question, stop_steps=_stop_steps(target))
         code = _show(directory, question, bandwidth, options)
     return session.exit_code or code
+
+
+def _stop_steps(target: TargetSet) -> StopSteps | None:
+    """Stop the target as a mirror does, and return what that takes; None if it cannot be stopped now."""
+    from redirty.collector.mirror.calibration.stop import measure_stop
+
+    try:
+        return measure_stop(target.members)
+    except (OSError, RedirtyError) as e:
+        print(f"redirty: how long a stop takes is not measured: {e}", file=sys.stderr)
+        return None

@@ -9,6 +9,7 @@ from typing import Any
 from redirty.collector.model.prediction import Answer
 
 # What a stop consists of, in this order. A recording shows how long the arm takes: it arms at each boundary.
+# The commit follows when the target runs again.
 STOP_STEPS = ("freeze", "arm", "registers", "commit")
 
 
@@ -70,10 +71,14 @@ def parts_of(a: Answer) -> Parts:
 
 def stop_steps(a: Answer) -> dict[str, float | None]:
     """Return the seconds of each step of the stop; None: not measured, or a part of what was given."""
-    measured = (
-        a.fit.stop.boundaries > 0 and a.question.stop_cost_s is None and a.policy.boundary_s > 0
-    )
-    return {name: a.policy.stop_s if measured and name == "arm" else None for name in STOP_STEPS}
+    found: dict[str, float | None] = dict.fromkeys(STOP_STEPS)
+    if a.question.stop_cost_s is not None or a.policy.boundary_s <= 0:
+        return found
+    if a.fit.stop.boundaries > 0:
+        found["arm"] = a.policy.boundary_s
+    if (steps := a.question.stop_steps) is not None:
+        found |= {"freeze": steps.freeze_s, "registers": steps.registers_s, "commit": 0.0}
+    return found
 
 
 def as_json(a: Answer) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from redirty.collector.model.memory import Memory
 from redirty.collector.model.policies import policy_of
 from redirty.collector.model.policy import Policy
 from redirty.collector.model.simulation import Outcome
+from redirty.collector.model.stop_cost import StopSteps
 from redirty.collector.units import RateUnit
 
 CONVERGES, DOES_NOT, UNCERTAIN = "converges", "does not converge", "uncertain"
@@ -26,6 +27,7 @@ class Question:
         zero: bytes of zero pages among them; None: as observed.
         last_bandwidth: see simulate().
         stop_cost_s: the fixed part of a stop; None: as measured.
+        stop_steps: what the stop takes in addition to a boundary; None: not measured.
         compression: how many times smaller compression makes a page.
         unit: in which the bandwidth was given, for display.
     """
@@ -39,6 +41,7 @@ class Question:
     stop_cost_s: float | None = None
     unit: RateUnit | None = None
     compression: float = 1.0
+    stop_steps: StopSteps | None = None
 
     def policy_for(self, downtime_s: float | None, boundary_s: float) -> Policy:
         """Return the policy with another goal. boundary_s: see Policy.
@@ -47,9 +50,12 @@ class Question:
 
         Raises: UsageError for an unknown policy.
         """
-        if self.stop_cost_s is not None:
-            boundary_s = min(boundary_s, self.stop_cost_s)
-        return policy_of(self.policy, downtime_s, boundary_s, self.stop_cost_s)
+        stop_s = self.stop_cost_s
+        if stop_s is not None:
+            boundary_s = min(boundary_s, stop_s)
+        elif self.stop_steps is not None:
+            stop_s = boundary_s + self.stop_steps.total_s
+        return policy_of(self.policy, downtime_s, boundary_s, stop_s)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,24 @@ class StopCost:
     boundaries: int = 0
 
 
+@dataclass(frozen=True)
+class StopSteps:
+    """Times in seconds of a stop in addition to the arm, measured by stopping the target.
+
+    Attributes:
+        freeze_s: until all threads are stopped.
+        registers_s: reading their states, until they run again.
+    """
+
+    freeze_s: float
+    registers_s: float
+
+    @property
+    def total_s(self) -> float:
+        """Both together."""
+        return self.freeze_s + self.registers_s
+
+
 def measured(boundary_s: Floats) -> StopCost:
     """Return the fixed part of a stop from the boundaries of a target, (n,), NaN where unknown."""
     known = boundary_s[~np.isnan(boundary_s)][-_LATEST:]

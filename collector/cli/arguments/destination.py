@@ -12,7 +12,7 @@ from redirty.collector.errors import UsageError
 from redirty.collector.units import show_bits, show_bytes
 
 if TYPE_CHECKING:
-    from redirty.collector.mirror.calibration import Kind
+    from redirty.collector.mirror.calibration.copier import Kind
 
 _DEFAULT = "tls"  # how a mirror goes to another machine
 
@@ -47,7 +47,7 @@ def destination_of(options: argparse.Namespace, *, live: bool) -> Kind | None:
     measured = live or options.link is not None or options.to is not None
     if not ours or not (measured or options.destination is not None):
         return None
-    from redirty.collector.mirror.calibration import parse_kind
+    from redirty.collector.mirror.calibration.copier import parse_kind
 
     return parse_kind(
         _DEFAULT if options.destination is None else options.destination, "--destination"
@@ -62,7 +62,7 @@ def as_copied(bandwidth: Bandwidth, kind: Kind | None) -> Bandwidth:
     """
     if kind is None:
         return bandwidth
-    from redirty.collector.mirror.calibration import copier_rate
+    from redirty.collector.mirror.calibration.copier import copier_rate
 
     rate = copier_rate(kind)
     if rate >= bandwidth.bytes_per_s:

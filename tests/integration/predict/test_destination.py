@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from redirty.collector.mirror.calibration import LOCAL, Kind, copier_rate
+from redirty.collector.mirror.calibration.copier import LOCAL, Kind, copier_rate
 
 from tests.support.error_assertions import COULD_NOT, WRONG_USAGE, assert_refused
 from tests.support.paths import TESTS

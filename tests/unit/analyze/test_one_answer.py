@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from redirty.collector.analyze import prediction_text
 from redirty.collector.analyze.observations import observe
 from redirty.collector.cli import main as cli
 from redirty.collector.folders import Folder
@@ -21,7 +22,9 @@ from redirty.collector.mirror.observer import PassReport
 from redirty.collector.mirror.pipeline import PassCounts
 from redirty.collector.mirror.request import MirrorRequest
 from redirty.collector.mirror.transport.destination import Destination
+from redirty.collector.model.predict import as_json, forecast
 from redirty.collector.model.prediction import Question
+from redirty.collector.model.stop_cost import StopSteps
 from redirty.collector.pageset import PAGE_SIZE
 from redirty.collector.recording.zeros import write_zeros
 from redirty.collector.target.targets import TargetSet
@@ -243,6 +246,24 @@ def test_text_and_json_list_the_parts_and_they_add_up(
     for part in ("first pass", "arms", "final pass", "stop"):
         assert f"\n  {part}" in block, part
     assert "arm 4.0 ms" in block
+
+
+def test_measured_steps_of_a_stop_are_added_to_the_arm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = observe(recorded(KINDS["busy moments"], tmp_path / "rec"))
+    alone = Question(BYTES_PER_S)
+    found = as_json(forecast(seen, replace(alone, stop_steps=StopSteps(0.002, 0.001))))
+    stop = found["parts"]["stop"]
+    assert (stop["freeze_s"], stop["arm_s"], stop["registers_s"], stop["commit_s"]) == (
+        0.002, 0.004, 0.001, 0.0,
+    )  # fmt: skip
+    assert found["parts"]["stop_s"] == 0.007
+    assert found["parts"]["arms_s"] == as_json(forecast(seen, alone))["parts"]["arms_s"]
+    given = replace(alone, stop_steps=StopSteps(0.002, 0.001), stop_cost_s=0.05)
+    assert as_json(forecast(seen, given))["parts"]["stop_s"] == 0.05
+    text = prediction_text.as_text(forecast(seen, alone), found)
+    assert "freeze 2.0 ms, arm 4.0 ms (" in text and "), registers 1.0 ms\n" in text
 
 
 def test_a_given_stop_cost_takes_the_place_of_the_measured_one(

@@ -47,7 +47,7 @@ _LEAST_S = 0.3
 _LEAST_PIECES, _MOST_PIECES = 5, 64
 _PATIENCE_S = 60.0
 _CODE = "REDIRTY_CALIBRATION_CODE"  # not on the command line, which all users can read
-_FAR_END = "from redirty.collector.mirror.calibration import far_end; far_end()"
+_FAR_END = "from redirty.collector.mirror.calibration.copier import far_end; far_end()"
 
 
 @dataclass(frozen=True)
