@@ -126,8 +126,10 @@ def _stop(found: dict[str, Any]) -> str:
     steps = {name: stop[f"{name}_s"] for name in STOP_STEPS}
     if stop["given"]:
         return ", ".join(steps) + ", as given"
-    between = f"{show_time(stop['low_s'])} to {show_time(stop['high_s'])}"
-    arms = f" ({between} at {plural(stop['boundaries'], 'boundary', 'boundaries')})"
+    arms = ""
+    if stop["boundaries"]:
+        between = f"{show_time(stop['low_s'])} to {show_time(stop['high_s'])}"
+        arms = f" ({between} at {plural(stop['boundaries'], 'boundary', 'boundaries')})"
     known = [
         f"{name} {show_time(s)}{arms if name == 'arm' else ''}" for name, s in steps.items() if s
     ]

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from redirty.collector.model.prediction import Answer
+from redirty.collector.model.prediction import Answer, Question
 
 # What a stop consists of, in this order. A recording shows how long the arm takes: it arms at each boundary.
 # The commit follows when the target runs again.
-STOP_STEPS = ("freeze", "arm", "registers", "commit")
+STOP_STEPS = ("freeze", "arm", "scan", "registers", "commit")
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,16 @@ def stop_steps(a: Answer) -> dict[str, float | None]:
     found: dict[str, float | None] = dict.fromkeys(STOP_STEPS)
     if a.question.stop_cost_s is not None or a.policy.boundary_s <= 0:
         return found
-    if a.fit.stop.boundaries > 0:
-        found["arm"] = a.policy.boundary_s
     if (steps := a.question.stop_steps) is not None:
-        found |= {"freeze": steps.freeze_s, "registers": steps.registers_s, "commit": 0.0}
+        found |= {name.removesuffix("_s"): value for name, value in vars(steps).items()}
+        found["commit"] = 0.0
+    elif a.fit.stop.boundaries > 0:
+        found["arm"] = a.policy.boundary_s
     return found
+
+
+def _from_boundaries(question: Question) -> bool:
+    return question.stop_cost_s is None and question.stop_steps is None
 
 
 def as_json(a: Answer) -> dict[str, Any]:
@@ -95,7 +100,7 @@ def as_json(a: Answer) -> dict[str, Any]:
             for name, value in stop_steps(a).items()
         },
         "given": a.question.stop_cost_s is not None,
-        "boundaries": a.fit.stop.boundaries if a.question.stop_cost_s is None else 0,
+        "boundaries": a.fit.stop.boundaries if _from_boundaries(a.question) else 0,
         "low_s": round(a.fit.stop.low_s, 6),
         "high_s": round(a.fit.stop.high_s, 6),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redirty.collector.model.fit import Fit
 from redirty.collector.model.memory import Memory
@@ -13,6 +13,25 @@ from redirty.collector.model.stop_cost import StopSteps
 from redirty.collector.units import RateUnit
 
 CONVERGES, DOES_NOT, UNCERTAIN = "converges", "does not converge", "uncertain"
+
+
+@dataclass(frozen=True)
+class CopierSpeed:
+    """Speed of redirty's copier on a machine, to a kind of destination.
+
+    Attributes:
+        bytes_per_s: of the contents of pages that follow each other.
+        run_s: seconds that each run of pages takes in addition.
+        ratio: how many times smaller it makes pages like the target's; None: not measured.
+    """
+
+    bytes_per_s: float
+    run_s: float = 0.0
+    ratio: float | None = None
+
+    def of_runs(self, size: float) -> float:
+        """Return the bytes a second of pages in runs of `size` bytes each."""
+        return size / (size / self.bytes_per_s + self.run_s)
 
 
 @dataclass(frozen=True)
@@ -27,7 +46,8 @@ class Question:
         zero: bytes of zero pages among them; None: as observed.
         last_bandwidth: see simulate().
         stop_cost_s: the fixed part of a stop; None: as measured.
-        stop_steps: what the stop takes in addition to a boundary; None: not measured.
+        copier: what redirty's copier reaches; None: not measured, the link alone limits it.
+        stop_steps: what the steps of a stop take; None: not measured.
         compression: how many times smaller compression makes a page.
         unit: in which the bandwidth was given, for display.
     """
@@ -41,10 +61,13 @@ class Question:
     stop_cost_s: float | None = None
     unit: RateUnit | None = None
     compression: float = 1.0
+    copier: CopierSpeed | None = None
     stop_steps: StopSteps | None = None
 
-    def policy_for(self, downtime_s: float | None, boundary_s: float) -> Policy:
-        """Return the policy with another goal. boundary_s: see Policy.
+    def policy_for(
+        self, downtime_s: float | None, boundary_s: float, busy: float | None = None
+    ) -> Policy:
+        """Return the policy with another goal. boundary_s: see Policy; busy: see Observations.
 
         A stop includes a boundary, so a boundary takes no longer than a stop is said to take.
 
@@ -54,8 +77,11 @@ class Question:
         if stop_s is not None:
             boundary_s = min(boundary_s, stop_s)
         elif self.stop_steps is not None:
-            stop_s = boundary_s + self.stop_steps.total_s
-        return policy_of(self.policy, downtime_s, boundary_s, stop_s)
+            stop_s = self.stop_steps.total_s
+        policy = policy_of(self.policy, downtime_s, boundary_s, stop_s)
+        if policy.throttle is None or busy is None:
+            return policy
+        return replace(policy, throttle=replace(policy.throttle, busy=busy))  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -79,7 +105,7 @@ class Answer:
 
     def policy_for(self, downtime_s: float | None) -> Policy:
         """Return the policy with another goal."""
-        return self.question.policy_for(downtime_s, self.fit.stop.usual_s)
+        return self.question.policy_for(downtime_s, self.fit.stop.usual_s, self.fit.busy)
 
     @property
     def verdict(self) -> str:

@@ -110,12 +110,18 @@ class Simulation:
         self._unthrottled = written
         self._pace = 1.0  # share of the time for which the target runs
         self.policy = policy
-        self.bandwidth = bandwidth
+        self._link = bandwidth
         self.last_bandwidth = last_bandwidth
         self.passes: list[Pass] = []
         self._page_bytes = memory.page_bytes(policy)
         boundary_s = policy.boundary_s
         self._meanwhile_bytes = written(boundary_s) * self._page_bytes if boundary_s else 0.0
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second of the next pass: after the first one, the copier may be slower than the link."""
+        limit = self.memory.rewritten_rate
+        return self._link if limit is None or not self.passes else min(self._link, limit)
 
     def start(self) -> PassState:
         """Return the state before the first pass."""
@@ -134,9 +140,9 @@ class Simulation:
 
     def step(self, state: PassState) -> PassState | Outcome:
         """Make one pass. Return the state after it, or the outcome if no other pass follows."""
-        policy, page_bytes = self.policy, self._page_bytes
-        sent = policy.send(state.left, self.bandwidth, self._written_again)
-        took_s = sent.bytes / self.bandwidth
+        policy, page_bytes, bandwidth = self.policy, self._page_bytes, self.bandwidth
+        sent = policy.send(state.left, bandwidth, self._written_again)
+        took_s = sent.bytes / bandwidth
         round_s = took_s + policy.boundary_s
         dirty = self.written(round_s) * page_bytes
         unsent = state.left.bytes - sent.bytes
@@ -152,7 +158,11 @@ class Simulation:
             to_do = unsent_whole - overlap + sum(order) / _PARTS * page_bytes
         else:
             to_do = unsent * (1 - share(overlap, unsent_whole)) + dirty
-        pending = (unsent_whole - overlap + dirty) / page_bytes * self.memory.page_size
+        pending = unsent_whole - overlap + dirty
+        if (
+            not policy.compares
+        ):  # other tools compare what is pending without compression and headers
+            pending = pending / page_bytes * self.memory.page_size
         left = Remaining(to_do, pending, meanwhile_bytes=self._meanwhile_bytes)
         if policy.stop(len(self.passes), left, self.bandwidth):
             return self._stopped(to_do + self._meanwhile_bytes)

@@ -36,20 +36,24 @@ class StopCost:
 
 @dataclass(frozen=True)
 class StopSteps:
-    """Times in seconds of a stop in addition to the arm, measured by stopping the target.
+    """Times in seconds of a stop in addition to copying, measured by stopping the target.
 
     Attributes:
         freeze_s: until all threads are stopped.
+        arm_s: arming, and finding what was written until the stop.
+        scan_s: finding the pages that exist.
         registers_s: reading their states, until they run again.
     """
 
     freeze_s: float
+    arm_s: float
+    scan_s: float
     registers_s: float
 
     @property
     def total_s(self) -> float:
-        """Both together."""
-        return self.freeze_s + self.registers_s
+        """All together."""
+        return self.freeze_s + self.arm_s + self.scan_s + self.registers_s
 
 
 def measured(boundary_s: Floats) -> StopCost:

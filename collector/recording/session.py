@@ -46,6 +46,7 @@ class Session:
         on_round: called after each round.
         on_armed: called once the target is armed.
         on_counted: called with the share of the memory that has been searched for zero pages.
+        on_planned: called when all planned rounds are done, while the target is still armed.
         interrupted: whether stop() was called.
         rounds, lost_events: number of rounds, and of events that the kernel side lost.
         by_log_only, pinned_kib, moved_pages: see tracking.members.Members.
@@ -67,6 +68,7 @@ class Session:
         self.on_round = on_round
         self.on_armed = on_armed
         self.on_counted = on_counted
+        self.on_planned: Callable[[Recorder], None] = lambda recorder: None
         self.interrupted = self._stopped = False
         self._finished = False
         self.rounds = 0
@@ -174,6 +176,8 @@ class Session:
             )
             if to_its_end:
                 self._add(recorder.last_round())
+            if outcome == "planned":
+                self.on_planned(recorder)
         except BaseException:
             recorder.close()
             with contextlib.suppress(RedirtyError):  # the first error is the one to report

@@ -25,6 +25,7 @@ GROUPS = {
     "mirror": "mirroring a target",
     "downtime": "the downtime asked for, and the one that was had",
     "converge": "mirrors as they were predicted",
+    "destinations": "mirrors that no rate limits, as they were predicted",
     "peers": "mirroring, next to CRIU and QEMU",
     "servers": "redis under load",
     "top": "the live screen",

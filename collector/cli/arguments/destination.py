@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -54,21 +55,32 @@ def destination_of(options: argparse.Namespace, *, live: bool) -> Kind | None:
     )
 
 
-def as_copied(bandwidth: Bandwidth, kind: Kind | None) -> Bandwidth:
+def as_copied(
+    bandwidth: Bandwidth, kind: Kind | None, pages: Callable[[], bytes], ratio: float | None
+) -> Bandwidth:
     """Return the bandwidth, or what the copier reaches here where that is less.
+
+    Args:
+        bandwidth: of the link.
+        kind: the destination; None: the bandwidth alone counts.
+        pages: returns pages like those that will be copied, if there are any; called for a compressed destination.
+        ratio: of the compression, as given; None: as measured with such pages, else not counted.
 
     Raises:
         RedirtyError: the copier's speed cannot be measured.
     """
     if kind is None:
         return bandwidth
-    from redirty.collector.mirror.calibration.copier import copier_rate
+    from redirty.collector.mirror.calibration.copier import copier_speed
 
-    rate = copier_rate(kind)
+    speed = copier_speed(kind, pages() if kind.compressed else b"")
+    if kind.compressed and ratio is not None:
+        speed = replace(speed, ratio=ratio)
+    rate = speed.bytes_per_s / (speed.ratio or 1.0)
     if rate >= bandwidth.bytes_per_s:
-        return replace(bandwidth, copier=rate)
+        return replace(bandwidth, copier=speed)
     text = (
-        f"limited by the copier: {show_bytes(rate)}/s {kind} here, as measured now; the link would carry "
+        f"limited by the copier: {show_bytes(speed.bytes_per_s)}/s {kind} here, as measured now; the link would carry "
         f"{show_bits(bandwidth.bytes_per_s)}"
     )
-    return replace(bandwidth, bytes_per_s=rate, copier=rate, copier_limits=text)
+    return replace(bandwidth, bytes_per_s=rate, copier=speed, copier_limits=text)

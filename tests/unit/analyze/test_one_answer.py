@@ -248,22 +248,24 @@ def test_text_and_json_list_the_parts_and_they_add_up(
     assert "arm 4.0 ms" in block
 
 
-def test_measured_steps_of_a_stop_are_added_to_the_arm(
+STEPS = StopSteps(freeze_s=0.002, arm_s=0.003, scan_s=0.005, registers_s=0.001)
+
+
+def test_measured_steps_of_a_stop_take_the_place_of_boundaries(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = observe(recorded(KINDS["busy moments"], tmp_path / "rec"))
     alone = Question(BYTES_PER_S)
-    found = as_json(forecast(seen, replace(alone, stop_steps=StopSteps(0.002, 0.001))))
+    found = as_json(forecast(seen, replace(alone, stop_steps=STEPS)))
     stop = found["parts"]["stop"]
-    assert (stop["freeze_s"], stop["arm_s"], stop["registers_s"], stop["commit_s"]) == (
-        0.002, 0.004, 0.001, 0.0,
-    )  # fmt: skip
-    assert found["parts"]["stop_s"] == 0.007
+    names = ("freeze_s", "arm_s", "scan_s", "registers_s", "commit_s")
+    assert [stop[name] for name in names] == [0.002, 0.003, 0.005, 0.001, 0.0]
+    assert found["parts"]["stop_s"] == 0.011
     assert found["parts"]["arms_s"] == as_json(forecast(seen, alone))["parts"]["arms_s"]
-    given = replace(alone, stop_steps=StopSteps(0.002, 0.001), stop_cost_s=0.05)
+    given = replace(alone, stop_steps=STEPS, stop_cost_s=0.05)
     assert as_json(forecast(seen, given))["parts"]["stop_s"] == 0.05
     text = prediction_text.as_text(forecast(seen, alone), found)
-    assert "freeze 2.0 ms, arm 4.0 ms (" in text and "), registers 1.0 ms\n" in text
+    assert "freeze 2.0 ms, arm 3.0 ms, scan 5.0 ms, registers 1.0 ms\n" in text
 
 
 def test_a_given_stop_cost_takes_the_place_of_the_measured_one(
