@@ -146,8 +146,9 @@ class RecordingWriter:
         self._tlb.append(tlb_rows)
         written_1s = self._curve_files.add(result, once)
         stayed = self._streaks.stayed_pages()
-        row = round_row(result, self.meta.hooks, physical, stayed, once, written_1s)
-        row["busiest_thread_s"] = busiest_thread_s
+        row = round_row(
+            result, self.meta.hooks, physical, stayed, once, written_1s, busiest_thread_s
+        )
         self._rounds.append_record(row)
         self.rounds += 1
         for space in result.spaces:
@@ -287,6 +288,7 @@ def round_row(
     stayed: int | None = None,
     once: CountedOnce | None = None,
     written_1s: float | None = None,
+    busiest_thread_s: float | None = None,
 ) -> dict[str, object]:
     """Return the row of rounds.csv, by column.
 
@@ -297,6 +299,7 @@ def round_row(
         stayed: pages that were dirty in the previous round, too; None if there was no previous round.
         once: the same round with every page counted once; None if that is not known.
         written_1s: pages written within a second, as last known; None if not known yet.
+        busiest_thread_s: CPU time of a virtual machine's busiest thread.
     """
     spaces = result.spaces
     dirty = sum(len(s.dirty) for s in spaces)
@@ -327,6 +330,7 @@ def round_row(
         "dirty_once_pages": None if once is None else once.dirty_pages,
         "redirtied_once_pages": None if once is None else once.redirtied_pages,
         "dirty_runs": sum(count_runs(s.dirty) for s in spaces),
+        "busiest_thread_s": busiest_thread_s,
         **_fault_counts(result.stats["kinds"].sum(axis=0), hooks),
     }
 
