@@ -92,7 +92,7 @@ def _row(name: str, errors: Sequence[float]) -> Row:
 
 def _predicted(kind: _Kind, pid: int) -> dict[str, Any]:
     words = ["-p", pid, "--bandwidth", "1TB", "--downtime", _DOWNTIME, "--destination"]
-    words += [kind.destination, "-d", "5s", "--zeros", "-q", "--json"]
+    words += [kind.destination, "-d", "3s", "--zeros", "-q", "--json"]
     done = subprocess.run(
         [REDIRTY, "predict", *map(str, words)], stdout=subprocess.PIPE, text=True, check=True
     )
