@@ -58,7 +58,7 @@ def rows(quick: bool) -> Iterator[Row]:
         veth(peer)
         target.start("uniform", _RATE, _PAGES)
         for kind in _KINDS:
-            yield from _rows_of(kind, target.pid, peer, Path(name), 2 if quick else 9)
+            yield from _rows_of(kind, target.pid, peer, Path(name), 2 if quick else 7)
         target.signal(signal.SIGKILL)
 
 

@@ -48,7 +48,11 @@ _SCRATCH_PAGES = 2 * _PIECE_PAGES  # more than a cache holds: a target's memory 
 SCRATCH_BYTES = _SCRATCH_PAGES * PAGE_SIZE
 _WORDS = 4096  # different words in scratch pages of our own: zstd leaves a third of them, as of a heap with text
 _LEAST_S = 1.0  # a mirror meets busy moments of the machine, too
-_LEAST_PIECES, _MOST_PIECES = 3, 64
+_LEAST_PIECES, _MOST_PIECES = 3, 16
+_MEMORY, _ROOM_BYTES = (
+    Path("/dev/shm"),
+    4 << 30,
+)  # a tmpfs that most machines have; far more than is stored
 _PATIENCE_S = 60.0
 _CODE = "REDIRTY_CALIBRATION_CODE"  # not on the command line, which all users can read
 _FAR_END = "from redirty.collector.mirror.calibration.copier import far_end; far_end()"
@@ -203,8 +207,20 @@ def _opened(kind: Kind) -> Iterator[PageSink]:
             yield sink
         return
     code = secrets.token_bytes(_CODE_BYTES) if kind.destination == TLS else b""
-    with _far(Path(tempfile.gettempdir()) / name, code) as far, contextlib.closing(far):
+    with _far(_scratch_directory() / name, code) as far, contextlib.closing(far):
         yield far
+
+
+def _scratch_directory() -> Path:
+    """Return where the far end stores: in memory if there is room, as nobody knows the other machine's disk."""
+    try:
+        room = os.statvfs(_MEMORY)
+        free = os.sysconf("SC_AVPHYS_PAGES") * PAGE_SIZE
+        if os.access(_MEMORY, os.W_OK) and min(room.f_bavail * room.f_frsize, free) > _ROOM_BYTES:
+            return _MEMORY
+    except OSError:
+        pass
+    return Path(tempfile.gettempdir())
 
 
 @contextlib.contextmanager

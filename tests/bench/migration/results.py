@@ -50,7 +50,7 @@ class Load:
 
     @property
     def stop_s(self) -> dict[str, float | None]:
-        """What a stop takes by policy."""
+        """Seconds of a stop by policy."""
         pre = self.qemu_stop_s
         return {"qemu": pre, "qemu-auto-converge": pre, "qemu-postcopy": self.postcopy_stop_s}
 

@@ -111,7 +111,7 @@ def measure(plan: Plan, load: Workload) -> None:
 
 
 class _Guests:
-    """One guest that migrates from machine to machine. here: the machine in which it is."""
+    """Moves a guest from machine to machine. here: the machine in which it is."""
 
     def __init__(self, plan: Plan, load: Workload, work: Path) -> None:
         self._plan, self._load, self._work = plan, load, work

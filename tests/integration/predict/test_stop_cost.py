@@ -1,4 +1,4 @@
-"""What a stop takes, measured by stopping the target as a mirror does."""
+"""Measure what a stop takes, by stopping the target as a mirror does."""
 
 from __future__ import annotations
 

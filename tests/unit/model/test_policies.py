@@ -93,7 +93,7 @@ def test_the_steps_of_a_throttle() -> None:
 
 
 def test_a_guest_that_idles_is_throttled_less_than_its_cpus() -> None:
-    """Of a vCPU that is busy for a quarter of the time, 60 % can be taken and nothing happens."""
+    """A vCPU that is busy for a quarter of the time is not slowed down when 60 % is taken."""
     paces = [Throttle(percent=p, busy=0.25).pace(lambda t: t, PAGE) for p in (0, 60, 80, 90)]
     assert paces == pytest.approx([1.0, 1.0, 0.8, 0.4])
     seen = record(cyclic_writer(20_000, 1.5 * PER_S), 12, 0.25, PAGES)

@@ -218,7 +218,7 @@ def test_rewritten_pages_lie_scattered_and_are_copied_more_slowly() -> None:
 
 @pytest.mark.parametrize("policy", [Goal(0.1), Goal(0.1, keep_hot=False)])
 def test_a_compressed_mirror_has_room_for_more_pages_in_its_downtime(policy: Goal) -> None:
-    """What fits the goal are bytes on the link: four times the pages, four times smaller."""
+    """Bytes on the link have to fit the goal: four times the pages, four times smaller."""
     written = uniform(20_000, 6_000)
     whole = Memory(50_000, 0, PAGE)
     small = Memory(50_000, 0, PAGE, compression=4.0)
