@@ -245,7 +245,9 @@ def _live(
         if session.interrupted and not session.rounds:
             print("redirty: interrupted before a round was complete", file=sys.stderr)
             return session.exit_code
-        question = replace(question, stop_steps=steps[0] if steps else None)
+        if steps and steps[0] is not None:
+            start_s = session.begin_s + steps[0].scan_s
+            question = replace(question, stop_steps=steps[0], start_s=start_s)
         code = _show(directory, question, bandwidth, options)
     return session.exit_code or code
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from redirty.collector.model.policy import arms_s
 from redirty.collector.model.prediction import Answer, Question
 
 # What a stop consists of, in this order. A recording shows how long the arm takes: it arms at each boundary.
@@ -23,7 +24,7 @@ class Parts:
         passes: number of passes after the first, the final one excluded.
         passes_s, passes_bytes: those passes.
         until_timeout_s: passes like the last ones, until a policy stops the target by force.
-        arms_s: boundaries before the first pass and between passes.
+        arms_s: what is done before the first pass, and boundaries between passes.
         final_pass_s, final_pass_bytes: the pass while the target is stopped; None: it never is.
         stop_s: the fixed part of the stop; None: the target is never stopped.
     """
@@ -52,7 +53,7 @@ def parts_of(a: Answer) -> Parts:
     each = a.memory.page_bytes(policy) if each is None else each
     zero_bytes = min(a.memory.zero_pages * each, first.bytes)
     counted_s = sum(p.duration_s for p in outcome.passes) + policy.stop_s
-    arms_s = len(outcome.passes) * policy.boundary_s
+    arming_s = arms_s(policy, len(outcome.passes))
     return Parts(
         first_pass_s=first.duration_s,
         first_pass_bytes=first.bytes,
@@ -61,8 +62,8 @@ def parts_of(a: Answer) -> Parts:
         passes=len(rest),
         passes_s=sum(p.duration_s for p in rest),
         passes_bytes=sum(p.bytes for p in rest),
-        until_timeout_s=max(outcome.total_s - counted_s - arms_s, 0.0) if policy.forced else 0.0,
-        arms_s=arms_s,
+        until_timeout_s=max(outcome.total_s - counted_s - arming_s, 0.0) if policy.forced else 0.0,
+        arms_s=arming_s,
         final_pass_s=None if final is None else final.duration_s,
         final_pass_bytes=None if final is None else final.bytes,
         stop_s=policy.stop_s if ends else None,

@@ -47,6 +47,7 @@ class Question:
         last_bandwidth: see simulate().
         stop_cost_s: the fixed part of a stop; None: as measured.
         copier: what redirty's copier reaches; None: not measured, the link alone limits it.
+        start_s: time before the first pass; None: not measured, as long as between passes.
         stop_steps: what the steps of a stop take; None: not measured.
         compression: how many times smaller compression makes a page.
         unit: in which the bandwidth was given, for display.
@@ -62,6 +63,7 @@ class Question:
     unit: RateUnit | None = None
     compression: float = 1.0
     copier: CopierSpeed | None = None
+    start_s: float | None = None
     stop_steps: StopSteps | None = None
 
     def policy_for(
@@ -79,9 +81,11 @@ class Question:
         elif self.stop_steps is not None:
             stop_s = self.stop_steps.total_s
         policy = policy_of(self.policy, downtime_s, boundary_s, stop_s)
-        if policy.throttle is None or busy is None:
-            return policy
-        return replace(policy, throttle=replace(policy.throttle, busy=busy))  # type: ignore[type-var]
+        if self.start_s is not None:
+            policy = replace(policy, start_s=self.start_s)  # type: ignore[type-var]
+        if policy.throttle is not None and busy is not None:
+            policy = replace(policy, throttle=replace(policy.throttle, busy=busy))  # type: ignore[type-var]
+        return policy
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, replace
 
 from redirty.collector.model.memory import Memory, share
-from redirty.collector.model.policy import PassSent, Policy, Remaining
+from redirty.collector.model.policy import PassSent, Policy, Remaining, arms_s
 from redirty.collector.model.rewrites import met_before_read, rewritten, written_again
 from redirty.collector.model.throttle import Throttle
 from redirty.collector.model.write_curve import WriteModel
@@ -274,9 +274,8 @@ class Simulation:
         return Outcome(
             converges=goal is None or limited_s <= goal * (1 + 1e-9),
             passes=passes,
-            # a boundary at the start, and one after each pass before the stop
             total_s=sum(p.duration_s for p in passes)
-            + len(passes) * policy.boundary_s
+            + arms_s(policy, len(passes))
             + policy.stop_s
             + waited_s,
             downtime_s=downtime_s,

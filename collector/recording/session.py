@@ -51,6 +51,7 @@ class Session:
         rounds, lost_events: number of rounds, and of events that the kernel side lost.
         by_log_only, pinned_kib, moved_pages: see tracking.members.Members.
         names: names of the target's processes.
+        begin_s: how long it took to arm the target for the first time; of a command 0.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Session:
         self.interrupted = self._stopped = False
         self._finished = False
         self.rounds = 0
+        self.begin_s = 0.0
         self.lost_events = 0
         self.by_log_only = 0
         self.pinned_kib = 0
@@ -134,7 +136,9 @@ class Session:
             if isinstance(self.options.target, Command):
                 start_command(recorder, self.options.target)
             else:
+                started = time.monotonic()
                 recorder.begin()
+                self.begin_s = time.monotonic() - started
             self._sink = self._make_sink(self.options, recorder, self.names)
             if self.interrupted:  # meanwhile
                 self._sink.hurry()

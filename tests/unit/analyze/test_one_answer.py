@@ -262,6 +262,9 @@ def test_measured_steps_of_a_stop_take_the_place_of_boundaries(
     assert [stop[name] for name in names] == [0.002, 0.003, 0.005, 0.001, 0.0]
     assert found["parts"]["stop_s"] == 0.011
     assert found["parts"]["arms_s"] == as_json(forecast(seen, alone))["parts"]["arms_s"]
+    later = as_json(forecast(seen, replace(alone, stop_steps=STEPS, start_s=0.1)))
+    assert later["parts"]["arms_s"] == pytest.approx(found["parts"]["arms_s"] + 0.1 - 0.004)
+    assert later["total_s"] == pytest.approx(found["total_s"] + 0.1 - 0.004)
     given = replace(alone, stop_steps=STEPS, stop_cost_s=0.05)
     assert as_json(forecast(seen, given))["parts"]["stop_s"] == 0.05
     text = prediction_text.as_text(forecast(seen, alone), found)
