@@ -247,7 +247,9 @@ def _live(
             return session.exit_code
         if steps and steps[0] is not None:
             start_s = session.begin_s + steps[0].scan_s
-            question = replace(question, stop_steps=steps[0], start_s=start_s)
+            flush_s = 0.0 if bandwidth.copier is None else bandwidth.copier.flush_s
+            stop = replace(steps[0], flush_s=flush_s)
+            question = replace(question, stop_steps=stop, start_s=start_s)
         code = _show(directory, question, bandwidth, options)
     return session.exit_code or code
 

@@ -11,7 +11,7 @@ from redirty.collector.model.prediction import Answer, Question
 
 # What a stop consists of, in this order. A recording shows how long the arm takes: it arms at each boundary.
 # The commit follows when the target runs again.
-STOP_STEPS = ("freeze", "arm", "scan", "registers", "commit")
+STOP_STEPS = ("freeze", "arm", "scan", "flush", "registers", "commit")
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,15 @@ class CopierSpeed:
     Attributes:
         bytes_per_s: of the contents of pages that follow each other.
         run_s: seconds that each run of pages takes in addition.
+        compare_s: seconds that a page takes whose contents were sent before: it is read, and not sent again.
+        flush_s: seconds from the last page until everything has arrived.
         ratio: how many times smaller it makes pages like the target's; None: not measured.
     """
 
     bytes_per_s: float
     run_s: float = 0.0
+    compare_s: float = 0.0
+    flush_s: float = 0.0
     ratio: float | None = None
 
     def of_runs(self, size: float) -> float:

@@ -142,7 +142,7 @@ class Simulation:
         """Make one pass. Return the state after it, or the outcome if no other pass follows."""
         policy, page_bytes, bandwidth = self.policy, self._page_bytes, self.bandwidth
         sent = policy.send(state.left, bandwidth, self._written_again)
-        took_s = sent.bytes / bandwidth
+        took_s = sent.bytes / bandwidth + self._comparing_s(state.left)
         round_s = took_s + policy.boundary_s
         dirty = self.written(round_s) * page_bytes
         unsent = state.left.bytes - sent.bytes
@@ -165,7 +165,7 @@ class Simulation:
             pending = pending / page_bytes * self.memory.page_size
         left = Remaining(to_do, pending, meanwhile_bytes=self._meanwhile_bytes)
         if policy.stop(len(self.passes), left, self.bandwidth):
-            return self._stopped(to_do + self._meanwhile_bytes)
+            return self._stopped(to_do + self._meanwhile_bytes, comparing_s=self._comparing_s(left))
 
         throttle = state.throttle
         if throttle is not None:
@@ -259,13 +259,24 @@ class Simulation:
             return 0
         return 0 if to_do < state.least_bytes * (1 - _LESS) else state.stalled + 1
 
-    def _stopped(self, left: float, waited_s: float = 0.0) -> Outcome:
+    def _comparing_s(self, left: Remaining) -> float:
+        """Return the time in which a pass reads pages that are pending and turn out to be unchanged."""
+        if not self.policy.compares or not self.passes:
+            return 0.0
+        unchanged = max(left.pending_bytes - left.bytes, 0.0) / self._page_bytes
+        return unchanged * self.memory.compare_s
+
+    def _stopped(self, left: float, waited_s: float = 0.0, comparing_s: float = 0.0) -> Outcome:
         """Return the outcome of stopping the target, with this number of bytes left.
 
-        waited_s: until then passes like the last ones go on.
+        Args:
+            left: bytes on the link.
+            waited_s: until then passes like the last ones go on.
+            comparing_s: see _comparing_s().
         """
         policy = self.policy
-        last_pass = Pass(len(self.passes) + 1, left, left / (self.last_bandwidth or self.bandwidth))
+        took_s = left / (self.last_bandwidth or self.bandwidth) + comparing_s
+        last_pass = Pass(len(self.passes) + 1, left, took_s)
         passes = (*self.passes, last_pass)
         goal, downtime_s = policy.downtime_s, last_pass.duration_s + policy.stop_s
         if policy.postcopy:

@@ -42,18 +42,20 @@ class StopSteps:
         freeze_s: until all threads are stopped.
         arm_s: arming, and finding what was written until the stop.
         scan_s: finding the pages that exist.
-        registers_s: reading their states, until they run again.
+        flush_s: from the last page of the last pass until everything has arrived.
+        registers_s: reading the threads' states, until they run again.
     """
 
     freeze_s: float
     arm_s: float
     scan_s: float
+    flush_s: float
     registers_s: float
 
     @property
     def total_s(self) -> float:
         """All together."""
-        return self.freeze_s + self.arm_s + self.scan_s + self.registers_s
+        return self.freeze_s + self.arm_s + self.scan_s + self.flush_s + self.registers_s
 
 
 def measured(boundary_s: Floats) -> StopCost:

@@ -15,6 +15,7 @@ import mmap
 import os
 import secrets
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ _SCRATCH_PAGES = 2 * _PIECE_PAGES  # more than a cache holds: a target's memory 
 SCRATCH_BYTES = _SCRATCH_PAGES * PAGE_SIZE
 _WORDS = 4096  # different words in scratch pages of our own: zstd leaves a third of them, as of a heap with text
 _LEAST_S = 1.0  # a mirror meets busy moments of the machine, too
+_FLUSHES, _FEW = 7, 8  # times; pages
 _LEAST_PIECES, _MOST_PIECES = 3, 16
 _MEMORY, _ROOM_BYTES = (
     Path("/dev/shm"),
@@ -118,13 +120,16 @@ def copier_speed(kind: Kind, contents: bytes = b"") -> CopierSpeed:
             page_s = copies.page_s()
             wire_bytes, pages = sink.sent_bytes - sent_before, copies.pages - pages_before
             scattered_s = copies.page_s(step=2)
-            sink.flush()
+            compare_s = copies.compare_s(step=2)
+            flush_s = statistics.median(copies.flush_s() for _ in range(_FLUSHES))
         except ConnectionLostError as e:
             raise RedirtyError(
                 f"cannot measure the copier's speed: {e}; give another --destination"
             ) from None
     ratio = pages * PAGE_SIZE / wire_bytes if kind.compressed and contents and wire_bytes else None
-    return CopierSpeed(PAGE_SIZE / page_s, max(scattered_s - page_s, 0.0), ratio)
+    return CopierSpeed(
+        PAGE_SIZE / page_s, max(scattered_s - page_s, 0.0), compare_s, flush_s, ratio
+    )
 
 
 @contextlib.contextmanager
@@ -175,7 +180,7 @@ class _Copies:
 
     def __init__(self, sink: PageSink, pipeline: Pipeline, source: _ScratchSource) -> None:
         sink.declare(source.number, SPACE)
-        self._pipeline, self._source = pipeline, source
+        self._sink, self._pipeline, self._source = sink, pipeline, source
         self._next = 0
         self.pages = 0
 
@@ -187,6 +192,21 @@ class _Copies:
                 break
             pages += self.take(step)
         return (time.monotonic() - started) / pages
+
+    def compare_s(self, step: int) -> float:
+        """Return the mean time of a page that was sent before, and is not sent again."""
+        self._next -= _PIECE_PAGES
+        started = time.monotonic()
+        count = self.take(step)
+        return (time.monotonic() - started) / count
+
+    def flush_s(self) -> float:
+        """Return the seconds until some pages have arrived that were just copied."""
+        self._sink.flush()
+        self.take(_PIECE_PAGES // _FEW)
+        started = time.monotonic()
+        self._sink.flush()
+        return time.monotonic() - started
 
     def take(self, step: int = 1) -> int:
         """Copy the next piece; return its number of pages."""

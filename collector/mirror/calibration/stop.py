@@ -21,7 +21,7 @@ _LIMIT_S = 1.0  # a target that is not stopped within this time goes on
 
 
 def measure_stop(recorder: Recorder) -> StopSteps:
-    """Stop an armed target a few times for as long as that takes, and return the medians.
+    """Stop an armed target a few times for as long as that takes, and return the medians; flush_s is 0.
 
     The rounds that end meanwhile are not returned.
 
@@ -73,4 +73,4 @@ def _stop(freezer: Freezer, recorder: Recorder, pids: list[int], scan_s: float) 
                 freezer.release()
         timeline.end("registers")
     freeze_s, arm_s, registers_s = map(timeline.duration_s, ("freeze", "arm", "registers"))
-    return StopSteps(freeze_s, arm_s, scan_s, registers_s)
+    return StopSteps(freeze_s, arm_s, scan_s, 0.0, registers_s)

@@ -248,7 +248,7 @@ def test_text_and_json_list_the_parts_and_they_add_up(
     assert "arm 4.0 ms" in block
 
 
-STEPS = StopSteps(freeze_s=0.002, arm_s=0.003, scan_s=0.005, registers_s=0.001)
+STEPS = StopSteps(freeze_s=0.002, arm_s=0.003, scan_s=0.005, flush_s=0.0, registers_s=0.001)
 
 
 def test_measured_steps_of_a_stop_take_the_place_of_boundaries(
