@@ -16,8 +16,9 @@ from redirty.collector.ptrace.freezer_client import Freezer
 from redirty.collector.tracking.rounds import Recorder
 
 _STOPS = 3  # the median of them counts: a busy moment of the machine spoils one
+_LONG_S = 0.1  # one that takes longer disturbs the target enough
 _PAUSE_S = 0.2  # between them, in which the target runs
-_LIMIT_S = 1.0  # a target that is not stopped within this time goes on
+_LIMIT_S = 2.0  # a target that is not stopped within this time goes on
 
 
 def measure_stop(recorder: Recorder) -> StopSteps:
@@ -30,34 +31,24 @@ def measure_stop(recorder: Recorder) -> StopSteps:
         TargetEndedError: it has ended.
         OSError: a process of it ended.
     """
+    found: list[StopSteps] = []
     with contextlib.closing(Freezer()) as freezer:
-        found = []
-        for number in range(_STOPS):
-            if number:
+        while len(found) < _STOPS and not (found and found[0].total_s > _LONG_S):
+            if found:
                 time.sleep(_PAUSE_S)
             pids = sorted(s.pid for s in recorder.spaces.values() if not s.gone)
-            found.append(_stop(freezer, recorder, pids, _scan_s(pids)))
+            found.append(_stop(freezer, recorder, pids))
     columns = zip(*(astuple(steps) for steps in found), strict=True)
     return StopSteps(*(statistics.median(column) for column in columns))
 
 
-def _scan_s(pids: list[int]) -> float:
-    """Return the seconds in which all pages are found. The target runs, as that takes no less time then."""
-    scan = scan_supported()
+def _stop(freezer: Freezer, recorder: Recorder, pids: list[int]) -> StopSteps:
     with contextlib.ExitStack() as stack:
+        scan = scan_supported()
         spaces = [
             stack.enter_context(contextlib.closing(SpaceSource(0, pid, scan=scan))) for pid in pids
         ]
-        with urgent():
-            started = time.monotonic()
-            for space in spaces:
-                space.refresh()
-                space.current_pages()
-            return time.monotonic() - started
-
-
-def _stop(freezer: Freezer, recorder: Recorder, pids: list[int], scan_s: float) -> StopSteps:
-    with urgent():
+        stack.enter_context(urgent())
         timeline = Timeline()
         try:
             freezer.stop(pids, _LIMIT_S, _LIMIT_S)
@@ -65,6 +56,10 @@ def _stop(freezer: Freezer, recorder: Recorder, pids: list[int], scan_s: float) 
             freezer.request_states()
             recorder.end_round(stopped=True)
             timeline.end("arm")
+            for space in spaces:
+                space.refresh()
+                space.current_pages()
+            timeline.end("scan")
             freezer.states()
             for pid in pids:
                 read_proc_files(pid, ())
@@ -72,5 +67,7 @@ def _stop(freezer: Freezer, recorder: Recorder, pids: list[int], scan_s: float) 
             if freezer.frozen:
                 freezer.release()
         timeline.end("registers")
-    freeze_s, arm_s, registers_s = map(timeline.duration_s, ("freeze", "arm", "registers"))
+    freeze_s, arm_s, scan_s, registers_s = map(
+        timeline.duration_s, ("freeze", "arm", "scan", "registers")
+    )
     return StopSteps(freeze_s, arm_s, scan_s, 0.0, registers_s)
