@@ -295,6 +295,20 @@ def page_runs(pages: PageSet) -> tuple[U64, U64]:
     return numbers(bits & ~before), numbers(bits & ~after) + np.uint64(1)
 
 
+def count_runs(pages: PageSet) -> int:
+    """Return the number of runs of consecutive page numbers."""
+    if len(pages.keys) == 0:
+        return 0
+    words = np.ascontiguousarray(pages.words)
+    # The highest bit of the word before each: 0 for the first one of a region that follows none.
+    before = np.zeros_like(words)
+    before[:, 1:] = words[:, :-1] >> np.uint64(63)
+    joined = np.diff(pages.keys) == np.uint64(1)
+    before[1:, 0] = np.where(joined, words[:-1, -1] >> np.uint64(63), np.uint64(0))
+    firsts = words & ~((words << np.uint64(1)) | before)
+    return int(np.bitwise_count(firsts).sum(dtype=np.int64))
+
+
 def count_in(pages: PageSet, starts: U64, ends: U64) -> npt.NDArray[np.int64]:
     """Count the pages in each range of page numbers; ranges in any order."""
     # Running totals by word, then the two partial words at the ends of a range: no list of pages.

@@ -66,6 +66,8 @@ def observe(directory: Path, meta: dict[str, Any] | None = None) -> Observations
         average=average_curve(directory) if curves.empty else None,
         layout=layout_of(load.load_zeros(directory), rounds),
         boundary_s=rounds["boundary_s"].to_numpy(np.float64),
+        run_pages=_run_pages(rounds),
+        busy=_busy(rounds),
     )
     first = change_points.find(change_points.rates_of(seen)).first
     return replace(seen, mappings=_mapping_rates(directory, rounds.iloc[first:]))
@@ -103,6 +105,19 @@ def layout_of(zeros: pd.DataFrame, rounds: pd.DataFrame | None = None) -> Layout
         if rest > 0:
             pages, zero = np.append(pages, rest), np.append(zero, 0.0)
     return Layout(pages, zero)
+
+
+def _run_pages(rounds: pd.DataFrame) -> float | None:
+    known = rounds[rounds["dirty_runs"] > 0]
+    if known.empty:
+        return None
+    return float(known["dirty_pages"].sum() / known["dirty_runs"].sum())
+
+
+def _busy(rounds: pd.DataFrame) -> float | None:
+    known = rounds[rounds["busiest_thread_s"].notna() & (rounds["duration_s"] > 0)]
+    share = known["busiest_thread_s"].sum() / known["duration_s"].sum() if len(known) else 0.0
+    return min(float(share), 1.0) if share > 0 else None
 
 
 def _points(curves: pd.DataFrame, classes: tuple[str, ...]) -> Points:

@@ -126,12 +126,16 @@ def _stop(found: dict[str, Any]) -> str:
     steps = {name: stop[f"{name}_s"] for name in STOP_STEPS}
     if stop["given"]:
         return ", ".join(steps) + ", as given"
-    known = [f"{name} {show_time(s)}" for name, s in steps.items() if s is not None]
-    unknown = ", ".join(name for name, s in steps.items() if s is None)
-    if known:
+    arms = ""
+    if stop["boundaries"]:
         between = f"{show_time(stop['low_s'])} to {show_time(stop['high_s'])}"
-        known[-1] += f" ({between} at {plural(stop['boundaries'], 'boundary', 'boundaries')})"
-    return "; ".join([*known, f"{unknown} not measured: --stop-cost"])
+        arms = f" ({between} at {plural(stop['boundaries'], 'boundary', 'boundaries')})"
+    known = [
+        f"{name} {show_time(s)}{arms if name == 'arm' else ''}" for name, s in steps.items() if s
+    ]
+    unknown = ", ".join(name for name, s in steps.items() if s is None)
+    text = ", ".join(known)
+    return "; ".join(filter(None, [text, unknown and f"{unknown} not measured: --stop-cost"]))
 
 
 def _passes(passes: list[dict[str, Any]]) -> list[str]:

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING
 from redirty.collector.cli.arguments.bandwidth import Bandwidth, add_bandwidth, bandwidth_of
 from redirty.collector.cli.arguments.destination import add_destination, as_copied, destination_of
 from redirty.collector.cli.arguments.interval import interval_of
-from redirty.collector.cli.arguments.question import add_question, question_of
+from redirty.collector.cli.arguments.question import DEFAULT_POLICY, add_question, question_of
 from redirty.collector.cli.arguments.target import add_target, target_of, targets_named
-from redirty.collector.errors import TargetEndedError, UsageError
+from redirty.collector.errors import RedirtyError, TargetEndedError, UsageError
 from redirty.collector.units import parse_rate, parse_size, parse_time, plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from redirty.collector.mirror.calibration import Kind
+    from redirty.collector.mirror.calibration.copier import Kind
     from redirty.collector.model.prediction import Question
+    from redirty.collector.model.stop_cost import StopSteps
+    from redirty.collector.target.targets import TargetSet
+    from redirty.collector.tracking.rounds import Recorder
 
 _MAX_RATIO = 1000
 _EXIT_CODES = {"converges": 0, "does not converge": 4, "uncertain": 5}
@@ -127,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
         return _live(options, question_at, kind)
     bandwidth = bandwidth_of(options)
     assert bandwidth is not None  # required by the parser
-    bandwidth = as_copied(bandwidth, kind)
+    bandwidth = as_copied(bandwidth, kind, lambda: b"", _compression(options))
     return _show(Path(options.directory), question_at(bandwidth), bandwidth, options)
 
 
@@ -136,21 +139,30 @@ def _question(options: argparse.Namespace) -> Callable[[Bandwidth], Question]:
     question_at = question_of(options)
     memory = None if options.memory is None else parse_size(options.memory, "--memory")
     zero = None if options.zero is None else parse_size(options.zero, "--zero")
-    compression = 1.0 if options.compression is None else _ratio(options.compression)
+    given = _compression(options)
     last = None
     if options.last_bandwidth is not None:
         last = parse_rate(options.last_bandwidth, "--last-bandwidth")
-    return lambda b: replace(
-        question_at(b.bytes_per_s),
-        memory=memory,
-        zero=zero,
-        last_bandwidth=last,
-        compression=compression,
-    )
+
+    def question(b: Bandwidth) -> Question:
+        measured = None if b.copier is None else b.copier.ratio
+        return replace(
+            question_at(b.bytes_per_s),
+            memory=memory,
+            zero=zero,
+            last_bandwidth=last,
+            compression=given or measured or 1.0,
+            copier=b.copier,
+        )
+
+    return question
 
 
-def _ratio(text: str) -> float:
-    """Return the ratio of a compression. Raises: UsageError when it is none."""
+def _compression(options: argparse.Namespace) -> float | None:
+    """Return the given ratio of compression; None: none was given. Raises: UsageError when it is none."""
+    text = options.compression
+    if text is None:
+        return None
     if re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) and 1 <= float(text) <= _MAX_RATIO:
         return float(text)
     raise UsageError(
@@ -168,7 +180,8 @@ def _show(
 
     answer, found = predict(directory, question)
     found["link"] = bandwidth.as_json()["link"]
-    found["copier_bytes_per_s"] = bandwidth.copier
+    copier = bandwidth.copier
+    found["copier_bytes_per_s"] = None if copier is None else copier.bytes_per_s
     code = _EXIT_CODES[answer.verdict] if options.exit_code else 0
     if options.json:
         json_text.answer.print(found)
@@ -206,16 +219,19 @@ def _live(
     target = target_of(options)
     bandwidth = bandwidth_of(options)
     assert bandwidth is not None  # required by the parser
-    bandwidth = as_copied(bandwidth, kind)
+    bandwidth = as_copied(bandwidth, kind, lambda: _pages_of(target), _compression(options))
     question = question_at(bandwidth)
     from redirty.collector.cli.recording_session import RecordingSession, recording_options
 
+    steps: list[StopSteps | None] = []
     with tempfile.TemporaryDirectory(prefix="redirty-") as place:
         directory = Path(place) / "recording"
         recording = recording_options(
             options, target, directory, interval_s=interval_s, duration_s=duration_s
         )
         session = RecordingSession(recording, quiet=options.quiet)
+        if question.policy == DEFAULT_POLICY and question.stop_cost_s is None:
+            session.on_planned = lambda recorder: steps.append(_stop_steps(recorder))
         try:
             session.run()
         except TargetEndedError as e:
@@ -229,5 +245,34 @@ def _live(
         if session.interrupted and not session.rounds:
             print("redirty: interrupted before a round was complete", file=sys.stderr)
             return session.exit_code
+        if steps and steps[0] is not None:
+            start_s = session.begin_s + steps[0].scan_s
+            flush_s = 0.0 if bandwidth.copier is None else bandwidth.copier.flush_s
+            stop = replace(steps[0], flush_s=flush_s)
+            question = replace(question, stop_steps=stop, start_s=start_s)
         code = _show(directory, question, bandwidth, options)
     return session.exit_code or code
+
+
+def _pages_of(target: TargetSet) -> bytes:
+    """Return some pages of a target; none of a command, which does not run yet."""
+    if target.kind == "command":
+        return b""
+    from redirty.collector.linux.pagemap import scan_supported
+    from redirty.collector.mirror.calibration.copier import SCRATCH_BYTES
+    from redirty.collector.mirror.calibration.sample import sample_pages
+    from redirty.collector.pageset import PAGE_SIZE
+
+    count = SCRATCH_BYTES // PAGE_SIZE
+    return sample_pages(target.members(), count, scan=scan_supported())
+
+
+def _stop_steps(recorder: Recorder) -> StopSteps | None:
+    """Stop the target as a mirror does, and return what that takes; None if it cannot be stopped now."""
+    from redirty.collector.mirror.calibration.stop import measure_stop
+
+    try:
+        return measure_stop(recorder)
+    except (OSError, RedirtyError) as e:
+        print(f"redirty: how long a stop takes is not measured: {e}", file=sys.stderr)
+        return None

@@ -60,6 +60,11 @@ class Stat(NamedTuple):
         return int(self.fields[_START])
 
     @property
+    def cpu_ticks(self) -> int:
+        """Clock ticks of CPU time used, in user space (guests included) and in the kernel."""
+        return int(self.fields[11]) + int(self.fields[12])
+
+    @property
     def resident_pages(self) -> int:
         """Resident set size in pages."""
         return int(self.fields[21])
@@ -105,6 +110,17 @@ def _other_thread(pid: int) -> int:
         if stat is not None and not stat.ended:
             return tid
     return pid
+
+
+def thread_cpu_ticks(pid: int) -> dict[int, int]:
+    """Return the clock ticks of CPU time used by each thread of a process; empty once it is gone."""
+    try:
+        threads = list(map(int, os.listdir(f"/proc/{pid}/task")))  # noqa: PTH208
+    except OSError as e:
+        require_resources(e, f"cannot list the threads of process {pid}")
+        return {}
+    stats = {tid: read_stat(f"{pid}/task/{tid}") for tid in threads}
+    return {tid: stat.cpu_ticks for tid, stat in stats.items() if stat is not None}
 
 
 def directory(pid: int) -> str:

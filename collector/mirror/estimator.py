@@ -152,7 +152,8 @@ class Estimator:
             reread_bytes: bytes that have to be read again while the target is stopped.
         """
         self._boundaries = [*self._boundaries[1 - _BOUNDARIES :], took_s]
-        boundary_s = min(self._boundaries)
+        # While the target was stopped it took no processor: those were the true ones.
+        boundary_s = min([*self._boundaries, *self._late_fixed_s])
         duration_s = max(result.duration_s, boundary_s)
         self._dirty_per_s = report.dirty_pages * PAGE_SIZE / duration_s
         # The target writes until it is stopped: more pages become pending at the rate of this round.

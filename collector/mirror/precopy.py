@@ -218,6 +218,7 @@ class Precopy:
             rate=estimator.stop_rate,
             fixed_s=estimator.fixed_s,
             elapsed_s=estimator.elapsed_s,
+            stops=len(self._switchover.failed),
         )
 
     def _explain(self, decision: Decision) -> str:
@@ -230,9 +231,8 @@ class Precopy:
             raise TargetEndedError(f"{self._mirror.request.target.description} ended")
         written_bytes = sum(len(s.dirty) for s in recorder.end_round().spaces) * PAGE_SIZE
         advice = advise(goals, written_bytes, self._situation())
-        return (
-            f"the mirror will not converge: {decision.reason}; {advice}; the target was not stopped"
-        )
+        stopped = "the target runs on" if self._switchover.failed else "the target was not stopped"
+        return f"the mirror will not converge: {decision.reason}; {advice}; {stopped}"
 
 
 def require_room(sources: Sequence[Source]) -> None:

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from redirty.collector.model.prediction import Answer
+from redirty.collector.model.policy import arms_s
+from redirty.collector.model.prediction import Answer, Question
 
 # What a stop consists of, in this order. A recording shows how long the arm takes: it arms at each boundary.
-STOP_STEPS = ("freeze", "arm", "registers", "commit")
+# The commit follows when the target runs again.
+STOP_STEPS = ("freeze", "arm", "scan", "flush", "registers", "commit")
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Parts:
         passes: number of passes after the first, the final one excluded.
         passes_s, passes_bytes: those passes.
         until_timeout_s: passes like the last ones, until a policy stops the target by force.
-        arms_s: boundaries before the first pass and between passes.
+        arms_s: what is done before the first pass, and boundaries between passes.
         final_pass_s, final_pass_bytes: the pass while the target is stopped; None: it never is.
         stop_s: the fixed part of the stop; None: the target is never stopped.
     """
@@ -51,7 +53,7 @@ def parts_of(a: Answer) -> Parts:
     each = a.memory.page_bytes(policy) if each is None else each
     zero_bytes = min(a.memory.zero_pages * each, first.bytes)
     counted_s = sum(p.duration_s for p in outcome.passes) + policy.stop_s
-    arms_s = len(outcome.passes) * policy.boundary_s
+    arming_s = arms_s(policy, len(outcome.passes))
     return Parts(
         first_pass_s=first.duration_s,
         first_pass_bytes=first.bytes,
@@ -60,8 +62,8 @@ def parts_of(a: Answer) -> Parts:
         passes=len(rest),
         passes_s=sum(p.duration_s for p in rest),
         passes_bytes=sum(p.bytes for p in rest),
-        until_timeout_s=max(outcome.total_s - counted_s - arms_s, 0.0) if policy.forced else 0.0,
-        arms_s=arms_s,
+        until_timeout_s=max(outcome.total_s - counted_s - arming_s, 0.0) if policy.forced else 0.0,
+        arms_s=arming_s,
         final_pass_s=None if final is None else final.duration_s,
         final_pass_bytes=None if final is None else final.bytes,
         stop_s=policy.stop_s if ends else None,
@@ -70,10 +72,19 @@ def parts_of(a: Answer) -> Parts:
 
 def stop_steps(a: Answer) -> dict[str, float | None]:
     """Return the seconds of each step of the stop; None: not measured, or a part of what was given."""
-    measured = (
-        a.fit.stop.boundaries > 0 and a.question.stop_cost_s is None and a.policy.boundary_s > 0
-    )
-    return {name: a.policy.stop_s if measured and name == "arm" else None for name in STOP_STEPS}
+    found: dict[str, float | None] = dict.fromkeys(STOP_STEPS)
+    if a.question.stop_cost_s is not None or a.policy.boundary_s <= 0:
+        return found
+    if (steps := a.question.stop_steps) is not None:
+        found |= {name.removesuffix("_s"): value for name, value in vars(steps).items()}
+        found["commit"] = 0.0
+    elif a.fit.stop.boundaries > 0:
+        found["arm"] = a.policy.boundary_s
+    return found
+
+
+def _from_boundaries(question: Question) -> bool:
+    return question.stop_cost_s is None and question.stop_steps is None
 
 
 def as_json(a: Answer) -> dict[str, Any]:
@@ -90,7 +101,7 @@ def as_json(a: Answer) -> dict[str, Any]:
             for name, value in stop_steps(a).items()
         },
         "given": a.question.stop_cost_s is not None,
-        "boundaries": a.fit.stop.boundaries if a.question.stop_cost_s is None else 0,
+        "boundaries": a.fit.stop.boundaries if _from_boundaries(a.question) else 0,
         "low_s": round(a.fit.stop.low_s, 6),
         "high_s": round(a.fit.stop.high_s, 6),
     }

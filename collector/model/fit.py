@@ -46,6 +46,7 @@ class Fit:
         changes: numbers of the rounds in which the dirty rate changed.
         notes: caveats for a reader, one sentence each.
         stop: the fixed part of a stop.
+        run_pages, busy: see Observations.
     """
 
     curve: WriteCurve
@@ -62,6 +63,8 @@ class Fit:
     changes: tuple[int, ...]
     notes: tuple[str, ...]
     stop: stop_cost.StopCost = field(default_factory=stop_cost.StopCost)
+    run_pages: float | None = None
+    busy: float | None = None
 
 
 def fit(seen: Observations) -> Fit:
@@ -96,6 +99,8 @@ def fit(seen: Observations) -> Fit:
         stop=stop_cost.StopCost()
         if seen.boundary_s is None
         else stop_cost.measured(seen.boundary_s[counted]),
+        run_pages=seen.run_pages,
+        busy=seen.busy,
     )
 
 

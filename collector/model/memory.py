@@ -21,6 +21,9 @@ class Memory:
         zero_pages: those of them that are all zeros.
         page_size: in bytes.
         compression: how many times smaller the contents of a page are on the link.
+        rewritten_rate: bytes a second on the link that passes after the first send at most, as their pages lie
+            scattered; None: the link alone limits them.
+        compare_s: seconds that a page takes which is pending and turns out to be unchanged.
         layout: (pages, zero pages) of the pieces of the memory, (n,) each, in the order in which they are
             copied. Without it, zero pages are assumed to be spread evenly.
     """
@@ -30,6 +33,8 @@ class Memory:
     page_size: int
     layout: tuple[Floats, Floats] | None = None
     compression: float = 1.0
+    rewritten_rate: float | None = None
+    compare_s: float = 0.0
 
     def first_pass_bytes(self, policy: Policy) -> float:
         """Return the bytes on the link of a pass over all memory."""

@@ -111,6 +111,8 @@ class Observations:
         mappings: recent write rates, the fastest first.
         layout: positions of the zero pages, if they were counted.
         boundary_s: (n,) how long the end of each round took, NaN where unknown; None: not measured.
+        busy: share of the time for which the busiest thread of a virtual machine runs, in (0, 1]; None: not known.
+        run_pages: mean number of dirty pages that follow each other in memory; None: not known.
     """
 
     page_size: int
@@ -127,6 +129,8 @@ class Observations:
     mappings: tuple[MappingRate, ...] = field(default=())
     layout: Layout | None = None
     boundary_s: Floats | None = None
+    run_pages: float | None = None
+    busy: float | None = None
 
     @property
     def rounds(self) -> int:

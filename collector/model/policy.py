@@ -64,6 +64,12 @@ class PassSent:
     kept_bytes: float = 0.0
 
 
+def arms_s(policy: Policy, passes: int) -> float:
+    """Return the time before the first of a number of passes and between them."""
+    start_s = policy.boundary_s if policy.start_s is None else policy.start_s
+    return start_s + (passes - 1) * policy.boundary_s
+
+
 class Policy(Protocol):
     """Rules of a pre-copy.
 
@@ -75,6 +81,7 @@ class Policy(Protocol):
         endless: whether it continues forever when it does not converge.
         compares: whether pages whose contents were sent already are not sent again.
         boundary_s: time between two passes, in addition to sending.
+        start_s: time before the first pass; None: a boundary.
         stop_s: the fixed part of a stop: how long the target is stopped in addition to sending.
         counts_stop: whether the goal includes stop_s; otherwise it limits the sending alone.
         throttle: how the target is slowed down when it writes too fast, before it is; None: not at all.
@@ -103,6 +110,9 @@ class Policy(Protocol):
 
     @property
     def boundary_s(self) -> float: ...
+
+    @property
+    def start_s(self) -> float | None: ...
 
     @property
     def stop_s(self) -> float: ...
@@ -134,6 +144,7 @@ class Extras:
     """Hold what only some tools do: see Policy."""
 
     throttle: Throttle | None = None
+    start_s: float | None = None
     postcopy: bool = False
     timeout_s: float | None = None
     forced: bool = False

@@ -26,13 +26,19 @@ _MAX_BANDWIDTH = 20e9  # bytes per second: no machine reads its memory page by p
 def memory_of(fit: Fit, question: Question, policy: Policy, layout: Layout | None = None) -> Memory:
     """Return the memory to copy: as in the question, else as counted, else the present pages."""
     page = fit.page_size
+    rate, compare_s = None, 0.0
+    if question.copier is not None:
+        run = page * (1.0 if fit.run_pages is None else fit.run_pages)
+        rate = question.copier.of_runs(run) / question.compression
+        compare_s = question.copier.compare_s
     given = question.memory is not None or question.zero is not None
     if layout is not None and not given and policy.zero_page_bytes is not None:
         pages, zero = float(layout.pages.sum()), float(layout.zero.sum())
-        return Memory(pages, zero, page, (layout.pages, layout.zero), question.compression)
+        parts = layout.pages, layout.zero
+        return Memory(pages, zero, page, parts, question.compression, rate, compare_s)
     pages = fit.present if question.memory is None else question.memory / page
     zero = min((question.zero or 0.0) / page, pages)
-    return Memory(pages, zero, page, compression=question.compression)
+    return Memory(pages, zero, page, None, question.compression, rate, compare_s)
 
 
 def forecast(seen: Observations, question: Question, slack: float = 1.0) -> Answer:
@@ -61,7 +67,7 @@ def answer(
     """
 
     def policy_of(boundary_s: float) -> Policy:
-        return question.policy_for(question.downtime_s, boundary_s)
+        return question.policy_for(question.downtime_s, boundary_s, fit.busy)
 
     policy = policy_of(fit.stop.usual_s)
     memory = memory_of(fit, question, policy, layout)

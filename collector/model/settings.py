@@ -9,6 +9,7 @@ from redirty.collector.model.policy import Policy
 from redirty.collector.model.prediction import Answer
 from redirty.collector.model.simulation import simulate
 from redirty.collector.model.thresholds import min_bandwidth, min_downtime
+from redirty.collector.model.throttle import pace_of
 from redirty.collector.model.write_curve import WriteModel
 
 MAX_THROTTLE = 99  # percent, of QEMU's max-cpu-throttle
@@ -49,7 +50,7 @@ def _throttle(a: Answer) -> int | None:
 
     def converges(percent: int) -> bool:
         def written(elapsed_s: float) -> float:
-            return a.fit.curve(elapsed_s * (1 - percent / 100))
+            return a.fit.curve(elapsed_s * pace_of(percent, a.fit.busy or 1.0))
 
         return _converges(a, written, policy)
 

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, replace
 
 from redirty.collector.model.memory import Memory, share
-from redirty.collector.model.policy import PassSent, Policy, Remaining
+from redirty.collector.model.policy import PassSent, Policy, Remaining, arms_s
 from redirty.collector.model.rewrites import met_before_read, rewritten, written_again
 from redirty.collector.model.throttle import Throttle
 from redirty.collector.model.write_curve import WriteModel
@@ -110,12 +110,18 @@ class Simulation:
         self._unthrottled = written
         self._pace = 1.0  # share of the time for which the target runs
         self.policy = policy
-        self.bandwidth = bandwidth
+        self._link = bandwidth
         self.last_bandwidth = last_bandwidth
         self.passes: list[Pass] = []
         self._page_bytes = memory.page_bytes(policy)
         boundary_s = policy.boundary_s
         self._meanwhile_bytes = written(boundary_s) * self._page_bytes if boundary_s else 0.0
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second of the next pass: after the first one, the copier may be slower than the link."""
+        limit = self.memory.rewritten_rate
+        return self._link if limit is None or not self.passes else min(self._link, limit)
 
     def start(self) -> PassState:
         """Return the state before the first pass."""
@@ -134,9 +140,9 @@ class Simulation:
 
     def step(self, state: PassState) -> PassState | Outcome:
         """Make one pass. Return the state after it, or the outcome if no other pass follows."""
-        policy, page_bytes = self.policy, self._page_bytes
-        sent = policy.send(state.left, self.bandwidth, self._written_again)
-        took_s = sent.bytes / self.bandwidth
+        policy, page_bytes, bandwidth = self.policy, self._page_bytes, self.bandwidth
+        sent = policy.send(state.left, bandwidth, self._written_again)
+        took_s = sent.bytes / bandwidth + self._comparing_s(state.left)
         round_s = took_s + policy.boundary_s
         dirty = self.written(round_s) * page_bytes
         unsent = state.left.bytes - sent.bytes
@@ -152,10 +158,14 @@ class Simulation:
             to_do = unsent_whole - overlap + sum(order) / _PARTS * page_bytes
         else:
             to_do = unsent * (1 - share(overlap, unsent_whole)) + dirty
-        pending = (unsent_whole - overlap + dirty) / page_bytes * self.memory.page_size
+        pending = unsent_whole - overlap + dirty
+        if (
+            not policy.compares
+        ):  # other tools compare what is pending without compression and headers
+            pending = pending / page_bytes * self.memory.page_size
         left = Remaining(to_do, pending, meanwhile_bytes=self._meanwhile_bytes)
         if policy.stop(len(self.passes), left, self.bandwidth):
-            return self._stopped(to_do + self._meanwhile_bytes)
+            return self._stopped(to_do + self._meanwhile_bytes, comparing_s=self._comparing_s(left))
 
         throttle = state.throttle
         if throttle is not None:
@@ -249,13 +259,24 @@ class Simulation:
             return 0
         return 0 if to_do < state.least_bytes * (1 - _LESS) else state.stalled + 1
 
-    def _stopped(self, left: float, waited_s: float = 0.0) -> Outcome:
+    def _comparing_s(self, left: Remaining) -> float:
+        """Return the time in which a pass reads pages that are pending and turn out to be unchanged."""
+        if not self.policy.compares or not self.passes:
+            return 0.0
+        unchanged = max(left.pending_bytes - left.bytes, 0.0) / self._page_bytes
+        return unchanged * self.memory.compare_s
+
+    def _stopped(self, left: float, waited_s: float = 0.0, comparing_s: float = 0.0) -> Outcome:
         """Return the outcome of stopping the target, with this number of bytes left.
 
-        waited_s: until then passes like the last ones go on.
+        Args:
+            left: bytes on the link.
+            waited_s: until then passes like the last ones go on.
+            comparing_s: see _comparing_s().
         """
         policy = self.policy
-        last_pass = Pass(len(self.passes) + 1, left, left / (self.last_bandwidth or self.bandwidth))
+        took_s = left / (self.last_bandwidth or self.bandwidth) + comparing_s
+        last_pass = Pass(len(self.passes) + 1, left, took_s)
         passes = (*self.passes, last_pass)
         goal, downtime_s = policy.downtime_s, last_pass.duration_s + policy.stop_s
         if policy.postcopy:
@@ -264,9 +285,8 @@ class Simulation:
         return Outcome(
             converges=goal is None or limited_s <= goal * (1 + 1e-9),
             passes=passes,
-            # a boundary at the start, and one after each pass before the stop
             total_s=sum(p.duration_s for p in passes)
-            + len(passes) * policy.boundary_s
+            + arms_s(policy, len(passes))
             + policy.stop_s
             + waited_s,
             downtime_s=downtime_s,

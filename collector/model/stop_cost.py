@@ -34,6 +34,30 @@ class StopCost:
     boundaries: int = 0
 
 
+@dataclass(frozen=True)
+class StopSteps:
+    """Times in seconds of a stop in addition to copying, measured by stopping the target.
+
+    Attributes:
+        freeze_s: until all threads are stopped.
+        arm_s: arming, and finding what was written until the stop.
+        scan_s: finding the pages that exist.
+        flush_s: from the last page of the last pass until everything has arrived.
+        registers_s: reading the threads' states, until they run again.
+    """
+
+    freeze_s: float
+    arm_s: float
+    scan_s: float
+    flush_s: float
+    registers_s: float
+
+    @property
+    def total_s(self) -> float:
+        """All together."""
+        return self.freeze_s + self.arm_s + self.scan_s + self.flush_s + self.registers_s
+
+
 def measured(boundary_s: Floats) -> StopCost:
     """Return the fixed part of a stop from the boundaries of a target, (n,), NaN where unknown."""
     known = boundary_s[~np.isnan(boundary_s)][-_LATEST:]

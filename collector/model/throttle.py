@@ -17,12 +17,19 @@ _GIVEN_UP_S = 10.0  # without an action: it will not act any more
 _STEPS = 40  # of a bisection
 
 
+def pace_of(percent: float, busy: float) -> float:
+    """Return how fast a guest's program runs that needs a share `busy` of the time, throttled by some percent."""
+    return min((1 - percent / 100) / busy, 1.0)
+
+
 @dataclass(frozen=True)
 class Throttle:
     """The state of QEMU's throttling.
 
     Attributes:
         initial, increment, most: percent: cpu-throttle-initial, cpu-throttle-increment, max-cpu-throttle.
+        busy: share of the time for which the guest's vCPUs run unthrottled: what is idle anyway can be taken from it
+            without slowing it down.
         limit: bytes per second that the guest may write once it is limited; None: its vCPUs are throttled.
         percent: by which the vCPUs are throttled now; of a limited guest 100.
         high: checks above the threshold since the last action.
@@ -33,6 +40,7 @@ class Throttle:
     initial: int = 20
     increment: int = 10
     most: int = 99
+    busy: float = 1.0
     limit: float | None = None
     percent: int = 0
     high: int = 0
@@ -67,9 +75,9 @@ class Throttle:
         return replace(now, percent=percent, high=0, since_s=0.0)
 
     def pace(self, written: WriteModel, page_bytes: float) -> float:
-        """Return the share of the time for which the guest runs."""
+        """Return how fast the guest's program runs, 1 as without a throttle."""
         if self.limit is None or not self.percent:
-            return 1 - self.percent / 100
+            return pace_of(self.percent, self.busy)
         if written(PERIOD_S) * page_bytes <= self.limit * PERIOD_S:
             return 1.0
         low, high = 0.0, 1.0

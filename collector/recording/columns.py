@@ -9,6 +9,7 @@ ROUNDS = (
     "dirty_frames", "frameless_pages", "stayed_dirty_pages", "boundary_s",
     "written_1s_pages",
     "present_once_pages", "dirty_once_pages", "redirtied_once_pages",
+    "dirty_runs", "busiest_thread_s",
 )
 MAPPINGS = (
     "round", "pid", "start", "end", "perms", "mapping_class", "path",

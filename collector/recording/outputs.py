@@ -10,6 +10,7 @@ from typing import Any
 from redirty.collector.bpf.kernel_clock import kernel_ns
 from redirty.collector.files import FirstError
 from redirty.collector.foreign.symbols import Symbols
+from redirty.collector.linux.cpu_time import BusiestThreadSampler
 from redirty.collector.metrics.counted_once import OnceCounter
 from redirty.collector.metrics.frame_tracking import FrameTracker
 from redirty.collector.recording.events import EventFile
@@ -68,6 +69,9 @@ class Outputs:
         self.once = OnceCounter()
         self.once.start(recorder.spaces)
         self._sharers = Sharers(self._members())
+        self._busiest = None
+        if options.target.kind == "vm":
+            self._busiest = BusiestThreadSampler(*options.target.pids)
 
     def _target(self) -> dict[str, Any]:
         """Return the description of the target for meta.json."""
@@ -113,7 +117,8 @@ class Outputs:
             if space.pid not in self._names.processes:
                 self._names.note(space.pid)
         once = self.once.count(result, self._recorder.spaces)
-        self._recording.add(result, physical, once)
+        busiest_s = None if self._busiest is None else self._busiest.take()
+        self._recording.add(result, physical, once, busiest_s)
 
     def hurry(self) -> None:
         """See RoundSink."""

@@ -46,10 +46,12 @@ class Session:
         on_round: called after each round.
         on_armed: called once the target is armed.
         on_counted: called with the share of the memory that has been searched for zero pages.
+        on_planned: called when all planned rounds are done, while the target is still armed.
         interrupted: whether stop() was called.
         rounds, lost_events: number of rounds, and of events that the kernel side lost.
         by_log_only, pinned_kib, moved_pages: see tracking.members.Members.
         names: names of the target's processes.
+        begin_s: how long it took to arm the target for the first time; of a command 0.
     """
 
     def __init__(
@@ -67,9 +69,11 @@ class Session:
         self.on_round = on_round
         self.on_armed = on_armed
         self.on_counted = on_counted
+        self.on_planned: Callable[[Recorder], None] = lambda recorder: None
         self.interrupted = self._stopped = False
         self._finished = False
         self.rounds = 0
+        self.begin_s = 0.0
         self.lost_events = 0
         self.by_log_only = 0
         self.pinned_kib = 0
@@ -132,7 +136,9 @@ class Session:
             if isinstance(self.options.target, Command):
                 start_command(recorder, self.options.target)
             else:
+                started = time.monotonic()
                 recorder.begin()
+                self.begin_s = time.monotonic() - started
             self._sink = self._make_sink(self.options, recorder, self.names)
             if self.interrupted:  # meanwhile
                 self._sink.hurry()
@@ -176,6 +182,8 @@ class Session:
             )
             if to_its_end:
                 self._add(recorder.last_round())
+            if outcome == "planned":
+                self.on_planned(recorder)
         except BaseException:
             recorder.close()
             with contextlib.suppress(RedirtyError):  # the first error is the one to report

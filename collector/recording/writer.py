@@ -22,7 +22,7 @@ from redirty.collector.linux.maps import Mappings
 from redirty.collector.metrics.counted_once import CountedOnce
 from redirty.collector.metrics.frame_tracking import PhysicalRound
 from redirty.collector.metrics.page_counts import CurveSum, PageHistory
-from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, U64, count_in
+from redirty.collector.pageset import PAGE_SHIFT, PAGE_SIZE, U64, count_in, count_runs
 from redirty.collector.recording import columns, tlb
 from redirty.collector.recording.streaks import StreakFiles
 from redirty.collector.recording.write_curves import CurveFiles
@@ -123,6 +123,7 @@ class RecordingWriter:
         result: Round,
         physical: PhysicalRound | None = None,
         once: CountedOnce | None = None,
+        busiest_thread_s: float | None = None,
     ) -> None:
         """Write one round.
 
@@ -130,6 +131,7 @@ class RecordingWriter:
             result: the round.
             physical: its page frames, if they are recorded.
             once: the same round with every page counted once.
+            busiest_thread_s: CPU time of a virtual machine's busiest thread in it.
 
         Raises: RedirtyError when the disk is full; earlier rounds are kept.
         """
@@ -144,7 +146,9 @@ class RecordingWriter:
         self._tlb.append(tlb_rows)
         written_1s = self._curve_files.add(result, once)
         stayed = self._streaks.stayed_pages()
-        row = round_row(result, self.meta.hooks, physical, stayed, once, written_1s)
+        row = round_row(
+            result, self.meta.hooks, physical, stayed, once, written_1s, busiest_thread_s
+        )
         self._rounds.append_record(row)
         self.rounds += 1
         for space in result.spaces:
@@ -284,6 +288,7 @@ def round_row(
     stayed: int | None = None,
     once: CountedOnce | None = None,
     written_1s: float | None = None,
+    busiest_thread_s: float | None = None,
 ) -> dict[str, object]:
     """Return the row of rounds.csv, by column.
 
@@ -294,6 +299,7 @@ def round_row(
         stayed: pages that were dirty in the previous round, too; None if there was no previous round.
         once: the same round with every page counted once; None if that is not known.
         written_1s: pages written within a second, as last known; None if not known yet.
+        busiest_thread_s: CPU time of a virtual machine's busiest thread.
     """
     spaces = result.spaces
     dirty = sum(len(s.dirty) for s in spaces)
@@ -323,6 +329,8 @@ def round_row(
         "present_once_pages": None if once is None else once.present_pages,
         "dirty_once_pages": None if once is None else once.dirty_pages,
         "redirtied_once_pages": None if once is None else once.redirtied_pages,
+        "dirty_runs": sum(count_runs(s.dirty) for s in spaces),
+        "busiest_thread_s": busiest_thread_s,
         **_fault_counts(result.stats["kinds"].sum(axis=0), hooks),
     }
 

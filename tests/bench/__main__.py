@@ -25,6 +25,8 @@ GROUPS = {
     "mirror": "mirroring a target",
     "downtime": "the downtime asked for, and the one that was had",
     "converge": "mirrors as they were predicted",
+    "destinations": "mirrors that no rate limits, as they were predicted",
+    "verdicts": "verdicts about servers, and mirrors of them; ten minutes of a live one",
     "peers": "mirroring, next to CRIU and QEMU",
     "servers": "redis under load",
     "top": "the live screen",

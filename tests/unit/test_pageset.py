@@ -94,6 +94,7 @@ def test_runs_are_maximal(pages: set[int]) -> None:
     covered = [p for a, b in zip(starts.tolist(), ends.tolist(), strict=True) for p in range(a, b)]
     assert covered == sorted(pages)
     assert all(b < a for b, a in zip(ends.tolist(), starts.tolist()[1:], strict=False))
+    assert pageset.count_runs(made(pages)) == len(starts)
 
 
 @given(_PAGES, st.lists(st.tuples(_PAGE, st.integers(0, 2000)), max_size=12))

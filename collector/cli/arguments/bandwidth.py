@@ -10,6 +10,7 @@ from redirty.collector.errors import RedirtyError, UsageError
 from redirty.collector.units import parse_positive_time, parse_rate, show_bits, show_time
 
 if TYPE_CHECKING:
+    from redirty.collector.model.prediction import CopierSpeed
     from redirty.collector.net.link import LinkBandwidth
 
 _SAMPLE_S = 1.0
@@ -23,14 +24,14 @@ class Bandwidth:
         bytes_per_s: free bandwidth in bytes per second.
         source: its origin, one line for the user.
         link: the measured link; None when the rate was given.
-        copier: bytes of pages a second that the copier reaches here; None: not measured.
+        copier: what the copier reaches here; None: not measured.
         copier_limits: says that this is less than the link carries, and is what bytes_per_s is; empty: it is not.
     """
 
     bytes_per_s: float
     source: str
     link: LinkBandwidth | None = None
-    copier: float | None = None
+    copier: CopierSpeed | None = None
     copier_limits: str = ""
 
     def as_json(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from redirty.collector.errors import UsageError
 from redirty.collector.units import show_bits, show_bytes
 
 if TYPE_CHECKING:
-    from redirty.collector.mirror.calibration import Kind
+    from redirty.collector.mirror.calibration.copier import Kind
 
 _DEFAULT = "tls"  # how a mirror goes to another machine
 
@@ -47,28 +48,39 @@ def destination_of(options: argparse.Namespace, *, live: bool) -> Kind | None:
     measured = live or options.link is not None or options.to is not None
     if not ours or not (measured or options.destination is not None):
         return None
-    from redirty.collector.mirror.calibration import parse_kind
+    from redirty.collector.mirror.calibration.copier import parse_kind
 
     return parse_kind(
         _DEFAULT if options.destination is None else options.destination, "--destination"
     )
 
 
-def as_copied(bandwidth: Bandwidth, kind: Kind | None) -> Bandwidth:
+def as_copied(
+    bandwidth: Bandwidth, kind: Kind | None, pages: Callable[[], bytes], ratio: float | None
+) -> Bandwidth:
     """Return the bandwidth, or what the copier reaches here where that is less.
+
+    Args:
+        bandwidth: of the link.
+        kind: the destination; None: the bandwidth alone counts.
+        pages: returns pages like those that will be copied, if there are any; called for a compressed destination.
+        ratio: of the compression, as given; None: as measured with such pages, else not counted.
 
     Raises:
         RedirtyError: the copier's speed cannot be measured.
     """
     if kind is None:
         return bandwidth
-    from redirty.collector.mirror.calibration import copier_rate
+    from redirty.collector.mirror.calibration.copier import copier_speed
 
-    rate = copier_rate(kind)
+    speed = copier_speed(kind, pages() if kind.compressed else b"")
+    if kind.compressed and ratio is not None:
+        speed = replace(speed, ratio=ratio)
+    rate = speed.bytes_per_s / (speed.ratio or 1.0)
     if rate >= bandwidth.bytes_per_s:
-        return replace(bandwidth, copier=rate)
+        return replace(bandwidth, copier=speed)
     text = (
-        f"limited by the copier: {show_bytes(rate)}/s {kind} here, as measured now; the link would carry "
+        f"limited by the copier: {show_bytes(speed.bytes_per_s)}/s {kind} here, as measured now; the link would carry "
         f"{show_bits(bandwidth.bytes_per_s)}"
     )
-    return replace(bandwidth, bytes_per_s=rate, copier=rate, copier_limits=text)
+    return replace(bandwidth, bytes_per_s=rate, copier=speed, copier_limits=text)

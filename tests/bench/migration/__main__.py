@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.bench.migration import criu, run, table
+from tests.bench.migration.move import POLICIES, QEMU
 from tests.bench.migration.results import Load, Predicted, PreDump, Real, read, read_settings
 from tests.bench.migration.verdicts import compare, summary
 from tests.bench.migration.workloads import WORKLOADS, WorkloadMissingError
@@ -24,6 +25,7 @@ TROUBLE = (
     initramfs.InitramfsError,
 )
 FACTORS = (0.6, 0.85, 0.97, 1.05, 1.2, 1.6, 2.5, 5.0)
+OTHERS = (0.5, 0.85, 1.2, 2.5)  # for other policies than plain pre-copy
 QUICK = (0.7, 2.0)
 # Not a whole number of seconds: rounds would all start at the same moment of a workload that does
 # something each second, and W(t) would be that moment's.
@@ -46,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--quick", action="store_true", help="few and short: does it run?")
     found.add_argument("--times", metavar="X", type=float, nargs="+",
                        help="bandwidths in critical ones")  # fmt: skip
+    found.add_argument("--policy", metavar="NAME", action="append", choices=[*POLICIES],
+                       help="in addition to qemu (repeatable; default: all): " + ", ".join(POLICIES[1:]))  # fmt: skip
     found.add_argument("--downtime", metavar="S", type=float, default=0.3, help="default 0.3")
     found.add_argument("--patience", metavar="S", type=float,
                        help="after which a migration does not converge: default 120")  # fmt: skip
@@ -71,7 +75,10 @@ def show(out: Path) -> None:
     if rows:
         print("\n" + table.workloads(loads, rows))
         print(table.migrations(rows))
-        print(table.problems(predicted) + table.totals(summary(rows), settings), end="")
+        print(table.problems(predicted), end="")
+        for policy in dict.fromkeys(row.real.policy for row in rows):
+            own = [row for row in rows if row.real.policy == policy]
+            print(f"{policy}: " + table.totals(summary(own), settings), end="")
     if dumps := read(out, PreDump):
         print("\n" + table.predumps(dumps))
         print(criu.totals(dumps), end="")
@@ -102,7 +109,12 @@ def main() -> int:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     out = options.out or Path("bench-results") / f"migration-{stamp}"
     plan = run.Plan(
-        out.absolute(), settings, kernel, options.times or (QUICK if quick else FACTORS)
+        out.absolute(),
+        settings,
+        kernel,
+        options.times or (QUICK if quick else FACTORS),
+        options.times or (QUICK if quick else OTHERS),
+        [name for name in options.policy or POLICIES if name != QEMU],
     )
     run.prepare(plan)
     failed = False

@@ -17,16 +17,23 @@ _CANCEL_S = 30.0
 _CHECKS = 2  # lines of the guest that must come on the other side
 _ENDED = ("completed", "failed", "cancelled")
 _DIRTY_RATE_S = 1
+QEMU, AUTO_CONVERGE, POSTCOPY = "qemu", "qemu-auto-converge", "qemu-postcopy"
+POLICIES = (QEMU, AUTO_CONVERGE, POSTCOPY)
+# QEMU's capability for each policy
+_CAPABILITIES = {AUTO_CONVERGE: "auto-converge", POSTCOPY: "postcopy-ram"}
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Terms of a migration. bandwidth: bytes per second. patience_s: after which it is cancelled."""
+    """Terms of a migration. bandwidth: bytes per second. patience_s: after which it is cancelled. policy: one of
+    POLICIES.
+    """
 
     workload: str
     bandwidth: int
     downtime_s: float
     patience_s: float
+    policy: str = QEMU
 
 
 @dataclass
@@ -56,8 +63,18 @@ def move(source: Machine, destination: Machine, terms: Terms) -> Moved:
     """
     source.qmp.ask(
         "migrate-set-parameters",
-        {"max-bandwidth": terms.bandwidth, "downtime-limit": round(terms.downtime_s * 1000)},
+        {
+            "max-bandwidth": terms.bandwidth,
+            "max-postcopy-bandwidth": terms.bandwidth,
+            "downtime-limit": round(terms.downtime_s * 1000),
+        },
     )
+    for machine in (source, destination):
+        states = [
+            {"capability": name, "state": policy == terms.policy}
+            for policy, name in _CAPABILITIES.items()
+        ]
+        machine.qmp.ask("migrate-set-capabilities", {"capabilities": states})
     before = source.lines()
     samples: list[Sample] = []
     source.qmp.ask("migrate", {"uri": destination.uri})
@@ -76,6 +93,7 @@ def _watched(source: Machine, terms: Terms, each: Callable[[Sample], None]) -> d
     started = time.monotonic()
     last: dict[str, Any] = {}
     cancelled: float | None = None
+    switched = terms.policy != POSTCOPY
     while True:
         answer: dict[str, Any] = source.qmp.ask("query-migrate")
         now = time.monotonic() - started
@@ -85,6 +103,9 @@ def _watched(source: Machine, terms: Terms, each: Callable[[Sample], None]) -> d
         if answer["status"] == "active" and "ram" in answer and cancelled is None:
             last = answer
             each(_sample(terms, now, answer))
+            if not switched and answer["ram"]["dirty-sync-count"] > 1:  # the first pass has ended
+                source.qmp.ask("migrate-start-postcopy")
+                switched = True
         if now > terms.patience_s and cancelled is None:
             source.qmp.ask("migrate_cancel")
             cancelled = now
@@ -104,6 +125,8 @@ def _sample(terms: Terms, now: float, answer: dict[str, Any]) -> Sample:
         ram["transferred"],
         ram["dirty-pages-rate"],
         _seconds(answer.get("expected-downtime")),
+        terms.policy,
+        answer.get("cpu-throttle-percentage"),
     )
 
 
@@ -134,6 +157,8 @@ def real(
         guest_writes=guest.get("writes"),
         guest_wrong=guest.get("wrong"),
         guest_late_s=None if late is None else late / 1e9,
+        policy=terms.policy,
+        throttle_percent=max((s.throttle_percent or 0 for s in samples), default=None),
     )
 
 

@@ -63,18 +63,25 @@ def ask(directory: Path, bandwidth: float, policy: str, *more: object) -> Any:
         raise ProgramError(f"redirty predict ended with {done.code}: {reason}") from None
 
 
-def predict(load: Load, directory: Path, bandwidth: float, settings: Settings) -> Predicted:
+def predict(
+    load: Load, directory: Path, bandwidth: float, settings: Settings, policy: str = "qemu"
+) -> Predicted:
     """Predict a migration. Where redirty makes no prediction, its reason is in `problem`."""
     more = ["--downtime", f"{round(settings.downtime_s * 1000)}ms"]
     more += ["--last-bandwidth", f"{round(settings.last_bandwidth)}B"]
+    stop_s = load.stop_s.get(policy)
+    if stop_s:
+        more += ["--stop-cost", f"{stop_s * 1000:.1f}ms"]
     try:
-        answer = ask(directory, bandwidth, "qemu", *more)
+        answer = ask(directory, bandwidth, policy, *more)
     except ProgramError as e:
-        return Predicted(load.workload, bandwidth, problem=str(e))
-    return parse(load.workload, bandwidth, answer)
+        return Predicted(load.workload, bandwidth, problem=str(e), policy=policy)
+    return parse(load.workload, bandwidth, answer, policy)
 
 
-def parse(workload: str, bandwidth: float, answer: Mapping[str, Any]) -> Predicted:
+def parse(
+    workload: str, bandwidth: float, answer: Mapping[str, Any], policy: str = "qemu"
+) -> Predicted:
     """Parse `redirty predict --json`. An end for which JSON has no number (null) never comes."""
     converges = bool(answer["converges"])
     low, high = (answer.get(end) or {} for end in ("low", "high"))
@@ -92,6 +99,7 @@ def parse(workload: str, bandwidth: float, answer: Mapping[str, Any]) -> Predict
         high_downtime_s=_time(high["downtime_s"]) if "downtime_s" in high else None,
         min_bandwidth_bytes_per_s=answer.get("min_bandwidth_bytes_per_s"),
         basis=json.dumps(answer.get("basis", "")),
+        policy=policy,
     )
 
 

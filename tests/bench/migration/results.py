@@ -35,6 +35,8 @@ class Load:
         critical_bytes_per_s: the critical bandwidth by W(t) of the recording.
         formula_bytes_per_s: the same by W(t) of the guest's program alone, where that is known.
         qemu_dirty_bytes_per_s: calc-dirty-rate by page sampling, None where QEMU reported none.
+        qemu_stop_s, postcopy_stop_s: what a stop takes in addition to sending, of a migration that is not compared;
+            None: not measured.
     """
 
     workload: str
@@ -43,12 +45,20 @@ class Load:
     critical_bytes_per_s: float
     formula_bytes_per_s: float | None
     qemu_dirty_bytes_per_s: float | None
+    qemu_stop_s: float | None = None
+    postcopy_stop_s: float | None = None
+
+    @property
+    def stop_s(self) -> dict[str, float | None]:
+        """Seconds of a stop by policy."""
+        pre = self.qemu_stop_s
+        return {"qemu": pre, "qemu-auto-converge": pre, "qemu-postcopy": self.postcopy_stop_s}
 
 
 @dataclass(frozen=True)
 class Predicted:
     """A prediction. None for a value that is missing; `problem`: why there is no prediction at all. An end that
-    never comes is infinite.
+    never comes is infinite. policy: as `redirty predict` names it.
     """
 
     workload: str
@@ -65,6 +75,7 @@ class Predicted:
     min_bandwidth_bytes_per_s: float | None = None
     basis: str = ""
     problem: str = ""
+    policy: str = "qemu"
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,8 @@ class Real:
         setup_s: before the first page went out, part of total_s.
         guest_wrong: what the guest found wrong with its memory afterwards.
         guest_late_s: the longest the guest was ever kept waiting, where it reports that.
+        policy: how it was done, as `redirty predict` names it.
+        throttle_percent: by which QEMU throttled the guest at last.
     """
 
     workload: str
@@ -94,6 +107,8 @@ class Real:
     guest_writes: int | None
     guest_wrong: int | None
     guest_late_s: float | None
+    policy: str = "qemu"
+    throttle_percent: int | None = None
 
     @property
     def converged(self) -> bool:
@@ -122,6 +137,8 @@ class Sample:
     transferred_bytes: int
     dirty_pages_per_s: int
     expected_downtime_s: float | None
+    policy: str = "qemu"
+    throttle_percent: int | None = None
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from redirty.collector import VERSION
 
 from tests.bench.migration.guests import GuestError, Machine
 from tests.bench.migration.memory import ram, zero_pages
-from tests.bench.migration.move import Terms, dirty_rate, move
+from tests.bench.migration.move import POSTCOPY, QEMU, Moved, Terms, dirty_rate, move
 from tests.bench.migration.predict import predict, record, written
 from tests.bench.migration.qmp import QmpError
 from tests.bench.migration.results import (
@@ -32,18 +32,27 @@ from tests.vm.kernels import Kernel
 KERNEL = "6.1"
 RECORDINGS = "recordings"
 _SETTLED_LINES = 5
+_EASY = 8.0  # times the critical bandwidth: every migration ends soon
 # Failures of a guest, or of what asks it.
 TROUBLE = (GuestError, QmpError, ProgramError, OSError)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a run. factors: bandwidths, as multiples of each guest's critical one."""
+    """The plan of a run.
+
+    Attributes:
+        factors: bandwidths of plain migrations, as multiples of each guest's critical one.
+        others: the same for migrations with each of the policies.
+        policies: other ones than QEMU's plain pre-copy.
+    """
 
     out: Path
     settings: Settings
     kernel: Kernel
     factors: Sequence[float]
+    others: Sequence[float] = ()
+    policies: Sequence[str] = ()
 
 
 def settings_of(
@@ -74,50 +83,73 @@ def prepare(plan: Plan) -> None:
 
 
 def measure(plan: Plan, load: Workload) -> None:
-    """Measure one workload: boot, record, predict all, migrate at each bandwidth.
+    """Measure one workload: boot, record, see what a stop takes, predict all, migrate at each bandwidth.
 
     Raises: TROUBLE.
     """
     with scratch("migration") as work:
-        machine = Machine(work, 0, plan.kernel, load)
+        guests = _Guests(plan, load, work)
         try:
-            machine.wait_lines(_SETTLED_LINES)
-            found = recorded(plan, load, machine)
+            guests.here.wait_lines(_SETTLED_LINES)
+            found = guests.with_stops(recorded(plan, load, guests.here))
             append(plan.out, [found])
             say(f"{load.name}: critical at {found.critical_bytes_per_s / 2**20:.1f} MiB/s")
-            bandwidths = [round(found.critical_bytes_per_s * factor) for factor in plan.factors]
             recording = plan.out / RECORDINGS / load.name
-            for bandwidth in bandwidths:
-                append(plan.out, [predict(found, recording, bandwidth, plan.settings)])
             # The fastest first: a guest that does not survive a migration shows early.
-            for number, bandwidth in enumerate(sorted(bandwidths, reverse=True), 1):
-                machine = _moved(plan, load, machine, work, number, bandwidth)
+            jobs = [
+                (policy, round(found.critical_bytes_per_s * factor))
+                for policy in (QEMU, *plan.policies)
+                for factor in sorted(plan.factors if policy == QEMU else plan.others, reverse=True)
+            ]
+            for policy, bandwidth in jobs:
+                append(plan.out, [predict(found, recording, bandwidth, plan.settings, policy)])
+            for policy, bandwidth in jobs:
+                moved = guests.move(policy, bandwidth)
+                append(plan.out, [moved.real, *moved.samples])
         finally:
-            machine.close()
+            guests.here.close()
 
 
-def _moved(
-    plan: Plan, load: Workload, machine: Machine, work: Path, number: int, bandwidth: int
-) -> Machine:
-    """Migrate; return the machine in which the guest is afterwards, the other one having ended."""
-    limits = plan.settings
-    terms = Terms(load.name, bandwidth, limits.downtime_s, limits.patience_s)
-    destination = Machine(work, number, plan.kernel, load, arriving=True)
-    other = destination
-    try:
-        moved = move(machine, destination, terms)
-        append(plan.out, [moved.real, *moved.samples])
-        if moved.real.converged:
-            machine, other = destination, machine
-        say(
-            f"{load.name}: {bandwidth / 2**20:.1f} MiB/s: {moved.real.status}, {moved.real.passes} "
-            f"passes, {moved.real.total_s:.1f} s"
-        )
-        if moved.real.guest_wrong:
-            raise GuestError(f"{load.name}: {moved.real.guest_wrong} pages of the guest are wrong")
-    finally:
-        other.close()
-    return machine
+class _Guests:
+    """Moves a guest from machine to machine. here: the machine in which it is."""
+
+    def __init__(self, plan: Plan, load: Workload, work: Path) -> None:
+        self._plan, self._load, self._work = plan, load, work
+        self._started = 1
+        self.here = Machine(work, 0, plan.kernel, load)
+
+    def move(self, policy: str, bandwidth: int) -> Moved:
+        """Migrate it; the machine in which it is not afterwards has ended."""
+        plan, load = self._plan, self._load
+        limits = plan.settings
+        terms = Terms(load.name, bandwidth, limits.downtime_s, limits.patience_s, policy)
+        other = destination = Machine(self._work, self._started, plan.kernel, load, arriving=True)
+        self._started += 1
+        try:
+            moved = move(self.here, destination, terms)
+            real = moved.real
+            if real.converged:
+                self.here, other = destination, self.here
+            say(
+                f"{load.name}: {policy} at {bandwidth / 2**20:.1f} MiB/s: {real.status}, {real.passes} passes, "
+                f"{real.total_s:.1f} s"
+            )
+            if real.guest_wrong:
+                raise GuestError(f"{load.name}: {real.guest_wrong} pages of the guest are wrong")
+        finally:
+            other.close()
+        return moved
+
+    def with_stops(self, load: Load) -> Load:
+        """Return the workload with what its stops take: those of a plain migration, and of a post-copy."""
+        bandwidth = round(load.critical_bytes_per_s * _EASY)
+        real = self.move(QEMU, bandwidth).real
+        sending_s = real.downtime_bytes / self._plan.settings.last_bandwidth
+        plain_s = max((real.downtime_s or 0.0) - sending_s, 0.0)
+        postcopy_s = None
+        if POSTCOPY in self._plan.policies:
+            postcopy_s = self.move(POSTCOPY, bandwidth).real.downtime_s
+        return replace(load, qemu_stop_s=plain_s, postcopy_stop_s=postcopy_s)
 
 
 def recorded(plan: Plan, load: Workload, machine: Machine) -> Load:
@@ -144,4 +176,5 @@ def predict_again(out: Path) -> None:
     loads = {load.workload: load for load in read(out, Load)}
     for old in read(out, Predicted):
         recording = out / RECORDINGS / old.workload
-        append(out, [predict(loads[old.workload], recording, old.bandwidth, settings)])
+        load = loads[old.workload]
+        append(out, [predict(load, recording, old.bandwidth, settings, old.policy)])

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 from tests.bench.migration.results import Load, Predicted, PreDump, Settings
-from tests.bench.migration.verdicts import NEAR, Comparison, Summary
+from tests.bench.migration.verdicts import NEAR, PLAIN, Comparison, Summary
 
 _MIB = 1 << 20
-TOTAL_GOAL, BYTES_GOAL, PAGES_GOAL = 0.05, 0.05, 0.05
+TOTAL_GOAL, BYTES_GOAL, PAGES_GOAL, DOWNTIME_GOAL = 0.05, 0.05, 0.05, 0.20
 _HEADINGS = (
-    "workload", "MiB/s", "critical", "ends", "real", "passes", "real", "total s", "interval", "real",
-    "error", "MiB", "real", "error", "down ms", "real", "QEMU's", "late s",
+    "workload", "policy", "MiB/s", "critical", "ends", "real", "passes", "real", "total s", "interval", "real",
+    "error", "MiB", "real", "error", "down ms", "real", "QEMU's", "late s", "throttled",
 )  # fmt: skip
 
 
@@ -32,7 +32,8 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 def migrations(rows: Sequence[Comparison]) -> str:
     """Return a line for each migration; in each group the prediction is first, then the result."""
-    ordered = sorted(rows, key=lambda row: row.real.bandwidth)
+    policies = list(dict.fromkeys(row.real.policy for row in rows))
+    ordered = sorted(rows, key=lambda r: (policies.index(r.real.policy), r.real.bandwidth))
     names = dict.fromkeys(row.load.workload for row in rows)
     cells = [_cells(row) for name in names for row in ordered if row.load.workload == name]
     return columns([_HEADINGS, *cells])
@@ -44,6 +45,7 @@ def _cells(row: Comparison) -> tuple[str, ...]:
     ended = real.converged
     return (
         row.load.workload,
+        real.policy,
         f"{real.bandwidth / _MIB:.1f}",
         f"{row.times_critical:.2f}",
         row.predicted_verdict + mark,
@@ -61,6 +63,7 @@ def _cells(row: Comparison) -> tuple[str, ...]:
         number(_over(real.downtime_s, 1e-3), ".0f") if ended else "",
         number(_over(real.expected_downtime_s, 1e-3), ".0f"),
         number(real.guest_late_s, ".2f"),
+        f"{real.throttle_percent} %" if real.throttle_percent else "",
     )
 
 
@@ -70,7 +73,11 @@ def workloads(loads: Sequence[Load], rows: Sequence[Comparison]) -> str:
                 "ended at", "QEMU's dirty rate MiB/s")  # fmt: skip
     cells = []
     for load in loads:
-        own = [row.real for row in rows if row.load.workload == load.workload]
+        own = [
+            row.real
+            for row in rows
+            if row.load.workload == load.workload and row.real.policy == PLAIN
+        ]
         failed = max((real.bandwidth for real in own if not real.converged), default=None)
         ended = min((real.bandwidth for real in own if real.converged), default=None)
         cells.append(
@@ -95,7 +102,7 @@ def totals(found: Summary, settings: Settings) -> str:
         "end that was predicted, too",
         f"median error of total time {middle(found.total_error)} (goal {TOTAL_GOAL:.0%}), of "
         f"bytes {middle(found.bytes_error)} (goal {BYTES_GOAL:.0%}), of downtime "
-        f"{middle(found.downtime_error)}",
+        f"{middle(found.downtime_error)} (goal {DOWNTIME_GOAL:.0%})",
         f"wrong verdicts: {found.wrong_far} (goal 0); within {NEAR:.0%} of the critical bandwidth "
         f"{found.wrong_near}; uncertain: {found.uncertain_near} there, {found.uncertain_far} elsewhere",
         f"does not converge: not ended within {settings.patience_s:g} s",

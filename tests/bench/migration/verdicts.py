@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tests.bench.migration.results import Load, Predicted, Real
 
+PLAIN = "qemu"
 NEAR = 0.10  # of the critical bandwidth: where no verdict is required
 YES, NO, UNCERTAIN, NONE = "yes", "no", "uncertain", "-"
 
@@ -34,8 +35,8 @@ class Comparison:
 
     @property
     def near(self) -> bool:
-        """True if it is so near the critical bandwidth that the verdict may be left open."""
-        return abs(self.times_critical - 1) <= NEAR
+        """True if it is so near the critical bandwidth of a plain migration that the verdict may be left open."""
+        return self.real.policy == PLAIN and abs(self.times_critical - 1) <= NEAR
 
     @property
     def predicted_verdict(self) -> str:
@@ -93,9 +94,14 @@ def compare(
 ) -> list[Comparison]:
     """Pair each migration with the last prediction made for it."""
     by_name = {load.workload: load for load in loads}
-    predictions = {(p.workload, p.bandwidth): p for p in predicted}
+    predictions = {(p.workload, p.bandwidth, p.policy): p for p in predicted}
     return [
-        Comparison(by_name[r.workload], r, predictions.get((r.workload, r.bandwidth)), patience_s)
+        Comparison(
+            by_name[r.workload],
+            r,
+            predictions.get((r.workload, r.bandwidth, r.policy)),
+            patience_s,
+        )
         for r in reals
     ]
 

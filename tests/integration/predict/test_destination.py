@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from redirty.collector.mirror.calibration import LOCAL, Kind, copier_rate
+from redirty.collector.mirror.calibration.copier import LOCAL, Kind, copier_speed
 
 from tests.support.error_assertions import COULD_NOT, WRONG_USAGE, assert_refused
 from tests.support.paths import TESTS
@@ -42,7 +42,7 @@ def test_a_directory_limits_what_the_link_does_not(tmp_path: Path) -> None:
 
 
 def test_the_rate_is_that_of_pages(tmp_path: Path) -> None:
-    assert copier_rate(Kind(LOCAL, directory=tmp_path)) > 0
+    assert copier_speed(Kind(LOCAL, directory=tmp_path)).bytes_per_s > 0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,58 +13,12 @@ import pytest
 from redirty.tui.readers.recording import LoadedRecording
 
 from tests.support.redirty_cli import run_redirty
-from tests.support.servers import Server, postgres
+from tests.support.servers import postgres
+from tests.support.shared_program import ALL, HOT, shared_program
 from tests.support.tested_methods import METHOD_OPTIONS
 from tests.tiers import require_root
 
 PAGE = 4096
-HOT, ALL = 2048, 12288  # pages that are written again and again, and all
-
-# Fills shared memory, then writes its first pages again and again: by four children that inherit it, by a second
-# program that maps a part of it elsewhere, or through a second mapping of the same process.
-_PROGRAM = """
-import ctypes, mmap, os, sys, time
-kind, ready, hot, pages = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-
-def fork():
-    # The child ends with its parent, which the test ends.
-    child = os.fork()
-    if child == 0:
-        ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
-    return child
-
-def write(*areas):
-    byte = 0
-    while True:
-        byte = byte % 255 + 1
-        for area in areas:
-            for page in range(hot):
-                area[page << 12] = byte
-        time.sleep(0.05)
-
-if kind == "second":
-    fd = int(sys.argv[5])
-    write(mmap.mmap(fd, (pages // 2) << 12))
-fd = os.memfd_create("shared")
-os.ftruncate(fd, pages << 12)
-area = mmap.mmap(-1 if kind == "prefork" else fd, pages << 12)
-for at in range(0, pages << 12, 1 << 20):
-    area[at : at + (1 << 20)] = os.urandom(1 << 20)
-if kind == "prefork":
-    for _ in range(4):
-        if fork() == 0:
-            write(area)
-if kind == "memfd" and fork() == 0:
-    os.set_inheritable(fd, True)
-    os.execv(sys.executable, [sys.executable, __file__, "second", ready, str(hot), str(pages), str(fd)])
-open(ready, "w").close()
-if kind == "prefork":
-    time.sleep(1_000_000)
-elif kind == "twice":
-    write(area, mmap.mmap(fd, pages << 12))
-else:
-    write(area)
-"""
 
 
 def first_pass_of_a_mirror(pid: int, directory: Path) -> dict[str, Any]:
@@ -93,16 +46,9 @@ def record(pid: int, directory: Path, *words: object) -> pd.DataFrame:
 @pytest.mark.parametrize(("kind", "mapped_by"), [("prefork", 4), ("memfd", 2), ("twice", 2)])
 def test_a_page_that_many_write_is_one_page(kind: str, mapped_by: int, tmp_path: Path) -> None:
     require_root()
-    program, ready = tmp_path / "program.py", tmp_path / "ready"
-    program.write_text(_PROGRAM)
-    words = [sys.executable, program, kind, ready, HOT, ALL]
-    server = Server(["setpriv", "--pdeathsig", "KILL", "--", *words], tmp_path, signal.SIGKILL)
-    try:
-        server.wait_ready(ready.exists)
+    with shared_program(kind, tmp_path) as server:
         rounds = record(server.pid, tmp_path / "rec", "1s", 4)
         first = first_pass_of_a_mirror(server.pid, tmp_path / "mirror")
-    finally:
-        server.close()
     once, sums = rounds["dirty_once_pages"], rounds["dirty_pages"]
     # A process writes little more than that: its stack, the heap of its interpreter.
     assert HOT <= once.max() < HOT + 1000

@@ -58,7 +58,8 @@ def older(recording: Path) -> Path:
     for name in ("rounds", "curves"):
         path = recording / f"{name}.csv"
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        table = table[[c for c in table.columns if "once" not in c]]
+        first = next(i for i, column in enumerate(table.columns) if "once" in column)
+        table = table.iloc[:, :first]
         table.to_csv(path, index=False, lineterminator="\r\n")
     return recording
 

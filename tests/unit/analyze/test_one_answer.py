@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from redirty.collector.analyze import prediction_text
 from redirty.collector.analyze.observations import observe
 from redirty.collector.cli import main as cli
 from redirty.collector.folders import Folder
@@ -21,7 +22,9 @@ from redirty.collector.mirror.observer import PassReport
 from redirty.collector.mirror.pipeline import PassCounts
 from redirty.collector.mirror.request import MirrorRequest
 from redirty.collector.mirror.transport.destination import Destination
+from redirty.collector.model.predict import as_json, forecast
 from redirty.collector.model.prediction import Question
+from redirty.collector.model.stop_cost import StopSteps
 from redirty.collector.pageset import PAGE_SIZE
 from redirty.collector.recording.zeros import write_zeros
 from redirty.collector.target.targets import TargetSet
@@ -243,6 +246,29 @@ def test_text_and_json_list_the_parts_and_they_add_up(
     for part in ("first pass", "arms", "final pass", "stop"):
         assert f"\n  {part}" in block, part
     assert "arm 4.0 ms" in block
+
+
+STEPS = StopSteps(freeze_s=0.002, arm_s=0.003, scan_s=0.005, flush_s=0.0, registers_s=0.001)
+
+
+def test_measured_steps_of_a_stop_take_the_place_of_boundaries(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = observe(recorded(KINDS["busy moments"], tmp_path / "rec"))
+    alone = Question(BYTES_PER_S)
+    found = as_json(forecast(seen, replace(alone, stop_steps=STEPS)))
+    stop = found["parts"]["stop"]
+    names = ("freeze_s", "arm_s", "scan_s", "registers_s", "commit_s")
+    assert [stop[name] for name in names] == [0.002, 0.003, 0.005, 0.001, 0.0]
+    assert found["parts"]["stop_s"] == 0.011
+    assert found["parts"]["arms_s"] == as_json(forecast(seen, alone))["parts"]["arms_s"]
+    later = as_json(forecast(seen, replace(alone, stop_steps=STEPS, start_s=0.1)))
+    assert later["parts"]["arms_s"] == pytest.approx(found["parts"]["arms_s"] + 0.1 - 0.004)
+    assert later["total_s"] == pytest.approx(found["total_s"] + 0.1 - 0.004)
+    given = replace(alone, stop_steps=STEPS, stop_cost_s=0.05)
+    assert as_json(forecast(seen, given))["parts"]["stop_s"] == 0.05
+    text = prediction_text.as_text(forecast(seen, alone), found)
+    assert "freeze 2.0 ms, arm 3.0 ms, scan 5.0 ms, registers 1.0 ms\n" in text
 
 
 def test_a_given_stop_cost_takes_the_place_of_the_measured_one(

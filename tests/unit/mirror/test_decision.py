@@ -19,9 +19,13 @@ from redirty.collector.pageset import from_pages
 
 
 def situation(
-    *left: float, rate: float = 100.0, fixed_s: float = 0.0, elapsed_s: float = 0.0
+    *left: float,
+    rate: float = 100.0,
+    fixed_s: float = 0.0,
+    elapsed_s: float = 0.0,
+    stops: int = 0,
 ) -> Situation:
-    return Situation(len(left), left, rate, fixed_s, elapsed_s)
+    return Situation(len(left), left, rate, fixed_s, elapsed_s, stops)
 
 
 def test_each_situation_has_its_decision() -> None:
@@ -30,7 +34,7 @@ def test_each_situation_has_its_decision() -> None:
     assert decide(goals, situation(21)).action == PASS
     assert decide(goals, situation(19, fixed_s=0.05)).action == PASS
     assert decide(goals, situation(1, fixed_s=0.3)).action == PASS, "it may have been a busy moment"
-    assert decide(goals, situation(1, 1, 1, fixed_s=0.3)).action == GIVE_UP
+    assert decide(goals, situation(1, 1, 1, fixed_s=0.3, stops=1)).action == GIVE_UP
     assert decide(goals, situation(90, 80, 70, 60, 50, 40, 30)).action == PASS
     stuck = decide(goals, situation(30, *[30] * 6))
     assert stuck.action == GIVE_UP and "did not reduce" in stuck.reason
@@ -60,3 +64,18 @@ def test_hot_pages_are_deferred_if_they_used_to_be_dirtied_again() -> None:
     assert len(defer([[cold, hot, hot]], [hot], 100)[0]) == 0
     first, then = cold_first(rounds[0], hot | cold)
     assert (first, then) == (cold, hot)
+
+
+def test_what_only_seems_to_take_too_long_is_tried_once() -> None:
+    """The boundaries were measured while the target ran; a stop is ended when the goal has passed."""
+    goals = Goals(downtime_s=0.2)
+    tried = decide(goals, situation(1, 1, 1, fixed_s=0.5))
+    assert tried.action == QUIESCE and tried.reason.endswith("one stop will tell")
+    assert decide(goals, situation(1, 1, 1, fixed_s=0.5, stops=1)).action == GIVE_UP
+    assert decide(goals, situation(1, 1, 1, fixed_s=0.61)).action == GIVE_UP, "hopeless"
+    sending = situation(30, 30, 30, fixed_s=0.5)
+    assert decide(goals, sending).action == GIVE_UP, "sending alone takes longer"
+    stuck = [10.0] * 8
+    assert decide(goals, situation(*stuck, fixed_s=0.15)).action == QUIESCE
+    assert decide(goals, situation(*stuck, fixed_s=0.15, stops=1)).action == GIVE_UP
+    assert decide(goals, situation(*([25.0] * 8), fixed_s=0.15)).action == GIVE_UP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from redirty.collector.errors import UsageError
@@ -89,6 +90,20 @@ def test_the_steps_of_a_throttle() -> None:
     short = Throttle().after(100.0, 90.0, 0.4).after(100.0, 90.0, 0.4)
     assert short.high == 0, "a period is more than a second"
     assert short.after(100.0, 90.0, 0.4).high == 1
+
+
+def test_a_guest_that_idles_is_throttled_less_than_its_cpus() -> None:
+    """A vCPU that is busy for a quarter of the time is not slowed down when 60 % is taken."""
+    paces = [Throttle(percent=p, busy=0.25).pace(lambda t: t, PAGE) for p in (0, 60, 80, 90)]
+    assert paces == pytest.approx([1.0, 1.0, 0.8, 0.4])
+    seen = record(cyclic_writer(20_000, 1.5 * PER_S), 12, 0.25, PAGES)
+    question = Question(PER_S * (PAGE + 8), 0.01, "qemu-auto-converge")
+    busy, idle = (forecast(replace(seen, busy=b), question) for b in (1.0, 0.25))
+    assert busy.middle.converges and idle.middle.converges
+    assert idle.middle.total_s > busy.middle.total_s
+    plain = replace(question, policy="qemu")
+    least = [as_json(forecast(replace(seen, busy=b), plain))["settings"] for b in (1.0, 0.25)]
+    assert [s["throttle_percent"] for s in least] == pytest.approx([34, 84], abs=2)
 
 
 def test_a_dirty_limit_has_the_closed_form() -> None:

@@ -13,6 +13,7 @@ from redirty.collector.model.hypervisors import Qemu
 from redirty.collector.model.memory import Memory
 from redirty.collector.model.policies import policy_of
 from redirty.collector.model.policy import Fixed, Goal, Remaining, Xen
+from redirty.collector.model.prediction import CopierSpeed
 from redirty.collector.model.rewrites import written_again
 from redirty.collector.model.simulation import simulate
 from redirty.collector.model.thresholds import min_bandwidth, min_downtime
@@ -197,6 +198,33 @@ def test_the_last_pass_may_be_quicker() -> None:
     fast = simulate(memory, written, Qemu(0.3), 30e6, 3e9)
     assert fast.passes[:-1] == slow.passes[:-1]
     assert fast.downtime_s == pytest.approx(slow.downtime_s / 100)
+
+
+def test_rewritten_pages_lie_scattered_and_are_copied_more_slowly() -> None:
+    """Passes after the first one take the copier's time for short runs, where the link is faster."""
+    pages, per_s, rate = 10_000.0, 1_000.0, 10_000 * PAGE
+    speed = CopierSpeed(bytes_per_s=2 * rate, run_s=0.5 * PAGE / rate)
+    assert speed.of_runs(PAGE) == pytest.approx(rate)
+    assert speed.of_runs(1e9 * PAGE) == pytest.approx(2 * rate)
+    memory = Memory(pages, 0, PAGE, rewritten_rate=speed.of_runs(PAGE) / 4)
+    found = simulate(memory, cyclic(pages, per_s), Fixed(3), rate)
+    expected = [1.0, 0.4, 0.16, 0.064]
+    assert [p.duration_s for p in found.passes] == pytest.approx(expected)
+    slow_link = simulate(memory, cyclic(pages, per_s), Fixed(3), rate / 8)
+    assert slow_link == simulate(Memory(pages, 0, PAGE), cyclic(pages, per_s), Fixed(3), rate / 8)
+    quick = simulate(memory, cyclic(pages, per_s), Fixed(3), rate, last_bandwidth=2 * rate)
+    assert quick.downtime_s == pytest.approx(0.064 / 8), "given, so it counts"
+
+
+@pytest.mark.parametrize("policy", [Goal(0.1), Goal(0.1, keep_hot=False)])
+def test_a_compressed_mirror_has_room_for_more_pages_in_its_downtime(policy: Goal) -> None:
+    """Bytes on the link have to fit the goal: four times the pages, four times smaller."""
+    written = uniform(20_000, 6_000)
+    whole = Memory(50_000, 0, PAGE)
+    small = Memory(50_000, 0, PAGE, compression=4.0)
+    needed = min_bandwidth(whole, written, policy)
+    assert needed is not None
+    assert min_bandwidth(small, written, policy) == pytest.approx(needed / 4, rel=0.01)
 
 
 @pytest.mark.parametrize("bandwidth", [0.0, -1.0, math.nan])

@@ -132,7 +132,7 @@ def test_wrong_verdicts_count_apart_near_the_critical_bandwidth() -> None:
     assert (found.migrations, found.predictions, found.compared) == (5, 5, 2)
     assert found.total_error == pytest.approx(4.2 / REAL.total_s - 1)
     shown = table.migrations(rows)
-    assert [line.split()[3:6] for line in shown.splitlines()[2:]] == [
+    assert [line.split()[4:7] for line in shown.splitlines()[2:]] == [
         ["no", "no", "8"], ["yes", "~", "no"], ["yes", "!", "no"], ["yes", "yes", "7"],
         ["uncertain", "yes", "7"],
     ]  # fmt: skip
