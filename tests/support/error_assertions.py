@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,7 @@ COULD_NOT, WRONG_USAGE, TARGET_ENDED = 1, 2, 3
 def assert_refused(done: Done, code: int, *words: str) -> None:
     """Assert one error line that contains the given words."""
     assert done.code == code, done
-    assert done.out == "", done
+    assert only_an_error(done.out, done.err), done
     lines = done.lines
     assert len(lines) == 1, done
     assert lines[0].startswith("redirty: "), done
@@ -22,6 +23,14 @@ def assert_refused(done: Done, code: int, *words: str) -> None:
         assert word not in done.err, done
     for word in words:
         assert word in lines[0], done
+
+
+def only_an_error(out: str, err: str) -> bool:
+    """Return whether stdout has nothing, or with --json the same error as stderr and nothing else."""
+    if not out:
+        return True
+    found = json.loads(out)
+    return found.keys() == {"schema", "error"} and err == f"redirty: {found['error']['message']}\n"
 
 
 def assert_valid(directory: Path) -> int:

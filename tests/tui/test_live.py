@@ -144,7 +144,7 @@ def test_cost_is_on_the_screen() -> None:
             await run_app_until(pilot, lambda: "tracing costs" in text(pilot), "the cost")
             assert screen.shown is not None
             assert screen.shown.cost is not None
-            assert screen.shown.cost.share == pytest.approx((2000 * 4e-6 + 0.001) / 0.5)
+            assert screen.shown.cost.share == pytest.approx(2000 * 4e-6 + 0.001)
 
     run(test())
 

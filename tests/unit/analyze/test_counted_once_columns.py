@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from redirty.collector.analyze import counted_once, load, observations, summary
 from redirty.collector.bpf import abi
@@ -20,6 +19,7 @@ from redirty.tui.readers.recording import LoadedRecording
 from redirty.tui.snapshots.history import History
 
 from tests.support.factories import MAPPINGS, meta, pages
+from tests.support.older_recording import drop_columns
 
 SHOWN = Shown.of((m, 0) for m in MAPPINGS.items if m.shared)
 SHARED, OWN = range(0x20, 0x30), range(0x10, 0x14)
@@ -55,12 +55,8 @@ def recording(tmp_path: Path) -> Path:
 
 def older(recording: Path) -> Path:
     """Take away what an older redirty did not write."""
-    for name in ("rounds", "curves"):
-        path = recording / f"{name}.csv"
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        first = next(i for i, column in enumerate(table.columns) if "once" in column)
-        table = table.iloc[:, :first]
-        table.to_csv(path, index=False, lineterminator="\r\n")
+    drop_columns(recording, "rounds", "present_once_pages")
+    drop_columns(recording, "curves", "dirty_once_pages")
     return recording
 
 

@@ -19,6 +19,7 @@ from redirty.collector.recording.events import EventFile
 from redirty.collector.recording.writer import RecordingWriter
 
 from tests.support.factories import meta, one_round
+from tests.support.older_recording import drop_columns
 from tests.unit.metrics.test_streaks import of, record, streaks_of
 
 
@@ -90,12 +91,9 @@ def test_unknown_statistics_are_none(tmp_path: Path, written: list[set[int]]) ->
 
 def test_an_older_recording_has_none_of_it(tmp_path: Path) -> None:
     rec = record(tmp_path / "rec", [{16, 17}, {16, 17}])
-    for name in ("rounds", "mappings", "pages"):
-        table = pd.read_csv(rec / f"{name}.csv", keep_default_na=False)
-        newer = {"stayed_dirty_pages", "boundary_s", "written_1s_pages", "runs"}
-        newer |= {c for c in table.columns if "once" in c}
-        older = table[[c for c in table.columns if c not in newer]]
-        older.to_csv(rec / f"{name}.csv", index=False, lineterminator="\r\n")
+    for name in ("rounds", "mappings"):
+        drop_columns(rec, name, "stayed_dirty_pages")
+    drop_columns(rec, "pages", "runs")
     (rec / "runs.csv").unlink()
     (rec / "working_set.csv").unlink()
     s = summed(rec)

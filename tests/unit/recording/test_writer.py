@@ -24,6 +24,7 @@ from redirty.collector.recording.writer import RecordingWriter, page_classes
 from redirty.collector.tracking.rounds import Round, SpaceRound
 
 from tests.support.factories import EVERYTHING, MAPPINGS, meta, one_round, pages
+from tests.support.older_recording import drop_columns
 
 # What scripts of users rely on, spelled out: a change here breaks them.
 PROMISED = {
@@ -179,7 +180,7 @@ def test_columns_that_this_kernel_cannot_fill_are_empty(tmp_path: Path) -> None:
         "scan_pages", "missed_pages", "tlb_flushes", "tlb_flush_s", "first_touch_faults",
         "write_protect_faults", "cow_faults", "mkwrite_faults", "huge_faults",
         "dirty_frames", "frameless_pages", "stayed_dirty_pages",
-        "present_once_pages", "dirty_once_pages", "redirtied_once_pages",
+        "present_once_pages", "dirty_once_pages", "redirtied_once_pages", "busiest_thread_s",
     }  # fmt: skip
 
 
@@ -331,15 +332,13 @@ def test_stacks_are_folded_with_the_writer_last(tmp_path: Path) -> None:
     assert table["stack"].tolist()[:2] == ["a: b;f1;f2;f3", "a: b;[stack unknown]"]
 
 
+NEWER = {"rounds": "stayed_dirty_pages", "mappings": "stayed_dirty_pages", "pages": "runs"}
+
+
 def test_a_recording_of_an_older_redirty_loads(recorded: Path) -> None:
     """Columns that an older redirty did not write are empty, never 0."""
-    for name in ("rounds", "mappings", "pages"):
-        path = recorded / f"{name}.csv"
-        table = pd.read_csv(path, keep_default_na=False)
-        newer = {"stayed_dirty_pages", "boundary_s", "written_1s_pages", "runs"}
-        newer |= {c for c in table.columns if "once" in c}
-        older = table[[c for c in table.columns if c not in newer]]
-        older.to_csv(path, index=False, lineterminator="\r\n")
+    for name, first in NEWER.items():
+        drop_columns(recorded, name, first)
     (recorded / "runs.csv").unlink()
     (recorded / "working_set.csv").unlink()
     assert load.load_pages(recorded)["runs"].isna().all()

@@ -88,7 +88,7 @@ def test_the_command_line_is_understood() -> None:
     command = MirrorCommand("x", ("--tree", "1"), (1,), "h:99", 0.25, 12.5e6, "/c", verify=True)
     words = command.argv()
     options = _parser("mirror").parse_args(words[words.index("mirror") :])
-    assert options.tree == 1
+    assert options.tree == "1"
     assert options.to == "h:99"
     assert parse_time(options.downtime, "--downtime") == pytest.approx(0.25)
     assert parse_rate(options.bandwidth, "--bandwidth") == 12.5e6
