@@ -2,7 +2,8 @@
 
 A boundary of a recording takes what the stop of a mirror takes to arm and to find what was written. How long
 that is depends on what else the machine does at that moment, so no single boundary counts, and no mean: the
-lower quartile is what most boundaries need, and the interval has those of quiet and of busy moments.
+lower quartile is what most boundaries need, and the interval has those of quiet and of busy moments. While the
+target is stopped it takes no processor: a boundary of a target that keeps them busy may then take half the time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 _LOW, _USUAL, _HIGH = 0.1, 0.25, 0.9  # quantiles
+_ALONE = 0.5
 _LATEST = 64  # boundaries
 
 
@@ -65,7 +67,7 @@ def measured(boundary_s: Floats) -> StopCost:
     if not len(known):
         return StopCost()
     low, usual, high = np.quantile(known, (_LOW, _USUAL, _HIGH)).tolist()
-    return StopCost(usual, low, high, len(known))
+    return StopCost(usual, _ALONE * low, high, len(known))
 
 
 def given(seconds: float) -> StopCost:

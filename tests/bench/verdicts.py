@@ -60,10 +60,11 @@ def _servers(quick: bool) -> Iterator[Row]:
         "prefork": (lambda: _shared("prefork"), "300ms"),
         "memfd in two programs": (lambda: _shared("memfd"), "300ms"),
     }
-    errors, found = [], _Found()
+    errors: list[float] = []
+    found = _Found()
     for name, (run, downtime) in list(targets.items())[-1:] if quick else targets.items():
         with run() as pid, tempfile.TemporaryDirectory(dir=_SHM) as folder:
-            errors.append(_compare(name, pid, Path(folder), downtime, found))
+            errors += _compare(name, pid, Path(folder), downtime, found)
     yield Row(
         "servers with shared memory: error of the predicted first pass",
         figure=interval([abs(e) * 100 for e in errors]),
@@ -80,13 +81,13 @@ def _servers(quick: bool) -> Iterator[Row]:
     )
 
 
-def _compare(name: str, pid: int, folder: Path, downtime: str, found: _Found) -> float:
-    """Record a tree, and mirror it at five bandwidths; return the error of the first pass."""
+def _compare(name: str, pid: int, folder: Path, downtime: str, found: _Found) -> list[float]:
+    """Record a tree, and mirror it at five bandwidths; return the error of the first pass, if one was made."""
     recording = folder / "rec"
     words = ["record", "--tree", pid, "500ms", "-d", "20s", "-q", "--zeros", "-o", recording]
     subprocess.run([REDIRTY, *map(str, words)], check=True)
     needed = _predict(recording, 1e9, downtime)["min_bandwidth_bytes_per_s"]
-    error = 0.0
+    error: list[float] = []
     for factor in _FACTORS:
         rate = needed * factor
         predicted = _predict(recording, rate, downtime)
@@ -100,10 +101,12 @@ def _compare(name: str, pid: int, folder: Path, downtime: str, found: _Found) ->
             found.wrong += 1
         came = "not made"
         if done is not None:
-            came = f"made, stopped for {done['downtime_s'] * 1e3:.0f} ms"
-            error = predicted["passes"][0]["bytes"] / done["passes"][0]["bytes"] - 1
+            error = [predicted["passes"][0]["bytes"] / done["passes"][0]["bytes"] - 1]
+            came = (
+                f"made, stopped for {done['downtime_s'] * 1e3:.0f} ms, first pass {error[0]:+.1%}"
+            )
         print(
-            f"  {name} at {show_bits(rate)} ({factor:g} of the least): {verdict}; {came}; first pass {error:+.1%}",
+            f"  {name} at {show_bits(rate)} ({factor:g} of the least): {verdict}; {came}",
             file=sys.stderr,
             flush=True,
         )

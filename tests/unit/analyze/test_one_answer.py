@@ -293,15 +293,15 @@ def test_a_stop_that_takes_longer_than_the_goal_is_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The reason printed is the comparison that was made: the rest would fit, stopping does not."""
-    rounds = make_rounds([Process(FEW, PRESENT)], LENGTHS, [0.35] * 20)
+    rounds = make_rounds([Process(FEW, PRESENT)], LENGTHS, [0.7] * 20)
     directory = write_recording(tmp_path / "rec", rounds)
     found = said(capsys, "predict", directory, "--bandwidth", "10Gbit")
     assert found["verdict"] == "does not converge"
     assert (
-        found["reasons"][0] == "stopping alone takes 350.0 ms, more than 300.0 ms, at any bandwidth"
+        found["reasons"][0] == "stopping alone takes 700.0 ms, more than 300.0 ms, at any bandwidth"
     )
     screen = replayed(directory, ConvergenceQuestion(1.25e9))
-    assert screen.verdict.startswith("will not converge: stopping alone takes 350.0 ms")
+    assert screen.verdict.startswith("will not converge: stopping alone takes 700.0 ms")
     assert found["min_bandwidth_bytes_per_s"] is None
 
 
