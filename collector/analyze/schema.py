@@ -113,6 +113,7 @@ TABLES: dict[str, Table] = {
             "arm_s": _SECONDS,
             "tlb_flush_s": _SECONDS_OR_EMPTY,
             "boundary_s": _SECONDS_OR_EMPTY,
+            "busiest_thread_s": _SECONDS_OR_EMPTY,
             **dict.fromkeys(
                 ("present_pages", "dirty_pages", "redirtied_pages", "new_pages"), _COUNT
             ),

@@ -330,7 +330,7 @@ def round_row(
         "dirty_once_pages": None if once is None else once.dirty_pages,
         "redirtied_once_pages": None if once is None else once.redirtied_pages,
         "dirty_runs": sum(count_runs(s.dirty) for s in spaces),
-        "busiest_thread_s": busiest_thread_s,
+        "busiest_thread_s": None if busiest_thread_s is None else f"{busiest_thread_s:.3f}",
         **_fault_counts(result.stats["kinds"].sum(axis=0), hooks),
     }
 

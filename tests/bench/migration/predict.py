@@ -56,11 +56,10 @@ def ask(directory: Path, bandwidth: float, policy: str, *more: object) -> Any:
     """
     words = ["predict", directory, "--bandwidth", f"{round(bandwidth)}B", "--policy", policy]
     done = run_redirty(*words, *more, "--json", timeout_s=_PREDICT_S)
-    try:
-        return json.loads(done.out)
-    except ValueError:
+    if done.code:
         reason = (done.lines or ["it printed nothing"])[-1]
-        raise ProgramError(f"redirty predict ended with {done.code}: {reason}") from None
+        raise ProgramError(f"redirty predict ended with {done.code}: {reason}")
+    return json.loads(done.out)
 
 
 def predict(
