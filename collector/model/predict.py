@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from redirty.collector.model import breakdown, settings
@@ -19,6 +20,9 @@ from redirty.collector.model.write_curve import WriteCurve
 SCHEMA = 1  # of the JSON object; grows when a key is added
 _FACTORS = (1 / 4, 1 / 2, 1, 2, 4)  # of the requested bandwidth
 _DOWNTIMES_S = (0.03, 0.1, 0.3, 1.0)
+# A guest whose processors are busy for less than this share of the time may catch up after each moment in which it is
+# throttled, and write as much: whether a throttle helps is then uncertain.
+_CATCHES_UP = 0.5
 _NEAR = 1.1  # times the critical bandwidth: up to it no verdict is certain
 _MAX_BANDWIDTH = 20e9  # bytes per second: no machine reads its memory page by page that fast
 
@@ -72,13 +76,19 @@ def answer(
     policy = policy_of(fit.stop.usual_s)
     memory = memory_of(fit, question, policy, layout)
 
-    def outcome(curve: WriteCurve, boundary_s: float, factor: float = 1.0) -> Outcome:
+    def outcome(
+        curve: WriteCurve, boundary_s: float, factor: float = 1.0, *, throttled: bool = True
+    ) -> Outcome:
         bandwidth = question.bandwidth * factor
-        return simulate(memory, curve, policy_of(boundary_s), bandwidth, question.last_bandwidth)
+        policy = policy_of(boundary_s)
+        if not throttled and policy.throttle is not None:
+            policy = replace(policy, throttle=None)  # type: ignore[type-var]
+        return simulate(memory, curve, policy, bandwidth, question.last_bandwidth)
 
+    slowed = fit.busy is None or fit.busy >= _CATCHES_UP
     middle = outcome(fit.curve, fit.stop.usual_s)
     low = outcome(fit.low, fit.stop.low_s, slack)
-    high = outcome(fit.high, fit.stop.high_s, 1 / slack)
+    high = outcome(fit.high, fit.stop.high_s, 1 / slack, throttled=slowed)
     near = _NEAR * slack
     # That close to the critical bandwidth, chance decides.
     if high.converges and not (below := outcome(fit.curve, fit.stop.usual_s, 1 / near)).converges:
@@ -241,6 +251,11 @@ def notes(a: Answer) -> list[str]:
             f"passes of up to {longest:.3g} s are longer than what was measured "
             f"({a.fit.curve.measured_s:.3g} s): beyond that the curve is extrapolated by a mixture of "
             "Poisson writers; record for longer"
+        )
+    if a.policy.throttle is not None and a.fit.busy is not None and a.fit.busy < _CATCHES_UP:
+        found.append(
+            f"the guest's busiest processor runs for {a.fit.busy:.0%} of the time: a guest that idles may "
+            "catch up after each moment in which it is throttled, and write as much"
         )
     if a.question.bandwidth > _MAX_BANDWIDTH:
         found.append(

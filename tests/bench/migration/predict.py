@@ -67,7 +67,9 @@ def predict(
 ) -> Predicted:
     """Predict a migration. Where redirty makes no prediction, its reason is in `problem`."""
     more = ["--downtime", f"{round(settings.downtime_s * 1000)}ms"]
-    more += ["--last-bandwidth", f"{round(settings.last_bandwidth)}B"]
+    if policy != "qemu-postcopy":  # which is limited to the end
+        last = load.last_bytes_per_s or settings.last_bandwidth
+        more += ["--last-bandwidth", f"{round(last)}B"]
     stop_s = load.stop_s.get(policy)
     if stop_s:
         more += ["--stop-cost", f"{stop_s * 1000:.1f}ms"]

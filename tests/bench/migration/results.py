@@ -35,8 +35,9 @@ class Load:
         critical_bytes_per_s: the critical bandwidth by W(t) of the recording.
         formula_bytes_per_s: the same by W(t) of the guest's program alone, where that is known.
         qemu_dirty_bytes_per_s: calc-dirty-rate by page sampling, None where QEMU reported none.
-        qemu_stop_s, postcopy_stop_s: what a stop takes in addition to sending, of a migration that is not compared;
+        qemu_stop_s, postcopy_stop_s: what a stop takes in addition to sending, of migrations that are not compared;
             None: not measured.
+        last_bytes_per_s: of the last pass, which QEMU does not limit, of the same.
     """
 
     workload: str
@@ -47,6 +48,7 @@ class Load:
     qemu_dirty_bytes_per_s: float | None
     qemu_stop_s: float | None = None
     postcopy_stop_s: float | None = None
+    last_bytes_per_s: float | None = None
 
     @property
     def stop_s(self) -> dict[str, float | None]:

@@ -100,6 +100,9 @@ def test_a_guest_that_idles_is_throttled_less_than_its_cpus() -> None:
     question = Question(PER_S * (PAGE + 8), 0.01, "qemu-auto-converge")
     busy, idle = (forecast(replace(seen, busy=b), question) for b in (1.0, 0.25))
     assert busy.middle.converges and idle.middle.converges
+    assert (busy.verdict, idle.verdict) == ("converges", "uncertain")
+    assert any("may catch up" in note for note in as_json(idle)["notes"])
+    assert not any("may catch up" in note for note in as_json(busy)["notes"])
     assert idle.middle.total_s > busy.middle.total_s
     plain = replace(question, policy="qemu")
     least = [as_json(forecast(replace(seen, busy=b), plain))["settings"] for b in (1.0, 0.25)]
