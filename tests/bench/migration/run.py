@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from tests.bench.migration.qmp import QmpError
 from tests.bench.migration.results import (
     Load,
     Predicted,
+    Real,
     Settings,
     append,
     read,
@@ -34,6 +36,8 @@ KERNEL = "6.1"
 RECORDINGS = "recordings"
 _SETTLED_LINES = 5
 _EASY = (8.0, 1.6, 8.0, 1.6, 8.0, 1.6)  # times the critical bandwidth: every migration ends soon
+_EASY_POSTCOPY = (1.6, 1.6, 1.6)  # a post-copy's stop takes longer when the link is faster
+_FAR = 0.5  # of the largest difference of two stops: what is nearer tells nothing of a slope
 # Failures of a guest, or of what asks it.
 TROUBLE = (GuestError, QmpError, ProgramError, OSError)
 
@@ -142,22 +146,46 @@ class _Guests:
         return moved
 
     def with_stops(self, load: Load) -> Load:
-        """Return the workload with what its stops take: those of plain migrations, and of post-copies.
+        """Return the workload with what its stops take: those of plain migrations, and of post-copies."""
 
-        A stop takes a fixed time, and that of the bytes it sends: a line through migrations that leave few and many.
-        """
-        easy = [round(load.critical_bytes_per_s * factor) for factor in _EASY]
-        reals = [self.move(QEMU, bandwidth).real for bandwidth in easy]
-        sent = np.array([real.downtime_bytes for real in reals], np.float64)
-        took_s = np.array([real.downtime_s or 0.0 for real in reals])
-        slope = float(np.polyfit(sent, took_s, 1)[0])
-        last = self._plan.settings.last_bandwidth if slope <= 0 else 1 / slope
-        plain_s = max(float(np.median(took_s - sent / last)), 0.0)
+        def moved(policy: str, factors: Sequence[float]) -> list[Real]:
+            rates = [round(load.critical_bytes_per_s * factor) for factor in factors]
+            return [self.move(policy, rate).real for rate in rates]
+
+        reals = moved(QEMU, _EASY)
+        last = self._plan.settings.last_bandwidth
+        plain_s, last = stop_line(
+            [real.downtime_bytes for real in reals],
+            [real.downtime_s or 0.0 for real in reals],
+            last,
+        )
         postcopy_s = None
         if POSTCOPY in self._plan.policies:
-            stops = [self.move(POSTCOPY, bandwidth).real.downtime_s or 0.0 for bandwidth in easy]
-            postcopy_s = float(np.median(stops))
+            reals = moved(POSTCOPY, _EASY_POSTCOPY)
+            postcopy_s = float(np.median([real.downtime_s or 0.0 for real in reals]))
         return replace(load, qemu_stop_s=plain_s, postcopy_stop_s=postcopy_s, last_bytes_per_s=last)
+
+
+def stop_line(
+    sent: Sequence[float], took_s: Sequence[float], bandwidth: float
+) -> tuple[float, float]:
+    """Return what stops take in addition to sending, and the bytes per second at which they send.
+
+    By the medians of slopes and of what is left (Theil and Sen), so that some slow stops change nothing.
+
+    Args:
+        sent: bytes sent in each stop.
+        took_s: how long each took.
+        bandwidth: what is returned if the stops do not tell.
+    """
+    pairs = list(itertools.combinations(zip(sent, took_s, strict=True), 2))
+    widest = max(abs(b[0] - a[0]) for a, b in pairs)
+    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs if abs(b[0] - a[0]) > _FAR * widest]
+    slope = float(np.median(slopes)) if slopes else 0.0
+    if slope > 0:
+        bandwidth = 1 / slope
+    left_s = np.array(took_s, np.float64) - np.array(sent, np.float64) / bandwidth
+    return max(float(np.median(left_s)), 0.0), bandwidth
 
 
 def recorded(plan: Plan, load: Workload, machine: Machine) -> Load:

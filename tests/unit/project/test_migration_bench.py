@@ -32,6 +32,7 @@ from tests.bench.migration.results import (
     read,
     write_settings,
 )
+from tests.bench.migration.run import stop_line
 from tests.bench.migration.stats import parse as parse_stats
 from tests.bench.migration.verdicts import compare, summary, verdict
 from tests.bench.migration.workloads import (
@@ -266,6 +267,17 @@ def test_the_libraries_of_a_program_are_listed() -> None:
         "\t/lib64/ld-linux-x86-64.so.2 (0x00007f01)\n"
     )
     assert libraries(listed) == [Path("/lib/libm.so.6"), Path("/lib64/ld-linux-x86-64.so.2")]
+
+
+def test_what_a_stop_takes_is_told_apart_from_what_it_sends() -> None:
+    sent = [22e6, 3e6, 22.5e6, 3.1e6, 21.9e6, 2.9e6]
+    exact = [0.005 + size / 2e9 for size in sent]
+    assert stop_line(sent, exact, 1e9) == pytest.approx((0.005, 2e9))
+    slow = [*exact]
+    slow[0] += 0.03  # the first one, in a machine that has just started
+    assert stop_line(sent, slow, 1e9) == pytest.approx((0.005, 2e9), rel=0.1)
+    assert stop_line([3e6] * 3, [0.01] * 3, 1e9) == pytest.approx((0.007, 1e9)), "they do not tell"
+    assert stop_line([1e6, 9e6], [0.02, 0.01], 1e9)[1] == 1e9
 
 
 # ---- CRIU ----
