@@ -14,8 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from redirty.collector.errors import RedirtyError, UsageError
-from redirty.collector.units import parse_rate, parse_time, show_bytes
+from redirty.collector.units import (
+    parse_rate,
+    parse_time,
+    plural,
+    show_bits,
+    show_bytes,
+    show_time,
+)
 
+_LINKS = (1.25e9, 12.5e6)  # bytes per second: 10 Gbit/s, 100 Mbit/s
+_DOWNTIME_S = 0.3
 _WORKLOAD = Path(__file__).resolve().with_name("demo_workload.py")
 
 
@@ -26,6 +35,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-d", "--duration", default="4s", help="how long it writes (default: 4s)")
     parser.add_argument("-o", "--output", metavar="DIR", help="keep the recording")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="print the whole report, and the comparison with what was written by area",
+    )
     parser.epilog = (
         "Records a process with a hot area of 8 MiB (four writes of five), a warm one of 64 MiB (the "
         "others, at random) and a cold one of 128 MiB. Exit code 0: the recorded pages are exactly "
@@ -51,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
             directory = (
                 Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="redirty-"))) / "demo"
             )
-        return _record(directory, rate, seconds, kept=bool(options.output))
+        return _record(directory, rate, seconds, options)
 
 
 @contextlib.contextmanager
@@ -72,7 +86,7 @@ def _workload(rate: float, seconds: float) -> Iterator[subprocess.Popen[str]]:
                 pipe.close()
 
 
-def _record(directory: Path, rate: float, seconds: float, *, kept: bool) -> int:
+def _record(directory: Path, rate: float, seconds: float, options: argparse.Namespace) -> int:
     from redirty.collector.cli.recording_session import RecordingSession, recording_options
     from redirty.collector.target.targets import Pids
 
@@ -83,6 +97,7 @@ def _record(directory: Path, rate: float, seconds: float, *, kept: bool) -> int:
             f"redirty demo: process {child.pid} will write {show_bytes(rate)}/s for {seconds:g} s, "
             "recorded in rounds of 0.5 s",
             file=sys.stderr,
+            flush=True,
         )
         recording = recording_options(
             argparse.Namespace(), Pids([child.pid]), directory, interval_s=0.5
@@ -102,7 +117,22 @@ def _record(directory: Path, rate: float, seconds: float, *, kept: bool) -> int:
         if session.interrupted:
             return session.exit_code
         reader.join(timeout=10)
-    return _compare(directory, areas, truth, kept=kept)
+    if not truth:
+        raise RedirtyError("the demo's workload ended before it reported what it wrote")
+    if options.verify:
+        _show_report(directory)
+    wrong = _compare(directory, areas, truth, details=options.verify)
+    if wrong:
+        raise RedirtyError(
+            f"the demo failed: {wrong} pages differ from what was written; please report this"
+        )
+    if not options.verify:
+        _show_picture(directory, areas)
+    print("every written page was found, and no other")
+    if not options.verify:
+        _show_verdicts(directory)
+    _show_next(options.output)
+    return 0
 
 
 def _send(pipe: Any, word: str) -> None:
@@ -116,17 +146,24 @@ def _answer(pipe: Any) -> dict[str, Any]:
     return answer
 
 
+def _show_report(directory: Path) -> None:
+    from redirty.collector.analyze import summary
+
+    print(summary.as_text(summary.summarise(directory)))
+
+
 def _compare(
-    directory: Path, areas: dict[str, list[int]], truth: dict[str, Any], *, kept: bool
+    directory: Path, areas: dict[str, list[int]], truth: dict[str, Any], *, details: bool
 ) -> int:
-    from redirty.collector.analyze import load, summary
+    """Compare the pages that were found with those written; return how many differ."""
+    from redirty.collector.analyze import load
     from redirty.collector.pageset import PAGE_SIZE
 
-    if not truth:
-        raise RedirtyError("the demo's workload ended before it reported what it wrote")
-    print(summary.as_text(summary.summarise(directory)))
     pages = load.load_pages(directory)
-    print(f"the workload made {truth['writes']} writes; found pages compared with written pages:")
+    if details:
+        print(
+            f"the workload made {truth['writes']} writes; found pages compared with written pages:"
+        )
     wrong = 0
     for name, (start, size) in areas.items():
         address = pages["address"]
@@ -135,16 +172,55 @@ def _compare(
         wrote = set(truth["pages"][name])
         wrong += len(found ^ wrote)
         redirtied = int(inside["rounds_redirtied"].sum())
-        print(
-            f"  {name:<5} {show_bytes(size):>10}: {len(found):>6} pages found, {len(wrote):>6} "
-            f"written, {len(wrote - found)} missing, {len(found - wrote)} extra; "
-            f"re-dirtied {redirtied} times"
-        )
-    if wrong:
-        raise RedirtyError(
-            f"the demo failed: {wrong} pages differ from what was written; please report this"
-        )
-    print("every written page was found, and no other")
+        if details:
+            print(
+                f"  {name:<5} {show_bytes(size):>10}: {len(found):>6} pages found, {len(wrote):>6} "
+                f"written, {len(wrote - found)} missing, {len(found - wrote)} extra; "
+                f"re-dirtied {redirtied} times"
+            )
+    return wrong
+
+
+def _show_picture(directory: Path, areas: dict[str, list[int]]) -> None:
+    import numpy as np
+    from redirty.collector.analyze import load
+    from redirty.collector.cli.output import demo_picture
+    from redirty.collector.pageset import PAGE_SIZE
+
+    pages, rounds = load.load_pages(directory), load.load_rounds(directory)
+    lines = demo_picture.picture(
+        areas,
+        pages["address"].to_numpy(np.uint64),
+        pages["rounds_dirty"].to_numpy(np.int64),
+        len(rounds),
+        demo_picture.ramp(sys.stdout.encoding),
+        PAGE_SIZE,
+    )
+    print(*lines, sep="\n")
+
+
+def _show_verdicts(directory: Path) -> None:
+    """Print for two links whether a mirror would converge."""
+    from redirty.collector.analyze.prediction import predict
+    from redirty.collector.model.prediction import Question
+
+    print(f"would its memory move while it runs, stopped for at most {show_time(_DOWNTIME_S)}?")
+    for bandwidth in _LINKS:
+        answer, found = predict(directory, Question(bandwidth, _DOWNTIME_S))
+        text = f"{answer.verdict}"
+        if answer.middle.converges:
+            passes = plural(len(answer.middle.passes), "pass", "passes")
+            text += f": {show_time(found['total_s'])} in {passes}, stopped for {show_time(found['downtime_s'])}"
+        elif (needed := found["min_bandwidth_bytes_per_s"]) is not None:
+            text += f": it needs {show_bits(needed)}"
+        print(f"  over {show_bits(bandwidth):<12} {text}")
+
+
+def _show_next(kept: str | None) -> None:
+    """Print what to do next."""
+    print("next:")
     if kept:
-        print(f"the recording is in {directory}")
-    return 0
+        print(f"  redirty report {kept}")
+    print("  sudo redirty top                           which processes here write?")
+    print("  sudo redirty top -p NAME                   one of them, live")
+    print("  sudo redirty predict -p NAME --to HOST     would it move to that host?")
