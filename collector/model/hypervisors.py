@@ -22,21 +22,34 @@ CLOUD_HYPERVISOR_TIMEOUT_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Qemu(Extras):
+class Hypervisor(Extras):
+    """Base of the policies: sends every page that was written again, without a pause between passes. See Policy."""
+
+    downtime_s: float
+    zero_page_bytes: float | None = None
+    header_bytes: float = 0.0
+    endless: bool = True
+    compares: bool = False
+    boundary_s: float = 0.0
+    stop_s: float = 0.0
+    counts_stop: bool = False
+    name: str = ""
+
+    def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
+        """See Policy."""
+        return PassSent(left.bytes)
+
+
+@dataclass(frozen=True)
+class Qemu(Hypervisor):
     """QEMU: passes until the rest fits the downtime limit.
 
     Every 100 ms it compares the rest of the pass, in whole pages, with bandwidth x limit; once that fits, it
     adds what was written meanwhile, so a pass ends early.
     """
 
-    downtime_s: float
     zero_page_bytes: float | None = QEMU_ZERO_PAGE_BYTES
     header_bytes: float = QEMU_PAGE_HEADER_BYTES
-    endless: bool = True
-    compares: bool = False
-    boundary_s: float = 0.0
-    stop_s: float = 0.0
-    counts_stop: bool = False
     name: str = "qemu"
 
     def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
@@ -53,23 +66,15 @@ class Qemu(Extras):
 
 
 @dataclass(frozen=True)
-class Postcopy(Extras):
+class Postcopy(Hypervisor):
     """QEMU's post-copy, switched to after one pass: the guest runs at the other end while the rest is sent."""
 
-    downtime_s: float
     zero_page_bytes: float | None = QEMU_ZERO_PAGE_BYTES
     header_bytes: float = QEMU_PAGE_HEADER_BYTES
     endless: bool = False
-    compares: bool = False
-    boundary_s: float = 0.0
-    stop_s: float = 0.0
     counts_stop: bool = True
     name: str = "qemu-postcopy"
     postcopy: bool = field(default=True, kw_only=True)
-
-    def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
-        """See Policy."""
-        return PassSent(left.bytes)
 
     def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
         """See Policy."""
@@ -77,26 +82,14 @@ class Postcopy(Extras):
 
 
 @dataclass(frozen=True)
-class CloudHypervisor(Extras):
+class CloudHypervisor(Hypervisor):
     """Cloud Hypervisor: passes until the rest fits downtime_ms at the bandwidth of the last one, or the timeout.
 
     It compares after each pass, and sends zero pages whole.
     """
 
-    downtime_s: float
-    zero_page_bytes: float | None = None
-    header_bytes: float = 0.0
-    endless: bool = True
-    compares: bool = False
-    boundary_s: float = 0.0
-    stop_s: float = 0.0
-    counts_stop: bool = False
     name: str = "cloud-hypervisor"
     timeout_s: float | None = field(default=CLOUD_HYPERVISOR_TIMEOUT_S, kw_only=True)
-
-    def send(self, left: Remaining, bandwidth: float, again: Again) -> PassSent:
-        """See Policy."""
-        return PassSent(left.bytes)
 
     def stop(self, number: int, left: Remaining, bandwidth: float) -> bool:
         """See Policy."""
