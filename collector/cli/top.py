@@ -53,6 +53,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="keys and theme, TOML (default: ~/.config/redirty/top.toml)",
     )
     parser.add_argument(
+        "--once", action="store_true", help="print one round, or all processes, as text, and end"
+    )
+    parser.add_argument(
+        "--json-lines",
+        action="store_true",
+        help="print a line of JSON on stdout for each round, without a screen; with --once one",
+    )
+    parser.add_argument(
         "--serve",
         metavar="PORT",
         nargs="?",
@@ -83,6 +91,10 @@ def run(options: argparse.Namespace) -> int:
         from redirty.tui import web
 
         return web.serve(options.serve)
+    if options.once or options.json_lines:
+        from redirty.tui import lines
+
+        return lines.run(choose(), once=options.once, as_json=options.json_lines)
     from redirty.tui import launch
 
     return launch.run(choose, None if options.config is None else Path(options.config))
@@ -91,7 +103,14 @@ def run(options: argparse.Namespace) -> int:
 def _check_combinations(options: argparse.Namespace) -> None:
     """Raise UsageError for options that exclude each other."""
     live = targets_named(options) > 0
+    plain = "--once" if options.once else "--json-lines" if options.json_lines else ""
+    if plain and options.serve is not None:
+        raise UsageError(f"{plain} prints what --serve shows in a browser: leave out one of them")
     if options.replay is not None:
+        if plain:
+            raise UsageError(
+                f"{plain} is for what runs now; of a recording use redirty report --json"
+            )
         for given, name in (
             (live, "a target"),
             (options.output, "-o"),
