@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from redirty.collector import files, json_text
-from redirty.collector.errors import RedirtyError, TargetEndedError, one_line
+from redirty.collector.errors import RedirtyError, TargetEndedError, one_line, why
 from redirty.collector.units import show_bytes, show_pages
 
 if TYPE_CHECKING:
@@ -42,7 +42,12 @@ def run(choices: TopChoices, *, once: bool, as_json: bool) -> int:
         if as_json:
             line = json_text.dump({"schema": json_text.SCHEMA, **values}, indent=None) + "\n"
             # Not by print(): interrupted in its flush, it would write the line again at the end.
-            files.write_all(sys.stdout.fileno(), [line.encode()])
+            try:
+                files.write_all(sys.stdout.fileno(), [line.encode()])
+            except BrokenPipeError:
+                raise
+            except OSError as e:
+                raise RedirtyError(f"cannot write to stdout: {why(e)}") from None
         else:
             print("\n".join(text()), flush=True)
         if once:

@@ -162,6 +162,16 @@ def _run(words: list[str]) -> int:
     return code
 
 
+def _print_json(error: RedirtyError) -> None:
+    """Print an error as an answer, unless stdout is the reason for it."""
+    try:
+        answer = importlib.import_module(_JSON).answer
+        answer.print_error(one_line(str(error)), error.exit_code)
+        sys.stdout.flush()
+    except (OSError, RedirtyError):
+        streams.drop_output()
+
+
 def _wants_json(words: list[str]) -> bool:
     """Return whether a command line asks for JSON; what follows -- is another command's."""
     return "--json" in (words[: words.index("--")] if "--" in words else words)
@@ -172,7 +182,7 @@ def _report(error: BaseException, *, as_json: bool) -> int:
     if isinstance(error, RedirtyError):
         print(f"redirty: {one_line(str(error))}", file=sys.stderr)
         if as_json:
-            importlib.import_module(_JSON).answer.print_error(one_line(str(error)), error.exit_code)
+            _print_json(error)
         return error.exit_code
     if isinstance(error, BrokenPipeError):  # the reader of the output is gone
         streams.drop_output()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("root")
     [
         ("0", WRONG_USAGE, "must be positive, got 0"),
         ("-1", WRONG_USAGE, "must be positive, got -1"),
-        ("one", WRONG_USAGE, "one"),
+        ("no-such-program", COULD_NOT, "no process is named 'no-such-program'"),
         ("4194305", COULD_NOT, "no process 4194305"),  # above the largest PID of any kernel
         ("3000000000", COULD_NOT, "no process 3000000000"),
         ("99999999999999999999", COULD_NOT, "no process 99999999999999999999"),

@@ -164,6 +164,8 @@ def test_a_receiver_that_does_not_come_back_ends_the_mirror(writer: Writer, tmp_
 
 
 def test_a_cut_connection_is_resumed(writer: Writer, tmp_path: Path) -> None:
+    """Wherever it is cut but in the commit, which only the receiver can tell the end of."""
+    resumed = 0
     for i, moment in moments(1.5):
         to = tmp_path / f"m{i}"
         code = ("--code-file", tmp_path / f"code{i}")
@@ -176,14 +178,19 @@ def test_a_cut_connection_is_resumed(writer: Writer, tmp_path: Path) -> None:
             time.sleep(moment / 3)
             wire.cut()
             done = finish(sender)
-            assert done.code == 0, done
-            assert_clean(done)
-            assert other.wait() == 0, other.text()
+            wire.close()
             try:
+                if "connection lost during the commit" in done.err:
+                    assert done.code == 1, done
+                    continue
+                assert done.code == 0, done
+                assert_clean(done)
+                assert other.wait() == 0, other.text()
                 assert_same_memory(to)
+                resumed += 1
             finally:
                 let_run(writer.pid)
-            wire.close()
+    assert resumed > 0
 
 
 def test_a_link_may_be_down_for_five_seconds(writer: Writer, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_the_rates_on_the_screen_are_those_of_the_recording(tmp_path: Path) -> N
     with Writer(mib=64) as writer:
         writer.start("cyclic", rate=3000, pages=8000)
         words = [REDIRTY, "top", "-p", writer.pid, "500ms", "-o", directory]
-        with Terminal([*words, "--max-overhead", "100%"], tmp_path) as terminal:
+        with Terminal([*words, "--max-overhead", "100%"], tmp_path, 120, 24) as terminal:
             while len(shown) < 7:
                 screen = terminal.wait_round(0)
                 shown[_round(screen)].append(screen)
