@@ -34,7 +34,7 @@ _CONTAINER = re.compile(
 )
 _LXC_PARENT = "lxc"
 _DOCKER = Path("/var/lib/docker/containers")
-_PODMAN = ("containers/storage/overlay-containers/containers.json",)
+_PODMAN = "containers/storage/overlay-containers/containers.json"
 _PODMAN_HOMES = ("/var/lib", "/home/*/.local/share", "/root/.local/share")
 _METADATA_BYTES = 16 << 20
 
@@ -223,12 +223,11 @@ def _ids_of(name: str) -> Iterator[str]:
             if isinstance(about, dict) and about.get("Name") == f"/{name}":
                 yield directory.name
     for home in _PODMAN_HOMES:
-        for file in _PODMAN:
-            for path in Path("/").glob(f"{home[1:]}/{file}"):
-                listed = _read(path)
-                for about in listed if isinstance(listed, list) else ():
-                    if isinstance(about, dict) and name in (about.get("names") or ()):
-                        yield str(about.get("id", ""))
+        for path in Path("/").glob(f"{home[1:]}/{_PODMAN}"):
+            listed = _read(path)
+            for about in listed if isinstance(listed, list) else ():
+                if isinstance(about, dict) and name in (about.get("names") or ()):
+                    yield str(about.get("id", ""))
 
 
 def _read(path: Path) -> object:
